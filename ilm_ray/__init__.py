@@ -1,0 +1,1 @@
+"""ilm_ray: the InternLM2 pipeline on Ray, from raw Common Crawl to an aligned chat model."""

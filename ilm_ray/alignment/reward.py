@@ -1,0 +1,162 @@
+"""The conditional reward model (report section 4.2.1): focal ranking loss, log barrier, one condition a domain."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ilm_ray import demo
+from ilm_ray.alignment.conditional import condition_prefix, conditioned
+from ilm_ray.alignment.sft import plan_batches, read_rows
+from ilm_ray.config import Config
+from ilm_ray.corpus.mixture import largest_remainder, packed_from_arrays
+from ilm_ray.errors import UserError
+from ilm_ray.model.huggingface import load_scalar
+from ilm_ray.model.internlm2 import ScalarModel
+from ilm_ray.pretrain.loop import Losses
+from ilm_ray.pretrain.schedule import cosine_lr
+from ilm_ray.tokenizer.chatml import encode_chat
+from ilm_ray.tokenizer.tokenizer import Tokenizer
+
+
+def focal_ranking_loss(chosen: Tensor, rejected: Tensor, gamma: float) -> Tensor:
+    """-(1 - 2 max(0, P - 1/2))^gamma log P with P = sigmoid(chosen - rejected); equation 1. Shape kept."""
+    margin = chosen - rejected
+    focus = 1 - 2 * (torch.sigmoid(margin) - 0.5).clamp(min=0)
+    return -(focus**gamma) * F.logsigmoid(margin)
+
+
+def log_barrier(score: Tensor, bound: float) -> Tensor:
+    """-(log(x + bound) + log(bound - x)); equation 2, with bound 5. Shape kept.
+
+    Beyond 99.9% of the bound the curve goes on as its tangent: finite, and with a gradient that still pulls back,
+    where clamping the argument would give none.
+    """
+    edge = 0.999 * bound
+    inside = score.clamp(-edge, edge)
+    value = -(torch.log(inside + bound) + torch.log(bound - inside))
+    slope = 2 * edge / (bound**2 - edge**2)  # derivative at the edge
+    return value + slope * (score.abs() - edge).clamp(min=0)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One preference: token ids of both sequences, condition and final reward token included."""
+
+    domain: str
+    chosen: list[int]
+    rejected: list[int]
+
+
+def preference_file(config: Config) -> Path:
+    """The preference pairs to train on."""
+    return Path(config.reward.data) if config.reward.data else demo.DATA / "preferences.jsonl"
+
+
+def read_pairs(config: Config, tokenizer: Tokenizer, split: str, conditional: bool = True) -> list[Pair]:
+    """Tokenised preferences of a split; without conditions for comparison if `conditional` is False."""
+    rows = read_rows(preference_file(config), ("domain", "prompt", "chosen", "rejected"), "reward.data")
+    prompts = config.reward.system_prompts
+    unknown = sorted({row["domain"] for row in rows} - prompts.keys())
+    if unknown:
+        raise UserError(
+            f"reward.data has domain '{unknown[0]}' without a system prompt; add it to reward.system_prompts"
+        )
+    prefixes = {d: condition_prefix(tokenizer, text) if conditional else [] for d, text in prompts.items()}
+
+    def ids(row: dict[str, Any], answer: str) -> list[int]:
+        messages = [*row["prompt"], {"role": "assistant", "content": answer}]
+        sequence = conditioned(prefixes[row["domain"]], encode_chat(tokenizer, messages).ids, tokenizer.reward_id)
+        # What is too long loses its beginning: the reward is read at the end.
+        return sequence[-config.reward.context :]
+
+    return [
+        Pair(row["domain"], ids(row, row["chosen"]), ids(row, row["rejected"]))
+        for row in rows
+        if row.get("split", "train") == split
+    ]
+
+
+def pair_scores(model: Any, pairs: list[Pair]) -> tuple[Tensor, Tensor]:
+    """Rewards of the chosen and the rejected sequences: two tensors (pairs)."""
+    device = next(model.parameters()).device
+    batch = packed_from_arrays([np.array(s) for p in pairs for s in (p.chosen, p.rejected)]).to(device)
+    last = batch.cu_seqlens[1:].long() - 1
+    scores = model(batch)[last].view(-1, 2)
+    return scores[:, 0], scores[:, 1]
+
+
+class RewardTask:
+    """Batches by tokens, not by pairs; AdamW, cosine from max_lr to min_lr, one or more epochs."""
+
+    def __init__(self, config: Config, run_dir: Path) -> None:
+        self.config, self.base = config, run_dir / "sft" / "model"
+        self.checkpoint_every, self.log_every = config.reward.checkpoint_every, config.pretrain.log_every
+        tokenizer = Tokenizer.load(run_dir / "tokenizer")
+        self.pairs = read_pairs(config, tokenizer, "train")
+        self.heldout = {
+            "conditional": read_pairs(config, tokenizer, "heldout"),
+            "unconditional": read_pairs(config, tokenizer, "heldout", conditional=False),
+        }
+        lengths = np.array([len(p.chosen) + len(p.rejected) for p in self.pairs])
+        self.plan = plan_batches(lengths, config.reward.batch_tokens, config.reward.epochs, config.seed)
+        self.steps = len(self.plan)
+
+    def build(self) -> ScalarModel:
+        return load_scalar(self.base, head_seed=self.config.seed)
+
+    def learning_rate(self, step: int) -> float:
+        r, c = self.config.reward, self.config.pretrain
+        return cosine_lr(step, self.steps, r.max_lr, c.warmup_ratio, r.min_lr / r.max_lr)
+
+    def micro_batches(self, step: int, rank: int, ranks: int) -> list[list[Pair]]:
+        numbers = self.plan[step]
+        counts = largest_remainder([1.0] * ranks, len(numbers))
+        if min(counts) == 0:
+            raise ValueError(f"step {step} has {len(numbers)} pairs for {ranks} workers; raise reward.batch_tokens")
+        first = sum(counts[:rank])
+        return [[self.pairs[i] for i in numbers[first : first + counts[rank]]]]
+
+    def count(self, micro: list[Pair]) -> float:
+        return float(len(micro))
+
+    def tokens(self, micro: list[Pair]) -> int:
+        return sum(len(p.chosen) + len(p.rejected) for p in micro)
+
+    def losses(self, model: Any, micro: list[Pair]) -> Losses:
+        r = self.config.reward
+        chosen, rejected = pair_scores(model, micro)
+        ranking = focal_ranking_loss(chosen, rejected, r.gamma).sum()
+        # The report leaves open how the barrier counts a pair's two scores; we take their mean.
+        penalty = (log_barrier(chosen, r.barrier_bound) + log_barrier(rejected, r.barrier_bound)).sum() / 2
+        figures = {
+            "ranking_loss": ranking.item(),
+            "penalty": penalty.item(),
+            "accuracy": float((chosen > rejected).sum()),
+        }
+        return Losses(ranking + r.barrier * penalty, float(len(micro)), figures)
+
+    def before_step(self, model: Any, step: int, evaluate: Callable[..., Any]) -> dict[str, Any] | None:
+        """Accuracy on held-out pairs at the end, by domain, with and without the conditions."""
+        if step < self.steps:
+            return None
+        accuracy: dict[str, dict[str, float]] = {}
+        for name, pairs in self.heldout.items():
+            for domain in sorted({p.domain for p in pairs}):
+                some = [p for p in pairs if p.domain == domain]
+                micros = [some[i : i + 16] for i in range(0, len(some), 16)]
+                right, count = evaluate(model, micros, _right_and_count)
+                accuracy.setdefault(domain, {})[name] = right / count
+                accuracy.setdefault("all", {}).setdefault(name, 0.0)
+                accuracy["all"][name] += right / len(pairs)
+        return {"evaluations": [{"when": "end", "accuracy": accuracy, "pairs": len(self.heldout["conditional"])}]}
+
+
+def _right_and_count(model: Any, pairs: list[Pair]) -> list[float]:
+    chosen, rejected = pair_scores(model, pairs)
+    return [float((chosen > rejected).sum()), float(len(pairs))]

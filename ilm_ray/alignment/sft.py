@@ -1,0 +1,139 @@
+"""Supervised fine-tuning (report section 4.1): ChatML, loss on assistant tokens, pre-training data mixed in."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ilm_ray import demo
+from ilm_ray.config import Config
+from ilm_ray.corpus.jsonl import Row, read_jsonl
+from ilm_ray.corpus.mixture import Mixture, packed_from_arrays
+from ilm_ray.errors import UserError
+from ilm_ray.model.huggingface import load_causal
+from ilm_ray.model.internlm2 import CausalLM, Packed
+from ilm_ray.model.loss import IGNORE
+from ilm_ray.pretrain.loop import Losses
+from ilm_ray.pretrain.phases import next_token_losses, open_sources
+from ilm_ray.pretrain.schedule import cosine_lr
+from ilm_ray.tokenizer.chatml import encode_chat
+from ilm_ray.tokenizer.tokenizer import Tokenizer
+
+# Share of conversations held out to measure the loss on; by position, so that it stays the same from run to run.
+HELDOUT_EVERY = 10
+
+
+def chat_file(config: Config) -> Path:
+    """The conversations to train on."""
+    return Path(config.sft.data) if config.sft.data else demo.DATA / "chat.jsonl"
+
+
+def read_rows(path: Path, keys: tuple[str, ...], setting: str) -> list[Row]:
+    """Rows of a JSON Lines file that must have `keys`. Raises UserError with the line at fault."""
+    if not path.is_file():
+        raise UserError(f"{setting}: {path} does not exist; give a JSON Lines file with {', '.join(keys)}")
+    try:
+        rows = list(read_jsonl(path))
+    except ValueError as error:
+        raise UserError(f"{setting}: {path} is not JSON Lines: {error}") from None
+    for number, row in enumerate(rows, 1):
+        missing = [key for key in keys if not isinstance(row, dict) or key not in row]
+        if missing:
+            raise UserError(f"{setting}: {path} line {number} lacks {', '.join(missing)}")
+    if not rows:
+        raise UserError(f"{setting}: {path} is empty")
+    return rows
+
+
+def chat_labels(ids: list[int], loss_mask: list[int]) -> np.ndarray:
+    """Label of each position: the next token where that token is the assistant's, else IGNORE."""
+    labels = np.full(len(ids), IGNORE, dtype=np.int64)
+    following, counted = np.array(ids[1:]), np.array(loss_mask[1:], dtype=bool)
+    labels[:-1][counted] = following[counted]
+    return labels
+
+
+def plan_batches(lengths: np.ndarray, budget: int, epochs: int, seed: int) -> list[np.ndarray]:
+    """For every step the numbers of the examples it trains on: shuffled per epoch, at most `budget` tokens each."""
+    steps = []
+    for epoch in range(epochs):
+        order = np.random.default_rng([seed, epoch]).permutation(len(lengths))
+        cut = np.cumsum(lengths[order]) // budget
+        steps += [order[cut == i] for i in np.unique(cut)]
+    return steps
+
+
+class SFTTask:
+    """Conversations, each a document of its own; a share of the tokens comes from the last phase's mixture."""
+
+    def __init__(self, config: Config, run_dir: Path) -> None:
+        self.config, self.base = config, run_dir / "pretrain" / "model"
+        self.checkpoint_every, self.log_every = config.sft.checkpoint_every, config.pretrain.log_every
+        tokenizer = Tokenizer.load(run_dir / "tokenizer")
+        rows = read_rows(chat_file(config), ("messages",), "sft.data")
+        encoded = [encode_chat(tokenizer, row["messages"]) for row in rows]
+        examples = [
+            (np.array(c.ids[: config.sft.context]), chat_labels(c.ids, c.loss_mask)[: config.sft.context])
+            for c in encoded
+        ]
+        self.heldout = examples[::HELDOUT_EVERY]
+        self.examples = [e for i, e in enumerate(examples) if i % HELDOUT_EVERY]
+        lengths = np.array([len(ids) for ids, _ in self.examples])
+        self.plan = plan_batches(lengths, config.sft.batch_tokens, config.sft.epochs, config.seed)
+        self.steps = len(self.plan)
+        phase = config.pretrain.phases[-1]
+        self.mixture = Mixture(
+            open_sources(run_dir / "tokens", "train"), phase.mixture, config.sft.context, config.seed + 100
+        )
+        share = config.sft.pretrain_share
+        self.mixed = round(config.sft.batch_tokens * share / (1 - share) / config.sft.context)
+
+    def build(self) -> CausalLM:
+        return load_causal(self.base)
+
+    def learning_rate(self, step: int) -> float:
+        c = self.config.pretrain
+        return cosine_lr(step, self.steps, self.config.sft.max_lr, c.warmup_ratio, c.final_lr_ratio)
+
+    def micro_batches(self, step: int, rank: int, ranks: int) -> list[tuple[Packed, Tensor]]:
+        """One micro-batch a rank: its share of the step's conversations and of the pre-training sequences."""
+        mine = [self.examples[i] for i in self.plan[step][rank::ranks]]
+        pieces = [p for i in range(rank, self.mixed, ranks) for p in self.mixture.pieces(step * self.mixed + i)]
+        if pieces:
+            batch, labels = self.mixture.pack(pieces)
+            cuts = batch.cu_seqlens.tolist()
+            mine += [(batch.tokens[a:b].numpy(), labels[a:b].numpy()) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        if not mine:  # fewer conversations than ranks: a forward without labels keeps the ranks in step
+            ids, labels_ = self.examples[0]
+            mine = [(ids, np.full_like(labels_, IGNORE))]
+        return [_packed(mine)]
+
+    def count(self, micro: tuple[Packed, Tensor]) -> float:
+        return float((micro[1] != IGNORE).sum())
+
+    def tokens(self, micro: tuple[Packed, Tensor]) -> int:
+        return len(micro[1])
+
+    def losses(self, model: Any, micro: tuple[Packed, Tensor]) -> Losses:
+        return next_token_losses(model, *micro)
+
+    def before_step(self, model: Any, step: int, evaluate: Callable[..., Any]) -> dict[str, Any] | None:
+        """Loss on held-out conversations, before and after."""
+        if 0 < step < self.steps:
+            return None
+        micros = [_packed(self.heldout[i : i + 16]) for i in range(0, len(self.heldout), 16)]
+        total, count = evaluate(model, micros, _loss_and_count)
+        return {"evaluations": [{"when": "end" if step else "start", "heldout_loss": total / count}]}
+
+
+def _loss_and_count(model: Any, micro: tuple[Packed, Tensor]) -> list[float]:
+    losses = next_token_losses(model, *micro)
+    return [losses.loss.item(), losses.count]
+
+
+def _packed(examples: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Packed, Tensor]:
+    batch = packed_from_arrays([ids.astype(np.int64) for ids, _ in examples])
+    return batch, torch.from_numpy(np.concatenate([labels for _, labels in examples]))

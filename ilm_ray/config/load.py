@@ -1,0 +1,125 @@
+"""preset + file + `key.sub=value` overrides -> a checked `Config`."""
+
+import difflib
+from importlib import resources
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ilm_ray.config.schema import Config
+from ilm_ray.errors import UserError
+
+PRESETS = ("nano", "1_8b", "7b", "20b")
+
+
+def load_config(preset: str = "nano", file: Path | None = None, overrides: list[str] | None = None) -> Config:
+    """Settings in rising precedence: preset, YAML file, `key.sub=value` overrides.
+
+    Raises UserError naming the key, where it came from and the nearest right key.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"preset '{preset}' does not exist; choose one of {', '.join(PRESETS)}")
+    values: dict[str, Any] = yaml.safe_load(
+        resources.files("ilm_ray.config").joinpath("presets", f"{preset}.yaml").read_text()
+    )
+    values["preset"] = preset
+    if file is not None:
+        values = _merged(values, _read_yaml(file), str(file))
+    for override in overrides or []:
+        key, sep, raw = override.partition("=")
+        if not sep or not key:
+            raise UserError(f"'{override}' is not a setting; write key.sub=value")
+        try:
+            value = yaml.safe_load(raw)
+        except yaml.YAMLError as error:
+            raise UserError(f"the value of '{key}' cannot be read: {_first_line(error)}") from None
+        nested: Any = value
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        values = _merged(values, nested, "the command line")
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"setting '{where}': {first['msg']}" if where else first["msg"]) from None
+
+
+def save_config(config: Config, path: Path) -> None:
+    """The resolved configuration as YAML, so that `--config` of a later run can take it as it is."""
+    text = yaml.safe_dump(config.model_dump(mode="json", exclude={"preset"}), sort_keys=False, allow_unicode=True)
+    path.write_text(f"# resolved from preset {config.preset}\n{text}", encoding="utf-8")
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {file}: {error.strerror or error}; give the path of a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {file} is not valid YAML: {_first_line(error)}") from None
+    if not isinstance(loaded, dict):
+        raise UserError(f"--config {file} must hold settings as 'key: value' lines")
+    return loaded
+
+
+def _merged(base: dict[str, Any], new: dict[str, Any], origin: str) -> dict[str, Any]:
+    _refuse_unknown(new, Config, "", origin)
+    return _deep_merged(base, new)
+
+
+def _deep_merged(base: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in new.items():
+        # A mixture or prompt table is one value: naming it replaces it.
+        nested = isinstance(value, dict) and isinstance(out.get(key), dict) and key not in ("mixture", "system_prompts")
+        out[key] = _deep_merged(out[key], value) if nested else value
+    return out
+
+
+def _refuse_unknown(values: Any, model: type[BaseModel], prefix: str, origin: str) -> None:
+    if not isinstance(values, dict):
+        raise UserError(f"setting '{prefix.rstrip('.')}' from {origin} is a section; set one of its keys")
+    for key, value in values.items():
+        field = model.model_fields.get(str(key))
+        if field is None:
+            best = _nearest(str(key), model, prefix)
+            hint = f"; did you mean '{best}'?" if best else f"; known here: {', '.join(_keys_for(model))}"
+            raise UserError(f"unknown setting '{prefix}{key}' from {origin}{hint}")
+        inner = _section_of(field.annotation)
+        if inner is not None:
+            _refuse_unknown(value, inner, f"{prefix}{key}.", origin)
+
+
+def _nearest(key: str, model: type[BaseModel], prefix: str) -> str | None:
+    """The likeliest right key: the same name in another section, a near name here, a near name anywhere."""
+    everywhere = _all_keys(Config, "")
+    same_name = [k for k in everywhere if k.rsplit(".", 1)[-1] == key]
+    near = [f"{prefix}{k}" for k in difflib.get_close_matches(key, _keys_for(model), n=1)]
+    far = difflib.get_close_matches(f"{prefix}{key}", everywhere, n=1, cutoff=0.5)
+    return next(iter([*same_name, *near, *far]), None)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    if get_origin(annotation) in (Union, UnionType):
+        return next((s for a in get_args(annotation) if (s := _section_of(a)) is not None), None)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _keys_for(model: type[BaseModel]) -> list[str]:
+    return [name for name in model.model_fields if name != "preset"]
+
+
+def _all_keys(model: type[BaseModel], prefix: str) -> list[str]:
+    keys = []
+    for name, field in model.model_fields.items():
+        inner = _section_of(field.annotation)
+        keys += _all_keys(inner, f"{prefix}{name}.") if inner is not None else [f"{prefix}{name}"]
+    return keys
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,106 @@
+"""A stage: settings and upstream manifests in, a folder and a manifest out; skipped when nothing changed."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ilm_ray.config import Config
+from ilm_ray.corpus import manifest as manifests
+from ilm_ray.corpus.manifest import Manifest
+from ilm_ray.errors import UserError
+from ilm_ray.observe.journal import Journal
+from ilm_ray.observe.memory import PeakMemory
+
+IN_PROGRESS = "in_progress.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage hands to its manifest: files (absolute) that later stages read, and figures for people."""
+
+    files: list[Path]
+    metrics: dict[str, Any]
+
+
+@dataclass
+class Context:
+    """What a stage's work may use."""
+
+    config: Config
+    folder: Path  # the stage's own output folder
+    run_dir: Path
+    journal: Journal
+    upstream: dict[str, Manifest] = field(default_factory=dict)
+
+    def of(self, stage: str) -> Path:
+        """Folder of an upstream stage."""
+        return self.run_dir / stage
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`work(context)` must be a pure function of settings, upstream manifests and `sources`.
+
+    settings: the part of the configuration it depends on, as JSON; sources: fingerprints of outside inputs.
+    A run killed half-way finds its own partial files again if nothing that it depends on changed meanwhile.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    settings: Callable[[Config], dict[str, Any]]
+    work: Callable[[Context], Result]
+    sources: Callable[[Config], dict[str, str]] = lambda config: {}
+
+
+def run_stage(stage: Stage, config: Config, run_dir: Path, journal: Journal) -> Manifest:
+    """Run `stage` unless its manifest still holds. Raises UserError where an upstream stage is missing."""
+    folder = run_dir / stage.name
+    upstream = {}
+    for name in stage.needs:
+        found = manifests.load(run_dir / name)
+        if found is None:
+            raise UserError(f"stage '{stage.name}' needs stage '{name}', not finished in {run_dir}; run its job first")
+        upstream[name] = found
+    inputs = {name: m.fingerprint for name, m in upstream.items()} | stage.sources(config)
+    settings = json.loads(json.dumps(stage.settings(config), default=str))
+    done = manifests.load(folder)
+    reason = manifests.why_stale(done, folder, settings, inputs)
+    if reason is None:
+        assert done is not None
+        journal.event("skip", stage=stage.name, why="settings, inputs and outputs are unchanged")
+        return done
+    wanted = manifests.digest([settings, inputs])
+    resumed = _prepare(folder, wanted)
+    journal.event("run", stage=stage.name, why=reason + (", going on from partial results" if resumed else ""))
+    started = time.monotonic()
+    with PeakMemory() as memory:
+        result = stage.work(Context(config, folder, run_dir, journal, upstream))
+    finished = Manifest(
+        stage=stage.name,
+        settings=settings,
+        inputs=inputs,
+        files=manifests.describe_files(folder, result.files),
+        metrics=json.loads(json.dumps(result.metrics)),
+        seconds=round(time.monotonic() - started, 2),
+        peak_memory_mb=round(memory.peak_mb, 1),
+    )
+    manifests.commit(folder, finished)
+    (folder / IN_PROGRESS).unlink(missing_ok=True)
+    journal.event("done", stage=stage.name, seconds=finished.seconds, peak_memory_mb=finished.peak_memory_mb)
+    return finished
+
+
+def _prepare(folder: Path, wanted: str) -> bool:
+    """Empty the folder unless it holds partial results of exactly this work; True if it does."""
+    marker = folder / IN_PROGRESS
+    if marker.is_file() and json.loads(marker.read_text()).get("work") == wanted:
+        return True
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    marker.write_text(json.dumps({"work": wanted}))
+    return False

@@ -1,0 +1,58 @@
+"""The one attention seam: packed documents never see each other.
+
+`attention(q, k, v, cu_seqlens, max_seqlen)` is causal within each document. On CUDA it is flash-attn's varlen kernel
+where that is installed, torch's own otherwise; elsewhere scaled_dot_product_attention one document at a time, which
+does no masked work and needs no mask in memory.
+"""
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+    """q: (tokens, heads, head_dim); k, v: (tokens, kv_heads, head_dim); returns q's shape.
+
+    cu_seqlens: int32 (documents + 1), borders of the documents, from 0 to tokens; max_seqlen: the longest of them.
+    """
+    if q.is_cuda:
+        return _cuda_kernel()(q, k, v, cu_seqlens, max_seqlen)
+    return per_document_attention(q, k, v, cu_seqlens)
+
+
+def per_document_attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Reference and CPU path: causal SDPA, a document at a time."""
+    lengths = (cu_seqlens[1:] - cu_seqlens[:-1]).tolist()
+    parts = [
+        F.scaled_dot_product_attention(
+            *(t.transpose(0, 1).unsqueeze(0) for t in document), is_causal=True, enable_gqa=True
+        )
+        .squeeze(0)
+        .transpose(0, 1)
+        for document in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+@functools.cache
+def _cuda_kernel() -> Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]:
+    try:
+        from flash_attn import flash_attn_varlen_func
+    except ImportError:
+        from torch.nn.attention.varlen import varlen_attn
+
+        def torch_varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+            # In torch 2.13 causal is said by the window: everything to the left, nothing to the right.
+            return varlen_attn(
+                q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, window_size=(-1, 0), enable_gqa=True
+            )
+
+        return torch_varlen
+
+    def flash(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+        return flash_attn_varlen_func(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, causal=True)
+
+    return flash

@@ -1,0 +1,182 @@
+"""InternLM2 (report section 2.2): pre-norm RMSNorm, SwiGLU, RoPE, grouped-query attention, fused `wqkv`, untied head.
+
+Everything works on packed tokens: a batch is one row of tokens with document borders (`cu_seqlens`), never a padded
+matrix. Names are those of the released checkpoints.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ilm_ray.model.attention import attention
+from ilm_ray.model.loss import token_losses
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Size of a model; everything needed to build it and to read its weights."""
+
+    vocab_size: int
+    layers: int
+    hidden: int
+    kv_heads: int
+    queries_per_kv: int
+    head_dim: int
+    mlp_hidden: int
+    norm_eps: float = 1e-5
+    rope_base: float = 50_000.0
+    init_std: float = 0.02
+
+    @property
+    def heads(self) -> int:
+        return self.kv_heads * self.queries_per_kv
+
+
+@dataclass
+class Packed:
+    """Packed token sequences: tokens (n), positions (n) from 0 in each document, cu_seqlens int32 (documents + 1)."""
+
+    tokens: Tensor
+    positions: Tensor
+    cu_seqlens: Tensor
+    max_seqlen: int
+
+    @classmethod
+    def of(cls, sequences: list[list[int]]) -> "Packed":
+        """Pack whole sequences one after the other."""
+        lengths = torch.tensor([len(s) for s in sequences])
+        return cls(
+            torch.tensor([t for s in sequences for t in s]),
+            torch.cat([torch.arange(n) for n in lengths.tolist()]),
+            F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32),
+            int(lengths.max()),
+        )
+
+    def to(self, device: torch.device) -> "Packed":
+        return Packed(self.tokens.to(device), self.positions.to(device), self.cu_seqlens.to(device), self.max_seqlen)
+
+
+def rotate(x: Tensor, positions: Tensor, base: float) -> Tensor:
+    """Rotary position embedding in Hugging Face's half-split form. x: (tokens, heads, head_dim), positions: (tokens)."""
+    half = x.shape[-1] // 2
+    exact = torch.promote_types(x.dtype, torch.float32)
+    # Computed here, not kept in a buffer: a non-persistent buffer is garbage after loading on the meta device.
+    frequencies = base ** (-torch.arange(half, device=x.device, dtype=exact) / half)
+    angles = positions.to(exact)[:, None] * frequencies
+    cos, sin = angles.cos()[:, None, :], angles.sin()[:, None, :]
+    a, b = x.to(exact).split(half, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention; rows of `wqkv` are interleaved per KV group: its queries, its key, its value."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.wqkv = nn.Linear(shape.hidden, (shape.heads + 2 * shape.kv_heads) * shape.head_dim, bias=False)
+        self.wo = nn.Linear(shape.heads * shape.head_dim, shape.hidden, bias=False)
+
+    def forward(self, x: Tensor, batch: Packed) -> Tensor:
+        s = self.shape
+        # -1 lets the local number of groups follow from the weight: a tensor-parallel shard is a plain split.
+        qkv = self.wqkv(x).view(len(x), -1, s.queries_per_kv + 2, s.head_dim)
+        q = rotate(qkv[:, :, :-2].flatten(1, 2), batch.positions, s.rope_base)
+        k = rotate(qkv[:, :, -2], batch.positions, s.rope_base)
+        out = attention(q, k, qkv[:, :, -1], batch.cu_seqlens, batch.max_seqlen)
+        return self.wo(out.flatten(1))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: w1 gate, w3 up, w2 down."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(shape.hidden, shape.mlp_hidden, bias=False)
+        self.w3 = nn.Linear(shape.hidden, shape.mlp_hidden, bias=False)
+        self.w2 = nn.Linear(shape.mlp_hidden, shape.hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+class Block(nn.Module):
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(shape.hidden, eps=shape.norm_eps)
+        self.attention = Attention(shape)
+        self.ffn_norm = nn.RMSNorm(shape.hidden, eps=shape.norm_eps)
+        self.feed_forward = FeedForward(shape)
+
+    def forward(self, x: Tensor, batch: Packed) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), batch)
+        return x + self.feed_forward(self.ffn_norm(x))
+
+
+class Backbone(nn.Module):
+    """Embedding, blocks, final norm: tokens -> hidden states (tokens, hidden)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.tok_embeddings = nn.Embedding(shape.vocab_size, shape.hidden)
+        # A dict keyed by the global layer number: names survive when a pipeline stage keeps some of them.
+        self.layers = nn.ModuleDict({str(i): Block(shape) for i in range(shape.layers)})
+        self.norm = nn.RMSNorm(shape.hidden, eps=shape.norm_eps)
+
+    def forward(self, batch: Packed) -> Tensor:
+        x = self.tok_embeddings(batch.tokens)
+        for block in self.layers.values():
+            x = block(x, batch)
+        return self.norm(x)
+
+
+class CausalLM(nn.Module):
+    """InternLM2ForCausalLM."""
+
+    def __init__(self, shape: Shape, loss_chunk: int = 4096) -> None:
+        super().__init__()
+        self.shape, self.loss_chunk = shape, loss_chunk
+        self.model = Backbone(shape)
+        self.output = nn.Linear(shape.hidden, shape.vocab_size, bias=False)
+
+    def forward(self, batch: Packed, labels: Tensor | None = None) -> Tensor:
+        """Logits (tokens, vocabulary); with labels (tokens), each token's loss in fp32, 0 where the label is -100.
+
+        The loss of label[i] given tokens[..i] is minus its log-probability. With labels the logits never exist whole.
+        """
+        hidden = self.model(batch)
+        if labels is None:
+            return self.output(hidden)
+        return token_losses(hidden, self.output, labels, self.loss_chunk)
+
+
+class ScalarModel(nn.Module):
+    """InternLM2 with a 1-d head: the reward model (read at one token) and the critic (read at every token)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.model = Backbone(shape)
+        self.v_head = nn.Linear(shape.hidden, 1, bias=False)
+
+    def forward(self, batch: Packed) -> Tensor:
+        """One number per token: (tokens), fp32."""
+        return self.v_head(self.model(batch)).squeeze(-1).float()
+
+
+def initialize(model: CausalLM | ScalarModel, seed: int) -> None:
+    """Normal weights; `wo` and `w2` are scaled down with depth, as in InternEvo's published configuration."""
+    std = model.shape.init_std
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1:
+            nn.init.ones_(parameter)
+            continue
+        scale = 1.0
+        if name.endswith(("wo.weight", "w2.weight")):
+            layer = int(name.split("layers.")[1].split(".")[0])
+            scale = 1 / math.sqrt(2 * (layer + 1))
+        nn.init.normal_(parameter, std=std * scale, generator=generator)

@@ -1,0 +1,169 @@
+"""The training loop of pre-training, SFT and reward modelling. It knows torch.distributed and nothing of Ray."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ilm_ray.model.huggingface import save_internlm2
+from ilm_ray.model.internlm2 import CausalLM, ScalarModel
+from ilm_ray.parallel import checkpoint
+from ilm_ray.parallel.sharding import clip_gradients, shard, summed
+from ilm_ray.pretrain.schedule import adamw
+
+Micro = Any  # one micro-batch of a task: only the task looks inside
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Sums over a micro-batch: the loss to go backward, what it is divided by, and figures to log (also sums)."""
+
+    loss: Tensor
+    count: float
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """What is trained. `micro_batches` must give every rank the same number of them: their forwards are collective."""
+
+    steps: int
+    checkpoint_every: int
+    log_every: int
+
+    def build(self) -> CausalLM | ScalarModel: ...
+    def learning_rate(self, step: int) -> float: ...
+    def micro_batches(self, step: int, rank: int, ranks: int) -> list[Micro]: ...
+    def count(self, micro: Micro) -> float: ...
+    def losses(self, model: Any, micro: Micro) -> Losses: ...
+    def before_step(self, model: Any, step: int, evaluate: Callable[..., Any]) -> dict[str, Any] | None: ...
+    def tokens(self, micro: Micro) -> int: ...
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    precision: str
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    clip_norm: float
+    keep_checkpoints: int
+
+
+def train(
+    task: Task,
+    settings: LoopSettings,
+    folder: Path,
+    log: Callable[[dict[str, Any]], None],
+) -> None:
+    """Train `task` to its end, from the newest committed checkpoint in `folder/checkpoints` if there is one.
+
+    Every rank calls it inside an initialised process group. The final weights go to `folder/model`. `log` receives,
+    on every rank, one row every `task.log_every` steps; losses in it are means over all ranks.
+    """
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    model = task.build()
+    sharded = shard(model, device, settings.precision)
+    optimizer = adamw(sharded.named_parameters(), settings.betas, settings.eps, settings.weight_decay)
+    state = checkpoint.restore(folder / "checkpoints", sharded, optimizer) or {"step": 0, "tokens": 0}
+    step, tokens_seen = state["step"], state["tokens"]
+    window = _Window()
+    while step < task.steps:
+        note = task.before_step(sharded, step, _Evaluate(device, rank, ranks))
+        if note:
+            log({"step": step, **note})
+        learning_rate = task.learning_rate(step)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        micros = task.micro_batches(step, rank, ranks)
+        # Normalise by what all ranks together predict: accumulation and layout then change nothing.
+        count, tokens = summed([sum(task.count(m) for m in micros), float(sum(task.tokens(m) for m in micros))], device)
+        optimizer.zero_grad()
+        for micro in micros:
+            losses = task.losses(sharded, micro)
+            (losses.loss * (ranks / max(count, 1.0))).backward()  # FSDP averages gradients over ranks
+            window.add(losses)
+        norm = clip_gradients(sharded.parameters(), settings.clip_norm)
+        if norm != norm or norm == float("inf"):
+            raise FloatingPointError(f"gradient norm is {norm} at step {step}: the step was not applied")
+        optimizer.step()
+        step += 1
+        tokens_seen += int(tokens)
+        if step % task.log_every == 0 or step == task.steps:
+            row = window.means(device)
+            log({"step": step, "lr": learning_rate, "grad_norm": norm, "tokens": tokens_seen} | row)
+        if step % task.checkpoint_every == 0 or step == task.steps:
+            checkpoint.save(
+                folder / "checkpoints",
+                step,
+                sharded,
+                optimizer,
+                {"tokens": tokens_seen},
+                settings.keep_checkpoints,
+            )
+    note = task.before_step(sharded, step, _Evaluate(device, rank, ranks))
+    if note:
+        log({"step": step, **note})
+    _save_final(sharded, model.shape, folder)
+
+
+class _Window:
+    """Sums between two log rows."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self.loss, self.count, self.figures, self.started = 0.0, 0.0, dict[str, float](), time.monotonic()
+
+    def add(self, losses: Losses) -> None:
+        self.loss += losses.loss.item()
+        self.count += losses.count
+        for name, value in losses.figures.items():
+            self.figures[name] = self.figures.get(name, 0.0) + value
+
+    def means(self, device: torch.device) -> dict[str, float]:
+        """Means over the window and all ranks; figures are divided by the same count as the loss."""
+        names = sorted(self.figures)
+        loss, count, *figures = summed([self.loss, self.count, *(self.figures[n] for n in names)], device)
+        seconds = time.monotonic() - self.started
+        self._reset()
+        count = max(count, 1.0)
+        means = {"loss": loss / count, "window_seconds": seconds}
+        return means | {n: v / count for n, v in zip(names, figures, strict=True)}
+
+
+class _Evaluate:
+    """Sum a per-micro-batch function over all ranks; every rank makes the same number of forwards."""
+
+    def __init__(self, device: torch.device, rank: int, ranks: int) -> None:
+        self.device, self.rank, self.ranks = device, rank, ranks
+
+    def __call__(self, model: Any, micros: list[Micro], figures: Callable[[Any, Micro], list[float]]) -> list[float]:
+        rounds = -(-len(micros) // self.ranks)
+        total: list[float] = []
+        with torch.no_grad():
+            for i in range(rounds):
+                index = i * self.ranks + self.rank
+                values = figures(model, micros[min(index, len(micros) - 1)])
+                if index >= len(micros):  # a forward made only so that the others' collectives have a partner
+                    values = [0.0] * len(values)
+                total = [a + b for a, b in zip(total, values, strict=True)] if total else values
+        return summed(total, self.device)
+
+
+def _save_final(sharded: Any, shape: Any, folder: Path) -> None:
+    """Gather the weights on rank 0 and write the model folder."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    weights = get_model_state_dict(sharded, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if dist.get_rank() == 0:
+        whole = CausalLM(shape) if "output.weight" in weights else ScalarModel(shape)
+        whole.load_state_dict(weights)
+        save_internlm2(whole, folder / "model")
+    dist.barrier()

@@ -1,0 +1,130 @@
+"""Pre-training in phases (report section 3.3): the context grows, the RoPE base changes, the data mix changes."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ilm_ray.config import Config
+from ilm_ray.config.schema import PhaseConfig
+from ilm_ray.corpus.mixture import Mixture
+from ilm_ray.corpus.tokens import TokenSource
+from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
+from ilm_ray.model.loss import IGNORE
+from ilm_ray.pretrain.heldout import Window, bits_per_byte, heldout_windows
+from ilm_ray.pretrain.loop import Losses
+from ilm_ray.pretrain.schedule import cosine_lr
+from ilm_ray.tokenizer.tokenizer import Tokenizer
+
+
+def shape_of(config: Config, vocab_size: int) -> Shape:
+    """The model's size; the RoPE base is that of the first phase."""
+    return Shape(vocab_size=vocab_size, rope_base=config.pretrain.phases[0].rope_base, **config.model.model_dump())
+
+
+def set_rope_base(model: Any, base: float) -> None:
+    """Change the RoPE base of a model in place."""
+    model.shape = dataclasses.replace(model.shape, rope_base=base)
+    for block in model.model.layers.values():
+        block.attention.shape = model.shape
+
+
+def open_sources(folder: Path, split: str) -> dict[str, TokenSource]:
+    """All sources of a tokens stage, by name."""
+    return {path.name: TokenSource(path / split) for path in sorted(folder.iterdir()) if (path / split).is_dir()}
+
+
+class PretrainTask:
+    """Next-token prediction over the phases, one after the other; the optimizer's moments are carried over."""
+
+    def __init__(self, config: Config, run_dir: Path) -> None:
+        self.config, self.phases = config, config.pretrain.phases
+        self.steps = sum(phase.steps for phase in self.phases)
+        self.checkpoint_every, self.log_every = config.pretrain.checkpoint_every, config.pretrain.log_every
+        tokenizer = Tokenizer.load(run_dir / "tokenizer")
+        self.vocab_size = tokenizer.vocab_size
+        self.byte_lengths = torch.from_numpy(tokenizer.byte_lengths())
+        sources = open_sources(run_dir / "tokens", "train")
+        # A seed of its own for each phase, so that no phase begins with the documents of the one before.
+        self.mixtures = [
+            Mixture(sources, p.mixture, p.context, config.seed + i, p.short_share, p.short_context)
+            for i, p in enumerate(self.phases)
+        ]
+        self.heldout = open_sources(run_dir / "tokens", "heldout")
+
+    def build(self) -> CausalLM:
+        model = CausalLM(shape_of(self.config, self.vocab_size), self.config.pretrain.loss_chunk)
+        initialize(model, self.config.seed)
+        return model
+
+    def phase_of(self, step: int) -> tuple[int, int]:
+        """(number of the phase, step within it); the end of training belongs to the last phase."""
+        number = 0
+        while number < len(self.phases) - 1 and step >= self.phases[number].steps:
+            step -= self.phases[number].steps
+            number += 1
+        return number, step
+
+    def learning_rate(self, step: int) -> float:
+        number, inside = self.phase_of(step)
+        phase, c = self.phases[number], self.config.pretrain
+        return cosine_lr(inside, phase.steps, phase.max_lr, c.warmup_ratio, c.final_lr_ratio)
+
+    def micro_batches(self, step: int, rank: int, ranks: int) -> list[Window]:
+        number, inside = self.phase_of(step)
+        phase, mixture = self.phases[number], self.mixtures[number]
+        sequences = phase.batch_tokens // phase.context
+        if sequences % ranks:
+            raise ValueError(
+                f"phase {phase.name}: {sequences} sequences per step cannot be shared by {ranks} workers; "
+                f"make batch_tokens a multiple of context * workers = {phase.context * ranks}"
+            )
+        mine, at_once = sequences // ranks, max(1, self.config.pretrain.micro_tokens // phase.context)
+        first = inside * sequences + rank
+        return [
+            mixture.batch(first + start * ranks, min(at_once, mine - start), stride=ranks)
+            for start in range(0, mine, at_once)
+        ]
+
+    def count(self, micro: Window) -> float:
+        return float((micro[1] != IGNORE).sum())
+
+    def tokens(self, micro: Window) -> int:
+        return len(micro[1])
+
+    def losses(self, model: Any, micro: Window) -> Losses:
+        return next_token_losses(model, *micro)
+
+    def before_step(self, model: Any, step: int, evaluate: Callable[..., Any]) -> dict[str, Any] | None:
+        """Set the phase's RoPE base; at a phase's border measure what the old one reached and the new one starts from."""
+        number, inside = self.phase_of(step)
+        phases = [] if inside and step < self.steps else [(self.phases[number], "start")]
+        if step == self.steps:
+            phases = [(self.phases[-1], "end")]
+        elif phases and number > 0:
+            phases.insert(0, (self.phases[number - 1], "end"))
+        rows = []
+        for phase, when in phases:
+            set_rope_base(model, phase.rope_base)
+            figures = bits_per_byte(model, self._windows(phase), self.byte_lengths, evaluate)
+            rows.append({"phase": phase.name, "when": when, "bits_per_byte": figures})
+        set_rope_base(model, self.phases[number].rope_base)
+        return {"evaluations": rows} if rows else None
+
+    def _windows(self, phase: PhaseConfig) -> dict[str, list[Window]]:
+        tokens = self.config.evaluation.heldout_sequences * 256
+        return {
+            name: heldout_windows(source, phase.context, tokens, max(phase.context, 1024))
+            for name, source in self.heldout.items()
+            if name in phase.mixture
+        }
+
+
+def next_token_losses(model: Any, batch: Packed, labels: Tensor) -> Losses:
+    """Summed cross-entropy of a packed batch and the number of predicted tokens."""
+    device = next(model.parameters()).device
+    losses = model(batch.to(device), labels.to(device))
+    return Losses(losses.sum(), float((labels != IGNORE).sum()))

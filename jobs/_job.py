@@ -1,0 +1,183 @@
+"""What every job shares: command line, Ray, run folder, exit code, the last JSON line.
+
+    python jobs/<job>.py [--preset nano|1_8b|7b|20b] [--config FILE] [--run-dir DIR] [key.sub=value ...]
+
+Exit code 0: done. 2: bad input or configuration, one line says what, where and what to do. 1: anything else, and
+`<run-dir>/error.txt` holds the evidence.
+"""
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ilm_ray.config import Config, load_config, save_config
+from ilm_ray.config.fit import check_fits
+from ilm_ray.config.load import PRESETS
+from ilm_ray.corpus.stage import Stage, run_stage
+from ilm_ray.errors import UserError
+from ilm_ray.observe.journal import Journal
+
+
+def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None) -> NoReturn:
+    """Parse the command line, run `stages` in order, print the JSON line, exit."""
+    run_dir: Path | None = None
+    try:
+        config, run_dir = _parse(job, argv)
+        for stage in stages:  # outside inputs are looked at before anything is written
+            stage.sources(config)
+        done = {}
+        with LocalRay(config):
+            check_fits(config, **available_resources())
+            _open_run_dir(run_dir, config)
+            journal = Journal(run_dir / "journal.jsonl")
+            for stage in stages:
+                done[stage.name] = run_stage(stage, config, run_dir, journal)
+        figures: dict[str, Any] = (
+            done[stages[0].name].metrics if len(stages) == 1 else {n: m.metrics.get("summary") for n, m in done.items()}
+        )
+        if len(stages) > 1:
+            print_stage_table({name: (m.seconds, m.peak_memory_mb) for name, m in done.items()})
+        _finish({"job": job, "status": "done", "run_dir": str(run_dir), **figures}, 0)
+    except UserError as error:
+        print(f"{job}: {error}", file=sys.stderr)
+        _finish({"job": job, "status": "refused", "run_dir": _text(run_dir), "error": str(error)}, 2)
+    except Exception as error:
+        evidence = _keep_evidence(run_dir)
+        print(f"{job}: {type(error).__name__}: {_one_line(error)}; evidence: {evidence}", file=sys.stderr)
+        _finish({"job": job, "status": "failed", "run_dir": _text(run_dir), "evidence": evidence}, 1)
+
+
+class LocalRay:
+    """Joins the cluster that this job was submitted to (RAY_ADDRESS), or starts a local Ray and stops it again."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def __enter__(self) -> None:
+        # One core a process: the ranks on this machine share its cores, and oversubscription costs more than it gives.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+        # Fork warnings, usage pings and log de-duplication are noise in a job's log.
+        os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        import ray
+
+        env = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **_extension_dir()}
+        if "RAY_ADDRESS" in os.environ:
+            ray.init(runtime_env={"env_vars": env}, logging_level="warning", log_to_driver=False)
+        else:
+            env["GLOO_SOCKET_IFNAME"] = "lo"
+            ray.init(
+                address="local",
+                num_cpus=self.config.ray.num_cpus,
+                object_store_memory=self.config.ray.object_store_mb * 2**20,
+                include_dashboard=self.config.ray.dashboard,
+                runtime_env={"env_vars": env},
+                logging_level="warning",
+                log_to_driver=False,
+            )
+        _quiet_ray_data()
+
+    def __exit__(self, *exc: object) -> None:
+        import ray
+
+        ray.shutdown()
+
+
+def available_resources() -> dict[str, float]:
+    """CPUs, GPUs and memory (GiB) of the cluster this job has joined."""
+    import ray
+
+    total = ray.cluster_resources()
+    return {
+        "cpus": total.get("CPU", 0.0),
+        "gpus": total.get("GPU", 0.0),
+        "memory_gib": sum(_node_memory_gib(node) for node in ray.nodes() if node["Alive"]),
+    }
+
+
+def print_stage_table(rows: dict[str, tuple[float, float]]) -> None:
+    """Stage, wall seconds, peak memory: one line each on stderr."""
+    print(f"{'stage':<12}{'wall seconds':>14}{'peak MiB':>12}", file=sys.stderr)
+    for name, (seconds, peak) in rows.items():
+        print(f"{name:<12}{seconds:>14.1f}{peak:>12.0f}", file=sys.stderr)
+    total, highest = sum(s for s, _ in rows.values()), max(p for _, p in rows.values())
+    print(f"{'all':<12}{total:>14.1f}{highest:>12.0f}", file=sys.stderr)
+
+
+def _parse(job: str, argv: Sequence[str] | None) -> tuple[Config, Path]:
+    parser = _Parser(prog=f"jobs/{job}.py", description=f"ilm_ray job '{job}'; see docs/ for its settings.")
+    parser.add_argument("--preset", default="nano", help=f"one of {', '.join(PRESETS)}")
+    parser.add_argument("--config", type=Path, help="YAML file with settings")
+    parser.add_argument("--run-dir", type=Path, help="where results go (default runs/<preset>)")
+    parser.add_argument("settings", nargs="*", metavar="key.sub=value")
+    arguments = parser.parse_intermixed_args(argv)
+    config = load_config(arguments.preset, arguments.config, arguments.settings)
+    return config, (arguments.run_dir or Path("runs") / arguments.preset).absolute()
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; usage: {self.prog} [--preset P] [--config FILE] [--run-dir DIR] [key.sub=value]")
+
+
+def _open_run_dir(run_dir: Path, config: Config) -> None:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        save_config(config, run_dir / "config.yaml")
+    except OSError as error:
+        raise UserError(
+            f"cannot write to --run-dir {run_dir}: {error.strerror or error}; choose a folder you may write to"
+        ) from None
+
+
+def _keep_evidence(run_dir: Path | None) -> str:
+    text = traceback.format_exc()
+    if run_dir is not None and run_dir.is_dir():
+        (run_dir / "error.txt").write_text(text, encoding="utf-8")
+        return str(run_dir / "error.txt")
+    print(text, file=sys.stderr)
+    return "the traceback above"
+
+
+def _finish(summary: dict[str, Any], code: int) -> NoReturn:
+    sys.stderr.flush()
+    print(json.dumps(summary, ensure_ascii=False), flush=True)
+    sys.exit(code)
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip()[:300] if lines else ""
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _extension_dir() -> dict[str, str]:
+    """Where `make setup` prebuilt DeepSpeed's extension: a rank killed while building leaves a lock that hangs all."""
+    folder = os.environ.get("TORCH_EXTENSIONS_DIR") or str(Path(sys.prefix) / "torch_extensions")
+    return (
+        {"TORCH_EXTENSIONS_DIR": folder, "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", "")}
+        if (os.environ.get("DS_ACCELERATOR"))
+        else {"TORCH_EXTENSIONS_DIR": folder}
+    )
+
+
+def _quiet_ray_data() -> None:
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+
+def _node_memory_gib(node: dict[str, Any]) -> float:
+    return float(node["Resources"].get("memory", 0.0)) / 2**30

@@ -1,0 +1,16 @@
+"""The whole road as one resumable chain: WARC files -> an aligned chat model and its report.
+
+    python jobs/pipeline.py [--preset nano] [--run-dir DIR] [input='GLOB of WARC files'] [key.sub=value ...]
+
+A stage whose settings, inputs and outputs are unchanged is skipped; the journal says why each ran or did not.
+"""
+
+from jobs import code_data, evaluation, ppo, pretrain, reward, sft, tokenize_corpus, tokenizer, web_text
+from jobs._job import run_job
+
+STAGES = [
+    module.STAGE for module in (web_text, code_data, tokenizer, tokenize_corpus, pretrain, sft, reward, ppo, evaluation)
+]
+
+if __name__ == "__main__":
+    run_job("pipeline", STAGES)

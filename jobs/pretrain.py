@@ -1,0 +1,26 @@
+"""Pre-train InternLM2 over its phases on Ray Train workers: tokens -> `<run>/pretrain/model`."""
+
+from typing import Any
+
+from ilm_ray.config import Config
+from ilm_ray.corpus.stage import Context, Result, Stage
+from ilm_ray.pretrain.phases import PretrainTask
+from ilm_ray.pretrain.trainer import run_training
+from jobs._job import run_job
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    # How often to log or checkpoint and how many workers do it change no result worth a new run.
+    pretrain = config.pretrain.model_dump(exclude={"checkpoint_every", "keep_checkpoints", "log_every", "workers"})
+    heldout = config.evaluation.heldout_sequences
+    return {"seed": config.seed, "model": config.model.model_dump(), "pretrain": pretrain, "heldout": heldout}
+
+
+def _work(context: Context) -> Result:
+    return run_training(context, PretrainTask, context.config.pretrain.weight_decay)
+
+
+STAGE = Stage("pretrain", ("tokenizer", "tokens"), _settings, _work)
+
+if __name__ == "__main__":
+    run_job("pretrain", [STAGE])

@@ -1,0 +1,38 @@
+"""Train the conditional reward model on preference pairs, from the SFT model: `<run>/reward/model`."""
+
+import json
+from typing import Any
+
+from ilm_ray.alignment.reward import RewardTask, preference_file
+from ilm_ray.alignment.sft import read_rows
+from ilm_ray.config import Config
+from ilm_ray.corpus.jsonl import sha256_of
+from ilm_ray.corpus.stage import Context, Result, Stage
+from ilm_ray.pretrain.trainer import run_training
+from jobs._job import run_job
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    return {"seed": config.seed, "reward": config.reward.model_dump(exclude={"checkpoint_every", "data"})}
+
+
+def _sources(config: Config) -> dict[str, str]:
+    path = preference_file(config)
+    read_rows(path, ("domain", "prompt", "chosen", "rejected"), "reward.data")
+    return {"preferences": sha256_of(path)}
+
+
+def _work(context: Context) -> Result:
+    reward = context.config.reward
+    result = run_training(context, RewardTask, reward.weight_decay)
+    conditions = context.folder / "conditions.json"
+    conditions.write_text(json.dumps(reward.system_prompts, indent=1, ensure_ascii=False), encoding="utf-8")
+    accuracy = result.metrics["evaluations"][-1]["accuracy"]
+    summary = {**result.metrics["summary"], "heldout_accuracy": accuracy["all"]["conditional"]}
+    return Result([*result.files, conditions], {**result.metrics, "summary": summary, "accuracy": accuracy})
+
+
+STAGE = Stage("reward", ("tokenizer", "sft"), _settings, _work, _sources)
+
+if __name__ == "__main__":
+    run_job("reward", [STAGE])

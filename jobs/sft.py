@@ -1,0 +1,30 @@
+"""Supervised fine-tuning of the pre-trained model on conversations: `<run>/sft/model`."""
+
+from typing import Any
+
+from ilm_ray.alignment.sft import SFTTask, chat_file, read_rows
+from ilm_ray.config import Config
+from ilm_ray.corpus.jsonl import sha256_of
+from ilm_ray.corpus.stage import Context, Result, Stage
+from ilm_ray.pretrain.trainer import run_training
+from jobs._job import run_job
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    return {"seed": config.seed, "sft": config.sft.model_dump(exclude={"checkpoint_every", "data"})}
+
+
+def _sources(config: Config) -> dict[str, str]:
+    path = chat_file(config)
+    read_rows(path, ("messages",), "sft.data")
+    return {"conversations": sha256_of(path)}
+
+
+def _work(context: Context) -> Result:
+    return run_training(context, SFTTask, context.config.pretrain.weight_decay)
+
+
+STAGE = Stage("sft", ("tokenizer", "tokens", "pretrain"), _settings, _work, _sources)
+
+if __name__ == "__main__":
+    run_job("sft", [STAGE])

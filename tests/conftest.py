@@ -1,0 +1,42 @@
+"""One Ray for the whole test session, and where the real data lies."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private cluster of this test session
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+EXTENSIONS = str(Path(sys.prefix) / "torch_extensions")
+os.environ.setdefault("TORCH_EXTENSIONS_DIR", EXTENSIONS)
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=6,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=300 * 2**20,
+        runtime_env={
+            "env_vars": {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCH_EXTENSIONS_DIR": EXTENSIONS}
+        },
+    )
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data beside the repository; tests that need it skip where it is absent."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"real data is absent: put it at {folder}")
+    return folder

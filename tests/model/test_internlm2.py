@@ -1,0 +1,109 @@
+"""The model against Transformers' LLaMA, against each document alone, and round trips of its weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ilm_ray.model.attention import attention
+from ilm_ray.model.huggingface import from_llama, full_weights, load_causal, save_internlm2, save_llama, to_llama
+from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
+from ilm_ray.model.loss import IGNORE
+
+SHAPE = Shape(
+    vocab_size=160, layers=3, hidden=96, kv_heads=2, queries_per_kv=3, head_dim=16, mlp_hidden=64, rope_base=1000.0
+)
+
+
+@pytest.fixture()
+def model() -> CausalLM:
+    model = CausalLM(SHAPE, loss_chunk=5)
+    initialize(model, seed=0)
+    with torch.no_grad():  # larger weights than at the start of training, so that a wrong rotation shows
+        for parameter in model.parameters():
+            parameter.mul_(4)
+    return model
+
+
+def documents() -> list[list[int]]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(0, SHAPE.vocab_size, (n,), generator=generator).tolist() for n in (7, 1, 12, 4)]
+
+
+def test_logits_equal_transformers_llama(model: CausalLM, tmp_path: Path) -> None:
+    from transformers import LlamaForCausalLM
+
+    save_llama(model, tmp_path)
+    llama = LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    for document in documents():
+        ours = model(Packed.of([document]))
+        theirs = llama(torch.tensor([document])).logits[0]
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+
+
+def test_packed_documents_equal_each_document_alone(model: CausalLM) -> None:
+    packed = model(Packed.of(documents()))
+    alone = torch.cat([model(Packed.of([d])) for d in documents()])
+    torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_attention_equals_a_dense_mask() -> None:
+    generator = torch.Generator().manual_seed(2)
+    lengths = [5, 3, 9]
+    q, k, v = (torch.randn(17, heads, 8, generator=generator, requires_grad=True) for heads in (4, 2, 2))
+    cu = torch.tensor([0, 5, 8, 17], dtype=torch.int32)
+    document = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))
+    mask = (document[:, None] == document[None, :]) & torch.ones(17, 17, dtype=torch.bool).tril()
+    dense = F.scaled_dot_product_attention(
+        *(t.transpose(0, 1)[None] for t in (q, k, v)), attn_mask=mask, enable_gqa=True
+    )[0].transpose(0, 1)
+    ours = attention(q, k, v, cu, 9)
+    torch.testing.assert_close(ours, dense, atol=1e-6, rtol=1e-5)
+    weight = torch.randn(ours.shape, generator=generator)
+    for a, b in zip(
+        torch.autograd.grad((ours * weight).sum(), (q, k, v)),
+        torch.autograd.grad((dense * weight).sum(), (q, k, v)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_chunked_loss_equals_cross_entropy_and_its_gradient(model: CausalLM) -> None:
+    batch = Packed.of(documents())
+    labels = torch.randint(0, SHAPE.vocab_size, (len(batch.tokens),), generator=torch.Generator().manual_seed(3))
+    labels[::4] = IGNORE
+    whole = F.cross_entropy(model(batch), labels, ignore_index=IGNORE, reduction="sum")
+    expected = torch.autograd.grad(whole, list(model.parameters()))
+    chunked = model(batch, labels)
+    assert (chunked[::4] == 0).all()
+    torch.testing.assert_close(chunked.sum(), whole)
+    for a, b in zip(torch.autograd.grad(chunked.sum(), list(model.parameters())), expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_weights_survive_both_layouts_bit_for_bit(model: CausalLM, tmp_path: Path) -> None:
+    weights = full_weights(model)
+    back = from_llama(to_llama(weights, SHAPE), SHAPE)
+    assert back.keys() == weights.keys()
+    assert all(torch.equal(back[name], weights[name]) for name in weights)
+    save_internlm2(model, tmp_path)
+    loaded = load_causal(tmp_path)
+    assert loaded.shape == SHAPE
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("ranks", [2])
+def test_a_split_of_wqkv_on_group_borders_is_a_smaller_model(model: CausalLM, ranks: int) -> None:
+    """Tensor parallelism is a plain chunk of `wqkv` (rows) and `wo` (columns): partial outputs add up to the whole."""
+    block = model.model.layers["0"].attention
+    batch = Packed.of(documents())
+    x = torch.randn(len(batch.tokens), SHAPE.hidden, generator=torch.Generator().manual_seed(4))
+    whole = block(x, batch)
+    total = torch.zeros_like(whole)
+    rows, columns = block.wqkv.weight.chunk(ranks, 0), block.wo.weight.chunk(ranks, 1)
+    for wqkv, wo in zip(rows, columns, strict=True):
+        part = type(block)(SHAPE)
+        part.wqkv.weight, part.wo.weight = torch.nn.Parameter(wqkv), torch.nn.Parameter(wo)
+        total = total + part(x, batch)
+    torch.testing.assert_close(total, whole, atol=1e-5, rtol=1e-4)
