@@ -26,14 +26,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: i
 def per_document_attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
     """Reference and CPU path: causal SDPA, a document at a time."""
     lengths = (cu_seqlens[1:] - cu_seqlens[:-1]).tolist()
-    parts = [
-        F.scaled_dot_product_attention(
-            *(t.transpose(0, 1).unsqueeze(0) for t in document), is_causal=True, enable_gqa=True
-        )
-        .squeeze(0)
-        .transpose(0, 1)
-        for document in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
-    ]
+    parts = []
+    for document in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True):
+        one_q, one_k, one_v = (t.transpose(0, 1).unsqueeze(0) for t in document)
+        out = F.scaled_dot_product_attention(one_q, one_k, one_v, is_causal=True, enable_gqa=True)
+        parts.append(out.squeeze(0).transpose(0, 1))
     return torch.cat(parts)
 
 
@@ -46,9 +43,11 @@ def _cuda_kernel() -> Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]:
 
         def torch_varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
             # In torch 2.13 causal is said by the window: everything to the left, nothing to the right.
-            return varlen_attn(
+            out = varlen_attn(
                 q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, window_size=(-1, 0), enable_gqa=True
             )
+            assert isinstance(out, Tensor)  # a pair only when the log-sum-exp is asked for
+            return out
 
         return torch_varlen
 

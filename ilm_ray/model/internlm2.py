@@ -60,7 +60,7 @@ class Packed:
 
 
 def rotate(x: Tensor, positions: Tensor, base: float) -> Tensor:
-    """Rotary position embedding in Hugging Face's half-split form. x: (tokens, heads, head_dim), positions: (tokens)."""
+    """Rotary embedding in Hugging Face's half-split form. x: (tokens, heads, head_dim), positions: (tokens)."""
     half = x.shape[-1] // 2
     exact = torch.promote_types(x.dtype, torch.float32)
     # Computed here, not kept in a buffer: a non-persistent buffer is garbage after loading on the meta device.

@@ -23,7 +23,8 @@ def shard(model: CausalLM | ScalarModel, device: torch.device, precision: str) -
     )
     for block in model.model.layers.values():
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    return fully_shard(model, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    return model
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float:

@@ -99,7 +99,7 @@ class PretrainTask:
         return next_token_losses(model, *micro)
 
     def before_step(self, model: Any, step: int, evaluate: Callable[..., Any]) -> dict[str, Any] | None:
-        """Set the phase's RoPE base; at a phase's border measure what the old one reached and the new one starts from."""
+        """Set the phase's RoPE base; at a border measure what the old phase reached and the new one starts from."""
         number, inside = self.phase_of(step)
         phases = [] if inside and step < self.steps else [(self.phases[number], "start")]
         if step == self.steps:

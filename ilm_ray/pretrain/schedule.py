@@ -19,7 +19,7 @@ def adamw(
     named: Iterable[tuple[str, nn.Parameter]], betas: tuple[float, float], eps: float, weight_decay: float
 ) -> optim.AdamW:
     """AdamW without decay on norms and embeddings (not stated in the report; the usual choice)."""
-    decayed, free = [], []
+    decayed, free = list[nn.Parameter](), list[nn.Parameter]()
     for name, parameter in named:
         (free if parameter.dim() < 2 or "tok_embeddings" in name else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]

@@ -21,7 +21,7 @@ SHAPE = Shape(vocab_size=64, layers=2, hidden=32, kv_heads=2, queries_per_kv=2, 
 
 
 class Toy:
-    """Eight documents a step, dealt out to the ranks, in two micro-batches each; fp64, so that rounding is no excuse."""
+    """Eight documents a step, dealt out to the ranks, in two micro-batches each; in fp64, to compare closely."""
 
     steps, checkpoint_every, log_every = 6, 2, 1
 
@@ -70,6 +70,7 @@ class Toy:
 
 def run(folder: str, die_at: int | None = None) -> None:
     path = Path(folder)
+    path.mkdir(exist_ok=True)
     rows: list[dict[str, Any]] = []
     train(Toy(die_at), SETTINGS, path, rows.append)
     (path / f"rows-{os.environ['RANK']}.json").write_text(json.dumps(rows))

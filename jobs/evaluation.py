@@ -1,0 +1,87 @@
+"""What the run has learned: bits per byte, reward accuracy, reward and KL before and after PPO, conversations."""
+
+import json
+from typing import Any
+
+from actors.scoring import score_policy
+
+from ilm_ray.config import Config
+from ilm_ray.corpus.manifest import load
+from ilm_ray.corpus.stage import Context, Result, Stage
+from ilm_ray.evaluation.pipeline import heldout_bits_per_byte
+from ilm_ray.evaluation.summary import alignment_summary, gain_in_errors
+from jobs._job import run_job
+from jobs.ppo import prompt_file, read_prompts
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    # What answers are sampled with; how PPO was trained reaches this stage through its manifest.
+    sampling = config.ppo.model_dump(include={"max_prompt_tokens", "max_new_tokens", "temperature", "top_p"})
+    return {"seed": config.seed, "evaluation": config.evaluation.model_dump(), "sampling": sampling}
+
+
+def _work(context: Context) -> Result:
+    config, run = context.config, context.run_dir
+    models = {stage: run / stage / "model" for stage in ("pretrain", "sft", "ppo")}
+    bits = heldout_bits_per_byte(models, run, config)
+    prompts = read_prompts(prompt_file(config), "heldout")[: config.evaluation.heldout_prompts]
+    rows = {
+        stage: score_policy(models[stage], models["sft"], run / "reward", run / "tokenizer", prompts, config)
+        for stage in ("sft", "ppo")
+    }
+    reward = load(run / "reward")
+    assert reward is not None
+    alignment = {stage: alignment_summary(scored) for stage, scored in rows.items()}
+    gain = gain_in_errors([r["reward"] for r in rows["sft"]], [r["reward"] for r in rows["ppo"]])
+    report = {
+        "bits_per_byte": bits,
+        "reward_accuracy": reward.metrics["accuracy"],
+        "alignment": alignment,
+        "reward_gain_in_standard_errors": gain,
+        "by_domain": _by_domain(rows),
+        "conversations": _conversations(rows, config.evaluation.samples),
+    }
+    path = context.folder / "evaluation.json"
+    path.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+    summary = {
+        "bits_per_byte": bits["ppo"],
+        "reward_sft": alignment["sft"]["reward_mean"],
+        "reward_ppo": alignment["ppo"]["reward_mean"],
+        "reward_gain_in_standard_errors": gain,
+        "kl_nats": alignment["ppo"]["kl_mean"],
+        "reward_accuracy": reward.metrics["accuracy"]["all"]["conditional"],
+    }
+    return Result([path], {"summary": summary, "bits_per_byte": bits, "alignment": alignment})
+
+
+def _by_domain(rows: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    domains = sorted({row["domain"] for row in rows["sft"]})
+    return {
+        domain: {
+            stage: alignment_summary([r for r in scored if r["domain"] == domain]) for stage, scored in rows.items()
+        }
+        for domain in domains
+    }
+
+
+def _conversations(rows: dict[str, list[dict[str, Any]]], count: int) -> list[dict[str, Any]]:
+    """`count` prompts spread over the domains, with both models' answers."""
+    pairs = sorted(zip(rows["sft"], rows["ppo"], strict=True), key=lambda p: p[0]["domain"])
+    chosen = pairs[:: max(1, len(pairs) // count)][:count]
+    return [
+        {
+            "domain": sft["domain"],
+            "prompt": sft["prompt"],
+            "sft": sft["response"],
+            "ppo": ppo["response"],
+            "reward_sft": sft["reward"],
+            "reward_ppo": ppo["reward"],
+        }
+        for sft, ppo in chosen
+    ]
+
+
+STAGE = Stage("evaluation", ("tokenizer", "tokens", "pretrain", "sft", "reward", "ppo"), _settings, _work)
+
+if __name__ == "__main__":
+    run_job("evaluation", [STAGE])
