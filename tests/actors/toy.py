@@ -1,0 +1,59 @@
+"""A toy of two layers with random weights, and the inputs of a PPO run on it."""
+
+from pathlib import Path
+
+import torch
+
+from actors.policy import PretrainMix
+from actors.ppo_driver import ChatTokens, Inputs
+from ilm_ray.alignment.experience import Prompt
+from ilm_ray.config.schema import PPOConfig
+from ilm_ray.model.huggingface import save_internlm2
+from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape, initialize
+
+SHAPE = Shape(vocab_size=96, layers=2, hidden=64, kv_heads=2, queries_per_kv=1, head_dim=32, mlp_hidden=96)
+BOS, END, REWARD = 1, 2, 3
+
+
+def toy_models(folder: Path) -> tuple[Path, Path]:
+    """A policy and a reward model."""
+    policy, reward = CausalLM(SHAPE), ScalarModel(SHAPE)
+    initialize(policy, 0)
+    initialize(reward, 1)
+    with torch.no_grad():  # sharper than at initialisation, so that top_p has something to cut
+        for parameter in policy.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(6)
+    save_internlm2(policy, folder / "policy")
+    save_internlm2(reward, folder / "reward")
+    return folder / "policy", folder / "reward"
+
+
+def toy_inputs(folder: Path, pretrain: PretrainMix | None = None, micro_tokens: int = 4096) -> Inputs:
+    policy, reward = toy_models(folder)
+    prompts = [Prompt(f"p{i}", ("code", "helpful")[i % 2], [BOS, *range(10 + i, 14 + i + i % 3)]) for i in range(8)]
+    chat = ChatTokens({"code": [40, 41], "helpful": [42, 43, 44]}, REWARD, END, [5], [END])
+    return Inputs(policy, reward, prompts, chat, pretrain, 256, micro_tokens, 7)
+
+
+def toy_ppo(**changes: object) -> PPOConfig:
+    settings: dict[str, object] = {
+        "iterations": 2,
+        "prompts_per_iteration": 6,
+        "critic_warmup": 1,
+        "max_prompt_tokens": 16,
+        "max_new_tokens": 8,
+        "policy_lr": 1e-3,
+        "critic_lr": 1e-3,
+        "policy_ranks": 2,
+        "critic_ranks": 1,
+        "reference_ranks": 1,
+        "reward_ranks": 1,
+        "rollout_engines": 1,
+        "precision": "fp32",
+        "rollout_backend": "torch",
+        "logprob_gap_bound": 1e-3,
+        "checkpoint_every": 2,
+        "deadline_s": 90.0,
+    }
+    return PPOConfig.model_validate({**settings, **changes})

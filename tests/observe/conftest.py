@@ -1,0 +1,260 @@
+"""A run folder as the stages leave it, with plausible figures and hostile text wherever text comes from outside."""
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ilm_ray.corpus.jsonl import write_jsonl
+from ilm_ray.corpus.manifest import Manifest, commit
+
+HOSTILE = (
+    "</style></div><script>alert('owned')</script><img src=x onerror=alert(1)> \" ' & \x00\x1b[31m \ud800 \u202egnorts "
+    'javascript:alert(1) <a href="javascript:alert(1)">here</a> <svg onload=alert(1)> 一段中文。'
+)
+DOMAINS = ("helpful", "harmless", "code", "maths")
+SOURCES = ("en", "zh", "code")
+PHASES = (("short_context", 260), ("long_context", 60), ("enhancement", 40))
+
+
+@pytest.fixture
+def fake_run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "nano-demo")
+
+
+def make_run(run: Path) -> Path:
+    rng = random.Random(7)
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("preset: nano\nseed: 1234\n", encoding="utf-8")
+    _text(run / "text", rng)
+    _pretrain(run / "pretrain", rng)
+    _small_stages(run, rng)
+    _ppo(run / "ppo", rng)
+    _evaluation(run / "evaluation")
+    _manifests(run)
+    return run
+
+
+def _text(folder: Path, rng: random.Random) -> None:
+    rules = {
+        "format": {"extraction": 0.16, "too_short": 0.21, "language": 0.12},
+        "clean": {"symbol_ratio": 0.05, "short_lines": 0.07, "terminal_punctuation": 0.06},
+        "dedup": {"near_duplicate": 0.19},
+        "safe": {"blocked_domain": 0.04, "blocked_word": 0.02, "toxicity": 0.03, "pornography": 0.02},
+        "quality": {"advertisement": 0.12, "fluency": 0.09},
+    }
+    rows = []
+    for language, dump, documents in (
+        ("en", "CC-MAIN-2024-10", 5200),
+        ("en", "CC-MAIN-2023-50", 3900),
+        ("zh", "CC-MAIN-2024-10", 2100),
+        ("zh", "CC-MAIN-2023-50", 1700),
+    ):
+        for step, shares in rules.items():
+            left = documents
+            for rule, part in shares.items():
+                gone = round(documents * part * rng.uniform(0.8, 1.2))
+                left -= gone
+                rows.append(_funnel_row(step, rule, language, dump, gone))
+            rows.append(_funnel_row(step, "kept", language, dump, left))
+            documents = left
+    folder.mkdir(parents=True)
+    (folder / "funnel.json").write_text(json.dumps(rows))
+    for step, shares in rules.items():
+        removed = [
+            {
+                "id": i,
+                "url": "javascript:alert(1)//" + rule,
+                "text": f"{rule} {HOSTILE} " + "long " * 200,
+                "drop_rule": rule,
+                "drop_value": 0.123456,
+                "threshold": 0.4,
+            }
+            for rule in shares
+            for i in range(3)
+        ]
+        write_jsonl(folder / step / "removed-000.jsonl.zst", removed)
+
+
+def _funnel_row(step: str, rule: str, language: str, dump: str, documents: int) -> dict[str, Any]:
+    return {
+        "step": step,
+        "rule": rule,
+        "language": language,
+        "dump": dump,
+        "documents": documents,
+        "bytes": documents * 4321,
+    }
+
+
+def _pretrain(folder: Path, rng: random.Random) -> None:
+    rows, evaluations, step = [], [], 0
+    bits = dict(zip(SOURCES, (8.9, 9.4, 8.2), strict=True))
+    for phase, steps in PHASES:
+        evaluations.append({"step": step, "phase": phase, "when": "start", "bits_per_byte": dict(bits)})
+        for local in range(10, steps + 1, 10):
+            step += 10
+            rows.append(
+                {
+                    "phase": phase,
+                    "step": step,
+                    "loss": 7.6 * math.exp(-step / 90) + 3.1 + rng.gauss(0, 0.06),
+                    "lr": 3e-3 * (0.1 + 0.9 * (1 - local / steps)),
+                    "tokens": step * 4096,
+                    "tokens_per_second": 5600 + rng.gauss(0, 160),
+                    "grad_norm": 0.6 + rng.random() / 3,
+                }
+            )
+        bits = {
+            k: v * f
+            for (k, v), f in zip(bits.items(), {260: (0.31, 0.42, 0.28)}.get(steps, (0.96, 0.95, 0.97)), strict=True)
+        }
+        evaluations.append({"step": step, "phase": phase, "when": "end", "bits_per_byte": dict(bits)})
+    folder.mkdir()
+    _plain(folder / "metrics.jsonl", rows, cut=True)
+    _plain(folder / "evaluations.jsonl", evaluations)
+
+
+def _small_stages(run: Path, rng: random.Random) -> None:
+    (run / "sft").mkdir()
+    _plain(
+        run / "sft" / "metrics.jsonl",
+        [
+            {
+                "step": s,
+                "loss": 2.9 * math.exp(-s / 70) + 0.8 + rng.gauss(0, 0.03),
+                "lr": 1e-3 * (1 - s / 240),
+                "tokens_per_second": 4800.0,
+                "tokens": s * 4096,
+            }
+            for s in range(10, 240, 10)
+        ],
+    )
+    (run / "reward").mkdir()
+    _plain(
+        run / "reward" / "metrics.jsonl",
+        [
+            {
+                "step": s,
+                "loss": 0.2 * math.exp(-s / 40) + 0.02,
+                "ranking_loss": 0.17 * math.exp(-s / 40) + 0.015,
+                "penalty": 0.03 * math.exp(-s / 30),
+                "accuracy": 1 - 0.45 * math.exp(-s / 35),
+                "lr": 5e-4,
+            }
+            for s in range(10, 170, 10)
+        ],
+    )
+
+
+def _ppo(folder: Path, rng: random.Random) -> None:
+    rows = []
+    for i in range(27):
+        progress = max(0, i - 3) / 24
+        by_domain = {d: -0.5 + k * 0.4 + 1.6 * progress + rng.gauss(0, 0.12) for k, d in enumerate(DOMAINS)}
+        rows.append(
+            {
+                "iteration": i,
+                "warmup": i < 3,
+                "reward": sum(by_domain.values()) / 4,
+                "reward_by_domain": by_domain,
+                "kl": 9 * progress + rng.random(),
+                "response_tokens": 48 - 12 * progress + rng.gauss(0, 1),
+                "policy_loss": rng.gauss(0, 0.02),
+                "value_loss": 0.6 * math.exp(-i / 8) + 0.05,
+                "pretrain_loss": None if i < 3 else 3.2 + rng.gauss(0, 0.03),
+                "clip_fraction": 0.1 * rng.random(),
+                "logprob_gap": 1e-5 * rng.random(),
+                "weight_version": i,
+                "seconds": {"rollout": 3.1, "score": 0.7, "critic": 0.9, "policy": 1.8, "sync": 0.4},
+            }
+        )
+    folder.mkdir()
+    _plain(folder / "metrics.jsonl", rows)
+    _plain(
+        folder / "samples.jsonl",
+        [{"iteration": 26, "domain": d, "prompt": HOSTILE, "response": HOSTILE, "reward": 1.25} for d in DOMAINS],
+    )
+
+
+def _evaluation(folder: Path) -> None:
+    folder.mkdir()
+    model = {
+        "prompts": 64,
+        "reward_mean": -0.21,
+        "reward_se": 0.11,
+        "kl_mean": 0.0,
+        "kl_se": float("nan"),
+        "response_tokens": 47.0,
+    }
+    (folder / "evaluation.json").write_text(
+        json.dumps(
+            {
+                "bits_per_byte": {
+                    "pretrain": dict(zip(SOURCES, (2.31, 3.12, 1.92), strict=True)),
+                    "sft": dict(zip(SOURCES, (2.38, 3.2, 2.0), strict=True)),
+                    "ppo": dict(zip(SOURCES, (2.4, 3.23, 2.03), strict=True)),
+                },
+                "reward_accuracy": {
+                    d: {"conditional": 0.9 + k / 50, "unconditional": 0.6 + k / 40} for k, d in enumerate(DOMAINS)
+                },
+                "alignment": {"sft": model, "ppo": model | {"reward_mean": 1.34, "reward_se": 0.09, "kl_mean": 8.7}},
+                "by_domain": {d: {"sft": -0.4 + k * 0.3, "ppo": 1.1 + k * 0.2} for k, d in enumerate(DOMAINS)},
+                "conversations": [
+                    {
+                        "domain": "helpful",
+                        "prompt": "Please explain why the sky is blue.",
+                        "sft": "The sky is blue because the light of the sun is scattered by the air. " * 3,
+                        "ppo": "Air scatters blue light more strongly than red light, so the sky looks blue.",
+                        "reward_sft": -0.42,
+                        "reward_ppo": 1.73,
+                    },
+                    {
+                        "domain": "harmless",
+                        "prompt": HOSTILE,
+                        "sft": HOSTILE,
+                        "ppo": HOSTILE,
+                        "reward_sft": -1.1,
+                        "reward_ppo": 0.9,
+                    },
+                ],
+            }
+        )
+    )
+
+
+def _manifests(run: Path) -> None:
+    counts = {
+        n: {"tokens": t, "documents": d, "bytes_per_token": b}
+        for n, t, d, b in (("en", 1_834_021, 2711, 3.12), ("zh", 921_334, 1204, 2.68), ("code", 1_120_450, 398, 2.91))
+    }
+    metrics: dict[str, dict[str, Any]] = {
+        "text": {"summary": {"kept": 3915}},
+        "code": {"summary": {"files": 398, "documents": 41}, "tiers": {"high": 120, "middle": 201, "low": 77}},
+        "tokenizer": {"vocabulary": 2048, "compression": {"en": 3.12, "zh": 2.68, "code": 2.91}},
+        "tokens": {"summary": {"tokens": 3_875_805}, "sources": counts},
+        "pretrain": {},
+        "sft": {},
+        "reward": {
+            "accuracy": {d: {"conditional": 0.9 + k / 50, "unconditional": 0.6 + k / 40} for k, d in enumerate(DOMAINS)}
+        },
+        "ppo": {},
+        "evaluation": {},
+    }
+    events, now = [], 1_770_000_000.0
+    for k, (stage, figures) in enumerate(metrics.items()):
+        (run / stage).mkdir(exist_ok=True)
+        seconds = (41.0, 9.5, 3.2, 7.7, 262.4, 101.3, 88.0, 190.5, 30.2)[k]
+        commit(run / stage, Manifest(stage, {}, {}, {}, figures, seconds, 900.0 + 210 * k))
+        events.append({"time": now, "kind": "run", "stage": stage, "why": "not finished yet"})
+        events.append({"time": now + seconds, "kind": "done", "stage": stage, "seconds": seconds})
+        now += seconds
+    _plain(run / "journal.jsonl", events)
+
+
+def _plain(path: Path, rows: list[dict[str, Any]], cut: bool = False) -> None:
+    lines = [json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines) + ('\n{"step": 99, "lo' if cut else "\n"))
