@@ -1,5 +1,6 @@
 """Supervised fine-tuning (report section 4.1): ChatML, loss on assistant tokens, pre-training data mixed in."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ class SFTTask:
         if pieces:
             batch, labels = self.mixture.pack(pieces)
             cuts = batch.cu_seqlens.tolist()
-            mine += [(batch.tokens[a:b].numpy(), labels[a:b].numpy()) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+            mine += [(batch.tokens[a:b].numpy(), labels[a:b].numpy()) for a, b in itertools.pairwise(cuts)]
         if not mine:  # fewer conversations than ranks: a forward without labels keeps the ranks in step
             ids, labels_ = self.examples[0]
             mine = [(ids, np.full_like(labels_, IGNORE))]

@@ -228,7 +228,10 @@ def _evaluation(folder: Path) -> None:
 
 def _manifests(run: Path) -> None:
     counts = {
-        n: {"tokens": t, "documents": d, "bytes_per_token": b}
+        n: {
+            split: {"tokens": round(t * part), "documents": round(d * part), "bytes_per_token": b}
+            for split, part in (("train", 0.95), ("heldout", 0.05))
+        }
         for n, t, d, b in (("en", 1_834_021, 2711, 3.12), ("zh", 921_334, 1204, 2.68), ("code", 1_120_450, 398, 2.91))
     }
     metrics: dict[str, dict[str, Any]] = {
@@ -244,6 +247,8 @@ def _manifests(run: Path) -> None:
         "ppo": {},
         "evaluation": {},
     }
+    (run / "code").mkdir(exist_ok=True)
+    (run / "code" / "order.json").write_text(json.dumps({"demo": {"files": ["a.py", "<b>.py"], "edges": 1}}))
     events, now = [], 1_770_000_000.0
     for k, (stage, figures) in enumerate(metrics.items()):
         (run / stage).mkdir(exist_ok=True)

@@ -1,0 +1,73 @@
+"""What a run folder holds, read for people: rows of logs, JSON documents, manifests. Whatever is missing is empty."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from ilm_ray.corpus import manifest as manifests
+from ilm_ray.corpus.manifest import Manifest
+from ilm_ray.errors import UserError
+
+STAGES = ("text", "code", "tokenizer", "tokens", "pretrain", "sft", "reward", "ppo", "evaluation")
+
+Row = dict[str, Any]
+
+
+def read_rows(path: Path) -> tuple[list[Row], int]:
+    """The rows of a JSON Lines log and the number of lines that are no JSON object (a crash can cut one)."""
+    rows: list[Row] = []
+    broken = 0
+    if not path.is_file():
+        return rows, broken
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            broken += 1
+    return rows, broken
+
+
+def read_json(path: Path) -> Any:
+    """A JSON document, or None where the file is missing. Raises UserError where it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} is not valid JSON ({error}); delete its stage's folder and run that job again"
+        ) from None
+
+
+def read_manifests(run_dir: Path) -> dict[str, Manifest]:
+    """Finished stages in the order of the road. Raises UserError where a manifest is damaged."""
+    found = {}
+    for stage in STAGES:
+        try:
+            manifest = manifests.load(run_dir / stage)
+        except (json.JSONDecodeError, TypeError) as error:
+            where = run_dir / stage / manifests.NAME
+            raise UserError(f"{where} is damaged ({error}); delete its folder and run that job again") from None
+        if manifest is not None:
+            found[stage] = manifest
+    return found
+
+
+def column(rows: list[Row], x: str, y: str) -> list[tuple[float, float]]:
+    """(x, y) of all rows that have both as numbers; a missing y becomes NaN, so that a chart shows the gap."""
+    return [(float(row[x]), as_number(row.get(y))) for row in rows if is_number(row.get(x))]
+
+
+def as_number(value: Any) -> float:
+    return float(value) if is_number(value) else math.nan
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,135 @@
+"""Report sections about training: pre-training, SFT, the reward model (InternLM2 report sections 3.3, 4.1, 4.2.1)."""
+
+import math
+from pathlib import Path
+
+from ilm_ray.corpus.manifest import Manifest
+from ilm_ray.observe import page
+from ilm_ray.observe.charts import HALF, Band, Bars, Series, bar_chart, line_chart
+from ilm_ray.observe.page import Html
+from ilm_ray.observe.rundata import Row, as_number, column, is_number, read_rows
+
+
+def pretrain_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
+    """Loss and learning rate over all phases, bits per byte of each source before and after each phase."""
+    rows, broken = read_rows(run_dir / "pretrain" / "metrics.jsonl")
+    evaluations, broken_too = read_rows(run_dir / "pretrain" / "evaluations.jsonl")
+    if not rows and not evaluations:
+        return page.section("pretrain", "Pre-training", [page.note("Pre-training has not started.")])
+    x = "global_step" if rows and "global_step" in rows[0] else "step"
+    bands = phase_bands(rows, x)
+    parts = [*_broken(broken + broken_too)]
+    if rows:
+        loss = [Series("loss", column(rows, x, "loss"))]
+        parts.append(
+            page.figure(
+                "Training loss", line_chart("Training loss", loss, "step", "nats a token", bands), unit="nats a token"
+            )
+        )
+        parts.append(
+            page.row(
+                [
+                    _small("Learning rate", rows, x, "lr", "step", ""),
+                    _small("Tokens per second", rows, x, "tokens_per_second", "step", ""),
+                    _small("Gradient norm", rows, x, "grad_norm", "step", "before clipping"),
+                ]
+            )
+        )
+    if evaluations:
+        parts += _bits_per_byte(evaluations)
+    return page.section("pretrain", "Pre-training", parts)
+
+
+def sft_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
+    """Loss and learning rate of supervised fine-tuning."""
+    rows, broken = read_rows(run_dir / "sft" / "metrics.jsonl")
+    if not rows:
+        return page.section("sft", "Supervised fine-tuning", [page.note("Fine-tuning has not started.")])
+    return page.section(
+        "sft",
+        "Supervised fine-tuning",
+        [
+            *_broken(broken),
+            page.row(
+                [
+                    _small("Loss on answers", rows, "step", "loss", "step", "nats a token"),
+                    _small("Learning rate", rows, "step", "lr", "step", ""),
+                ]
+            ),
+        ],
+    )
+
+
+def reward_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
+    """Losses of the reward model and its accuracy with and without the condition in the system prompt."""
+    rows, broken = read_rows(run_dir / "reward" / "metrics.jsonl")
+    manifest = manifests.get("reward")
+    if not rows and manifest is None:
+        return page.section("reward", "Reward model", [page.note("The reward model has not been trained.")])
+    parts = [*_broken(broken)]
+    if rows:
+        names = [("loss", "loss"), ("ranking_loss", "ranking loss"), ("penalty", "log-barrier penalty")]
+        lines = [Series(name, column(rows, "step", key)) for key, name in names if any(key in row for row in rows)]
+        charts = [page.figure("Losses", line_chart("Losses", lines, "step", width=HALF), wide=False)]
+        if any("accuracy" in row for row in rows):
+            charts.append(_small("Accuracy in training", rows, "step", "accuracy", "step", "pairs ranked right"))
+        parts.append(page.row(charts))
+    accuracy = manifest.metrics.get("accuracy") if manifest else None
+    if isinstance(accuracy, dict) and accuracy:
+        parts += accuracy_parts(accuracy)
+    return page.section("reward", "Reward model", parts)
+
+
+def accuracy_parts(accuracy: dict[str, dict[str, float]]) -> list[Html]:
+    """{domain: {"conditional", "unconditional"}}: share of held-out pairs ranked right, as bars and table."""
+    domains = list(accuracy)
+    kinds = list(dict.fromkeys(k for row in accuracy.values() for k, v in row.items() if is_number(v) and v <= 1))
+    bars = [Bars(kind, [as_number(accuracy[d].get(kind)) for d in domains]) for kind in kinds]
+    caption = "Held-out pairs ranked right, by domain"
+    return [page.figure(caption, bar_chart(caption, domains, bars)), page.matrix(accuracy, "domain")]
+
+
+def phase_bands(rows: list[Row], x: str) -> list[Band]:
+    """One band a phase, from the last step of the one before to its own last step."""
+    ends: dict[str, float] = {}
+    for row in rows:
+        if "phase" in row and is_number(row.get(x)):
+            ends[str(row["phase"])] = max(float(row[x]), ends.get(str(row["phase"]), 0.0))
+    bands, start = [], 0.0
+    for name, end in ends.items():
+        bands.append(Band(name, start, end))
+        start = end
+    return bands
+
+
+def _bits_per_byte(evaluations: list[Row]) -> list[Html]:
+    """Held-out bits per byte as a line a source through the evaluations, and as a table."""
+    sources = list(dict.fromkeys(s for row in evaluations for s in row["bits_per_byte"]))
+    names = [f"{'before' if row['when'] == 'start' else 'after'} {row['phase']}" for row in evaluations]
+    lines = [
+        Series(s, [(float(i), as_number(row["bits_per_byte"].get(s))) for i, row in enumerate(evaluations)])
+        for s in sources
+    ]
+    caption = "Held-out bits per byte, before and after each phase (lower is better)"
+    # A name needs some 150 units of width: with more evaluations the axis counts them and the table has the names.
+    named = names if len(names) <= 6 else ()
+    table = []
+    for phase in dict.fromkeys(str(row["phase"]) for row in evaluations):
+        both = {row["when"]: row["bits_per_byte"] for row in evaluations if str(row["phase"]) == phase}
+        for source in sources:
+            start, end = (as_number(both.get(when, {}).get(source)) for when in ("start", "end"))
+            change = f"{100 * (end / start - 1):+.1f} %" if math.isfinite(end / start if start else math.nan) else "–"
+            table.append((phase, source, start, end, change))
+    return [
+        page.figure(caption, line_chart(caption, lines, "evaluation" if not named else "", "", (), named)),
+        page.table(["phase", "source", "before", "after", "change"], table),
+    ]
+
+
+def _small(caption: str, rows: list[Row], x: str, y: str, x_label: str, y_label: str) -> Html:
+    chart = line_chart(caption, [Series(caption, column(rows, x, y))], x_label, y_label, width=HALF, height=220)
+    return page.figure(caption, chart, wide=False, unit=y_label)
+
+
+def _broken(lines: int) -> list[Html]:
+    return [page.note(f"{lines} unreadable line(s) of the log are left out.")] if lines else []
