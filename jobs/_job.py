@@ -21,6 +21,8 @@ from ilm_ray.config.load import PRESETS
 from ilm_ray.corpus.stage import Stage, run_stage
 from ilm_ray.errors import UserError
 from ilm_ray.observe.journal import Journal
+from ilm_ray.observe.report import write_report
+from ilm_ray.observe.tensorboard import write_tensorboard
 
 
 def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None) -> NoReturn:
@@ -35,14 +37,18 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
             check_fits(config, **available_resources())
             _open_run_dir(run_dir, config)
             journal = Journal(run_dir / "journal.jsonl")
-            for stage in stages:
-                done[stage.name] = run_stage(stage, config, run_dir, journal)
-        figures: dict[str, Any] = (
-            done[stages[0].name].metrics if len(stages) == 1 else {n: m.metrics.get("summary") for n, m in done.items()}
-        )
+            try:
+                for stage in stages:
+                    done[stage.name] = run_stage(stage, config, run_dir, journal)
+            finally:  # a run that failed half-way is when one wants to look
+                write_report(run_dir)
+                write_tensorboard(run_dir)
+        summaries = {name: m.metrics["summary"] for name, m in done.items()}
+        figures = summaries if len(stages) > 1 else summaries[stages[0].name]
         if len(stages) > 1:
             print_stage_table({name: (m.seconds, m.peak_memory_mb) for name, m in done.items()})
-        _finish({"job": job, "status": "done", "run_dir": str(run_dir), **figures}, 0)
+        report = str(run_dir / "report.html")
+        _finish({"job": job, "status": "done", "run_dir": str(run_dir), "report": report, **figures}, 0)
     except UserError as error:
         print(f"{job}: {error}", file=sys.stderr)
         _finish({"job": job, "status": "refused", "run_dir": _text(run_dir), "error": str(error)}, 2)
@@ -131,6 +137,7 @@ def _open_run_dir(run_dir: Path, config: Config) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, run_dir / "config.yaml")
+        (run_dir / "error.txt").unlink(missing_ok=True)  # that of an earlier attempt
     except OSError as error:
         raise UserError(
             f"cannot write to --run-dir {run_dir}: {error.strerror or error}; choose a folder you may write to"

@@ -3,15 +3,15 @@
 import json
 from typing import Any
 
-from actors.scoring import score_policy
+from actors.scoring import chat_tokens, read_prompts, score_policy
 
 from ilm_ray.config import Config
 from ilm_ray.corpus.manifest import load
 from ilm_ray.corpus.stage import Context, Result, Stage
 from ilm_ray.evaluation.pipeline import heldout_bits_per_byte
 from ilm_ray.evaluation.summary import alignment_summary, gain_in_errors
+from ilm_ray.tokenizer.tokenizer import Tokenizer
 from jobs._job import run_job
-from jobs.ppo import prompt_file, read_prompts
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -24,9 +24,14 @@ def _work(context: Context) -> Result:
     config, run = context.config, context.run_dir
     models = {stage: run / stage / "model" for stage in ("pretrain", "sft", "ppo")}
     bits = heldout_bits_per_byte(models, run, config)
-    prompts = read_prompts(prompt_file(config), "heldout")[: config.evaluation.heldout_prompts]
+    tokenizer = Tokenizer.load(run / "tokenizer")
+    conditions = json.loads((run / "reward" / "conditions.json").read_text(encoding="utf-8"))
+    prompts = read_prompts(config, tokenizer, conditions, "heldout")[0][: config.evaluation.heldout_prompts]
+    chat = chat_tokens(tokenizer, conditions)
     rows = {
-        stage: score_policy(models[stage], models["sft"], run / "reward", run / "tokenizer", prompts, config)
+        stage: score_policy(
+            models[stage], models["sft"], run / "reward" / "model", prompts, chat, config, tokenizer.decode
+        )
         for stage in ("sft", "ppo")
     }
     reward = load(run / "reward")

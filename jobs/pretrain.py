@@ -3,8 +3,9 @@
 from typing import Any
 
 from ilm_ray.config import Config
+from ilm_ray.corpus.mixture import present_shares
 from ilm_ray.corpus.stage import Context, Result, Stage
-from ilm_ray.pretrain.phases import PretrainTask
+from ilm_ray.pretrain.phases import PretrainTask, open_sources
 from ilm_ray.pretrain.trainer import run_training
 from jobs._job import run_job
 
@@ -17,6 +18,13 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _work(context: Context) -> Result:
+    sources = open_sources(context.of("tokens"), "train")
+    for phase in context.config.pretrain.phases:
+        absent = sorted(phase.mixture.keys() - present_shares(phase.mixture, sources).keys())
+        if absent:
+            context.journal.event(
+                "note", phase=phase.name, why=f"no tokens of {', '.join(absent)}: shares of the rest grow"
+            )
     return run_training(context, PretrainTask, context.config.pretrain.weight_decay)
 
 

@@ -31,6 +31,10 @@ class TextConfig(Section):
     max_symbol_ratio: float = 0.25
     max_short_line_ratio: float = 0.7
     min_terminal_punctuation_ratio: float = 0.1
+    min_punctuation_ratio: float = 0.005  # of the visible characters
+    max_punctuation_ratio: float = 0.3
+    min_mean_word_chars: float = 2.5  # not for Chinese; beyond these bounds words are broken up or stuck together
+    max_mean_word_chars: float = 10.0
     max_duplicate_line_ratio: float = 0.3
     max_repeated_ngram_ratio: float = 0.25
     # Dedup (report): 128 hashes, 5-grams, threshold 0.7.

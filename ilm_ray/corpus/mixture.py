@@ -48,12 +48,7 @@ class Mixture:
         short_share: float = 0.0,
         short_context: int = 0,
     ) -> None:
-        for name in shares:
-            if name not in sources or sources[name].total_tokens == 0:
-                raise UserError(
-                    f"the mixture names source '{name}' but the corpus holds no token of it; "
-                    f"take it out of the mixture or give the data stages input for it"
-                )
+        shares = present_shares(shares, sources)
         self.sources, self.context, self.seed, self.short_context = dict(sources), context, seed, short_context
         total = sum(shares.values())
         slots: list[tuple[str, bool]] = []
@@ -118,6 +113,20 @@ class Mixture:
     def _block_order(self, block: int) -> np.ndarray:
         slots = np.repeat(np.arange(len(self._slots)), self._counts)
         return _generator(self.seed, "block", block).permutation(slots)
+
+
+def present_shares(shares: Mapping[str, float], sources: Mapping[str, TokenSource]) -> dict[str, float]:
+    """The shares of the sources that the corpus has; an English crawl simply has no Chinese.
+
+    Raises UserError where none is left. Who starts a run says what was left out.
+    """
+    present = {name: share for name, share in shares.items() if name in sources and sources[name].total_tokens}
+    if not present:
+        raise UserError(
+            f"the corpus holds no token of {', '.join(shares)}; name one of its sources in the mixture "
+            f"({', '.join(sources) or 'it has none'}) or give the data stages more input"
+        )
+    return present
 
 
 def packed_from_arrays(sequences: Sequence[np.ndarray]) -> Packed:

@@ -35,10 +35,9 @@ def tokenize_documents(context: Context) -> Result:
         }
         for number, path in enumerate(files)
     ]
-    progress, done = Progress("tokens", len(jobs)), 0
+    progress = Progress("tokens", len(jobs))
     dataset = ray.data.from_items(jobs, override_num_blocks=len(jobs)).map(_tokenize_file, num_cpus=1)
-    for row in dataset.iter_rows():
-        done += 1
+    for done, row in enumerate(dataset.iter_rows(), 1):
         progress.update(done, documents=row["documents"])
     sources: dict[str, dict[str, dict[str, float]]] = {}
     for source in sorted(p.name for p in context.folder.iterdir() if p.is_dir()):

@@ -28,7 +28,9 @@ def _measure(folder: str, run_dir: str, context: int, tokens: int) -> dict[str, 
     model = load_causal(Path(folder)).eval()
     sources = open_sources(Path(run_dir) / "tokens", "heldout")
     windows: dict[str, list[Window]] = {
-        name: heldout_windows(source, context, tokens, max(context, 1024)) for name, source in sources.items()
+        name: heldout_windows(source, context, tokens, max(context, 1024))
+        for name, source in sources.items()
+        if len(source)
     }
     with torch.no_grad():
         return bits_per_byte(

@@ -39,6 +39,12 @@ def complete(folder: Path) -> list[Path]:
     return sorted(marker.parent for marker in folder.glob(f"step-*/{COMMIT}"))
 
 
+def newest_step(folder: Path) -> int:
+    """Step of the newest committed checkpoint; 0 if there is none."""
+    found = complete(folder)
+    return int(found[-1].name.removeprefix("step-")) if found else 0
+
+
 def restore(folder: Path, model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any] | None:
     """Load the newest committed checkpoint, whatever layout wrote it; None if there is none. Every rank calls it."""
     found = complete(folder)

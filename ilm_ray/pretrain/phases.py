@@ -119,7 +119,7 @@ class PretrainTask:
         return {
             name: heldout_windows(source, phase.context, tokens, max(phase.context, 1024))
             for name, source in self.heldout.items()
-            if name in phase.mixture
+            if name in phase.mixture and len(source)
         }
 
 

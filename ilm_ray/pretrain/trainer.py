@@ -1,6 +1,7 @@
 """Ray Train around the training loop: workers, process group, restart after a crash, metrics."""
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ilm_ray.config import Config
 from ilm_ray.corpus.stage import Context, Result
 from ilm_ray.observe import metrics
+from ilm_ray.observe.journal import read_journal
 from ilm_ray.observe.progress import Progress
 from ilm_ray.parallel import checkpoint
 from ilm_ray.pretrain.loop import LoopSettings, Task, train
@@ -45,7 +47,8 @@ def run_training(context: Context, make_task: Callable[[Config, Path], Task], we
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
-    trainer.fit()
+    with _ShownProgress(folder):
+        trainer.fit()
     evaluations = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     files = [
@@ -78,14 +81,12 @@ class _Log:
 
     def __init__(self, folder: Path, task: Task, rank: int) -> None:
         self.folder, self.task, self.rank = folder, task, rank
-        committed = checkpoint.complete(folder / "checkpoints")
-        self.start = int(committed[-1].name.removeprefix("step-")) if committed else 0
+        self.start = checkpoint.newest_step(folder / "checkpoints")
         self.tokens, self.time = -1, time.monotonic()
         if rank == 0:  # what a crashed attempt logged past its last checkpoint will be logged again
             folder.mkdir(parents=True, exist_ok=True)
             _keep(folder / "metrics.jsonl", lambda row: row["step"] <= self.start)
             _keep(folder / "evaluations.jsonl", lambda row: row["step"] < self.start)
-            self.progress = Progress(folder.name, task.steps, done=self.start)
 
     def __call__(self, row: dict[str, Any]) -> None:
         figures = {k: v for k, v in row.items() if isinstance(v, (int, float))}
@@ -106,16 +107,46 @@ class _Log:
         if phase is not None:
             number, _ = phase(row["step"] - 1)
             row["phase"] = self.task.phases[number].name  # type: ignore[attr-defined]
-        self._append("metrics.jsonl", row)
-        self.progress.update(row["step"], loss=row["loss"], tokens_per_second=row["tokens_per_second"])
+        self._append("metrics.jsonl", row | {"steps": self.task.steps})
         stage = {"stage": self.folder.name}
-        metrics.gauge("ilm_train_loss", "mean training loss", ("stage",)).set(row["loss"], stage)
-        metrics.gauge("ilm_learning_rate", "learning rate", ("stage",)).set(row["lr"], stage)
-        metrics.gauge("ilm_tokens_per_second", "tokens per second", ("stage",)).set(row["tokens_per_second"], stage)
+        metrics.gauge(*metrics.TRAIN_LOSS).set(row["loss"], stage)
+        metrics.gauge(*metrics.LEARNING_RATE).set(row["lr"], stage)
+        metrics.gauge(*metrics.TOKENS_PER_SECOND).set(row["tokens_per_second"], stage)
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
         with (self.folder / name).open("a", encoding="utf-8") as out:
             out.write(json.dumps(row) + "\n")
+
+
+class _ShownProgress:
+    """Shows on the driver's stderr what rank 0 logs: a worker's own output does not reach the person who waits."""
+
+    def __init__(self, folder: Path, every_s: float = 2.0) -> None:
+        self.folder, self.every_s = folder, every_s
+        self.start = checkpoint.newest_step(folder / "checkpoints")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        progress: Progress | None = None
+        shown = 0
+        while True:
+            ended = self._stop.wait(self.every_s)
+            rows = read_journal(self.folder / "metrics.jsonl")
+            if rows and rows[-1]["step"] != shown:
+                last = rows[-1]
+                progress = progress or Progress(self.folder.name, last["steps"], done=self.start)
+                shown = last["step"]
+                progress.update(shown, loss=last["loss"], tokens_per_second=last["tokens_per_second"])
+            if ended:
+                return
 
 
 def _keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:

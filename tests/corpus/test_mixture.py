@@ -75,6 +75,9 @@ def test_half_of_the_sequences_stay_short(sources: dict[str, TokenSource]) -> No
     assert sum(short) == BLOCK // 2
 
 
-def test_a_source_without_tokens_is_refused(sources: dict[str, TokenSource]) -> None:
-    with pytest.raises(UserError, match="'zh'"):
-        Mixture(sources, {"en": 1, "zh": 1}, context=8, seed=0)
+def test_absent_sources_give_their_share_to_the_others(sources: dict[str, TokenSource]) -> None:
+    with_absent = Mixture(sources, {"en": 1, "zh": 2, "code": 1}, context=8, seed=0)
+    without = Mixture(sources, {"en": 1, "code": 1}, context=8, seed=0)
+    assert [with_absent.pieces(i) for i in range(BLOCK)] == [without.pieces(i) for i in range(BLOCK)]
+    with pytest.raises(UserError, match="no token of zh"):
+        Mixture(sources, {"zh": 1}, context=8, seed=0)

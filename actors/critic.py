@@ -1,0 +1,74 @@
+"""The critic: a value for every response token; starts from the reward model's body with a fresh head."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from actors.group import Figures, step
+from actors.zero import ZeroRank
+from ilm_ray.alignment.experience import Experience, Rollouts, merge, nothing, per_response
+from ilm_ray.alignment.ppo import even_micro_batches, plan_updates, share_out, value_loss
+from ilm_ray.config.schema import PPOConfig
+from ilm_ray.model.huggingface import load_scalar
+from ilm_ray.model.internlm2 import Packed
+
+
+@dataclass(frozen=True)
+class CriticSettings:
+    ppo: PPOConfig
+    model: Path  # the reward model
+    seed: int
+    micro_tokens: int
+
+
+class Critic(ZeroRank):
+    """One ZeRO rank of the critic."""
+
+    settings: CriticSettings
+
+    @step
+    def build(self) -> tuple[None, Figures]:
+        s = self.settings
+        torch.manual_seed(s.seed)
+        self.make_engine(load_scalar(s.model, head_seed=s.seed + 1), s.ppo.critic_lr)
+        return None, {}
+
+    @step
+    def values(self, *rollouts: Rollouts) -> tuple[dict[int, Tensor], Figures]:
+        """The value of the state before each response token, for this rank's share."""
+        merged = merge(rollouts)
+        return self.infer(merged.sequences, merged.prompt_lengths, lambda batch, _: self.engine(batch)), {}
+
+    @step
+    def train(self, experience: Experience, iteration: int) -> tuple[None, Figures]:
+        """ppo_epochs passes of mini_batches steps on the squared error, global token mean, no clipping."""
+        ppo, lengths = self.ppo, list(map(len, experience.sequences))
+        sums = torch.zeros(2, dtype=torch.float64)
+        for epoch in range(ppo.ppo_epochs):
+            for numbers in plan_updates(lengths, ppo.mini_batches, [self.settings.seed, iteration, epoch]):
+                shares = [[numbers[i] for i in share] for share in share_out([lengths[i] for i in numbers], self.world)]
+                micros = even_micro_batches(shares, lengths, self.micro_tokens)[self.rank]
+                tokens = float(sum(int(experience.masks[i].sum()) for i in numbers))
+                self.update([self._loss(experience, micro, tokens, sums) for micro in micros])
+        loss, counted = self.total(*sums.tolist())
+        return None, {"value_loss": loss / counted, "value_grad_norm": float(self.engine.get_global_grad_norm() or 0.0)}
+
+    def _loss(self, experience: Experience, micro: list[int], tokens: float, sums: Tensor) -> Callable[[], Tensor]:
+        """The loss of one micro-batch; adds to `sums`: loss, tokens."""
+
+        def compute() -> Tensor:
+            if not micro:
+                return self.engine(nothing()[0].to(self.device)).sum() * 0.0
+            sequences = [experience.sequences[i] for i in micro]
+            starts = [experience.prompt_lengths[i] for i in micro]
+            flat = self.engine(Packed.of(sequences).to(self.device))
+            mask = torch.cat([experience.masks[i] for i in micro]).to(self.device)
+            returns = torch.cat([experience.returns[i] for i in micro]).to(self.device)
+            each = value_loss(torch.cat(per_response(flat, sequences, starts))[mask], returns[mask])
+            sums.add_(torch.tensor([each.sum().item(), float(mask.sum())], dtype=torch.float64))
+            return each.sum() / tokens
+
+        return compute

@@ -1,0 +1,243 @@
+"""A group: the ranks of one role on one placement group, started together; every wait has a deadline.
+
+Contract of an actor class: `__init__(rank, world, settings)` does nothing slow, `build()` loads the model, and every
+method is a `@step`: it returns `(payload, figures)`. The payload (tensors) stays in the object store and goes from
+group to group by reference; the driver only ever fetches the figures: numbers, words, lists and dicts of them.
+"""
+
+import functools
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from ilm_ray.errors import UserError
+
+Figures = dict[str, Any]
+# A placement group that fits is placed in well under a second; what cannot be placed is said at once.
+PLACEMENT_DEADLINE_S = 15.0
+LOG_TAIL_LINES = 8
+
+
+class GroupError(RuntimeError):
+    """Ranks died, failed or did not answer in time: which ones, their state, the tail of their log."""
+
+
+def step(method: Callable[..., tuple[Any, Figures]]) -> Callable[..., tuple[Any, Figures]]:
+    """An actor method that returns (payload, figures); `seconds` is added to the figures."""
+
+    @functools.wraps(method)
+    def timed(*args: Any, **kwargs: Any) -> tuple[Any, Figures]:
+        started = time.monotonic()
+        payload, figures = method(*args, **kwargs)
+        return payload, {**figures, "seconds": round(time.monotonic() - started, 4)}
+
+    return timed
+
+
+@dataclass(frozen=True)
+class Role:
+    """What to start: `ranks` actors of class `actor`, named `<name>-<rank>`."""
+
+    name: str
+    actor: type
+    settings: Any
+    ranks: int = 1
+    cpus: float = 0.2  # on a CPU the ranks mostly wait for each other; they share cores
+    gpus: float = 0.0
+    env: dict[str, str] = field(default_factory=dict)
+    rendezvous: bool = False  # the ranks form one process group; the class has `open_store` and `join`
+
+
+@dataclass(frozen=True)
+class Work:
+    """One method running on every rank of a group."""
+
+    group: "Group"
+    method: str
+    payloads: list[ray.ObjectRef]
+    receipts: list[ray.ObjectRef]
+
+
+class Group:
+    """Handles of a role's ranks."""
+
+    def __init__(self, role: Role, placement: PlacementGroup, namespace: str) -> None:
+        self.role, self.placement = role, placement
+        self.names = [f"{role.name}-{rank}" for rank in range(role.ranks)]
+        self.actors = [
+            ray.remote(role.actor)
+            .options(
+                name=name,
+                namespace=namespace,
+                num_cpus=role.cpus,
+                num_gpus=role.gpus,
+                runtime_env={"env_vars": role.env} if role.env else None,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=rank),
+            )
+            .remote(rank, role.ranks, role.settings)
+            for rank, name in enumerate(self.names)
+        ]
+
+    def start(self, method: str, *args: Any) -> Work:
+        """Call a method on every rank with the same arguments; object references among them are resolved there."""
+        return self._start(method, [args] * len(self.actors))
+
+    def start_each(self, method: str, args: Sequence[tuple[Any, ...]]) -> Work:
+        """Call a method with arguments of its own on each rank."""
+        return self._start(method, args)
+
+    def _start(self, method: str, args: Sequence[tuple[Any, ...]]) -> Work:
+        pairs = [
+            getattr(actor, method).options(num_returns=2).remote(*mine)
+            for actor, mine in zip(self.actors, args, strict=True)
+        ]
+        return Work(self, method, [payload for payload, _ in pairs], [receipt for _, receipt in pairs])
+
+    def stop(self) -> None:
+        for actor in self.actors:
+            ray.kill(actor)
+        remove_placement_group(self.placement)
+
+
+def start_groups(roles: Sequence[Role], namespace: str, deadline_s: float) -> dict[str, Group]:
+    """Place and start all roles at the same time and wait until every rank has built what it holds.
+
+    Raises UserError where the cluster has no room, GroupError where a rank does not come up within `deadline_s`.
+    """
+    placements = _place(roles)
+    groups: dict[str, Group] = {}
+    try:
+        for role in roles:
+            groups[role.name] = Group(role, placements[role.name], namespace)
+        meeting = [group for group in groups.values() if group.role.rendezvous]
+        stores = figures([group.start_each("open_store", _first_only(group)) for group in meeting], deadline_s)
+        joins = [group.start("join", store[0]) for group, store in zip(meeting, stores, strict=True)]
+        builds = [group.start("build") for group in groups.values()]
+        figures([*joins, *builds], deadline_s)
+    except BaseException:
+        stop_groups(groups)
+        for name, placement in placements.items():
+            if name not in groups:
+                remove_placement_group(placement)
+        raise
+    return groups
+
+
+def stop_groups(groups: dict[str, Group]) -> None:
+    for group in groups.values():
+        group.stop()
+
+
+def figures(works: Sequence[Work], deadline_s: float) -> list[list[Figures]]:
+    """Wait for works that may depend on each other; their figures, one list of ranks a work.
+
+    Raises GroupError as soon as one rank fails or dies, or when `deadline_s` is over.
+    """
+    waiting = {receipt: (work, rank) for work in works for rank, receipt in enumerate(work.receipts)}
+    found: dict[tuple[int, int], Figures] = {}
+    number = {id(work): i for i, work in enumerate(works)}
+    until = time.monotonic() + deadline_s
+    while waiting:
+        ready, _ = ray.wait(list(waiting), num_returns=1, timeout=max(0.0, until - time.monotonic()))
+        if not ready:
+            raise GroupError(_silence(waiting.values(), deadline_s))
+        work, rank = waiting.pop(ready[0])
+        try:
+            value = ray.get(ready[0])
+        except ray.exceptions.RayError as error:
+            raise GroupError(_failure(works, work, rank, error)) from error
+        found[number[id(work)], rank] = _plain(value, f"{work.group.names[rank]}.{work.method}")
+    return [[found[i, rank] for rank in range(len(work.receipts))] for i, work in enumerate(works)]
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Refuse to let anything but numbers, words and containers of them reach the driver."""
+    if isinstance(value, dict):
+        return {key: _plain(item, where) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, where) for item in value]
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    raise TypeError(f"{where} hands a {type(value).__name__} to the driver; only plain figures may go there")
+
+
+def _first_only(group: Group) -> list[tuple[bool]]:
+    return [(rank == 0,) for rank in range(group.role.ranks)]
+
+
+def _place(roles: Sequence[Role]) -> dict[str, PlacementGroup]:
+    placements = {
+        role.name: placement_group(
+            [{"CPU": role.cpus, **({"GPU": role.gpus} if role.gpus else {})}] * role.ranks, strategy="PACK"
+        )
+        for role in roles
+    }
+    until = time.monotonic() + PLACEMENT_DEADLINE_S
+    for role in roles:
+        if not placements[role.name].wait(max(0.0, until - time.monotonic())):
+            free = ray.available_resources()
+            for placement in placements.values():
+                remove_placement_group(placement)
+            raise UserError(
+                f"no room for the {role.ranks} rank(s) of '{role.name}' ({role.cpus:g} CPU, {role.gpus:g} GPU each): "
+                f"the cluster has {free.get('CPU', 0.0):g} CPU and {free.get('GPU', 0.0):g} GPU free; "
+                f"lower ppo.*_ranks or give the cluster more"
+            )
+    return placements
+
+
+# The last line of both messages says it all: it is the one that a job prints.
+def _silence(waiting: Iterable[tuple[Work, int]], deadline_s: float) -> str:
+    late = list(waiting)
+    names = ", ".join(work.group.names[rank] for work, rank in late)
+    return "\n".join([*(_describe(*one) for one in late), f"no answer within {deadline_s:g} s from {names}"])
+
+
+def _failure(works: Sequence[Work], work: Work, rank: int, error: Exception) -> str:
+    """Name the rank at fault: the dead ones among all groups involved, else the one whose method raised."""
+    dead = {
+        other.group.names[r]: (other, r)
+        for other in reversed(works)
+        for r, actor in enumerate(other.group.actors)
+        if _state(actor).get("State") == "DEAD"
+    }
+    culprits = dead or {work.group.names[rank]: (work, rank)}
+    reason = [line.strip() for line in str(error).splitlines() if line.strip()]
+    what = "died" if dead else "failed"
+    last = f"{', '.join(culprits)} {what}: {reason[-1] if reason else type(error).__name__}"
+    return "\n".join([*(_describe(*one) for one in culprits.values()), last])
+
+
+def _describe(work: Work, rank: int) -> str:
+    state = _state(work.group.actors[rank])
+    head = f"{work.group.names[rank]} in {work.method}(): {state.get('State', 'unknown')}, pid {state.get('Pid', '?')}"
+    tail = _log_tail(state)
+    return head + ("\n    " + "\n    ".join(tail) if tail else "")
+
+
+def _state(actor: Any) -> dict[str, Any]:
+    # The public state API needs a running dashboard, which small clusters do without.
+    from ray._private.state import actors
+
+    return actors(actor._actor_id.hex()) or {}
+
+
+def _log_tail(state: dict[str, Any]) -> list[str]:
+    """Last lines of the rank's own log; empty where the rank never had a process or ran on another machine."""
+    pid = state.get("Pid") or 0
+    if not pid:
+        return []
+    node = ray._private.worker._global_node
+    folder = Path(node.get_logs_dir_path()) if node is not None else Path(os.devnull)
+    lines: list[str] = []
+    for path in sorted(folder.glob(f"worker-*-{pid}.out")) + sorted(folder.glob(f"worker-*-{pid}.err")):
+        text = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines += [line for line in text if line.strip() and not line.startswith(":")][-LOG_TAIL_LINES:]
+    return lines[-LOG_TAIL_LINES:]

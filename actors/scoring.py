@@ -1,0 +1,121 @@
+"""Score a policy on prompts: answers, conditional rewards, KL to a reference; the actors of PPO, in groups of its own.
+
+Also how prompts and the conditions of the reward model are tokenised, for PPO and for evaluation alike.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from actors.experience import ExperienceMaker, Parts
+from actors.group import Figures, Role, figures, start_groups, stop_groups
+from actors.ppo_driver import ChatTokens, Inputs, gpu_share, reward_settings, rollout_settings
+from actors.reference import FrozenSettings, Reference
+from actors.reward import Reward
+from actors.rollout import Rollout
+from ilm_ray import demo
+from ilm_ray.alignment.conditional import condition_prefix
+from ilm_ray.alignment.experience import Prompt
+from ilm_ray.alignment.sft import read_rows
+from ilm_ray.config import Config
+from ilm_ray.config.schema import PPOConfig
+from ilm_ray.errors import UserError
+from ilm_ray.tokenizer.chatml import encode_chat
+from ilm_ray.tokenizer.tokenizer import Tokenizer
+
+
+def prompt_file(config: Config) -> Path:
+    """The prompts that PPO answers."""
+    return Path(config.ppo.prompts) if config.ppo.prompts else demo.DATA / "prompts.jsonl"
+
+
+def read_prompts(
+    config: Config, tokenizer: Tokenizer, conditions: dict[str, str], split: str
+) -> tuple[list[Prompt], int]:
+    """Tokenised prompts of a split (`train` or `heldout`), and how many were left out as too long.
+
+    Raises UserError where none is left or one has a domain that the reward model does not know.
+    """
+    rows = read_rows(prompt_file(config), ("id", "domain", "prompt"), "ppo.prompts")
+    rows = [row for row in rows if row.get("split", "train") == split]
+    unknown = sorted({row["domain"] for row in rows} - conditions.keys())
+    if unknown:
+        raise UserError(
+            f"ppo.prompts has domain '{unknown[0]}' that the reward model was not trained with "
+            f"({', '.join(sorted(conditions))}); change the prompts or train it with reward.system_prompts.{unknown[0]}"
+        )
+    prompts = [
+        Prompt(str(row["id"]), row["domain"], encode_chat(tokenizer, row["prompt"], generation_prompt=True).ids)
+        for row in rows
+    ]
+    kept = [p for p in prompts if len(p.ids) <= config.ppo.max_prompt_tokens]
+    if not kept:
+        raise UserError(
+            f"ppo.prompts has no '{split}' prompt of at most {config.ppo.max_prompt_tokens} tokens; "
+            f"add some or raise ppo.max_prompt_tokens"
+        )
+    return kept, len(prompts) - len(kept)
+
+
+def chat_tokens(tokenizer: Tokenizer, conditions: dict[str, str]) -> ChatTokens:
+    """Conditions as tokens, where an answer ends, and what ChatML writes behind its end."""
+    example = encode_chat(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]).ids
+    behind = example[len(example) - example[::-1].index(tokenizer.im_end_id) :]
+    return ChatTokens(
+        {domain: condition_prefix(tokenizer, text) for domain, text in conditions.items()},
+        tokenizer.reward_id,
+        tokenizer.im_end_id,
+        behind,
+        [tokenizer.im_end_id, tokenizer.eos_id],
+    )
+
+
+def score_policy(
+    model: Path,
+    reference: Path,
+    reward: Path,
+    prompts: Sequence[Prompt],
+    chat: ChatTokens,
+    config: Config,
+    decode: Callable[[list[int]], str],
+) -> list[Figures]:
+    """One row a prompt: id, domain, prompt and response (text), reward, kl (nats a sequence to `reference`), tokens.
+
+    Answers are sampled as in PPO (temperature, top_p), seeded by config.seed, by the embedded generator.
+    """
+    ppo = config.ppo
+    inputs = Inputs(
+        model, reward, list(prompts), chat, None, config.reward.context, config.pretrain.micro_tokens, config.seed
+    )
+    return [
+        {**row, "prompt": decode(row["prompt"]), "tokens": len(row["response"]), "response": decode(row["response"])}
+        for row in _score(ppo, inputs, reference)
+    ]
+
+
+def _score(ppo: PPOConfig, inputs: Inputs, reference: Path) -> list[Figures]:
+    gpu, micro = gpu_share(4), inputs.micro_tokens
+    roles = [
+        Role("rollout", Rollout, rollout_settings(ppo, inputs, "torch", gpu), gpus=gpu),
+        Role("policy", Reference, FrozenSettings(inputs.policy, micro, ppo.precision), gpus=gpu),
+        Role("reference", Reference, FrozenSettings(reference, micro, ppo.precision), gpus=gpu),
+        Role("reward", Reward, reward_settings(ppo, inputs), gpus=gpu),
+        Role("experience", ExperienceMaker, ppo),
+    ]
+    groups = start_groups(roles, f"scoring-{time.time_ns()}", ppo.deadline_s)
+    try:
+        sent = groups["policy"].start("weights")
+        stamp = figures([sent], ppo.deadline_s)[0][0]
+        loaded = groups["rollout"].start("load_weights", sent.payloads[0], stamp["version"], stamp["checksum"])
+        rolled = groups["rollout"].start("rollout", inputs.prompts, stamp["version"], inputs.seed)
+        policy = groups["policy"].start("logprobs", *rolled.payloads)
+        other = groups["reference"].start("logprobs", *rolled.payloads)
+        scores = groups["reward"].start("score", *rolled.payloads)
+        # There is no critic here: the reference's numbers stand where values are expected, and no one reads the result.
+        sources = [rolled, policy, other, other, scores]
+        made = groups["experience"].start(
+            "assemble", Parts(1, 1, 1, 1, 1), len(inputs.prompts), *(work.payloads[0] for work in sources)
+        )
+        return figures([loaded, rolled, policy, other, scores, made], ppo.deadline_s)[-1][0]["samples"]
+    finally:
+        stop_groups(groups)

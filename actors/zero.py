@@ -1,0 +1,150 @@
+"""One rank of a model that trains: torch process group, DeepSpeed ZeRO engine, checkpoint, full weights."""
+
+import datetime
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from actors.group import Figures, step
+from ilm_ray.alignment.experience import per_response, response_labels
+from ilm_ray.alignment.ppo import even_micro_batches, share_out
+from ilm_ray.config.schema import PPOConfig
+from ilm_ray.model.huggingface import Weights
+from ilm_ray.model.internlm2 import Packed
+
+
+class ZeroRank:
+    """Base of policy and critic."""
+
+    ppo: PPOConfig
+    micro_tokens: int
+
+    def __init__(self, rank: int, world: int, settings: Any) -> None:
+        self.rank, self.world, self.settings = rank, world, settings
+        self.ppo, self.micro_tokens = settings.ppo, settings.micro_tokens
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @step
+    def open_store(self, first: bool) -> tuple[None, Figures]:
+        """Rank 0 opens the meeting point on a port that the system picks and that stays bound: nobody can take it."""
+        if not first:
+            return None, {}
+        on_loopback = os.environ.get("GLOO_SOCKET_IFNAME") == "lo"
+        host = "127.0.0.1" if on_loopback else ray.util.get_node_ip_address()
+        self.store = dist.TCPStore(host, 0, self.world, is_master=True, wait_for_workers=False)
+        return None, {"host": host, "port": self.store.port}
+
+    @step
+    def join(self, meeting: Figures) -> tuple[None, Figures]:
+        """Form the process group. A collective that waits longer than the deadline raises."""
+        host, port = meeting["host"], meeting["port"]
+        timeout = datetime.timedelta(seconds=self.ppo.deadline_s)
+        if self.rank:
+            self.store = dist.TCPStore(host, port, self.world, is_master=False, timeout=timeout)
+        # DeepSpeed reads its place from the environment even where the process group is there already.
+        place = {"RANK": self.rank, "WORLD_SIZE": self.world, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+        os.environ.update({k: str(v) for k, v in place.items()}, MASTER_ADDR=host, MASTER_PORT=str(port))
+        if self.device.type == "cpu":
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        backend = "gloo" if self.device.type == "cpu" else "nccl"
+        dist.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.world, timeout=timeout)
+        return None, {}
+
+    def make_engine(self, model: nn.Module, lr: float) -> None:
+        """DeepSpeed around the model. AdamW without weight decay, constant rate; betas are not stated (ours)."""
+        import deepspeed
+
+        config = {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": self.ppo.clip_norm,
+            "bf16": {"enabled": self.ppo.precision == "bf16"},
+            "zero_optimization": {"stage": self.ppo.zero_stage},
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": 10**9,
+        }
+        model.to(self.device)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+        self.engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)[0]
+
+    @torch.no_grad()
+    def infer(
+        self,
+        sequences: list[list[int]],
+        prompt_lengths: list[int],
+        per_token: Callable[[Packed, Tensor], Tensor],
+    ) -> dict[int, Tensor]:
+        """This rank's share of a forward over all sequences: sequence number -> one fp32 number a response token."""
+        lengths = list(map(len, sequences))
+        micros = even_micro_batches(share_out(lengths, self.world), lengths, self.micro_tokens)[self.rank]
+        return infer_micro_batches(micros, sequences, prompt_lengths, per_token, self.device)
+
+    def update(self, losses: Sequence[Callable[[], Tensor]]) -> None:
+        """One optimizer step on the sum of `losses` (scalars, one a micro-batch), summed over the ranks.
+
+        Every rank must bring equally many. DeepSpeed averages over the ranks, hence the factor.
+        """
+        for number, loss in enumerate(losses):
+            self.engine.set_gradient_accumulation_boundary(number == len(losses) - 1)
+            self.engine.backward(loss() * self.world)
+        self.engine.step()
+
+    def total(self, *values: float) -> list[float]:
+        """Sums over the ranks."""
+        sums = torch.tensor(values, dtype=torch.float64 if self.device.type == "cpu" else torch.float32)
+        sums = sums.to(self.device)
+        dist.all_reduce(sums)
+        return sums.tolist()
+
+    def gather(self) -> Weights:
+        """Full weights on the CPU on rank 0, {} elsewhere. Every rank calls it."""
+        import deepspeed
+
+        named = dict(self.engine.module.named_parameters())
+        with deepspeed.zero.GatheredParameters(list(named.values()), enabled=self.ppo.zero_stage == 3):
+            if self.rank:
+                return {}
+            return {name: p.detach().to("cpu", copy=True).contiguous() for name, p in named.items()}
+
+    @step
+    def save(self, folder: Path, tag: str) -> tuple[None, Figures]:
+        """Weights and optimizer state of every rank under `<folder>/<tag>`; whoever drives commits them."""
+        self.engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+        return None, {}
+
+    @step
+    def restore(self, folder: Path, tag: str) -> tuple[None, Figures]:
+        """The inverse of `save`, with as many ranks."""
+        loaded, _ = self.engine.load_checkpoint(str(folder), tag=tag)
+        if loaded is None:
+            raise RuntimeError(f"DeepSpeed finds no checkpoint {tag} in {folder}")
+        return None, {}
+
+
+def infer_micro_batches(
+    micros: list[list[int]],
+    sequences: list[list[int]],
+    prompt_lengths: list[int],
+    per_token: Callable[[Packed, Tensor], Tensor],
+    device: torch.device,
+) -> dict[int, Tensor]:
+    """Sequence number -> one fp32 number on the CPU for each response token.
+
+    per_token(packed, labels) gives one number for every packed position. An empty micro-batch still goes through the
+    model: ranks that share it must meet.
+    """
+    found: dict[int, Tensor] = {}
+    for micro in micros:
+        some = [sequences[i] for i in micro] or [[0, 0]]
+        starts = [prompt_lengths[i] for i in micro] or [1]
+        batch, labels = response_labels(some, starts)
+        flat = per_token(batch.to(device), labels.to(device)).float().cpu()
+        # clone: a view would carry the whole micro-batch through the object store.
+        found |= {i: part.clone() for i, part in zip(micro, per_response(flat, some, starts), strict=False)}
+    return found

@@ -1,0 +1,132 @@
+"""PPO's arithmetic (report section 4.2.3): KL penalty, GAE, losses, and who trains on what.
+
+No advantage normalisation and no value clipping, as in the report. Every mean is over tokens and over the whole
+optimizer step, so that neither the number of ranks nor the size of a micro-batch changes the gradient.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+# exp() of a larger difference is of no use to anybody and may be infinite.
+MAX_LOG_RATIO = 20.0
+
+
+def kl_estimate(policy: Tensor, reference: Tensor, estimator: str) -> Tensor:
+    """Estimate of KL(policy || reference) in nats from the log-probabilities of tokens that the policy drew.
+
+    k1: unbiased, may be negative; k2: half the square, biased, never negative; k3: unbiased and never negative.
+    """
+    difference = policy - reference
+    if estimator == "k1":
+        return difference
+    if estimator == "k2":
+        return difference.square() / 2
+    if estimator == "k3":
+        return torch.expm1((-difference).clamp(max=MAX_LOG_RATIO)) + difference
+    raise ValueError(f"unknown KL estimator {estimator}")
+
+
+def token_rewards(kl: Tensor, mask: Tensor, score: float, coefficient: float) -> Tensor:
+    """Reward of each token of one response: minus the KL penalty; the last counted token also gets the score.
+
+    kl: (tokens) nats; mask: (tokens) bool, False where the policy did not choose the token; result: (tokens).
+    """
+    rewards = torch.where(mask, -coefficient * kl, torch.zeros_like(kl))
+    if mask.any():
+        rewards[int(mask.nonzero()[-1])] += score
+    return rewards
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, discount: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Advantages and returns, all (sequences, tokens), 0 where mask (bool) is False.
+
+    A masked position (tool output, padding) is no step of the decision process: the value of the next counted token
+    and the running sum are carried over it. What stands at masked positions of `rewards` and `values`, even NaN,
+    has no influence. After a sequence's last counted token the value is 0.
+    """
+    advantages = torch.zeros_like(values)
+    next_value = running = torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        delta = rewards[:, t] + discount * next_value - values[:, t]
+        running = torch.where(mask[:, t], delta + discount * lam * running, running)
+        next_value = torch.where(mask[:, t], values[:, t], next_value)
+        advantages[:, t] = running
+    zero = torch.zeros_like(values)
+    return torch.where(mask, advantages, zero), torch.where(mask, advantages + values, zero)
+
+
+def gae_of(
+    rewards: Sequence[Tensor], values: Sequence[Tensor], masks: Sequence[Tensor], discount: float, lam: float
+) -> tuple[list[Tensor], list[Tensor]]:
+    """`gae` for sequences of different lengths, one tensor (tokens) each."""
+    r, v, m = (pad_sequence(list(parts), batch_first=True) for parts in (rewards, values, masks))
+    advantages, returns = gae(r, v, m, discount, lam)
+    lengths = [len(v) for v in values]
+    return (
+        [row[:n].clone() for row, n in zip(advantages, lengths, strict=True)],
+        [row[:n].clone() for row, n in zip(returns, lengths, strict=True)],
+    )
+
+
+def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, clip_range: float) -> tuple[Tensor, Tensor]:
+    """PPO's clipped loss per token, and a bool per token: the clip took its gradient. All (tokens)."""
+    ratio = (new - old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    plain, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
+    return torch.maximum(plain, clipped), clipped > plain
+
+
+def value_loss(values: Tensor, returns: Tensor) -> Tensor:
+    """Half the squared error per token, not clipped."""
+    return (values - returns).square() / 2
+
+
+def prompt_numbers(iteration: int, count: int, total: int, seed: int) -> list[int]:
+    """Which of `total` prompts an iteration uses: consecutive stretches of an endless run of shuffled epochs."""
+    epochs = range(iteration * count // total, ((iteration + 1) * count - 1) // total + 1)
+    stream = np.concatenate([np.random.default_rng([seed, epoch]).permutation(total) for epoch in epochs])
+    first = iteration * count - epochs[0] * total
+    return stream[first : first + count].tolist()
+
+
+def share_out(lengths: Sequence[int], ranks: int) -> list[list[int]]:
+    """Numbers of the sequences each rank gets, balanced by tokens: the longest first, always to the least loaded."""
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
+    for number in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        rank = loads.index(min(loads))
+        shares[rank].append(number)
+        loads[rank] += lengths[number]
+    return shares
+
+
+def cut_micro_batches(numbers: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Cut a rank's sequences into micro-batches of at most `budget` tokens (one longer sequence stays alone)."""
+    micros: list[list[int]] = []
+    load = budget
+    for number in numbers:
+        if load + lengths[number] > budget:
+            micros.append([])
+            load = 0
+        micros[-1].append(number)
+        load += lengths[number]
+    return micros
+
+
+def even_micro_batches(shares: Sequence[Sequence[int]], lengths: Sequence[int], budget: int) -> list[list[list[int]]]:
+    """[rank][micro-batch][sequence]: equally many micro-batches for every rank, some perhaps empty.
+
+    Ranks that share a model meet in every forward and backward; one with fewer of them would leave the rest waiting.
+    """
+    cut = [cut_micro_batches(share, lengths, budget) for share in shares]
+    most = max(map(len, cut))
+    return [micros + [[] for _ in range(most - len(micros))] for micros in cut]
+
+
+def plan_updates(lengths: Sequence[int], updates: int, seed: list[int]) -> list[list[int]]:
+    """Numbers of the sequences of each optimizer step of one pass: shuffled, counts differ by one at most."""
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    return [part.tolist() for part in np.array_split(order, min(updates, len(lengths)))]

@@ -1,0 +1,107 @@
+"""The embedded generator: batched sampling with a key-value cache, in plain torch, for where vLLM is not installed."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ilm_ray.model.internlm2 import Block, CausalLM, rotate
+
+
+@torch.no_grad()
+def generate(
+    model: CausalLM,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    stop_ids: Sequence[int] = (),
+    seed: int = 0,
+) -> list[tuple[list[int], list[float]]]:
+    """For each prompt the new tokens (with the stop token, if one came) and their log-probabilities.
+
+    Temperature 0 takes the likeliest token. Log-probabilities are those of the untruncated distribution at
+    temperature 1, whatever is drawn from: what a trainer computes for the same tokens. Prompts must not be empty.
+    """
+    device = next(model.parameters()).device
+    longest = max(map(len, prompts))
+    # Padded on the left, so that all sequences take their next token in the same column.
+    pads = torch.tensor([longest - len(p) for p in prompts], device=device)
+    tokens = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=device)
+    cache = _Cache(model, len(prompts), longest + max_new_tokens, pads)
+    generator = torch.Generator(device=device).manual_seed(seed)
+    stops = torch.tensor(list(stop_ids), dtype=torch.long, device=device)
+    running = torch.ones(len(prompts), dtype=torch.bool, device=device)
+    ids: list[list[int]] = [[] for _ in prompts]
+    logprobs: list[list[float]] = [[] for _ in prompts]
+    for _ in range(max_new_tokens):
+        logits = cache.forward(tokens).float()
+        drawn = sample(logits, temperature, top_p, generator)
+        chosen = logits.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
+        for row in running.nonzero()[:, 0].tolist():
+            ids[row].append(int(drawn[row]))
+            logprobs[row].append(float(chosen[row]))
+        running &= ~torch.isin(drawn, stops)
+        if not running.any():
+            break
+        tokens = drawn[:, None]
+    return list(zip(ids, logprobs, strict=True))
+
+
+def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> Tensor:
+    """One token a row from the smallest set of likeliest tokens whose probability reaches top_p.
+
+    logits: (rows, vocabulary) fp32; result: (rows) int64.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    probabilities, order = (logits / temperature).softmax(-1).sort(-1, descending=True)
+    before = probabilities.cumsum(-1) - probabilities
+    kept = probabilities.masked_fill(before >= top_p, 0.0)
+    kept[:, 0] = probabilities[:, 0]  # the likeliest stays, however small top_p
+    return order.gather(1, torch.multinomial(kept, 1, generator=generator))[:, 0]
+
+
+class _Cache:
+    """Keys and values of all layers, (rows, kv_heads, columns, head_dim) each, and the forward that fills them."""
+
+    def __init__(self, model: CausalLM, rows: int, columns: int, pads: Tensor) -> None:
+        self.model, self.pads, self.filled = model, pads, 0
+        s, weight = model.shape, model.output.weight
+        size = (s.layers, 2, rows, s.kv_heads, columns, s.head_dim)
+        self.store = torch.zeros(size, dtype=weight.dtype, device=weight.device)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Append tokens (rows, columns) and return the logits of the last column, (rows, vocabulary)."""
+        first, last = self.filled, self.filled + tokens.shape[1]
+        columns = torch.arange(last, device=tokens.device)
+        queries = columns[first:]
+        positions = (queries - self.pads[:, None]).clamp(min=0)
+        seen = (columns <= queries[:, None]) & (columns >= self.pads[:, None, None])
+        # A padded query sees itself: a row without any key would give NaN, and NaN times 0 is NaN.
+        mask = (seen | (columns == queries[:, None]))[:, None]
+        x = self.model.model.tok_embeddings(tokens)
+        for layer, block in enumerate(self.model.model.layers.values()):
+            assert isinstance(block, Block)
+            x = self._block(block, layer, x, positions, mask, first, last)
+        self.filled = last
+        return self.model.output(self.model.model.norm(x[:, -1]))
+
+    def _block(
+        self, block: Block, layer: int, x: Tensor, positions: Tensor, mask: Tensor, first: int, last: int
+    ) -> Tensor:
+        s, (rows, columns, _) = self.model.shape, x.shape
+        flat, at = block.attention_norm(x).flatten(0, 1), positions.flatten()
+        qkv = block.attention.wqkv(flat).view(rows * columns, s.kv_heads, s.queries_per_kv + 2, s.head_dim)
+
+        def by_head(t: Tensor) -> Tensor:
+            return t.view(rows, columns, -1, s.head_dim).transpose(1, 2)
+
+        q = by_head(rotate(qkv[:, :, :-2].flatten(1, 2), at, s.rope_base))
+        self.store[layer, 0, :, :, first:last] = by_head(rotate(qkv[:, :, -2], at, s.rope_base))
+        self.store[layer, 1, :, :, first:last] = by_head(qkv[:, :, -1])
+        keys, values = self.store[layer, 0, :, :, :last], self.store[layer, 1, :, :, :last]
+        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=True)
+        x = x + block.attention.wo(out.transpose(1, 2).flatten(2))
+        return x + block.feed_forward(block.ffn_norm(x))

@@ -1,0 +1,73 @@
+"""PPO on Ray actor groups, from the SFT model with the conditional reward model: `<run>/ppo/model`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from actors.policy import PretrainMix
+from actors.ppo_driver import Inputs, PPORun
+from actors.rollout import choose_backend
+from actors.scoring import chat_tokens, prompt_file, read_prompts
+from ilm_ray.alignment.sft import read_rows
+from ilm_ray.config import Config
+from ilm_ray.corpus.jsonl import sha256_of
+from ilm_ray.corpus.stage import Context, Result, Stage
+from ilm_ray.tokenizer.tokenizer import Tokenizer
+from jobs._job import run_job
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    left_out = {"prompts", "checkpoint_every", "deadline_s", "rollout_backend"}
+    backend = choose_backend(config.ppo.rollout_backend)
+    # The backend is named as chosen: with the same seed, the two draw different answers.
+    return {"seed": config.seed, "ppo": config.ppo.model_dump(exclude=left_out), "backend": backend}
+
+
+def _sources(config: Config) -> dict[str, str]:
+    path = prompt_file(config)
+    read_rows(path, ("id", "domain", "prompt"), "ppo.prompts")
+    return {"prompts": sha256_of(path)}
+
+
+def _work(context: Context) -> Result:
+    config, folder = context.config, context.folder
+    tokenizer = Tokenizer.load(context.of("tokenizer"))
+    conditions = json.loads((context.of("reward") / "conditions.json").read_text(encoding="utf-8"))
+    prompts, dropped = read_prompts(config, tokenizer, conditions, "train")
+    if dropped:
+        context.journal.event("drop", prompts=dropped, why=f"longer than {config.ppo.max_prompt_tokens} tokens")
+    inputs = Inputs(
+        policy=context.of("sft") / "model",
+        reward=context.of("reward") / "model",
+        prompts=prompts,
+        chat=chat_tokens(tokenizer, conditions),
+        pretrain=_pretrain_mix(config, context.of("tokens")),
+        reward_context=config.reward.context,
+        micro_tokens=config.pretrain.micro_tokens,
+        seed=config.seed,
+    )
+    with PPORun(config.ppo, inputs, folder) as run:
+        rows = run.run(tokenizer.decode)
+    shown = ("reward", "kl", "response_tokens", "logprob_gap", "clip_fraction", "pretrain_loss")
+    summary = {
+        "iterations": len(rows),
+        "reward_first": rows[0]["reward"],
+        **{key: rows[-1].get(key) for key in shown},
+        "logprob_gap_max": max(row["logprob_gap"] for row in rows),
+        "seconds_per_iteration": round(sum(row["seconds"]["all"] for row in rows) / len(rows), 3),
+    }
+    names = ("model/model.safetensors", "model/shape.json", "metrics.jsonl", "samples.jsonl")
+    return Result([folder / name for name in names], {"summary": summary})
+
+
+def _pretrain_mix(config: Config, tokens: Path) -> PretrainMix | None:
+    """The last phase's mixture, at the sequence length of SFT."""
+    if config.ppo.pretrain_coefficient == 0 or config.ppo.pretrain_share == 0:
+        return None
+    return PretrainMix(tokens, config.pretrain.phases[-1].mixture, config.sft.context)
+
+
+STAGE = Stage("ppo", ("tokenizer", "tokens", "sft", "reward"), _settings, _work, _sources)
+
+if __name__ == "__main__":
+    run_job("ppo", [STAGE])

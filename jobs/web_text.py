@@ -1,0 +1,13 @@
+"""Web text: WARC files -> filtered, deduplicated, safe documents in `<run>/text/quality`.
+
+python jobs/web_text.py [--preset nano] [--run-dir DIR] [input='GLOB of WARC files'] [text.key=value ...]
+"""
+
+from ilm_ray.corpus.stage import Stage
+from ilm_ray.text.pipeline import run_text, settings, sources
+from jobs._job import run_job
+
+STAGE = Stage(name="text", needs=(), settings=settings, work=run_text, sources=sources)
+
+if __name__ == "__main__":
+    run_job("web_text", [STAGE])

@@ -1,0 +1,152 @@
+"""PPO end to end on real actor groups with a toy model."""
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from safetensors.torch import load_file
+from toy import SHAPE, toy_inputs, toy_ppo
+
+from actors.group import GroupError, Role, figures, start_groups, stop_groups
+from actors.ppo_driver import PPORun, rollout_settings
+from actors.reference import FrozenSettings, Reference
+from actors.rollout import VLLM_ENV, Rollout, choose_backend
+from actors.scoring import _score
+from ilm_ray.alignment.experience import Prompt
+from ilm_ray.model.generate import generate
+from ilm_ray.model.huggingface import load_causal, save_internlm2
+from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
+
+
+def _kinds(value: Any) -> set[type]:
+    if isinstance(value, dict):
+        return set().union(*(_kinds(v) for v in value.values())) if value else set()
+    if isinstance(value, (list, tuple)):
+        return set().union(*(_kinds(v) for v in value)) if value else set()
+    return {type(value)}
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_learns_fails_loudly_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: set[type] = set()
+    get = ray.get
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        value = get(*args, **kwargs)
+        fetched.update(_kinds(value))
+        return value
+
+    monkeypatch.setattr(ray, "get", watched)
+    ppo, inputs, folder = toy_ppo(), toy_inputs(tmp_path), tmp_path / "ppo"
+    with PPORun(ppo, inputs, folder) as run:
+        rows = run.run(lambda ids: " ".join(map(str, ids)))
+        # One warm-up iteration with the policy frozen, on top of two with a new version each.
+        assert [row["version"] for row in rows] == [0, 0, 1] and run.state.version == 2
+        assert [row["warmup"] for row in rows] == [True, False, False]
+        assert rows[1]["kl"] == 0.0 and rows[2]["kl"] != 0.0
+        assert all(row["logprob_gap"] < 1e-4 for row in rows)
+        # What the engine received is what the policy has now.
+        run.transfer()
+        stamps = figures([run.groups["policy"].start("weights")], 60)[0]
+        sent = figures([run.groups["rollout"].start("status")], 60)[0]
+        assert sent[0]["version"] == stamps[0]["version"] == 2
+        assert sent[0]["checksum"] == stamps[0]["checksum"]
+        assert fetched <= {int, float, str, bool, type(None)}
+
+        # Going on from the checkpoint ends with the same weights; what is not committed does not count.
+        assert [p.name for p in (folder / "checkpoints").iterdir()] == ["iteration-000002"]
+        (folder / "checkpoints" / "iteration-000003").mkdir()
+        resumed = PPORun(ppo, inputs, folder)
+        resumed.groups = run.groups
+        resumed.restore()
+        _finish_again(resumed, rows)
+
+        # A dead reward model is named at once, though others wait for its scores.
+        threading.Timer(0.01, lambda: ray.kill(run.groups["reward"].actors[0])).start()
+        started = time.monotonic()
+        with pytest.raises(GroupError, match=r"reward-0 .*DEAD(.|\n)*reward-0 died: "):
+            for _ in range(1000):
+                resumed.iterate()
+        assert time.monotonic() - started < 30
+
+
+def _finish_again(run: PPORun, rows: list[dict[str, Any]]) -> None:
+    """Finish a resumed run and compare with the uninterrupted one, whose rows and model are there."""
+    assert vars(run.state) == {"iteration": 2, "version": 1, "cursor": 0}
+    path = run.folder / "model" / "model.safetensors"
+    uninterrupted = load_file(path)
+    path.unlink()
+    again = run.run(lambda ids: "")
+    assert [row["iteration"] for row in again] == [0, 1, 2]
+    assert again[2]["reward"] == pytest.approx(rows[2]["reward"], abs=1e-6)
+    for name, weight in load_file(path).items():
+        torch.testing.assert_close(weight, uninterrupted[name], atol=1e-6, rtol=1e-5)
+    samples = [json.loads(line) for line in (run.folder / "samples.jsonl").read_text().splitlines()]
+    assert {s["domain"] for s in samples} == {"code", "helpful"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_new_processes_resume_a_run_to_the_same_weights(tmp_path: Path) -> None:
+    ppo, inputs, folder = toy_ppo(), toy_inputs(tmp_path), tmp_path / "ppo"
+    with PPORun(ppo, inputs, folder) as run:
+        rows = run.run(lambda ids: "")
+    with PPORun(ppo, inputs, folder) as run:
+        _finish_again(run, rows)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_scoring_a_policy_against_itself_finds_no_divergence(tmp_path: Path) -> None:
+    inputs = toy_inputs(tmp_path)
+    rows = _score(toy_ppo(), inputs, inputs.policy)
+    assert sorted(row["id"] for row in rows) == sorted(p.id for p in inputs.prompts)
+    assert all(row["kl"] == 0.0 and len(row["response"]) > 0 for row in rows)
+    other = CausalLM(SHAPE)
+    initialize(other, 9)
+    save_internlm2(other, tmp_path / "other")
+    assert sum(row["kl"] for row in _score(toy_ppo(), inputs, tmp_path / "other")) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_vllm_gives_the_torch_models_greedy_tokens_after_every_swap(tmp_path: Path) -> None:
+    if choose_backend("auto") != "vllm":
+        pytest.skip("vLLM is not installed")
+    shape = Shape(vocab_size=2048, layers=4, hidden=128, kv_heads=2, queries_per_kv=2, head_dim=32, mlp_hidden=384)
+    for seed in (0, 1):
+        model = CausalLM(shape)
+        initialize(model, seed)
+        with torch.no_grad():  # sharper than at initialisation, so that greedy choices are no ties
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    parameter.mul_(4)
+        save_internlm2(model, tmp_path / f"model{seed}")
+    inputs = toy_inputs(tmp_path)
+    prompts = [Prompt(str(i), "code", [1, *range(5 + i, 9 + 2 * i)]) for i in range(6)]
+    ppo = toy_ppo(temperature=0.0, max_prompt_tokens=32, max_new_tokens=16)
+    settings = rollout_settings(ppo, inputs, "vllm", 0.0)
+    settings = settings.__class__(**{**vars(settings), "shape": shape})
+    roles = [Role("rollout", Rollout, settings, cpus=0.5, env=VLLM_ENV)]
+    roles += [Role(f"model{i}", Reference, FrozenSettings(tmp_path / f"model{i}", 4096, "fp32")) for i in (0, 1)]
+    groups = start_groups(roles, f"test-{time.time_ns()}", 180)
+    try:
+        for seed in (0, 1):
+            sent = groups[f"model{seed}"].start("weights")
+            stamp = figures([sent], 60)[0][0]
+            loaded = groups["rollout"].start("load_weights", sent.payloads[0], 0, stamp["checksum"])
+            figures([loaded], 60)
+            rolled = groups["rollout"].start("rollout", prompts, 0, 0)
+            figures([rolled], 60)
+            found = ray.get(rolled.payloads[0])
+            expected = generate(load_causal(tmp_path / f"model{seed}"), [p.ids for p in prompts], 16, 0.0)
+            assert found.responses == [ids for ids, _ in expected]
+            for ours, (_, theirs) in zip(found.behaviour, expected, strict=True):
+                torch.testing.assert_close(ours, torch.tensor(theirs), atol=1e-4, rtol=0)
+    finally:
+        stop_groups(groups)

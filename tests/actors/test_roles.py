@@ -1,0 +1,176 @@
+"""Actor classes without Ray: who may serve, who sees the condition, and one gradient whatever the layout."""
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from toy import END, REWARD, SHAPE, toy_inputs, toy_models, toy_ppo
+
+from actors.policy import Policy, PolicySettings
+from actors.ppo_driver import reward_settings, rollout_settings
+from actors.reference import FrozenSettings, Reference
+from actors.reward import Reward
+from actors.rollout import Rollout
+from actors.weights import WeightMessage, checksum
+from ilm_ray.alignment.experience import Experience, Prompt, Rollouts, response_labels
+from ilm_ray.alignment.ppo import policy_loss
+from ilm_ray.model.huggingface import from_llama, full_weights, load_causal, load_scalar
+from ilm_ray.model.internlm2 import Packed
+from ilm_ray.model.loss import IGNORE
+
+
+def test_an_engine_serves_verified_current_weights_only(tmp_path: Path) -> None:
+    inputs = toy_inputs(tmp_path)
+    rollout = Rollout(0, 1, rollout_settings(toy_ppo(), inputs, "torch", 0.0))
+    rollout.build()
+    reference = Reference(0, 1, FrozenSettings(inputs.policy, 4096, "fp32"))
+    reference.build()
+    message, stamp = reference.weights()
+    with pytest.raises(RuntimeError, match="verified ones are None"):
+        rollout.rollout(inputs.prompts, 0, 1)
+    rollout.load_weights(message, 0, stamp["checksum"])
+    rolled, _ = rollout.rollout(inputs.prompts, 0, 1)
+    again, _ = rollout.rollout(inputs.prompts, 0, 1)
+    assert rolled.version == 0 and rolled.responses == again.responses
+    with pytest.raises(RuntimeError, match="version 1 are asked for"):
+        rollout.rollout(inputs.prompts, 1, 1)
+    name = next(iter(message.weights))
+    broken = {**message.weights, name: message.weights[name] + 1e-3}
+    with pytest.raises(RuntimeError, match="was announced"):
+        rollout.load_weights(WeightMessage(broken, 1), 1, stamp["checksum"])
+    with pytest.raises(RuntimeError, match="verified ones are None"):  # and the old ones are not served any more
+        rollout.rollout(inputs.prompts, 0, 1)
+
+
+def test_the_checksum_sees_bytes_names_shapes_and_types() -> None:
+    base = {"a": torch.arange(6.0), "b": torch.ones(2)}
+    same = {"b": torch.ones(2), "a": torch.arange(6.0)}
+    others: list[dict[str, torch.Tensor]] = [
+        {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(2)},
+        {"a": torch.arange(6.0), "c": torch.ones(2)},
+        {"a": torch.arange(6.0).bfloat16(), "b": torch.ones(2)},
+        {"a": torch.arange(6.0), "b": torch.tensor([1.0, 1.0 + 1e-7])},
+    ]
+    assert checksum(base) == checksum(same)
+    assert len({checksum(o) for o in [base, *others]}) == 5
+
+
+def test_only_the_reward_model_sees_the_condition_and_the_end_of_the_turn(tmp_path: Path) -> None:
+    inputs = toy_inputs(tmp_path)
+    reward = Reward(0, 1, reward_settings(toy_ppo(), inputs))
+    reward.build()
+    prompts = [Prompt("a", "code", [1, 10, 11]), Prompt("b", "helpful", [1, 10, 11])]
+    rolled = Rollouts(prompts, [[20, END], [20, 21]], [torch.zeros(2), torch.zeros(2)], 0)
+    scores, _ = reward.score(rolled)
+    model = load_scalar(inputs.reward)
+    by_hand = [[1, 40, 41, 10, 11, 20, END, 5, REWARD], [1, 42, 43, 44, 10, 11, 20, 21, REWARD]]
+    with torch.no_grad():
+        expected = [float(model(Packed.of([ids]))[-1]) for ids in by_hand]
+    assert [scores[0], scores[1]] == pytest.approx(expected, abs=1e-6)
+
+
+class FixedMix:
+    """Pre-training sequences without a corpus: one piece a sequence, four tokens each."""
+
+    def pieces(self, number: int) -> list[int]:
+        return [number]
+
+    def pack(self, numbers: list[int]) -> tuple[Packed, torch.Tensor]:
+        sequences = [[50 + n, 60 + n % 7, 70, 71 + n % 5] for n in numbers]
+        labels = [t for ids in sequences for t in [*ids[1:], IGNORE]]
+        return Packed.of(sequences), torch.tensor(labels)
+
+
+def _experience() -> Experience:
+    generator = torch.Generator().manual_seed(0)
+    lengths = [(3, 9), (2, 5), (4, 12), (1, 3), (5, 8)]
+    sequences = [torch.randint(6, 90, (n,), generator=generator).tolist() for _, n in lengths]
+    masks = [torch.rand(n - p, generator=generator) < 0.8 for p, n in lengths]
+    old = [-3.0 - torch.rand(n - p, generator=generator) for p, n in lengths]
+    advantages = [torch.randn(n - p, generator=generator) for p, n in lengths]
+    return Experience(sequences, [p for p, _ in lengths], masks, old, advantages, advantages, 0)
+
+
+LR, CONTEXT = 0.5, 4
+
+
+def _ppo() -> Any:
+    return toy_ppo(policy_lr=LR, clip_norm=1e6, pretrain_share=0.5, clip_range=0.5)
+
+
+def _train_rank(rank: int, world: int, folder: Path, store: Path, micro_tokens: int, stage: int) -> None:
+    """One rank trains one step on the fixed experience with plain SGD and leaves the weights in `folder`."""
+    import os
+
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK="0", DS_ACCELERATOR="cpu")
+    torch.set_num_threads(1)
+    import deepspeed  # noqa: F401 - it derives classes from AdamW when it is imported
+
+    torch.optim.AdamW = lambda parameters, lr, **_: torch.optim.SGD(parameters, lr=lr)  # type: ignore[misc, assignment]
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    ppo = _ppo().model_copy(update={"zero_stage": stage})
+    policy = Policy(rank, world, PolicySettings(ppo, folder / "policy", 7, micro_tokens, None))
+    policy.build()
+    policy.mixture = FixedMix()  # type: ignore[assignment]
+    from actors.policy import PretrainMix
+
+    policy.settings = PolicySettings(ppo, folder / "policy", 7, micro_tokens, PretrainMix(folder, {}, CONTEXT))
+    _, figures = policy.train(_experience(), 0, 3)
+    message, _ = policy.weights()
+    if rank == 0:
+        assert message is not None
+        torch.save((from_llama(message.weights, SHAPE), figures), folder / f"world{world}-stage{stage}.pt")
+    dist.destroy_process_group()
+
+
+def _by_hand(folder: Path) -> tuple[dict[str, torch.Tensor], float]:
+    """The same step in one piece: plain autograd, one mean over all tokens."""
+    model, experience, ppo = load_causal(folder / "policy"), _experience(), _ppo()
+    batch, labels = response_labels(experience.sequences, experience.prompt_lengths)
+    chosen = labels != IGNORE
+    # Positions with a label are exactly the response tokens, in order.
+    new = -model(batch, labels)[chosen]
+    mask, old, advantages = (
+        torch.cat(parts) for parts in (experience.masks, experience.old_logprobs, experience.advantages)
+    )
+    each, _ = policy_loss(new[mask], old[mask], advantages[mask], ppo.clip_range)
+    tokens = sum(map(len, experience.sequences))
+    count = round(ppo.pretrain_share * tokens / CONTEXT)
+    pretrain_batch, pretrain_labels = FixedMix().pack(list(range(3, 3 + count)))
+    pretrain = model(pretrain_batch, pretrain_labels)
+    pretrain_mean = pretrain.sum() / (pretrain_labels != IGNORE).sum()
+    (each.mean() + ppo.pretrain_coefficient * pretrain_mean).backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= LR * parameter.grad
+    return full_weights(model), float(each.mean().detach())
+
+
+@pytest.mark.parametrize(
+    ("world", "micro_tokens", "stage"),
+    [(1, 4096, 2), (2, 12, 2), *(pytest.param(2, 12, stage, marks=pytest.mark.slow) for stage in (0, 1, 3))],
+)
+def test_one_gradient_whatever_the_ranks_and_micro_batches(
+    tmp_path: Path, world: int, micro_tokens: int, stage: int
+) -> None:
+    toy_models(tmp_path)
+    context = multiprocessing.get_context("spawn")
+    arguments = (world, tmp_path, tmp_path / "store", micro_tokens, stage)
+    ranks = [context.Process(target=_train_rank, args=(rank, *arguments)) for rank in range(world)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(90)
+        if process.is_alive():
+            process.kill()
+    assert [process.exitcode for process in ranks] == [0] * world
+    found, figures = torch.load(tmp_path / f"world{world}-stage{stage}.pt", weights_only=True)
+    expected, loss = _by_hand(tmp_path)
+    assert figures["policy_loss"] == pytest.approx(loss, abs=1e-5)
+    before = full_weights(load_causal(tmp_path / "policy"))
+    assert max(float((expected[n] - before[n]).abs().max()) for n in before) > 1e-2  # the step was no formality
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, atol=1e-5, rtol=1e-5)

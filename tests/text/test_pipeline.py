@@ -1,0 +1,161 @@
+"""The whole stage on the demo corpus: what falls where, resume to identical bytes; and on real pages."""
+
+import csv
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+
+from ilm_ray.config import load_config
+from ilm_ray.corpus.jsonl import read_jsonl, sha256_of
+from ilm_ray.corpus.manifest import digest
+from ilm_ray.corpus.stage import Stage, run_stage
+from ilm_ray.demo import DATA
+from ilm_ray.errors import UserError
+from ilm_ray.observe.journal import Journal
+from ilm_ray.text import pipeline, steps
+from ilm_ray.text.charset import decode
+from ilm_ray.text.extract import main_text
+from ilm_ray.text.inputs import find_sources, open_source
+from ilm_ray.text.warc import read_captures
+
+STAGE = Stage(name="text", needs=(), settings=pipeline.settings, work=pipeline.run_text, sources=pipeline.sources)
+
+
+def run(folder: Path, *settings: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    run_stage(STAGE, load_config("nano", None, list(settings)), folder, Journal(folder / "journal.jsonl"))
+    return folder / "text"
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): sha256_of(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "manifest.json"
+    }
+
+
+@pytest.fixture(scope="module")
+def demo(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("demo"))
+
+
+def test_each_kind_of_page_ends_where_it_belongs(demo: Path) -> None:
+    with (DATA / "truth.csv").open(newline="") as lines:
+        kinds = {(row["url"], row["dump"]): row["kind"] for row in csv.DictReader(lines)}
+    fate: dict[str, list[str]] = defaultdict(list)
+    for step in steps.STEPS:
+        for path in sorted((demo / step).glob("removed-*.jsonl.zst")):
+            for row in read_jsonl(path):
+                fate[kinds[row["url"], row["dump"]]].append(row["drop_rule"])
+    kept = [row for path in sorted((demo / "quality").glob("kept-*.jsonl.zst")) for row in read_jsonl(path)]
+    for row in kept:
+        fate[kinds[row["url"], row["dump"]]].append("kept")
+    for kind in ("article_en", "article_zh", "code"):
+        assert fate[kind].count("kept") >= 0.97 * len(fate[kind]), (kind, fate[kind])
+    for kind in ("advertisement", "toxic", "adult", "garbled", "symbols", "repeated", "short"):
+        assert fate[kind].count("kept") <= 0.1 * len(fate[kind]), (kind, fate[kind])
+    assert set(fate["exact_duplicate"]) == {"exact_duplicate"}
+    assert set(fate["near_duplicate"]) == {"near_duplicate"}
+    assert len({row["id"] for row in kept}) == len(kept)
+    assert {row["language"] for row in kept} == {"en", "zh"}
+
+
+def test_the_funnel_adds_up_to_the_files(demo: Path) -> None:
+    funnel = json.loads((demo / "funnel.json").read_text())
+    for before, after in zip(steps.STEPS, steps.STEPS[1:], strict=False):
+        left = sum(row["documents"] for row in funnel if row["step"] == before and row["rule"] == "kept")
+        assert left == sum(row["documents"] for row in funnel if row["step"] == after)
+    for step in steps.STEPS:
+        for rule in {row["rule"] for row in funnel if row["step"] == step}:
+            pattern = "kept-*" if rule == "kept" else "removed-*"
+            rows = [row for path in (demo / step).glob(pattern) for row in read_jsonl(path)]
+            mine = [row for row in rows if row.get("drop_rule", "kept") == rule]
+            counted = [row for row in funnel if row["step"] == step and row["rule"] == rule]
+            assert len(mine) == sum(row["documents"] for row in counted)
+            assert sum(len(row["text"].encode()) for row in mine) == sum(row["bytes"] for row in counted)
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(demo: Path, tmp_path: Path) -> None:
+    before = contents(demo)
+    untouched = steps.outputs(demo, "format", 2)[0]
+    stamp = untouched.stat().st_mtime_ns
+    (demo / "manifest.json").rename(tmp_path / "manifest.json")
+    work = json.loads((tmp_path / "manifest.json").read_text())
+    # What a kill leaves behind: the marker of work in progress, some files, half a temporary one.
+    (demo / "in_progress.json").write_text(json.dumps({"work": digest([work["settings"], work["inputs"]])}))
+    for path in (
+        steps.outputs(demo, "format", 1)[0],
+        steps.outputs(demo, "clean", 1)[2],
+        steps.signatures_path(demo, 3),
+        steps.drops_path(demo, 0),
+        steps.outputs(demo, "safe", 2)[1],
+        demo / "funnel.json",
+        demo / "models" / "fluency.npz",
+    ):
+        path.unlink()
+    run(demo.parent)
+    assert contents(demo) == before
+    assert untouched.stat().st_mtime_ns == stamp
+
+
+def test_the_layout_of_the_shuffle_changes_nothing(demo: Path, tmp_path: Path) -> None:
+    files = find_sources(None)
+    one, three = (pipeline.find_duplicates(demo, files, partitions) for partitions in (1, 3))
+    assert one.ids.tolist() == three.ids.tolist() and one.duplicate_of.tolist() == three.duplicate_of.tolist()
+
+
+def test_missing_inputs_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    for setting, message in (
+        (f"input={tmp_path}/*.warc.gz", "matches no file"),
+        (f"text.labels={tmp_path}", "labels"),
+        (f"text.blocked_words={tmp_path}/none.txt", "blocked_words"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pipeline.sources(load_config("nano", None, [setting]))
+
+
+def test_extraction_reaches_the_gold_texts(shared_data: Path) -> None:
+    """F1 over must-have and must-not-have segments, on one WARC file."""
+    gold = {}
+    with (shared_data / "web" / "gold_text.jsonl").open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            gold[row["url"]] = row
+    hits = misses = wrong = 0
+    (source,) = find_sources(str(shared_data / "web" / "CC-MAIN-2024-10" / "part-00000.warc.gz"))
+    with open_source(source) as stream:
+        for capture in read_captures(stream, 1 << 22, Counter()):
+            if capture.url in gold:
+                text = main_text(decode(capture.body, capture.charset)[0]) or ""
+                row = gold[capture.url]
+                found = sum(segment in text for segment in row["with"])
+                hits, misses = hits + found, misses + len(row["with"]) - found
+                wrong += sum(segment in text for segment in row["without"])
+    assert hits > 100
+    assert 2 * hits / (2 * hits + misses + wrong) >= 0.88
+
+
+@pytest.mark.slow
+def test_real_pages_recall_of_planted_copies(shared_data: Path, local_ray: None, tmp_path: Path) -> None:
+    """Every exact copy falls, most near ones do, and nothing survives twice."""
+    text = run(tmp_path, f"input={shared_data}/web/CC-MAIN-*/*.warc.gz", "text.languages=[en,de,es,fr,pl,zh,pt,la,ja]")
+    groups: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
+    with (shared_data / "web" / "overlap_truth.csv").open(newline="") as lines:
+        for row in csv.DictReader(lines):
+            if row["kind"] != "unique":
+                groups[row["kind"], row["group_id"]].add((row["url"], row["dump"]))
+    entered, stayed = (
+        {(row["url"], row["dump"]) for path in (text / step).glob("kept-*") for row in read_jsonl(path)}
+        for step in ("clean", "dedup")
+    )
+    recall = {}
+    for kind in ("exact", "near"):
+        surplus = [(g & entered, g & stayed) for (k, _), g in groups.items() if k == kind and len(g & entered) > 1]
+        caught = sum(len(before) - max(1, len(after)) for before, after in surplus)
+        recall[kind] = caught / sum(len(before) - 1 for before, _ in surplus)
+    print(recall)
+    assert recall["exact"] == 1.0
+    assert recall["near"] >= 0.8
