@@ -1,18 +1,23 @@
-"""A source tree -> dependency-sorted repository documents (`code.source=DIR`; default: Python's standard library)."""
+"""Code data: a source tree becomes dependency-sorted repository documents, `<run>/code/kept-*.jsonl.zst`."""
 
 from typing import Any
 
-from ilm_ray.code.pipeline import build_code_documents, source_fingerprint
+from ilm_ray.code.pipeline import build_code_data
+from ilm_ray.code.tree import tree_fingerprint
 from ilm_ray.config import Config
 from ilm_ray.corpus.stage import Stage
 from jobs._job import run_job
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    return {"code": config.code.model_dump()}
+    return {"code": config.code.model_dump(exclude={"source"})}
 
 
-STAGE = Stage("code", (), _settings, build_code_documents, source_fingerprint)
+def _sources(config: Config) -> dict[str, str]:
+    return {"source tree": tree_fingerprint(config.code)}
+
+
+STAGE = Stage("code", (), _settings, build_code_data, _sources)
 
 if __name__ == "__main__":
     run_job("code_data", [STAGE])

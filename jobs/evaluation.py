@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 from actors.scoring import chat_tokens, read_prompts, score_policy
-
 from ilm_ray.config import Config
 from ilm_ray.corpus.manifest import load
 from ilm_ray.corpus.stage import Context, Result, Stage

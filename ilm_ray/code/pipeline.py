@@ -1,93 +1,108 @@
-"""A source tree -> dependency-sorted documents on Ray Data."""
+"""The code stage on Ray Data: imports of every file, then the documents of every repository."""
 
+import functools
 import json
-import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ray.data
+import ray
 
-from ilm_ray.code.imports import DOCUMENTATION, LANGUAGES
-from ilm_ray.code.repository import dependency_order, import_edges, markdown_documents
-from ilm_ray.config import Config
-from ilm_ray.corpus.jsonl import write_jsonl
-from ilm_ray.corpus.manifest import digest
+from ilm_ray.code.imports import LANGUAGES, Import, find_imports, resolve
+from ilm_ray.code.markdown import file_section, repository_rows
+from ilm_ray.code.order import dependency_order, repositories
+from ilm_ray.code.tree import choose_files, read_source, source_root
+from ilm_ray.corpus.jsonl import read_jsonl, write_jsonl
 from ilm_ray.corpus.stage import Context, Result
-from ilm_ray.errors import UserError
+from ilm_ray.observe.progress import Progress
 
-# Folders that hold no source of the repository itself.
-_SKIPPED = {"site-packages", "__pycache__", "test", "tests", "idlelib", "lib2to3", "node_modules", "vendor", ".git"}
-
-
-def source_folder(config: Config) -> Path:
-    """The tree to read: the setting, or the running Python's standard library."""
-    return Path(config.code.source or sysconfig.get_path("stdlib"))
+FILES_PER_TASK = 64
+BYTES_PER_SHARD = 32 * 2**20
 
 
-def source_fingerprint(config: Config) -> dict[str, str]:
-    """Identity of the chosen files. Raises UserError where the tree is missing or empty."""
-    folder = source_folder(config)
-    if not folder.is_dir():
-        raise UserError(f"code.source: {folder} is no folder; give a source tree")
-    files = choose_files(folder, config.code.max_files, config.code.max_file_bytes)
-    if not files:
-        raise UserError(f"code.source: {folder} holds no source file in a known language ({', '.join(LANGUAGES)})")
-    return {"source": digest([[name, (folder / name).stat().st_size] for name in files])}
-
-
-def choose_files(folder: Path, max_files: int, max_bytes: int) -> list[str]:
-    """Paths relative to `folder`, POSIX, sorted: code and documentation of a usable size, the shallowest first."""
-    found = [
-        path.relative_to(folder)
-        for path in folder.rglob("*")
-        if path.suffix in LANGUAGES or path.suffix in DOCUMENTATION
+def build_code_data(context: Context) -> Result:
+    """Write `kept-*.jsonl.zst` and `order.json` into the stage's folder."""
+    config = context.config.code
+    root, chosen = source_root(config), choose_files(config)
+    imports = _imports_of(root, chosen)
+    files = imports.keys()
+    graph = {path: resolve(path, found, files) for path, found in imports.items()}
+    ordered = {name: dependency_order(members, graph) for name, members in repositories(files, graph).items()}
+    sizes = {name: sum((root / path).stat().st_size for path in members) for name, members in ordered.items()}
+    shards = _shards(sizes)
+    write = functools.partial(
+        _write_shard, root=str(root), folder=str(context.folder), max_chars=config.max_document_chars
+    )
+    items = [
+        {"shard": n, "repositories": json.dumps({name: ordered[name] for name in names})}
+        for n, names in enumerate(shards)
     ]
-    usable = [
-        p
-        for p in found
-        if not _SKIPPED & set(p.parts) and (folder / p).is_file() and 0 < (folder / p).stat().st_size <= max_bytes
-    ]
-    shallow = sorted(usable, key=lambda p: (len(p.parts), p.as_posix()))[:max_files]
-    return sorted(p.as_posix() for p in shallow)
-
-
-def build_code_documents(context: Context) -> Result:
-    """Read, sort by imports, write `kept-00000.jsonl.zst` and `order.json`."""
-    config, folder = context.config.code, source_folder(context.config)
-    names = choose_files(folder, config.max_files, config.max_file_bytes)
-    read = ray.data.from_items([{"path": name, "root": str(folder)} for name in names]).map(_read_file)
-    texts = {row["path"]: row["text"] for row in read.iter_rows() if row["text"].strip()}
-    edges = import_edges(texts)
-    order = dependency_order(edges)
-    documents = markdown_documents(order, texts, config.max_document_chars)
-    rows = [
-        {
-            "id": number,
-            "url": f"{folder.name}#{number}",
-            "dump": "code",
-            "language": "code",
-            "text": document["text"],
-            "files": document["files"],
-        }
-        for number, document in enumerate(documents)
-    ]
-    kept, order_file = context.folder / "kept-00000.jsonl.zst", context.folder / "order.json"
-    write_jsonl(kept, rows)
-    order_file.write_text(json.dumps(_order_report(folder.name, order, edges), indent=1), encoding="utf-8")
-    summary = {
-        "files": len(texts),
-        "documents": len(rows),
-        "imports": sum(map(len, edges.values())),
-        "characters": sum(len(r["text"]) for r in rows),
+    documents = characters = 0
+    progress = Progress("code", len(items))
+    made = ray.data.from_items(items, override_num_blocks=len(items)).map(write)
+    for done, row in enumerate(made.iter_rows(), 1):
+        documents, characters = documents + row["documents"], characters + row["characters"]
+        progress.update(done, documents=documents)
+    order = {
+        name: {"files": members, "edges": sum(len(graph[path]) for path in members)}
+        for name, members in ordered.items()
     }
-    return Result([kept, order_file], {"summary": summary})
+    order_file = context.folder / "order.json"
+    order_file.write_text(json.dumps(order, indent=1, ensure_ascii=False), encoding="utf-8")
+    summary = {
+        "files": len(files),
+        "files_unreadable": len(chosen) - len(files),
+        "repositories": len(ordered),
+        "imports_resolved": sum(map(len, graph.values())),
+        "documents": documents,
+        "characters": characters,
+        "languages": ", ".join(sorted({LANGUAGES[Path(f).suffix].name for f in files if Path(f).suffix in LANGUAGES})),
+    }
+    return Result([context.folder / _name(n) for n in range(len(items))] + [order_file], {"summary": summary})
 
 
-def _order_report(name: str, order: list[str], edges: Mapping[str, set[str]]) -> dict[str, Any]:
-    return {name: {"files": order, "edges": sum(map(len, edges.values()))}}
+def _imports_of(root: Path, chosen: list[str]) -> dict[str, list[Import]]:
+    """Imports of each readable file, in the order of the paths."""
+    blocks = max(1, len(chosen) // FILES_PER_TASK)
+    read = functools.partial(_read_imports, root=str(root))
+    rows = ray.data.from_items([{"path": path} for path in chosen], override_num_blocks=blocks).map(read).iter_rows()
+    found = {row["path"]: json.loads(row["imports"]) for row in rows}
+    return {path: [Import(*pair) for pair in found[path]] for path in chosen if found[path] is not None}
 
 
-def _read_file(row: dict[str, Any]) -> dict[str, Any]:
-    raw = (Path(row["root"]) / row["path"]).read_bytes()
-    return {"path": row["path"], "text": raw.decode("utf-8", errors="replace").replace("\r\n", "\n")}
+def _read_imports(row: dict[str, Any], root: str) -> dict[str, Any]:
+    text = read_source(Path(root, row["path"]))
+    # As JSON: a list that is empty in one block and filled in another has no common Arrow type.
+    return {"path": row["path"], "imports": json.dumps(None if text is None else find_imports(row["path"], text))}
+
+
+def _shards(sizes: dict[str, int]) -> list[list[str]]:
+    """Repositories in order, gathered until a shard holds BYTES_PER_SHARD."""
+    shards, held = list[list[str]](), BYTES_PER_SHARD
+    for name, size in sizes.items():
+        if held >= BYTES_PER_SHARD:
+            shards.append([])
+            held = 0
+        shards[-1].append(name)
+        held += size
+    return shards
+
+
+def _write_shard(row: dict[str, Any], root: str, folder: str, max_chars: int) -> dict[str, Any]:
+    """Write one shard unless an earlier attempt has; files and bytes are the same however often this runs."""
+    path = Path(folder) / _name(row["shard"])
+    if not path.exists():
+        write_jsonl(path, _rows(json.loads(row["repositories"]), Path(root), max_chars))
+    lengths = [len(document["text"]) for document in read_jsonl(path)]
+    return {"documents": len(lengths), "characters": sum(lengths)}
+
+
+def _rows(ordered: dict[str, list[str]], root: Path, max_chars: int) -> Iterator[dict[str, Any]]:
+    for name, members in ordered.items():
+        texts = ((path, read_source(root / path)) for path in members)
+        sections = ((path, file_section(path, text)) for path, text in texts if text is not None)
+        yield from repository_rows(f"{root.name}/{name}", sections, max_chars)
+
+
+def _name(shard: int) -> str:
+    return f"kept-{shard:05d}.jsonl.zst"

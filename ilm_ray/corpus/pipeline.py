@@ -1,93 +1,160 @@
-"""Documents -> token shards on Ray Data, one task an input file."""
+"""The tokens stage on Ray Data: kept documents of text and code -> token shards per source and split."""
 
-import hashlib
-from collections.abc import Iterable
+import functools
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import ray.data
+import ray
 
 from ilm_ray.corpus.jsonl import read_jsonl
+from ilm_ray.corpus.split import Candidates, candidates, heldout_limit, merge, split_key
 from ilm_ray.corpus.stage import Context, Result
-from ilm_ray.corpus.tokens import TokenSource, write_shard
+from ilm_ray.corpus.tokens import write_shard
+from ilm_ray.errors import UserError
 from ilm_ray.observe.progress import Progress
+from ilm_ray.tokenizer.tokenizer import Tokenizer
 
-# How many tokens at least are held out of a source, where it has that many to spare.
-MIN_HELDOUT_TOKENS = 8_000
 SPLITS = ("train", "heldout")
+CODE = "code"
+RECEIPTS = "receipts"
+BATCH = 64  # documents encoded at once
 
 
-def tokenize_documents(context: Context) -> Result:
-    """Encode every kept document of the text and code stages into `<source>/<split>` shards."""
-    files = [
-        *sorted(context.of("text").glob("quality/kept-*.jsonl.zst")),
-        *sorted(context.of("code").glob("kept-*.jsonl.zst")),
+def tokenize_corpus(context: Context) -> Result:
+    """Write `<source>/<split>/shard-*` for every input file; sources are the languages of the text, and code."""
+    languages = context.config.text.languages
+    items = [
+        {"path": str(path), "number": number, "stage": stage}
+        for stage, folder in (("text", context.of("text") / "quality"), (CODE, context.of(CODE)))
+        for number, path in enumerate(sorted(folder.glob("kept-*.jsonl.zst")))
     ]
-    share = context.config.pretrain.heldout_share
-    jobs = [
-        {
-            "number": number,
-            "file": str(path),
-            "out": str(context.folder),
-            "tokenizer": str(context.of("tokenizer")),
-            "share": share,
-        }
-        for number, path in enumerate(files)
-    ]
-    progress = Progress("tokens", len(jobs))
-    dataset = ray.data.from_items(jobs, override_num_blocks=len(jobs)).map(_tokenize_file, num_cpus=1)
-    for done, row in enumerate(dataset.iter_rows(), 1):
-        progress.update(done, documents=row["documents"])
+    if not items:
+        raise UserError(f"no kept documents in {context.run_dir}/text and /code; give `input` files with text in them")
+    limits = _heldout_limits(items, languages, context.config.pretrain.heldout_share)
+    for left in context.folder.rglob(".*.tmp"):  # of an attempt that was killed
+        left.unlink()
+    work = functools.partial(
+        _tokenize_file,
+        tokenizer=str(context.of("tokenizer")),
+        folder=str(context.folder),
+        languages=languages,
+        limits=json.dumps(limits),
+    )
+    counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    files: list[Path] = []
+    progress = Progress("tokens", len(items))
+    for done, receipt in enumerate(_run(items, work), 1):
+        files += [context.folder / name for name in receipt["files"]]
+        for source, split, documents, tokens, size in receipt["counts"]:
+            for unit, value in (("documents", documents), ("tokens", tokens), ("bytes", size)):
+                counts[source][unit] += value
+                counts[source][f"{split}_{unit}"] += value
+        progress.update(done, tokens=sum(c["tokens"] for c in counts.values()))
+    if not counts:
+        raise UserError(f"the kept documents in {context.run_dir} are empty or in none of text.languages={languages}")
+    return Result(files, _metrics(counts))
+
+
+def source_of(row: dict[str, Any], stage: str, languages: Iterable[str]) -> str | None:
+    """The source a document belongs to; None where its language is not one of ours."""
+    if stage == CODE:
+        return CODE
+    return row["language"] if row["language"] in languages else None
+
+
+def _heldout_limits(items: list[dict[str, Any]], languages: list[str], share: float) -> dict[str, int]:
+    """Key below which a source's documents are held out: it depends on the whole source, so all files are read once."""
+    parts: dict[str, list[Candidates]] = defaultdict(list)
+    for row in _run(items, functools.partial(_look_at_file, languages=languages)):
+        for source, part in row.items():
+            parts[source].append(Candidates(part["documents"], part["size"], [tuple(p) for p in part["smallest"]]))
+    return {source: heldout_limit(merge(found), share) for source, found in sorted(parts.items())}
+
+
+def _look_at_file(item: dict[str, Any], languages: list[str]) -> dict[str, Any]:
+    found: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for row in read_jsonl(Path(item["path"])):
+        source = source_of(row, item["stage"], languages)
+        if source is not None:
+            found[source].append((split_key(row["id"]), len(row["text"].encode("utf-8", "replace"))))
+    return {source: asdict(candidates(pairs)) for source, pairs in found.items()}
+
+
+def _tokenize_file(
+    item: dict[str, Any], tokenizer: str, folder: str, languages: list[str], limits: str
+) -> dict[str, Any]:
+    """Shards of one input file, then its receipt: a file with a receipt is not done again."""
+    receipt = Path(folder) / RECEIPTS / f"{item['stage']}-{item['number']:05d}.json"
+    if receipt.exists():
+        return json.loads(receipt.read_text(encoding="utf-8"))
+    shards: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    limit = json.loads(limits)
+    for source, document in _encoded(item, _open(tokenizer), languages):
+        split = "heldout" if split_key(document["id"]) < limit[source] else "train"
+        shards[source, split].append(document)
+    files, counts = list[str](), list[tuple[str, str, int, int, int]]()
+    for (source, split), documents in sorted(shards.items()):
+        paths = write_shard(Path(folder) / source / split, item["number"], documents)
+        files += [str(path.relative_to(folder)) for path in paths]
+        tokens, size = sum(len(d["tokens"]) for d in documents), sum(d["bytes"] for d in documents)
+        counts.append((source, split, len(documents), tokens, size))
+    receipt.parent.mkdir(parents=True, exist_ok=True)
+    temporary = receipt.with_name(f".{receipt.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps({"files": files, "counts": counts}), encoding="utf-8")
+    temporary.replace(receipt)
+    return {"files": files, "counts": counts}
+
+
+def _encoded(item: dict[str, Any], tokenizer: Tokenizer, languages: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(source, document with `tokens` and `bytes`) of every document of a file, in its order."""
+    batch: list[tuple[str, dict[str, Any]]] = []
+
+    def flush() -> Iterator[tuple[str, dict[str, Any]]]:
+        encoded = tokenizer.encode_batch([row["text"] for _, row in batch])
+        for (source, row), ids in zip(batch, encoded, strict=True):
+            size = len(row["text"].encode("utf-8", "replace"))
+            tokens = [tokenizer.bos_id, *ids, tokenizer.eos_id]
+            yield source, {"tokens": tokens, "bytes": size, **{k: row[k] for k in ("id", "url", "dump")}}
+        batch.clear()
+
+    for row in read_jsonl(Path(item["path"])):
+        source = source_of(row, item["stage"], languages)
+        if source is not None:
+            batch.append((source, row))
+        if len(batch) == BATCH:
+            yield from flush()
+    yield from flush()
+
+
+@functools.lru_cache(maxsize=1)
+def _open(folder: str) -> Tokenizer:
+    return Tokenizer.load(Path(folder))  # once a worker process, not once a file
+
+
+def _run(items: list[dict[str, Any]], work: functools.partial[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """`work` on every item as Ray Data tasks. Results travel as JSON: their shapes differ from file to file."""
+    rows = ray.data.from_items(items, override_num_blocks=len(items)).map(functools.partial(_as_json, work=work))
+    for row in rows.iter_rows():
+        yield json.loads(row["json"])
+
+
+def _as_json(item: dict[str, Any], work: functools.partial[dict[str, Any]]) -> dict[str, str]:
+    return {"json": json.dumps(work(item))}
+
+
+def _metrics(counts: dict[str, dict[str, int]]) -> dict[str, Any]:
+    units = ("documents", "tokens", "bytes")
     sources: dict[str, dict[str, dict[str, float]]] = {}
-    for source in sorted(p.name for p in context.folder.iterdir() if p.is_dir()):
+    for source, found in sorted(counts.items()):
         for split in SPLITS:
-            opened = TokenSource(context.folder / source / split)
-            sources.setdefault(source, {})[split] = {
-                "documents": len(opened),
-                "tokens": opened.total_tokens,
-                "bytes": opened.total_bytes,
-                "bytes_per_token": round(opened.total_bytes / max(opened.total_tokens, 1), 3),
-            }
-    total = sum(s["train"]["tokens"] + s["heldout"]["tokens"] for s in sources.values())
-    written = [p for p in context.folder.rglob("shard-*") if p.is_file()]
-    return Result(written, {"summary": {"tokens": total, "sources": sorted(sources)}, "sources": sources})
-
-
-def heldout_documents(ids: Iterable[int], lengths: Iterable[int], share: float) -> set[int]:
-    """Ids to hold out of one file: those whose hash is smallest, until `share` of its tokens is reached.
-
-    At least MIN_HELDOUT_TOKENS, but never more than a fifth of the file.
-    """
-    sizes = dict(zip(ids, lengths, strict=True))
-    total = sum(sizes.values())
-    target = min(max(share * total, MIN_HELDOUT_TOKENS), total / 5)
-    held, tokens = set[int](), 0
-    for document in sorted(sizes, key=lambda i: hashlib.sha256(str(i).encode()).digest()):
-        # A document that would take more than a fifth of the file stays in training.
-        if tokens + sizes[document] <= max(target, 1) or (not held and sizes[document] <= total / 5):
-            held.add(document)
-            tokens += sizes[document]
-        if tokens >= target:
-            break
-    return held
-
-
-def _tokenize_file(job: dict[str, Any]) -> dict[str, Any]:
-    from ilm_ray.tokenizer.tokenizer import Tokenizer
-
-    tokenizer, out, number = Tokenizer.load(Path(job["tokenizer"])), Path(job["out"]), int(job["number"])
-    by_source: dict[str, list[dict[str, Any]]] = {}
-    for row in read_jsonl(Path(job["file"])):
-        tokens = np.array([tokenizer.bos_id, *tokenizer.encode(row["text"]), tokenizer.eos_id], dtype=np.uint32)
-        document = {key: row[key] for key in ("id", "url", "dump")}
-        document |= {"tokens": tokens, "bytes": len(row["text"].encode())}
-        by_source.setdefault(row["language"], []).append(document)
-    for source, documents in by_source.items():
-        held = heldout_documents(
-            [d["id"] for d in documents], [len(d["tokens"]) for d in documents], float(job["share"])
-        )
-        for split in SPLITS:
-            part = [d for d in documents if (d["id"] in held) == (split == "heldout")]
-            write_shard(out / source / split, number, part)
-    return {"documents": sum(map(len, by_source.values()))}
+            part: dict[str, float] = {unit: found[f"{split}_{unit}"] for unit in units}
+            part["bytes_per_token"] = round(part["bytes"] / max(part["tokens"], 1), 3)
+            sources.setdefault(source, {})[split] = part
+    summary: dict[str, float] = {unit: sum(c[unit] for c in counts.values()) for unit in units}
+    summary["bytes_per_token"] = round(summary["bytes"] / summary["tokens"], 3)
+    return {"summary": summary, "sources": sources}

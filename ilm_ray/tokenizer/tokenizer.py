@@ -1,97 +1,111 @@
-"""The vocabulary: the head of cl100k, learned Chinese tokens, spare ids, special tokens at the very end."""
+"""InternLM2's tokenizer (report section 3.2.1): cl100k's head, learned Chinese tokens, spare ids, special tokens.
+
+Ids from 0: base tokens, learned tokens, spare ids that stand for nothing, and the special tokens at the very end.
+"""
 
 import base64
+import binascii
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import tiktoken
 
 from ilm_ray.errors import UserError
-from ilm_ray.tokenizer.ranks import PATTERN, Ranks, learn_merges
+from ilm_ray.tokenizer.huggingface import write_huggingface
 
-# From the last id downwards. The first six are those of the released models (92543 ... 92538).
-SPECIAL = (
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|action_start|>",
-    "<|action_end|>",
-    "<|interpreter|>",
-    "<|plugin|>",
-    "</s>",
-    "<s>",
+NAME = "vocabulary.json"
+FORMAT = "ilm_ray vocabulary 1"
+# The last ids of the vocabulary, in this order; from <|plugin|> on they are those of the released models.
+SPECIALS = (
     "<|reward|>",
+    "<s>",
+    "</s>",
+    "<|plugin|>",
+    "<|interpreter|>",
+    "<|action_end|>",
+    "<|action_start|>",
+    "<|im_end|>",
+    "<|im_start|>",
 )
 
 
 class Tokenizer:
-    """Text <-> token ids. Special tokens never come out of text: only ids given by name make them."""
+    """Text <-> token ids. `tokens`: the bytes of ids 0, 1, ...; lower ids merge first; all 256 bytes are among them.
 
-    def __init__(self, ranks: Ranks, vocab_size: int) -> None:
-        if len(ranks) + len(SPECIAL) > vocab_size:
+    Raises UserError where `vocab_size` has no room for the tokens and the special ones.
+    """
+
+    def __init__(self, tokens: Sequence[bytes], pattern: str, vocab_size: int) -> None:
+        if vocab_size < len(tokens) + len(SPECIALS):
             raise UserError(
-                f"tokenizer.vocab_size={vocab_size} is too small for {len(ranks)} tokens and {len(SPECIAL)} special "
-                "ones; raise it or lower tokenizer.base_tokens or tokenizer.chinese_tokens"
+                f"tokenizer.vocab_size={vocab_size} is too small for {len(tokens)} tokens and {len(SPECIALS)} special "
+                f"ones; set it to {len(tokens) + len(SPECIALS)} or more"
             )
-        self.ranks, self.vocab_size = ranks, vocab_size
-        self.specials = {name: vocab_size - 1 - i for i, name in enumerate(SPECIAL)}
-        self._names = {i: name for name, i in self.specials.items()}
-        self._encoding = tiktoken.Encoding("ilm_ray", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
-        self._bytes = {rank: token for token, rank in ranks.items()}
+        self.tokens, self.pattern, self.vocab_size = list(tokens), pattern, vocab_size
+        self._ranks = {token: rank for rank, token in enumerate(self.tokens)}
+        self._specials = {name: vocab_size - len(SPECIALS) + i for i, name in enumerate(SPECIALS)}
+        self._encoding = tiktoken.Encoding("ilm_ray", pat_str=pattern, mergeable_ranks=self._ranks, special_tokens={})
+        spare = vocab_size - len(self.tokens) - len(SPECIALS)
+        self._shown = [*self.tokens, *[b""] * spare, *(name.encode() for name in SPECIALS)]
         self.bos_id, self.eos_id = self.special("<s>"), self.special("</s>")
         self.im_start_id, self.im_end_id = self.special("<|im_start|>"), self.special("<|im_end|>")
         self.reward_id = self.special("<|reward|>")
 
-    @classmethod
-    def train(
-        cls, base: Ranks, base_tokens: int, texts: Iterable[str], chinese_tokens: int, max_chars: int, vocab_size: int
-    ) -> "Tokenizer":
-        """The first `base_tokens` of `base`, then up to `chinese_tokens` merges learned from `texts`."""
-        head = {token: rank for token, rank in base.items() if rank < base_tokens}
-        learned = learn_merges(head, texts, chinese_tokens, max_chars)
-        return cls(head | {token: len(head) + i for i, token in enumerate(learned)}, vocab_size)
-
     def special(self, name: str) -> int:
-        """Id of a special token."""
-        return self.specials[name]
+        """Id of a special token. Raises KeyError for any other string."""
+        return self._specials[name]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; a special token's string in it is ordinary text."""
+        """Ids of `text`. What looks like a special token in it stays text: only code adds special ids."""
         return self._encoding.encode_ordinary(text)
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text, in threads."""
-        return self._encoding.encode_ordinary_batch(texts, num_threads=2)
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of every text; on one thread, because each Ray task has one core."""
+        return self._encoding.encode_ordinary_batch(list(texts), num_threads=1)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids; specials as their names, broken UTF-8 as U+FFFD, spare ids as nothing."""
-        out = b"".join(self._bytes.get(int(i)) or self._names.get(int(i), "").encode() for i in ids)
-        return out.decode("utf-8", errors="replace")
+        """Text of `ids`: cut characters become U+FFFD, special tokens their names, spare ids nothing."""
+        return b"".join(self._shown[i] for i in ids).decode("utf-8", errors="replace")
 
     def byte_lengths(self) -> np.ndarray:
-        """float64 (vocab_size): bytes of text that each id stands for; 0 for special and spare ids."""
-        lengths = np.zeros(self.vocab_size)
-        for rank, token in self._bytes.items():
-            lengths[rank] = len(token)
+        """int64 (vocab_size): bytes of text that each id stands for; 0 for special and spare ids."""
+        lengths = np.zeros(self.vocab_size, dtype=np.int64)
+        lengths[: len(self.tokens)] = [len(token) for token in self.tokens]
         return lengths
 
     def save(self, folder: Path) -> Path:
-        """Write `tokenizer.json`: ranks in order as base64, vocabulary size."""
+        """Write `vocabulary.json` into `folder`, atomically."""
         folder.mkdir(parents=True, exist_ok=True)
-        ordered = [base64.b64encode(self._bytes[rank]).decode() for rank in range(len(self._bytes))]
-        path = folder / "tokenizer.json"
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"format": "ilm_ray", "vocab_size": self.vocab_size, "ranks": ordered}))
+        content = {
+            "format": FORMAT,
+            "vocab_size": self.vocab_size,
+            "pattern": self.pattern,
+            "specials": self._specials,  # for readers; the order above decides
+            "tokens": [base64.b64encode(token).decode() for token in self.tokens],
+        }
+        path, temporary = folder / NAME, folder / f".{NAME}.{os.getpid()}.tmp"
+        temporary.write_text(json.dumps(content, indent=0), encoding="utf-8")
         temporary.replace(path)
         return path
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
-        """Read what `save` wrote. Raises UserError where there is none."""
+        """Open what `save` wrote. Raises UserError where it is missing or damaged."""
+        path = folder / NAME
         try:
-            saved = json.loads((folder / "tokenizer.json").read_text())
-            ranks = {base64.b64decode(token): rank for rank, token in enumerate(saved["ranks"])}
-        except (OSError, KeyError, ValueError) as error:
-            raise UserError(f"{folder} holds no tokenizer of ours ({error}); run jobs/tokenizer.py first") from None
-        return cls(ranks, saved["vocab_size"])
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise ValueError(f"format '{content['format']}'")
+            tokens = [base64.b64decode(token, validate=True) for token in content["tokens"]]
+            return cls(tokens, content["pattern"], content["vocab_size"])
+        except FileNotFoundError:
+            raise UserError(f"no tokenizer at {path}; run jobs/tokenizer.py with this --run-dir first") from None
+        except (ValueError, KeyError, TypeError, binascii.Error) as error:
+            raise UserError(f"{path} is not a vocabulary of ilm_ray ({error}); run jobs/tokenizer.py anew") from None
+
+    def save_huggingface(self, folder: Path) -> list[Path]:
+        """Write `tokenizer.json` and `tokenizer_config.json` (with the ChatML template) for transformers and vLLM."""
+        return write_huggingface(folder, self._ranks, self.pattern, self._specials)

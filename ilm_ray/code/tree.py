@@ -1,0 +1,72 @@
+"""The files of a source tree that become code data."""
+
+import hashlib
+import os
+import re
+import sysconfig
+from pathlib import Path
+
+from ilm_ray.code.imports import DOCUMENTATION, LANGUAGES
+from ilm_ray.config.schema import CodeConfig
+from ilm_ray.errors import UserError
+
+_ALWAYS_LEFT_OUT = {"__pycache__", "node_modules", "site-packages"}
+_LEFT_OUT_OF_PYTHON = {"test", "tests", "idle_test", "lib2to3", "ensurepip", "lib-dynload"}
+# Known endings only: `weights@x.shape` is a matrix product, not an address.
+_EMAIL = re.compile(
+    r"\b[\w.+-]{1,64}@(?:[\w-]{1,63}\.)+(?:com|org|net|edu|gov|mil|info|io|dev|ai|eu|uk|de|fr|nl|it|es|se|no|dk|fi|pl|ch|at|be|cz|ru|cn|jp|kr|tw|in|br|au|ca|us|nz|za)\b"
+)
+
+
+def source_root(config: CodeConfig) -> Path:
+    """The tree to read. Raises UserError where it is no folder."""
+    root = Path(config.source) if config.source else Path(sysconfig.get_path("stdlib"))
+    if not root.is_dir():
+        raise UserError(f"code.source: {root} is no folder; name one that holds source code, or leave the setting out")
+    return root.absolute()
+
+
+def choose_files(config: CodeConfig) -> list[str]:
+    """Relative paths of at most `max_files` files of at most `max_file_bytes`, sorted.
+
+    Where there are more, whole top-level folders and modules are taken in the order of the hash of their names: a fair
+    sample that does not tear packages apart. Raises UserError where the tree holds no code.
+    """
+    root = source_root(config)
+    left_out = _ALWAYS_LEFT_OUT if config.source else _ALWAYS_LEFT_OUT | _LEFT_OUT_OF_PYTHON
+    wanted = LANGUAGES.keys() | DOCUMENTATION.keys()
+    found = []
+    for folder, names, files in os.walk(root):
+        names[:] = [n for n in names if n not in left_out and not n.startswith(".")]
+        for name in files:
+            path = Path(folder, name)
+            # A link may lead out of the tree.
+            if path.suffix in wanted and not path.is_symlink() and 0 < path.stat().st_size <= config.max_file_bytes:
+                found.append(path.relative_to(root).as_posix())
+    found.sort(key=lambda path: (hashlib.sha256(path.split("/", 1)[0].encode()).digest(), path))
+    chosen = sorted(found[: config.max_files])
+    if not any(Path(path).suffix in LANGUAGES for path in chosen):
+        raise UserError(
+            f"code.source: {root} holds no {', '.join(LANGUAGES)} file of at most {config.max_file_bytes} bytes; "
+            "name a folder with source code or raise code.max_file_bytes"
+        )
+    return chosen
+
+
+def read_source(path: Path) -> str | None:
+    """The text of a file with e-mail addresses masked; None where it is not UTF-8 or blank."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        return None
+    return _EMAIL.sub("<email>", text) if text.strip() else None
+
+
+def tree_fingerprint(config: CodeConfig) -> str:
+    """Identity of the chosen files: their names and contents."""
+    root, seen = source_root(config), hashlib.sha256()
+    for path in choose_files(config):
+        seen.update(
+            f"{path}\0".encode("utf-8", "surrogateescape") + hashlib.sha256((root / path).read_bytes()).digest()
+        )
+    return seen.hexdigest()[:16]
