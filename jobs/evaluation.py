@@ -9,6 +9,7 @@ from ilm_ray.corpus.manifest import load
 from ilm_ray.corpus.stage import Context, Result, Stage
 from ilm_ray.evaluation.pipeline import heldout_bits_per_byte
 from ilm_ray.evaluation.summary import alignment_summary, gain_in_errors
+from ilm_ray.tokenizer.chatml import plain_text
 from ilm_ray.tokenizer.tokenizer import Tokenizer
 from jobs._job import run_job
 
@@ -75,9 +76,9 @@ def _conversations(rows: dict[str, list[dict[str, Any]]], count: int) -> list[di
     return [
         {
             "domain": sft["domain"],
-            "prompt": sft["prompt"],
-            "sft": sft["response"],
-            "ppo": ppo["response"],
+            "prompt": plain_text(sft["prompt"]),
+            "sft": plain_text(sft["response"]),
+            "ppo": plain_text(ppo["response"]),
             "reward_sft": sft["reward"],
             "reward_ppo": ppo["reward"],
         }

@@ -50,9 +50,10 @@ def bits_per_byte(
     byte_lengths: Tensor,
     summed_over: Callable[[Any, Sequence[Window], Callable[[Any, Window], list[float]]], list[float]],
 ) -> dict[str, float]:
-    """Bits per byte per source; `summed_over(model, windows, f)` adds f up over windows (and ranks)."""
-    out = {}
+    """Bits per byte per source and over all; `summed_over(model, windows, f)` adds f up over windows (and ranks)."""
+    out, total_bits, total_size = {}, 0.0, 0.0
     for name, parts in windows.items():
         bits, size = summed_over(model, parts, lambda m, w: bits_and_bytes(m, w, byte_lengths))
         out[name] = bits / size
-    return out
+        total_bits, total_size = total_bits + bits, total_size + size
+    return out | {"all": total_bits / total_size} if out else out

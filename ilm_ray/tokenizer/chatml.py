@@ -1,5 +1,6 @@
 """ChatML (report section 4.1): conversations as tokens, and which of them the assistant wrote."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
@@ -45,3 +46,9 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message], generation_pr
         ids += head
         mask += [0] * len(head)
     return ChatTokens(ids, mask)
+
+
+def plain_text(decoded: str) -> str:
+    """A decoded conversation for people: no special tokens, no role names; messages one after the other."""
+    opened = re.sub(r"<\|im_start\|>[a-z]+\n", "", decoded)
+    return re.sub(r"<\|im_end\|>\n?|</?s>", "\n", opened).strip()
