@@ -8,6 +8,7 @@ Exit code 0: done. 2: bad input or configuration, one line says what, where and 
 
 import argparse
 import json
+import logging
 import os
 import sys
 import traceback
@@ -18,7 +19,7 @@ from typing import Any, NoReturn
 from ilm_ray.config import Config, load_config, save_config
 from ilm_ray.config.fit import check_fits
 from ilm_ray.config.load import PRESETS
-from ilm_ray.corpus.stage import Stage, run_stage
+from ilm_ray.corpus.stage import Stage, check_needs, run_stage
 from ilm_ray.errors import UserError
 from ilm_ray.observe.journal import Journal
 from ilm_ray.observe.report import write_report
@@ -32,6 +33,7 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
         config, run_dir = _parse(job, argv)
         for stage in stages:  # outside inputs are looked at before anything is written
             stage.sources(config)
+        check_needs(stages, run_dir)
         done = {}
         with LocalRay(config):
             check_fits(config, **available_resources())
@@ -181,6 +183,7 @@ def _extension_dir() -> dict[str, str]:
 def _quiet_ray_data() -> None:
     import ray
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,14 +56,25 @@ class Stage:
     sources: Callable[[Config], dict[str, str]] = lambda config: {}
 
 
+def check_needs(stages: Sequence[Stage], run_dir: Path) -> None:
+    """Raise UserError where a stage needs another that is neither finished in `run_dir` nor about to run before it."""
+    coming = set[str]()
+    for stage in stages:
+        for name in stage.needs:
+            if name not in coming and manifests.load(run_dir / name) is None:
+                raise UserError(
+                    f"stage '{stage.name}' needs stage '{name}', not finished in {run_dir}; run its job first"
+                )
+        coming.add(stage.name)
+
+
 def run_stage(stage: Stage, config: Config, run_dir: Path, journal: Journal) -> Manifest:
-    """Run `stage` unless its manifest still holds. Raises UserError where an upstream stage is missing."""
+    """Run `stage` unless its manifest still holds. What it needs must be finished (see `check_needs`)."""
     folder = run_dir / stage.name
     upstream = {}
     for name in stage.needs:
         found = manifests.load(run_dir / name)
-        if found is None:
-            raise UserError(f"stage '{stage.name}' needs stage '{name}', not finished in {run_dir}; run its job first")
+        assert found is not None, f"{stage.name} was started without {name}"
         upstream[name] = found
     inputs = {name: m.fingerprint for name, m in upstream.items()} | stage.sources(config)
     settings = json.loads(json.dumps(stage.settings(config), default=str))

@@ -102,7 +102,7 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_training_changes_the_weights_and_lowers_a_repeated_loss(alone: Path) -> None:
     trained, fresh = load_causal(alone / "model"), Toy().build()
-    moved = [float((a - b).abs().max()) for a, b in zip(trained.parameters(), fresh.parameters(), strict=True)]
+    moved = [(a - b).abs().max().item() for a, b in zip(trained.parameters(), fresh.parameters(), strict=True)]
     assert min(moved) > 1e-4
     micro = Toy().micro_batches(Toy.steps - 1, 0, 1)[0]
     assert trained.double()(*micro).sum() < fresh(*micro).sum()

@@ -1,0 +1,70 @@
+"""Bad input to a job: one line, exit code 2, nothing written. Each case is a real process."""
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def run_job(*arguments: str) -> tuple[int, dict[str, str], list[str]]:
+    """Exit code, the JSON line, and what the job itself said on stderr."""
+    done = subprocess.run(
+        [sys.executable, f"jobs/{arguments[0]}.py", *arguments[1:]],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    said = [line for line in done.stderr.splitlines() if line.startswith(f"{arguments[0]}: ")]
+    return done.returncode, json.loads(done.stdout.splitlines()[-1]), said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["web_text", "input=/nowhere/*.warc.gz"], "/nowhere/*.warc.gz matches no file"),
+        (["web_text", "input=README.md"], "is no WARC file"),
+        (["pipeline", "pretrain.wrokers=2"], "did you mean 'pretrain.workers'"),
+        (["pipeline", "--preset", "70b"], "choose one of nano, 1_8b, 7b, 20b"),
+        (["pipeline", "--preset", "20b"], "does not fit"),
+        (["pipeline", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["code_data", "code.source=/nowhere"], "/nowhere"),
+        (["sft", "sft.data=/nowhere.jsonl"], "/nowhere.jsonl does not exist"),
+        (["sft"], "needs stage 'tokenizer'"),
+        (["pipeline", "--bogus"], "usage"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(arguments: list[str], words: str, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    code, summary, said = run_job(*arguments, "--run-dir", str(run_dir))
+    assert code == 2
+    assert summary["status"] == "refused"
+    assert len(said) == 1 and words in said[0]
+    assert not run_dir.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused() -> None:
+    code, _, said = run_job("code_data", "--run-dir", "/proc/ilm_ray")
+    assert code == 2
+    assert "cannot write to --run-dir /proc/ilm_ray" in said[0]
+
+
+def test_a_truncated_archive_is_no_bad_input(tmp_path: Path) -> None:
+    from ilm_ray import demo
+
+    whole = sorted((demo.DATA / "web").glob("*/*.warc.gz"))[0].read_bytes()
+    crawl = tmp_path / "CC-MAIN-2024-10"
+    crawl.mkdir()
+    (crawl / "cut.warc.gz").write_bytes(whole[: len(whole) // 2])
+    record = b"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: 9999\r\n\r\nHTTP/1.1 200 OK\r\n\r\nhello"
+    (crawl / "odd.warc.gz").write_bytes(gzip.compress(record))
+    code, summary, _ = run_job("web_text", f"input={crawl}/*.warc.gz", "--run-dir", str(tmp_path / "run"))
+    assert code == 0
+    assert summary["documents_kept"] > 20  # type: ignore[operator]
+    records = json.loads((tmp_path / "run" / "text" / "records.json").read_text())
+    assert json.dumps(records).count("truncated") and summary["status"] == "done"
