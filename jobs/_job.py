@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from ilm_ray.config import Config, load_config, save_config
 from ilm_ray.config.fit import check_fits
 from ilm_ray.config.load import PRESETS
-from ilm_ray.corpus.stage import Stage, check_needs, run_stage
+from ilm_ray.corpus.stage import Stage, check_run_dir, run_stage
 from ilm_ray.errors import UserError
 from ilm_ray.observe.journal import Journal
 from ilm_ray.observe.report import write_report
@@ -33,18 +33,19 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
         config, run_dir = _parse(job, argv)
         for stage in stages:  # outside inputs are looked at before anything is written
             stage.sources(config)
-        check_needs(stages, run_dir)
+        check_run_dir(stages, run_dir)
         done = {}
         with LocalRay(config):
-            check_fits(config, **available_resources())
+            if any(stage.trains for stage in stages):
+                check_fits(config, **available_resources())
             _open_run_dir(run_dir, config)
             journal = Journal(run_dir / "journal.jsonl")
+            journal.event("start", job=job, preset=config.preset)
             try:
                 for stage in stages:
                     done[stage.name] = run_stage(stage, config, run_dir, journal)
             finally:  # a run that failed half-way is when one wants to look
-                write_report(run_dir)
-                write_tensorboard(run_dir)
+                _write_reports(run_dir, journal)
         summaries = {name: m.metrics["summary"] for name, m in done.items()}
         figures = summaries if len(stages) > 1 else summaries[stages[0].name]
         if len(stages) > 1:
@@ -120,7 +121,9 @@ def print_stage_table(rows: dict[str, tuple[float, float]]) -> None:
 
 
 def _parse(job: str, argv: Sequence[str] | None) -> tuple[Config, Path]:
-    parser = _Parser(prog=f"jobs/{job}.py", description=f"ilm_ray job '{job}'; see docs/ for its settings.")
+    parser = _Parser(
+        prog=f"jobs/{job}.py", description=f"ilm_ray job '{job}'; its settings are those of ilm_ray/config/schema.py."
+    )
     parser.add_argument("--preset", default="nano", help=f"one of {', '.join(PRESETS)}")
     parser.add_argument("--config", type=Path, help="YAML file with settings")
     parser.add_argument("--run-dir", type=Path, help="where results go (default runs/<preset>)")
@@ -144,6 +147,15 @@ def _open_run_dir(run_dir: Path, config: Config) -> None:
         raise UserError(
             f"cannot write to --run-dir {run_dir}: {error.strerror or error}; choose a folder you may write to"
         ) from None
+
+
+def _write_reports(run_dir: Path, journal: Journal) -> None:
+    """Whatever is wrong with a picture of the run, the run's own outcome is what the job reports."""
+    try:
+        write_report(run_dir)
+        write_tensorboard(run_dir)
+    except Exception as error:
+        journal.event("note", why=f"the report was not written: {type(error).__name__}: {_one_line(error)}")
 
 
 def _keep_evidence(run_dir: Path | None) -> str:

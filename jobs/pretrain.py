@@ -9,12 +9,13 @@ from ilm_ray.pretrain.phases import PretrainTask, open_sources
 from ilm_ray.pretrain.trainer import run_training
 from jobs._job import run_job
 
+# What changes how the work is done and not what comes of it.
+_NO_RESULT = {"checkpoint_every", "keep_checkpoints", "log_every", "workers", "loss_chunk", "micro_tokens"}
+
 
 def _settings(config: Config) -> dict[str, Any]:
-    # How often to log or checkpoint and how many workers do it change no result worth a new run.
-    pretrain = config.pretrain.model_dump(exclude={"checkpoint_every", "keep_checkpoints", "log_every", "workers"})
-    heldout = config.evaluation.heldout_sequences
-    return {"seed": config.seed, "model": config.model.model_dump(), "pretrain": pretrain, "heldout": heldout}
+    pretrain = config.pretrain.model_dump(exclude=_NO_RESULT)
+    return {"seed": config.seed, "model": config.model.model_dump(), "pretrain": pretrain}
 
 
 def _work(context: Context) -> Result:
@@ -28,7 +29,7 @@ def _work(context: Context) -> Result:
     return run_training(context, PretrainTask, context.config.pretrain.weight_decay)
 
 
-STAGE = Stage("pretrain", ("tokenizer", "tokens"), _settings, _work)
+STAGE = Stage("pretrain", ("tokenizer", "tokens"), _settings, _work, trains=True)
 
 if __name__ == "__main__":
     run_job("pretrain", [STAGE])

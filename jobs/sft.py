@@ -24,7 +24,7 @@ def _work(context: Context) -> Result:
     return run_training(context, SFTTask, context.config.pretrain.weight_decay)
 
 
-STAGE = Stage("sft", ("tokenizer", "tokens", "pretrain"), _settings, _work, _sources)
+STAGE = Stage("sft", ("tokenizer", "tokens", "pretrain"), _settings, _work, _sources, trains=True)
 
 if __name__ == "__main__":
     run_job("sft", [STAGE])

@@ -3,7 +3,7 @@
 from ilm_ray.config.schema import Config, ModelConfig
 from ilm_ray.errors import UserError
 
-# fp32 master, two Adam moments, bf16 parameters and gradients, as in notes on mixed precision: 4+4+4+2+2.
+# Mixed precision with AdamW: fp32 master and two moments, bf16 parameters and gradients, 4+4+4+2+2.
 TRAINING_BYTES_PER_PARAMETER = 16
 
 

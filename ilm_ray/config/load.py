@@ -30,8 +30,8 @@ def load_config(preset: str = "nano", file: Path | None = None, overrides: list[
         values = _merged(values, _read_yaml(file), str(file))
     for override in overrides or []:
         key, sep, raw = override.partition("=")
-        if not sep or not key:
-            raise UserError(f"'{override}' is not a setting; write key.sub=value")
+        if not sep or not key or not raw.strip():
+            raise UserError(f"'{override}' is not a setting; write key.sub=value (null for none)")
         try:
             value = yaml.safe_load(raw)
         except yaml.YAMLError as error:
@@ -84,6 +84,8 @@ def _refuse_unknown(values: Any, model: type[BaseModel], prefix: str, origin: st
     if not isinstance(values, dict):
         raise UserError(f"setting '{prefix.rstrip('.')}' from {origin} is a section; set one of its keys")
     for key, value in values.items():
+        if key == "preset" and model is Config:
+            raise UserError(f"'preset' from {origin} is no setting; choose it with --preset")
         field = model.model_fields.get(str(key))
         if field is None:
             best = _nearest(str(key), model, prefix)

@@ -3,9 +3,12 @@
 Where the InternLM2 report states no number the field's comment says so and why we chose ours.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -25,7 +28,7 @@ class TextConfig(Section):
 
     languages: list[str] = ["en", "zh"]
     min_chars: int = 200
-    max_html_bytes: int = 4_000_000
+    max_html_bytes: Count = 4_000_000
     extract_timeout_s: float = 20.0
     # Clean: the report names the kinds of rule and no threshold; these follow Gopher and C4.
     max_symbol_ratio: float = 0.25
@@ -38,27 +41,27 @@ class TextConfig(Section):
     max_duplicate_line_ratio: float = 0.3
     max_repeated_ngram_ratio: float = 0.25
     # Dedup (report): 128 hashes, 5-grams, threshold 0.7.
-    num_hashes: int = 128
-    ngram: int = 5
-    threshold: float = 0.7
+    num_hashes: Count = 128
+    ngram: Count = 5
+    threshold: Share = 0.7
     shuffle_partitions: int = Field(4, ge=1)
     # Safe and High-quality. A classifier's score is the probability of GOOD; below the threshold a document falls.
     blocked_domains: str | None = None  # None: the list shipped with ilm_ray.demo
     blocked_words: str | None = None
     labels: str | None = None  # folder with {toxicity,pornography,advertisement,fluency}.jsonl
-    toxicity_threshold: float = 0.4
-    pornography_threshold: float = 0.4
-    advertisement_threshold: float = 0.4
-    fluency_threshold: float = 0.4
+    toxicity_threshold: Share = 0.4
+    pornography_threshold: Share = 0.4
+    advertisement_threshold: Share = 0.4
+    fluency_threshold: Share = 0.4
 
 
 class CodeConfig(Section):
     """Code data: a source tree becomes dependency-sorted repository documents (report section 3.2)."""
 
     source: str | None = None  # None: the standard library of the running Python
-    max_files: int = 400
-    max_file_bytes: int = 100_000
-    max_document_chars: int = 100_000
+    max_files: Count = 400
+    max_file_bytes: Count = 100_000
+    max_document_chars: Count = 100_000
 
 
 class TokenizerConfig(Section):
@@ -66,19 +69,19 @@ class TokenizerConfig(Section):
 
     base_tokens: int = 60_004
     chinese_tokens: int = 32_397
-    vocab_size: int = 92_544
-    training_chars: int = 50_000_000  # Chinese text the learned tokens are counted on
+    vocab_size: Count = 92_544
+    training_chars: Count = 50_000_000  # Chinese text the learned tokens are counted on
 
 
 class ModelConfig(Section):
     """InternLM2 (report table 3). The vocabulary comes from the tokenizer."""
 
-    layers: int
-    hidden: int
-    kv_heads: int
-    queries_per_kv: int
-    head_dim: int
-    mlp_hidden: int
+    layers: Count
+    hidden: Count
+    kv_heads: Count
+    queries_per_kv: Count
+    head_dim: Count
+    mlp_hidden: Count
     norm_eps: float = 1e-5
     # Not stated; InternEvo's configuration uses 0.02, with wo and w2 divided by sqrt(2 * (layer + 1)).
     init_std: float = 0.02
@@ -97,55 +100,62 @@ class PhaseConfig(Section):
     """One phase of pre-training (report section 3.3)."""
 
     name: str
-    steps: int
-    context: int
+    steps: Count
+    context: Count
     rope_base: float
     mixture: dict[str, float]  # source -> share of tokens
-    batch_tokens: int  # tokens per optimizer step, over all workers
+    batch_tokens: Count  # tokens per optimizer step, over all workers
     max_lr: float
     # Share of sequences whose documents are all shorter than `short_context` (phase 2 keeps half of its data short).
-    short_share: float = 0.0
-    short_context: int = 4096
+    short_share: Share = 0.0
+    short_context: Count = 4096
 
     @model_validator(mode="after")
     def _shares(self) -> "PhaseConfig":
         if not self.mixture or any(share <= 0 for share in self.mixture.values()):
             raise ValueError(f"phase {self.name}: mixture needs at least one source and positive shares")
-        if self.batch_tokens % self.context:
-            raise ValueError(
-                f"phase {self.name}: batch_tokens={self.batch_tokens} must be a multiple of context={self.context}"
-            )
         return self
 
 
 class PretrainConfig(Section):
     phases: list[PhaseConfig]
-    workers: int = 2
+    workers: Count = 2
     precision: Literal["fp32", "bf16"] = "bf16"
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip_norm: float = 1.0  # not stated; InternEvo's configuration
-    warmup_ratio: float = 0.01  # not stated; InternEvo's configuration
-    final_lr_ratio: float = 0.1
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 2
-    log_every: int = 10
-    micro_tokens: int = 32_768  # tokens a worker sends forward at once; the rest of its batch is accumulated
-    loss_chunk: int = 1024  # tokens whose logits exist at once
-    heldout_share: float = 0.05
+    warmup_ratio: Share = 0.01  # not stated; InternEvo's configuration
+    final_lr_ratio: Share = 0.1
+    checkpoint_every: Count = 500
+    keep_checkpoints: Count = 2
+    log_every: Count = 10
+    micro_tokens: Count = 32_768  # tokens a worker sends forward at once; the rest of its batch is accumulated
+    loss_chunk: Count = 1024  # tokens whose logits exist at once
+    heldout_share: Share = 0.05
+
+    @model_validator(mode="after")
+    def _shared_evenly(self) -> "PretrainConfig":
+        for phase in self.phases:
+            unit = phase.context * self.workers
+            if phase.batch_tokens % unit:
+                raise ValueError(
+                    f"phase {phase.name}: batch_tokens={phase.batch_tokens} must be a multiple of "
+                    f"context * workers = {unit}"
+                )
+        return self
 
 
 class SFTConfig(Section):
     """Supervised fine-tuning (report section 4.1): ChatML, one epoch, AdamW, 4e-5."""
 
     data: str | None = None  # None: the chat samples shipped with ilm_ray.demo
-    epochs: int = 1
-    context: int = 32_768
-    batch_tokens: int = 4_194_304  # not stated
+    epochs: Count = 1
+    context: Count = 32_768
+    batch_tokens: Count = 4_194_304  # not stated
     max_lr: float = 4e-5
-    pretrain_share: float = 0.1  # long-context pre-training data stays in the mix; the share is not stated
-    checkpoint_every: int = 200
+    pretrain_share: Share = 0.1  # long-context pre-training data stays in the mix; the share is not stated
+    checkpoint_every: Count = 200
 
 
 class RewardConfig(Section):
@@ -158,59 +168,59 @@ class RewardConfig(Section):
         "code": "Score the quality of the code in the last answer.",
         "maths": "Score whether the last answer reaches the right result.",
     }  # the report's wording is not published
-    epochs: int = 1
-    context: int = 8192
-    batch_tokens: int = 16_384
+    epochs: Count = 1
+    context: Count = 8192
+    batch_tokens: Count = 16_384
     max_lr: float = 1e-5
     min_lr: float = 5e-6
     weight_decay: float = 0.01
     gamma: float = 2.0
     barrier: float = 0.02
     barrier_bound: float = 5.0
-    checkpoint_every: int = 200
+    checkpoint_every: Count = 200
 
 
 class PPOConfig(Section):
     """PPO (report section 4.2.3). Fields marked `ours` are not stated there."""
 
     prompts: str | None = None  # None: the prompts shipped with ilm_ray.demo
-    iterations: int = 400
-    prompts_per_iteration: int = 512
-    critic_warmup: int = 50  # iterations with the policy frozen; counted on top of `iterations` (ours)
-    max_prompt_tokens: int = 1024
-    max_new_tokens: int = 1024
+    iterations: Count = 400
+    prompts_per_iteration: Count = 512
+    critic_warmup: int = Field(50, ge=0)  # iterations with the policy frozen; counted on top of `iterations` (ours)
+    max_prompt_tokens: Count = 1024
+    max_new_tokens: Count = 1024
     temperature: float = 1.0  # ours
-    top_p: float = 0.9
-    discount: float = 1.0  # ours
-    gae_lambda: float = 0.99
+    top_p: Share = 0.9
+    discount: Share = 1.0  # ours
+    gae_lambda: Share = 0.99
     clip_range: float = 0.2  # ours
     kl_coefficient: float = 0.01
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"  # ours
     reward_clip: float | None = None  # ours: the barrier already keeps scores within +-5
-    ppo_epochs: int = 1  # ours
-    mini_batches: int = 1  # ours
+    ppo_epochs: Count = 1  # ours
+    mini_batches: Count = 1  # ours
     policy_lr: float = 1e-6
     critic_lr: float = 5e-6
     clip_norm: float = 1.0  # ours
     pretrain_coefficient: float = 0.5
-    pretrain_share: float = 0.5  # pre-training tokens per PPO token
-    policy_ranks: int = 8
-    critic_ranks: int = 8
-    reference_ranks: int = 4
-    reward_ranks: int = 4
-    rollout_engines: int = 8
+    pretrain_share: Share = 0.5  # pre-training tokens per PPO token
+    policy_ranks: Count = 8
+    critic_ranks: Count = 8
+    reference_ranks: Count = 4
+    reward_ranks: Count = 4
+    rollout_engines: Count = 8
     zero_stage: Literal[0, 1, 2, 3] = 2
     precision: Literal["fp32", "bf16"] = "bf16"
     rollout_backend: Literal["auto", "vllm", "torch"] = "auto"
     logprob_gap_bound: float = 0.1
-    checkpoint_every: int = 10
+    checkpoint_every: Count = 10
     deadline_s: float = 600.0
 
 
 class EvaluationConfig(Section):
-    samples: int = 8  # conversations shown in the report
-    heldout_prompts: int = 256
-    heldout_sequences: int = 64  # held-out sequences per source for bits per byte
+    samples: Count = 8  # conversations shown in the report
+    heldout_prompts: Count = 256
+    heldout_sequences: Count = 64  # held-out sequences per source for bits per byte
 
 
 class Config(Section):

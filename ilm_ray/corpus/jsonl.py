@@ -3,12 +3,13 @@
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import zstandard
+
+from ilm_ray.corpus.files import temporary_path
 
 Row = dict[str, Any]
 
@@ -19,7 +20,7 @@ def write_jsonl(path: Path, rows: Iterable[Row]) -> int:
     A reader never sees half a file: the rename comes last. The bytes depend on the rows alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     count = 0
     try:
         with temporary.open("wb") as raw, _compressed(raw, path) as out:

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.jsonl import sha256_of
+from ilm_ray.errors import UserError
 
 NAME = "manifest.json"
 
@@ -46,17 +47,19 @@ def describe_files(folder: Path, paths: Iterable[Path]) -> dict[str, dict[str, A
 
 def commit(folder: Path, manifest: Manifest) -> None:
     """Write the manifest atomically, as the last act of a stage."""
-    temporary = folder / f".{NAME}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(asdict(manifest), indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")
-    temporary.replace(folder / NAME)
+    write_text_atomic(folder / NAME, json.dumps(asdict(manifest), indent=1, sort_keys=True, ensure_ascii=False))
 
 
 def load(folder: Path) -> Manifest | None:
-    """The stage's manifest, or None where the stage has not finished."""
+    """The stage's manifest, or None where the stage has not finished. Raises UserError where it cannot be read."""
     try:
         return Manifest(**json.loads((folder / NAME).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{folder / NAME} is no manifest of a stage ({type(error).__name__}); give another --run-dir or remove it"
+        ) from None
 
 
 def why_stale(manifest: Manifest | None, folder: Path, settings: dict[str, Any], inputs: dict[str, str]) -> str | None:

@@ -10,12 +10,13 @@ from typing import Any
 
 from ilm_ray.config import Config
 from ilm_ray.corpus import manifest as manifests
+from ilm_ray.corpus.files import temporary_path, write_text_atomic
 from ilm_ray.corpus.manifest import Manifest
 from ilm_ray.errors import UserError
 from ilm_ray.observe.journal import Journal
 from ilm_ray.observe.memory import PeakMemory
 
-IN_PROGRESS = "in_progress.json"
+IN_PROGRESS = "in_progress"
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,19 @@ class Stage:
     settings: Callable[[Config], dict[str, Any]]
     work: Callable[[Context], Result]
     sources: Callable[[Config], dict[str, str]] = lambda config: {}
+    trains: bool = False  # needs the memory and the workers of training
 
 
-def check_needs(stages: Sequence[Stage], run_dir: Path) -> None:
-    """Raise UserError where a stage needs another that is neither finished in `run_dir` nor about to run before it."""
+def check_run_dir(stages: Sequence[Stage], run_dir: Path) -> None:
+    """Raise UserError where a stage needs another that is neither finished in `run_dir` nor about to run before it,
+    or where a stage's folder holds something that is not ours: its name may be that of a folder of yours."""
     coming = set[str]()
     for stage in stages:
+        folder = run_dir / stage.name
+        if folder.exists() and not _is_ours(folder):
+            raise UserError(
+                f"{folder} exists and was not written by stage '{stage.name}'; give another --run-dir or move it away"
+            )
         for name in stage.needs:
             if name not in coming and manifests.load(run_dir / name) is None:
                 raise UserError(
@@ -105,13 +113,24 @@ def run_stage(stage: Stage, config: Config, run_dir: Path, journal: Journal) -> 
     return finished
 
 
+def _is_ours(folder: Path) -> bool:
+    return folder.is_dir() and (
+        (folder / manifests.NAME).exists() or (folder / IN_PROGRESS).exists() or not any(folder.iterdir())
+    )
+
+
 def _prepare(folder: Path, wanted: str) -> bool:
     """Empty the folder unless it holds partial results of exactly this work; True if it does."""
     marker = folder / IN_PROGRESS
-    if marker.is_file() and json.loads(marker.read_text()).get("work") == wanted:
+    if marker.is_file() and marker.read_text(encoding="utf-8") == wanted:
+        for left in folder.rglob(".*.tmp"):  # half-written files of the attempt that was killed
+            left.unlink()
         return True
     if folder.exists():
-        shutil.rmtree(folder)
+        # Out of the way first: a kill in the middle of the removal leaves nothing that looks like a stage.
+        trash = temporary_path(folder)
+        folder.rename(trash)
+        shutil.rmtree(trash)
     folder.mkdir(parents=True)
-    marker.write_text(json.dumps({"work": wanted}))
+    write_text_atomic(marker, wanted)
     return False

@@ -24,7 +24,7 @@ class Journal:
 def read_journal(path: Path) -> list[dict[str, Any]]:
     """All events; a last line cut by a crash is left out."""
     events = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
         try:
             events.append(json.loads(line))
         except json.JSONDecodeError:

@@ -5,7 +5,6 @@ named with a short note; all crawled and generated text is escaped (see `page.py
 """
 
 import math
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.manifest import Manifest
 from ilm_ray.errors import UserError
 from ilm_ray.observe import page
@@ -56,9 +56,7 @@ def write_report(run_dir: Path) -> Path:
         _record(run_dir, journal),
     ]
     target = run_dir / NAME
-    temporary = run_dir / f".{NAME}.{os.getpid()}.tmp"
-    temporary.write_text(page.page(f"{name} – ilm_ray run report", page.join(body)), encoding="utf-8")
-    temporary.replace(target)
+    write_text_atomic(target, page.page(f"{name} – ilm_ray run report", page.join(body)))
     return target
 
 
@@ -75,7 +73,8 @@ def _configuration(path: Path) -> dict[str, Any]:
 
 def _header(name: str, config: dict[str, Any], journal: list[Row], manifests: dict[str, Manifest]) -> Html:
     times = [as_number(event.get("time")) for event in journal if is_number(event.get("time"))]
-    facts = [f"preset {config['preset']}"] if "preset" in config else []
+    presets = [event["preset"] for event in journal if "preset" in event]
+    facts = [f"preset {presets[-1]}"] if presets else []
     if "seed" in config:
         facts.append(f"seed {config['seed']}")
     if times:
@@ -105,7 +104,7 @@ def _tiles(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
         items.append(("Pre-training loss", page.number(loss, 3), f"from {page.number(first_loss, 3)}"))
     evaluations, _ = read_rows(run_dir / "pretrain" / "evaluations.jsonl")
     if evaluations:
-        before, after = (_mean(row["bits_per_byte"].values()) for row in (evaluations[0], evaluations[-1]))
+        before, after = (_overall(row["bits_per_byte"]) for row in (evaluations[0], evaluations[-1]))
         items.append(
             ("Held-out bits per byte", page.number(after, 3), f"from {page.number(before, 3)} before training")
         )
@@ -124,6 +123,10 @@ def _tiles(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
         largest = max(manifests.values(), key=lambda m: m.peak_memory_mb)
         items.append(("Peak memory", f"{largest.peak_memory_mb / 1024:.2f} GiB", f"in {largest.stage}"))
     return page.tiles(items)
+
+
+def _overall(figures: dict[str, float]) -> float:
+    return figures["all"] if "all" in figures else _mean(figures.values())
 
 
 def _timings(manifests: dict[str, Manifest]) -> Html:

@@ -9,7 +9,6 @@ from ilm_ray.observe import page
 from ilm_ray.observe.charts import HALF, Band, Bars, Series, bar_chart, line_chart
 from ilm_ray.observe.page import Html
 from ilm_ray.observe.rundata import Row, as_number, column, is_number, read_json, read_rows
-from ilm_ray.observe.sections_training import accuracy_parts
 
 SAMPLES = 6
 TEXT_CHARS = 1500
@@ -72,10 +71,6 @@ def evaluation_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
         sources = list(dict.fromkeys(s for row in bits.values() for s in row))
         bars = [Bars(stage, [as_number(row.get(s)) for s in sources]) for stage, row in bits.items()]
         parts += [page.figure(caption, bar_chart(caption, sources, bars)), page.matrix(bits, "stage")]
-    if found.get("reward_accuracy"):
-        accuracy = found["reward_accuracy"]
-        grouped = all(isinstance(row, dict) for row in accuracy.values())
-        parts += accuracy_parts(accuracy) if grouped else [page.figures({"reward_accuracy": accuracy})]
     conversations = found.get("conversations") or []
     if conversations:
         parts.append(Html("<h3>Conversations, before and after PPO</h3>"))

@@ -77,11 +77,6 @@ class PretrainTask:
         number, inside = self.phase_of(step)
         phase, mixture = self.phases[number], self.mixtures[number]
         sequences = phase.batch_tokens // phase.context
-        if sequences % ranks:
-            raise ValueError(
-                f"phase {phase.name}: {sequences} sequences per step cannot be shared by {ranks} workers; "
-                f"make batch_tokens a multiple of context * workers = {phase.context * ranks}"
-            )
         mine, at_once = sequences // ranks, max(1, self.config.pretrain.micro_tokens // phase.context)
         first = inside * sequences + rank
         return [

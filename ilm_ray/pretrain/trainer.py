@@ -14,6 +14,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from ilm_ray.config import Config
+from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.stage import Context, Result
 from ilm_ray.observe import metrics
 from ilm_ray.observe.journal import read_journal
@@ -44,7 +45,7 @@ def run_training(context: Context, make_task: Callable[[Config, Path], Task], we
         run_config=RunConfig(
             name=f"{context.run_dir.name}-{folder.name}-{time.time_ns()}",
             storage_path=str(folder / "ray_train"),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
         ),
     )
     with _ShownProgress(folder):
@@ -152,11 +153,11 @@ class _ShownProgress:
 def _keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
     """Rewrite a JSON Lines log without the rows that are not wanted; a last line cut by a crash goes too."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue
         if wanted(row):
             kept.append(line + "\n")
-    path.write_text("".join(kept), encoding="utf-8")
+    write_text_atomic(path, "".join(kept))

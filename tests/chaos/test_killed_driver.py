@@ -52,7 +52,8 @@ def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool]) -> No
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    _, alive = psutil.wait_procs(family, timeout=60)
+    # Ray's agents notice the death of their raylet only after a minute or so.
+    _, alive = psutil.wait_procs(family, timeout=150)
     assert not alive, f"left behind: {[p.name() for p in alive]}"
 
 

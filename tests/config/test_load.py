@@ -32,7 +32,22 @@ def test_unknown_key_names_the_nearest(setting: str, hint: str) -> None:
         load_config("nano", None, [setting])
 
 
-@pytest.mark.parametrize("setting", ["ppo.top_p=high", "model.hidden=100", "nonsense", "text=3", "seed=[1,"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "ppo.top_p=high",
+        "model.hidden=100",
+        "nonsense",
+        "text=3",
+        "seed=[1,",
+        "text.ngram=0",
+        "text.threshold=5",
+        "pretrain.log_every=0",
+        "pretrain.workers=3",  # does not share the sequences of a step evenly
+        "preset=7b",
+        "input=",
+    ],
+)
 def test_bad_values_are_one_line(setting: str) -> None:
     with pytest.raises(UserError) as caught:
         load_config("nano", None, [setting])

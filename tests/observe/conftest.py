@@ -28,7 +28,7 @@ def fake_run(tmp_path: Path) -> Path:
 def make_run(run: Path) -> Path:
     rng = random.Random(7)
     run.mkdir(parents=True)
-    (run / "config.yaml").write_text("preset: nano\nseed: 1234\n", encoding="utf-8")
+    (run / "config.yaml").write_text("seed: 1234\n", encoding="utf-8")
     _text(run / "text", rng)
     _pretrain(run / "pretrain", rng)
     _small_stages(run, rng)
@@ -257,6 +257,7 @@ def _manifests(run: Path) -> None:
         events.append({"time": now, "kind": "run", "stage": stage, "why": "not finished yet"})
         events.append({"time": now + seconds, "kind": "done", "stage": stage, "seconds": seconds})
         now += seconds
+    events.insert(0, {"time": 1_700_000_000.0, "kind": "start", "job": "pipeline", "preset": "nano"})
     _plain(run / "journal.jsonl", events)
 
 

@@ -107,7 +107,7 @@ def test_damaged_input_is_named(fake_run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         write_report(tmp_path / "nowhere")
     (fake_run / "sft" / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match=r"sft/manifest\.json is damaged"):
+    with pytest.raises(UserError, match=r"sft/manifest\.json is no manifest"):
         write_report(fake_run)
 
 

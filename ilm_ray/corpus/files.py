@@ -1,0 +1,19 @@
+"""Files appear whole or not at all: written under a temporary name, then renamed."""
+
+import uuid
+from pathlib import Path
+
+
+def temporary_path(path: Path) -> Path:
+    """A hidden name beside `path` that no other attempt has, be it on another machine that shares the folder."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Replace `path` by `text` (UTF-8) in one step."""
+    temporary = temporary_path(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
