@@ -27,6 +27,7 @@ class CriticSettings:
 class Critic(ZeroRank):
     """One ZeRO rank of the critic."""
 
+    role = "critic"
     settings: CriticSettings
 
     @step
@@ -46,15 +47,15 @@ class Critic(ZeroRank):
     def train(self, experience: Experience, iteration: int) -> tuple[None, Figures]:
         """ppo_epochs passes of mini_batches steps on the squared error, global token mean, no clipping."""
         ppo, lengths = self.ppo, list(map(len, experience.sequences))
-        sums = torch.zeros(2, dtype=torch.float64)
+        sums, norm = torch.zeros(2, dtype=torch.float64), None
         for epoch in range(ppo.ppo_epochs):
             for numbers in plan_updates(lengths, ppo.mini_batches, [self.settings.seed, iteration, epoch]):
                 shares = [[numbers[i] for i in share] for share in share_out([lengths[i] for i in numbers], self.world)]
                 micros = even_micro_batches(shares, lengths, self.micro_tokens)[self.rank]
                 tokens = float(sum(int(experience.masks[i].sum()) for i in numbers))
-                self.update([self._loss(experience, micro, tokens, sums) for micro in micros])
+                norm = self.update([self._loss(experience, micro, tokens, sums) for micro in micros], iteration)
         loss, counted = self.total(*sums.tolist())
-        return None, {"value_loss": loss / counted, "value_grad_norm": float(self.engine.get_global_grad_norm() or 0.0)}
+        return None, {"value_loss": loss / counted, "value_grad_norm": norm}
 
     def _loss(self, experience: Experience, micro: list[int], tokens: float, sums: Tensor) -> Callable[[], Tensor]:
         """The loss of one micro-batch; adds to `sums`: loss, tokens."""

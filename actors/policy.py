@@ -40,6 +40,7 @@ class PolicySettings:
 class Policy(ZeroRank):
     """One ZeRO rank of the policy."""
 
+    role = "policy"
     settings: PolicySettings
 
     @step
@@ -69,7 +70,7 @@ class Policy(ZeroRank):
         """
         ppo, lengths = self.ppo, list(map(len, experience.sequences))
         sums = torch.zeros(5, dtype=torch.float64)
-        updates = 0
+        updates, norm = 0, None
         for epoch in range(ppo.ppo_epochs):
             for numbers in plan_updates(lengths, ppo.mini_batches, [self.settings.seed, iteration, epoch]):
                 shares = [[numbers[i] for i in share] for share in share_out([lengths[i] for i in numbers], self.world)]
@@ -83,7 +84,7 @@ class Policy(ZeroRank):
                     self._loss(experience, micro, more, tokens, pretrain_tokens, sums)
                     for micro, more in zip(micros, extra, strict=True)
                 ]
-                self.update(losses)
+                norm = self.update(losses, iteration)
                 updates += 1
         self.version += 1
         loss, clipped, counted, pretrain, pretrained = self.total(*sums.tolist())
@@ -92,7 +93,7 @@ class Policy(ZeroRank):
             "clip_fraction": clipped / counted,
             "pretrain_loss": pretrain / pretrained if pretrained else None,
             "pretrain_tokens": int(pretrained),
-            "grad_norm": float(self.engine.get_global_grad_norm() or 0.0),
+            "grad_norm": norm,
             "updates": updates,
             "cursor": cursor,
             "version": self.version,

@@ -5,6 +5,7 @@ policy and critic steps -> the new weights to the engines. The first `critic_war
 """
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from actors.rollout import VLLM_ENV, Rollout, RolloutSettings, choose_backend
 from ilm_ray.alignment.experience import Prompt
 from ilm_ray.alignment.ppo import prompt_numbers
 from ilm_ray.config.schema import PPOConfig
+from ilm_ray.corpus.files import write_text_atomic
+from ilm_ray.errors import UserError
 from ilm_ray.model.huggingface import load_shape
 from ilm_ray.observe.progress import Progress
 
@@ -105,7 +108,7 @@ class PPORun:
             if self.state.iteration % self.ppo.checkpoint_every == 0 and self.state.iteration < self.total:
                 self.checkpoint()
         self._figures(self.groups["policy"].start("export", self.folder / "model"))
-        return [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in _lines(metrics)]
 
     def iterate(self) -> tuple[Figures, list[Figures]]:
         """One iteration; the row for metrics.jsonl, and sequences to show as token ids."""
@@ -165,9 +168,7 @@ class PPORun:
             shutil.rmtree(target)
         target.mkdir(parents=True)
         self._figures(*(self.groups[role].start("save", target / role, "state") for role in ("policy", "critic")))
-        temporary = target / f".{COMMIT}"
-        temporary.write_text(json.dumps(vars(self.state)))
-        temporary.replace(target / COMMIT)
+        write_text_atomic(target / COMMIT, json.dumps(vars(self.state)))
         for old in self._committed()[:-KEEP_CHECKPOINTS]:
             shutil.rmtree(old)
         return target
@@ -214,6 +215,11 @@ def ppo_roles(ppo: PPOConfig, inputs: Inputs) -> list[Role]:
     backend = choose_backend(ppo.rollout_backend)
     ranks = ppo.policy_ranks + ppo.critic_ranks + ppo.reference_ranks + ppo.reward_ranks + ppo.rollout_engines
     gpu = gpu_share(ranks)
+    if 0 < gpu < 1 and max(ppo.policy_ranks, ppo.critic_ranks) > 1:
+        raise UserError(
+            f"the {ranks} ranks of PPO have {ray.cluster_resources()['GPU']:g} GPU(s), and NCCL lets no two ranks of "
+            f"one group share a GPU; lower ppo.*_ranks, or set ppo.policy_ranks and ppo.critic_ranks to 1"
+        )
     micro = inputs.micro_tokens
     frozen = FrozenSettings(inputs.policy, micro, ppo.precision)
     return [
@@ -248,8 +254,12 @@ def ppo_roles(ppo: PPOConfig, inputs: Inputs) -> list[Role]:
 
 
 def gpu_share(ranks: int) -> float:
-    """GPUs for each of `ranks` ranks: 0 without any, at most 1, hundredths below that."""
-    return min(1.0, int(100 * ray.cluster_resources().get("GPU", 0.0) / ranks) / 100)
+    """GPUs for each of `ranks` ranks: 0 without any, at most 1, hundredths below that.
+
+    A share lies on one GPU: 3 ranks on 2 GPUs take half a GPU each, not two thirds.
+    """
+    gpus = int(ray.cluster_resources().get("GPU", 0.0))
+    return math.floor(100 / math.ceil(ranks / gpus)) / 100 if gpus else 0.0
 
 
 def rollout_settings(ppo: PPOConfig, inputs: Inputs, backend: str, gpu: float) -> RolloutSettings:
@@ -296,13 +306,18 @@ def _readable(sample: Figures, row: Figures, decode: Callable[[list[int]], str])
 
 def _append(path: Path, rows: list[dict[str, Any]]) -> None:
     with path.open("a", encoding="utf-8") as out:
-        out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        out.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines of a JSON Lines file. Only a newline ends one: texts inside may hold U+2028 or U+0085."""
+    return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _keep_before(path: Path, iteration: int) -> None:
     """Drop the rows of `iteration` and later from a log; a last line cut by a crash belongs to those."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in _lines(path) if path.exists() else []:
         try:
             early = json.loads(line)["iteration"] < iteration
         except json.JSONDecodeError:
@@ -310,4 +325,4 @@ def _keep_before(path: Path, iteration: int) -> None:
         if early:
             kept.append(line + "\n")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(kept), encoding="utf-8")
+    write_text_atomic(path, "".join(kept))

@@ -22,7 +22,7 @@ class RewardSettings:
     reward_id: int
     end_id: int  # the token that ends a message
     tail: list[int]  # what ChatML writes behind that token, and an engine that stops there does not
-    context: int  # what is longer loses its beginning
+    context: int  # of what is longer, the conversation loses its beginning
 
 
 class Reward:
@@ -45,7 +45,7 @@ class Reward:
         inputs = []
         for prompt, ids in zip(merged.prompts, merged.sequences, strict=True):
             whole = ids + s.tail if ids[-1] == s.end_id else ids
-            inputs.append(conditioned(s.prefixes[prompt.domain], whole, s.reward_id)[-s.context :])
+            inputs.append(conditioned(s.prefixes[prompt.domain], whole, s.reward_id, s.context))
         lengths = list(map(len, inputs))
         scores: dict[int, float] = {}
         for micro in cut_micro_batches(share_out(lengths, self.world)[self.rank], lengths, s.micro_tokens):

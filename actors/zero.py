@@ -1,6 +1,7 @@
 """One rank of a model that trains: torch process group, DeepSpeed ZeRO engine, checkpoint, full weights."""
 
 import datetime
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from ilm_ray.model.internlm2 import Packed
 class ZeroRank:
     """Base of policy and critic."""
 
+    role: str  # its name in messages
     ppo: PPOConfig
     micro_tokens: int
 
@@ -85,15 +87,27 @@ class ZeroRank:
         micros = even_micro_batches(share_out(lengths, self.world), lengths, self.micro_tokens)[self.rank]
         return infer_micro_batches(micros, sequences, prompt_lengths, per_token, self.device)
 
-    def update(self, losses: Sequence[Callable[[], Tensor]]) -> None:
+    def update(self, losses: Sequence[Callable[[], Tensor]], iteration: int) -> float | None:
         """One optimizer step on the sum of `losses` (scalars, one a micro-batch), summed over the ranks.
 
-        Every rank must bring equally many. DeepSpeed averages over the ranks, hence the factor.
+        Every rank must bring equally many. DeepSpeed averages over the ranks, hence the factor. Returns the gradient
+        norm before clipping, None where DeepSpeed tells none (ZeRO-0 in fp32). Raises FloatingPointError where loss or
+        gradient is not finite: DeepSpeed would leave the step out, or apply it, without a word.
         """
+        where = f"of {self.role} in iteration {iteration}"
         for number, loss in enumerate(losses):
             self.engine.set_gradient_accumulation_boundary(number == len(losses) - 1)
-            self.engine.backward(loss() * self.world)
+            value = loss()
+            require_finite(float(value.detach()), f"loss {where}")
+            self.engine.backward(value * self.world)
+        # Without ZeRO the gradients of all ranks are here, and nothing but this looks at them.
+        grads = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
+        if self.ppo.zero_stage == 0 and grads:
+            require_finite(float(nn.utils.get_total_norm(grads)), f"gradient norm {where}")
         self.engine.step()
+        norm = self.engine.get_global_grad_norm()
+        # -1 is how DeepSpeed may write a norm that is not finite.
+        return None if norm is None else require_finite(math.nan if norm < 0 else float(norm), f"gradient norm {where}")
 
     def total(self, *values: float) -> list[float]:
         """Sums over the ranks."""
@@ -125,6 +139,13 @@ class ZeroRank:
         if loaded is None:
             raise RuntimeError(f"DeepSpeed finds no checkpoint {tag} in {folder}")
         return None, {}
+
+
+def require_finite(value: float, what: str) -> float:
+    """The value itself. Raises FloatingPointError with `what` in it where it is NaN or infinite."""
+    if not math.isfinite(value):
+        raise FloatingPointError(f"{what} is {value}")
+    return value
 
 
 def infer_micro_batches(

@@ -5,6 +5,7 @@ from typing import Any
 
 from actors.scoring import chat_tokens, read_prompts, score_policy
 from ilm_ray.config import Config
+from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.manifest import load
 from ilm_ray.corpus.stage import Context, Result, Stage
 from ilm_ray.evaluation.pipeline import heldout_bits_per_byte
@@ -47,7 +48,7 @@ def _work(context: Context) -> Result:
         "conversations": _conversations(rows, config.evaluation.samples),
     }
     path = context.folder / "evaluation.json"
-    path.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_text_atomic(path, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False))
     summary = {
         "bits_per_byte": bits["ppo"],
         "reward_sft": alignment["sft"]["reward_mean"],

@@ -8,7 +8,7 @@ from actors.policy import PretrainMix
 from actors.ppo_driver import Inputs, PPORun
 from actors.rollout import choose_backend
 from actors.scoring import chat_tokens, prompt_file, read_prompts
-from ilm_ray.alignment.sft import read_rows
+from ilm_ray.alignment.sft import read_rows, require_splits
 from ilm_ray.config import Config
 from ilm_ray.corpus.jsonl import sha256_of
 from ilm_ray.corpus.stage import Context, Result, Stage
@@ -17,7 +17,8 @@ from jobs._job import run_job
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    left_out = {"prompts", "checkpoint_every", "deadline_s", "rollout_backend"}
+    # Nothing here changes what a finished run has learned: raising a bound after a failure must not cost checkpoints.
+    left_out = {"prompts", "checkpoint_every", "deadline_s", "rollout_backend", "logprob_gap_bound"}
     backend = choose_backend(config.ppo.rollout_backend)
     # The backend is named as chosen: with the same seed, the two draw different answers.
     return {"seed": config.seed, "ppo": config.ppo.model_dump(exclude=left_out), "backend": backend}
@@ -25,7 +26,7 @@ def _settings(config: Config) -> dict[str, Any]:
 
 def _sources(config: Config) -> dict[str, str]:
     path = prompt_file(config)
-    read_rows(path, ("id", "domain", "prompt"), "ppo.prompts")
+    require_splits(read_rows(path, ("id", "domain", "prompt"), "ppo.prompts"), "ppo.prompts")
     return {"prompts": sha256_of(path)}
 
 
@@ -67,7 +68,7 @@ def _pretrain_mix(config: Config, tokens: Path) -> PretrainMix | None:
     return PretrainMix(tokens, config.pretrain.phases[-1].mixture, config.sft.context)
 
 
-STAGE = Stage("ppo", ("tokenizer", "tokens", "sft", "reward"), _settings, _work, _sources)
+STAGE = Stage("ppo", ("tokenizer", "tokens", "sft", "reward"), _settings, _work, _sources, trains=True)
 
 if __name__ == "__main__":
     run_job("ppo", [STAGE])

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from ilm_ray.alignment.reward import RewardTask, preference_file
-from ilm_ray.alignment.sft import read_rows
+from ilm_ray.alignment.sft import read_rows, require_splits
 from ilm_ray.config import Config
 from ilm_ray.corpus.jsonl import sha256_of
 from ilm_ray.corpus.stage import Context, Result, Stage
@@ -18,7 +18,7 @@ def _settings(config: Config) -> dict[str, Any]:
 
 def _sources(config: Config) -> dict[str, str]:
     path = preference_file(config)
-    read_rows(path, ("domain", "prompt", "chosen", "rejected"), "reward.data")
+    require_splits(read_rows(path, ("domain", "prompt", "chosen", "rejected"), "reward.data"), "reward.data")
     return {"preferences": sha256_of(path)}
 
 
@@ -32,7 +32,7 @@ def _work(context: Context) -> Result:
     return Result([*result.files, conditions], {**result.metrics, "summary": summary, "accuracy": accuracy})
 
 
-STAGE = Stage("reward", ("tokenizer", "sft"), _settings, _work, _sources)
+STAGE = Stage("reward", ("tokenizer", "sft"), _settings, _work, _sources, trains=True)
 
 if __name__ == "__main__":
     run_job("reward", [STAGE])

@@ -12,9 +12,11 @@ from torch.nn import functional as F
 
 from ilm_ray import demo
 from ilm_ray.alignment.conditional import condition_prefix, conditioned
-from ilm_ray.alignment.sft import plan_batches, read_rows
+from ilm_ray.alignment.experience import nothing
+from ilm_ray.alignment.ppo import cut_micro_batches
+from ilm_ray.alignment.sft import deal, plan_batches, read_rows
 from ilm_ray.config import Config
-from ilm_ray.corpus.mixture import largest_remainder, packed_from_arrays
+from ilm_ray.corpus.mixture import packed_from_arrays
 from ilm_ray.errors import UserError
 from ilm_ray.model.huggingface import load_scalar
 from ilm_ray.model.internlm2 import ScalarModel
@@ -52,6 +54,10 @@ class Pair:
     chosen: list[int]
     rejected: list[int]
 
+    @property
+    def tokens(self) -> int:
+        return len(self.chosen) + len(self.rejected)
+
 
 def preference_file(config: Config) -> Path:
     """The preference pairs to train on."""
@@ -71,9 +77,8 @@ def read_pairs(config: Config, tokenizer: Tokenizer, split: str, conditional: bo
 
     def ids(row: dict[str, Any], answer: str) -> list[int]:
         messages = [*row["prompt"], {"role": "assistant", "content": answer}]
-        sequence = conditioned(prefixes[row["domain"]], encode_chat(tokenizer, messages).ids, tokenizer.reward_id)
-        # What is too long loses its beginning: the reward is read at the end.
-        return sequence[-config.reward.context :]
+        whole = encode_chat(tokenizer, messages).ids
+        return conditioned(prefixes[row["domain"]], whole, tokenizer.reward_id, config.reward.context)
 
     return [
         Pair(row["domain"], ids(row, row["chosen"]), ids(row, row["rejected"]))
@@ -103,7 +108,7 @@ class RewardTask:
             "conditional": read_pairs(config, tokenizer, "heldout"),
             "unconditional": read_pairs(config, tokenizer, "heldout", conditional=False),
         }
-        lengths = np.array([len(p.chosen) + len(p.rejected) for p in self.pairs])
+        lengths = np.array([p.tokens for p in self.pairs])
         self.plan = plan_batches(lengths, config.reward.batch_tokens, config.reward.epochs, config.seed)
         self.steps = len(self.plan)
 
@@ -115,21 +120,21 @@ class RewardTask:
         return cosine_lr(step, self.steps, r.max_lr, c.warmup_ratio, r.min_lr / r.max_lr)
 
     def micro_batches(self, step: int, rank: int, ranks: int) -> list[list[Pair]]:
-        numbers = self.plan[step]
-        counts = largest_remainder([1.0] * ranks, len(numbers))
-        if min(counts) == 0:
-            raise ValueError(f"step {step} has {len(numbers)} pairs for {ranks} workers; raise reward.batch_tokens")
-        first = sum(counts[:rank])
-        return [[self.pairs[i] for i in numbers[first : first + counts[rank]]]]
+        pairs = [self.pairs[i] for i in self.plan[step]]
+        micros = deal([p.tokens for p in pairs], self.config.pretrain.micro_tokens, ranks)[rank]
+        return [[pairs[i] for i in micro] for micro in micros]
 
     def count(self, micro: list[Pair]) -> float:
         return float(len(micro))
 
     def tokens(self, micro: list[Pair]) -> int:
-        return sum(len(p.chosen) + len(p.rejected) for p in micro)
+        return sum(p.tokens for p in micro)
 
     def losses(self, model: Any, micro: list[Pair]) -> Losses:
         r = self.config.reward
+        if not micro:  # the other ranks' forwards need a partner
+            idle = model(nothing()[0].to(next(model.parameters()).device)).sum() * 0.0
+            return Losses(idle, 0.0, {"ranking_loss": 0.0, "penalty": 0.0, "accuracy": 0.0})
         chosen, rejected = pair_scores(model, micro)
         ranking = focal_ranking_loss(chosen, rejected, r.gamma).sum()
         # The report leaves open how the barrier counts a pair's two scores; we take their mean.
@@ -149,7 +154,8 @@ class RewardTask:
         for name, pairs in self.heldout.items():
             for domain in sorted({p.domain for p in pairs}):
                 some = [p for p in pairs if p.domain == domain]
-                micros = [some[i : i + 16] for i in range(0, len(some), 16)]
+                cut = cut_micro_batches(range(len(some)), [p.tokens for p in some], self.config.pretrain.micro_tokens)
+                micros = [[some[i] for i in micro] for micro in cut]
                 right, count = evaluate(model, micros, _right_and_count)
                 accuracy.setdefault(domain, {})[name] = right / count
                 accuracy.setdefault("all", {}).setdefault(name, 0.0)

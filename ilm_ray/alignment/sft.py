@@ -1,7 +1,7 @@
 """Supervised fine-tuning (report section 4.1): ChatML, loss on assistant tokens, pre-training data mixed in."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from ilm_ray import demo
+from ilm_ray.alignment.experience import nothing
+from ilm_ray.alignment.ppo import cut_micro_batches, even_micro_batches, share_out
 from ilm_ray.config import Config
 from ilm_ray.corpus.jsonl import Row, read_jsonl
-from ilm_ray.corpus.mixture import Mixture, packed_from_arrays
+from ilm_ray.corpus.mixture import Mixture, Piece, packed_from_arrays
 from ilm_ray.errors import UserError
 from ilm_ray.model.huggingface import load_causal
 from ilm_ray.model.internlm2 import CausalLM, Packed
@@ -49,6 +51,17 @@ def read_rows(path: Path, keys: tuple[str, ...], setting: str) -> list[Row]:
     return rows
 
 
+def require_splits(rows: Sequence[Row], setting: str) -> None:
+    """Raise UserError unless rows are there to train on and to measure with."""
+    found = {row.get("split", "train") for row in rows}
+    for split in ("train", "heldout"):
+        if split not in found:
+            raise UserError(
+                f'{setting} has no row of split "{split}"; mark rows with "split": "train" or "split": "heldout" '
+                f'(without "split" a row counts as "train")'
+            )
+
+
 def chat_labels(ids: list[int], loss_mask: list[int]) -> np.ndarray:
     """Label of each position: the next token where that token is the assistant's, else IGNORE."""
     labels = np.full(len(ids), IGNORE, dtype=np.int64)
@@ -58,13 +71,26 @@ def chat_labels(ids: list[int], loss_mask: list[int]) -> np.ndarray:
 
 
 def plan_batches(lengths: np.ndarray, budget: int, epochs: int, seed: int) -> list[np.ndarray]:
-    """For every step the numbers of the examples it trains on: shuffled per epoch, at most `budget` tokens each."""
+    """For every step the numbers of the examples it trains on: shuffled per epoch, at most `budget` tokens each.
+
+    An example longer than that is a step of its own.
+    """
     steps = []
     for epoch in range(epochs):
         order = np.random.default_rng([seed, epoch]).permutation(len(lengths))
-        cut = np.cumsum(lengths[order]) // budget
-        steps += [order[cut == i] for i in np.unique(cut)]
+        steps += [np.array(step) for step in cut_micro_batches(order.tolist(), lengths.tolist(), budget)]
     return steps
+
+
+def deal(lengths: Sequence[int], micro_tokens: int, ranks: int) -> list[list[list[int]]]:
+    """[rank][micro-batch][example]: a step's examples shared out by tokens, at most `micro_tokens` in a micro-batch.
+
+    Every rank has the same number of micro-batches; some may be empty.
+    """
+    return even_micro_batches(share_out(lengths, ranks), lengths, micro_tokens)
+
+
+Example = tuple[np.ndarray, np.ndarray]  # token ids and labels
 
 
 class SFTTask:
@@ -99,33 +125,44 @@ class SFTTask:
         c = self.config.pretrain
         return cosine_lr(step, self.steps, self.config.sft.max_lr, c.warmup_ratio, c.final_lr_ratio)
 
-    def micro_batches(self, step: int, rank: int, ranks: int) -> list[tuple[Packed, Tensor]]:
-        """One micro-batch a rank: its share of the step's conversations and of the pre-training sequences."""
-        mine = [self.examples[i] for i in self.plan[step][rank::ranks]]
-        pieces = [p for i in range(rank, self.mixed, ranks) for p in self.mixture.pieces(step * self.mixed + i)]
-        if pieces:
-            batch, labels = self.mixture.pack(pieces)
-            cuts = batch.cu_seqlens.tolist()
-            mine += [(batch.tokens[a:b].numpy(), labels[a:b].numpy()) for a, b in itertools.pairwise(cuts)]
-        if not mine:  # fewer conversations than ranks: a forward without labels keeps the ranks in step
-            ids, labels_ = self.examples[0]
-            mine = [(ids, np.full_like(labels_, IGNORE))]
-        return [_packed(mine)]
+    def micro_batches(self, step: int, rank: int, ranks: int) -> list[list[Example]]:
+        """This rank's share of the step's conversations and of the pieces of its pre-training sequences."""
+        numbers = self.plan[step]
+        first = step * self.mixed
+        pieces = [piece for i in range(first, first + self.mixed) for piece in self.mixture.pieces(i)]
+        lengths = [len(self.examples[i][0]) for i in numbers] + [p.stop - p.start for p in pieces]
+        micros = deal(lengths, self.config.pretrain.micro_tokens, ranks)[rank]
+        return [
+            [self.examples[numbers[i]] for i in micro if i < len(numbers)]
+            + self._read([pieces[i - len(numbers)] for i in micro if i >= len(numbers)])
+            for micro in micros
+        ]
 
-    def count(self, micro: tuple[Packed, Tensor]) -> float:
-        return float((micro[1] != IGNORE).sum())
+    def _read(self, pieces: list[Piece]) -> list[Example]:
+        """Tokens and labels of pieces of the pre-training data, each an example of its own."""
+        if not pieces:
+            return []
+        batch, labels = self.mixture.pack(pieces)
+        cuts = batch.cu_seqlens.tolist()
+        return [(batch.tokens[a:b].numpy(), labels[a:b].numpy()) for a, b in itertools.pairwise(cuts)]
 
-    def tokens(self, micro: tuple[Packed, Tensor]) -> int:
-        return len(micro[1])
+    def count(self, micro: list[Example]) -> float:
+        return float(sum((labels != IGNORE).sum() for _, labels in micro))
 
-    def losses(self, model: Any, micro: tuple[Packed, Tensor]) -> Losses:
-        return next_token_losses(model, *micro)
+    def tokens(self, micro: list[Example]) -> int:
+        return sum(len(ids) for ids, _ in micro)
+
+    def losses(self, model: Any, micro: list[Example]) -> Losses:
+        # Without examples: a forward without labels, because the other ranks' forwards need a partner.
+        return next_token_losses(model, *(_packed(micro) if micro else nothing()))
 
     def before_step(self, model: Any, step: int, evaluate: Callable[..., Any]) -> dict[str, Any] | None:
         """Loss on held-out conversations, before and after."""
         if 0 < step < self.steps:
             return None
-        micros = [_packed(self.heldout[i : i + 16]) for i in range(0, len(self.heldout), 16)]
+        lengths = [len(ids) for ids, _ in self.heldout]
+        cut = cut_micro_batches(range(len(lengths)), lengths, self.config.pretrain.micro_tokens)
+        micros = [_packed([self.heldout[i] for i in micro]) for micro in cut]
         total, count = evaluate(model, micros, _loss_and_count)
         return {"evaluations": [{"when": "end" if step else "start", "heldout_loss": total / count}]}
 
@@ -135,6 +172,6 @@ def _loss_and_count(model: Any, micro: tuple[Packed, Tensor]) -> list[float]:
     return [losses.loss.item(), losses.count]
 
 
-def _packed(examples: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Packed, Tensor]:
+def _packed(examples: list[Example]) -> tuple[Packed, Tensor]:
     batch = packed_from_arrays([ids.astype(np.int64) for ids, _ in examples])
     return batch, torch.from_numpy(np.concatenate([labels for _, labels in examples]))

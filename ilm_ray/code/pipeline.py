@@ -12,8 +12,10 @@ from ilm_ray.code.imports import LANGUAGES, Import, find_imports, resolve
 from ilm_ray.code.markdown import file_section, repository_rows
 from ilm_ray.code.order import dependency_order, repositories
 from ilm_ray.code.tree import choose_files, read_source, source_root
+from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.jsonl import read_jsonl, write_jsonl
 from ilm_ray.corpus.stage import Context, Result
+from ilm_ray.errors import UserError
 from ilm_ray.observe.progress import Progress
 
 FILES_PER_TASK = 64
@@ -23,9 +25,11 @@ BYTES_PER_SHARD = 32 * 2**20
 def build_code_data(context: Context) -> Result:
     """Write `kept-*.jsonl.zst` and `order.json` into the stage's folder."""
     config = context.config.code
-    root, chosen = source_root(config), choose_files(config)
+    root, (chosen, unnameable) = source_root(config), choose_files(config)
     imports = _imports_of(root, chosen)
     files = imports.keys()
+    if not files:
+        raise UserError(f"code.source: all {len(chosen)} files of {root} are blank or not UTF-8; name another folder")
     graph = {path: resolve(path, found, files) for path, found in imports.items()}
     ordered = {name: dependency_order(members, graph) for name, members in repositories(files, graph).items()}
     sizes = {name: sum((root / path).stat().st_size for path in members) for name, members in ordered.items()}
@@ -48,10 +52,11 @@ def build_code_data(context: Context) -> Result:
         for name, members in ordered.items()
     }
     order_file = context.folder / "order.json"
-    order_file.write_text(json.dumps(order, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_text_atomic(order_file, json.dumps(order, indent=1, ensure_ascii=False))
     summary = {
         "files": len(files),
         "files_unreadable": len(chosen) - len(files),
+        "files_with_unreadable_names": unnameable,
         "repositories": len(ordered),
         "imports_resolved": sum(map(len, graph.values())),
         "documents": documents,

@@ -5,6 +5,7 @@ import os
 import re
 import sysconfig
 from pathlib import Path
+from typing import NamedTuple
 
 from ilm_ray.code.imports import DOCUMENTATION, LANGUAGES
 from ilm_ray.config.schema import CodeConfig
@@ -18,6 +19,13 @@ _EMAIL = re.compile(
 )
 
 
+class Chosen(NamedTuple):
+    """Relative paths, sorted, and how many files were left out because their names are not UTF-8."""
+
+    files: list[str]
+    unnameable: int
+
+
 def source_root(config: CodeConfig) -> Path:
     """The tree to read. Raises UserError where it is no folder."""
     root = Path(config.source) if config.source else Path(sysconfig.get_path("stdlib"))
@@ -26,23 +34,14 @@ def source_root(config: CodeConfig) -> Path:
     return root.absolute()
 
 
-def choose_files(config: CodeConfig) -> list[str]:
-    """Relative paths of at most `max_files` files of at most `max_file_bytes`, sorted.
+def choose_files(config: CodeConfig) -> Chosen:
+    """At most `max_files` files of at most `max_file_bytes`.
 
-    Where there are more, whole top-level folders and modules are taken in the order of the hash of their names: a fair
-    sample that does not tear packages apart. Raises UserError where the tree holds no code.
+    Where there are more, top-level folders and modules are taken in the order of the hash of their names: a fair sample
+    in which packages are whole, but for the last one, which is taken as far as there is room.
+    Raises UserError where the tree holds no code or cannot be read.
     """
-    root = source_root(config)
-    left_out = _ALWAYS_LEFT_OUT if config.source else _ALWAYS_LEFT_OUT | _LEFT_OUT_OF_PYTHON
-    wanted = LANGUAGES.keys() | DOCUMENTATION.keys()
-    found = []
-    for folder, names, files in os.walk(root):
-        names[:] = [n for n in names if n not in left_out and not n.startswith(".")]
-        for name in files:
-            path = Path(folder, name)
-            # A link may lead out of the tree.
-            if path.suffix in wanted and not path.is_symlink() and 0 < path.stat().st_size <= config.max_file_bytes:
-                found.append(path.relative_to(root).as_posix())
+    root, (found, unnameable) = source_root(config), _walk(config)
     found.sort(key=lambda path: (hashlib.sha256(path.split("/", 1)[0].encode()).digest(), path))
     chosen = sorted(found[: config.max_files])
     if not any(Path(path).suffix in LANGUAGES for path in chosen):
@@ -50,7 +49,30 @@ def choose_files(config: CodeConfig) -> list[str]:
             f"code.source: {root} holds no {', '.join(LANGUAGES)} file of at most {config.max_file_bytes} bytes; "
             "name a folder with source code or raise code.max_file_bytes"
         )
-    return chosen
+    return Chosen(chosen, unnameable)
+
+
+def _walk(config: CodeConfig) -> Chosen:
+    """All files of the tree that may become data, in no order."""
+    root = source_root(config)
+    left_out = _ALWAYS_LEFT_OUT if config.source else _ALWAYS_LEFT_OUT | _LEFT_OUT_OF_PYTHON
+    wanted = LANGUAGES.keys() | DOCUMENTATION.keys()
+    found, unnameable = list[str](), 0
+    try:
+        for folder, names, files in os.walk(root, onerror=_raise):
+            names[:] = [n for n in names if n not in left_out and not n.startswith(".")]
+            for name in files:
+                path = Path(folder, name)
+                # A link may lead out of the tree.
+                if path.suffix in wanted and not path.is_symlink() and 0 < path.stat().st_size <= config.max_file_bytes:
+                    relative = path.relative_to(root).as_posix()
+                    if _is_utf8(relative):
+                        found.append(relative)
+                    else:
+                        unnameable += 1  # ids, documents and JSON could not hold the name
+    except OSError as error:
+        raise _unreadable(error) from None
+    return Chosen(found, unnameable)
 
 
 def read_source(path: Path) -> str | None:
@@ -63,10 +85,33 @@ def read_source(path: Path) -> str | None:
 
 
 def tree_fingerprint(config: CodeConfig) -> str:
-    """Identity of the chosen files: their names and contents."""
-    root, seen = source_root(config), hashlib.sha256()
-    for path in choose_files(config):
-        seen.update(
-            f"{path}\0".encode("utf-8", "surrogateescape") + hashlib.sha256((root / path).read_bytes()).digest()
-        )
+    """Identity of the chosen files: their names and contents, and the root's name, which is part of ids and URLs.
+
+    Raises UserError where a file cannot be read.
+    """
+    root = source_root(config)
+    seen = hashlib.sha256(f"{root.name}\0".encode("utf-8", "surrogateescape"))
+    try:
+        for path in choose_files(config).files:
+            seen.update(f"{path}\0".encode() + hashlib.sha256((root / path).read_bytes()).digest())
+    except OSError as error:
+        raise _unreadable(error) from None
     return seen.hexdigest()[:16]
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes that are not UTF-8 come as lone surrogates
+        return False
+    return True
+
+
+def _raise(error: OSError) -> None:
+    raise error  # os.walk would leave the folder out without a word
+
+
+def _unreadable(error: OSError) -> UserError:
+    return UserError(
+        f"code.source: cannot read {error.filename}: {error.strerror}; correct its permissions or move it away"
+    )

@@ -2,15 +2,16 @@
 
 import functools
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 
+from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.jsonl import read_jsonl
 from ilm_ray.corpus.split import Candidates, candidates, heldout_limit, merge, split_key
 from ilm_ray.corpus.stage import Context, Result
@@ -36,8 +37,6 @@ def tokenize_corpus(context: Context) -> Result:
     if not items:
         raise UserError(f"no kept documents in {context.run_dir}/text and /code; give `input` files with text in them")
     limits = _heldout_limits(items, languages, context.config.pretrain.heldout_share)
-    for left in context.folder.rglob(".*.tmp"):  # of an attempt that was killed
-        left.unlink()
     work = functools.partial(
         _tokenize_file,
         tokenizer=str(context.of("tokenizer")),
@@ -104,9 +103,7 @@ def _tokenize_file(
         tokens, size = sum(len(d["tokens"]) for d in documents), sum(d["bytes"] for d in documents)
         counts.append((source, split, len(documents), tokens, size))
     receipt.parent.mkdir(parents=True, exist_ok=True)
-    temporary = receipt.with_name(f".{receipt.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"files": files, "counts": counts}), encoding="utf-8")
-    temporary.replace(receipt)
+    write_text_atomic(receipt, json.dumps({"files": files, "counts": counts}))
     return {"files": files, "counts": counts}
 
 
@@ -118,7 +115,8 @@ def _encoded(item: dict[str, Any], tokenizer: Tokenizer, languages: list[str]) -
         encoded = tokenizer.encode_batch([row["text"] for _, row in batch])
         for (source, row), ids in zip(batch, encoded, strict=True):
             size = len(row["text"].encode("utf-8", "replace"))
-            tokens = [tokenizer.bos_id, *ids, tokenizer.eos_id]
+            # A file's documents wait until their shards are written: four bytes a token, not a Python integer.
+            tokens = np.array([tokenizer.bos_id, *ids, tokenizer.eos_id], np.uint32)
             yield source, {"tokens": tokens, "bytes": size, **{k: row[k] for k in ("id", "url", "dump")}}
         batch.clear()
 

@@ -1,12 +1,12 @@
 """Token shards: flat tokens, document borders, byte counts and provenance; read through memory maps."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ilm_ray.corpus.files import temporary_path
 from ilm_ray.corpus.jsonl import read_jsonl, write_jsonl
 
 
@@ -77,7 +77,7 @@ class TokenSource:
 
 
 def _save(path: Path, array: np.ndarray) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     with temporary.open("wb") as out:
         np.save(out, array)
     temporary.replace(path)

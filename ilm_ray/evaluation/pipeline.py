@@ -6,6 +6,9 @@ import ray
 
 from ilm_ray.config import Config
 
+# Forwards over a few held-out documents; a model that needs longer than this hangs.
+DEADLINE_S = 3600.0
+
 
 def heldout_bits_per_byte(models: dict[str, Path], run_dir: Path, config: Config) -> dict[str, dict[str, float]]:
     """Bits per byte of each model and source, at the last phase's context."""
@@ -13,7 +16,11 @@ def heldout_bits_per_byte(models: dict[str, Path], run_dir: Path, config: Config
     context = config.pretrain.phases[-1].context
     tokens = config.evaluation.heldout_sequences * 256
     running = {name: measure.remote(str(folder), str(run_dir), context, tokens) for name, folder in models.items()}
-    return dict(zip(running, ray.get(list(running.values()), timeout=config.ppo.deadline_s), strict=True))
+    _, late = ray.wait(list(running.values()), num_returns=len(running), timeout=DEADLINE_S)
+    if late:
+        names = ", ".join(name for name, work in running.items() if work in late)
+        raise TimeoutError(f"no held-out bits per byte within {DEADLINE_S:g} s of: {names}")
+    return dict(zip(running, ray.get(list(running.values())), strict=True))
 
 
 def _measure(folder: str, run_dir: str, context: int, tokens: int) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """The one attention seam: packed documents never see each other.
 
-`attention(q, k, v, cu_seqlens, max_seqlen)` is causal within each document. On CUDA it is flash-attn's varlen kernel
-where that is installed, torch's own otherwise; elsewhere scaled_dot_product_attention one document at a time, which
-does no masked work and needs no mask in memory.
+`attention(q, k, v, cu_seqlens, max_seqlen)` is causal within each document. On CUDA in half precision it is
+flash-attn's varlen kernel where that is installed, torch's own otherwise; elsewhere scaled_dot_product_attention one
+document at a time, which does no masked work and needs no mask in memory.
 """
 
 import functools
@@ -18,7 +18,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: i
 
     cu_seqlens: int32 (documents + 1), borders of the documents, from 0 to tokens; max_seqlen: the longest of them.
     """
-    if q.is_cuda:
+    if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):  # the kernels know no other types
         return _cuda_kernel()(q, k, v, cu_seqlens, max_seqlen)
     return per_document_attention(q, k, v, cu_seqlens)
 

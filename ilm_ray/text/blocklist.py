@@ -8,10 +8,21 @@ from urllib.parse import urlsplit
 import ahocorasick
 import numpy as np
 
+from ilm_ray.errors import UserError
+
 
 def read_list(path: Path) -> list[str]:
-    """Entries of a list file, lower case: one a line, `#` begins a comment line."""
-    lines = (line.strip().lower() for line in path.read_text(encoding="utf-8").splitlines())
+    """Entries of a list file, lower case: one a line, `#` begins a comment line.
+
+    Raises UserError where the file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"block list {path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"cannot read block list {path}: {error.strerror or error}; correct its path") from None
+    lines = (line.strip().lower() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 

@@ -14,7 +14,9 @@ import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from ilm_ray.corpus.files import temporary_path, write_text_atomic
 from ilm_ray.corpus.jsonl import read_jsonl
 from ilm_ray.errors import UserError
 from ilm_ray.text.language import tokens
@@ -45,7 +47,9 @@ class Classifier:
     def fit(cls, labels: Labels, seed: int) -> "Classifier":
         blank = cls(np.zeros(FEATURES, np.float32), 0.0)
         model = LogisticRegression(C=30.0, max_iter=300, class_weight="balanced", random_state=seed)
-        model.fit(blank._vectors.transform(labels.texts), labels.good)
+        vectors = blank._vectors.transform(labels.texts)
+        with threadpool_limits(1):  # sums over several threads round differently: weights would depend on the machine
+            model.fit(vectors, labels.good)
         return cls(model.coef_[0].astype(np.float32), float(model.intercept_[0]))
 
     def score(self, texts: list[str]) -> np.ndarray:
@@ -56,8 +60,9 @@ class Classifier:
     def save(self, path: Path) -> None:
         """Write the weights that are not zero as .npz, atomically."""
         places = np.flatnonzero(self.weights)
-        temporary = path.with_name(f".{path.name}.tmp.npz")
-        np.savez(temporary, places=places.astype(np.uint32), values=self.weights[places], bias=np.float64(self.bias))
+        temporary = temporary_path(path)
+        with temporary.open("wb") as out:
+            np.savez(out, places=places.astype(np.uint32), values=self.weights[places], bias=np.float64(self.bias))
         temporary.replace(path)
 
     @classmethod
@@ -113,9 +118,7 @@ def read_labels(path: Path) -> Labels:
 
 
 def write_card(path: Path, card: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(card, indent=1, sort_keys=True), encoding="utf-8")
-    temporary.replace(path)
+    write_text_atomic(path, json.dumps(card, indent=1, sort_keys=True))
 
 
 def _measures(scores: np.ndarray, good: np.ndarray) -> dict[str, float | int | None]:

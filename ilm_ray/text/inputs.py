@@ -1,6 +1,7 @@
 """Which WARC files a run reads: the glob, looked at before anything starts, and their frozen order."""
 
 import hashlib
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ilm_ray.errors import UserError
 DEFAULT_GLOB = str(DATA / "web" / "*" / "*.warc.gz")
 ENDS = 65_536  # bytes hashed at either end of a file: hashing terabytes would cost more than reading them
 FILE_BITS, ROW_BITS = 20, 28
+_DUMP = re.compile(r"CC-MAIN-\d{4}-\d\d")
 
 
 @dataclass(frozen=True)
@@ -40,23 +42,35 @@ def file_of(document_id: int) -> int:
 
 
 def find_sources(pattern: str | None) -> list[Source]:
-    """The files that `pattern` (None: the demo corpus) matches, sorted by path. A file's folder names its dump.
+    """The files that `pattern` (None: the demo corpus) matches, sorted by path.
 
-    Raises UserError where nothing matches.
+    Raises UserError where nothing matches or the storage that the pattern names cannot be used.
     """
     pattern = pattern or DEFAULT_GLOB
-    filesystem, inner = fsspec.url_to_fs(pattern)
-    found = sorted(path for path in filesystem.glob(inner) if filesystem.isfile(path))
+    try:
+        filesystem, inner = fsspec.url_to_fs(pattern)
+        found = sorted(path for path in filesystem.glob(inner) if filesystem.isfile(path))
+    except (ImportError, OSError, ValueError) as error:  # no driver installed, no access, an unknown scheme
+        raise UserError(
+            f"input={pattern} cannot be listed: {_one_line(error)}; give a glob of WARC files in a folder or a storage "
+            "whose fsspec driver is installed"
+        ) from None
     if not found:
         raise UserError(f"input={pattern} matches no file; give a glob of WARC files, e.g. input='crawl/*/*.warc.gz'")
     if len(found) > 1 << FILE_BITS:
         raise UserError(f"input={pattern} matches {len(found)} files; at most {1 << FILE_BITS} fit into one run")
-    dumps = [path.rstrip("/").split("/")[-2] if "/" in path else "" for path in found]
+    dumps = [_dump_of(path) for path in found]
     ranks = {dump: rank for rank, dump in enumerate(sorted(set(dumps), reverse=True))}
     return [
         Source(index, ranks[dump], dump, filesystem.unstrip_protocol(path))
         for index, (dump, path) in enumerate(zip(dumps, found, strict=True))
     ]
+
+
+def _dump_of(path: str) -> str:
+    """The innermost folder named like a crawl (`CC-MAIN-2024-10/segments/<id>/warc/x.warc.gz`), else the parent."""
+    folders = path.split("/")[:-1]
+    return next((name for name in reversed(folders) if _DUMP.fullmatch(name)), folders[-1] if folders else "")
 
 
 def fingerprint(source: Source) -> str:
@@ -70,7 +84,7 @@ def fingerprint(source: Source) -> str:
             tail = stream.read(ENDS)
     except OSError as error:
         raise UserError(
-            f"cannot read WARC file {source.path}: {error.strerror or error}; check the path and its permissions"
+            f"cannot read WARC file {source.path}: {_one_line(error)}; check the path and its permissions"
         ) from None
     if not looks_like_warc(head):
         raise UserError(f"{source.path} is no WARC file (it does not begin with 'WARC/'); leave it out of input=...")
@@ -99,6 +113,10 @@ def looks_like_warc(head: bytes) -> bool:
     except (zlib.error, zstandard.ZstdError):
         return False
     return text.lstrip()[:5] == b"WARC/"[: len(text.lstrip())]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
 
 
 def _gunzip(head: bytes) -> bytes:

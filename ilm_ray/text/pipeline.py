@@ -6,7 +6,7 @@ through Dedup, Safe and High-quality. Ray Data carries file names and band keys;
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ import ray
 
 from ilm_ray.config import Config
 from ilm_ray.config.schema import TextConfig
+from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.stage import Context, Result
 from ilm_ray.demo import DATA
 from ilm_ray.observe.metrics import DOCUMENTS, counter
 from ilm_ray.observe.progress import Progress
 from ilm_ray.text import steps
+from ilm_ray.text.blocklist import read_list
 from ilm_ray.text.classifier import NAMES, read_labels, train, write_card
 from ilm_ray.text.components import Drops, Edges, resolve, stars
 from ilm_ray.text.funnel import Funnel
@@ -29,6 +31,7 @@ from ilm_ray.text.minhash import bands_and_rows, catch_probability
 FileStep = Callable[[Source, Path, TextConfig], None]
 FIRST_PASS: tuple[FileStep, ...] = (steps.format_file, steps.clean_file, steps.sign_file)
 LAST_PASS: tuple[FileStep, ...] = (steps.drop_file, steps.safe_file, steps.quality_file)
+FIRST_STEPS, LAST_STEPS = steps.STEPS[:2], steps.STEPS[2:]
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -42,7 +45,10 @@ def sources(config: Config) -> dict[str, str]:
     found = {f"warc {source.path}": fingerprint(source) for source in find_sources(config.input)}
     for name, path in _side_inputs(config.text).items():
         found[name] = file_fingerprint(path, name)
-    for name in NAMES:  # a wrong label file is found before hours of work, not after
+    # A wrong list or label file is found before hours of work, not after.
+    for path in _block_lists(config.text).values():
+        read_list(path)
+    for name in NAMES:
         read_labels(_labels_folder(config.text) / f"{name}.jsonl")
     return found
 
@@ -53,13 +59,20 @@ def run_text(context: Context) -> Result:
     files = find_sources(context.config.input)
     progress = Progress("text", 2 * len(files), every_s=3.0)
     first = [f for f in files if not _first_pass_done(folder, f)]
-    _each_file(first, FIRST_PASS, folder, config, progress, len(files) - len(first))
+    progress.update(len(files) - len(first))
+    documents = 0
+    for done, counts in enumerate(_each_file(first, FIRST_PASS, FIRST_STEPS, folder, config), len(files) - len(first)):
+        documents += sum(counts["format"].values())
+        progress.update(done + 1, documents_in=documents)
     if not all(steps.drops_path(folder, f.index).is_file() for f in files):
         _write_drops(folder, files, find_duplicates(folder, files, config.shuffle_partitions))
     cards = _train(folder, context.config)
-    steps.write_domains(folder, config)
+    steps.write_block_lists(folder, config)
     last = [f for f in files if not _last_pass_done(folder, f)]
-    _each_file(last, LAST_PASS, folder, config, progress, 2 * len(files) - len(last))
+    documents = 0
+    for done, counts in enumerate(_each_file(last, LAST_PASS, LAST_STEPS, folder, config), 2 * len(files) - len(last)):
+        documents += counts["quality"]["kept"]
+        progress.update(done + 1, documents_kept=documents)
     return _result(folder, files, config, cards)
 
 
@@ -113,37 +126,30 @@ def _partition_stars(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _each_file(
-    files: list[Source], chain: tuple[FileStep, ...], folder: Path, config: TextConfig, progress: Progress, done: int
-) -> None:
-    """Run `chain` on every file, one task a file. A task's only effect is its files, so it may run twice."""
+    files: list[Source], chain: tuple[FileStep, ...], names: tuple[str, ...], folder: Path, config: TextConfig
+) -> Iterator[dict[str, dict[str, int]]]:
+    """Run `chain` on every file, one task a file; yields each finished file's outcomes of the steps `names`.
+
+    A task's only effect is its files, so it may run twice; the live metrics are counted here, where a file
+    arrives once.
+    """
 
     def work(row: dict[str, Any]) -> dict[str, Any]:
         source = Source(**row)
         for step in chain:
             step(source, folder, config)
-        documents = sum(_count(folder, step, source.index) for step in ("format", "quality"))
-        return {"index": source.index, "documents": documents}
+        return {"counts": json.dumps({name: steps.kept_and_removed(folder, name, source.index) for name in names})}
 
     if not files:
         return
     rows = ray.data.from_items([jsonable(f) for f in files], override_num_blocks=len(files)).map(work)
-    documents = 0
-    progress.update(done)
     for row in rows.iter_rows():
-        done, documents = done + 1, documents + row["documents"]
-        progress.update(done, documents=documents)
-
-
-def _count(folder: Path, step: str, index: int) -> int:
-    """Documents that went through `step`, also told to the live metrics; 0 where the step has not run yet."""
-    if not steps.is_done(folder, step, index):
-        return 0
-    total = 0
-    for row in steps.read_stats(folder, step, index)["funnel"]:
-        total += row["documents"]
-        outcome = "kept" if row["rule"] == "kept" else "removed"
-        counter(*DOCUMENTS).inc(row["documents"], tags={"stage": f"text/{step}", "outcome": outcome})
-    return total
+        counts: dict[str, dict[str, int]] = json.loads(row["counts"])
+        for name, outcomes in counts.items():
+            for outcome, documents in outcomes.items():
+                if documents:  # Ray refuses to count by nothing
+                    counter(*DOCUMENTS).inc(documents, tags={"stage": f"text/{name}", "outcome": outcome})
+        yield counts
 
 
 def _write_drops(folder: Path, files: list[Source], drops: Drops) -> None:
@@ -220,14 +226,15 @@ def _labels_folder(config: TextConfig) -> Path:
 
 
 def _side_inputs(config: TextConfig) -> dict[str, Path]:
-    paths = {
+    return _block_lists(config) | {f"text.labels {name}": _labels_folder(config) / f"{name}.jsonl" for name in NAMES}
+
+
+def _block_lists(config: TextConfig) -> dict[str, Path]:
+    return {
         "text.blocked_domains": steps.list_path(config.blocked_domains, "blocked_domains.txt"),
         "text.blocked_words": steps.list_path(config.blocked_words, "blocked_words.txt"),
     }
-    return paths | {f"text.labels {name}": _labels_folder(config) / f"{name}.jsonl" for name in NAMES}
 
 
 def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
-    temporary.replace(path)
+    write_text_atomic(path, json.dumps(value, indent=1, ensure_ascii=False))

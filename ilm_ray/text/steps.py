@@ -6,7 +6,7 @@ the input and the settings alone; files appear by renaming. So a step may be kil
 
 import itertools
 import json
-import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ilm_ray.config.schema import TextConfig
+from ilm_ray.corpus.files import temporary_path, write_text_atomic
 from ilm_ray.corpus.jsonl import Row, read_jsonl, write_jsonl
 from ilm_ray.demo import DATA
 from ilm_ray.text.blocklist import Domains, Words, read_list
@@ -30,7 +31,7 @@ from ilm_ray.text.rules import Verdict, first_failure, limits, normalise, scores
 from ilm_ray.text.warc import Capture, read_captures
 
 STEPS = ("format", "clean", "dedup", "safe", "quality")
-DOMAINS = "domains.npy"
+DOMAINS, WORDS = "domains.npy", "words.json"
 _BATCH = 128  # documents that the classifiers score at once
 
 
@@ -124,7 +125,7 @@ def drop_file(source: Source, folder: Path, config: TextConfig) -> None:
 def safe_file(source: Source, folder: Path, config: TextConfig) -> None:
     """Blocked domains, blocked words, toxicity, pornography."""
     domains = Domains(np.load(folder / "safe" / DOMAINS, mmap_mode="r", allow_pickle=False))
-    words = Words(read_list(list_path(config.blocked_words, "blocked_words.txt")))
+    words = Words(json.loads((folder / "safe" / WORDS).read_text(encoding="utf-8")))
 
     def block(row: Row) -> Verdict | None:
         domain, found = domains.match(row["url"]), words.matches(row["text"])
@@ -147,15 +148,20 @@ def quality_file(source: Source, folder: Path, config: TextConfig) -> None:
     _write(folder, "quality", source.index, _classified(rows, bounds, folder))
 
 
-def write_domains(folder: Path, config: TextConfig) -> None:
-    """Hash the domain list once; the tasks map the file into memory."""
-    path = folder / "safe" / DOMAINS
-    if path.is_file():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.tmp.npy")
-    np.save(temporary, Domains.of(read_list(list_path(config.blocked_domains, "blocked_domains.txt"))).hashes)
-    temporary.replace(path)
+def write_block_lists(folder: Path, config: TextConfig) -> None:
+    """Read both lists once, on the driver, into the stage's folder: a task may not see the configured paths.
+
+    Domains become hashes that the tasks map into memory.
+    """
+    domains, words = folder / "safe" / DOMAINS, folder / "safe" / WORDS
+    domains.parent.mkdir(parents=True, exist_ok=True)
+    if not domains.is_file():
+        temporary = temporary_path(domains)
+        with temporary.open("wb") as out:
+            np.save(out, Domains.of(read_list(list_path(config.blocked_domains, "blocked_domains.txt"))).hashes)
+        temporary.replace(domains)
+    if not words.is_file():
+        write_text_atomic(words, json.dumps(read_list(list_path(config.blocked_words, "blocked_words.txt"))))
 
 
 def model_path(folder: Path, name: str) -> Path:
@@ -165,8 +171,9 @@ def model_path(folder: Path, name: str) -> Path:
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Write a .npz atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npz")
-    np.savez(temporary, **arrays)  # type: ignore[arg-type]
+    temporary = temporary_path(path)
+    with temporary.open("wb") as out:
+        np.savez(out, **arrays)  # type: ignore[arg-type]
     temporary.replace(path)
 
 
@@ -179,6 +186,13 @@ def read_stats(folder: Path, step: str, index: int) -> dict[str, Any]:
     """{"funnel": rows, "records": counts} of one file."""
     stats: dict[str, Any] = json.loads(outputs(folder, step, index)[2].read_text(encoding="utf-8"))
     return stats
+
+
+def kept_and_removed(folder: Path, step: str, index: int) -> dict[str, int]:
+    """Documents of one file by outcome: "kept" and "removed"."""
+    funnel = Funnel()
+    funnel.merge(read_stats(folder, step, index)["funnel"])
+    return {outcome: funnel.documents(step, outcome == "kept") for outcome in ("kept", "removed")}
 
 
 def _document(number: int, dump: str, capture: Capture, extractor: Extractor, config: TextConfig) -> Row:
@@ -231,19 +245,19 @@ def _write(folder: Path, step: str, index: int, rows: Iterable[Row], records: Co
         return
     kept, removed, stats = outputs(folder, step, index)
     funnel = Funnel()
-    dropped: list[Row] = []
+    # Most documents of a WARC file are removed: they wait on disk, not in memory, until the kept file is complete.
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as dropped:
 
-    def stay() -> Iterator[Row]:
-        for row in rows:
-            funnel.add(step, row)
-            if "drop_rule" in row:
-                dropped.append(row)
-            else:
-                yield row
+        def stay() -> Iterator[Row]:
+            for row in rows:
+                funnel.add(step, row)
+                if "drop_rule" in row:
+                    dropped.write(json.dumps(row) + "\n")
+                else:
+                    yield row
 
-    write_jsonl(kept, stay())
-    write_jsonl(removed, dropped)
-    temporary = stats.with_name(f".{stats.name}.{os.getpid()}.tmp")
+        write_jsonl(kept, stay())
+        dropped.seek(0)
+        write_jsonl(removed, map(json.loads, dropped))
     counted = {"funnel": funnel.rows(), "records": dict(sorted((records or Counter()).items()))}
-    temporary.write_text(json.dumps(counted, sort_keys=True), encoding="utf-8")
-    temporary.replace(stats)
+    write_text_atomic(stats, json.dumps(counted, sort_keys=True))

@@ -10,10 +10,10 @@ import pytest
 import ray
 import torch
 from safetensors.torch import load_file
-from toy import SHAPE, toy_inputs, toy_ppo
+from toy import SHAPE, toy_inputs, toy_mix, toy_ppo
 
 from actors.group import GroupError, Role, figures, start_groups, stop_groups
-from actors.ppo_driver import PPORun, rollout_settings
+from actors.ppo_driver import PPORun, _lines, rollout_settings
 from actors.reference import FrozenSettings, Reference
 from actors.rollout import VLLM_ENV, Rollout, choose_backend
 from actors.scoring import _score
@@ -42,9 +42,10 @@ def test_a_run_learns_fails_loudly_and_resumes(tmp_path: Path, monkeypatch: pyte
         return value
 
     monkeypatch.setattr(ray, "get", watched)
-    ppo, inputs, folder = toy_ppo(), toy_inputs(tmp_path), tmp_path / "ppo"
+    ppo, inputs, folder = toy_ppo(), toy_inputs(tmp_path, toy_mix(tmp_path)), tmp_path / "ppo"
     with PPORun(ppo, inputs, folder) as run:
-        rows = run.run(lambda ids: " ".join(map(str, ids)))
+        # A line separator that JSON leaves as it is must not tear a sample apart when the log is read again.
+        rows = run.run(lambda ids: "\u2028".join(map(str, ids)))
         # One warm-up iteration with the policy frozen, on top of two with a new version each.
         assert [row["version"] for row in rows] == [0, 0, 1] and run.state.version == 2
         assert [row["warmup"] for row in rows] == [True, False, False]
@@ -75,25 +76,35 @@ def test_a_run_learns_fails_loudly_and_resumes(tmp_path: Path, monkeypatch: pyte
         assert time.monotonic() - started < 30
 
 
+def sequences(run: PPORun, row: dict[str, Any]) -> int:
+    """Pre-training sequences that an iteration takes."""
+    assert run.inputs.pretrain is not None
+    return round(run.ppo.pretrain_share * row["tokens"] / run.inputs.pretrain.context)
+
+
 def _finish_again(run: PPORun, rows: list[dict[str, Any]]) -> None:
     """Finish a resumed run and compare with the uninterrupted one, whose rows and model are there."""
-    assert vars(run.state) == {"iteration": 2, "version": 1, "cursor": 0}
+    used = sequences(run, rows[1])
+    assert used > 1 and vars(run.state) == {"iteration": 2, "version": 1, "cursor": used}
     path = run.folder / "model" / "model.safetensors"
     uninterrupted = load_file(path)
     path.unlink()
     again = run.run(lambda ids: "")
     assert [row["iteration"] for row in again] == [0, 1, 2]
     assert again[2]["reward"] == pytest.approx(rows[2]["reward"], abs=1e-6)
+    # The next pre-training sequences, neither those of the iteration before nor later ones.
+    assert again[2]["pretrain_loss"] == pytest.approx(rows[2]["pretrain_loss"], abs=1e-5)
+    assert run.state.cursor == used + sequences(run, rows[2])
     for name, weight in load_file(path).items():
         torch.testing.assert_close(weight, uninterrupted[name], atol=1e-6, rtol=1e-5)
-    samples = [json.loads(line) for line in (run.folder / "samples.jsonl").read_text().splitlines()]
+    samples = [json.loads(line) for line in _lines(run.folder / "samples.jsonl")]
     assert {s["domain"] for s in samples} == {"code", "helpful"}
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_new_processes_resume_a_run_to_the_same_weights(tmp_path: Path) -> None:
-    ppo, inputs, folder = toy_ppo(), toy_inputs(tmp_path), tmp_path / "ppo"
+    ppo, inputs, folder = toy_ppo(), toy_inputs(tmp_path, toy_mix(tmp_path)), tmp_path / "ppo"
     with PPORun(ppo, inputs, folder) as run:
         rows = run.run(lambda ids: "")
     with PPORun(ppo, inputs, folder) as run:

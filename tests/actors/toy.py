@@ -8,6 +8,7 @@ from actors.policy import PretrainMix
 from actors.ppo_driver import ChatTokens, Inputs
 from ilm_ray.alignment.experience import Prompt
 from ilm_ray.config.schema import PPOConfig
+from ilm_ray.corpus.tokens import write_shard
 from ilm_ray.model.huggingface import save_internlm2
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape, initialize
 
@@ -34,6 +35,16 @@ def toy_inputs(folder: Path, pretrain: PretrainMix | None = None, micro_tokens: 
     prompts = [Prompt(f"p{i}", ("code", "helpful")[i % 2], [BOS, *range(10 + i, 14 + i + i % 3)]) for i in range(8)]
     chat = ChatTokens({"code": [40, 41], "helpful": [42, 43, 44]}, REWARD, END, [5], [END])
     return Inputs(policy, reward, prompts, chat, pretrain, 256, micro_tokens, 7)
+
+
+def toy_mix(folder: Path) -> PretrainMix:
+    """Pre-training sequences that all differ."""
+    documents = [
+        {"tokens": [BOS, *((7 * i + j * j) % 80 + 6 for j in range(19))], "bytes": 20, "id": i, "url": "", "dump": ""}
+        for i in range(12)
+    ]
+    write_shard(folder / "tokens" / "en" / "train", 0, documents)
+    return PretrainMix(folder / "tokens", {"en": 1.0}, 16)
 
 
 def toy_ppo(**changes: object) -> PPOConfig:

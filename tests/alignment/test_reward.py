@@ -8,8 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ilm_ray.alignment.conditional import conditioned
 from ilm_ray.alignment.reward import focal_ranking_loss, log_barrier
-from ilm_ray.alignment.sft import chat_labels, plan_batches
+from ilm_ray.alignment.sft import chat_labels, plan_batches, require_splits
+from ilm_ray.errors import UserError
 from ilm_ray.model.loss import IGNORE
 
 
@@ -49,9 +51,28 @@ def test_batches_hold_each_example_once_an_epoch_within_the_budget() -> None:
     plan = plan_batches(lengths, budget=500, epochs=3, seed=1)
     drawn = np.concatenate(plan)
     assert sorted(drawn.tolist()) == sorted(list(range(200)) * 3)
-    # A batch is closed by the example that crosses a multiple of the budget.
-    assert all(lengths[step].sum() <= 500 + lengths.max() for step in plan)
-    assert len(plan) == sum(-(-int(lengths.sum()) // 500) for _ in range(3))
+    assert all(lengths[step].sum() <= 500 for step in plan)
+    assert len(plan) < 1.2 * 3 * lengths.sum() / 500
+
+
+def test_an_example_above_the_budget_is_a_step_of_its_own() -> None:
+    plan = plan_batches(np.array([10, 700, 20]), budget=500, epochs=1, seed=0)
+    assert [1] in [step.tolist() for step in plan]
+
+
+def test_what_is_too_long_loses_the_beginning_of_the_conversation_and_keeps_the_condition() -> None:
+    ids = [1, *range(10, 20)]
+    assert conditioned([40, 41], ids, 3, context=20) == [1, 40, 41, *range(10, 20), 3]
+    assert conditioned([40, 41], ids, 3, context=8) == [1, 40, 41, 16, 17, 18, 19, 3]
+    with pytest.raises(UserError, match=r"reward\.context=4 has no room"):
+        conditioned([40, 41], ids, 3, context=4)
+
+
+def test_both_splits_must_have_rows() -> None:
+    require_splits([{}, {"split": "heldout"}], "reward.data")
+    for rows, missing in (([{}, {"split": "train"}], "heldout"), ([{"split": "heldout"}], "train")):
+        with pytest.raises(UserError, match=rf'reward\.data has no row of split "{missing}"'):
+            require_splits(rows, "reward.data")
 
 
 def test_chat_labels_follow_the_mask() -> None:

@@ -5,19 +5,23 @@ import json
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ilm_ray.config import load_config
-from ilm_ray.corpus.jsonl import read_jsonl, sha256_of
+from ilm_ray.config.schema import TextConfig
+from ilm_ray.corpus.files import temporary_path
+from ilm_ray.corpus.jsonl import read_jsonl, sha256_of, write_jsonl
 from ilm_ray.corpus.manifest import digest
-from ilm_ray.corpus.stage import Stage, run_stage
+from ilm_ray.corpus.stage import IN_PROGRESS, Stage, run_stage
 from ilm_ray.demo import DATA
 from ilm_ray.errors import UserError
 from ilm_ray.observe.journal import Journal
 from ilm_ray.text import pipeline, steps
 from ilm_ray.text.charset import decode
+from ilm_ray.text.classifier import FEATURES, Classifier
 from ilm_ray.text.extract import main_text
-from ilm_ray.text.inputs import find_sources, open_source
+from ilm_ray.text.inputs import Source, find_sources, open_source
 from ilm_ray.text.warc import read_captures
 
 STAGE = Stage(name="text", needs=(), settings=pipeline.settings, work=pipeline.run_text, sources=pipeline.sources)
@@ -37,9 +41,24 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
+class Counts:
+    """Stands in for the live counter."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[tuple[str, str]] = Counter()
+
+    def inc(self, value: float, tags: dict[str, str]) -> None:
+        self.seen[tags["stage"], tags["outcome"]] += int(value)
+
+
+COUNTS = Counts()
+
+
 @pytest.fixture(scope="module")
 def demo(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(tmp_path_factory.mktemp("demo"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "counter", lambda *_: COUNTS)
+        return run(tmp_path_factory.mktemp("demo"))
 
 
 def test_each_kind_of_page_ends_where_it_belongs(demo: Path) -> None:
@@ -78,6 +97,14 @@ def test_the_funnel_adds_up_to_the_files(demo: Path) -> None:
             assert sum(len(row["text"].encode()) for row in mine) == sum(row["bytes"] for row in counted)
 
 
+def test_live_metrics_count_every_step_once(demo: Path) -> None:
+    expected: Counter[tuple[str, str]] = Counter()
+    for row in json.loads((demo / "funnel.json").read_text()):
+        expected[f"text/{row['step']}", "kept" if row["rule"] == "kept" else "removed"] += row["documents"]
+    assert expected == COUNTS.seen
+    assert {stage for stage, _ in expected} == {f"text/{step}" for step in steps.STEPS}
+
+
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(demo: Path, tmp_path: Path) -> None:
     before = contents(demo)
     untouched = steps.outputs(demo, "format", 2)[0]
@@ -85,7 +112,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(demo: Path, tmp_path:
     (demo / "manifest.json").rename(tmp_path / "manifest.json")
     work = json.loads((tmp_path / "manifest.json").read_text())
     # What a kill leaves behind: the marker of work in progress, some files, half a temporary one.
-    (demo / "in_progress.json").write_text(json.dumps({"work": digest([work["settings"], work["inputs"]])}))
+    (demo / IN_PROGRESS).write_text(digest([work["settings"], work["inputs"]]))
     for path in (
         steps.outputs(demo, "format", 1)[0],
         steps.outputs(demo, "clean", 1)[2],
@@ -96,7 +123,11 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(demo: Path, tmp_path:
         demo / "models" / "fluency.npz",
     ):
         path.unlink()
+    kept = steps.outputs(demo, "safe", 2)[0]
+    half = temporary_path(steps.outputs(demo, "safe", 2)[1])
+    half.write_bytes(kept.read_bytes()[: kept.stat().st_size // 2])
     run(demo.parent)
+    assert not half.exists()
     assert contents(demo) == before
     assert untouched.stat().st_mtime_ns == stamp
 
@@ -115,6 +146,30 @@ def test_missing_inputs_are_refused_before_anything_runs(tmp_path: Path) -> None
     ):
         with pytest.raises(UserError, match=message):
             pipeline.sources(load_config("nano", None, [setting]))
+
+
+def test_a_list_in_a_wrong_charset_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes("胡说八道".encode("gbk"))
+    for name in ("blocked_words", "blocked_domains"):
+        with pytest.raises(UserError, match="not UTF-8"):
+            pipeline.sources(load_config("nano", None, [f"text.{name}={tmp_path}/list.txt"]))
+
+
+def test_tasks_read_the_lists_of_the_stages_folder(tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text("Saucy\n")
+    config = TextConfig(blocked_words=str(listed), blocked_domains=str(listed))
+    steps.write_block_lists(tmp_path, config)
+    listed.unlink()
+    for name in ("toxicity", "pornography"):
+        steps.model_path(tmp_path, name).parent.mkdir(exist_ok=True)
+        Classifier(np.zeros(FEATURES, np.float32), 9.0).save(steps.model_path(tmp_path, name))
+    row = {"url": "https://a.test", "language": "en", "dump": "d", "bytes": 1}
+    write_jsonl(steps.outputs(tmp_path, "dedup", 0)[0], [row | {"text": t} for t in ("a saucy word", "a word")])
+    steps.safe_file(Source(0, 0, "d", "0.warc"), tmp_path, config)
+    assert steps.kept_and_removed(tmp_path, "safe", 0) == {"kept": 1, "removed": 1}
+    (removed,) = read_jsonl(steps.outputs(tmp_path, "safe", 0)[1])
+    assert (removed["drop_rule"], removed["drop_value"]) == ("blocked_word", "saucy")
 
 
 def test_extraction_reaches_the_gold_texts(shared_data: Path) -> None:

@@ -1,9 +1,12 @@
 """Block lists, classifiers, funnel."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from ilm_ray.corpus.jsonl import write_jsonl
 from ilm_ray.errors import UserError
@@ -52,6 +55,15 @@ def test_empty_lists_block_nothing(tmp_path: Path) -> None:
     assert Words(entries).matches("anything") == [] and Domains.of(entries).match("https://a.test") is None
 
 
+def test_lists_that_cannot_be_read_are_the_users_error(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes("胡说八道".encode("gbk"))
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_list(tmp_path / "list.txt")
+    for path in (tmp_path, tmp_path / "none.txt"):
+        with pytest.raises(UserError, match="cannot read block list"):
+            read_list(path)
+
+
 def labelled(count: int) -> Labels:
     rng = np.random.default_rng(0)
     good = rng.random(count) < 0.5
@@ -73,6 +85,20 @@ def test_a_classifier_learns_scores_good_high_and_survives_saving(tmp_path: Path
     (tmp_path / "m.npz").write_bytes(first[:100])
     with pytest.raises(UserError, match="no classifier"):
         Classifier.load(tmp_path / "m.npz")
+
+
+def test_training_does_not_depend_on_the_machines_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    fit = LogisticRegression.fit
+
+    def watched(*arguments: Any) -> Any:
+        seen.extend(pool["num_threads"] for pool in threadpool_info())
+        return fit(*arguments)
+
+    monkeypatch.setattr(LogisticRegression, "fit", watched)
+    with threadpool_limits(2):
+        train(labelled(20), seed=1)
+    assert set(seen) == {1}
 
 
 @pytest.mark.parametrize("rows", [[], [{"text": "a", "label": 1}] * 20, [{"text": "a", "label": 3}], [{"label": 1}]])

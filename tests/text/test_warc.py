@@ -1,6 +1,7 @@
 """WARC reading: whole, truncated and malformed files; and the frozen order of the inputs."""
 
 import gzip
+import sys
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
@@ -88,6 +89,30 @@ def test_dumps_are_ranked_newest_first_and_ids_follow(tmp_path: Path) -> None:
     assert max(s.document_id(999_999) for s in newest) < min(s.document_id(0) for s in older)
     ids = [s.document_id(row) for s in found for row in (0, 1, 2**28 - 1)]
     assert len(set(ids)) == len(ids) and max(ids) < 2**64
+
+
+def test_the_dump_is_the_crawl_even_of_the_official_layout(tmp_path: Path) -> None:
+    for path in (
+        "CC-MAIN-2023-50/segments/1700000000000.1/warc/a.warc",
+        "CC-MAIN-2024-10/segments/1700000000000.2/warc/z.warc",
+        "CC-MAIN-2024-10/of/CC-MAIN-2024-18/warc/CC-MAIN-2099-01",
+        "own/pages/b.warc",
+    ):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_bytes(response(1, page(1)))
+    found = find_sources(str(tmp_path / "**" / "*.warc")) + find_sources(str(tmp_path / "*/of/*/*/*"))
+    assert [s.dump for s in found] == ["CC-MAIN-2023-50", "CC-MAIN-2024-10", "pages", "CC-MAIN-2024-18"]
+    old, new = found[:2]
+    assert new.document_id(0) < old.document_id(0)
+
+
+def test_storage_that_cannot_be_used_is_the_users_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"s4://x/\* cannot be listed.*s4") as caught:
+        find_sources("s4://x/*")
+    assert "\n" not in str(caught.value)
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # as where it is not installed
+    with pytest.raises(UserError, match="cannot be listed"):
+        find_sources("s3://bucket/*.warc.gz")
 
 
 def test_what_is_no_warc_is_refused_and_what_is_cut_is_not(tmp_path: Path) -> None:
