@@ -53,8 +53,9 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
         report = str(run_dir / "report.html")
         _finish({"job": job, "status": "done", "run_dir": str(run_dir), "report": report, **figures}, 0)
     except UserError as error:
-        print(f"{job}: {error}", file=sys.stderr)
-        _finish({"job": job, "status": "refused", "run_dir": _text(run_dir), "error": str(error)}, 2)
+        said = str(getattr(error, "cause", error))  # one that was raised in a Ray task comes with the task's traceback
+        print(f"{job}: {said}", file=sys.stderr)
+        _finish({"job": job, "status": "refused", "run_dir": _text(run_dir), "error": said}, 2)
     except Exception as error:
         evidence = _keep_evidence(run_dir)
         print(f"{job}: {type(error).__name__}: {_one_line(error)}; evidence: {evidence}", file=sys.stderr)
@@ -184,12 +185,7 @@ def _text(path: Path | None) -> str | None:
 
 def _extension_dir() -> dict[str, str]:
     """Where `make setup` prebuilt DeepSpeed's extension: a rank killed while building leaves a lock that hangs all."""
-    folder = os.environ.get("TORCH_EXTENSIONS_DIR") or str(Path(sys.prefix) / "torch_extensions")
-    return (
-        {"TORCH_EXTENSIONS_DIR": folder, "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", "")}
-        if (os.environ.get("DS_ACCELERATOR"))
-        else {"TORCH_EXTENSIONS_DIR": folder}
-    )
+    return {"TORCH_EXTENSIONS_DIR": os.environ.get("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))}
 
 
 def _quiet_ray_data() -> None:
