@@ -3,7 +3,8 @@
 Where the InternLM2 report states no number the field's comment says so and why we chose ours.
 """
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,13 +24,43 @@ class RayConfig(Section):
     dashboard: bool = True
 
 
+class ClassifierConfig(Section):
+    """A classifier of Safe or High-quality. Its score is the probability of GOOD; below the threshold a text falls."""
+
+    threshold: Share = 0.4  # not stated in the report
+    model: str | None = None  # folder written by jobs/train_classifier.py; None: trained in the run, from `labels`
+    labels: str | None = None  # labelled JSON Lines or CSV; None: the labels shipped with ilm_ray.demo
+    backend: Literal["linear", "bert"] = "linear"  # the report fine-tunes BERT; linear needs no GPU and no download
+    base: str | None = None  # for bert: folder or hub id of the encoder to fine-tune
+
+
+class ClassifiersConfig(Section):
+    toxicity: ClassifierConfig = ClassifierConfig()
+    pornography: ClassifierConfig = ClassifierConfig()
+    advertisement: ClassifierConfig = ClassifierConfig()
+    fluency: ClassifierConfig = ClassifierConfig()
+
+
+class TextSourceConfig(Section):
+    """Papers, patents, books: documents that are text already, with settings of their own."""
+
+    input: str  # glob of JSON Lines (.jsonl, .jsonl.gz, .jsonl.zst: one document a row) or .txt (one document a file)
+    text_field: str = "text"
+    settings: dict[str, Any] = {}  # fields of `text` that differ for this source, e.g. {min_chars: 2000}
+
+
+Bounds = tuple[float | None, float | None]  # lowest and highest allowed score; None: no bound on that side
+
+
 class TextConfig(Section):
     """Web text: Format, Clean, Dedup, Safe, High-quality (report section 3.1)."""
 
-    languages: list[str] = ["en", "zh"]
+    languages: list[str] | None = ["en", "zh"]  # None: every language
     min_chars: int = 200
     max_html_bytes: Count = 4_000_000
     extract_timeout_s: float = 20.0
+    prepass: bool = False  # throw out empty, blocked and wrong-language pages by a cheap extractor first
+    sources: dict[str, TextSourceConfig] = {}  # name -> text that is no web page
     # Clean: the report names the kinds of rule and no threshold; these follow Gopher and C4.
     max_symbol_ratio: float = 0.25
     max_short_line_ratio: float = 0.7
@@ -44,15 +75,39 @@ class TextConfig(Section):
     num_hashes: Count = 128
     ngram: Count = 5
     threshold: Share = 0.7
+    verify: bool = False  # drop a near-duplicate only if its signature too puts it at the threshold or above
     shuffle_partitions: int = Field(4, ge=1)
-    # Safe and High-quality. A classifier's score is the probability of GOOD; below the threshold a document falls.
+    previous: list[str] = []  # finished runs over other dumps: duplicates are found across all of them
+    # Safe and High-quality.
     blocked_domains: str | None = None  # None: the list shipped with ilm_ray.demo
     blocked_words: str | None = None
-    labels: str | None = None  # folder with {toxicity,pornography,advertisement,fluency}.jsonl
-    toxicity_threshold: Share = 0.4
-    pornography_threshold: Share = 0.4
-    advertisement_threshold: Share = 0.4
-    fluency_threshold: Share = 0.4
+    classifiers: ClassifiersConfig = ClassifiersConfig()
+
+    @model_validator(mode="after")
+    def _sources_are_sound(self) -> "TextConfig":
+        for name in self.sources:
+            if not re.fullmatch(r"[a-z][a-z0-9_-]{0,40}", name):
+                raise ValueError(f"source '{name}': write its name in lower-case letters, digits, - and _")
+            self.for_source(name)
+        return self
+
+    def for_source(self, name: str) -> "TextConfig":
+        """The settings of one source: those of `text`, with what the source says otherwise. Web pages have name ""."""
+        if not name:
+            return self
+        changed = self.sources[name].settings
+        if unknown := changed.keys() - SOURCE_SETTINGS:
+            raise ValueError(f"source '{name}' cannot set {sorted(unknown)}; it may set {sorted(SOURCE_SETTINGS)}")
+        return TextConfig.model_validate(_merged(self.model_dump(exclude={"sources"}), changed))
+
+
+# What a source may set for itself: the rest holds for all documents of a run together.
+SOURCE_SETTINGS = {"languages", "min_chars", "classifiers", *(f for f in TextConfig.model_fields if "ratio" in f)}
+
+
+def _merged(base: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+    inner = {k: v for k, v in changed.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
+    return base | changed | {k: _merged(base[k], v) for k, v in inner.items()}
 
 
 class CodeConfig(Section):

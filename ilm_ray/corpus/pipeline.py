@@ -55,18 +55,18 @@ def tokenize_corpus(context: Context) -> Result:
                 counts[source][f"{split}_{unit}"] += value
         progress.update(done, tokens=sum(c["tokens"] for c in counts.values()))
     if not counts:
-        raise UserError(f"the kept documents in {context.run_dir} are empty or in none of text.languages={languages}")
+        raise UserError(f"the kept documents in {context.run_dir} are empty")
     return Result(files, _metrics(counts))
 
 
-def source_of(row: dict[str, Any], stage: str, languages: Iterable[str]) -> str | None:
+def source_of(row: dict[str, Any], stage: str, languages: Iterable[str] | None) -> str | None:
     """The source a document belongs to; None where its language is not one of ours."""
     if stage == CODE:
         return CODE
-    return row["language"] if row["language"] in languages else None
+    return row["language"] if languages is None or row["language"] in languages else None
 
 
-def _heldout_limits(items: list[dict[str, Any]], languages: list[str], share: float) -> dict[str, int]:
+def _heldout_limits(items: list[dict[str, Any]], languages: list[str] | None, share: float) -> dict[str, int]:
     """Key below which a source's documents are held out: it depends on the whole source, so all files are read once."""
     parts: dict[str, list[Candidates]] = defaultdict(list)
     for row in _run(items, functools.partial(_look_at_file, languages=languages)):
@@ -75,7 +75,7 @@ def _heldout_limits(items: list[dict[str, Any]], languages: list[str], share: fl
     return {source: heldout_limit(merge(found), share) for source, found in sorted(parts.items())}
 
 
-def _look_at_file(item: dict[str, Any], languages: list[str]) -> dict[str, Any]:
+def _look_at_file(item: dict[str, Any], languages: list[str] | None) -> dict[str, Any]:
     found: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for row in read_jsonl(Path(item["path"])):
         source = source_of(row, item["stage"], languages)
@@ -85,7 +85,7 @@ def _look_at_file(item: dict[str, Any], languages: list[str]) -> dict[str, Any]:
 
 
 def _tokenize_file(
-    item: dict[str, Any], tokenizer: str, folder: str, languages: list[str], limits: str
+    item: dict[str, Any], tokenizer: str, folder: str, languages: list[str] | None, limits: str
 ) -> dict[str, Any]:
     """Shards of one input file, then its receipt: a file with a receipt is not done again."""
     receipt = Path(folder) / RECEIPTS / f"{item['stage']}-{item['number']:05d}.json"
@@ -107,7 +107,9 @@ def _tokenize_file(
     return {"files": files, "counts": counts}
 
 
-def _encoded(item: dict[str, Any], tokenizer: Tokenizer, languages: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _encoded(
+    item: dict[str, Any], tokenizer: Tokenizer, languages: list[str] | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """(source, document with `tokens` and `bytes`) of every document of a file, in its order."""
     batch: list[tuple[str, dict[str, Any]]] = []
 

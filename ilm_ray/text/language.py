@@ -6,7 +6,7 @@ import pycld2
 
 UNKNOWN = "unknown"
 _HAN = "㐀-䶿一-鿿豈-﫿\U00020000-\U0003ffff"
-_TOKENS = re.compile(f"[{_HAN}]|[^\\W_{_HAN}]+")
+TOKENS = re.compile(f"[{_HAN}]|[^\\W_{_HAN}]+")
 # cld2 refuses what is no interchange-valid Unicode: control characters, non-characters, lone surrogates.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef"
@@ -34,4 +34,4 @@ def detect_language(text: str) -> tuple[str, float]:
 
 def tokens(text: str) -> list[str]:
     """Lower-case words; each Chinese character is a token of its own."""
-    return _TOKENS.findall(text.lower())
+    return TOKENS.findall(text.lower())

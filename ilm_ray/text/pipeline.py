@@ -25,8 +25,9 @@ from ilm_ray.text.blocklist import read_list
 from ilm_ray.text.classifier import NAMES, read_labels, train, write_card
 from ilm_ray.text.components import Drops, Edges, resolve, stars
 from ilm_ray.text.funnel import Funnel
-from ilm_ray.text.inputs import Source, file_fingerprint, file_of, find_sources, fingerprint, jsonable
+from ilm_ray.text.inputs import file_fingerprint, fingerprint
 from ilm_ray.text.minhash import bands_and_rows, catch_probability
+from ilm_ray.text.sources import ROW_BITS, Source, find_sources, jsonable
 
 FileStep = Callable[[Source, Path, TextConfig], None]
 FIRST_PASS: tuple[FileStep, ...] = (steps.format_file, steps.clean_file, steps.sign_file)
@@ -36,7 +37,7 @@ FIRST_STEPS, LAST_STEPS = steps.STEPS[:2], steps.STEPS[2:]
 
 def settings(config: Config) -> dict[str, Any]:
     """What the result depends on. Lists and labels count by their content, see `sources`."""
-    apart = {"shuffle_partitions", "blocked_domains", "blocked_words", "labels"}
+    apart = {"shuffle_partitions", "blocked_domains", "blocked_words"}
     return {"seed": config.seed, "text": config.text.model_dump(exclude=apart)}
 
 
@@ -49,7 +50,7 @@ def sources(config: Config) -> dict[str, str]:
     for path in _block_lists(config.text).values():
         read_list(path)
     for name in NAMES:
-        read_labels(_labels_folder(config.text) / f"{name}.jsonl")
+        read_labels(_labels_path(config.text, name))
     return found
 
 
@@ -154,9 +155,9 @@ def _each_file(
 
 def _write_drops(folder: Path, files: list[Source], drops: Drops) -> None:
     """One drop list a file: its reader needs no join."""
-    owner = np.array([file_of(document) for document in drops.ids.tolist()], np.int64)
+    keys = drops.ids >> np.uint64(ROW_BITS)
     for source in files:
-        mine = owner == source.index
+        mine = keys == source.key
         steps.save_arrays(
             steps.drops_path(folder, source.index),
             ids=drops.ids[mine],
@@ -173,7 +174,7 @@ def _train(folder: Path, config: Config) -> dict[str, Any]:
         card = path.with_suffix(".json")
         if not (path.is_file() and card.is_file()):
             path.parent.mkdir(parents=True, exist_ok=True)
-            classifier, measured = train(read_labels(_labels_folder(config.text) / f"{name}.jsonl"), config.seed)
+            classifier, measured = train(read_labels(_labels_path(config.text, name)), config.seed)
             classifier.save(path)
             write_card(card, measured)
         cards[name] = json.loads(card.read_text(encoding="utf-8"))
@@ -221,12 +222,14 @@ def _last_pass_done(folder: Path, source: Source) -> bool:
     return all(steps.is_done(folder, step, source.index) for step in ("dedup", "safe", "quality"))
 
 
-def _labels_folder(config: TextConfig) -> Path:
-    return Path(config.labels) if config.labels else DATA / "labels"
+def _labels_path(config: TextConfig, name: str) -> Path:
+    labels = getattr(config.classifiers, name).labels
+    return Path(labels) if labels else DATA / "labels" / f"{name}.jsonl"
 
 
 def _side_inputs(config: TextConfig) -> dict[str, Path]:
-    return _block_lists(config) | {f"text.labels {name}": _labels_folder(config) / f"{name}.jsonl" for name in NAMES}
+    labels = {f"text.classifiers.{name}.labels": _labels_path(config, name) for name in NAMES}
+    return _block_lists(config) | labels
 
 
 def _block_lists(config: TextConfig) -> dict[str, Path]:

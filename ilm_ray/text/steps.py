@@ -24,10 +24,11 @@ from ilm_ray.text.classifier import Classifier
 from ilm_ray.text.components import Drops
 from ilm_ray.text.extract import Extractor
 from ilm_ray.text.funnel import Funnel
-from ilm_ray.text.inputs import Source, open_source
+from ilm_ray.text.inputs import open_source
 from ilm_ray.text.language import UNKNOWN, detect_language, tokens
 from ilm_ray.text.minhash import Signer, bands_and_rows, exact_key, shingle_hashes
 from ilm_ray.text.rules import Verdict, first_failure, limits, normalise, scores
+from ilm_ray.text.sources import Source
 from ilm_ray.text.warc import Capture, read_captures
 
 STEPS = ("format", "clean", "dedup", "safe", "quality")
@@ -134,14 +135,20 @@ def safe_file(source: Source, folder: Path, config: TextConfig) -> None:
             return Verdict("blocked_domain", domain, None)
         return Verdict("blocked_word", found[0], None) if found else None
 
-    bounds = {"toxicity": config.toxicity_threshold, "pornography": config.pornography_threshold}
+    bounds = {
+        "toxicity": config.classifiers.toxicity.threshold,
+        "pornography": config.classifiers.pornography.threshold,
+    }
     rows = ((row, block(row)) for row in read_jsonl(outputs(folder, "dedup", source.index)[0]))
     _write(folder, "safe", source.index, _classified(rows, bounds, folder))
 
 
 def quality_file(source: Source, folder: Path, config: TextConfig) -> None:
     """Advertisement and fluency."""
-    bounds = {"advertisement": config.advertisement_threshold, "fluency": config.fluency_threshold}
+    bounds = {
+        "advertisement": config.classifiers.advertisement.threshold,
+        "fluency": config.classifiers.fluency.threshold,
+    }
     rows: Iterator[tuple[Row, Verdict | None]] = (
         (row, None) for row in read_jsonl(outputs(folder, "safe", source.index)[0])
     )
@@ -209,7 +216,7 @@ def _document(number: int, dump: str, capture: Capture, extractor: Extractor, co
     row["language"], row["language_score"] = detect_language(extracted.text)
     if row["chars"] < config.min_chars:
         return _judged(row, Verdict("min_chars", row["chars"], config.min_chars))
-    if row["language"] not in config.languages:
+    if config.languages is not None and row["language"] not in config.languages:
         return _judged(row, Verdict("language", row["language"], None))
     return row
 

@@ -21,7 +21,8 @@ from ilm_ray.text import pipeline, steps
 from ilm_ray.text.charset import decode
 from ilm_ray.text.classifier import FEATURES, Classifier
 from ilm_ray.text.extract import main_text
-from ilm_ray.text.inputs import Source, find_sources, open_source
+from ilm_ray.text.inputs import open_source
+from ilm_ray.text.sources import Source, find_sources
 from ilm_ray.text.warc import read_captures
 
 STAGE = Stage(name="text", needs=(), settings=pipeline.settings, work=pipeline.run_text, sources=pipeline.sources)
@@ -141,7 +142,7 @@ def test_the_layout_of_the_shuffle_changes_nothing(demo: Path, tmp_path: Path) -
 def test_missing_inputs_are_refused_before_anything_runs(tmp_path: Path) -> None:
     for setting, message in (
         (f"input={tmp_path}/*.warc.gz", "matches no file"),
-        (f"text.labels={tmp_path}", "labels"),
+        (f"text.classifiers.fluency.labels={tmp_path}/none", "labels"),
         (f"text.blocked_words={tmp_path}/none.txt", "blocked_words"),
     ):
         with pytest.raises(UserError, match=message):
@@ -166,7 +167,7 @@ def test_tasks_read_the_lists_of_the_stages_folder(tmp_path: Path) -> None:
         Classifier(np.zeros(FEATURES, np.float32), 9.0).save(steps.model_path(tmp_path, name))
     row = {"url": "https://a.test", "language": "en", "dump": "d", "bytes": 1}
     write_jsonl(steps.outputs(tmp_path, "dedup", 0)[0], [row | {"text": t} for t in ("a saucy word", "a word")])
-    steps.safe_file(Source(0, 0, "d", "0.warc"), tmp_path, config)
+    steps.safe_file(Source(0, 0, 0, "d", "0.warc"), tmp_path, config)
     assert steps.kept_and_removed(tmp_path, "safe", 0) == {"kept": 1, "removed": 1}
     (removed,) = read_jsonl(steps.outputs(tmp_path, "safe", 0)[1])
     assert (removed["drop_rule"], removed["drop_value"]) == ("blocked_word", "saucy")

@@ -10,7 +10,8 @@ import pytest
 
 from ilm_ray.demo import warc as writer
 from ilm_ray.errors import UserError
-from ilm_ray.text.inputs import find_sources, fingerprint, looks_like_warc
+from ilm_ray.text.inputs import fingerprint, looks_like_warc
+from ilm_ray.text.sources import find_sources
 from ilm_ray.text.warc import Capture, read_captures
 
 STAMP = "2024-03-05T06:00:00Z"
