@@ -126,7 +126,7 @@ def plan(pages: list[Page], captures: int, seed: int) -> list[Planned]:
 
 
 def generate(folder: Path, web: Path = DATA, captures: int = 10_000, files: int = 18, seed: int = 0) -> None:
-    """Write `files` WARC files into the dumps' folders, and `originals.jsonl`: url, date, payload_sha1 of the originals.
+    """Write `files` WARC files into the dumps' folders, and of the originals `originals.jsonl`: url, date, sha1.
 
     Two processes; about a minute for 10,000 captures.
     """
