@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 import psutil
 
@@ -100,7 +101,7 @@ def run_measured(command: Sequence[str], timeout_s: float, env: Mapping[str, str
         return Finished(seconds, memory.cpu_seconds, memory.peak_mb, out.read())
 
 
-def _end(stream: "tempfile._TemporaryFileWrapper[str]") -> str:
+def _end(stream: IO[str]) -> str:
     stream.seek(0)
     return stream.read()[-2000:]
 

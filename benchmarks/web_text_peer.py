@@ -87,7 +87,7 @@ def f1(texts: Iterable[tuple[tuple[str, str], str]], gold: dict[tuple[str, str],
 
 def read_gold(data: Path, crawl: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """Gold of the crawl's original captures by (url, date)."""
-    by_payload = {}
+    by_payload: dict[str, dict[str, Any]] = {}
     for row in read_jsonl(data / "gold_text.jsonl"):
         by_payload |= dict.fromkeys(row["payload_sha1"], row)
     originals = read_jsonl(crawl / "originals.jsonl")
