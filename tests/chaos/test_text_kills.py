@@ -22,7 +22,7 @@ DEADLINE_S = 120.0  # for a moment to come, or for the job to end
 
 @dataclass(frozen=True)
 class Moment:
-    """When this share of all files of the stage is there, and then some seconds: kill such a process."""
+    """When this share of the stage's files is there, one of them since the last start, and then some seconds: kill."""
 
     share: float
     delay_s: float
@@ -57,6 +57,7 @@ class Job:
 
     def start(self) -> None:
         self.starts += 1
+        self._found = self.files()
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "jobs/web_text.py", "--run-dir", str(self.run_dir), f"input={self.pages}"),
@@ -76,6 +77,10 @@ class Job:
     def files(self) -> int:
         """How many numbered files the stage has finished."""
         return sum(1 for _ in (self.run_dir / "text").glob("*/*-?????.*"))
+
+    def goes_on_to(self, files: int) -> None:
+        """Wait until that many files are there and this start of the job has finished one of them."""
+        self.wait_for(lambda: self.files() >= max(files, self._found + 1))
 
     def kill(self, victim: str, rng: random.Random) -> None:
         """SIGKILL to one random process of this kind, as soon as there is one; a killed driver is started again."""
@@ -111,7 +116,9 @@ class Job:
             return []
 
     def _workers(self) -> Iterator[psutil.Process]:
-        return (p for p in self._members() if command(p).startswith("ray::"))
+        """Those that have something to do. Agents are no workers: a node does not outlive its agent."""
+        names = ((p, command(p)) for p in self._members())
+        return (p for p, name in names if name.startswith("ray::") and not name.endswith(("IDLE", "Agent")))
 
     def _extractors(self) -> Iterator[psutil.Process]:
         return (p for p in self._members() if command(p).endswith("-m ilm_ray.text.extract"))
@@ -161,7 +168,7 @@ def test_ten_kills_change_no_byte(shared_data: Path, tmp_path: Path) -> None:
     with Job(tmp_path / "killed", pages) as killed:
         killed.start()
         for moment in planned:
-            killed.wait_for(lambda share=moment.share: killed.files() >= share * total)
+            killed.goes_on_to(round(moment.share * total))
             time.sleep(moment.delay_s)
             killed.kill(moment.victim, rng)
         killed.end()
