@@ -18,6 +18,7 @@ from ilm_ray.config.schema import TextConfig
 from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.stage import Context, Result
 from ilm_ray.demo import DATA
+from ilm_ray.errors import UserError
 from ilm_ray.observe.metrics import DOCUMENTS, counter
 from ilm_ray.observe.progress import Progress
 from ilm_ray.text import steps
@@ -42,8 +43,13 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def sources(config: Config) -> dict[str, str]:
-    """Fingerprints of everything read from outside. Raises UserError where something is missing or is no WARC."""
-    found = {f"warc {source.path}": fingerprint(source) for source in find_sources(config.input)}
+    """Fingerprints of everything read from outside. Raises UserError where one is missing or none is an archive."""
+    files = {f"warc {source.path}": fingerprint(source) for source in find_sources(config.input)}
+    if not any(readable for _, readable in files.values()):
+        raise UserError(
+            f"no file of input={config.input} is a web archive (WARC, ARC or WACZ); give a glob of archives"
+        )
+    found = {name: found for name, (found, _) in files.items()}
     for name, path in _side_inputs(config.text).items():
         found[name] = file_fingerprint(path, name)
     # A wrong list or label file is found before hours of work, not after.

@@ -19,17 +19,14 @@ from ilm_ray.corpus.files import temporary_path, write_text_atomic
 from ilm_ray.corpus.jsonl import Row, read_jsonl, write_jsonl
 from ilm_ray.demo import DATA
 from ilm_ray.text.blocklist import Domains, Words, read_list
-from ilm_ray.text.charset import decode
 from ilm_ray.text.classifier import Classifier
 from ilm_ray.text.components import Drops
-from ilm_ray.text.extract import Extractor
+from ilm_ray.text.format import format_rows, text_fields
 from ilm_ray.text.funnel import Funnel
-from ilm_ray.text.inputs import open_source
-from ilm_ray.text.language import UNKNOWN, detect_language, tokens
+from ilm_ray.text.language import tokens
 from ilm_ray.text.minhash import Signer, bands_and_rows, exact_key, shingle_hashes
 from ilm_ray.text.rules import Verdict, first_failure, limits, normalise, scores
 from ilm_ray.text.sources import Source
-from ilm_ray.text.warc import Capture, read_captures
 
 STEPS = ("format", "clean", "dedup", "safe", "quality")
 DOMAINS, WORDS = "domains.npy", "words.json"
@@ -66,13 +63,9 @@ def list_path(configured: str | None, name: str) -> Path:
 def format_file(source: Source, folder: Path, config: TextConfig) -> None:
     """WARC records -> documents with main text, language and id."""
     counts: Counter[str] = Counter()
-
-    def rows() -> Iterator[Row]:
-        with open_source(source) as stream, Extractor(config.extract_timeout_s) as extractor:
-            for number, capture in enumerate(read_captures(stream, config.max_html_bytes, counts)):
-                yield _document(source.document_id(number), source.dump, capture, extractor, config)
-
-    _write(folder, "format", source.index, rows(), counts)
+    text_field = config.sources[source.source].text_field if source.source else ""
+    rows = format_rows(source, config.for_source(source.source), counts, text_field)
+    _write(folder, "format", source.index, rows, counts)
 
 
 def clean_file(source: Source, folder: Path, config: TextConfig) -> None:
@@ -82,7 +75,7 @@ def clean_file(source: Source, folder: Path, config: TextConfig) -> None:
         for row in read_jsonl(outputs(folder, "format", source.index)[0]):
             text = normalise(row["text"])
             found = scores(text, row["language"])
-            yield _judged(row | found | _sizes(text), first_failure(found, limits(config, row["language"])))
+            yield _judged(row | found | text_fields(text), first_failure(found, limits(config, row["language"])))
 
     _write(folder, "clean", source.index, rows())
 
@@ -200,29 +193,6 @@ def kept_and_removed(folder: Path, step: str, index: int) -> dict[str, int]:
     funnel = Funnel()
     funnel.merge(read_stats(folder, step, index)["funnel"])
     return {outcome: funnel.documents(step, outcome == "kept") for outcome in ("kept", "removed")}
-
-
-def _document(number: int, dump: str, capture: Capture, extractor: Extractor, config: TextConfig) -> Row:
-    row: Row = {"id": number, "url": capture.url, "dump": dump, "date": capture.date, "language": UNKNOWN}
-    row |= _sizes("") | {"charset": None, "language_score": 0.0}
-    if capture.size > config.max_html_bytes:
-        return _judged(row, Verdict("max_html_bytes", capture.size, config.max_html_bytes))
-    html, row["charset"] = decode(capture.body, capture.charset)
-    extracted = extractor.extract(html)
-    if extracted.failure:
-        limit = config.extract_timeout_s if extracted.failure == "extract_timeout" else None
-        return _judged(row, Verdict(extracted.failure, "", limit))
-    row |= _sizes(extracted.text)
-    row["language"], row["language_score"] = detect_language(extracted.text)
-    if row["chars"] < config.min_chars:
-        return _judged(row, Verdict("min_chars", row["chars"], config.min_chars))
-    if config.languages is not None and row["language"] not in config.languages:
-        return _judged(row, Verdict("language", row["language"], None))
-    return row
-
-
-def _sizes(text: str) -> Row:
-    return {"text": text, "chars": len(text), "bytes": len(text.encode("utf-8", "replace"))}
 
 
 def _judged(row: Row, verdict: Verdict | None, duplicate_of: int | None = None) -> Row:
