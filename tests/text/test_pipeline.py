@@ -20,8 +20,8 @@ from ilm_ray.observe.journal import Journal
 from ilm_ray.text import pipeline, steps
 from ilm_ray.text.charset import decode
 from ilm_ray.text.classifier import FEATURES, Classifier
-from ilm_ray.text.maintext import main_text
 from ilm_ray.text.inputs import open_source
+from ilm_ray.text.maintext import main_text
 from ilm_ray.text.sources import Source, find_sources
 from ilm_ray.text.warc import read_captures
 
