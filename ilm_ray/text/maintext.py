@@ -20,7 +20,9 @@ from trafilatura.settings import Extractor
 DOUBT_CHARS = 1000  # a text shorter than this
 DOUBT_SHARE = 0.15  # and shorter than this share of what the page shows is doubtful
 _VISIBLE = lxml.etree.XPath("//body//text()[not(parent::script or parent::style or parent::noscript)]")
-_CONTROL = bytes([*range(9), 11, 12, *range(14, 32)])  # libxml2 stops reading at some of them
+# No XML may hold them: libxml2 stops reading at some, lxml refuses others.
+_CONTROL = bytes([*range(9), 11, 12, *range(14, 32)])
+_NO_CHARACTERS = ("\ufffe".encode(), "\uffff".encode())
 # What libxml2 trips over at the head of a page: odd document types, and an <html/> that is closed before it began.
 _DOCTYPE = re.compile(rb"\s*<!doctype[^>]*>", re.IGNORECASE)
 _CLOSED = re.compile(rb"(<html[^>]*?)/>", re.IGNORECASE)
@@ -40,6 +42,8 @@ def main_text(page: str) -> str | None:
 
 def _parse(page: str) -> HtmlElement | None:
     data = page.encode("utf-8", "replace").translate(None, _CONTROL)
+    for character in _NO_CHARACTERS:
+        data = data.replace(character, b"")
     if doctype := _DOCTYPE.match(data):
         data = data[doctype.end() :]
     if closed := _CLOSED.search(data, 0, _HEAD):
