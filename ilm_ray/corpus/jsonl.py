@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import orjson
 import zstandard
@@ -14,6 +14,7 @@ import zstandard
 from ilm_ray.corpus.files import temporary_path
 
 Row = dict[str, Any]
+_CHUNK = 1 << 17
 
 
 class JsonlWriter:
@@ -30,7 +31,7 @@ class JsonlWriter:
     def __enter__(self) -> "JsonlWriter":
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._raw = self._temporary.open("wb")
-        compressor = zstandard.ZstdCompressor(level=3)
+        compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
         zstd = self.path.suffix == ".zst"
         self._out: Any = compressor.stream_writer(self._raw, closefd=False) if zstd else io.BufferedWriter(self._raw)
         return self
@@ -58,11 +59,9 @@ def write_jsonl(path: Path, rows: Iterable[Row]) -> int:
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
-    """Rows of a JSON Lines file, zstd or plain. Raises OSError or json.JSONDecodeError."""
+    """Rows of a JSON Lines file, zstd or plain. Raises OSError, or ValueError where the file is damaged or cut."""
     with path.open("rb") as raw:
-        zstd = path.suffix == ".zst"
-        stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw), 1 << 17) if zstd else raw
-        for line in stream:
+        for line in _lines(raw, path) if path.suffix == ".zst" else raw:
             if line.strip():
                 yield decoded(line)
 
@@ -87,3 +86,27 @@ def _encoded(row: Row) -> bytes:
         return orjson.dumps(row, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError:  # a lone surrogate, which has no UTF-8
         return json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8", "replace")
+
+
+def _lines(raw: IO[bytes], path: Path) -> Iterator[bytes]:
+    """Lines of a zstd file. A stream reader would take a cut file for a shorter one."""
+    rest = b""
+    for part in _unpacked(raw, path):
+        *lines, rest = (rest + part).split(b"\n")
+        yield from lines
+    yield rest
+
+
+def _unpacked(raw: IO[bytes], path: Path) -> Iterator[bytes]:
+    packed = zstandard.ZstdDecompressor().decompressobj()
+    try:
+        while chunk := raw.read(_CHUNK):
+            while chunk:
+                if packed.eof:
+                    packed = zstandard.ZstdDecompressor().decompressobj()
+                yield packed.decompress(chunk)
+                chunk = packed.unused_data if packed.eof else b""
+    except zstandard.ZstdError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if not packed.eof:
+        raise ValueError(f"{path} is cut: its last zstd frame does not end")

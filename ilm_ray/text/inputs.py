@@ -1,70 +1,124 @@
 """Opening input files wherever they lie, and what they look like before anything starts."""
 
 import hashlib
-import zlib
+import io
+import shutil
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
+import aiohttp
 import fsspec
-import zstandard
 
 from ilm_ray.errors import UserError
+from ilm_ray.text.archive import looks_like_archive
 from ilm_ray.text.sources import Source, one_line
 
 ENDS = 65_536  # bytes hashed at either end of a file: hashing terabytes would cost more than reading them
+ATTEMPTS = 5  # of one read, with waits of 1/4, 1/2, 1, 2 s between them: a storage's hiccup, not its outage
+FIRST_WAIT_S = 0.25
+DEADLINE_S = 120.0  # for all attempts of one read together
+_TRANSIENT = (OSError, aiohttp.ClientError)
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError)  # trying again does not help
+
+T = TypeVar("T")
 
 
-def fingerprint(source: Source) -> str:
-    """Size and a hash of both ends of the file. Raises UserError where it cannot be read or is no WARC."""
-    try:
-        with open_source(source) as stream:
-            size = stream.seek(0, 2)
-            stream.seek(0)
-            head = stream.read(ENDS)
-            stream.seek(max(0, size - ENDS))
-            tail = stream.read(ENDS)
-    except OSError as error:
-        raise UserError(
-            f"cannot read WARC file {source.path}: {one_line(error)}; check the path and its permissions"
-        ) from None
-    if not looks_like_warc(head):
-        raise UserError(f"{source.path} is no WARC file (it does not begin with 'WARC/'); leave it out of input=...")
-    return f"{size}:{hashlib.sha256(head + tail).hexdigest()[:16]}"
+def fingerprint(source: Source) -> tuple[str, bool]:
+    """(size and a hash of both ends of the file, does it look like something the text stage reads).
+
+    Raises UserError where it cannot be read.
+    """
+    with open_source(source) as stream:
+        size = stream.seek(0, 2)
+        stream.seek(0)
+        head = stream.read(ENDS)
+        stream.seek(max(0, size - ENDS))
+        tail = stream.read(ENDS)
+    readable = bool(source.source) or looks_like_archive(head)
+    return f"{size}:{hashlib.sha256(head + tail).hexdigest()[:16]}", readable
 
 
 def open_source(source: Source) -> BinaryIO:
-    """The file's bytes as a seekable stream."""
-    filesystem, path = fsspec.url_to_fs(source.path)
-    stream: BinaryIO = filesystem.open(path, "rb")
-    return stream
+    """The file's bytes as a seekable stream that survives transient errors.
+
+    Raises UserError, at once or on a later read, where the file cannot be read.
+    """
+    return io.BufferedReader(_Patient(source.path), 1 << 16)
 
 
-def looks_like_warc(head: bytes) -> bool:
-    """Do the first bytes of a file, plain or a gzip, zstd or lz4 frame, read `WARC/`? An empty file may: it is cut."""
-    plain: Callable[[bytes], bytes] | None = None
-    if head.startswith(b"\x1f\x8b"):
-        plain = _gunzip
-    elif head.startswith((b"\x28\xb5\x2f\xfd", b"\x5d\x2a\x4d\x18")):  # zstd, or zstd with its dictionary in front
-        plain = _unzstd
-    elif head.startswith(b"\x04\x22\x4d\x18"):
-        # The first block of an lz4 frame begins with literals: no decoder needed for five letters.
-        return b"WARC/" in head[:64]
-    try:
-        text = plain(head) if plain else head
-    except (zlib.error, zstandard.ZstdError):
-        return False
-    return text.lstrip()[:5] == b"WARC/"[: len(text.lstrip())]
+class _Patient(io.RawIOBase):
+    """A file of any fsspec storage; a read that fails is tried again on a newly opened one."""
+
+    def __init__(self, path: str) -> None:
+        self._path, self._position = path, 0
+        self._file: BinaryIO | None = None
+        self._size: int = self._retried(lambda file: file.seek(0, 2))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._position = max(0, offset + (0, self._position, self._size)[whence])
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        def read(file: BinaryIO) -> bytes:
+            file.seek(self._position)
+            return file.read(len(buffer))
+
+        data = self._retried(read)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._drop()
+        super().close()
+
+    def _retried(self, action: Callable[[BinaryIO], T]) -> T:
+        began = time.monotonic()
+        for attempt in range(ATTEMPTS):
+            try:
+                if self._file is None:
+                    self._file = _open(self._path)
+                return action(self._file)
+            except _TRANSIENT as error:
+                self._drop()
+                wait = FIRST_WAIT_S * 2**attempt
+                last = attempt + 1 == ATTEMPTS or time.monotonic() + wait - began > DEADLINE_S
+                if last or isinstance(error, _FINAL):
+                    raise UserError(
+                        f"cannot read {self._path}: {one_line(error)}; check the path, its permissions and the storage"
+                    ) from None
+                time.sleep(wait)
+        raise AssertionError("unreachable")
+
+    def _drop(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
-def _gunzip(head: bytes) -> bytes:
-    return zlib.decompressobj(31).decompress(head, 4096)
-
-
-def _unzstd(head: bytes) -> bytes:
-    if head.startswith(b"\x5d\x2a\x4d\x18"):
-        return b"WARC/"  # a dictionary-compressed WARC: only WARC writers put the dictionary into a skippable frame
-    return zstandard.ZstdDecompressor().decompressobj().decompress(head)
+def _open(path: str) -> BinaryIO:
+    filesystem, inner = fsspec.url_to_fs(path)
+    file: BinaryIO = filesystem.open(inner, "rb")
+    if file.seekable() and not type(file).__name__.endswith("StreamFile"):
+        return file
+    # An HTTP server without range requests: its file goes through the disk, not through memory.
+    with file:
+        spooled = tempfile.TemporaryFile()  # noqa: SIM115
+        shutil.copyfileobj(file, spooled, 1 << 20)
+    spooled.seek(0)
+    return spooled
 
 
 def file_fingerprint(path: Path, what: str) -> str:

@@ -1,5 +1,6 @@
 """Language of a text, and its tokens: words, and for Chinese single characters."""
 
+import itertools
 import re
 
 import pycld2
@@ -7,6 +8,7 @@ import pycld2
 UNKNOWN = "unknown"
 _HAN = "㐀-䶿一-鿿豈-﫿\U00020000-\U0003ffff"
 TOKENS = re.compile(f"[{_HAN}]|[^\\W_{_HAN}]+")
+MIN_TOKENS = 5  # of fewer words, or Chinese characters, a detector's verdict is a guess
 # cld2 refuses what is no interchange-valid Unicode: control characters, non-characters, lone surrogates.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef"
@@ -21,7 +23,12 @@ def interchange(text: str) -> str:
 
 
 def detect_language(text: str) -> tuple[str, float]:
-    """(code, share of the text in it) by pycld2; ("unknown", 0) where it is not sure. Traditional Chinese is "zh"."""
+    """(code, share of the text in it) by pycld2; ("unknown", 0) where it is not sure or has few words to go by.
+
+    Traditional Chinese is "zh".
+    """
+    if len(list(itertools.islice(TOKENS.finditer(text), MIN_TOKENS))) < MIN_TOKENS:
+        return UNKNOWN, 0.0
     try:
         reliable, _, details = pycld2.detect(interchange(text))
     except pycld2.error:  # cld2's own verdict on bytes that it cannot read

@@ -19,6 +19,7 @@ from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.jsonl import write_jsonl
 from ilm_ray.corpus.stage import Context, Result
 from ilm_ray.demo import DATA
+from ilm_ray.errors import UserError
 from ilm_ray.observe.metrics import DOCUMENTS, counter
 from ilm_ray.observe.progress import Progress
 from ilm_ray.text import layout, steps
@@ -45,9 +46,14 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def sources(config: Config) -> dict[str, str]:
-    """Fingerprints of everything read from outside. Raises UserError where something is missing or is no WARC."""
+    """Fingerprints of everything read from outside. Raises UserError where one is missing or none is an archive."""
     files = find_sources(config.input, config.text)
-    found = {f"file {source.path}": fingerprint(source) for source in files}
+    looked_at = {source: fingerprint(source) for source in files}
+    if not any(readable for _, readable in looked_at.values()):
+        raise UserError(
+            f"no file of input={config.input} is a web archive (WARC, ARC or WACZ); give a glob of archives"
+        )
+    found = {f"file {source.path}": found for source, (found, _) in looked_at.items()}
     found |= {f"previous {run.folder.parent}": run.fingerprint for run in finished_runs(config.text, files)}
     for name, path in _side_inputs(config.text).items():
         found[name] = file_fingerprint(path, name)

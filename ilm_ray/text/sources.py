@@ -35,6 +35,7 @@ class Source:
     dump: str
     path: str  # what fsspec opens
     source: str = ""  # name in `text.sources`; "" is the web
+    text_field: str = "text"  # of a JSON Lines source
 
     def document_id(self, row: int) -> int:
         """64 bits: dump rank, file, row. The smaller of two ids is the newer dump, so it is the copy to keep."""
@@ -49,14 +50,16 @@ class Source:
 
 
 def find_sources(pattern: str | None, config: TextConfig | None = None) -> list[Source]:
-    """The files that `pattern` (None: the demo corpus) matches and those of `config.sources`, each sorted by path.
+    """The files that `pattern` matches and those of `config.sources`, each sorted by path; without either, the demo's.
 
     Raises UserError where nothing matches, two dumps cannot be told apart, or a storage cannot be used.
     """
-    found = [
-        ("", path) for path in _glob(pattern or DEFAULT_GLOB, "input", "WARC files, e.g. input='crawl/*/*.warc.gz'")
-    ]
-    for name, source in sorted(config.sources.items() if config else ()):
+    named = config.sources if config else {}
+    found: list[tuple[str, str]] = []
+    if pattern or not named:
+        wanted = "WARC files, e.g. 'crawl/*/*.warc.gz'"
+        found += [("", path) for path in _glob(pattern or DEFAULT_GLOB, "input", wanted)]
+    for name, source in sorted(named.items()):
         found += [(name, path) for path in _glob(source.input, f"text.sources.{name}.input", ".jsonl or .txt files")]
     dumps = [name or _dump_of(path) for name, path in found]
     ranks = _ranks(set(zip((name for name, _ in found), dumps, strict=True)))
@@ -66,7 +69,8 @@ def find_sources(pattern: str | None, config: TextConfig | None = None) -> list[
         number = numbers[dump] = numbers.get(dump, -1) + 1
         if number >= 1 << FILE_BITS:
             raise UserError(f"dump {dump} has more than {1 << FILE_BITS} files; give them in several runs or join them")
-        sources.append(Source(index, ranks[dump], number, dump, path, name))
+        field = named[name].text_field if name else "text"
+        sources.append(Source(index, ranks[dump], number, dump, path, name, field))
     return sources
 
 

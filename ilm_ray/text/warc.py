@@ -1,130 +1,96 @@
-"""Reading captures out of WARC files that are not always whole (Format, report section 3.1)."""
+"""Captures of web pages in an archive (Format, report section 3.1); everything else in it is counted."""
 
-import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from fastwarc.warc import ArchiveIterator, WarcRecord
-
-from ilm_ray.text.inputs import looks_like_warc
+from ilm_ray.text.archive import Record, read_records
+from ilm_ray.text.http import MAX_HEAD, content_type, decode_body, parse_response
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
-# Where a record may begin: a compressed member, or the version line after the blank lines of the last record.
-_STARTS = re.compile(rb"\x1f\x8b\x08|\x28\xb5\x2f\xfd|\x04\x22\x4d\x18|\nWARC/1")
-_CHUNK = 1 << 20
+_COUNTED = ("response", "request", "revisit", "resource")
+_LAST_GOOD_STATUS = 299
 
 
 @dataclass(frozen=True)
 class Capture:
-    """The HTML body of one response, as sent. `charset` is the HTTP header's, if it names one."""
+    """The HTML body of one response, without its HTTP encodings. `charset` is the HTTP header's, if it names one."""
 
     url: str
     date: str
     charset: str | None
     body: bytes
-    size: int  # bytes of the body; more than len(body) where the cap cut it
+    size: int  # bytes of the body; of one that the cap cut, more than the cap, and exact if it was not encoded
 
 
 def read_captures(stream: BinaryIO, max_bytes: int, counts: Counter[str]) -> Iterator[Capture]:
-    """HTML responses of a WARC stream, in order, at most `max_bytes` of each body.
+    """HTML pages of an archive, in order, at most `max_bytes` of each body.
 
-    Damaged records are counted and skipped, reading goes on with the next one. `counts` gains: response, request,
-    revisit, other_record, non_html, empty, malformed (undecodable), truncated (shorter than its Content-Length).
+    Pages are responses with an HTML body and a status below 300, and resources of an HTML type. `counts` gains:
+    response, request, revisit, resource, other_record (these five are all records that could be read), http_error,
+    non_html, empty, malformed (its block cannot be read, or it has no URL), truncated (shorter than it says), and what
+    `read_records` counts.
     """
-    start: int | None = 0
-    while start is not None:
-        stream.seek(start)
-        delivered = False
-        records = ArchiveIterator(stream, parse_http=False, quirks_mode=True)
-        while True:
-            try:
-                record = next(records, None)
-            except OSError:  # fastwarc cannot go on behind a member that does not inflate: begin again at the next one
-                if not delivered:
-                    counts["malformed"] += 1
-                start = _next_start(stream, start + 1)
-                break
-            if record is None:
-                if not delivered:
-                    counts["truncated"] += 1  # a record begins here, and the file ends before its header does
-                start = _next_start(stream, start + 1, packed_only=True)
-                break
-            delivered, start = True, record.stream_pos
+    for record in read_records(stream, counts):
+        counts[record.kind if record.kind in _COUNTED else "other_record"] += 1
+        # A record that does not say how long it is has lost the end of its header, mostly with the end of the file.
+        if record.length is None:
+            counts["truncated"] += 1
+        if record.kind in ("response", "resource"):
             capture = _capture(record, max_bytes, counts)
             if capture is not None:
                 yield capture
 
 
-def _capture(record: WarcRecord, max_bytes: int, counts: Counter[str]) -> Capture | None:
-    kind = str(record.record_type)
-    headless = record.headers.get("Content-Length") is None  # it closes the WARC header: the file ends inside
-    if headless:
-        counts["truncated"] += 1
-    counts[kind if kind in ("response", "request", "revisit") else "other_record"] += 1
-    if kind != "response":
-        return None
+def _capture(record: Record, max_bytes: int, counts: Counter[str]) -> Capture | None:
+    limit = max_bytes + MAX_HEAD
     try:
-        # A body longer than the block is cut short; fastwarc reads it as far as it goes.
-        record.parse_http(auto_decode="all", quirks_mode=True)
-        content_type, charset = record.http_content_type, record.http_charset
-        body = record.reader.read(max_bytes + 1)
-        size = len(body) + (record.reader.consume() if len(body) > max_bytes else 0)
-    except (OSError, ValueError):
+        block = _read(record.read, limit)
+    except (OSError, ValueError, AttributeError):
         counts["malformed"] += 1
         return None
-    url = record.headers.get("WARC-Target-URI")
-    if not headless and _is_short(record, size):
+    if record.length is not None and len(block) < min(record.length, limit):
         counts["truncated"] += 1
-    elif not headless and not url:
-        counts["malformed"] += 1
+    url = record.url.strip("<> \t")
     if not url:
+        counts["malformed"] += 1
         return None
-    if not size:
+    response = parse_response(block)
+    if response is not None:
+        if response.status is not None and response.status > _LAST_GOOD_STATUS:
+            counts["http_error"] += 1
+            return None
+        media, charset = content_type(response.headers.get("content-type", ""))
+        body = decode_body(response, max_bytes + 1)
+        encoded = bool(response.encodings)
+        head = len(block) - len(response.body)
+    else:
+        # No HTTP around it: a resource is its own body, of the type that the record names.
+        media, charset = content_type(record.content_type if record.kind == "resource" else "")
+        body, encoded, head = block[: max_bytes + 1], False, 0
+    if not body:
         counts["empty"] += 1
         return None
-    if not _is_html(content_type, body):
+    if not _is_html(media, body):
         counts["non_html"] += 1
         return None
-    return Capture(url.strip("<>"), record.headers.get("WARC-Date") or "", charset, body[:max_bytes], size)
+    size = len(body)
+    if size > max_bytes and not encoded and record.length is not None:
+        size = max(size, record.length - head)
+    return Capture(url, record.date, charset, body[:max_bytes], size)
 
 
-def _is_html(content_type: str | None, body: bytes) -> bool:
-    if content_type:
-        return content_type.strip().lower() in HTML_TYPES
+def _is_html(media: str, body: bytes) -> bool:
+    if media:
+        return media in HTML_TYPES
     head = body[:1024].lower()
     return b"<html" in head or b"<!doctype html" in head
 
 
-def _is_short(record: WarcRecord, body_size: int) -> bool:
-    """Is the record's block shorter than it says? Only plain bodies can tell: decoding changes the length."""
-    headers = record.http_headers
-    if headers is None or headers.get("Content-Encoding") or headers.get("Transfer-Encoding"):
-        return False
-    head = len(headers.status_line_bytes or b"") + 2
-    head += sum(len(name) + len(value) + 4 for name, value in headers.items_bytes())
-    # Header folding and spacing may differ by some bytes from what was parsed; a cut member loses far more.
-    return record.content_length - head - body_size > 64
-
-
-def _next_start(stream: BinaryIO, position: int, packed_only: bool = False) -> int | None:
-    """Offset of the next record (or only: compressed member) at or behind `position`; None where no more follow."""
-    kept = b""
-    stream.seek(position)
-    while chunk := stream.read(_CHUNK):
-        window = kept + chunk
-        base = position - len(kept)
-        for match in _STARTS.finditer(window):
-            if packed_only and match.group().startswith(b"\n"):
-                continue
-            start = base + match.start() + (1 if match.group().startswith(b"\n") else 0)
-            here = stream.tell()
-            stream.seek(start)
-            found = looks_like_warc(stream.read(4096))
-            stream.seek(here)
-            if found:
-                return start
-        position += len(chunk)
-        kept = window[-8:]
-    return None
+def _read(read: Callable[[int], bytes], limit: int) -> bytes:
+    parts, missing = [], limit
+    while missing and (part := read(missing)):
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)

@@ -21,8 +21,8 @@ from ilm_ray.text import layout, pipeline, steps
 from ilm_ray.text.charset import decode
 from ilm_ray.text.classifier import FEATURES, Classifier
 from ilm_ray.text.dedup.minhash import catch_probability, shingle_hashes
-from ilm_ray.text.extract import main_text
 from ilm_ray.text.inputs import open_source
+from ilm_ray.text.maintext import main_text
 from ilm_ray.text.sources import Source, find_sources
 from ilm_ray.text.warc import read_captures
 

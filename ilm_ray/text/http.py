@@ -1,0 +1,82 @@
+"""HTTP responses as archives hold them: header, and body behind its transfer and content encodings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.message import Message
+from io import BytesIO
+from typing import Any
+
+from fastwarc.stream_io import BrotliReader, ChunkedReader, GzipReader, ZstdReader
+
+MAX_HEAD = 1 << 16  # bytes in which a header must end
+_BLANK = (b"\r\n\r\n", b"\n\n", b"\r\r\n\r\r\n")
+_DECODERS: dict[str, Callable[[Any], Any]] = {
+    "chunked": ChunkedReader,
+    "gzip": GzipReader,
+    "x-gzip": GzipReader,
+    "deflate": lambda inner: GzipReader(inner, zlib=True),
+    "br": BrotliReader,
+    "zstd": ZstdReader,
+}
+
+
+@dataclass(frozen=True)
+class Response:
+    """A response as sent. Header names are in lower case; of several fields with one name the last one counts."""
+
+    status: int | None  # None where the status line has none
+    headers: dict[str, str]
+    body: bytes  # still encoded
+
+    @property
+    def encodings(self) -> list[str]:
+        """What was done to the body, in order."""
+        labels = f"{self.headers.get('content-encoding', '')},{self.headers.get('transfer-encoding', '')}"
+        names = [label.strip().lower() for label in labels.split(",")]
+        return [name for name in names if name in _DECODERS]
+
+
+def parse_response(block: bytes) -> Response | None:
+    """Header and body of a record's block; None where it is no HTTP response. Header lines may end in LF alone."""
+    if not block.startswith(b"HTTP/"):
+        return None
+    ends = [(at, len(blank)) for blank in _BLANK if (at := block.find(blank, 0, MAX_HEAD)) >= 0]
+    end, gap = min(ends, default=(len(block), 0))
+    status_line, *lines = block[:end].decode("latin-1").splitlines() or [""]
+    fields = (line.partition(":") for line in lines)
+    headers = {name.strip().lower(): value.strip() for name, colon, value in fields if colon}
+    words = status_line.split(maxsplit=2)
+    status = int(words[1]) if len(words) > 1 and words[1].isdecimal() else None
+    return Response(status, headers, block[end + gap :])
+
+
+def decode_body(response: Response, max_bytes: int) -> bytes:
+    """The body without its encodings, at most `max_bytes` of it; memory stays bounded whatever a bomb inflates to.
+
+    An encoding that the header names and the body does not have is passed over: archives often hold decoded bodies
+    under the header of the encoded ones. A body that breaks off is decoded as far as it goes.
+    """
+    body = response.body
+    for name in reversed(response.encodings):
+        body = _decoded(body, _DECODERS[name], max_bytes) or body
+    return body[:max_bytes]
+
+
+def content_type(value: str) -> tuple[str, str | None]:
+    """(media type in lower case, charset or None) of a Content-Type header."""
+    message = Message()
+    message["Content-Type"] = value
+    charset = message.get_param("charset", header="Content-Type")
+    media = value.partition(";")[0].strip().lower()
+    return media, charset.strip() if isinstance(charset, str) and charset.strip() else None
+
+
+def _decoded(body: bytes, decoder: Callable[[Any], Any], max_bytes: int) -> bytes:
+    reader, parts, missing = decoder(BytesIO(body)), [], max_bytes
+    try:
+        while missing and (part := reader.read(min(missing, 1 << 20))):
+            parts.append(part)
+            missing -= len(part)
+    except OSError:  # broken off, or never encoded
+        pass
+    return b"".join(parts)
