@@ -140,14 +140,9 @@ def bounds(settings: Settings, rule: str, language: str) -> Bounds:
 
 def rules_of(settings: Settings, step: str, language: str) -> list[Rule]:
     """The rules of a step for one language, in the order in which they are asked."""
-    named: dict[str, str | None] = {
-        "format": _FORMAT,
-        "clean": {name: name for name in _table(settings, language)},
-        "dedup": _DEDUP,
-        "safe": _SAFE,
-        "quality": _QUALITY,
-    }[step]
-    return [Rule(name, step, column) for name, column in named.items()]
+    if step == "clean":
+        return [Rule(name, step, name) for name in _table(settings, language)]
+    return [Rule(name, step, column) for name, column in _COLUMNS[step].items()]
 
 
 def rule_named(settings: Settings, name: str) -> Rule:
