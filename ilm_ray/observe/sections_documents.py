@@ -1,0 +1,154 @@
+"""Documents of the web text section: scores, samples at each rule, cleaned texts, duplicates."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from ilm_ray.observe import page
+from ilm_ray.observe.charts import HALF, Bars, bar_chart
+from ilm_ray.observe.charts_text import catch_chart, score_chart
+from ilm_ray.observe.diff import line_diff, word_diff
+from ilm_ray.observe.page import Html
+from ilm_ray.observe.rundata import Row
+from ilm_ray.observe.text_samples import FILES, ROWS, SAMPLE_CHARS, Look, RuleView
+from ilm_ray.text.explain import TextRun
+from ilm_ray.text.explain_document import read_clusters
+
+_SIZES = ((2, "2"), (3, "3"), (4, "4"), (9, "5 to 9"), (99, "10 to 99"), (999, "100 to 999"))
+_LARGEST = "1,000 and more"
+
+
+def rules_and_samples(run: TextRun, seen: Look) -> list[Html]:
+    """Scores against thresholds, samples of what each rule removed and of what lies near its line, cleaned texts."""
+    if not seen.rules:
+        return []
+    charts = [
+        page.figure(f"{view.step} / {view.name}", _scores(view), wide=False)
+        for view in seen.rules
+        if view.thresholds and len(view.removed_scores) + len(view.other_scores)
+    ]
+    parts = [
+        page.heading("Rules"),
+        page.note(
+            f"Figures and samples from here on come from {page.number(seen.rows)} rows of {seen.files} of the "
+            f"{seen.all_files} files of documents: at most {FILES} files of a step and outcome, {ROWS} rows of each. "
+            "Samples are chosen by a hash of their ids."
+        ),
+    ]
+    if charts:
+        parts.append(
+            page.paragraph(
+                "Scores of the documents that came into the step, on a logarithmic height. Orange: removed by this "
+                "rule. The line is its threshold; for some rules it differs by language."
+            )
+        )
+        parts.append(Html(f'<div class="grid">{page.join(charts)}</div>'))
+    by_step: dict[str, list[RuleView]] = {}
+    for view in seen.rules:
+        if view.removed.items() or view.borderline():
+            by_step.setdefault(view.step, []).append(view)
+    for step, views in by_step.items():
+        parts.append(page.folded(f"Samples of {step}, rule by rule", [_rule_samples(view) for view in views]))
+    if seen.cleaned:
+        parts.append(
+            page.folded(
+                "Before and after cleaning",
+                [
+                    Html(_meta(row, "red is taken out, green put in") + line_diff(row["raw_text"], row["text"]))
+                    for row in seen.cleaned
+                ],
+            )
+        )
+    return parts
+
+
+def duplicates(run: TextRun, metrics: Row, seen: Look) -> list[Html]:
+    """Clusters and their sizes, the chance to find a pair, pairs with their differences."""
+    sizes = cluster_sizes(run.folder)
+    if not sizes:
+        return []
+    members = sum(size * count for size, count in sizes.items())
+    clusters = sum(sizes.values())
+    groups = [name for _, name in _SIZES] + [_LARGEST]
+    counts = Counter(next((name for most, name in _SIZES if size <= most), _LARGEST) for size in sizes.elements())
+    last = max(place for place, name in enumerate(groups) if counts[name]) + 1
+    values = [float(counts[name]) for name in groups[:last]]
+    caption = "Clusters of duplicates, by number of documents"
+    charts = [
+        page.figure(caption, bar_chart(caption, groups[:last], [Bars("clusters", values)], width=HALF), wide=False)
+    ]
+    parts = [
+        page.heading("Duplicates"),
+        page.paragraph(
+            f"{page.number(clusters)} clusters hold {page.number(members)} documents; one of each stays, of the newest "
+            f"dump, and {page.number(members - clusters)} fall. The largest has {page.number(max(sizes))} documents."
+        ),
+    ]
+    bands, rows = (metrics.get("dedup", {}).get(name) for name in ("bands", "rows"))
+    if isinstance(bands, int) and isinstance(rows, int):
+        threshold = run.settings.get("threshold")
+        line = float(threshold) if isinstance(threshold, (int, float)) else None
+
+        def caught(similarity: float) -> float:
+            return 1.0 - (1.0 - similarity**rows) ** bands
+
+        caption = "Chance to find a pair, and what was found"
+        charts.append(page.figure(caption, catch_chart(caption, caught, seen.similarities, line), wide=False))
+        at = f" {page.share(caught(line), 1)} of the pairs at exactly {line:g}," if line is not None else ""
+        parts.append(
+            page.paragraph(
+                f"{bands} bands of {rows} hashes find{at} {page.share(caught(0.6), 1)} at 0.6 and "
+                f"{page.share(caught(0.8), 1)} at 0.8 (the curve). Pale bars: the estimated similarity of the removed "
+                "near-duplicates to the copy that stays."
+            )
+        )
+    parts.append(page.row(charts))
+    if seen.pairs:
+        shown = [
+            Html(_meta(double, _likeness(kept, double)) + word_diff(kept["text"], double["text"]))
+            for kept, double in seen.pairs
+        ]
+        parts.append(page.folded(f"{len(shown)} pairs: what the removed copy has otherwise", shown))
+    return parts
+
+
+def cluster_sizes(folder: Path) -> Counter[int]:
+    """Size of a cluster, its kept copy included -> number of clusters."""
+    _, keepers = read_clusters(folder)
+    _, removed = np.unique(keepers, return_counts=True)
+    return Counter((removed + 1).tolist())
+
+
+def _scores(view: RuleView) -> Html:
+    removed, others = view.removed_scores, view.other_scores
+    return score_chart(f"Scores of {view.name}", removed, others, sorted(view.thresholds))
+
+
+def _rule_samples(view: RuleView) -> Html:
+    removed, borderline = view.removed.items(), view.borderline()
+    parts = []
+    if removed:
+        parts.append(page.subheading(f"{len(removed)} removed"))
+        parts += [_sample(row) for row in removed]
+    if borderline:
+        parts.append(page.subheading(f"{len(borderline)} nearest the threshold"))
+        parts += [_sample(row) for row in borderline]
+    return page.folded(f"{view.name}: {len(removed)} removed, {len(borderline)} borderline", parts)
+
+
+def _sample(row: Row) -> Html:
+    against = "" if row["threshold"] is None else f" (threshold {page.cell(row['threshold'])})"
+    fate = f"removed by {row['fell']}" if row["fell"] else "kept"
+    return Html(_meta(row, f"{page.cell(row['value'])}{against} · {fate}") + page.quoted(row["text"], SAMPLE_CHARS))
+
+
+def _meta(row: Row, what: str) -> str:
+    about = " · ".join(str(row.get(name) or "–")[:200] for name in ("language", "dump", "id", "url"))
+    return f'<div class="meta"><b>{page.text(what)}</b> · {page.text(about)}</div>'
+
+
+def _likeness(kept: Row, double: Row) -> str:
+    alike = double.get("similarity")
+    words = f"similarity {page.number(alike)} to" if isinstance(alike, (int, float)) else "near-duplicate of"
+    return f"{words} {kept['id']} of {kept['dump']}"
