@@ -93,6 +93,10 @@ def score_chart(
     """Histogram of a rule's scores, those that the rule removed on top, a line at each threshold. Heights are
     logarithmic: most documents are far from any line."""
     low, high = _range(removed, others, thresholds)
+    wide = low >= 0 and high > 1000  # counts of characters or words: a logarithmic axis
+    if wide:
+        low, high = _log(low), _log(high)
+        removed, others = ([_log(value) for value in values] for values in (removed, others))
     counts = [_counts(values, low, high) for values in (others, removed)]
     tallest = math.log1p(max(map(sum, zip(*counts, strict=True))))
     left, right, top, bottom = 8.0, width - 8.0, 8.0, 92.0
@@ -112,13 +116,14 @@ def score_chart(
                     f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{thick - 0.6:.1f}" height="{height:.1f}"/>'
                 )
     for threshold in thresholds:
-        x = at(threshold)
+        x = at(_log(threshold) if wide else threshold)
         parts.append(f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="2" y2="{bottom}"/>')
     parts.append(f'<line class="axis" x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
-    for tick in ticks(low, high, 4):
+    for tick in map(float, range(20)) if wide else ticks(low, high, 4):
         if low <= tick <= high:
             side = "mid" if left + 12 < at(tick) < right - 12 else ("end" if at(tick) > width / 2 else "")
-            parts.append(f'<text class="{side}" x="{at(tick):.1f}" y="{bottom + 16}">{number(tick)}</text>')
+            shown = number(10**tick if wide else tick)
+            parts.append(f'<text class="{side}" x="{at(tick):.1f}" y="{bottom + 16}">{shown}</text>')
     told = (
         f"{len(removed)} of {len(removed) + len(others)} scores seen are of documents that the rule removed; "
         f"thresholds: {', '.join(map(number, thresholds)) or 'none'}"
@@ -178,6 +183,10 @@ def _range(removed: Sequence[float], others: Sequence[float], thresholds: Sequen
     low, high = min([*ends, *thresholds]), max([*ends, *thresholds])
     pad = 0.04 * (high - low) or abs(low) * 0.1 or 1.0
     return (max(low - pad, 0.0) if low >= 0 else low - pad), high + pad
+
+
+def _log(value: float) -> float:
+    return math.log10(max(value, 1.0))
 
 
 def _counts(values: Sequence[float], low: float, high: float) -> list[int]:

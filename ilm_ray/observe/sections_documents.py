@@ -12,7 +12,7 @@ from ilm_ray.observe.diff import line_diff, word_diff
 from ilm_ray.observe.page import Html
 from ilm_ray.observe.rundata import Row
 from ilm_ray.observe.text_samples import FILES, ROWS, SAMPLE_CHARS, Look, RuleView
-from ilm_ray.text.explain import TextRun
+from ilm_ray.text.explain import NEAR, TextRun
 from ilm_ray.text.explain_document import read_clusters
 
 _SIZES = ((2, "2"), (3, "3"), (4, "4"), (9, "5 to 9"), (99, "10 to 99"), (999, "100 to 999"))
@@ -26,7 +26,7 @@ def rules_and_samples(run: TextRun, seen: Look) -> list[Html]:
     charts = [
         page.figure(f"{view.step} / {view.name}", _scores(view), wide=False)
         for view in seen.rules
-        if view.thresholds and len(view.removed_scores) + len(view.other_scores)
+        if view.thresholds and view.name != NEAR and len(view.removed_scores) + len(view.other_scores)
     ]
     parts = [
         page.heading("Rules"),

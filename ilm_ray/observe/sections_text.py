@@ -88,10 +88,10 @@ def _removal_and_retention(rows: list[Row]) -> list[Html]:
         whole = steps[0][2] if unit == "bytes" else steps[0][1]
         shown = steps[1:] if unit == "bytes" else steps
         bars = [
-            Bars("removed by the step", [100 * (came - left) / came if came else 0.0 for _, came, left in shown]),
             Bars("left of all", [100 * left / whole if whole else 0.0 for _, _, left in shown]),
+            Bars("removed by the step", [100 * (came - left) / came if came else 0.0 for _, came, left in shown]),
         ]
-        title = f"Removal by step and retention, {caption}"
+        title = f"Left of all, and removed by the step, {caption}"
         names = [TITLES.get(name, name) for name, _, _ in shown]
         charts.append(page.figure(title, bar_chart(title, names, bars, " %", width=HALF), wide=False))
     return [page.row(charts)]
@@ -131,26 +131,27 @@ def _by(rows: list[Row], key: str) -> Html:
 
 def _shares(rows: list[Row]) -> Html:
     """Share of a step's input that each rule removed, by language and by dump; the darker the more."""
-    columns = [_groups(rows, key) for key in ("language", "dump")]
-    names = [name for groups in columns for name in groups]
-    lines: list[list[object]] = []
+    return page.folded(
+        "Removed per rule, by language and by dump", [_share_table(rows, key) for key in ("language", "dump")]
+    )
+
+
+def _share_table(rows: list[Row], key: str) -> Html:
+    groups = _groups(rows, key)
+    lines = []
     for step, _, _ in funnel_steps(rows, "documents"):
+        here = {name: [row for row in members if row["step"] == step] for name, members in groups.items()}
+        came = {name: sum(row["documents"] for row in members) for name, members in here.items()}
+        removed = {name: _per_rule(members) for name, members in here.items()}
         for rule, _ in _per_rule(row for row in rows if row["step"] == step).most_common():
-            cells: list[object] = []
-            for groups in columns:
-                for members in groups.values():
-                    here = [row for row in members if row["step"] == step]
-                    came = sum(row["documents"] for row in here)
-                    cells.append(_heat(_per_rule(here)[rule], came))
-            lines.append([f"{step} / {rule}", *cells])
-    table = page.table(["rule", *names], lines, "Share of the step's input that a rule removed")
-    return page.folded("Removed per rule, by language and by dump", [table])
+            lines.append((f"{step} / {rule}", *(_heat(removed[name][rule], came[name]) for name in groups)))
+    return page.table(["rule", *groups], lines, f"Share of the step's input that a rule removed, by {key}")
 
 
 def _heat(part: float, whole: float) -> Html:
-    """A share on one of six shades."""
-    level = 0 if not part else min(5, 1 + int(10 * part / whole))
-    return Html(f'<span class="heat h{level}">{page.share(part, whole)}</span>')
+    """A share on one of six shades, nothing where there is nothing."""
+    level = min(5, 1 + int(10 * part / whole)) if part else 0
+    return Html(f'<span class="heat h{level}">{page.share(part, whole) if part else "–"}</span>')
 
 
 def _groups(rows: list[Row], key: str) -> dict[str, list[Row]]:

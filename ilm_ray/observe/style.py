@@ -56,11 +56,11 @@ summary { cursor: pointer; font-weight: 600; font-size: 14px; margin-bottom: 8px
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 12.5px; margin: 0; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(270px, 1fr)); gap: 4px 20px; }
 .grid figcaption { font-size: 12.5px; font-weight: 500; margin-bottom: 2px; overflow-wrap: anywhere; }
-.grid figure { margin: 0 0 12px; }
+.grid figure { margin: 0 0 12px; max-width: 360px; }
 details details { margin-left: 4px; padding-left: 12px; border-left: 2px solid var(--line); border-top: 0; }
 details details summary { font-weight: 500; }
 h4 { font-size: 13px; margin: 14px 0 2px; color: var(--muted); }
-.heat { display: inline-block; padding: 0 6px; border-radius: 4px; }
+.heat { display: inline-block; padding: 0 6px; border-radius: 4px; white-space: nowrap; }
 .h1 { background: color-mix(in srgb, var(--k2) 10%, transparent); }
 .h2 { background: color-mix(in srgb, var(--k2) 20%, transparent); }
 .h3 { background: color-mix(in srgb, var(--k2) 30%, transparent); }
