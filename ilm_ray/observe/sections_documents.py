@@ -11,10 +11,11 @@ from ilm_ray.observe.charts_text import catch_chart, score_chart
 from ilm_ray.observe.diff import line_diff, word_diff
 from ilm_ray.observe.page import Html
 from ilm_ray.observe.rundata import Row
-from ilm_ray.observe.text_samples import FILES, ROWS, SAMPLE_CHARS, Look, RuleView
+from ilm_ray.observe.text_samples import FILES, ROWS, SAMPLE_CHARS, Look, RuleView, orders
 from ilm_ray.text.explain import NEAR, TextRun
-from ilm_ray.text.explain_document import read_clusters
+from ilm_ray.text.explain_document import drop_lists
 
+DROP_BYTES = 256 << 20  # of drop lists whose clusters are all counted
 _SIZES = ((2, "2"), (3, "3"), (4, "4"), (9, "5 to 9"), (99, "10 to 99"), (999, "100 to 999"))
 _LARGEST = "1,000 and more"
 
@@ -65,9 +66,10 @@ def rules_and_samples(run: TextRun, seen: Look) -> list[Html]:
 
 def duplicates(run: TextRun, metrics: Row, seen: Look) -> list[Html]:
     """Clusters and their sizes, the chance to find a pair, pairs with their differences."""
-    sizes = cluster_sizes(run.folder)
+    sizes, one_in = cluster_sizes(run.folder)
     if not sizes:
         return []
+    part = f"Of every {one_in}th cluster: " if one_in > 1 else ""
     members = sum(size * count for size, count in sizes.items())
     clusters = sum(sizes.values())
     groups = [name for _, name in _SIZES] + [_LARGEST]
@@ -81,7 +83,7 @@ def duplicates(run: TextRun, metrics: Row, seen: Look) -> list[Html]:
     parts = [
         page.heading("Duplicates"),
         page.paragraph(
-            f"{page.number(clusters)} clusters hold {page.number(members)} documents; one of each stays, of the newest "
+            f"{part}{page.number(clusters)} clusters hold {page.number(members)} documents; one of each stays, of the newest "
             f"dump, and {page.number(members - clusters)} fall. The largest has {page.number(max(sizes))} documents."
         ),
     ]
@@ -109,15 +111,19 @@ def duplicates(run: TextRun, metrics: Row, seen: Look) -> list[Html]:
             Html(_meta(double, _likeness(kept, double)) + word_diff(kept["text"], double["text"]))
             for kept, double in seen.pairs
         ]
-        parts.append(page.folded(f"{len(shown)} pairs: what the removed copy has otherwise", shown))
+        parts.append(
+            page.folded(f"{len(shown)} pairs: red stands in the kept copy alone, green in the removed one alone", shown)
+        )
     return parts
 
 
-def cluster_sizes(folder: Path) -> Counter[int]:
-    """Size of a cluster, its kept copy included -> number of clusters."""
-    _, keepers = read_clusters(folder)
-    _, removed = np.unique(keepers, return_counts=True)
-    return Counter((removed + 1).tolist())
+def cluster_sizes(folder: Path) -> tuple[Counter[int], int]:
+    """(size of a cluster, its kept copy included -> number of clusters; one cluster in how many was looked at)."""
+    total = sum(path.stat().st_size for path in (folder / "dedup").glob("drops-*.npz"))
+    one_in = total // DROP_BYTES + 1
+    found = [keepers[orders(keepers) % np.uint64(one_in) == 0] for _, keepers in drop_lists(folder)]
+    _, removed = np.unique(np.concatenate([*found, np.zeros(0, np.uint64)]), return_counts=True)
+    return Counter((removed + 1).tolist()), one_in
 
 
 def _scores(view: RuleView) -> Html:

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ilm_ray.observe import diff
 from ilm_ray.text.explain import NEAR, STEPS, Asked, Row, TextRun, file_keys, find_row, read
 from ilm_ray.text.sources import ROW_BITS
 
@@ -17,7 +20,7 @@ FILES, ROWS, FILE_BYTES = 12, 1000, 32 << 20
 KEY_FILES = 400  # input files among which the kept copy of a duplicate is looked for
 REMOVED, BORDERLINE, CLEANED, PAIRS = 20, 20, 8, 10
 SAMPLE_CHARS = 300
-TEXT_CHARS = 20_000  # of a text that is compared with another one
+_MULTIPLIER = 0x9E3779B97F4A7C15  # 2^64 / golden ratio
 
 
 class Smallest:
@@ -98,8 +101,13 @@ def look(run: TextRun) -> Look:
 
 
 def order(document: int) -> int:
-    """A hash of an id: documents in this order come from all files alike."""
-    return (document * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 11
+    """A hash of an id, below 2^53: documents in this order come from all files alike."""
+    return (document * _MULTIPLIER & (1 << 64) - 1) >> 11
+
+
+def orders(documents: np.ndarray) -> np.ndarray:
+    """`order` of uint64 ids."""
+    return np.asarray((documents * np.uint64(_MULTIPLIER)) >> np.uint64(11))
 
 
 def spread(paths: Sequence[Path], count: int) -> list[Path]:
@@ -157,7 +165,7 @@ def _sample(row: Row, value: Any, threshold: Any) -> Row:
 
 def _texts(row: Row) -> Row:
     kept = ("id", "url", "language", "dump", "duplicate_of", "similarity")
-    cut = {name: str(row[name])[:TEXT_CHARS] for name in ("text", "raw_text") if name in row}
+    cut = {name: str(row[name])[: diff.CHARS + 1] for name in ("text", "raw_text") if name in row}
     return {name: row.get(name) for name in kept} | cut
 
 

@@ -70,18 +70,14 @@ class Story:
 def stories(run: TextRun, wanted: str) -> list[Story]:
     """Every document of this id or URL. Raises UserError where there is none."""
     found = _by_id(run, int(wanted)) if wanted.isdecimal() else _by_url(run, wanted)
-    clusters = read_clusters(run.folder)
-    return [_story(run, number, row, clusters) for number, row in found]
+    return [_story(run, number, row) for number, row in found]
 
 
-def read_clusters(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(ids of all documents that Dedup removed, the id kept instead of each), uint64, from the drop lists."""
-    ids, keepers = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
+def drop_lists(folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(ids of the documents that Dedup removed, the id kept instead of each), uint64, one input file at a time."""
     for path in sorted((folder / "dedup").glob("drops-*.npz")):
         with np.load(path, allow_pickle=False) as saved:
-            ids.append(saved["ids"])
-            keepers.append(saved["duplicate_of"])
-    return np.concatenate(ids), np.concatenate(keepers)
+            yield saved["ids"], saved["duplicate_of"]
 
 
 def summary(story: Story) -> dict[str, Any]:
@@ -158,7 +154,7 @@ def _by_url(run: TextRun, url: str) -> list[tuple[str, Row]]:
     return sorted(found, key=lambda entry: entry[1]["id"])
 
 
-def _story(run: TextRun, number: str, row: Row, clusters: tuple[np.ndarray, np.ndarray]) -> Story:
+def _story(run: TextRun, number: str, row: Row) -> Story:
     verdicts: list[Verdict] = []
     for step in STEPS:
         here = row if step == "format" else find_row(run, step, number, row["id"])
@@ -168,7 +164,7 @@ def _story(run: TextRun, number: str, row: Row, clusters: tuple[np.ndarray, np.n
         if verdicts[-1].fell:
             break
     reached_dedup = any(v.step == "dedup" for v in verdicts)
-    return Story(row, number, verdicts, _cluster(run, row["id"], clusters) if reached_dedup else None)
+    return Story(row, number, verdicts, _cluster(run, row["id"]) if reached_dedup else None)
 
 
 def _verdict(run: TextRun, step: str, row: Row) -> Verdict:
@@ -189,11 +185,13 @@ def _verdict(run: TextRun, step: str, row: Row) -> Verdict:
     return Verdict(step, checks, fell, row.get("drop_value"), row.get("threshold"))
 
 
-def _cluster(run: TextRun, document: int, clusters: tuple[np.ndarray, np.ndarray]) -> Cluster | None:
-    ids, keepers = clusters
-    mine = keepers[ids == np.uint64(document)]
-    keeper = int(mine[0]) if len(mine) else document
-    others = np.sort(ids[keepers == np.uint64(keeper)]).tolist()
+def _cluster(run: TextRun, document: int) -> Cluster | None:
+    keeper = document
+    for ids, keepers in drop_lists(run.folder):
+        keeper = next(iter(keepers[ids == np.uint64(document)].tolist()), keeper)
+    others = sorted(
+        member for ids, keepers in drop_lists(run.folder) for member in ids[keepers == np.uint64(keeper)].tolist()
+    )
     if not others:
         return None
     if document != keeper:  # among the named ones, however many there are
