@@ -83,8 +83,8 @@ def duplicates(run: TextRun, metrics: Row, seen: Look) -> list[Html]:
     parts = [
         page.heading("Duplicates"),
         page.paragraph(
-            f"{part}{page.number(clusters)} clusters hold {page.number(members)} documents; one of each stays, of the newest "
-            f"dump, and {page.number(members - clusters)} fall. The largest has {page.number(max(sizes))} documents."
+            f"{part}{page.number(clusters)} clusters hold {page.number(members)} documents; one of each stays, of the "
+            f"newest dump, and {page.number(members - clusters)} fall. The largest has {page.number(max(sizes))}."
         ),
     ]
     bands, rows = (metrics.get("dedup", {}).get(name) for name in ("bands", "rows"))
