@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ilm_ray.observe.page import Html, number, share, text
+from ilm_ray.observe.page import Html, number, text
 
 WIDE, HALF = 980, 480
 COLOURS = 8
@@ -175,44 +175,6 @@ def bar_chart(title: str, groups: Sequence[str], bars: Sequence[Bars], unit: str
     parts.append(f'<line class="axis" x1="{at(0):.1f}" x2="{at(0):.1f}" y1="{top}" y2="{y - gap + 6:.1f}"/>')
     told = "; ".join(f"{g}, {b.name}: {number(b.values[i])}{unit}" for i, g in enumerate(groups) for b in bars)
     return svg(title, told, width, y - gap + 10, parts)
-
-
-def funnel_chart(title: str, what: str, steps: Sequence[tuple[str, float, float]], width: int = WIDE) -> Html:
-    """A funnel: for each step (name, came in, left over) what remains, on one scale from the first step's input.
-
-    Beside each bar: how many are left, the share the step removed of what it got, the share left of everything.
-    """
-    if not steps or steps[0][1] <= 0:
-        return _empty(title, width)
-    everything = steps[0][1]
-    left, end, thick, gap = 110.0, width - 310.0, 26.0, 16.0
-    columns = (end + 95, end + 200, end + 300)
-    parts = [
-        f'<text class="end" x="{x:.0f}" y="14">{text(head)}</text>'
-        for x, head in zip(columns, (f"{what} left", "step removes", "left of all"), strict=True)
-    ]
-    rows = [("input", everything, everything), *steps]
-    y, before = 24.0, None
-    for name, came, kept in rows:
-        here, from_ = (kept / everything * (end - left) for kept in (kept, came))
-        if before is not None:
-            parts.append(
-                f'<polygon class="flow" points="{left},{y - gap} {left + before:.1f},{y - gap} '
-                f'{left + from_:.1f},{y} {left},{y}"/>'
-            )
-        parts.append(f'<rect class="track" x="{left}" y="{y}" width="{from_:.1f}" height="{thick}"/>')
-        parts.append(
-            f'<rect class="bar f1" x="{left}" y="{y}" width="{here:.1f}" height="{thick}" rx="2">'
-            f"<title>{text(f'{name}: {number(kept)} of {number(came)} {what} left')}</title></rect>"
-        )
-        parts.append(f'<text class="end strong" x="{left - 12}" y="{y + 17}">{text(cut(name, left - 16))}</text>')
-        removed = "" if before is None else f"−{share(came - kept, came)}"
-        for x, shown in zip(columns, (number(kept), removed, share(kept, everything)), strict=True):
-            parts.append(f'<text class="end strong" x="{x:.0f}" y="{y + 17}">{shown}</text>')
-        before = here
-        y += thick + gap
-    told = "; ".join(f"after {n}: {number(k)} ({share(k, everything)} of all)" for n, _, k in steps)
-    return svg(title, told, width, y - gap + 4, parts)
 
 
 def _bar(at: Scale, value: float, error: float, y: float, thick: int, colour: int, name: str, unit: str) -> list[str]:
