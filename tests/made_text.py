@@ -15,6 +15,8 @@ import yaml
 
 from ilm_ray.corpus.jsonl import write_jsonl
 from ilm_ray.corpus.manifest import Manifest, commit
+from ilm_ray.text.layout import write_sources
+from ilm_ray.text.sources import Source
 
 HOSTILE = (
     "</style></div><script>alert('owned')</script><img src=x onerror=alert(1)> \" ' & \x00\x1b[31m \ud800 \u202egnorts "
@@ -139,6 +141,9 @@ def write_text_run(run: Path, documents: list[Document]) -> None:
             (folder / "cost" / f"{step}-{file:05d}.json").write_text(json.dumps(cost))
         alive = [d for d in alive if d["id"] not in fell]
     _drop_lists(folder, documents, fates)
+    files = len(DUMPS) * [*range(FILES // len(DUMPS))]
+    write_sources(folder, [Source(i, 16_000 + i * len(DUMPS) // FILES, n, DUMPS[i * len(DUMPS) // FILES], f"{i}.warc")
+                           for i, n in enumerate(files)])  # fmt: skip
     keys = ("step", "rule", "language", "dump")
     rows = [
         dict(zip(keys, key, strict=True)) | {"documents": funnel[key], "bytes": size[key]} for key in sorted(funnel)
@@ -183,5 +188,6 @@ def _drop_lists(folder: Path, documents: Iterable[Document], fates: dict[int, tu
             folder / "dedup" / f"drops-{file:05d}.npz",
             ids=np.array([d["id"] for d in gone], np.uint64),
             duplicate_of=np.array([d["copy_of"] for d in gone], np.uint64),
+            similarity=np.array([d["similarity"] for d in gone], np.float32),
             exact=np.array([d["exact"] for d in gone], bool),
         )

@@ -1,7 +1,6 @@
 """Documents of the web text section: scores, samples at each rule, cleaned texts, duplicates."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 
@@ -66,7 +65,7 @@ def rules_and_samples(run: TextRun, seen: Look) -> list[Html]:
 
 def duplicates(run: TextRun, metrics: Row, seen: Look) -> list[Html]:
     """Clusters and their sizes, the chance to find a pair, pairs with their differences."""
-    sizes, one_in = cluster_sizes(run.folder)
+    sizes, one_in = cluster_sizes(run)
     if not sizes:
         return []
     part = f"Of every {one_in}th cluster: " if one_in > 1 else ""
@@ -117,11 +116,11 @@ def duplicates(run: TextRun, metrics: Row, seen: Look) -> list[Html]:
     return parts
 
 
-def cluster_sizes(folder: Path) -> tuple[Counter[int], int]:
+def cluster_sizes(run: TextRun) -> tuple[Counter[int], int]:
     """(size of a cluster, its kept copy included -> number of clusters; one cluster in how many was looked at)."""
-    total = sum(path.stat().st_size for path in (folder / "dedup").glob("drops-*.npz"))
+    total = sum(path.stat().st_size for path in (run.folder / "dedup").glob("drops-*.npz"))
     one_in = total // DROP_BYTES + 1
-    found = [keepers[orders(keepers) % np.uint64(one_in) == 0] for _, keepers in drop_lists(folder)]
+    found = [drops.duplicate_of[orders(drops.duplicate_of) % np.uint64(one_in) == 0] for drops in drop_lists(run)]
     _, removed = np.unique(np.concatenate([*found, np.zeros(0, np.uint64)]), return_counts=True)
     return Counter((removed + 1).tolist()), one_in
 

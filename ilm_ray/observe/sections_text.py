@@ -12,7 +12,8 @@ from ilm_ray.observe.page import Html
 from ilm_ray.observe.rundata import Row, is_number, read_json
 from ilm_ray.observe.sections_documents import duplicates, rules_and_samples
 from ilm_ray.observe.text_samples import look
-from ilm_ray.text.explain import STEPS, text_run
+from ilm_ray.text.explain import text_run
+from ilm_ray.text.layout import STEPS
 
 KEPT = "kept"
 TITLES = {"format": "Format", "clean": "Clean", "dedup": "Dedup", "safe": "Safe", "quality": "High-quality"}
@@ -230,7 +231,8 @@ def _cost(folder: Path) -> list[Html]:
         total["peak_mb"] = max(total["peak_mb"], one.get("peak_mb", 0.0))
     if not cost:
         return []
-    order = [step for step in STEPS if step in cost] + [step for step in cost if step not in STEPS]
+    known = ("format", "clean", "sign", *STEPS[2:])  # signatures come before duplicates are found
+    order = [step for step in known if step in cost] + [step for step in cost if step not in known]
     everything = cost[order[0]]["documents"]
     lines: list[tuple[object, ...]] = []
     for step in order:

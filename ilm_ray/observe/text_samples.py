@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from ilm_ray.observe import diff
-from ilm_ray.text.explain import NEAR, STEPS, Asked, Row, TextRun, file_keys, find_row, read
-from ilm_ray.text.sources import ROW_BITS
+from ilm_ray.text.explain import NEAR, Asked, Row, TextRun, find_row, read
+from ilm_ray.text.layout import STEPS
 
 FILES, ROWS, FILE_BYTES = 12, 1000, 32 << 20
-KEY_FILES = 400  # input files among which the kept copy of a duplicate is looked for
 REMOVED, BORDERLINE, CLEANED, PAIRS = 20, 20, 8, 10
 SAMPLE_CHARS = 300
 _MULTIPLIER = 0x9E3779B97F4A7C15  # 2^64 / golden ratio
@@ -170,15 +169,12 @@ def _texts(row: Row) -> Row:
 
 
 def _with_keeper(run: TextRun, doubles: list[Row]) -> list[tuple[Row, Row]]:
-    """The first few whose kept copy can be found among the first `KEY_FILES` input files."""
-    files = file_keys(run, KEY_FILES) if doubles else {}
+    """The first few, each behind the copy that stays; that of an earlier run is not at hand."""
     pairs: list[tuple[Row, Row]] = []
     for double in doubles:
-        keeper = double.get("duplicate_of")
-        number = files.get(keeper >> ROW_BITS) if isinstance(keeper, int) else None
-        found = find_row(run, "dedup", number, keeper) if number is not None and isinstance(keeper, int) else None
-        if found is not None:
-            pairs.append((_texts(found), double))
+        kept = find_row(run, "dedup", double["duplicate_of"])
+        if kept is not None:
+            pairs.append((_texts(kept), double))
         if len(pairs) == PAIRS:
             break
     return pairs

@@ -5,6 +5,7 @@ what became of a document, and the report (`observe/sections_text.py`) draws bot
 """
 
 import difflib
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +17,13 @@ import zstandard
 from ilm_ray.corpus import manifest as manifests
 from ilm_ray.corpus.jsonl import read_jsonl
 from ilm_ray.errors import UserError
-from ilm_ray.text.sources import ROW_BITS
+from ilm_ray.text.layout import SOURCES, STEPS, outputs, read_sources
+from ilm_ray.text.sources import ROW_BITS, Source
 
 Row = dict[str, Any]
 Settings = dict[str, Any]  # the `text` section of a run's configuration
 Bounds = tuple[float | None, float | None]  # lowest and highest value that passes; None: no bound on that side
 
-STEPS = ("format", "clean", "dedup", "safe", "quality")
 NEAR = "near_duplicate"
 OTHER_LANGUAGES = "*"
 # The rules outside Clean in the order in which they are asked, and the column that holds what each looks at. Of those
@@ -87,6 +88,12 @@ class TextRun:
     folder: Path
     settings: Settings
     _asked: dict[tuple[str, str, str], list[Asked]] = field(default_factory=dict, repr=False)
+
+    @functools.cached_property
+    def sources(self) -> dict[int, Source]:
+        """The input files by what their ids have in common."""
+        found = read_sources(self.folder) if (self.folder / SOURCES).is_file() else []
+        return {source.key: source for source in found}
 
     def asked(self, step: str, row: Row) -> list[Asked]:
         """The rules that `step` asks of a document, in order, with the bounds for its language and source."""
@@ -171,30 +178,18 @@ def read(path: Path) -> Iterator[Row]:
         raise UserError(f"{path} is damaged ({error}); delete {stage} and run its job again") from None
 
 
-def file_keys(run: TextRun, limit: int | None = None) -> dict[int, str]:
-    """`id >> ROW_BITS` -> the file's number in its names ("00012"), from the first row of each file of Format."""
-    found: dict[int, str] = {}
-    for outcome in ("kept", "removed"):
-        for path in run.files("format", outcome)[:limit]:
-            row = next(read(path), None)
-            if row is not None:
-                found[int(row["id"]) >> ROW_BITS] = number_of(path)
-    return found
+def source_of(run: TextRun, document: int) -> Source | None:
+    """The input file of a document; None where it is of another run."""
+    return run.sources.get(document >> ROW_BITS)
 
 
-def number_of(path: Path) -> str:
-    """ "00012" of kept-00012.jsonl.zst."""
-    return path.name.split(".")[0].rsplit("-", 1)[1]
-
-
-def find_row(run: TextRun, step: str, number: str, document: int) -> Row | None:
-    """The row of a document as `step` left it; only the two files of its input file are read."""
-    for outcome in ("kept", "removed"):
-        path = run.folder / step / f"{outcome}-{number}.jsonl.zst"
-        if path.is_file():
-            for row in read(path):
-                if row["id"] == document:
-                    return row
+def find_row(run: TextRun, step: str, document: int) -> Row | None:
+    """A document's row as `step` left it; only the two files of its input file are read."""
+    source = source_of(run, document)
+    for path in outputs(run.folder, step, source.index)[:2] if source else ():
+        for row in read(path) if path.is_file() else ():
+            if row["id"] == document:
+                return row
     return None
 
 

@@ -4,16 +4,16 @@ that was kept."""
 import difflib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from ilm_ray.errors import UserError
-from ilm_ray.text.explain import STEPS, Asked, Row, TextRun, file_keys, find_row, number_of, read
-from ilm_ray.text.sources import ROW_BITS
+from ilm_ray.text.dedup.components import Drops
+from ilm_ray.text.explain import Asked, Row, TextRun, find_row, read, source_of
+from ilm_ray.text.layout import STEPS, drops_path, load_drops
 
 MEMBERS = 20  # of a cluster that are named
 _PIECES = 2000  # of each text that the diff looks at: its time grows with their product
@@ -57,9 +57,9 @@ class Story:
     """`row`: the document as Format left it. `verdicts`: of the steps that it reached, in order."""
 
     row: Row
-    number: str  # of its input file
+    path: str  # of its input file
     verdicts: list[Verdict]
-    cluster: Cluster | None = field(default=None)
+    cluster: Cluster | None
 
     @property
     def fate(self) -> str:
@@ -70,14 +70,15 @@ class Story:
 def stories(run: TextRun, wanted: str) -> list[Story]:
     """Every document of this id or URL. Raises UserError where there is none."""
     found = _by_id(run, int(wanted)) if wanted.isdecimal() else _by_url(run, wanted)
-    return [_story(run, number, row) for number, row in found]
+    return [_story(run, row) for row in found]
 
 
-def drop_lists(folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(ids of the documents that Dedup removed, the id kept instead of each), uint64, one input file at a time."""
-    for path in sorted((folder / "dedup").glob("drops-*.npz")):
-        with np.load(path, allow_pickle=False) as saved:
-            yield saved["ids"], saved["duplicate_of"]
+def drop_lists(run: TextRun) -> Iterator[Drops]:
+    """The documents that Dedup removed, one input file at a time."""
+    for source in run.sources.values():
+        path = drops_path(run.folder, source.index)
+        if path.is_file():
+            yield load_drops(path)
 
 
 def summary(story: Story) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def summary(story: Story) -> dict[str, Any]:
     cluster = story.cluster
     return {
         **{name: story.row.get(name) for name in ("id", "url", "dump", "source", "date", "language")},
-        "file": story.number,
+        "file": story.path,
         "fate": story.fate,
         "steps": [
             {
@@ -104,7 +105,7 @@ def summary(story: Story) -> dict[str, Any]:
 def lines(story: Story) -> list[str]:
     """The story for people."""
     row = story.row
-    about = [row.get("dump"), row.get("source") or "web", row.get("language"), row.get("date"), f"file {story.number}"]
+    about = [row.get("dump"), row.get("source") or "web", row.get("language"), row.get("date"), story.path]
     out = [f"document {row['id']}  {row.get('url')}", f"  {'  '.join(str(a) for a in about)}", f"  {story.fate}"]
     for verdict in story.verdicts:
         against = "" if verdict.threshold is None else f" against {_shown(verdict.threshold)}"
@@ -128,49 +129,52 @@ def unified_diff(kept: str, other: str, kept_name: str, other_name: str) -> list
     return list(difflib.unified_diff(before, after, kept_name, other_name, n=1, lineterm=""))
 
 
-def _by_id(run: TextRun, document: int) -> list[tuple[str, Row]]:
-    number = file_keys(run).get(document >> ROW_BITS)
-    row = find_row(run, "format", number, document) if number is not None else None
-    if number is None or row is None:
-        where = "no input file has such ids" if number is None else f"file {number} has no such document"
+def _by_id(run: TextRun, document: int) -> list[Row]:
+    source, row = source_of(run, document), find_row(run, "format", document)
+    if row is None:
+        where = f"{source.path} holds no such document" if source else "no input file has such ids"
         raise UserError(f"document {document} is not in this run: {where}; give an id or URL from its rows")
-    return [(number, row)]
+    return [row]
 
 
-def _by_url(run: TextRun, url: str) -> list[tuple[str, Row]]:
+def _by_url(run: TextRun, url: str) -> list[Row]:
     """All captures of the URL, newest dump first. Reads every row of Format."""
-    found: list[tuple[str, Row]] = []
+    found: list[Row] = []
     host, near = urlsplit(url).netloc, set[str]()
     for outcome in ("kept", "removed"):
         for path in run.files("format", outcome):
             for row in read(path):
                 if row.get("url") == url:
-                    found.append((number_of(path), row))
+                    found.append(row)
                 elif host and host in str(row.get("url")) and len(near) < _SUGGESTED_FROM:
                     near.add(str(row["url"]))
     if not found:
         hint = "; nearest: ".join(["", *difflib.get_close_matches(url, sorted(near), n=1, cutoff=0.4)])
         raise UserError(f"no document of URL {url} is in this run{hint or '; give a URL or id from its rows'}")
-    return sorted(found, key=lambda entry: entry[1]["id"])
+    return sorted(found, key=lambda row: int(row["id"]))
 
 
-def _story(run: TextRun, number: str, row: Row) -> Story:
+def _story(run: TextRun, row: Row) -> Story:
     verdicts: list[Verdict] = []
     for step in STEPS:
-        here = row if step == "format" else find_row(run, step, number, row["id"])
+        here = row if step == "format" else find_row(run, step, row["id"])
         if here is None:
             break  # the run has not come this far
         verdicts.append(_verdict(run, step, here))
         if verdicts[-1].fell:
             break
     reached_dedup = any(v.step == "dedup" for v in verdicts)
-    return Story(row, number, verdicts, _cluster(run, row["id"]) if reached_dedup else None)
+    source = source_of(run, row["id"])
+    return Story(row, source.path if source else "", verdicts, _cluster(run, row["id"]) if reached_dedup else None)
 
 
 def _verdict(run: TextRun, step: str, row: Row) -> Verdict:
     fell = row.get("drop_rule")
-    checks, fallen = [], False
-    for asked in run.asked(step, row):
+    rules = run.asked(step, row)
+    # A rule that is not among those with settings, such as one of the pre-pass, is asked before them.
+    fallen = fell is not None and fell not in (asked.rule.name for asked in rules)
+    checks = [Check(str(fell), row.get("drop_value"), "", "failed")] if fallen else []
+    for asked in rules:
         name = asked.rule.name
         if name == fell:
             outcome, fallen = "failed", True
@@ -187,20 +191,16 @@ def _verdict(run: TextRun, step: str, row: Row) -> Verdict:
 
 def _cluster(run: TextRun, document: int) -> Cluster | None:
     keeper = document
-    for ids, keepers in drop_lists(run.folder):
-        keeper = next(iter(keepers[ids == np.uint64(document)].tolist()), keeper)
+    for drops in drop_lists(run):
+        keeper = next(iter(drops.duplicate_of[drops.ids == np.uint64(document)].tolist()), keeper)
     others = sorted(
-        member for ids, keepers in drop_lists(run.folder) for member in ids[keepers == np.uint64(keeper)].tolist()
+        member for drops in drop_lists(run) for member in drops.ids[drops.duplicate_of == np.uint64(keeper)].tolist()
     )
     if not others:
         return None
     if document != keeper:  # among the named ones, however many there are
         others = [document, *(other for other in others if other != document)]
-    files = file_keys(run)
-    rows: dict[int, Row | None] = {}
-    for member in (keeper, *others[: MEMBERS - 1]):
-        number = files.get(member >> ROW_BITS)  # None: a document of an earlier run
-        rows[member] = find_row(run, "dedup", number, member) if number is not None else None
+    rows = {member: find_row(run, "dedup", member) for member in (keeper, *others[: MEMBERS - 1])}
     kept, own = rows[keeper], rows.get(document)
     diff = []
     if kept and own and document != keeper:
@@ -210,7 +210,7 @@ def _cluster(run: TextRun, document: int) -> Cluster | None:
 
 
 def _member(member: int, row: Row | None, keeper: int) -> Row:
-    row = row or {}
+    row = row or {}  # of an earlier run, whose rows lie elsewhere
     role = "kept" if member == keeper else str(row.get("drop_rule", "removed"))
     return {
         "id": member,

@@ -137,10 +137,10 @@ def test_records_and_skipped_bytes_are_told_apart(tables: dict[str, list[list[st
 
 def test_cluster_sizes(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = [d["copy_of"] for d in DOCUMENTS if (fate(d) or ("",))[0] == "dedup"]
-    sizes, one_in = cluster_sizes(run_dir / "text")
+    sizes, one_in = cluster_sizes(open_run(run_dir))
     assert sizes == Counter(count + 1 for count in Counter(gone).values()) and one_in == 1
     monkeypatch.setattr("ilm_ray.observe.sections_documents.DROP_BYTES", 3000)
-    some, one_in = cluster_sizes(run_dir / "text")
+    some, one_in = cluster_sizes(open_run(run_dir))
     assert one_in > 1 and not some - sizes  # whole clusters of some keepers, none cut
 
 

@@ -168,7 +168,7 @@ def test_the_manifest_outweighs_a_configuration_of_a_later_job(tmp_path: Path) -
         (["document", "https://host7.test/page?<b>&q=2000"], "nearest: https://host7.test/page?<b>&q="),
         (["document", "https://nowhere.test/"], "no document of URL"),
         (["document", "12"], "document 12 is not in this run"),
-        (["document", str(DOCUMENTS[0]["id"] + (1 << 27))], "has no such document"),
+        (["document", str(DOCUMENTS[0]["id"] + (1 << 27))], "holds no such document"),
         (["batch"], "invalid choice"),
     ],
 )
