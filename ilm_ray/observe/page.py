@@ -137,6 +137,11 @@ def row(parts: Iterable[Html]) -> Html:
     return Html(f'<div class="row">{join(parts)}</div>')
 
 
+def grid(parts: Iterable[Html]) -> Html:
+    """Small figures, as many side by side as there is room for."""
+    return Html(f'<div class="grid">{join(parts)}</div>')
+
+
 def tables(parts: Iterable[Html]) -> Html:
     """Tables side by side, each as wide as it needs to be."""
     return Html(f'<div class="tables">{join(parts)}</div>')

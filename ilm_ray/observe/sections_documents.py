@@ -23,11 +23,6 @@ def rules_and_samples(run: TextRun, seen: Look) -> list[Html]:
     """Scores against thresholds, samples of what each rule removed and of what lies near its line, cleaned texts."""
     if not seen.rules:
         return []
-    charts = [
-        page.figure(f"{view.step} / {view.name}", _scores(view), wide=False)
-        for view in seen.rules
-        if view.thresholds and view.name != NEAR and len(view.removed_scores) + len(view.other_scores)
-    ]
     parts = [
         page.heading("Rules"),
         page.note(
@@ -36,14 +31,7 @@ def rules_and_samples(run: TextRun, seen: Look) -> list[Html]:
             "Samples are chosen by a hash of their ids."
         ),
     ]
-    if charts:
-        parts.append(
-            page.paragraph(
-                "Scores of the documents that came into the step, on a logarithmic height. Orange: removed by this "
-                "rule. The line is its threshold; for some rules it differs by language."
-            )
-        )
-        parts.append(Html(f'<div class="grid">{page.join(charts)}</div>'))
+    parts += _score_charts(seen.rules)
     by_step: dict[str, list[RuleView]] = {}
     for view in seen.rules:
         if view.removed.items() or view.borderline():
@@ -59,6 +47,31 @@ def rules_and_samples(run: TextRun, seen: Look) -> list[Html]:
                     for row in seen.cleaned
                 ],
             )
+        )
+    return parts
+
+
+def _score_charts(rules: list[RuleView]) -> list[Html]:
+    """Small multiples; those of rules that removed nothing are folded away."""
+    drawn: dict[bool, list[Html]] = {True: [], False: []}
+    for view in rules:
+        removed, others = view.removed_scores, view.other_scores
+        if view.thresholds and view.name != NEAR and len(removed) + len(others):  # similarities have their own chart
+            chart = score_chart(f"Scores of {view.name}", removed, others, sorted(view.thresholds))
+            drawn[len(removed) > 0].append(page.figure(f"{view.step} / {view.name}", chart, wide=False))
+    if not (drawn[True] or drawn[False]):
+        return []
+    parts = [
+        page.paragraph(
+            "Scores of the documents that came into the step, on a logarithmic height. Orange: removed by this rule. "
+            "The lines are its thresholds; for some rules they differ by language."
+        )
+    ]
+    if drawn[True]:
+        parts.append(page.grid(drawn[True]))
+    if drawn[False]:
+        parts.append(
+            page.folded(f"Scores of {len(drawn[False])} rules that removed nothing", [page.grid(drawn[False])])
         )
     return parts
 
@@ -123,11 +136,6 @@ def cluster_sizes(run: TextRun) -> tuple[Counter[int], int]:
     found = [drops.duplicate_of[orders(drops.duplicate_of) % np.uint64(one_in) == 0] for drops in drop_lists(run)]
     _, removed = np.unique(np.concatenate([*found, np.zeros(0, np.uint64)]), return_counts=True)
     return Counter((removed + 1).tolist()), one_in
-
-
-def _scores(view: RuleView) -> Html:
-    removed, others = view.removed_scores, view.other_scores
-    return score_chart(f"Scores of {view.name}", removed, others, sorted(view.thresholds))
 
 
 def _rule_samples(view: RuleView) -> Html:

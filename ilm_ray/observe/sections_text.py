@@ -12,7 +12,7 @@ from ilm_ray.observe.page import Html
 from ilm_ray.observe.rundata import Row, is_number, read_json
 from ilm_ray.observe.sections_documents import duplicates, rules_and_samples
 from ilm_ray.observe.text_samples import look
-from ilm_ray.text.explain import text_run
+from ilm_ray.text.explain import bounds, text_run
 from ilm_ray.text.layout import STEPS
 
 KEPT = "kept"
@@ -43,7 +43,7 @@ def text_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
         *rules_and_samples(run, seen),
         *duplicates(run, metrics, seen),
         *_records(folder),
-        *_classifiers(metrics),
+        *_classifiers(metrics, run.settings),
         *_cost(folder),
     ]
     return page.section("text", "Web text", parts)
@@ -180,32 +180,36 @@ def _records(folder: Path) -> list[Html]:
     return [page.heading("Records"), page.tables(tables)]
 
 
-def _classifiers(metrics: Row) -> list[Html]:
+def _classifiers(metrics: Row, settings: Row) -> list[Html]:
     """One card a classifier: figures on its held-out labels, and its threshold curve where the card has one."""
     cards = metrics.get("classifiers")
     if not isinstance(cards, dict) or not cards:
         return []
     lines = [
-        [name, part, *(figures.get(key) for key in ("held_out", "auc", "accuracy", "f1"))]
+        [name, bounds(settings, name, "")[0], part, figures.get("texts", figures.get("held_out")),
+         *(figures.get(key) for key in ("auc", "accuracy", "f1"))]
         for name, card in cards.items()
         for part, figures in _measured(card).items()
-    ]
+    ]  # fmt: skip
+    head = ["classifier", "threshold in use", "labels", "held out", "AUC", "accuracy", "F1 of bad"]
     parts = [
         page.heading("Classifiers"),
-        page.paragraph("A score is the probability that a text is good, measured on labels that were held back."),
-        page.table(["classifier", "labels", "held out", "auc", "accuracy", "f1"], lines, "On held-out labels"),
+        page.paragraph(
+            "A score is the probability that a text is good, measured on labels that were held back. Accuracy and F1 "
+            "are those at the threshold that the card itself chose."
+        ),
+        page.table(head, lines, "On held-out labels"),
     ]
     charts = []
     for name, card in cards.items():
         curve = card.get("curve") if isinstance(card, dict) else None
         points = [point for point in curve if is_number(point.get("threshold"))] if isinstance(curve, list) else []
         keys = [key for key in (points[0] if points else {}) if key != "threshold" and is_number(points[0][key])]
-        series = [Series(key.replace("_", " "), [(p["threshold"], p[key]) for p in points]) for key in keys]
+        series = [Series(key, [(p["threshold"], p[key]) for p in points]) for key in keys]
         if series:
             title = f"Threshold curve of {name}"
-            charts.append(
-                page.figure(title, line_chart(title, series, "threshold", "share", width=HALF, height=220), wide=False)
-            )
+            chart = line_chart(title, series, "threshold", "share", width=HALF, height=220)
+            charts.append(page.figure(title, chart, wide=False))
     return [*parts, page.row(charts)] if charts else parts
 
 

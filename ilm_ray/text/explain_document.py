@@ -230,7 +230,7 @@ def _range(asked: Asked) -> str:
     if asked.rule.name == "language":
         return "every language" if asked.languages is None else f"one of {', '.join(asked.languages)}"
     if asked.low is None and asked.high is None:
-        return ""
+        return "no bound" if asked.rule.column else ""
     if asked.high is None:
         return f">= {asked.low:,}"
     if asked.low is None:
