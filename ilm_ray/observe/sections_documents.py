@@ -43,7 +43,9 @@ def rules_and_samples(run: TextRun, seen: Look) -> list[Html]:
             page.folded(
                 "Before and after cleaning",
                 [
-                    Html(_meta(row, "red is taken out, green put in") + line_diff(row["raw_text"], row["text"]))
+                    Html(
+                        _meta(row, "struck out: removed; underlined: put in") + line_diff(row["raw_text"], row["text"])
+                    )
                     for row in seen.cleaned
                 ],
             )
@@ -124,7 +126,10 @@ def duplicates(run: TextRun, metrics: Row, seen: Look) -> list[Html]:
             for kept, double in seen.pairs
         ]
         parts.append(
-            page.folded(f"{len(shown)} pairs: red stands in the kept copy alone, green in the removed one alone", shown)
+            page.folded(
+                f"{len(shown)} pairs: struck out stands in the kept copy alone, underlined in the removed one alone",
+                shown,
+            )
         )
     return parts
 

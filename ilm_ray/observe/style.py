@@ -66,7 +66,7 @@ h4 { font-size: 13px; margin: 14px 0 2px; color: var(--muted); }
 .h3 { background: color-mix(in srgb, var(--k2) 30%, transparent); }
 .h4 { background: color-mix(in srgb, var(--k2) 42%, transparent); }
 .h5 { background: color-mix(in srgb, var(--k2) 58%, transparent); }
-ins { background: color-mix(in srgb, var(--k3) 26%, transparent); text-decoration: none; }
+ins { background: color-mix(in srgb, var(--k3) 26%, transparent); text-decoration-thickness: 1px; }
 del { background: color-mix(in srgb, var(--k8) 24%, transparent); text-decoration-thickness: 1px; }
 .skip { color: var(--muted); }
 svg { display: block; width: 100%; height: auto; font-family: inherit; }
