@@ -4,9 +4,9 @@ However large the run is, at most `FILES` files of each step and outcome are ope
 `ROWS` rows or `FILE_BYTES` of text read from each. Which rows are shown follows from a hash of their ids alone.
 """
 
-import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +15,12 @@ import numpy as np
 from ilm_ray.observe import diff
 from ilm_ray.text.explain import NEAR, Asked, Row, TextRun, find_row, read
 from ilm_ray.text.layout import STEPS
+from ilm_ray.text.smallest import Smallest
 
 FILES, ROWS, FILE_BYTES = 12, 1000, 32 << 20
 REMOVED, BORDERLINE, CLEANED, PAIRS = 20, 20, 8, 10
 SAMPLE_CHARS = 300
 _MULTIPLIER = 0x9E3779B97F4A7C15  # 2^64 / golden ratio
-
-
-class Smallest:
-    """The `size` items with the smallest keys, whatever the order in which they come."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._heap: list[tuple[float, int, Any]] = []
-
-    def offer(self, key: float, tie: int, item: Any) -> None:
-        """`tie` orders items of one key; no two items may have both in common."""
-        entry = (-key, -tie, item)
-        if len(self._heap) < self.size:
-            heapq.heappush(self._heap, entry)
-        elif entry[:2] > self._heap[0][:2]:
-            heapq.heapreplace(self._heap, entry)
-
-    def items(self) -> list[Any]:
-        """Smallest key first."""
-        return [item for *_, item in sorted(self._heap, key=lambda entry: (-entry[0], -entry[1]))]
 
 
 @dataclass
@@ -51,9 +32,9 @@ class RuleView:
     thresholds: set[float] = field(default_factory=set)
     removed_scores: list[float] = field(default_factory=list)  # of those that this rule removed
     other_scores: list[float] = field(default_factory=list)
-    removed: Smallest = field(default_factory=lambda: Smallest(REMOVED))
-    fallen_at_line: Smallest = field(default_factory=lambda: Smallest(BORDERLINE // 2))
-    passed_at_line: Smallest = field(default_factory=lambda: Smallest(BORDERLINE // 2))
+    removed: Smallest[Row] = field(default_factory=lambda: Smallest(REMOVED))
+    fallen_at_line: Smallest[Row] = field(default_factory=lambda: Smallest(BORDERLINE // 2))
+    passed_at_line: Smallest[Row] = field(default_factory=lambda: Smallest(BORDERLINE // 2))
 
     def borderline(self) -> list[Row]:
         """Nearest the threshold on either side, by value."""
@@ -77,7 +58,7 @@ class Look:
 def look(run: TextRun) -> Look:
     """Read a bounded part of the run's documents. Raises UserError where a file is damaged."""
     rules: dict[tuple[str, str], RuleView] = {}
-    cleaned, doubles = Smallest(CLEANED), Smallest(4 * PAIRS)
+    cleaned, doubles = Smallest[Row](CLEANED), Smallest[Row](4 * PAIRS)
     seen = Look([], [], [], [], 0, 0, 0)
     for step in STEPS:
         for outcome in ("kept", "removed"):
@@ -89,9 +70,9 @@ def look(run: TextRun) -> Look:
                     seen.rows += 1
                     _see(run, step, row, rules)
                     if step == "clean" and "raw_text" in row:
-                        cleaned.offer(order(row["id"]), row["id"], _texts(row))
+                        cleaned.offer(order(row["id"]), row["id"], partial(_texts, row))
                     if row.get("drop_rule") == NEAR:
-                        doubles.offer(order(row["id"]), row["id"], _texts(row))
+                        doubles.offer(order(row["id"]), row["id"], partial(_texts, row))
                         if isinstance(row.get("similarity"), (int, float)):
                             seen.similarities.append(float(row["similarity"]))
     seen.rules = sorted(rules.values(), key=lambda view: STEPS.index(view.step))
@@ -129,7 +110,8 @@ def _see(run: TextRun, step: str, row: Row, rules: dict[tuple[str, str], RuleVie
     fell = row.get("drop_rule")
     if fell is not None:
         view = rules.setdefault((step, str(fell)), RuleView(step, str(fell)))
-        view.removed.offer(order(row["id"]), row["id"], _sample(row, row.get("drop_value"), row.get("threshold")))
+        why = row.get("drop_value"), row.get("threshold")
+        view.removed.offer(order(row["id"]), row["id"], partial(_sample, row, *why))
     asked = run.asked(step, row)
     reached = next((i + 1 for i, one in enumerate(asked) if one.rule.name == fell), 0 if fell else len(asked))
     for place, one in enumerate(asked):
@@ -143,7 +125,7 @@ def _see(run: TextRun, step: str, row: Row, rules: dict[tuple[str, str], RuleVie
         if place < reached:  # of a document that an earlier rule removed, this one was not asked
             bound, distance = _nearest(one, value)
             at_line = view.fallen_at_line if mine else view.passed_at_line
-            at_line.offer(distance, order(row["id"]), _sample(row, value, bound))
+            at_line.offer(distance, order(row["id"]), partial(_sample, row, value, bound))
 
 
 def _nearest(one: Asked, value: float) -> tuple[float, float]:

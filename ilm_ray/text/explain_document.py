@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -140,7 +139,7 @@ def _by_id(run: TextRun, document: int) -> list[Row]:
 def _by_url(run: TextRun, url: str) -> list[Row]:
     """All captures of the URL, newest dump first. Reads every row of Format."""
     found: list[Row] = []
-    host, near = urlsplit(url).netloc, set[str]()
+    host, near = url.split("://")[-1].split("/")[0], set[str]()
     for outcome in ("kept", "removed"):
         for path in run.files("format", outcome):
             for row in read(path):

@@ -1,13 +1,14 @@
 """What would flip if a rule's threshold moved, from the scores in the rows: no model is run again."""
 
-import heapq
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
 from ilm_ray.errors import UserError
 from ilm_ray.text.explain import NEAR, OTHER_LANGUAGES, Row, Rule, TextRun, bounds, read, rule_named
+from ilm_ray.text.smallest import Smallest
 
 SAMPLE_CHARS = 300
 LOW, HIGH = "low", "high"
@@ -47,12 +48,12 @@ def move(run: TextRun, name: str, at: float, side: str | None, language: str | N
     if rule.column is None or rule.name == "language":
         raise UserError(f"rule '{name}' has no score with a threshold: it cannot be moved without a new run")
     flips = Flips(rule, side or nearer_side(run, rule, at, language), at, notes=_notes(run, rule))
-    nearest: list[tuple[float, int, Row]] = []
+    nearest = Smallest[Row](samples)
     for path in chain(run.files(rule.step, "kept"), run.files(rule.step, "removed")):
         for row in read(path):
             if language is None or row.get("language") == language:
-                _judge(run, flips, row, nearest, samples)
-    flips.nearest = [row for _, _, row in sorted(nearest, key=lambda entry: (-entry[0], -entry[1]))]
+                _judge(run, flips, row, nearest)
+    flips.nearest = nearest.items()
     if not flips.documents:
         what = f"documents of language '{language}'" if language else "documents"
         flips.notes.append(f"no {what} reached this rule")
@@ -103,7 +104,7 @@ def lines(flips: Flips) -> list[str]:
     now = now or "not asked"
     sign = "<" if flips.side == LOW else (">=" if flips.rule.name == NEAR else ">")
     out = [
-        f"{flips.rule.step} / {flips.rule.name}: a document falls {sign} {flips.at:g} (now: {now or 'not asked'})",
+        f"{flips.rule.step} / {flips.rule.name}: a document falls {sign} {flips.at:g} (now: {now})",
         f"  {flips.documents:>10,}  documents reached the rule",
         f"  {flips.newly_removed:>10,}  newly removed",
         f"  {flips.newly_kept:>10,}  newly kept at this rule",
@@ -126,52 +127,43 @@ def lines(flips: Flips) -> list[str]:
     return out
 
 
-def _judge(run: TextRun, flips: Flips, row: Row, nearest: list[tuple[float, int, Row]], samples: int) -> None:
+def _judge(run: TextRun, flips: Flips, row: Row, nearest: Smallest[Row]) -> None:
+    """Count one row of the step, if it reached the rule."""
     asked = run.asked(flips.rule.step, row)
-    place = next((i for i, one in enumerate(asked) if one.rule == flips.rule), None)
     order = [one.rule.name for one in asked]
+    place = order.index(flips.rule.name) if flips.rule.name in order else None
     fell = row.get("drop_rule")
     if place is None or (fell is not None and (fell not in order or order.index(fell) < place)):
         return  # not asked of this language, or removed before
     flips.documents += 1
     now = asked[place]
     then = replace(now, low=flips.at) if flips.side == LOW else replace(now, high=flips.at)
-    language, dump = str(row.get("language")), str(row.get("dump"))
-    flips.now[language] = now.low if flips.side == LOW else now.high
-    passes_now, passes_then = now.passes(row), then.passes(row)
-    if passes_now is None or passes_then is None:
+    flips.now[str(row.get("language"))] = now.low if flips.side == LOW else now.high
+    passes = now.passes(row), then.passes(row)
+    if None in passes:
         flips.unscored += 1
         return
-    kind, outcome = None, f"removed by {fell}" if fell else "kept"
-    becomes = outcome
-    if passes_now and not passes_then and fell is None:
-        kind, becomes = _REMOVED, f"removed by {flips.rule.name}"
-        flips.newly_removed += 1
-    elif passes_now and not passes_then and fell != flips.rule.name:
-        becomes = f"removed by {flips.rule.name}"
-        flips.relabelled += 1
-    elif not passes_now and passes_then and fell == flips.rule.name:
-        later = next((one.rule.name for one in asked[place + 1 :] if one.passes(row) is False), None)
-        kind, becomes = _KEPT, f"removed by {later}" if later else "kept"
+    becomes = fell
+    if passes == (True, False) and fell != now.rule.name:
+        becomes = now.rule.name
+        flips.newly_removed += fell is None
+        flips.relabelled += fell is not None
+    elif passes == (False, True) and fell == now.rule.name:
+        becomes = next((one.rule.name for one in asked[place + 1 :] if one.passes(row) is False), None)
         flips.newly_kept += 1
-        flips.falls_later.update([later] if later else [])
+        flips.falls_later.update([becomes] if becomes else [])
+    kind = _REMOVED if fell is None and becomes else _KEPT if fell == now.rule.name != becomes else None
     if kind is not None:
-        flips.by_language.setdefault(language, Counter())[kind] += 1
-        flips.by_dump.setdefault(dump, Counter())[kind] += 1
-    value = float(row[str(flips.rule.column)])
-    entry = (-abs(value - flips.at), -int(row["id"]))
-    if samples and (len(nearest) < samples or entry > nearest[0][:2]):
-        shown = {
-            **{name: row.get(name) for name in ("id", "url", "language", "dump")},
-            "value": value,
-            "now": outcome,
-            "then": becomes,
-            "text": str(row.get("text", ""))[:SAMPLE_CHARS],
-        }
-        if len(nearest) < samples:
-            heapq.heappush(nearest, (*entry, shown))
-        else:
-            heapq.heapreplace(nearest, (*entry, shown))
+        flips.by_language.setdefault(str(row.get("language")), Counter())[kind] += 1
+        flips.by_dump.setdefault(str(row.get("dump")), Counter())[kind] += 1
+    value = float(row[str(now.rule.column)])
+    nearest.offer(abs(value - flips.at), row["id"], partial(_sample, row, value, fell, becomes))
+
+
+def _sample(row: Row, value: float, fell: str | None, becomes: str | None) -> Row:
+    now, then = (f"removed by {rule}" if rule else "kept" for rule in (fell, becomes))
+    about = {name: row.get(name) for name in ("id", "url", "language", "dump")}
+    return about | {"value": value, "now": now, "then": then, "text": str(row.get("text", ""))[:SAMPLE_CHARS]}
 
 
 def _notes(run: TextRun, rule: Rule) -> list[str]:
