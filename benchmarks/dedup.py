@@ -119,8 +119,8 @@ def work(folder: Path, documents: int) -> None:
         runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.environ["PYTHONPATH"]}},
     )
     ray.data.DataContext.get_current().enable_progress_bars = False
-    nap = ray.remote(time.sleep)
-    ray.get([nap.remote(1.0) for _ in range(CORES)])  # an idle Ray has its workers
+    nap = ray.remote(_nap)
+    ray.get([nap.remote() for _ in range(CORES)])  # an idle Ray has its workers
     idle = tree_mb(os.getpid())
     with TreePeak(os.getpid()) as memory:
         seconds = deduplicate(folder, files_for(documents), TextConfig())
@@ -182,6 +182,10 @@ def _drops(folder: Path, sources: list[Source], documents: int) -> tuple[np.ndar
         position(np.concatenate([drops.ids for drops in loaded])),
         position(np.concatenate([drops.duplicate_of for drops in loaded])),
     )
+
+
+def _nap() -> None:
+    time.sleep(1.0)
 
 
 def _per_second(function: Callable[[list[str]], None], some: list[str]) -> float:
