@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
     "max_html_bytes": 4_000_000,
     "rules": {
         "en": {"symbol_ratio": [None, 0.25], "mean_word_chars": [2.5, 10.0], "duplicate_line_ratio": [None, 0.3]},
-        "zh": {"symbol_ratio": [None, 0.35], "duplicate_line_ratio": [None, 0.3]},
+        "zh": {"symbol_ratio": [None, 0.35], "mean_word_chars": [None, None], "duplicate_line_ratio": [None, 0.3]},
         "*": {"symbol_ratio": [None, 0.25]},
     },
     "threshold": 0.7,

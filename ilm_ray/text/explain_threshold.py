@@ -26,6 +26,7 @@ class Flips:
     rule: Rule
     side: str
     at: float
+    language: str | None = None  # None: every language that has a bound on this side
     now: dict[str, float | None] = field(default_factory=dict)  # language -> the bound on that side
     documents: int = 0  # that reached the rule
     unscored: int = 0  # of them: have no value to judge by
@@ -47,7 +48,7 @@ def move(run: TextRun, name: str, at: float, side: str | None, language: str | N
     rule = rule_named(run.settings, name)
     if rule.column is None or rule.name == "language":
         raise UserError(f"rule '{name}' has no score with a threshold: it cannot be moved without a new run")
-    flips = Flips(rule, side or nearer_side(run, rule, at, language), at, notes=_notes(run, rule))
+    flips = Flips(rule, side or nearer_side(run, rule, at, language), at, language, notes=_notes(run, rule))
     nearest = Smallest[Row](samples)
     for path in chain(run.files(rule.step, "kept"), run.files(rule.step, "removed")):
         for row in read(path):
@@ -98,13 +99,15 @@ def summary(flips: Flips) -> dict[str, Any]:
 def lines(flips: Flips) -> list[str]:
     """The same for people, with the samples nearest the line."""
     figures = summary(flips)
-    same = len(set(flips.now.values())) == 1
-    shown = {"all languages" if same else name: value for name, value in sorted(flips.now.items())}
-    now = ", ".join(f"{'none' if value is None else f'{value:g}'} for {name}" for name, value in shown.items())
-    now = now or "not asked"
+    bound_of: dict[float | None, list[str]] = {}
+    for name, value in sorted(flips.now.items()):
+        bound_of.setdefault(value, []).append(name)
+    now = "; ".join(
+        f"{'none' if value is None else f'{value:g}'} for {_listed(names)}" for value, names in bound_of.items()
+    )
     sign = "<" if flips.side == LOW else (">=" if flips.rule.name == NEAR else ">")
     out = [
-        f"{flips.rule.step} / {flips.rule.name}: a document falls {sign} {flips.at:g} (now: {now})",
+        f"{flips.rule.step} / {flips.rule.name}: a document falls {sign} {flips.at:g} (now: {now or 'not asked'})",
         f"  {flips.documents:>10,}  documents reached the rule",
         f"  {flips.newly_removed:>10,}  newly removed",
         f"  {flips.newly_kept:>10,}  newly kept at this rule",
@@ -127,6 +130,10 @@ def lines(flips: Flips) -> list[str]:
     return out
 
 
+def _listed(names: list[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def _judge(run: TextRun, flips: Flips, row: Row, nearest: Smallest[Row]) -> None:
     """Count one row of the step, if it reached the rule."""
     asked = run.asked(flips.rule.step, row)
@@ -135,10 +142,13 @@ def _judge(run: TextRun, flips: Flips, row: Row, nearest: Smallest[Row]) -> None
     fell = row.get("drop_rule")
     if place is None or (fell is not None and (fell not in order or order.index(fell) < place)):
         return  # not asked of this language, or removed before
-    flips.documents += 1
     now = asked[place]
+    bound = now.low if flips.side == LOW else now.high
+    if bound is None and flips.language is None:
+        return  # a language without this bound gets one only if it is named
+    flips.documents += 1
+    flips.now[str(row.get("language"))] = bound
     then = replace(now, low=flips.at) if flips.side == LOW else replace(now, high=flips.at)
-    flips.now[str(row.get("language"))] = now.low if flips.side == LOW else now.high
     passes = now.passes(row), then.passes(row)
     if None in passes:
         flips.unscored += 1
