@@ -10,6 +10,7 @@ done, 2 bad input, 1 anything else.
 import argparse
 import json
 import math
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -110,4 +111,5 @@ class _Parser(argparse.ArgumentParser):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
     sys.exit(main())

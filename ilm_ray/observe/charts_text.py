@@ -33,7 +33,7 @@ def flow_chart(title: str, what: str, steps: Sequence[Step], width: int = WIDE) 
     if not steps or steps[0].came <= 0:
         return svg(title, "no data", width, 40, ['<text x="2" y="24">no data</text>'])
     everything = steps[0].came
-    left, full, labels = 190.0, 0.34 * width, 0.66 * width
+    left, full, labels = 140.0, 0.4 * width, 0.64 * width
     parts: list[str] = []
     y = 26.0
 

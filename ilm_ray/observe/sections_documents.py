@@ -28,7 +28,8 @@ def rules_and_samples(run: TextRun, seen: Look) -> list[Html]:
         page.note(
             f"Figures and samples from here on come from {page.number(seen.rows)} rows of {seen.files} of the "
             f"{seen.all_files} files of documents: at most {FILES} files of a step and outcome, {ROWS} rows of each. "
-            "Samples are chosen by a hash of their ids."
+            "Samples are chosen by a hash of their ids. jobs/explain.py tells what another threshold would change, and "
+            "why a document, named by its id or URL, stayed or fell."
         ),
     ]
     parts += _score_charts(seen.rules)
