@@ -11,7 +11,7 @@ import numpy as np
 
 from ilm_ray.errors import UserError
 from ilm_ray.text.dedup.components import Drops
-from ilm_ray.text.explain import Asked, Row, TextRun, find_row, read, source_of
+from ilm_ray.text.explain import NEAR, Asked, Row, TextRun, find_row, read, source_of
 from ilm_ray.text.layout import STEPS, drops_path, load_drops
 
 MEMBERS = 20  # of a cluster that are named
@@ -184,7 +184,8 @@ def _verdict(run: TextRun, step: str, row: Row) -> Verdict:
         value = row.get(asked.rule.column) if asked.rule.column else None
         if name == fell and value is None:
             value = row.get("drop_value")
-        checks.append(Check(name, value, _range(asked), outcome))
+        decided_by_bands = name == NEAR and not run.settings.get("verify")
+        checks.append(Check(name, value, "no shared band" if decided_by_bands else _range(asked), outcome))
     return Verdict(step, checks, fell, row.get("drop_value"), row.get("threshold"))
 
 
@@ -233,7 +234,7 @@ def _range(asked: Asked) -> str:
     if asked.high is None:
         return f">= {asked.low:,}"
     if asked.low is None:
-        return f"{'<' if asked.rule.name == 'near_duplicate' else '<='} {asked.high:,}"
+        return f"{'<' if asked.rule.name == NEAR else '<='} {asked.high:,}"
     return f"{asked.low:,} to {asked.high:,}"
 
 
