@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ilm_ray.observe.page import Html, number, share, text
+from ilm_ray.observe.page import Html, number, text
 
 WIDE, HALF = 980, 480
 COLOURS = 8
@@ -104,7 +104,7 @@ def line_chart(
         a, b = at_x(band.start), at_x(band.end)
         if i % 2 == 0:
             parts.append(f'<rect class="band" x="{a:.1f}" y="{top}" width="{b - a:.1f}" height="{bottom - top}"/>')
-        if _text_width(band.name) < b - a:
+        if text_width(band.name) < b - a:
             parts.append(f'<text class="mid" x="{(a + b) / 2:.1f}" y="{top - 7}">{text(band.name)}</text>')
     for tick in y_ticks:
         y = at_y(tick)
@@ -131,7 +131,7 @@ def line_chart(
                     f"<title>{text(where)}</title></circle>"
                 )
     told = "; ".join(f"{s.name}: {_first_last(s.points)}" for s in series)
-    return _svg(title, f"{y_label or 'value'} over {x_label}. {told}", width, bottom + 44, parts)
+    return svg(title, f"{y_label or 'value'} over {x_label}. {told}", width, bottom + 44, parts)
 
 
 def bar_chart(title: str, groups: Sequence[str], bars: Sequence[Bars], unit: str = "", width: int = WIDE) -> Html:
@@ -149,8 +149,8 @@ def bar_chart(title: str, groups: Sequence[str], bars: Sequence[Bars], unit: str
     low, high = min(0.0, *reach), max(0.0, *reach)
     if low == high:
         high = 1.0
-    left = min(0.4 * width, 26 + max(map(_text_width, groups)))
-    space = 64 + _text_width(unit)
+    left = min(0.4 * width, 26 + max(map(text_width, groups)))
+    space = 64 + text_width(unit)
     start, end = left + (space if low < 0 else 0), width - space
     thick = 16 if len(bars) == 1 else 13
     gap = 10 if len(bars) == 1 else 14
@@ -163,7 +163,7 @@ def bar_chart(title: str, groups: Sequence[str], bars: Sequence[Bars], unit: str
     for g, group in enumerate(groups):
         middle = y + thick * len(bars) / 2
         parts.append(
-            f'<text class="end strong" x="{left - 10:.1f}" y="{middle + 4:.1f}">{text(_cut(group, left - 14))}</text>'
+            f'<text class="end strong" x="{left - 10:.1f}" y="{middle + 4:.1f}">{text(cut(group, left - 14))}</text>'
         )
         for i, bar in enumerate(bars):
             value = bar.values[g]
@@ -174,45 +174,7 @@ def bar_chart(title: str, groups: Sequence[str], bars: Sequence[Bars], unit: str
         y += gap
     parts.append(f'<line class="axis" x1="{at(0):.1f}" x2="{at(0):.1f}" y1="{top}" y2="{y - gap + 6:.1f}"/>')
     told = "; ".join(f"{g}, {b.name}: {number(b.values[i])}{unit}" for i, g in enumerate(groups) for b in bars)
-    return _svg(title, told, width, y - gap + 10, parts)
-
-
-def funnel_chart(title: str, what: str, steps: Sequence[tuple[str, float, float]], width: int = WIDE) -> Html:
-    """A funnel: for each step (name, came in, left over) what remains, on one scale from the first step's input.
-
-    Beside each bar: how many are left, the share the step removed of what it got, the share left of everything.
-    """
-    if not steps or steps[0][1] <= 0:
-        return _empty(title, width)
-    everything = steps[0][1]
-    left, end, thick, gap = 110.0, width - 310.0, 26.0, 16.0
-    columns = (end + 95, end + 200, end + 300)
-    parts = [
-        f'<text class="end" x="{x:.0f}" y="14">{text(head)}</text>'
-        for x, head in zip(columns, (f"{what} left", "step removes", "left of all"), strict=True)
-    ]
-    rows = [("input", everything, everything), *steps]
-    y, before = 24.0, None
-    for name, came, kept in rows:
-        here, from_ = (kept / everything * (end - left) for kept in (kept, came))
-        if before is not None:
-            parts.append(
-                f'<polygon class="flow" points="{left},{y - gap} {left + before:.1f},{y - gap} '
-                f'{left + from_:.1f},{y} {left},{y}"/>'
-            )
-        parts.append(f'<rect class="track" x="{left}" y="{y}" width="{from_:.1f}" height="{thick}"/>')
-        parts.append(
-            f'<rect class="bar f1" x="{left}" y="{y}" width="{here:.1f}" height="{thick}" rx="2">'
-            f"<title>{text(f'{name}: {number(kept)} of {number(came)} {what} left')}</title></rect>"
-        )
-        parts.append(f'<text class="end strong" x="{left - 12}" y="{y + 17}">{text(_cut(name, left - 16))}</text>')
-        removed = "" if before is None else f"−{share(came - kept, came)}"
-        for x, shown in zip(columns, (number(kept), removed, share(kept, everything)), strict=True):
-            parts.append(f'<text class="end strong" x="{x:.0f}" y="{y + 17}">{shown}</text>')
-        before = here
-        y += thick + gap
-    told = "; ".join(f"after {n}: {number(k)} ({share(k, everything)} of all)" for n, _, k in steps)
-    return _svg(title, told, width, y - gap + 4, parts)
+    return svg(title, told, width, y - gap + 10, parts)
 
 
 def _bar(at: Scale, value: float, error: float, y: float, thick: int, colour: int, name: str, unit: str) -> list[str]:
@@ -247,7 +209,7 @@ def _path(points: Sequence[tuple[float, float]], at_x: Scale, at_y: Scale) -> st
 def _legend(names: Sequence[str], width: int) -> tuple[str, int]:
     parts, x, y = [], 2.0, 13
     for i, name in enumerate(names):
-        needed = 18 + _text_width(name) + 18
+        needed = 18 + text_width(name) + 18
         if x > 2 and x + needed > width:
             x, y = 2.0, y + 19
         parts.append(f'<rect class="{_fill(i)}" x="{x:.0f}" y="{y - 10}" width="11" height="11" rx="3"/>')
@@ -256,7 +218,7 @@ def _legend(names: Sequence[str], width: int) -> tuple[str, int]:
     return "".join(parts), y + 8
 
 
-def _svg(title: str, told: str, width: int, height: float, parts: Sequence[str]) -> Html:
+def svg(title: str, told: str, width: int, height: float, parts: Sequence[str]) -> Html:
     body = "\n".join(p for p in parts if p)
     return Html(
         f'<svg role="img" viewBox="0 0 {width} {height:.0f}">'
@@ -265,7 +227,7 @@ def _svg(title: str, told: str, width: int, height: float, parts: Sequence[str])
 
 
 def _empty(title: str, width: int) -> Html:
-    return _svg(title, "no data", width, 40, ['<text x="2" y="24">no data</text>'])
+    return svg(title, "no data", width, 40, ['<text x="2" y="24">no data</text>'])
 
 
 def _first_last(points: Sequence[tuple[float, float]]) -> str:
@@ -281,14 +243,14 @@ def _fill(i: int) -> str:
     return f"f{i % COLOURS + 1}"
 
 
-def _text_width(words: str) -> float:
+def text_width(words: str) -> float:
     """Rough width of 12-pixel text: exact font metrics are the browser's business."""
     return sum(12.0 if ord(c) > 0x2E7F else 6.7 for c in words)
 
 
-def _cut(words: str, room: float) -> str:
-    if _text_width(words) <= room:
+def cut(words: str, room: float) -> str:
+    if text_width(words) <= room:
         return words
-    while words and _text_width(words + "…") > room:
+    while words and text_width(words + "…") > room:
         words = words[:-1]
     return words + "…"

@@ -48,6 +48,14 @@ def share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "–"
 
 
+def size(count: float) -> str:
+    """Bytes as `512 B`, `3.4 KiB`, `1.2 GiB`."""
+    for limit, unit in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if count >= limit:
+            return f"{count / limit:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
 def duration(seconds: float) -> str:
     """Seconds as `12.3 s`, `4 min 05 s` or `3 h 07 min`."""
     if seconds < 60:
@@ -129,6 +137,11 @@ def row(parts: Iterable[Html]) -> Html:
     return Html(f'<div class="row">{join(parts)}</div>')
 
 
+def grid(parts: Iterable[Html]) -> Html:
+    """Small figures, as many side by side as there is room for."""
+    return Html(f'<div class="grid">{join(parts)}</div>')
+
+
 def tables(parts: Iterable[Html]) -> Html:
     """Tables side by side, each as wide as it needs to be."""
     return Html(f'<div class="tables">{join(parts)}</div>')
@@ -141,6 +154,15 @@ def note(words: str) -> Html:
 
 def paragraph(words: str) -> Html:
     return Html(f"<p>{text(words)}</p>")
+
+
+def heading(words: str) -> Html:
+    """A title inside a section."""
+    return Html(f"<h3>{text(words)}</h3>")
+
+
+def subheading(words: str) -> Html:
+    return Html(f"<h4>{text(words)}</h4>")
 
 
 def folded(summary: str, parts: Iterable[Html]) -> Html:

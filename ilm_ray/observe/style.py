@@ -54,12 +54,30 @@ summary { cursor: pointer; font-weight: 600; font-size: 14px; margin-bottom: 8px
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 6px 16px; margin-top: 8px; }
 .pair > div { min-width: 0; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 12.5px; margin: 0; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(270px, 1fr)); gap: 4px 20px; }
+.grid figcaption { font-size: 12.5px; font-weight: 500; margin-bottom: 2px; overflow-wrap: anywhere; }
+.grid figure { margin: 0 0 12px; max-width: 360px; }
+details details { margin-left: 4px; padding-left: 12px; border-left: 2px solid var(--line); border-top: 0; }
+details details summary { font-weight: 500; }
+h4 { font-size: 13px; margin: 14px 0 2px; color: var(--muted); }
+.heat { display: inline-block; padding: 0 6px; border-radius: 4px; white-space: nowrap; }
+.h1 { background: color-mix(in srgb, var(--k2) 10%, transparent); }
+.h2 { background: color-mix(in srgb, var(--k2) 20%, transparent); }
+.h3 { background: color-mix(in srgb, var(--k2) 30%, transparent); }
+.h4 { background: color-mix(in srgb, var(--k2) 42%, transparent); }
+.h5 { background: color-mix(in srgb, var(--k2) 58%, transparent); }
+ins { background: color-mix(in srgb, var(--k3) 26%, transparent); text-decoration-thickness: 1px; }
+del { background: color-mix(in srgb, var(--k8) 24%, transparent); text-decoration-thickness: 1px; }
+.skip { color: var(--muted); }
 svg { display: block; width: 100%; height: auto; font-family: inherit; }
 svg text { fill: var(--muted); font-size: 12px; }
 svg text.strong { fill: var(--ink); }
 svg .end { text-anchor: end; } svg .mid { text-anchor: middle; }
 svg .grid { stroke: var(--line); stroke-width: 1; } svg .axis { stroke: var(--muted); stroke-width: 1; }
-svg .band { fill: var(--faint); } svg .track { fill: var(--faint); } svg .flow { fill: var(--k1); opacity: .13; }
+svg .band { fill: var(--faint); }
+svg .found { fill: var(--k1); opacity: .3; }
+svg .stay { fill: var(--k1); opacity: .32; } svg .away { fill: var(--k2); opacity: .38; }
+svg .node { fill: var(--k1); } svg .limit { stroke: var(--ink); stroke-width: 1.5; stroke-dasharray: 4 3; }
 svg .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
 svg .hit { fill: transparent; } svg .error { stroke: var(--ink); stroke-width: 1.5; }
 svg .mark { stroke: var(--card); stroke-width: 1.5; }
@@ -68,6 +86,6 @@ svg .mark { stroke: var(--card); stroke-width: 1.5; }
 .f1 { fill: var(--k1); } .f2 { fill: var(--k2); } .f3 { fill: var(--k3); } .f4 { fill: var(--k4); }
 .f5 { fill: var(--k5); } .f6 { fill: var(--k6); } .f7 { fill: var(--k7); } .f8 { fill: var(--k8); }
 @media (max-width: 640px) { main { padding: 24px 12px 60px; } section { padding: 16px; }
-  .pair, .row { grid-template-columns: 1fr; } }
+  .pair, .row { grid-template-columns: 1fr; } figure.wide { overflow-x: auto; } figure.wide svg { min-width: 680px; } }
 @media print { body { background: none; } section, .tile { break-inside: avoid; } }
 """

@@ -8,13 +8,9 @@ from typing import Any
 
 import pytest
 
-from ilm_ray.corpus.jsonl import write_jsonl
 from ilm_ray.corpus.manifest import Manifest, commit
+from tests.made_text import HOSTILE, make_documents, write_text_run
 
-HOSTILE = (
-    "</style></div><script>alert('owned')</script><img src=x onerror=alert(1)> \" ' & \x00\x1b[31m \ud800 \u202egnorts "
-    'javascript:alert(1) <a href="javascript:alert(1)">here</a> <svg onload=alert(1)> 一段中文。'
-)
 DOMAINS = ("helpful", "harmless", "code", "maths")
 SOURCES = ("en", "zh", "code")
 PHASES = (("short_context", 260), ("long_context", 60), ("enhancement", 40))
@@ -28,66 +24,13 @@ def fake_run(tmp_path: Path) -> Path:
 def make_run(run: Path) -> Path:
     rng = random.Random(7)
     run.mkdir(parents=True)
-    (run / "config.yaml").write_text("seed: 1234\n", encoding="utf-8")
-    _text(run / "text", rng)
+    write_text_run(run, make_documents(240))
     _pretrain(run / "pretrain", rng)
     _small_stages(run, rng)
     _ppo(run / "ppo", rng)
     _evaluation(run / "evaluation")
     _manifests(run)
     return run
-
-
-def _text(folder: Path, rng: random.Random) -> None:
-    rules = {
-        "format": {"extraction": 0.16, "too_short": 0.21, "language": 0.12},
-        "clean": {"symbol_ratio": 0.05, "short_lines": 0.07, "terminal_punctuation": 0.06},
-        "dedup": {"near_duplicate": 0.19},
-        "safe": {"blocked_domain": 0.04, "blocked_word": 0.02, "toxicity": 0.03, "pornography": 0.02},
-        "quality": {"advertisement": 0.12, "fluency": 0.09},
-    }
-    rows = []
-    for language, dump, documents in (
-        ("en", "CC-MAIN-2024-10", 5200),
-        ("en", "CC-MAIN-2023-50", 3900),
-        ("zh", "CC-MAIN-2024-10", 2100),
-        ("zh", "CC-MAIN-2023-50", 1700),
-    ):
-        for step, shares in rules.items():
-            left = documents
-            for rule, part in shares.items():
-                gone = round(documents * part * rng.uniform(0.8, 1.2))
-                left -= gone
-                rows.append(_funnel_row(step, rule, language, dump, gone))
-            rows.append(_funnel_row(step, "kept", language, dump, left))
-            documents = left
-    folder.mkdir(parents=True)
-    (folder / "funnel.json").write_text(json.dumps(rows))
-    for step, shares in rules.items():
-        removed = [
-            {
-                "id": i,
-                "url": "javascript:alert(1)//" + rule,
-                "text": f"{rule} {HOSTILE} " + "long " * 200,
-                "drop_rule": rule,
-                "drop_value": 0.123456,
-                "threshold": 0.4,
-            }
-            for rule in shares
-            for i in range(3)
-        ]
-        write_jsonl(folder / step / "removed-000.jsonl.zst", removed)
-
-
-def _funnel_row(step: str, rule: str, language: str, dump: str, documents: int) -> dict[str, Any]:
-    return {
-        "step": step,
-        "rule": rule,
-        "language": language,
-        "dump": dump,
-        "documents": documents,
-        "bytes": documents * 4321,
-    }
 
 
 def _pretrain(folder: Path, rng: random.Random) -> None:
@@ -235,7 +178,6 @@ def _manifests(run: Path) -> None:
         for n, t, d, b in (("en", 1_834_021, 2711, 3.12), ("zh", 921_334, 1204, 2.68), ("code", 1_120_450, 398, 2.91))
     }
     metrics: dict[str, dict[str, Any]] = {
-        "text": {"summary": {"kept": 3915}},
         "code": {"summary": {"files": 398, "documents": 41}, "tiers": {"high": 120, "middle": 201, "low": 77}},
         "tokenizer": {"vocabulary": 2048, "compression": {"en": 3.12, "zh": 2.68, "code": 2.91}},
         "tokens": {"summary": {"tokens": 3_875_805}, "sources": counts},
@@ -252,7 +194,7 @@ def _manifests(run: Path) -> None:
     events, now = [], 1_770_000_000.0
     for k, (stage, figures) in enumerate(metrics.items()):
         (run / stage).mkdir(exist_ok=True)
-        seconds = (41.0, 9.5, 3.2, 7.7, 262.4, 101.3, 88.0, 190.5, 30.2)[k]
+        seconds = (9.5, 3.2, 7.7, 262.4, 101.3, 88.0, 190.5, 30.2)[k]
         commit(run / stage, Manifest(stage, {}, {}, {}, figures, seconds, 900.0 + 210 * k))
         events.append({"time": now, "kind": "run", "stage": stage, "why": "not finished yet"})
         events.append({"time": now + seconds, "kind": "done", "stage": stage, "seconds": seconds})

@@ -13,7 +13,7 @@ import pytest
 from ilm_ray.errors import UserError
 from ilm_ray.observe import page
 from ilm_ray.observe.report import write_report
-from ilm_ray.observe.sections_data import funnel_steps
+from ilm_ray.observe.sections_text import funnel_steps
 
 SECTIONS = ["text", "code", "tokens", "pretrain", "sft", "reward", "ppo", "evaluation", "timings", "record"]
 LOADING = {"src", "href", "srcset", "data", "action", "formaction", "poster", "background", "xlink:href", "style"}

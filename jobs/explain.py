@@ -1,0 +1,115 @@
+"""Why a run decided as it did, from what it left behind. Needs no Ray and runs no model.
+
+    python jobs/explain.py threshold --run-dir DIR --rule RULE --at X [--side low|high] [--language L] [--samples N]
+    python jobs/explain.py document URL-or-id --run-dir DIR
+
+Words for people come first unless --json is given; the last line is one JSON object as for every job. Exit codes: 0
+done, 2 bad input, 1 anything else.
+"""
+
+import argparse
+import json
+import math
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ilm_ray.errors import UserError
+from ilm_ray.text import explain_document, explain_threshold
+from ilm_ray.text.explain import open_run
+
+Said = tuple[list[str], dict[str, Any], dict[str, Any]]  # words, figures, and what --json adds to the figures
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Answer one question, print the JSON line, return the exit code."""
+    summary: dict[str, Any] = {"job": "explain"}
+    try:
+        arguments = _parser().parse_args(argv)
+        summary |= {"command": arguments.command, "run_dir": str(arguments.run_dir.absolute())}
+        words, figures, more = arguments.answer(arguments)
+        if not arguments.json:
+            print("\n".join(line.encode("utf-8", "replace").decode() for line in map(_shown, words)))
+        summary |= {"status": "done", **figures, **(more if arguments.json else {})}
+        code = 0
+    except UserError as error:
+        print(f"explain: {error}", file=sys.stderr)
+        summary |= {"status": "refused", "error": str(error)}
+        code = 2
+    except Exception as error:
+        traceback.print_exc()
+        summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+        code = 1
+    sys.stderr.flush()
+    print(json.dumps(summary), flush=True)
+    return code
+
+
+def _parser() -> "_Parser":
+    parser = _Parser(prog="jobs/explain.py", description="Why a run decided as it did.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="threshold|document")
+    _add_threshold(commands.add_parser("threshold", help="what would flip if a rule's threshold moved"))
+    _add_document(commands.add_parser("document", help="what became of a document, and why"))
+    for command in commands.choices.values():
+        command.add_argument("--run-dir", type=Path, required=True, help="folder of a run")
+        command.add_argument("--json", action="store_true", help="nothing but the JSON line, with all in it")
+    return parser
+
+
+def _add_threshold(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--rule", required=True)
+    command.add_argument("--at", type=number, required=True, help="the threshold to try")
+    command.add_argument("--side", choices=(explain_threshold.LOW, explain_threshold.HIGH), help="default: the nearer")
+    command.add_argument("--language", help="only documents of this language")
+    command.add_argument("--samples", type=count, default=10, help="documents nearest the line (default 10)")
+    command.set_defaults(answer=_threshold)
+
+
+def _add_document(command: argparse.ArgumentParser) -> None:
+    command.add_argument("document", metavar="URL-or-id")
+    command.set_defaults(answer=_document)
+
+
+def _threshold(a: argparse.Namespace) -> Said:
+    flips = explain_threshold.move(open_run(a.run_dir), a.rule, a.at, a.side, a.language, a.samples)
+    return explain_threshold.lines(flips), explain_threshold.summary(flips), {"samples": flips.nearest}
+
+
+def _document(a: argparse.Namespace) -> Said:
+    found = explain_document.stories(open_run(a.run_dir), a.document)
+    words = [line for story in found for line in (*explain_document.lines(story), "")]
+    told = [explain_document.summary(story) for story in found]
+    short = [{name: story[name] for name in ("id", "url", "dump", "fate")} for story in told]
+    return words[:-1], {"documents": short}, {"documents": told}
+
+
+def _shown(line: str) -> str:
+    """Crawled text on a terminal: control characters could move its cursor or colour what follows."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in line)
+
+
+def number(word: str) -> float:
+    value = float(word)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def count(word: str) -> int:
+    value = int(word)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
+    sys.exit(main())
