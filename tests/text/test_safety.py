@@ -1,4 +1,4 @@
-"""Block lists, classifiers, funnel."""
+"""Classifiers, funnel."""
 
 from pathlib import Path
 from typing import Any
@@ -10,58 +10,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from ilm_ray.corpus.jsonl import write_jsonl
 from ilm_ray.errors import UserError
-from ilm_ray.text.blocklist import Domains, Words, read_list
 from ilm_ray.text.classifier import Classifier, Labels, read_labels, train
 from ilm_ray.text.funnel import Funnel
-
-
-@pytest.mark.parametrize(
-    ("url", "hit"),
-    [
-        ("https://bad.test/x", "bad.test"),
-        ("https://WWW.Bad.test:8080/x", "bad.test"),
-        ("http://a.b.bad.test", "bad.test"),
-        ("https://notbad.test/bad.test", None),
-        ("https://test/", None),
-        ("https://bad.test.good.example/", None),
-        ("https://user@bad.test./x", "bad.test"),
-        ("http://[broken", None),
-        ("no url at all", None),
-    ],
-)
-def test_domains_match_subdomains_only(url: str, hit: str | None) -> None:
-    assert Domains.of(["bad.test", "deep.sub.example"]).match(url) == hit
-
-
-@pytest.mark.parametrize(
-    ("text", "hits"),
-    [
-        ("A Saucy remark.", ["saucy"]),
-        ("unsaucy saucyness", []),
-        ("this is velvet room, velvet rooms", ["velvet room"]),
-        ("他们说胡说八道的话", ["胡说八道"]),
-        ("胡说八道saucy", ["胡说八道", "saucy"]),
-        ("ésaucy", []),
-        ("", []),
-    ],
-)
-def test_words_respect_latin_word_boundaries(text: str, hits: list[str]) -> None:
-    assert Words(["saucy", "Velvet Room", "胡说八道"]).matches(text) == hits
-
-
-def test_empty_lists_block_nothing(tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_text("# only a comment\n\n")
-    entries = read_list(tmp_path / "list.txt")
-    assert Words(entries).matches("anything") == [] and Domains.of(entries).match("https://a.test") is None
-
-
-def test_lists_that_cannot_be_read_are_the_users_error(tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_bytes("胡说八道".encode("gbk"))
-    with pytest.raises(UserError, match="not UTF-8"):
-        read_list(tmp_path / "list.txt")
-    for path in (tmp_path, tmp_path / "none.txt"):
-        with pytest.raises(UserError, match="cannot read block list"):
-            read_list(path)
 
 
 def labelled(count: int) -> Labels:
