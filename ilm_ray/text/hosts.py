@@ -23,7 +23,7 @@ _SHIFT = np.uint64(32)
 _DOT, _DASH, _UNDERSCORE, _SLASH, _COLON, _AT = 46, 45, 95, 47, 58, 64
 
 
-@njit("uint64(uint64, uint32)", cache=True, inline="always")
+@njit("uint64(uint64, uint32)", cache=True)
 def _mixed(state, point):  # type: ignore[no-untyped-def]
     if 65 <= point <= 90:
         point += 32
@@ -31,19 +31,19 @@ def _mixed(state, point):  # type: ignore[no-untyped-def]
     return state ^ (state >> _SHIFT)
 
 
-@njit("uint64(uint64)", cache=True, inline="always")
+@njit("uint64(uint64)", cache=True)
 def _finished(state):  # type: ignore[no-untyped-def]
     key = state * _END
     key ^= key >> _SHIFT
     return key if key else _END  # zero marks a free slot
 
 
-@njit("int64(uint64, int64)", cache=True, inline="always")
+@njit("int64(uint64, int64)", cache=True)
 def _slot(key, slots):  # type: ignore[no-untyped-def]
     return np.int64(((key >> _SHIFT) * np.uint64(slots)) >> _SHIFT)
 
 
-@njit(types.boolean(_TABLE, types.uint64), cache=True, inline="always")
+@njit(types.boolean(_TABLE, types.uint64), cache=True)
 def _holds(table, key):  # type: ignore[no-untyped-def]
     place = _slot(key, len(table))
     while table[place]:
@@ -82,7 +82,7 @@ def fill(keys, table):  # type: ignore[no-untyped-def]
         table[place] = key
 
 
-@njit("boolean(uint32)", cache=True, inline="always")
+@njit("boolean(uint32)", cache=True)
 def _plain(point):  # type: ignore[no-untyped-def]
     return 97 <= point <= 122 or 48 <= point <= 57 or 65 <= point <= 90 or point in (_DOT, _DASH, _UNDERSCORE)
 

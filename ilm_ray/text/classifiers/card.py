@@ -52,12 +52,16 @@ def describe(labels: Labels) -> Card:
 
 def measures(scores: np.ndarray, good: np.ndarray, threshold: float) -> Card:
     """Figures at `threshold`; F1 is that of the bad texts. AUC is None where only one class is there."""
+    both = 0 < int(good.sum()) < len(good)
+    auc = {"auc": round(float(roc_auc_score(good, scores)), 4) if both else None}
+    return {"texts": len(good), **auc, **_at(scores, good, threshold)}
+
+
+def _at(scores: np.ndarray, good: np.ndarray, threshold: float) -> dict[str, float]:
     removed, bad = scores < threshold, ~good
     hits = int((removed & bad).sum())
     return {
-        "texts": len(good),
-        "auc": round(float(roc_auc_score(good, scores)), 4) if 0 < int(good.sum()) < len(good) else None,
-        "accuracy": round(float((removed == bad).mean()), 4) if len(good) else None,
+        "accuracy": round(float((removed == bad).mean()), 4),
         "f1": round(2 * hits / max(1, int(removed.sum()) + int(bad.sum())), 4),
         "precision": round(hits / max(1, int(removed.sum())), 4),
         "recall": round(hits / max(1, int(bad.sum())), 4),
@@ -68,7 +72,7 @@ def curve(scores: np.ndarray, good: np.ndarray) -> list[dict[str, float]]:
     """For each threshold: share of the removed that is bad, share of the bad that is removed, share removed."""
     rows = []
     for threshold in _STEPS[4::5].tolist():
-        found = measures(scores, good, threshold)
+        found = _at(scores, good, threshold)
         removed = round(float((scores < threshold).mean()), 4)
         rows.append({"threshold": threshold, "precision": found["precision"], "recall": found["recall"],
                      "removed": removed})  # fmt: skip
@@ -77,7 +81,7 @@ def curve(scores: np.ndarray, good: np.ndarray) -> list[dict[str, float]]:
 
 def choose_threshold(scores: np.ndarray, good: np.ndarray) -> float:
     """The threshold with the best F1 of the bad texts; of several the middle one."""
-    found = [measures(scores, good, threshold)["f1"] for threshold in _STEPS.tolist()]
+    found = [_at(scores, good, threshold)["f1"] for threshold in _STEPS.tolist()]
     best = np.flatnonzero(np.array(found) == max(found))
     return float(_STEPS[best[len(best) // 2]])
 

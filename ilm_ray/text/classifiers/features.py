@@ -69,13 +69,13 @@ def _flat(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return flatten([fold(text) for text in texts])[0], raw, borders
 
 
-@njit("uint64(uint64, uint64)", cache=True, inline="always")
+@njit("uint64(uint64, uint64)", cache=True)
 def _mixed(state, value):  # type: ignore[no-untyped-def]
     state = (state ^ value) * _STEP
     return state ^ (state >> _HALF)
 
 
-@njit("uint64(uint32)", cache=True, inline="always")
+@njit("uint64(uint32)", cache=True)
 def _letter(point):  # type: ignore[no-untyped-def]
     return np.uint64(48 if 48 <= point <= 57 else point)
 

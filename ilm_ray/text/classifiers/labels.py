@@ -75,7 +75,8 @@ def read_labels(path: Path, columns: Columns | None = None) -> Labels:
             good.append(flag)
             languages.append(str(row.get(want.language) or "unknown"))
     except (OSError, EOFError, ValueError, csv.Error, zlib.error, zstandard.ZstdError) as error:
-        raise UserError(f"cannot read labels {path}: {error}; correct the file or its path") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read labels {path}: {reason}; correct the file or its path") from None
     return Labels(texts, np.array(good, bool), languages)
 
 
@@ -105,7 +106,7 @@ def _flag(label: Any, good: frozenset[str] | None) -> bool | None:
         return None
     if good is not None:
         return str(label) in good
-    return {"0": False, "1": True}.get(str(int(label) if isinstance(label, (bool, float)) else label))
+    return bool(int(label)) if label in (0, 1, "0", "1") else None
 
 
 def _digest(text: str) -> bytes:
@@ -125,8 +126,10 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise UserError(f"labels {path}: want .jsonl, .csv or .tsv (with .gz or .zst behind it); rename or convert it")
     with path.open("rb") as raw:
         stream: Any = raw
-        if packed:
-            stream = gzip.open(raw) if packed == ".gz" else zstandard.ZstdDecompressor().stream_reader(raw)
+        if packed == ".gz":
+            stream = gzip.GzipFile(fileobj=raw)
+        elif packed:
+            stream = zstandard.ZstdDecompressor().stream_reader(raw)
         lines = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
         if kind == ".jsonl":
             for number, line in enumerate(lines, start=1):

@@ -66,7 +66,7 @@ class Linear:
                 weights = np.zeros(PLACES, np.float32)
                 weights[saved["places"]] = saved["values"]
                 return cls(weights, float(saved["bias"]))
-        except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"{folder / FILE} is no classifier ({error}); train it again, or delete its stage's folder"
             ) from None

@@ -32,7 +32,7 @@ def load_classifier(folder: Path) -> Classifier:
 def train_linear(
     name: str, labels: Labels, folder: Path, seed: int, made_from: Card, held_out: Labels | None = None
 ) -> Card:
-    """Train the default back end into `folder` and return its card. Raises UserError where the labels do not suffice."""
+    """Train the default back end into `folder`, return its card. Raises UserError where the labels do not suffice."""
     parts = split(labels, held_out)
     classifier = Linear.fit(parts.training, parts.threshold, seed)
     card = make_card(name, Linear.kind, classifier.score, parts, made_from | {"seed": seed})
