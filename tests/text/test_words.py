@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ilm_ray.errors import UserError
 from ilm_ray.text.blocklist import Words, fold, read_words
 
-LETTERS = st.text("aAbsßİıΣς坏话é\u0301 -.がア한ไ", max_size=20)
+LETTERS = st.text("aAbsßİıΣς坏话é\u0301 -.がア한ไ𠮷😀", max_size=20)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,7 @@ LETTERS = st.text("aAbsßİıΣς坏话é\u0301 -.がア한ไ", max_size=20)
         ("İİİ saucy İ saucyİ", ["saucy"]),
         ("욕설이 욕설", ["욕설"]),
         ("f**k! f**ks", ["f**k"]),
+        ("\ud800saucy\udfff", ["saucy"]),
         ("", []),
     ],
 )
