@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared/data")
     parser.add_argument("--out", type=Path, help="keep the model folders here")
-    parser.add_argument("--sentences", type=int, default=40_000, help="of each language, for training fluency")
+    parser.add_argument("--sentences", type=int, default=50_000, help="of each language, for training fluency")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         out, labels = arguments.out or Path(temporary), arguments.data / "labels"
@@ -80,8 +80,8 @@ def fluency(data: Path, folder: Path, limit: int) -> dict[str, Any]:
         random.Random(SEED).shuffle(sentences)
         learned = [one for one in sentences if not is_held_out(one[0])][:limit]
         measured = [one for one in sentences if is_held_out(one[0])][:4000]
-        training += with_broken(learned, language, SEED)[0]
-        more, more_kinds = with_broken(measured, language, SEED + 1)
+        training += with_broken(learned, language, SEED, copies=2)[0]
+        more, more_kinds = with_broken(measured, language, SEED + 1, copies=1)
         held, kinds = held + more, kinds + more_kinds
     found = trained("fluency", training, folder, held)
     card, model = json.loads((folder / "card.json").read_text()), load_classifier(folder)
@@ -95,17 +95,17 @@ def fluency(data: Path, folder: Path, limit: int) -> dict[str, Any]:
     return found
 
 
-def with_broken(sentences: list[Sentence], language: str, seed: int) -> tuple[Labels, list[str]]:
-    """Each sentence (good) and one broken copy of it (bad); and the kind of break of every text."""
-    rng, texts, kinds = random.Random(seed), [], []
+def with_broken(sentences: list[Sentence], language: str, seed: int, copies: int) -> tuple[Labels, list[str]]:
+    """Each sentence (good) and `copies` broken ones of it (bad); and the kind of break, of a good text its first."""
+    rng, texts, good, kinds = random.Random(seed), [], [], []
     for _, sentence in sentences:
-        for kind in rng.sample(list(KINDS), len(KINDS)):  # the first kind that can break this sentence
-            broken = corrupt(sentence, kind, language, rng)
-            if broken is not None:
-                texts += [sentence, broken]
-                kinds += [kind, kind]
-                break
-    return Labels(texts, np.arange(len(texts)) % 2 == 0, [language] * len(texts)), kinds
+        order = rng.sample(list(KINDS), len(KINDS))  # the first kinds that can break this sentence
+        broken = [(kind, text) for kind in order if (text := corrupt(sentence, kind, language, rng)) is not None]
+        for kind, text in [(broken[0][0], sentence), *broken[:copies]]:
+            texts.append(text)
+            good.append(text is sentence)
+            kinds.append(kind)
+    return Labels(texts, np.array(good), [language] * len(texts)), kinds
 
 
 def is_held_out(document: str) -> bool:

@@ -23,6 +23,7 @@ BITS = 21
 PLACES = 1 << BITS
 _PER_POINT = 24  # no text has more features than this for each of its code points, and _SPARE
 _SPARE = 64
+_TEXTS = 4096  # whose features are collected at once
 
 _POINTS = types.Array(types.uint32, 1, "C", readonly=True)
 _CLASSES = types.Array(types.uint8, 1, "C", readonly=True)
@@ -45,15 +46,22 @@ _TOKENS, _AROUND, _LETTERS, _SHAPES, _CAPITALS, _AGAIN, _PAIR_AGAIN, _SHORT, _LO
 
 def vectors(texts: Sequence[str]) -> scipy.sparse.csr_matrix:
     """float32 [n, PLACES]: each row has length 1 and one value for all features of its text."""
+    parts = [_places(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
+    counts = np.concatenate([np.zeros(0, np.int64), *(count for count, _ in parts)])
+    values = np.repeat((1.0 / np.sqrt(np.maximum(counts, 1))).astype(np.float32), counts)
+    places = np.concatenate([np.zeros(0, np.int32), *(place for _, place in parts)])
+    matrix = scipy.sparse.csr_matrix((values, places, np.append(0, np.cumsum(counts))), (len(texts), PLACES))
+    matrix.sort_indices()
+    return matrix
+
+
+def _places(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(how many features each text has, int64 [n]; the places of all of them)."""
     points, raw, borders = _flat(texts)
     ends = np.zeros(len(texts) + 1, np.int64)
     places = np.empty(len(points) * _PER_POINT + len(texts) * _SPARE, np.int32)
     _collect(points, raw, borders, token_classes(), ends, places)
-    counts = np.diff(ends)
-    values = np.repeat((1.0 / np.sqrt(np.maximum(counts, 1))).astype(np.float32), counts)
-    matrix = scipy.sparse.csr_matrix((values, places[: ends[-1]].copy(), ends), (len(texts), PLACES))
-    matrix.sort_indices()
-    return matrix
+    return np.diff(ends), places[: ends[-1]].copy()
 
 
 def logits(texts: Sequence[str], weights: np.ndarray) -> np.ndarray:
