@@ -1,0 +1,105 @@
+"""Groups that fine-tune a BERT-style classifier and score texts with one."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from actors.group import Figures, Role, figures, start_groups, step, stop_groups
+from actors.ppo_driver import gpu_share
+from ilm_ray.text.classifiers.bert import Bert, BertSettings
+from ilm_ray.text.classifiers.card import Card, make_card, write_card
+from ilm_ray.text.classifiers.labels import Labels, split
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    folder: Path  # where the model goes
+    bert: BertSettings
+
+
+class ClassifierTrainer:
+    """One rank: fine-tunes the base and saves the result."""
+
+    def __init__(self, rank: int, world: int, settings: TrainerSettings) -> None:
+        self.settings = settings
+
+    @step
+    def build(self) -> tuple[None, Figures]:
+        return None, {}
+
+    @step
+    def train(self, training: Labels) -> tuple[None, Figures]:
+        model = Bert.fit(training, self.settings.bert)
+        model.save(self.settings.folder)
+        return None, {"device": model.device.type}
+
+
+class ClassifierScorer:
+    """One rank: a whole copy of the model, every `world`-th text."""
+
+    def __init__(self, rank: int, world: int, folder: Path) -> None:
+        self.rank, self.world, self.folder = rank, world, folder
+
+    @step
+    def build(self) -> tuple[None, Figures]:
+        self.model = Bert.load(self.folder)
+        return None, {}
+
+    @step
+    def score(self, texts: list[str]) -> tuple[None, Figures]:
+        return None, {"scores": self.model.score(texts[self.rank :: self.world]).tolist()}
+
+
+class Scorers:
+    """A classifier on a group of actors: `score` as every classifier has it. Use as a context; it ends the actors."""
+
+    def __init__(self, folder: Path, workers: int, deadline_s: float) -> None:
+        self.workers, self.deadline_s = workers, deadline_s
+        role = Role("scorer", ClassifierScorer, folder, workers, gpus=gpu_share(workers))
+        self._groups = start_groups([role], f"scorers-{time.time_ns()}", deadline_s)
+
+    def __enter__(self) -> "Scorers":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        stop_groups(self._groups)
+
+    def score(self, texts: list[str]) -> np.ndarray:
+        """Probability of GOOD for each text, float64 [n]; same as on one worker."""
+        work = self._groups["scorer"].start("score", ray.put(texts))
+        scores = np.zeros(len(texts), np.float64)
+        for rank, found in enumerate(figures([work], self.deadline_s)[0]):
+            scores[rank :: self.workers] = found["scores"]
+        return scores
+
+
+def train_bert(
+    name: str,
+    labels: Labels,
+    folder: Path,
+    settings: BertSettings,
+    made_from: dict[str, Any],
+    held_out: Labels | None = None,
+    workers: int = 2,
+    deadline_s: float = 6 * 3600.0,
+) -> Card:
+    """Fine-tune on one actor, measure on `workers`; writes `folder` and returns the card.
+
+    Raises UserError where the labels do not suffice or the base cannot be loaded, GroupError after `deadline_s`.
+    """
+    parts = split(labels, held_out)
+    folder.mkdir(parents=True, exist_ok=True)
+    role = Role("trainer", ClassifierTrainer, TrainerSettings(folder, settings), cpus=1.0, gpus=gpu_share(1))
+    groups = start_groups([role], f"trainer-{time.time_ns()}", deadline_s)
+    try:
+        figures([groups["trainer"].start("train", ray.put(parts.training))], deadline_s)
+    finally:
+        stop_groups(groups)
+    with Scorers(folder, workers, deadline_s) as scorers:
+        card = make_card(name, Bert.kind, scorers.score, parts, made_from | vars(settings))
+    write_card(folder, card)
+    return card

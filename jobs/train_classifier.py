@@ -1,0 +1,110 @@
+"""Train one classifier of Safe or High-quality from labelled texts: a folder with model, card.json and card.html.
+
+    python jobs/train_classifier.py --name toxicity --out DIR LABELS [LABELS ...] [--test FILE]
+        [--text-column text] [--label-column label] [--language-column language] [--good VALUE]...
+        [--backend linear | --backend bert --base FOLDER_OR_HUB_ID [--epochs N] [--lr X] [--workers N]]
+
+LABELS: .jsonl, .csv or .tsv, plain or .gz or .zst, with a text and a label, 1 good and 0 bad, or each --good names
+a value that means good. One fifth of the texts, chosen by their hash, is held out unless --test names a file. The web
+text job uses the folder through text.classifiers.<name>.model. Exit codes: 0 done, 2 bad input, 1 anything else.
+"""
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ilm_ray.config import load_config
+from ilm_ray.corpus.jsonl import sha256_of
+from ilm_ray.errors import UserError
+from ilm_ray.text.classifiers import NAMES
+from ilm_ray.text.classifiers.card import Card
+from ilm_ray.text.classifiers.labels import Columns, Labels, read_labels
+from ilm_ray.text.classifiers.model import train_linear
+from jobs._job import LocalRay
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, print the JSON line, return the exit code."""
+    summary: dict[str, Any] = {"job": "train_classifier", "out": None}
+    try:
+        arguments = _parse(argv)
+        summary["out"] = str(arguments.out)
+        card = _train(arguments)
+        figures = {"threshold": card["threshold"], **card["held_out"]["all"]}
+        summary |= {"status": "done", "name": card["name"], "card": str(arguments.out / "card.html"), **figures}
+        code = 0
+    except UserError as error:
+        said = str(getattr(error, "cause", error))  # one that was raised in an actor comes with the actor's traceback
+        print(f"train_classifier: {said}", file=sys.stderr)
+        summary |= {"status": "refused", "error": said}
+        code = 2
+    except Exception as error:
+        traceback.print_exc()
+        summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+        code = 1
+    sys.stderr.flush()
+    print(json.dumps(summary, ensure_ascii=False), flush=True)
+    return code
+
+
+def _train(arguments: argparse.Namespace) -> Card:
+    columns = Columns(
+        arguments.text_column,
+        arguments.label_column,
+        arguments.language_column,
+        frozenset(arguments.good) if arguments.good else None,
+    )
+    parts = [read_labels(path, columns) for path in arguments.labels]
+    labels: Labels = sum(parts[1:], parts[0])
+    held_out = read_labels(arguments.test, columns) if arguments.test else None
+    files = [*arguments.labels, *([arguments.test] if arguments.test else [])]
+    made_from = {"files": {path.name: sha256_of(path) for path in files}}
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to --out {arguments.out}: {error.strerror or error}; choose another") from None
+    if arguments.backend == "linear":
+        return train_linear(arguments.name, labels, arguments.out, arguments.seed, made_from, held_out)
+    from actors.classifier import train_bert  # Ray, torch and transformers take seconds to import
+    from ilm_ray.text.classifiers.bert import BertSettings
+
+    settings = BertSettings(arguments.base, arguments.seed, arguments.epochs, arguments.lr)
+    with LocalRay(load_config("nano", None, ["ray.dashboard=false"])):
+        return train_bert(arguments.name, labels, arguments.out, settings, made_from, held_out, arguments.workers)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(prog="jobs/train_classifier.py", description="Train a classifier from labelled texts.")
+    parser.add_argument("labels", nargs="+", type=Path, help=".jsonl, .csv or .tsv, plain, .gz or .zst")
+    parser.add_argument("--name", required=True, help=f"what it scores: one of {', '.join(NAMES)}, or your own word")
+    parser.add_argument("--out", required=True, type=Path, help="folder for model and card")
+    parser.add_argument("--test", type=Path, help="held-out labels; otherwise a fifth of LABELS")
+    parser.add_argument("--text-column", default="text")
+    parser.add_argument("--label-column", default="label")
+    parser.add_argument("--language-column", default="language", help="may be missing")
+    parser.add_argument("--good", action="append", help="a label value that means good; all others are bad")
+    parser.add_argument("--seed", type=int, default=1234)
+    parser.add_argument("--backend", choices=("linear", "bert"), default="linear")
+    parser.add_argument("--base", help="bert: folder or hub id of the encoder to fine-tune")
+    parser.add_argument("--epochs", type=int, default=3, help="bert")
+    parser.add_argument("--lr", type=float, default=3e-5, help="bert: highest learning rate")
+    parser.add_argument("--workers", type=int, default=2, help="bert: actors that score the held-out texts")
+    arguments = parser.parse_intermixed_args(argv)
+    if (arguments.backend == "bert") != (arguments.base is not None):
+        raise UserError("--backend bert and --base go together: name the encoder to fine-tune, or leave both out")
+    if min(arguments.epochs, arguments.workers) < 1 or arguments.lr <= 0:
+        raise UserError("--epochs, --workers and --lr must be above zero; correct them")
+    return arguments
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; usage: {self.prog} --name NAME --out DIR LABELS [LABELS ...]")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

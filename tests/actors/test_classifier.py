@@ -1,0 +1,92 @@
+"""The BERT back end on real actors: a tiny encoder with random weights learns a simple set."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+from actors.classifier import Scorers, train_bert
+from ilm_ray.errors import UserError
+from ilm_ray.text.classifiers.bert import Bert, BertSettings
+from ilm_ray.text.classifiers.labels import Labels
+from ilm_ray.text.classifiers.model import load_classifier
+
+WORDS = ["calm", "river", "stone", "loud", "sale", "offer", "page", "the", *"abcdefghijklmnopqrstuvwxyz"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as one would download it: configuration, safetensors, tokenizer."""
+    folder = tmp_path_factory.mktemp("base")
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=48, num_labels=2,
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def labelled(count: int) -> Labels:
+    rng = np.random.default_rng(0)
+    good = rng.random(count) < 0.4
+    words = [("calm", "river", "stone") if g else ("loud", "sale", "offer") for g in good]
+    texts = [f"{chr(97 + i % 26)} {chr(97 + i // 26)} the {' '.join(rng.choice(w, 4))}" for i, w in enumerate(words)]
+    return Labels(texts, good, ["en"] * count)
+
+
+def test_a_tiny_encoder_learns_on_actors_and_scores_alike_everywhere(
+    local_ray: None, base: Path, tmp_path: Path
+) -> None:
+    settings = BertSettings(str(base), seed=3, epochs=6, lr=2e-3, batch=16)
+    card = train_bert("toxicity", labelled(300), tmp_path, settings, {"files": {}}, workers=2, deadline_s=120.0)
+    assert card["held_out"]["all"]["auc"] > 0.99 and card["held_out"]["all"]["accuracy"] > 0.95
+    assert json.loads((tmp_path / "card.json").read_text()) == card
+    assert not [p.name for p in tmp_path.iterdir() if p.suffix in (".bin", ".pt", ".pkl", ".py")]
+    classifier = load_classifier(tmp_path)
+    texts = ["calm river stone", "loud sale offer", "", "unknown " * 500, *labelled(40).texts]
+    alone = classifier.score(texts)
+    assert alone[0] > card["threshold"] > alone[1]
+    assert classifier.score(texts[:1]) == pytest.approx(alone[:1], abs=1e-5)  # padding does not count
+    with Scorers(tmp_path, 3, 60.0) as scorers:
+        assert scorers.score(texts) == pytest.approx(alone, abs=1e-5)
+        assert scorers.score([]).shape == (0,)
+
+
+def test_same_labels_and_seed_give_the_same_bytes(base: Path, tmp_path: Path) -> None:
+    settings = BertSettings(str(base), seed=3, epochs=1, lr=1e-3, batch=16)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Bert.fit(labelled(60), settings).save(tmp_path / name)
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+
+
+def test_no_model_no_training(base: Path, tmp_path: Path) -> None:
+    for source in (tmp_path / "none", tmp_path):
+        with pytest.raises(UserError, match="cannot load a classifier"):
+            Bert.fit(labelled(60), BertSettings(str(source), seed=1))
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in base.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    (broken / "model.safetensors").write_bytes(b"\x80\x04pickle")
+    with pytest.raises(UserError, match="cannot load a classifier"):
+        Bert.load(broken)
+    (broken / "model.safetensors").unlink()
+    torch.save({}, broken / "pytorch_model.bin")  # pickled weights are not read
+    with pytest.raises(UserError, match="cannot load a classifier"):
+        Bert.load(broken)
