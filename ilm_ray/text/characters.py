@@ -1,0 +1,105 @@
+"""What the rules know of a code point, as bits of one table: a scan looks each character up once."""
+
+import functools
+import unicodedata
+
+import numpy as np
+
+from ilm_ray.text import codepoints
+
+WORD = 1 << 0  # letters, digits and marks that make words; a token is a run of them
+HAN = 1 << 1  # a token by itself
+SPACE = 1 << 2
+LETTER = 1 << 3
+DIGIT = 1 << 4
+UPPER = 1 << 5
+LOWER = 1 << 6
+PUNCTUATION = 1 << 7
+SYMBOL = 1 << 8  # visible, and neither letter, number, mark nor punctuation
+COMMA = 1 << 9  # never stands at the start of a line, after a space or after another mark
+FULL_MARK = 1 << 10  # full-width ! and ?
+OPENING = 1 << 11  # full-width opening brackets and quotes
+SENTENCE_END = 1 << 12
+LINE_END = 1 << 13  # a line that ends so is complete
+BULLET = 1 << 14
+WIDE = 1 << 15  # two columns on paper
+TRADITIONAL = 1 << 16  # Han of everyday traditional but not of simplified Chinese
+RARE = 1 << 17  # Han of neither
+BROKEN = 1 << 18  # U+FFFD and private use
+TAIL = 1 << 19  # what a continuation byte of UTF-8 becomes where a page is read as windows-1252
+
+_CASED = 0x20000  # no letter beyond has a case
+_MAX = 0x110000
+# Categories of punctuation, without what stands for other things more often than not.
+_NO_PUNCTUATION = "#*@\\_{}•‣†‡※"
+_SENTENCE_ENDS = ".!?…。！？｡؟۔।"
+_LINE_ENDS = _SENTENCE_ENDS + ";；:：\"'”’」』》)）]】"
+
+
+@functools.lru_cache(maxsize=1)
+def flags() -> np.ndarray:
+    """uint32 [0x110000]: the bits of each code point."""
+    table = np.zeros(_MAX, np.uint32)
+    classes = codepoints.token_classes()
+    table[classes == codepoints.WORD] |= WORD
+    table[classes == codepoints.HAN] |= HAN | LETTER | WIDE
+    characters = list(map(chr, range(_CASED)))
+    categories = np.array(list(map(unicodedata.category, characters)))
+    kinds = categories.astype("U1")
+
+    def mark(where: np.ndarray, bit: int) -> None:
+        table[:_CASED][where] |= bit
+
+    spaces = np.array([c.isspace() for c in characters])
+    punctuation = (kinds == "P") & ~np.isin(characters, list(_NO_PUNCTUATION))
+    mark(spaces, SPACE)
+    mark(kinds == "L", LETTER)
+    mark(categories == "Nd", DIGIT)
+    mark((categories == "Lu") | (categories == "Lt"), UPPER)
+    mark(categories == "Ll", LOWER)
+    mark(punctuation, PUNCTUATION)
+    mark(~spaces & ~punctuation & ~np.isin(kinds, ["L", "N", "M"]), SYMBOL)
+    mark(np.array([unicodedata.east_asian_width(c) in "WF" for c in characters]), WIDE)
+    table[_CASED:][classes[_CASED:] != codepoints.HAN] |= SYMBOL
+    for bit, members in (
+        (COMMA, ",;،，、；。："),
+        (FULL_MARK, "！？"),
+        (OPENING, "“‘「『（《〈【〔"),
+        (SENTENCE_END, _SENTENCE_ENDS),
+        (LINE_END, _LINE_ENDS),
+        (BULLET, "•‣⁃◦▪▫●○■□◆◇►▶▸➤➢✓✔"),
+        (TAIL, "".join(map(chr, range(0x80, 0xC0))) + bytes(range(0x80, 0xA0)).decode("cp1252", "ignore")),
+    ):
+        table[[ord(c) for c in members]] |= bit
+    simplified, traditional = _common_han()
+    table[traditional & ~simplified] |= TRADITIONAL
+    table[(classes == codepoints.HAN) & ~traditional & ~simplified] |= RARE
+    for first, last in ((0xFFFD, 0xFFFD), (0xE000, 0xF8FF), (0xF0000, 0xFFFFD), (0x100000, 0x10FFFD)):
+        table[first : last + 1] |= BROKEN
+    return table
+
+
+@functools.lru_cache(maxsize=1)
+def lower_case() -> np.ndarray:
+    """uint32 [0x20000]: the small letter of each code point, or itself where that is no single one."""
+    table = np.arange(_CASED, dtype=np.uint32)
+    for point in np.flatnonzero(flags()[:_CASED] & UPPER).tolist():
+        small = chr(point).lower()
+        if len(small) == 1:
+            table[point] = ord(small)
+    return table
+
+
+def _common_han() -> tuple[np.ndarray, np.ndarray]:
+    """bool [0x110000] twice: characters of GB 2312, and those of Big5's first level. Both list what is in daily use."""
+    found = []
+    for codec, firsts in (("gb2312", range(0xB0, 0xF8)), ("big5", range(0xA4, 0xC7))):
+        members = np.zeros(_MAX, bool)
+        pairs = b"".join(bytes((first, second)) for first in firsts for second in range(0x40, 0xFF) if _pair(codec, second))
+        members[[ord(c) for c in pairs.decode(codec, "ignore")]] = True
+        found.append(members & (codepoints.token_classes() == codepoints.HAN))
+    return found[0], found[1]
+
+
+def _pair(codec: str, second: int) -> bool:
+    return second >= 0xA1 or (codec == "big5" and second < 0x7F)

@@ -1,0 +1,31 @@
+"""Compiled loops. A kernel has one signature, so that it is ready, or loaded from numba's cache, once it is imported.
+
+One signature also keeps the cache sound where many processes fill it at once: each writes the same file, by renaming.
+A kernel calls plain `numba.njit` functions of its own file; they become part of what is cached.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit, types
+
+INTS = types.Array(types.int64, 1, "C", readonly=True)
+POINTS = types.Array(types.uint32, 1, "C", readonly=True)
+HASHES = types.Array(types.uint64, 1, "C", readonly=True)
+MATRIX = types.Array(types.int64, 2, "C")  # for results
+
+
+def kernel(*arguments: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Compile a function of arrays that writes its results into its arguments; it runs without the interpreter lock."""
+
+    def compiled(function: Callable[..., None]) -> Callable[..., None]:
+        signature = types.void(*arguments)
+        try:
+            return njit(signature, cache=True, nogil=True)(function)  # type: ignore[no-any-return]
+        except RuntimeError as error:
+            if "no locator available" not in str(error):
+                raise
+            # Neither the package, nor the user's cache, nor NUMBA_CACHE_DIR can be written: compile for this process.
+            return njit(signature, nogil=True)(function)  # type: ignore[no-any-return]
+
+    return compiled
