@@ -32,7 +32,7 @@ _CASED = 0x20000  # no letter beyond has a case
 _MAX = 0x110000
 # Categories of punctuation, without what stands for other things more often than not.
 _NO_PUNCTUATION = "#*@\\_{}•‣†‡※"
-_SENTENCE_ENDS = ".!?…。！？｡؟۔।"
+_SENTENCE_ENDS = ".!?…。！？．｡؟۔।"
 _LINE_ENDS = _SENTENCE_ENDS + ";；:：\"'”’」』》)）]】"
 
 
@@ -62,7 +62,7 @@ def flags() -> np.ndarray:
     mark(np.array([unicodedata.east_asian_width(c) in "WF" for c in characters]), WIDE)
     table[_CASED:][classes[_CASED:] != codepoints.HAN] |= SYMBOL
     for bit, members in (
-        (COMMA, ",;،，、；。："),
+        (COMMA, ",;،，、；。：．"),
         (FULL_MARK, "！？"),
         (OPENING, "“‘「『（《〈【〔"),
         (SENTENCE_END, _SENTENCE_ENDS),
@@ -95,7 +95,9 @@ def _common_han() -> tuple[np.ndarray, np.ndarray]:
     found = []
     for codec, firsts in (("gb2312", range(0xB0, 0xF8)), ("big5", range(0xA4, 0xC7))):
         members = np.zeros(_MAX, bool)
-        pairs = b"".join(bytes((first, second)) for first in firsts for second in range(0x40, 0xFF) if _pair(codec, second))
+        pairs = b"".join(
+            bytes((first, second)) for first in firsts for second in range(0x40, 0xFF) if _pair(codec, second)
+        )
         members[[ord(c) for c in pairs.decode(codec, "ignore")]] = True
         found.append(members & (codepoints.token_classes() == codepoints.HAN))
     return found[0], found[1]

@@ -21,11 +21,11 @@ def kernel(*arguments: Any) -> Callable[[Callable[..., None]], Callable[..., Non
     def compiled(function: Callable[..., None]) -> Callable[..., None]:
         signature = types.void(*arguments)
         try:
-            return njit(signature, cache=True, nogil=True)(function)  # type: ignore[no-any-return]
+            return njit(signature, cache=True, nogil=True)(function)
         except RuntimeError as error:
             if "no locator available" not in str(error):
                 raise
             # Neither the package, nor the user's cache, nor NUMBA_CACHE_DIR can be written: compile for this process.
-            return njit(signature, nogil=True)(function)  # type: ignore[no-any-return]
+            return njit(signature, nogil=True)(function)
 
     return compiled

@@ -21,9 +21,9 @@ uses cookies | use cookies | accept cookies | your browser does not support | en
 javascript must be enabled | javascript is required | javascript enabled | powered by wordpress | proudly powered by
 skip to content | skip to main content | back to top | sign up for our newsletter | subscribe to our newsletter
 page not found | 404 not found | access denied | add to cart | forgot your password | under construction
-版权所有 | 未经许可 | 未经授权 | 不得转载 | 请勿转载 | 备案号 | icp备 | icp证 | 公网安备 | 免责声明 | 隐私政策 | 服务条款
-使用条款 | 网站地图 | 联系我们 | 关于我们 | 友情链接 | 设为首页 | 加入收藏 | 返回顶部 | 扫一扫 | 分享到 | 上一篇 | 下一篇
-扫描二维码 | 下载app | 浏览器不支持 | 启用javascript | 举报电话 | 违法和不良信息 | 责任编辑 | 登录注册 | 技术支持
+版权所有 | 未经许可 | 未经授权 | 不得转载 | 请勿转载 | 备案号 | icp备 | 公网安备 | 免责声明 | 隐私政策 | 服务条款
+使用条款 | 网站地图 | 联系我们 | 关于我们 | 友情链接 | 加入收藏 | 返回顶部 | 扫一扫 | 分享到 | 上一篇 | 下一篇
+扫描二维码 | 下载app | 浏览器不支持 | 启用javascript | 举报电话 | 违法和不良信息 | 责任编辑 | 技术支持 | 设为首页
 """
 
 
@@ -34,7 +34,7 @@ def boilerplate() -> list[str]:
 @functools.lru_cache(maxsize=1)
 def phrase_table() -> tuple[np.ndarray, np.ndarray]:
     """(sorted uint64 hashes, int64 meanings): one bit for a stop word (English ones first), 0 for boilerplate."""
-    meanings = {(word,): 1 << bit for bit, word in enumerate(STOP_WORDS_EN + STOP_WORDS_ZH)}
+    meanings: dict[tuple[str, ...], int] = {(word,): 1 << bit for bit, word in enumerate(STOP_WORDS_EN + STOP_WORDS_ZH)}
     meanings |= {tuple(tokens(phrase)): 0 for phrase in boilerplate()}
     keys = np.array([hash_phrase([flatten([word])[0] for word in phrase]) for phrase in meanings], np.uint64)
     order = np.argsort(keys)

@@ -52,12 +52,8 @@ QUOTIENTS = {
     "top_2gram_ratio": (scan.TOP, scan.TOKEN_CHARS),
     "top_3gram_ratio": (scan.TOP + 1, scan.TOKEN_CHARS),
     "top_4gram_ratio": (scan.TOP + 2, scan.TOKEN_CHARS),
-    "duplicate_5gram_ratio": (scan.COPIED, scan.TOKEN_CHARS),
-    "duplicate_6gram_ratio": (scan.COPIED + 1, scan.TOKEN_CHARS),
-    "duplicate_7gram_ratio": (scan.COPIED + 2, scan.TOKEN_CHARS),
-    "duplicate_8gram_ratio": (scan.COPIED + 3, scan.TOKEN_CHARS),
-    "duplicate_9gram_ratio": (scan.COPIED + 4, scan.TOKEN_CHARS),
-    "duplicate_10gram_ratio": (scan.COPIED + 5, scan.TOKEN_CHARS),
+    "duplicate_5gram_ratio": (scan.COPIED_5GRAMS, scan.TOKEN_CHARS),
+    "duplicate_10gram_ratio": (scan.COPIED_10GRAMS, scan.TOKEN_CHARS),
 }
 RULES = ("words", "stop_words", *QUOTIENTS)
 
@@ -110,9 +106,9 @@ def first_failures(
         open_ = np.flatnonzero([other == language for other in languages])
         for rule, (low, high) in rules.get(language, rules["*"]).items():
             values = scores[rule][open_]
-            below = values < (-np.inf if low is None else low)
-            above = values > (np.inf if high is None else high)
-            for at, value, is_low in zip(open_[below | above], values[below | above], below[below | above], strict=True):
-                verdicts[at] = Verdict(rule, float(value), low if is_low else high)
+            least, most = -np.inf if low is None else low, np.inf if high is None else high
+            below, above = values < least, values > most
+            for at, value in zip(open_[below | above].tolist(), values[below | above].tolist(), strict=True):
+                verdicts[at] = Verdict(rule, value, least if value < least else most)
             open_ = open_[~(below | above)]
     return verdicts

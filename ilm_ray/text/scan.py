@@ -17,12 +17,13 @@ from ilm_ray.text.jit import HASHES, INTS, MATRIX, POINTS, kernel
 (LINES, WIDTH, SHORT, BROKEN_LINES, BULLETS, ELLIPSES, COMPLETE, MARKUP, BOILERPLATE) = range(21, 30)
 (LINE_CHARS, COPIED_LINES, COPIED_LINE_CHARS, COPIED_PARAGRAPH_CHARS) = range(30, 34)
 TOP = 34  # characters of the n-gram that covers most, n = 2, 3, 4
-COPIED = 37  # characters inside n-grams seen before, n = 5 .. 10
-COUNTS = 43
+COPIED_5GRAMS, COPIED_10GRAMS = 37, 38  # characters inside n-grams seen before
+COUNTS = 39
 
 SHORT_LINE = 30  # columns (FineWeb: characters); a Chinese character takes two
 LONG_RUN = 80  # tokens without punctuation between them
 SEPARATOR_RUN = 4  # equal marks in a row
+COPY_TOKENS = 3  # a shorter line is no copy of another: brackets, rules and single words come again in any text
 LONGEST_PHRASE = 8  # tokens
 
 _PRIME = np.uint64(0x100000001B3)
@@ -98,7 +99,9 @@ def _line(points, first, last, flags, lower, hashes, before, tokens, row):  # ty
                     since = 0
                 if f & c.COMMA:
                     row[COMMAS] += 1
-                    if p & c.SPACE or (p & (c.COMMA | c.FULL_MARK | c.OPENING) and point != previous):
+                    # An opening quote may be a closing one in other languages: it counts before full-width marks only.
+                    wrong = c.COMMA | c.FULL_MARK | c.OPENING if point > 0x3000 else c.COMMA
+                    if p & c.SPACE or (p & wrong and point != previous):
                         row[MISPLACED] += 1
                 if f & c.SENTENCE_END and following & (c.SENTENCE_END | c.WORD) == 0:
                     row[SENTENCES] += 1
@@ -145,19 +148,18 @@ def _broken(point, previous, before_that, f, p, run):  # type: ignore[no-untyped
 @njit
 def _url_end(points, start, last):  # type: ignore[no-untyped-def]
     """Where the address that begins here, with www., http:// or https://, ends; `start` where none begins."""
-    at = start
+    head = start
     if points[start] == 119:
         if last - start > 4 and points[start + 1] == 119 and points[start + 2] == 119 and points[start + 3] == 46:
-            at += 4
-    elif last - start > 8 and points[start + 1] == 116 and points[start + 2] == 116 and points[start + 3] == 112:
+            head = start + 4
+    elif last - start > 7 and points[start + 1] == 116 and points[start + 2] == 116 and points[start + 3] == 112:
         colon = start + 5 if points[start + 4] == 115 else start + 4
         if points[colon] == 58 and points[colon + 1] == 47 and points[colon + 2] == 47:
-            at = colon + 3
-    if at == start:
-        return start
-    while at < last and 33 <= points[at] <= 126:
+            head = colon + 3
+    at = head
+    while head > start and at < last and 33 <= points[at] <= 126:
         at += 1
-    return at
+    return at if at > head else start
 
 
 @njit
@@ -179,10 +181,12 @@ def _place(key, table, mask, round_):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _copies(hashes, chars, total, table, mask, round_):  # type: ignore[no-untyped-def]
+def _copies(hashes, chars, tokens, total, table, mask, round_):  # type: ignore[no-untyped-def]
     """(number, characters) of the pieces that were seen before."""
     pieces = copied = 0
     for i in range(total):
+        if tokens[i] < COPY_TOKENS:
+            continue
         _, seen = _place(hashes[i], table, mask, round_)
         if seen:
             pieces += 1
@@ -217,11 +221,11 @@ def _covered(grams, before, length, total, table, mask, round_):  # type: ignore
 
 @njit
 def _lines(points, at, end, flags, lower, tokens, lines, paragraphs, row):  # type: ignore[no-untyped-def]
-    """Count all lines of a text. Fills (hashes, characters before, line) of tokens, (hashes, characters, kind) of lines
-    and (hashes, characters) of paragraphs; returns how many there are of each."""
+    """Count all lines of a text. Fills (hashes, characters before, line) of tokens, (hashes, characters, tokens, kind)
+    of lines and (hashes, characters, tokens) of paragraphs; returns how many there are of each."""
     hashes, before, token_line = tokens
-    line_hash, line_chars, line_kind = lines
-    paragraph_hash, paragraph_chars = paragraphs
+    line_hash, line_chars, line_tokens, line_kind = lines
+    paragraph_hash, paragraph_chars, paragraph_tokens = paragraphs
     found = count = paragraph = 0
     before[0] = 0
     blank = True
@@ -248,7 +252,7 @@ def _lines(points, at, end, flags, lower, tokens, lines, paragraphs, row):  # ty
             points, first, last, flags, lower, hashes, before, found, row
         )
         token_line[earlier:found] = count
-        line_chars[count] = last - first
+        line_chars[count], line_tokens[count] = last - first, found - earlier
         row[LINE_CHARS] += last - first
         row[WIDTH] += width
         row[SHORT] += width < SHORT_LINE
@@ -256,11 +260,12 @@ def _lines(points, at, end, flags, lower, tokens, lines, paragraphs, row):  # ty
         after_comma = ending == 44 or ending == 0xFF0C or ending == 0x3001  # , ， 、
         open_line = width if after_comma or flags[ending] & (c.WORD | c.HAN) else 0
         if blank:
-            paragraph_hash[paragraph], paragraph_chars[paragraph] = 0, 0
+            paragraph_hash[paragraph], paragraph_chars[paragraph], paragraph_tokens[paragraph] = 0, 0, 0
             paragraph += 1
             blank = False
         paragraph_hash[paragraph - 1] = paragraph_hash[paragraph - 1] * _BASE + line_hash[count]
         paragraph_chars[paragraph - 1] += last - first
+        paragraph_tokens[paragraph - 1] += found - earlier
         count += 1
     row[TOKENS], row[TOKEN_CHARS], row[LINES] = found, before[found], count
     return found, count, paragraph
@@ -290,8 +295,9 @@ def _ngrams(tokens, total, span, grams, line_kind, phrases, table, mask, round_,
         n = length // span
         if length % span == 0 and 2 <= n <= 4:
             row[TOP + n - 2] = _top(grams, before, length, total, table, mask, round_ + length)
-        elif length % span == 0 and 5 <= n <= 10:
-            row[COPIED + n - 5] = _covered(grams, before, length, total, table, mask, round_ + length)
+        elif length % span == 0 and (n == 5 or n == 10):
+            at = COPIED_5GRAMS if n == 5 else COPIED_10GRAMS
+            row[at] = _covered(grams, before, length, total, table, mask, round_ + length)
 
 
 @njit
@@ -335,8 +341,9 @@ def count(
     for text in range(len(borders) - 1):
         longest = max(longest, borders[text + 1] - borders[text])
     tokens = (np.empty(longest, np.uint64), np.empty(longest + 1, np.int64), np.empty(longest, np.int64))
-    lines = (np.empty(longest, np.uint64), np.empty(longest, np.int64), np.empty(longest, np.int64))
-    paragraphs = (np.empty(longest, np.uint64), np.empty(longest, np.int64))
+    numbers = np.empty((5, longest), np.int64)
+    lines = (np.empty(longest, np.uint64), numbers[0], numbers[1], numbers[2])
+    paragraphs = (np.empty(longest, np.uint64), numbers[3], numbers[4])
     grams = np.empty(longest, np.uint64)
     size = _power_of_two(2 * longest)
     table = (np.empty(size, np.uint64), np.empty(size, np.int64), np.zeros(size, np.int64))
@@ -348,9 +355,9 @@ def count(
         )
         mask = _power_of_two(2 * max(found, line)) - 1
         round_ = text * 32 + 1  # each use of the table has a number of its own, so that nothing need be cleared
-        row[COPIED_LINES], row[COPIED_LINE_CHARS] = _copies(lines[0], lines[1], line, table, mask, round_)
-        row[COPIED_PARAGRAPH_CHARS] = _copies(paragraphs[0], paragraphs[1], paragraph, table, mask, round_ + 1)[1]
-        _ngrams(tokens, found, spans[text], grams, lines[2], slots, table, mask, round_ + 1, row)
-        for i in range(line):
-            row[MARKUP] += (lines[2][i] & _LINE_MARKUP) != 0
-            row[BOILERPLATE] += (lines[2][i] & _LINE_BOILERPLATE) != 0
+        row[COPIED_LINES], row[COPIED_LINE_CHARS] = _copies(*lines[:3], line, table, mask, round_)
+        row[COPIED_PARAGRAPH_CHARS] = _copies(*paragraphs, paragraph, table, mask, round_ + 1)[1]
+        _ngrams(tokens, found, spans[text], grams, lines[3], slots, table, mask, round_ + 1, row)
+        for kind in lines[3][:line]:
+            row[MARKUP] += (kind & _LINE_MARKUP) != 0
+            row[BOILERPLATE] += (kind & _LINE_BOILERPLATE) != 0

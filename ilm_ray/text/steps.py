@@ -27,13 +27,14 @@ from ilm_ray.text.funnel import Funnel
 from ilm_ray.text.inputs import open_source
 from ilm_ray.text.language import UNKNOWN, detect_language, tokens
 from ilm_ray.text.minhash import Signer, bands_and_rows, exact_key, shingle_hashes
-from ilm_ray.text.rules import Verdict, first_failure, limits, normalise, scores
+from ilm_ray.text.normalise import drop_chrome, normalise
+from ilm_ray.text.rules import Verdict, first_failures, score_batch
 from ilm_ray.text.sources import Source
 from ilm_ray.text.warc import Capture, read_captures
 
 STEPS = ("format", "clean", "dedup", "safe", "quality")
 DOMAINS, WORDS = "domains.npy", "words.json"
-_BATCH = 128  # documents that the classifiers score at once
+_BATCH = 128  # documents that are scored at once
 
 
 def outputs(folder: Path, step: str, index: int) -> tuple[Path, Path, Path]:
@@ -79,10 +80,15 @@ def clean_file(source: Source, folder: Path, config: TextConfig) -> None:
     """Normalise, score, and remove what breaks a rule."""
 
     def rows() -> Iterator[Row]:
-        for row in read_jsonl(outputs(folder, "format", source.index)[0]):
-            text = normalise(row["text"])
-            found = scores(text, row["language"])
-            yield _judged(row | found | _sizes(text), first_failure(found, limits(config, row["language"])))
+        documents = read_jsonl(outputs(folder, "format", source.index)[0])
+        while batch := list(itertools.islice(documents, _BATCH)):
+            cleaned = [drop_chrome(normalise(row["text"])) for row in batch]
+            languages = [row["language"] for row in batch]
+            scores = score_batch([text for text, _ in cleaned], languages)
+            verdicts = first_failures(scores, languages, config.rules)
+            found = [dict(zip(scores, values, strict=True)) for values in np.stack([*scores.values()], 1).tolist()]
+            for row, (text, removed), score, verdict in zip(batch, cleaned, found, verdicts, strict=True):
+                yield _judged(row | score | {"removed_lines": removed} | _sizes(text), verdict)
 
     _write(folder, "clean", source.index, rows())
 
