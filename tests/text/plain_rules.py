@@ -17,7 +17,9 @@ COMMAS = set(",;،，、；。：．")
 NOT_PUNCTUATION = set("#*@\\_{}•‣†‡※")
 BULLETS = set("•‣⁃◦▪▫●○■□◆◇►▶▸➤➢✓✔")
 TAIL = "[\x80-\xbf" + bytes(range(0x80, 0xA0)).decode("cp1252", "ignore") + "]"
-MOJIBAKE = re.compile(f"[ÂÃÐÑ]{TAIL}|â€{TAIL}?|[âãäåæçèé]{TAIL}{TAIL}|锟斤拷|烫烫烫+|屯屯屯+|[\ufffd\ue000-\uf8ff]|[\U000f0000-\U0010fffd]")
+MOJIBAKE = re.compile(
+    f"[ÂÃÐÑ]{TAIL}|â€{TAIL}?|[âãäåæçèé]{TAIL}{TAIL}|锟斤拷|烫烫烫+|屯屯屯+|[\ufffd\ue000-\uf8ff]|[\U000f0000-\U0010fffd]"
+)
 URL = re.compile(rf"(?:(?<![^\W_])|(?<={HAN.pattern}))(?:https?://|www\.)[!-~]+")
 PHRASES = {tuple(TOKENS.findall(phrase)) for phrase in boilerplate()}
 
@@ -133,7 +135,9 @@ def plain_scores(text: str, language: str) -> dict[str, float]:
     traditional = [c for c in han if c not in simplified and in_codec(c, "big5", 0xC6)]
     marks = [c for c in joined if c in COMMAS]
     ends = [
-        i for i, c in enumerate(joined) if c in ENDS and not (i + 1 < len(joined) and (joined[i + 1] in ENDS or is_word(joined[i + 1])))
+        i
+        for i, c in enumerate(joined)
+        if c in ENDS and not (i + 1 < len(joined) and (joined[i + 1] in ENDS or is_word(joined[i + 1])))
     ]
     span = 2 if language == "zh" else 1
     stops = STOP_WORDS_ZH if language == "zh" else STOP_WORDS_EN
