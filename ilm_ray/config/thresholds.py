@@ -65,13 +65,15 @@ _CHINESE: dict[str, Bounds] = _ENGLISH | {
     "mean_line_width": (10, 20_000),
     "short_line_ratio": (None, 0.8),
     "punctuation_ratio": (0.02, 0.45),
-    "misplaced_punctuation_ratio": (None, 0.06),
+    "misplaced_punctuation_ratio": (None, 0.03),
     "mean_sentence_words": (4, 300),
     "duplicate_line_ratio": (None, 0.35),
     "duplicate_line_char_ratio": (None, 0.3),
     "top_2gram_ratio": (None, 0.3),
     "top_3gram_ratio": (None, 0.3),
     "top_4gram_ratio": (None, 0.3),
+    "duplicate_5gram_ratio": (None, 0.4),
+    "duplicate_10gram_ratio": (None, 0.3),
 }
 
 # Any other language: what does not depend on its words and its script.

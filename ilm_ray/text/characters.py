@@ -61,6 +61,7 @@ def flags() -> np.ndarray:
     mark(~spaces & ~punctuation & ~np.isin(kinds, ["L", "N", "M"]), SYMBOL)
     mark(np.array([unicodedata.east_asian_width(c) in "WF" for c in characters]), WIDE)
     table[_CASED:][classes[_CASED:] != codepoints.HAN] |= SYMBOL
+    table[0xE0100:0xE01F0] ^= SYMBOL  # variation selectors are marks
     for bit, members in (
         (COMMA, ",;،，、；。：．"),
         (FULL_MARK, "！？"),

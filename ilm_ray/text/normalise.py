@@ -70,18 +70,20 @@ def _few_blank_lines(text: str) -> str:
 _LONGEST_CHROME = 120  # characters
 _CHROME = frozenset(
     """
-advertisement|advertisements|all rights reserved|all rights reserved.|accept cookies|accept all cookies|back to top
-click here|click to enlarge|continue reading|continue reading...|cookie policy|email this|follow us|follow us on facebook
-follow us on twitter|learn more|leave a comment|leave a reply|like loading...|like this:|load more|loading...|loading…
-log in|log in to reply|next|next »|pin it|post a comment|previous|print this page|privacy policy|read more|read more »
-read more...|read more…|register|related articles|related posts|reply|report abuse|see more|share|share on facebook
-share on twitter|share this|share this:|share via email|show more|sign in|sign up|skip to content|skip to main content
-skip to navigation|sponsored content|subscribe|terms of service|terms of use|top of page|tweet|you may also like
-« previous
-分享|分享到|分享到：|分享到:|阅读全文|查看更多|加载更多|展开全文|点击查看|上一篇|下一篇|返回顶部|返回首页|回到顶部
-加入收藏|设为首页|打印|打印本页|关闭窗口|【关闭】|【打印】|我要评论|发表评论|登录|注册|登录注册|版权所有|责任编辑
-相关阅读|相关新闻|推荐阅读|扫一扫
-""".strip().replace("\n", "|").split("|")
+advertisement|advertisements|all rights reserved|all rights reserved.|accept cookies|accept all cookies
+back to top|click here|click to enlarge|continue reading|continue reading...|cookie policy|email this|follow us
+follow us on facebook|follow us on twitter|learn more|leave a comment|leave a reply|like loading...|like this:
+load more|loading...|loading…|log in|log in to reply|next|next »|pin it|post a comment|previous|print this page
+privacy policy|read more|read more »|read more...|read more…|register|related articles|related posts|reply
+report abuse|see more|share|share on facebook|share on twitter|share this|share this:|share via email|show more
+sign in|sign up|skip to content|skip to main content|skip to navigation|sponsored content|subscribe
+terms of service|terms of use|top of page|tweet|you may also like|« previous|分享|分享到|分享到：|分享到:
+阅读全文|查看更多|加载更多|展开全文|点击查看|上一篇|下一篇|返回顶部|返回首页|回到顶部|加入收藏|设为首页|打印
+打印本页|关闭窗口|【关闭】|【打印】|我要评论|发表评论|登录|注册|登录注册|版权所有|责任编辑|相关阅读|相关新闻
+推荐阅读|扫一扫
+""".strip()
+    .replace("\n", "|")
+    .split("|")
 )
 _COUNTER = re.compile(
     r"(?:\d[\d,.]*[km]?\+?) (?:likes?|shares?|views?|comments?|replies|retweets|followers|tweets?)"

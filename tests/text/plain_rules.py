@@ -1,5 +1,6 @@
-"""The scores of the rules in plain Python, a rule at a time: slow, and easy to see through. The oracle of the kernels."""
+"""The scores of the rules in plain Python, one rule at a time: slow and easy to see through. Oracle of the kernels."""
 
+import itertools
 import re
 import unicodedata
 from collections import Counter
@@ -41,7 +42,8 @@ def is_word(c: str) -> bool:
 
 
 def columns(line: str) -> int:
-    return sum(2 if HAN.match(c) or unicodedata.east_asian_width(c) in ("W", "F") else 1 for c in line)
+    wide = {c for c in line if HAN.match(c) or (c < "\U00020000" and unicodedata.east_asian_width(c) in "WF")}
+    return sum(2 if c in wide else 1 for c in line)
 
 
 def in_codec(c: str, codec: str, last: int) -> bool:
@@ -124,7 +126,7 @@ def has_boilerplate(line: str) -> bool:
 def plain_scores(text: str, language: str) -> dict[str, float]:
     rows = [piece.strip() for piece in text.split("\n")]
     lines = [row for row in rows if row]
-    neighbours = [(a, b) for a, b in zip(rows, rows[1:], strict=False) if a and b]
+    neighbours = [(a, b) for a, b in itertools.pairwise(rows) if a and b]
     paragraphs = [p for p in re.split(r"\n{2,}", "\n".join(rows).strip("\n")) if p]
     joined = "\n".join(lines)
     words = TOKENS.findall(fold(joined))
@@ -146,6 +148,7 @@ def plain_scores(text: str, language: str) -> dict[str, float]:
     chars, tokens = sum(map(len, words)), len(words)
     line_chars = sum(map(len, lines))
     bullets = [line for line in lines if line[0] in BULLETS or (line[0] in "-*+·" and (line + " ")[1].isspace())]
+    separators = [r for r in runs if len(r) > 3 and (is_punctuation(r[0]) or is_symbol(r[0]))]
     markup = [line for line in lines if re.search(r"[{}]|</|/>|=>", line) or line.endswith(");")]
 
     def share(part: int, whole: int) -> float:
@@ -170,7 +173,7 @@ def plain_scores(text: str, language: str) -> dict[str, float]:
         "broken_line_ratio": share(sum(is_broken(a, b) for a, b in neighbours), len(lines)),
         "bullet_line_ratio": share(len(bullets), len(lines)),
         "ellipsis_line_ratio": share(sum(line.endswith(("…", "...")) for line in lines), len(lines)),
-        "separator_ratio": share(sum(len(r) for r in runs if len(r) > 3 and (is_punctuation(r[0]) or is_symbol(r[0]))), len(visible)),
+        "separator_ratio": share(sum(map(len, separators)), len(visible)),
         "markup_line_ratio": share(len(markup), len(lines)),
         "boilerplate_line_ratio": share(sum(map(has_boilerplate, lines)), len(lines)),
         "punctuation_ratio": share(sum(map(is_punctuation, visible)), len(visible)),

@@ -6,17 +6,18 @@ from collections.abc import Callable
 from ilm_ray.text.language import tokens
 
 MENU = {
-    "en": "Home|About us|Products|News|Contact|My account|Wish list|Shoes|Dresses|Jackets|Sale|Gift cards|Help|Stores|FAQ",
-    "zh": "首页|关于公司|产品中心|新闻动态|人才招聘|在线留言|皮具|手表|箱包|女装|男装|家电|数码|图书|会员中心|购物车|帮助",
+    "en": "Home|About us|Products|News|Contact|My account|Wish list|Shoes|Jackets|Sale|Gift cards|Help|Stores|FAQ",
+    "zh": "首页|关于公司|产品中心|新闻动态|人才招聘|在线留言|皮具|手表|女装|男装|图书|会员中心|购物车|帮助",
 }
 TEMPLATE = {
-    "en": "Copyright 2019 Acme Ltd. All rights reserved.|Privacy policy|Terms of service|This site uses cookies.|"
+    "en": "Copyright 2019 Acme Ltd. All rights reserved.|Privacy policy|Terms of service|We use cookies.|"
     "Your browser does not support video.|Powered by WordPress|Sign up for our newsletter today|Skip to content",
-    "zh": "版权所有 某某网络有限公司|未经许可，不得转载|沪ICP备12345678号|联系我们|关于我们|友情链接|公网安备 3101|免责声明",
+    "zh": "版权所有 某某网络有限公司|未经许可，不得转载|沪ICP备12345678号|联系我们|关于我们|公网安备 3101",
 }
 
 
 def shuffled(text: str, language: str, rng: random.Random) -> str:
+    text *= max(1, 1500 // len(text))
     return "".join(rng.sample(text, len(text)))
 
 
@@ -48,7 +49,7 @@ def keywords(text: str, language: str, rng: random.Random) -> str:
 
 
 def repeated(text: str, language: str, rng: random.Random) -> str:
-    paragraph = rng.choice([line for line in text.split("\n") if len(line) > 40])
+    paragraph = rng.choice([line for line in text.split("\n") if len(line) > 20])
     return "\n\n".join([paragraph] * max(6, 600 // len(paragraph)))
 
 
