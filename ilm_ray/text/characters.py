@@ -5,28 +5,7 @@ import unicodedata
 
 import numpy as np
 
-from ilm_ray.text import codepoints
-
-WORD = 1 << 0  # letters, digits and marks that make words; a token is a run of them
-HAN = 1 << 1  # a token by itself
-SPACE = 1 << 2
-LETTER = 1 << 3
-DIGIT = 1 << 4
-UPPER = 1 << 5
-LOWER = 1 << 6
-PUNCTUATION = 1 << 7
-SYMBOL = 1 << 8  # visible, and neither letter, number, mark nor punctuation
-COMMA = 1 << 9  # never stands at the start of a line, after a space or after another mark
-FULL_MARK = 1 << 10  # full-width ! and ?
-OPENING = 1 << 11  # full-width opening brackets and quotes
-SENTENCE_END = 1 << 12
-LINE_END = 1 << 13  # a line that ends so is complete
-BULLET = 1 << 14
-WIDE = 1 << 15  # two columns on paper
-TRADITIONAL = 1 << 16  # Han of everyday traditional but not of simplified Chinese
-RARE = 1 << 17  # Han of neither
-BROKEN = 1 << 18  # U+FFFD and private use
-TAIL = 1 << 19  # what a continuation byte of UTF-8 becomes where a page is read as windows-1252
+from ilm_ray.text import codepoints, scan
 
 _CASED = 0x20000  # no letter beyond has a case
 _MAX = 0x110000
@@ -41,8 +20,8 @@ def flags() -> np.ndarray:
     """uint32 [0x110000]: the bits of each code point."""
     table = np.zeros(_MAX, np.uint32)
     classes = codepoints.token_classes()
-    table[classes == codepoints.WORD] |= WORD
-    table[classes == codepoints.HAN] |= HAN | LETTER | WIDE
+    table[classes == codepoints.WORD] |= scan.IS_WORD
+    table[classes == codepoints.HAN] |= scan.IS_HAN | scan.IS_LETTER | scan.IS_WIDE
     characters = list(map(chr, range(_CASED)))
     categories = np.array(list(map(unicodedata.category, characters)))
     kinds = categories.astype("U1")
@@ -52,31 +31,31 @@ def flags() -> np.ndarray:
 
     spaces = np.array([c.isspace() for c in characters])
     punctuation = (kinds == "P") & ~np.isin(characters, list(_NO_PUNCTUATION))
-    mark(spaces, SPACE)
-    mark(kinds == "L", LETTER)
-    mark(categories == "Nd", DIGIT)
-    mark((categories == "Lu") | (categories == "Lt"), UPPER)
-    mark(categories == "Ll", LOWER)
-    mark(punctuation, PUNCTUATION)
-    mark(~spaces & ~punctuation & ~np.isin(kinds, ["L", "N", "M"]), SYMBOL)
-    mark(np.array([unicodedata.east_asian_width(c) in "WF" for c in characters]), WIDE)
-    table[_CASED:][classes[_CASED:] != codepoints.HAN] |= SYMBOL
-    table[0xE0100:0xE01F0] ^= SYMBOL  # variation selectors are marks
+    mark(spaces, scan.IS_SPACE)
+    mark(kinds == "L", scan.IS_LETTER)
+    mark(categories == "Nd", scan.IS_DIGIT)
+    mark((categories == "Lu") | (categories == "Lt"), scan.IS_UPPER)
+    mark(categories == "Ll", scan.IS_LOWER)
+    mark(punctuation, scan.IS_PUNCTUATION)
+    mark(~spaces & ~punctuation & ~np.isin(kinds, ["L", "N", "M"]), scan.IS_SYMBOL)
+    mark(np.array([unicodedata.east_asian_width(c) in "WF" for c in characters]), scan.IS_WIDE)
+    table[_CASED:][classes[_CASED:] != codepoints.HAN] |= scan.IS_SYMBOL
+    table[0xE0100:0xE01F0] ^= scan.IS_SYMBOL  # variation selectors are marks
     for bit, members in (
-        (COMMA, ",;،，、；。：．"),
-        (FULL_MARK, "！？"),
-        (OPENING, "“‘「『（《〈【〔"),
-        (SENTENCE_END, _SENTENCE_ENDS),
-        (LINE_END, _LINE_ENDS),
-        (BULLET, "•‣⁃◦▪▫●○■□◆◇►▶▸➤➢✓✔"),
-        (TAIL, "".join(map(chr, range(0x80, 0xC0))) + bytes(range(0x80, 0xA0)).decode("cp1252", "ignore")),
+        (scan.IS_COMMA, ",;،，、；。：．"),
+        (scan.IS_FULL_MARK, "！？"),
+        (scan.IS_OPENING, "“‘「『（《〈【〔"),
+        (scan.IS_SENTENCE_END, _SENTENCE_ENDS),
+        (scan.IS_LINE_END, _LINE_ENDS),
+        (scan.IS_BULLET, "•‣⁃◦▪▫●○■□◆◇►▶▸➤➢✓✔"),
+        (scan.IS_TAIL, "".join(map(chr, range(0x80, 0xC0))) + bytes(range(0x80, 0xA0)).decode("cp1252", "ignore")),
     ):
         table[[ord(c) for c in members]] |= bit
     simplified, traditional = _common_han()
-    table[traditional & ~simplified] |= TRADITIONAL
-    table[(classes == codepoints.HAN) & ~traditional & ~simplified] |= RARE
+    table[traditional & ~simplified] |= scan.IS_TRADITIONAL
+    table[(classes == codepoints.HAN) & ~traditional & ~simplified] |= scan.IS_RARE
     for first, last in ((0xFFFD, 0xFFFD), (0xE000, 0xF8FF), (0xF0000, 0xFFFFD), (0x100000, 0x10FFFD)):
-        table[first : last + 1] |= BROKEN
+        table[first : last + 1] |= scan.IS_BROKEN
     return table
 
 
@@ -84,7 +63,7 @@ def flags() -> np.ndarray:
 def lower_case() -> np.ndarray:
     """uint32 [0x20000]: the small letter of each code point, or itself where that is no single one."""
     table = np.arange(_CASED, dtype=np.uint32)
-    for point in np.flatnonzero(flags()[:_CASED] & UPPER).tolist():
+    for point in np.flatnonzero(flags()[:_CASED] & scan.IS_UPPER).tolist():
         small = chr(point).lower()
         if len(small) == 1:
             table[point] = ord(small)

@@ -1,7 +1,8 @@
 """Compiled loops. A kernel has one signature, so that it is ready, or loaded from numba's cache, once it is imported.
 
 One signature also keeps the cache sound where many processes fill it at once: each writes the same file, by renaming.
-A kernel calls plain `numba.njit` functions of its own file; they become part of what is cached.
+A kernel uses plain `numba.njit` functions and constants of its own file alone: the cache is thrown away when that file
+changes, and only then.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,8 @@ from numba import njit, types
 INTS = types.Array(types.int64, 1, "C", readonly=True)
 POINTS = types.Array(types.uint32, 1, "C", readonly=True)
 HASHES = types.Array(types.uint64, 1, "C", readonly=True)
-MATRIX = types.Array(types.int64, 2, "C")  # for results
+MATRIX = types.Array(types.int64, 2, "C")
+WORDS = types.Array(types.uint64, 2, "C")
 
 
 def kernel(*arguments: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:

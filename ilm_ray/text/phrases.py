@@ -6,7 +6,8 @@ import numpy as np
 
 from ilm_ray.text.codepoints import flatten
 from ilm_ray.text.language import tokens
-from ilm_ray.text.scan import hash_phrase
+from ilm_ray.text.repetition import hash_phrase
+from ilm_ray.text.scan import hash_token
 
 # Gopher's list (Rae et al. 2021, appendix A1.1).
 STOP_WORDS_EN = ("the", "be", "to", "of", "and", "that", "have", "with")
@@ -36,6 +37,8 @@ def phrase_table() -> tuple[np.ndarray, np.ndarray]:
     """(sorted uint64 hashes, int64 meanings): one bit for a stop word (English ones first), 0 for boilerplate."""
     meanings: dict[tuple[str, ...], int] = {(word,): 1 << bit for bit, word in enumerate(STOP_WORDS_EN + STOP_WORDS_ZH)}
     meanings |= {tuple(tokens(phrase)): 0 for phrase in boilerplate()}
-    keys = np.array([hash_phrase([flatten([word])[0] for word in phrase]) for phrase in meanings], np.uint64)
+    keys = np.array(
+        [hash_phrase([hash_token(flatten([word])[0]) for word in phrase]) for phrase in meanings], np.uint64
+    )
     order = np.argsort(keys)
     return keys[order], np.array(list(meanings.values()), np.int64)[order]

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ilm_ray.text import scan
+from ilm_ray.text import repetition, scan
 from ilm_ray.text.characters import flags, lower_case
 from ilm_ray.text.codepoints import flatten
 from ilm_ray.text.phrases import STOP_WORDS_EN, STOP_WORDS_ZH, phrase_table
+
+_REPEATED = scan.COUNTS  # the counts of `repetition` stand right of those of `scan`
 
 # A score is a quotient of two counts. The names that end in _ratio lie in [0, 1].
 QUOTIENTS = {
@@ -28,7 +30,7 @@ QUOTIENTS = {
     "traditional_han_ratio": (scan.TRADITIONAL, scan.HAN),
     # Words: runs of letters and digits; each Chinese character is one.
     "mean_word_chars": (scan.TOKEN_CHARS, scan.TOKENS),
-    "alphabetic_word_ratio": (scan.WORDS_WITH_LETTERS, scan.TOKENS),
+    "alphabetic_word_ratio": (scan.LETTERED_TOKENS, scan.TOKENS),
     "symbols_per_word": (scan.HASH_SIGNS, scan.TOKENS),  # hash signs and ellipses
     # Separation and line breaks.
     "mean_line_width": (scan.WIDTH, scan.LINES),  # in columns, of which a Chinese character takes two
@@ -38,7 +40,7 @@ QUOTIENTS = {
     "ellipsis_line_ratio": (scan.ELLIPSES, scan.LINES),
     "separator_ratio": (scan.SEPARATORS, scan.VISIBLE),
     "markup_line_ratio": (scan.MARKUP, scan.LINES),
-    "boilerplate_line_ratio": (scan.BOILERPLATE, scan.LINES),
+    "boilerplate_line_ratio": (_REPEATED + repetition.BOILERPLATE, scan.LINES),
     # Punctuation.
     "punctuation_ratio": (scan.PUNCTUATION, scan.VISIBLE),
     "terminal_punctuation_ratio": (scan.COMPLETE, scan.LINES),
@@ -46,14 +48,14 @@ QUOTIENTS = {
     "unpunctuated_ratio": (scan.UNPUNCTUATED, scan.TOKENS),
     "mean_sentence_words": (scan.TOKENS, scan.SENTENCES),
     # Repetition. An n-gram of Chinese has 2n characters: two make an average word.
-    "duplicate_line_ratio": (scan.COPIED_LINES, scan.LINES),
-    "duplicate_line_char_ratio": (scan.COPIED_LINE_CHARS, scan.LINE_CHARS),
-    "duplicate_paragraph_char_ratio": (scan.COPIED_PARAGRAPH_CHARS, scan.LINE_CHARS),
-    "top_2gram_ratio": (scan.TOP, scan.TOKEN_CHARS),
-    "top_3gram_ratio": (scan.TOP + 1, scan.TOKEN_CHARS),
-    "top_4gram_ratio": (scan.TOP + 2, scan.TOKEN_CHARS),
-    "duplicate_5gram_ratio": (scan.COPIED_5GRAMS, scan.TOKEN_CHARS),
-    "duplicate_10gram_ratio": (scan.COPIED_10GRAMS, scan.TOKEN_CHARS),
+    "duplicate_line_ratio": (_REPEATED + repetition.COPIED_LINES, scan.LINES),
+    "duplicate_line_char_ratio": (_REPEATED + repetition.COPIED_LINE_CHARS, scan.LINE_CHARS),
+    "duplicate_paragraph_char_ratio": (_REPEATED + repetition.COPIED_PARAGRAPH_CHARS, scan.LINE_CHARS),
+    "top_2gram_ratio": (_REPEATED + repetition.TOP, scan.TOKEN_CHARS),
+    "top_3gram_ratio": (_REPEATED + repetition.TOP + 1, scan.TOKEN_CHARS),
+    "top_4gram_ratio": (_REPEATED + repetition.TOP + 2, scan.TOKEN_CHARS),
+    "duplicate_5gram_ratio": (_REPEATED + repetition.COPIED_5GRAMS, scan.TOKEN_CHARS),
+    "duplicate_10gram_ratio": (_REPEATED + repetition.COPIED_10GRAMS, scan.TOKEN_CHARS),
 }
 RULES = ("words", "stop_words", *QUOTIENTS)
 
@@ -74,11 +76,15 @@ def score_batch(texts: Sequence[str], languages: Sequence[str]) -> dict[str, np.
     """
     points, borders = flatten(texts)
     chinese = np.array([language == "zh" for language in languages], bool)
-    counts = np.zeros((len(texts), scan.COUNTS), np.int64)
-    scan.count(points, borders, 1 + chinese.astype(np.int64), flags(), lower_case(), *phrase_table(), counts)
+    counts, again = (np.zeros((len(texts), each.COUNTS), np.int64) for each in (scan, repetition))
+    hashes, numbers = np.empty((3, len(points)), np.uint64), np.empty((6, len(points)), np.int64)
+    scan.count(points, borders, flags(), lower_case(), counts, hashes, numbers)
+    pieces = np.ascontiguousarray(counts[:, [scan.TOKENS, scan.LINES, scan.PARAGRAPHS]])
+    repetition.count(borders, 1 + chinese.astype(np.int64), pieces, hashes, numbers, *phrase_table(), again)
+    counts = np.hstack([counts, again])
     english_words = (1 << len(STOP_WORDS_EN)) - 1
     chinese_words = ((1 << len(STOP_WORDS_ZH)) - 1) << len(STOP_WORDS_EN)
-    found = counts[:, scan.STOP_WORDS] & np.where(chinese, chinese_words, english_words)
+    found = counts[:, _REPEATED + repetition.STOP_WORDS] & np.where(chinese, chinese_words, english_words)
     scores = {
         "words": counts[:, scan.TOKENS].astype(np.float64),
         "stop_words": np.bitwise_count(found).astype(np.float64),  # how many different ones

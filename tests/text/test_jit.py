@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from ilm_ray.text import scan
+from ilm_ray.text import repetition, scan
 from ilm_ray.text.jit import INTS, MATRIX, kernel
+from ilm_ray.text.rules import score_batch
 
 SOURCE = """
 def double(numbers, out):
@@ -13,14 +14,11 @@ def double(numbers, out):
 
 
 def test_a_kernel_is_compiled_once_for_one_kind_of_argument() -> None:
-    before = list(scan.count.signatures)  # type: ignore[attr-defined]
-    assert len(before) == 1
-    scores = np.zeros((1, scan.COUNTS), np.int64)
-    numbers = np.zeros(2, np.int64)
-    table = np.zeros(0x110000, np.uint32)
-    nothing = np.zeros(0, np.uint64), np.zeros(0, np.int64)
-    scan.count(np.zeros(0, np.uint32), numbers, numbers[:1] + 1, table, table, *nothing, scores)
-    assert scan.count.signatures == before  # type: ignore[attr-defined]
+    kernels = (scan.count, repetition.count)
+    before = [list(each.signatures) for each in kernels]  # type: ignore[attr-defined]
+    score_batch(["one", "二"], ["en", "zh"])
+    assert [list(each.signatures) for each in kernels] == before  # type: ignore[attr-defined]
+    assert [len(signatures) for signatures in before] == [1, 1]
 
 
 def test_a_kernel_works_where_nothing_can_be_cached() -> None:
