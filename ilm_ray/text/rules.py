@@ -5,6 +5,7 @@ characters, distribution of punctuation. Repetition joins them, as in Gopher. Ev
 can be moved without scoring again; `ilm_ray.config.thresholds` says where each default comes from.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from ilm_ray.text.characters import flags, lower_case
 from ilm_ray.text.codepoints import flatten
 from ilm_ray.text.phrases import STOP_WORDS_EN, STOP_WORDS_ZH, phrase_table
 
+_WINDOW = 1 << 20  # characters that are scanned at once, or one text: at most 80 bytes of work space for each
 _REPEATED = scan.COUNTS  # the counts of `repetition` stand right of those of `scan`
 
 # A score is a quotient of two counts. The names that end in _ratio lie in [0, 1].
@@ -74,14 +76,12 @@ def score_batch(texts: Sequence[str], languages: Sequence[str]) -> dict[str, np.
 
     A text's scores depend on itself and its language alone. Texts should be normalised; any string is scored.
     """
-    points, borders = flatten(texts)
     chinese = np.array([language == "zh" for language in languages], bool)
-    counts, again = (np.zeros((len(texts), each.COUNTS), np.int64) for each in (scan, repetition))
-    hashes, numbers = np.empty((3, len(points)), np.uint64), np.empty((6, len(points)), np.int64)
-    scan.count(points, borders, flags(), lower_case(), counts, hashes, numbers)
-    pieces = np.ascontiguousarray(counts[:, [scan.TOKENS, scan.LINES, scan.PARAGRAPHS]])
-    repetition.count(borders, 1 + chinese.astype(np.int64), pieces, hashes, numbers, *phrase_table(), again)
-    counts = np.hstack([counts, again])
+    counts = np.zeros((len(texts), scan.COUNTS + repetition.COUNTS), np.int64)
+    window = np.cumsum([0, *map(len, texts)]) // _WINDOW
+    for _, group in itertools.groupby(range(len(texts)), window.__getitem__):
+        some = list(group)
+        counts[some] = _counts([texts[at] for at in some], 1 + chinese[some].astype(np.int64))
     english_words = (1 << len(STOP_WORDS_EN)) - 1
     chinese_words = ((1 << len(STOP_WORDS_ZH)) - 1) << len(STOP_WORDS_EN)
     found = counts[:, _REPEATED + repetition.STOP_WORDS] & np.where(chinese, chinese_words, english_words)
@@ -96,6 +96,17 @@ def score_batch(texts: Sequence[str], languages: Sequence[str]) -> dict[str, np.
         # Occurrences of one n-gram may overlap ("no no no"): more than everything is everything.
         scores[rule] = np.round(np.minimum(quotient, 1) if rule.endswith("_ratio") else quotient, 4)
     return scores
+
+
+def _counts(texts: list[str], spans: np.ndarray) -> np.ndarray:
+    """int64 [texts, counts of `scan` and of `repetition`]."""
+    points, borders = flatten(texts)
+    counts, again = (np.zeros((len(texts), each.COUNTS), np.int64) for each in (scan, repetition))
+    hashes, numbers = np.empty((3, len(points)), np.uint64), np.empty((6, len(points)), np.int64)
+    scan.count(points, borders, flags(), lower_case(), counts, hashes, numbers)
+    pieces = np.ascontiguousarray(counts[:, [scan.TOKENS, scan.LINES, scan.PARAGRAPHS]])
+    repetition.count(borders, spans, pieces, hashes, numbers, *phrase_table(), again)
+    return np.hstack([counts, again])
 
 
 def first_failures(

@@ -1,7 +1,7 @@
 """One pass over the code points of a batch of texts: counts, and the hashes of its tokens, lines and paragraphs.
 
 A line is a piece between line breaks with something visible in it, taken without the space around it. Lines with no
-blank line between them form a paragraph. A token is a run of letters, digits and marks, or one Chinese character.
+blank line between them form a paragraph. A token is a run of letters and digits, or one Chinese character.
 
 All that the kernel knows stands in this file: numba's cache looks at no other (`jit`).
 """
@@ -12,7 +12,7 @@ from numba import njit
 from ilm_ray.text.jit import INTS, MATRIX, POINTS, WORDS, kernel
 
 # What a code point is, as bits of a table (`characters.flags`).
-IS_WORD = 1 << 0  # letters, digits and marks that make words; a token is a run of them
+IS_WORD = 1 << 0  # letters and digits of which words are made; a token is a run of them
 IS_HAN = 1 << 1  # a token by itself
 IS_SPACE = 1 << 2
 IS_LETTER = 1 << 3

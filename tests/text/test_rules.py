@@ -102,6 +102,16 @@ def test_a_score_does_not_depend_on_its_batch(texts: list[str], rng: random.Rand
         assert rule.endswith("_ratio") <= bool(np.all((together[rule] >= 0) & (together[rule] <= 1)))
 
 
+def test_long_texts_are_scanned_one_after_the_other() -> None:
+    long = [EN * 1500, ZH * 4000, EN, EN * 3000, ""]
+    languages = ["en", "zh", "en", "en", "en"]
+    together = score_batch(long, languages)
+    for at, (text, language) in enumerate(zip(long, languages, strict=True)):
+        assert {rule: values[0] for rule, values in score_batch([text], [language]).items()} == {
+            rule: values[at] for rule, values in together.items()
+        }
+
+
 def test_no_text_and_no_batch_have_scores_too() -> None:
     assert all(values.tolist() == [] for values in score_batch([], []).values())
     assert score_batch([""], ["en"]) == {rule: [0.0] for rule in RULES}
