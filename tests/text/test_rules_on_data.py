@@ -6,14 +6,21 @@ import random
 import re
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ilm_ray.config.thresholds import RULES as TABLE
+from ilm_ray.text.charset import decode
+from ilm_ray.text.extract import main_text
+from ilm_ray.text.inputs import open_source
+from ilm_ray.text.language import detect_language
 from ilm_ray.text.normalise import drop_chrome, normalise
 from ilm_ray.text.rules import Verdict, first_failures, score_batch
+from ilm_ray.text.sources import find_sources
+from ilm_ray.text.warc import read_captures
 from tests.text.rubbish import KINDS
 
 CHAPTER = {"en": 15_000, "zh": 4_000}  # characters: about 2,700 words
@@ -101,6 +108,22 @@ def test_hand_cleaned_pages_pass(shared_data: Path) -> None:
     with (shared_data / "web" / "gold_cleanportaleval.jsonl").open(encoding="utf-8") as lines:
         golds = [re.sub(r"\nURL:.*\n|<[a-z]+>", "\n", json.loads(line)["gold"]) for line in lines]
     assert pass_rate([text for text in golds if len(text) >= 400], "en") >= 0.95
+
+
+@pytest.mark.slow
+def test_pages_of_the_extraction_gold_pass(shared_data: Path) -> None:
+    """What falls are error messages, menus, lists of names and headlines run together: one page in twelve."""
+    with (shared_data / "web" / "gold_text.jsonl").open(encoding="utf-8") as lines:
+        gold = {json.loads(line)["url"] for line in lines}
+    texts = []
+    for source in find_sources(str(shared_data / "web" / "CC-MAIN-2024-10" / "*.warc.gz")):
+        with open_source(source) as stream:
+            for capture in read_captures(stream, 1 << 22, Counter()):
+                text = main_text(decode(capture.body, capture.charset)[0]) or "" if capture.url in gold else ""
+                if len(text) >= 200 and detect_language(text)[0] == "en":
+                    texts.append(text)
+    assert len(texts) > 30
+    assert pass_rate(texts, "en") >= 0.9
 
 
 @pytest.mark.parametrize("kind", KINDS)
