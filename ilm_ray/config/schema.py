@@ -6,7 +6,9 @@ Where the InternLM2 report states no number the field's comment says so and why 
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from ilm_ray.config.thresholds import RULES, Bounds, merged_rules
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -28,10 +30,9 @@ class ClassifierConfig(Section):
     """A classifier of Safe or High-quality. Its score is the probability of GOOD; below the threshold a text falls."""
 
     threshold: Share = 0.4  # not stated in the report
-    model: str | None = None  # folder written by jobs/train_classifier.py; None: trained in the run, from `labels`
-    labels: str | None = None  # labelled JSON Lines or CSV; None: the labels shipped with ilm_ray.demo
-    backend: Literal["linear", "bert"] = "linear"  # the report fine-tunes BERT; linear needs no GPU and no download
-    base: str | None = None  # for bert: folder or hub id of the encoder to fine-tune
+    # Folder written by jobs/train_classifier.py, linear or BERT-style; None: a linear one is trained in the run.
+    model: str | None = None
+    labels: str | None = None  # what that is trained on: JSON Lines or CSV; None: the labels shipped with ilm_ray.demo
 
 
 class ClassifiersConfig(Section):
@@ -49,9 +50,6 @@ class TextSourceConfig(Section):
     settings: dict[str, Any] = {}  # fields of `text` that differ for this source, e.g. {min_chars: 2000}
 
 
-Bounds = tuple[float | None, float | None]  # lowest and highest allowed score; None: no bound on that side
-
-
 class TextConfig(Section):
     """Web text: Format, Clean, Dedup, Safe, High-quality (report section 3.1)."""
 
@@ -61,16 +59,8 @@ class TextConfig(Section):
     extract_timeout_s: float = 20.0
     prepass: bool = False  # throw out empty, blocked and wrong-language pages by a cheap extractor first
     sources: dict[str, TextSourceConfig] = {}  # name -> text that is no web page
-    # Clean: the report names the kinds of rule and no threshold; these follow Gopher and C4.
-    max_symbol_ratio: float = 0.25
-    max_short_line_ratio: float = 0.7
-    min_terminal_punctuation_ratio: float = 0.1
-    min_punctuation_ratio: float = 0.005  # of the visible characters
-    max_punctuation_ratio: float = 0.3
-    min_mean_word_chars: float = 2.5  # not for Chinese; beyond these bounds words are broken up or stuck together
-    max_mean_word_chars: float = 10.0
-    max_duplicate_line_ratio: float = 0.3
-    max_repeated_ngram_ratio: float = 0.25
+    # Clean: bounds of scores by language ("en", "zh", "*" for the others) and rule; named ones replace the defaults.
+    rules: dict[str, dict[str, Bounds]] = Field(RULES, validate_default=True)
     # Dedup (report): 128 hashes, 5-grams, threshold 0.7.
     num_hashes: Count = 128
     ngram: Count = 5
@@ -82,6 +72,11 @@ class TextConfig(Section):
     blocked_domains: str | None = None  # None: the list shipped with ilm_ray.demo
     blocked_words: str | None = None
     classifiers: ClassifiersConfig = ClassifiersConfig()
+
+    @field_validator("rules", mode="before")
+    @classmethod
+    def _over_the_defaults(cls, value: Any) -> Any:
+        return merged_rules(value) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _sources_are_sound(self) -> "TextConfig":
@@ -102,7 +97,7 @@ class TextConfig(Section):
 
 
 # What a source may set for itself: the rest holds for all documents of a run together.
-SOURCE_SETTINGS = {"languages", "min_chars", "classifiers", *(f for f in TextConfig.model_fields if "ratio" in f)}
+SOURCE_SETTINGS = {"languages", "min_chars", "classifiers", "rules"}
 
 
 def _merged(base: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, TypeVar
 import aiohttp
 import fsspec
 
+from ilm_ray.corpus.jsonl import sha256_of
 from ilm_ray.errors import UserError
 from ilm_ray.text.archive import looks_like_archive
 from ilm_ray.text.sources import Source, one_line
@@ -121,9 +122,11 @@ def _open(path: str) -> BinaryIO:
     return spooled
 
 
-def file_fingerprint(path: Path, what: str) -> str:
-    """Hash of a small local input. Raises UserError where it cannot be read."""
+def path_fingerprint(path: Path, what: str) -> str:
+    """Hash of a local file, or of all files of a folder. Raises UserError where it cannot be read."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        hashes = [f"{file.relative_to(path)} {sha256_of(file)}" for file in files]
     except OSError as error:
         raise UserError(f"cannot read {what} {path}: {error.strerror}; set its path or leave the setting out") from None
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:16]

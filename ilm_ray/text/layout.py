@@ -50,7 +50,8 @@ def cost_path(folder: Path, step: str, index: int) -> Path:
 
 
 def model_path(folder: Path, name: str) -> Path:
-    return folder / "models" / f"{name}.npz"
+    """Folder of a classifier: its weights and its card."""
+    return folder / "models" / name
 
 
 def list_path(configured: str | None, name: str) -> Path:

@@ -5,6 +5,7 @@ earlier runs too; files through Dedup, Safe and High-quality. Ray Data carries f
 """
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,20 +17,24 @@ import ray
 from ilm_ray.config import Config
 from ilm_ray.config.schema import TextConfig
 from ilm_ray.corpus.files import write_text_atomic
-from ilm_ray.corpus.jsonl import write_jsonl
+from ilm_ray.corpus.jsonl import sha256_of, write_jsonl
 from ilm_ray.corpus.stage import Context, Result
 from ilm_ray.demo import DATA
 from ilm_ray.errors import UserError
 from ilm_ray.observe.metrics import DOCUMENTS, counter
 from ilm_ray.observe.progress import Progress
 from ilm_ray.text import layout, steps
-from ilm_ray.text.blocklist import read_list
-from ilm_ray.text.classifier import NAMES, read_labels, train, write_card
+from ilm_ray.text.blocklist import Domains, read_words
+from ilm_ray.text.classifiers import NAMES
+from ilm_ray.text.classifiers.card import FILE as CARD
+from ilm_ray.text.classifiers.card import read_card
+from ilm_ray.text.classifiers.labels import read_labels, split
+from ilm_ray.text.classifiers.model import load_classifier, train_linear
 from ilm_ray.text.dedup.components import Drops
 from ilm_ray.text.dedup.minhash import bands_and_rows, catch_probability
 from ilm_ray.text.dedup.pipeline import Signed, find_duplicates
 from ilm_ray.text.funnel import Funnel
-from ilm_ray.text.inputs import file_fingerprint, fingerprint
+from ilm_ray.text.inputs import fingerprint, path_fingerprint
 from ilm_ray.text.previous import FinishedRun, finished_runs, replaced
 from ilm_ray.text.sources import ROW_BITS, Source, find_sources, jsonable
 
@@ -40,9 +45,12 @@ FIRST_STEPS, LAST_STEPS = layout.STEPS[:2], layout.STEPS[2:]
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """What the result depends on. Lists, labels and earlier runs count by their content, see `sources`."""
+    """What the result depends on. Lists, labels, models and earlier runs count by their content, see `sources`."""
     apart = {"shuffle_partitions", "blocked_domains", "blocked_words", "previous"}
-    return {"seed": config.seed, "text": config.text.model_dump(exclude=apart)}
+    # A mapping's order is no part of a fingerprint, and the first rule that fails is the one that is recorded.
+    tables = {"": config.text, **{name: config.text.for_source(name) for name in config.text.sources}}
+    order = {name: {code: list(table) for code, table in own.rules.items()} for name, own in tables.items()}
+    return {"seed": config.seed, "text": config.text.model_dump(exclude=apart), "rule_order": order}
 
 
 def sources(config: Config) -> dict[str, str]:
@@ -53,15 +61,19 @@ def sources(config: Config) -> dict[str, str]:
         raise UserError(
             f"no file of input={config.input} is a web archive (WARC, ARC or WACZ); give a glob of archives"
         )
-    found = {f"file {source.path}": found for source, (found, _) in looked_at.items()}
+    found = {f"file {source.path}": print_of for source, (print_of, _) in looked_at.items()}
     found |= {f"previous {run.folder.parent}": run.fingerprint for run in finished_runs(config.text, files)}
     for name, path in _side_inputs(config.text).items():
-        found[name] = file_fingerprint(path, name)
-    # A wrong list or label file is found before hours of work, not after.
-    for path in _block_lists(config.text).values():
-        read_list(path)
+        found[name] = path_fingerprint(path, name)
+    # A wrong list, label file or model is found before hours of work, not after.
+    lists = _block_lists(config.text)
+    Domains.read(lists["text.blocked_domains"])
+    read_words(lists["text.blocked_words"])
     for name in NAMES:
-        read_labels(_labels_path(config.text, name))
+        if model := _model(config.text, name):
+            load_classifier(model)
+        else:
+            split(read_labels(_labels_path(config.text, name)))
     return found
 
 
@@ -80,35 +92,61 @@ def run_text(context: Context) -> Result:
         progress.update(done + 1, documents_in=documents)
     if not all(layout.drops_path(folder, f.index).is_file() for f in files):
         _dedup(folder, files, earlier, config)
-    cards = _train(folder, context.config)
+    cards = _prepare_classifiers(folder, context.config)
     steps.write_block_lists(folder, config)
     last = [f for f in files if not _last_pass_done(folder, f)]
     documents = 0
-    for done, counts in enumerate(_each_file(last, LAST_PASS, LAST_STEPS, folder, config), 2 * len(files) - len(last)):
+    # A BERT-style model is loaded in seconds and wants a GPU: then actors keep it.
+    bert = any(card["kind"] == "bert" for card in cards.values())
+    finished = _each_file(last, LAST_PASS, LAST_STEPS, folder, config, on_actors=bert)
+    for done, counts in enumerate(finished, 2 * len(files) - len(last)):
         documents += counts["quality"]["kept"]
         progress.update(done + 1, documents_kept=documents)
     return _result(folder, files, config, cards)
 
 
+class FileChain:
+    """A chain of steps on one file after the other; as Ray Data actors it keeps the models that its steps load.
+
+    Its only effect is its files, so it may run twice on one.
+    """
+
+    def __init__(self, chain: tuple[FileStep, ...], names: tuple[str, ...], folder: Path, config: TextConfig) -> None:
+        self.chain, self.names, self.folder, self.config = chain, names, folder, config
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        source = Source(**row)
+        own = self.config.for_source(source.source)
+        for step in self.chain:
+            step(source, self.folder, own)
+        return {"counts": json.dumps({n: layout.kept_and_removed(self.folder, n, source.index) for n in self.names})}
+
+
 def _each_file(
-    files: list[Source], chain: tuple[FileStep, ...], names: tuple[str, ...], folder: Path, config: TextConfig
+    files: list[Source],
+    chain: tuple[FileStep, ...],
+    names: tuple[str, ...],
+    folder: Path,
+    config: TextConfig,
+    on_actors: bool = False,
 ) -> Iterator[dict[str, dict[str, int]]]:
     """Run `chain` on every file, one task a file; yields each finished file's outcomes of the steps `names`.
 
-    A task's only effect is its files, so it may run twice; the live metrics are counted here, where a file
-    arrives once.
+    The live metrics are counted here, where a file arrives once.
     """
-
-    def work(row: dict[str, Any]) -> dict[str, Any]:
-        source = Source(**row)
-        own = config.for_source(source.source)
-        for step in chain:
-            step(source, folder, own)
-        return {"counts": json.dumps({name: layout.kept_and_removed(folder, name, source.index) for name in names})}
-
     if not files:
         return
-    rows = ray.data.from_items([jsonable(f) for f in files], override_num_blocks=len(files)).map(work)
+    rows = ray.data.from_items([jsonable(f) for f in files], override_num_blocks=len(files))
+    if on_actors:
+        size = min(len(files), max(1, int(ray.cluster_resources().get("CPU", 1))))
+        rows = rows.map(
+            FileChain,
+            fn_constructor_args=(chain, names, folder, config),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size),
+            num_gpus=min(1.0, ray.cluster_resources().get("GPU", 0) / size),
+        )
+    else:
+        rows = rows.map(lambda row: FileChain(chain, names, folder, config)(row))
     for row in rows.iter_rows():
         counts: dict[str, dict[str, int]] = json.loads(row["counts"])
         for name, outcomes in counts.items():
@@ -134,19 +172,21 @@ def _write_replaced(folder: Path, earlier: list[FinishedRun], drops: Drops) -> N
     write_jsonl(layout.replaced_path(folder), (row for run in earlier for row in replaced(run, earlier, drops)))
 
 
-def _train(folder: Path, config: Config) -> dict[str, Any]:
-    """Train the classifiers that are not there yet; their cards by name."""
-    cards = {}
+def _prepare_classifiers(folder: Path, config: Config) -> dict[str, Any]:
+    """Train the classifiers, or copy those that were trained before, where they are not there yet; cards by name."""
     for name in NAMES:
-        path = layout.model_path(folder, name)
-        card = path.with_suffix(".json")
-        if not (path.is_file() and card.is_file()):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            classifier, measured = train(read_labels(_labels_path(config.text, name)), config.seed)
-            classifier.save(path)
-            write_card(card, measured)
-        cards[name] = json.loads(card.read_text(encoding="utf-8"))
-    return cards
+        target = layout.model_path(folder, name)
+        if (target / CARD).is_file():  # written last
+            continue
+        if model := _model(config.text, name):
+            shutil.rmtree(target, ignore_errors=True)  # half a copy of an attempt that was killed
+            shutil.copytree(model, target, ignore=shutil.ignore_patterns(CARD))
+            write_text_atomic(target / CARD, (model / CARD).read_text(encoding="utf-8"))
+        else:
+            labels = _labels_path(config.text, name)
+            made_from = {"files": {labels.name: sha256_of(labels)}}
+            train_linear(name, read_labels(labels), target, config.seed, made_from)
+    return {name: read_card(layout.model_path(folder, name)) for name in NAMES}
 
 
 def _result(folder: Path, files: list[Source], config: TextConfig, cards: dict[str, Any]) -> Result:
@@ -191,14 +231,23 @@ def _last_pass_done(folder: Path, source: Source) -> bool:
     return all(layout.is_done(folder, step, source.index) for step in ("dedup", "safe", "quality"))
 
 
+def _model(config: TextConfig, name: str) -> Path | None:
+    model = getattr(config.classifiers, name).model
+    return Path(model) if model else None
+
+
 def _labels_path(config: TextConfig, name: str) -> Path:
     labels = getattr(config.classifiers, name).labels
     return Path(labels) if labels else DATA / "labels" / f"{name}.jsonl"
 
 
 def _side_inputs(config: TextConfig) -> dict[str, Path]:
-    labels = {f"text.classifiers.{name}.labels": _labels_path(config, name) for name in NAMES}
-    return _block_lists(config) | labels
+    found = _block_lists(config)
+    for name in NAMES:
+        model = _model(config, name)
+        key = f"text.classifiers.{name}.{'model' if model else 'labels'}"
+        found[key] = model or _labels_path(config, name)
+    return found
 
 
 def _block_lists(config: TextConfig) -> dict[str, Path]:

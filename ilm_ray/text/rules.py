@@ -1,119 +1,122 @@
-"""Clean: normalisation, and rules in the line of Gopher and C4 (report section 3.1).
+"""Clean: scores of whole batches, and the first rule that a document breaks (report section 3.1).
 
 The report names three kinds of rule and no threshold: anomalies in separation and line breaks, frequency of abnormal
-characters, distribution of punctuation. Every score is kept, so that a threshold can be moved without scoring again.
+characters, distribution of punctuation. Repetition joins them, as in Gopher. Every score is kept, so that a threshold
+can be moved without scoring again; `ilm_ray.config.thresholds` says where each default comes from.
 """
 
-import re
-import unicodedata
-from collections import Counter
-from dataclasses import dataclass
+import itertools
+from collections.abc import Mapping, Sequence
 
-from ilm_ray.config.schema import TextConfig
+import numpy as np
+
+from ilm_ray.text import repetition, scan
+from ilm_ray.text.characters import flags, lower_case
+from ilm_ray.text.codepoints import flatten
 from ilm_ray.text.document import Verdict
-from ilm_ray.text.language import interchange, tokens
+from ilm_ray.text.phrases import STOP_WORDS_EN, STOP_WORDS_ZH, phrase_table
 
-_SPACES = re.compile(r"[^\S\n]+")
-_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")  # soft hyphen, zero width, direction
-_BLANK_LINES = re.compile(r"\n{3,}")
-_TERMINAL = tuple(".!?…。！？;；:：\"'”’」』》)）]】")
-_PUNCTUATION = frozenset(".,;:!?…。，、；：！？·\"'`“”‘’「」『』《》〈〉()（）[]【】-–—/%&")
-# A line with fewer tokens than this is short. A Chinese token is one character, about half a word.
-_SHORT_LINE = {"zh": 8}
-_SHORT_LINE_DEFAULT = 5
-_NGRAM = {"zh": 10}
-_NGRAM_DEFAULT = 5
+_WINDOW = 1 << 20  # characters that are scanned at once, or one text: at most 80 bytes of work space for each
+_REPEATED = scan.COUNTS  # the counts of `repetition` stand right of those of `scan`
+
+# A score is a quotient of two counts. The names that end in _ratio lie in [0, 1].
+QUOTIENTS = {
+    # Abnormal characters, of the visible ones or of the letters and digits.
+    "broken_encoding_ratio": (scan.BROKEN, scan.VISIBLE),
+    "symbol_ratio": (scan.SYMBOLS, scan.VISIBLE),
+    "digit_ratio": (scan.DIGITS, scan.VISIBLE),
+    "url_ratio": (scan.URLS, scan.VISIBLE),
+    "upper_ratio": (scan.UPPERS, scan.LETTERS),
+    "han_ratio": (scan.HAN, scan.LETTERS),
+    "rare_han_ratio": (scan.RARE, scan.HAN),
+    "traditional_han_ratio": (scan.TRADITIONAL, scan.HAN),
+    # Words: runs of letters and digits; each Chinese character is one.
+    "mean_word_chars": (scan.TOKEN_CHARS, scan.TOKENS),
+    "alphabetic_word_ratio": (scan.LETTERED_TOKENS, scan.TOKENS),
+    "symbols_per_word": (scan.HASH_SIGNS, scan.TOKENS),  # hash signs and ellipses
+    # Separation and line breaks.
+    "mean_line_width": (scan.WIDTH, scan.LINES),  # in columns, of which a Chinese character takes two
+    "short_line_ratio": (scan.SHORT, scan.LINES),
+    "broken_line_ratio": (scan.BROKEN_LINES, scan.LINES),
+    "bullet_line_ratio": (scan.BULLETS, scan.LINES),
+    "ellipsis_line_ratio": (scan.ELLIPSES, scan.LINES),
+    "separator_ratio": (scan.SEPARATORS, scan.VISIBLE),
+    "markup_line_ratio": (scan.MARKUP, scan.LINES),
+    "boilerplate_line_ratio": (_REPEATED + repetition.BOILERPLATE, scan.LINES),
+    # Punctuation.
+    "punctuation_ratio": (scan.PUNCTUATION, scan.VISIBLE),
+    "terminal_punctuation_ratio": (scan.COMPLETE, scan.LINES),
+    "misplaced_punctuation_ratio": (scan.MISPLACED, scan.COMMAS),
+    "unpunctuated_ratio": (scan.UNPUNCTUATED, scan.TOKENS),
+    "mean_sentence_words": (scan.TOKENS, scan.SENTENCES),
+    # Repetition. An n-gram of Chinese has 2n characters: two make an average word.
+    "duplicate_line_ratio": (_REPEATED + repetition.COPIED_LINES, scan.LINES),
+    "duplicate_line_char_ratio": (_REPEATED + repetition.COPIED_LINE_CHARS, scan.LINE_CHARS),
+    "duplicate_paragraph_char_ratio": (_REPEATED + repetition.COPIED_PARAGRAPH_CHARS, scan.LINE_CHARS),
+    "top_2gram_ratio": (_REPEATED + repetition.TOP, scan.TOKEN_CHARS),
+    "top_3gram_ratio": (_REPEATED + repetition.TOP + 1, scan.TOKEN_CHARS),
+    "top_4gram_ratio": (_REPEATED + repetition.TOP + 2, scan.TOKEN_CHARS),
+    "duplicate_5gram_ratio": (_REPEATED + repetition.COPIED_5GRAMS, scan.TOKEN_CHARS),
+    "duplicate_10gram_ratio": (_REPEATED + repetition.COPIED_10GRAMS, scan.TOKEN_CHARS),
+}
+RULES = ("words", "stop_words", *QUOTIENTS)
 
 
-@dataclass(frozen=True)
-class Limit:
-    """A rule: the score of this name may not lie outside [low, high]."""
+def score_batch(texts: Sequence[str], languages: Sequence[str]) -> dict[str, np.ndarray]:
+    """What the rules look at: float64 [texts] for each of RULES, rounded to 4 places.
 
-    rule: str
-    low: float = 0.0
-    high: float = float("inf")
-
-
-def normalise(text: str) -> str:
-    """One form for the same text: NFC, no control or invisible characters, single spaces, at most one blank line.
-
-    Full-width forms stay: they are the regular punctuation of Chinese.
+    A text's scores depend on itself and its language alone. Texts should be normalised; any string is scored.
     """
-    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    text = _SPACES.sub(" ", _INVISIBLE.sub("", interchange(text)))
-    return _BLANK_LINES.sub("\n\n", "\n".join(line.strip() for line in text.split("\n"))).strip()
-
-
-def limits(config: TextConfig, language: str) -> list[Limit]:
-    """The rules of a language, in the order in which they are asked."""
-    rules = [
-        Limit("symbol_ratio", high=config.max_symbol_ratio),
-        Limit("short_line_ratio", high=config.max_short_line_ratio),
-        Limit("terminal_punctuation_ratio", low=config.min_terminal_punctuation_ratio),
-        Limit("punctuation_ratio", low=config.min_punctuation_ratio, high=config.max_punctuation_ratio),
-        Limit("duplicate_line_ratio", high=config.max_duplicate_line_ratio),
-        Limit("repeated_ngram_ratio", high=config.max_repeated_ngram_ratio),
-    ]
-    if language != "zh":  # words have no spaces between them in Chinese
-        rules.append(Limit("mean_word_chars", low=config.min_mean_word_chars, high=config.max_mean_word_chars))
-    return rules
-
-
-def scores(text: str, language: str) -> dict[str, float]:
-    """What the rules look at, of a normalised text. Ratios lie in [0, 1], rounded to 4 places."""
-    lines = [line for line in text.split("\n") if line]
-    visible = [c for c in text if not c.isspace()]
-    words = tokens(text)
-    short = _SHORT_LINE.get(language, _SHORT_LINE_DEFAULT)
-    found = {
-        "symbol_ratio": _share(
-            sum(not c.isalnum() and c not in _PUNCTUATION and not _is_mark(c) for c in visible), len(visible)
-        ),
-        "short_line_ratio": _share(sum(len(tokens(line)) < short for line in lines), len(lines)),
-        "terminal_punctuation_ratio": _share(sum(line.endswith(_TERMINAL) for line in lines), len(lines)),
-        "punctuation_ratio": _share(sum(c in _PUNCTUATION for c in visible), len(visible)),
-        "duplicate_line_ratio": _duplicate_line_ratio(lines),
-        "repeated_ngram_ratio": repeated_ngram_ratio(words, _NGRAM.get(language, _NGRAM_DEFAULT)),
-        "mean_word_chars": sum(map(len, words)) / len(words) if words else 0.0,
+    chinese = np.array([language == "zh" for language in languages], bool)
+    counts = np.zeros((len(texts), scan.COUNTS + repetition.COUNTS), np.int64)
+    window = np.cumsum([0, *map(len, texts)]) // _WINDOW
+    for _, group in itertools.groupby(range(len(texts)), window.__getitem__):
+        some = list(group)
+        counts[some] = _counts([texts[at] for at in some], 1 + chinese[some].astype(np.int64))
+    english_words = (1 << len(STOP_WORDS_EN)) - 1
+    chinese_words = ((1 << len(STOP_WORDS_ZH)) - 1) << len(STOP_WORDS_EN)
+    found = counts[:, _REPEATED + repetition.STOP_WORDS] & np.where(chinese, chinese_words, english_words)
+    scores = {
+        "words": counts[:, scan.TOKENS].astype(np.float64),
+        "stop_words": np.bitwise_count(found).astype(np.float64),  # how many different ones
     }
-    return {name: round(value, 4) for name, value in found.items()}
+    # A text without a sentence end is one sentence.
+    counts[:, scan.SENTENCES] = np.maximum(counts[:, scan.SENTENCES], 1)
+    for rule, (part, whole) in QUOTIENTS.items():
+        quotient = counts[:, part] / np.maximum(counts[:, whole], 1)
+        # Occurrences of one n-gram may overlap ("no no no"): more than everything is everything.
+        scores[rule] = np.round(np.minimum(quotient, 1) if rule.endswith("_ratio") else quotient, 4)
+    return scores
 
 
-def first_failure(found: dict[str, float], rules: list[Limit]) -> Verdict | None:
-    """The first rule that the scores break, with the threshold on the broken side; None where all hold."""
-    for limit in rules:
-        value = found[limit.rule]
-        if value < limit.low:
-            return Verdict(limit.rule, value, limit.low)
-        if value > limit.high:
-            return Verdict(limit.rule, value, limit.high)
-    return None
+def _counts(texts: list[str], spans: np.ndarray) -> np.ndarray:
+    """int64 [texts, counts of `scan` and of `repetition`]."""
+    points, borders = flatten(texts)
+    counts, again = (np.zeros((len(texts), each.COUNTS), np.int64) for each in (scan, repetition))
+    hashes, numbers = np.empty((3, len(points)), np.uint64), np.empty((6, len(points)), np.int64)
+    scan.count(points, borders, flags(), lower_case(), counts, hashes, numbers)
+    pieces = np.ascontiguousarray(counts[:, [scan.TOKENS, scan.LINES, scan.PARAGRAPHS]])
+    repetition.count(borders, spans, pieces, hashes, numbers, *phrase_table(), again)
+    return np.hstack([counts, again])
 
 
-def repeated_ngram_ratio(words: list[str], n: int) -> float:
-    """Share of the tokens that lie inside an n-gram seen before in the same text (each token counted once)."""
-    if len(words) < n:
-        return 0.0
-    seen: set[tuple[str, ...]] = set()
-    covered = bytearray(len(words))
-    for start in range(len(words) - n + 1):
-        gram = tuple(words[start : start + n])
-        if gram in seen:
-            covered[start : start + n] = b"\x01" * n
-        seen.add(gram)
-    return sum(covered) / len(words)
+def first_failures(
+    scores: Mapping[str, np.ndarray],
+    languages: Sequence[str],
+    rules: Mapping[str, Mapping[str, tuple[float | None, float | None]]],
+) -> list[Verdict | None]:
+    """For each document the first rule of its language that it breaks, with the bound on the broken side.
 
-
-def _duplicate_line_ratio(lines: list[str]) -> float:
-    """Share of the characters that lie in second and later copies of a line."""
-    counts = Counter(lines)
-    copies = sum(len(line) * (count - 1) for line, count in counts.items())
-    return _share(copies, sum(map(len, lines)))
-
-
-def _is_mark(character: str) -> bool:
-    return unicodedata.category(character)[0] == "M"  # accents that combine with a letter are part of words
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0
+    rules: language -> rule -> (lowest, highest), asked in this order; "*" is for languages that are not named.
+    """
+    verdicts: list[Verdict | None] = [None] * len(languages)
+    for language in set(languages):
+        open_ = np.flatnonzero([other == language for other in languages])
+        for rule, (low, high) in rules.get(language, rules["*"]).items():
+            values = scores[rule][open_]
+            least, most = -np.inf if low is None else low, np.inf if high is None else high
+            below, above = values < least, values > most
+            for at, value in zip(open_[below | above].tolist(), values[below | above].tolist(), strict=True):
+                verdicts[at] = Verdict(rule, value, least if value < least else most)
+            open_ = open_[~(below | above)]
+    return verdicts

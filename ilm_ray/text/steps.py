@@ -4,6 +4,7 @@ A step reads `<previous>/kept-NNNNN.jsonl.zst` and writes kept, removed and, las
 the input and the settings alone; files appear by renaming. So a step may be killed, or run twice, at any moment.
 """
 
+import functools
 import itertools
 import json
 from collections import Counter
@@ -14,10 +15,10 @@ from typing import TypeVar
 import numpy as np
 
 from ilm_ray.config.schema import TextConfig
-from ilm_ray.corpus.files import temporary_path, write_text_atomic
+from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.jsonl import JsonlWriter, Row, read_jsonl
-from ilm_ray.text.blocklist import Domains, Words, read_list
-from ilm_ray.text.classifier import Classifier
+from ilm_ray.text.blocklist import Domains, Words, read_words
+from ilm_ray.text.classifiers.model import Classifier, load_classifier
 from ilm_ray.text.cost import Cost
 from ilm_ray.text.dedup.minhash import bands_and_rows, sign_batch
 from ilm_ray.text.document import Verdict, judged, sized
@@ -34,7 +35,8 @@ from ilm_ray.text.layout import (
     save_arrays,
     signatures_path,
 )
-from ilm_ray.text.rules import first_failure, limits, normalise, scores
+from ilm_ray.text.normalise import drop_chrome, normalise
+from ilm_ray.text.rules import first_failures, score_batch
 from ilm_ray.text.sources import Source
 
 _T = TypeVar("_T")
@@ -53,12 +55,16 @@ def clean_file(source: Source, folder: Path, config: TextConfig) -> None:
     """Normalise, score, and remove what breaks a rule."""
 
     def rows() -> Iterator[Row]:
-        for row in read_jsonl(outputs(folder, "format", source.index)[0]):
-            text = normalise(row["text"])
-            if text != row["text"] and row["id"] % RAW_EVERY == 0:
-                row["raw_text"] = row["text"]
-            found = scores(text, row["language"])
-            yield judged(row | found | sized(text), first_failure(found, limits(config, row["language"])))
+        for batch in _batches(read_jsonl(outputs(folder, "format", source.index)[0])):
+            cleaned = [drop_chrome(normalise(row["text"])) for row in batch]
+            languages = [row["language"] for row in batch]
+            scores = score_batch([text for text, _ in cleaned], languages)
+            verdicts = first_failures(scores, languages, config.rules)
+            found = [dict(zip(scores, values, strict=True)) for values in np.stack([*scores.values()], 1).tolist()]
+            for row, (text, removed), score, verdict in zip(batch, cleaned, found, verdicts, strict=True):
+                if text != row["text"] and row["id"] % RAW_EVERY == 0:
+                    row["raw_text"] = row["text"]
+                yield judged(row | score | {"removed_lines": removed} | sized(text), verdict)
 
     _write(folder, "clean", source, rows)
 
@@ -110,15 +116,16 @@ def safe_file(source: Source, folder: Path, config: TextConfig) -> None:
     bounds = {name: getattr(config.classifiers, name).threshold for name in ("toxicity", "pornography")}
 
     def rows() -> Iterator[tuple[Row, Verdict | None]]:
-        domains = Domains(np.load(folder / "safe" / DOMAINS, mmap_mode="r", allow_pickle=False))
+        domains = Domains.load(folder / "safe" / DOMAINS)
         words = Words(json.loads((folder / "safe" / WORDS).read_text(encoding="utf-8")))
-        for row in read_jsonl(outputs(folder, "dedup", source.index)[0]):
-            domain, found = domains.match(row["url"]), words.matches(row["text"])
-            row["blocked_words"] = len(found)
-            if domain is not None:
-                yield row, Verdict("blocked_domain", domain, None)
-            else:
-                yield row, Verdict("blocked_word", found[0], None) if found else None
+        for batch in _batches(read_jsonl(outputs(folder, "dedup", source.index)[0])):
+            for row, domain in zip(batch, domains.match_batch([row["url"] for row in batch]), strict=True):
+                found = words.matches(row["text"])
+                row["blocked_words"] = len(found)
+                if domain is not None:
+                    yield row, Verdict("blocked_domain", domain, None)
+                else:
+                    yield row, Verdict("blocked_word", found[0], None) if found else None
 
     _write(folder, "safe", source, lambda: _classified(rows(), bounds, folder))
 
@@ -136,17 +143,14 @@ def quality_file(source: Source, folder: Path, config: TextConfig) -> None:
 def write_block_lists(folder: Path, config: TextConfig) -> None:
     """Read both lists once, on the driver, into the stage's folder: a task may not see the configured paths.
 
-    Domains become hashes that the tasks map into memory.
+    Domains become a table of hashes that the tasks map into memory.
     """
     domains, words = folder / "safe" / DOMAINS, folder / "safe" / WORDS
     domains.parent.mkdir(parents=True, exist_ok=True)
     if not domains.is_file():
-        temporary = temporary_path(domains)
-        with temporary.open("wb") as out:
-            np.save(out, Domains.of(read_list(list_path(config.blocked_domains, "blocked_domains.txt"))).hashes)
-        temporary.replace(domains)
+        Domains.read(list_path(config.blocked_domains, "blocked_domains.txt"))[0].save(domains)
     if not words.is_file():
-        write_text_atomic(words, json.dumps(read_list(list_path(config.blocked_words, "blocked_words.txt"))))
+        write_text_atomic(words, json.dumps(read_words(list_path(config.blocked_words, "blocked_words.txt"))))
 
 
 def _batches(rows: Iterable[_T]) -> Iterator[list[_T]]:
@@ -155,9 +159,14 @@ def _batches(rows: Iterable[_T]) -> Iterator[list[_T]]:
         yield batch
 
 
+@functools.lru_cache(maxsize=4)
+def _classifier(folder: Path) -> Classifier:
+    return load_classifier(folder)  # once a worker process, not once a file
+
+
 def _classified(rows: Iterable[tuple[Row, Verdict | None]], bounds: dict[str, float], folder: Path) -> Iterator[Row]:
     """Add `<name>_score` of each classifier; the first one below its bound removes what nothing else has removed."""
-    classifiers = {name: Classifier.load(model_path(folder, name)) for name in bounds}
+    classifiers = {name: _classifier(model_path(folder, name)) for name in bounds}
     for batch in _batches(rows):
         texts = [row["text"] for row, _ in batch]
         found = {name: classifier.score(texts).round(4).tolist() for name, classifier in classifiers.items()}

@@ -19,7 +19,9 @@ from ilm_ray.errors import UserError
 from ilm_ray.observe.journal import Journal
 from ilm_ray.text import layout, pipeline, steps
 from ilm_ray.text.charset import decode
-from ilm_ray.text.classifier import FEATURES, Classifier
+from ilm_ray.text.classifiers import card
+from ilm_ray.text.classifiers.features import PLACES
+from ilm_ray.text.classifiers.linear import Linear
 from ilm_ray.text.dedup.minhash import catch_probability, shingle_hashes
 from ilm_ray.text.inputs import open_source
 from ilm_ray.text.maintext import main_text
@@ -139,7 +141,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(demo: Path, tmp_path:
         layout.drops_path(demo, 0),
         layout.outputs(demo, "safe", 2)[1],
         demo / "funnel.json",
-        demo / "models" / "fluency.npz",
+        layout.model_path(demo, "fluency") / "card.json",
     ):
         path.unlink()
     kept = layout.outputs(demo, "safe", 2)[0]
@@ -175,8 +177,9 @@ def test_tasks_read_the_lists_of_the_stages_folder(tmp_path: Path) -> None:
     steps.write_block_lists(tmp_path, config)
     listed.unlink()
     for name in ("toxicity", "pornography"):
-        layout.model_path(tmp_path, name).parent.mkdir(exist_ok=True)
-        Classifier(np.zeros(FEATURES, np.float32), 9.0).save(layout.model_path(tmp_path, name))
+        layout.model_path(tmp_path, name).mkdir(parents=True)
+        Linear(np.zeros(PLACES, np.float32), 9.0).save(layout.model_path(tmp_path, name))
+        (layout.model_path(tmp_path, name) / card.FILE).write_text('{"kind": "linear"}')
     row = {"url": "https://a.test", "language": "en", "dump": "d", "bytes": 1}
     write_jsonl(layout.outputs(tmp_path, "dedup", 0)[0], [row | {"text": t} for t in ("a saucy word", "a word")])
     steps.safe_file(Source(0, 0, 0, "d", "0.warc"), tmp_path, config)
