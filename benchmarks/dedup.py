@@ -119,8 +119,8 @@ def work(folder: Path, documents: int) -> None:
         runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.environ["PYTHONPATH"]}},
     )
     ray.data.DataContext.get_current().enable_progress_bars = False
-    nap = ray.remote(time.sleep)
-    ray.get([nap.remote(1.0) for _ in range(CORES)])  # an idle Ray has its workers
+    nap = ray.remote(lambda: time.sleep(1.0))
+    ray.get([nap.remote() for _ in range(CORES)])  # an idle Ray has its workers
     idle = tree_mb(os.getpid())
     with TreePeak(os.getpid()) as memory:
         seconds = deduplicate(folder, files_for(documents), TextConfig())

@@ -57,10 +57,8 @@ class Job:
 
     def __exit__(self, *exc: object) -> None:
         self._family.update(self._members())
-        alive = [p for p in self._family if p.is_running()]  # after a driver's death Ray's agents stay for a minute
-        for process in alive:
+        for process in self._family:  # after a driver's death Ray's agents stay for a minute
             killed(process)
-        psutil.wait_procs(alive, timeout=10)
 
     def start(self) -> None:
         self.starts += 1
@@ -131,11 +129,12 @@ def command(process: psutil.Process) -> str:
 
 
 def killed(process: psutil.Process) -> bool:
-    """SIGKILL; False where it has just ended by itself."""
+    """SIGKILL, and the end of the process; False where it has just ended by itself."""
     try:
         process.kill()
     except psutil.NoSuchProcess:
         return False
+    psutil.wait_procs([process], timeout=10)
     return True
 
 
