@@ -5,8 +5,10 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+import orjson
 import zstandard
 
 from ilm_ray.corpus.files import temporary_path
@@ -14,32 +16,64 @@ from ilm_ray.corpus.files import temporary_path
 Row = dict[str, Any]
 
 
-def write_jsonl(path: Path, rows: Iterable[Row]) -> int:
-    """Write `rows` to `path` (zstd if it ends in .zst) through a temporary name; returns the number of rows.
+class JsonlWriter:
+    """`with JsonlWriter(path) as out: out.write(row)`: zstd if `path` ends in .zst; the file appears at the end.
 
-    A reader never sees half a file: the rename comes last. The bytes depend on the rows alone.
+    A reader never sees half a file: the rename comes last, and never after an error. The bytes depend on the rows
+    alone.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path)
-    count = 0
-    try:
-        with temporary.open("wb") as raw, _compressed(raw, path) as out:
-            for row in rows:
-                out.write(json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8", "replace") + b"\n")
-                count += 1
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return count
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.rows = path, 0
+        self._temporary = temporary_path(path)
+
+    def __enter__(self) -> "JsonlWriter":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._raw = self._temporary.open("wb")
+        compressor = zstandard.ZstdCompressor(level=3)
+        zstd = self.path.suffix == ".zst"
+        self._out: Any = compressor.stream_writer(self._raw, closefd=False) if zstd else io.BufferedWriter(self._raw)
+        return self
+
+    def write(self, row: Row) -> None:
+        self._out.write(_encoded(row) + b"\n")
+        self.rows += 1
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            with self._raw:
+                self._out.close()
+            if error is None:
+                self._temporary.replace(self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+def write_jsonl(path: Path, rows: Iterable[Row]) -> int:
+    """Write `rows` to `path` (see `JsonlWriter`); returns their number."""
+    with JsonlWriter(path) as out:
+        for row in rows:
+            out.write(row)
+    return out.rows
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
     """Rows of a JSON Lines file, zstd or plain. Raises OSError or json.JSONDecodeError."""
     with path.open("rb") as raw:
-        stream = zstandard.ZstdDecompressor().stream_reader(raw) if path.suffix == ".zst" else raw
-        for line in io.TextIOWrapper(stream, encoding="utf-8"):
+        zstd = path.suffix == ".zst"
+        stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw), 1 << 17) if zstd else raw
+        for line in stream:
             if line.strip():
-                yield json.loads(line)
+                yield decoded(line)
+
+
+def decoded(line: bytes) -> Any:
+    """The value of one line. Raises json.JSONDecodeError."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        # Strict where json is lenient: lone surrogates and NaN occur in files that others wrote.
+        return json.loads(line)
 
 
 def sha256_of(path: Path) -> str:
@@ -48,7 +82,8 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(raw, "sha256").hexdigest()
 
 
-def _compressed(raw: Any, path: Path) -> Any:
-    if path.suffix == ".zst":
-        return zstandard.ZstdCompressor(level=3).stream_writer(raw, closefd=False)
-    return io.BufferedWriter(raw)
+def _encoded(row: Row) -> bytes:
+    try:
+        return orjson.dumps(row, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:  # a lone surrogate, which has no UTF-8
+        return json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8", "replace")

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ilm_ray.config.schema import TextConfig
+from ilm_ray.text.document import Verdict
 from ilm_ray.text.language import interchange, tokens
 
 _SPACES = re.compile(r"[^\S\n]+")
@@ -31,15 +32,6 @@ class Limit:
     rule: str
     low: float = 0.0
     high: float = float("inf")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Why a document falls."""
-
-    rule: str
-    value: float | str
-    threshold: float | None
 
 
 def normalise(text: str) -> str:

@@ -6,73 +6,47 @@ the input and the settings alone; files appear by renaming. So a step may be kil
 
 import itertools
 import json
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from ilm_ray.config.schema import TextConfig
 from ilm_ray.corpus.files import temporary_path, write_text_atomic
-from ilm_ray.corpus.jsonl import Row, read_jsonl, write_jsonl
-from ilm_ray.demo import DATA
+from ilm_ray.corpus.jsonl import JsonlWriter, Row, read_jsonl
 from ilm_ray.text.blocklist import Domains, Words, read_list
-from ilm_ray.text.charset import decode
 from ilm_ray.text.classifier import Classifier
-from ilm_ray.text.components import Drops
-from ilm_ray.text.extract import Extractor
+from ilm_ray.text.cost import Cost
+from ilm_ray.text.dedup.minhash import bands_and_rows, sign_batch
+from ilm_ray.text.document import Verdict, judged, sized
+from ilm_ray.text.format import format_rows
 from ilm_ray.text.funnel import Funnel
-from ilm_ray.text.inputs import open_source
-from ilm_ray.text.language import UNKNOWN, detect_language, tokens
-from ilm_ray.text.minhash import Signer, bands_and_rows, exact_key, shingle_hashes
-from ilm_ray.text.rules import Verdict, first_failure, limits, normalise, scores
+from ilm_ray.text.layout import (
+    cost_path,
+    drops_path,
+    is_done,
+    list_path,
+    load_drops,
+    model_path,
+    outputs,
+    save_arrays,
+    signatures_path,
+)
+from ilm_ray.text.rules import first_failure, limits, normalise, scores
 from ilm_ray.text.sources import Source
-from ilm_ray.text.warc import Capture, read_captures
 
-STEPS = ("format", "clean", "dedup", "safe", "quality")
+_T = TypeVar("_T")
 DOMAINS, WORDS = "domains.npy", "words.json"
-_BATCH = 128  # documents that the classifiers score at once
-
-
-def outputs(folder: Path, step: str, index: int) -> tuple[Path, Path, Path]:
-    """Kept, removed and stats file of one input file; the stats file is written last."""
-    at = folder / step
-    return (
-        at / f"kept-{index:05d}.jsonl.zst",
-        at / f"removed-{index:05d}.jsonl.zst",
-        at / f"stats-{index:05d}.json",
-    )
-
-
-def is_done(folder: Path, step: str, index: int) -> bool:
-    return all(path.is_file() for path in outputs(folder, step, index))
-
-
-def signatures_path(folder: Path, index: int) -> Path:
-    return folder / "dedup" / f"signatures-{index:05d}.npz"
-
-
-def drops_path(folder: Path, index: int) -> Path:
-    return folder / "dedup" / f"drops-{index:05d}.npz"
-
-
-def list_path(configured: str | None, name: str) -> Path:
-    """A list of domains or words: the configured file or the one shipped with the demo."""
-    return Path(configured) if configured else DATA / "lists" / name
+BATCH = 128  # documents scored at once
+RAW_EVERY = 64  # of the documents that Clean changes, this share keeps the text it had, for the report
 
 
 def format_file(source: Source, folder: Path, config: TextConfig) -> None:
-    """WARC records -> documents with main text, language and id."""
+    """Records -> documents with main text, language and id."""
     counts: Counter[str] = Counter()
-
-    def rows() -> Iterator[Row]:
-        with open_source(source) as stream, Extractor(config.extract_timeout_s) as extractor:
-            for number, capture in enumerate(read_captures(stream, config.max_html_bytes, counts)):
-                yield _document(source.document_id(number), source.dump, capture, extractor, config)
-
-    _write(folder, "format", source.index, rows(), counts)
+    _write(folder, "format", source, lambda: format_rows(source, config, counts), counts)
 
 
 def clean_file(source: Source, folder: Path, config: TextConfig) -> None:
@@ -81,78 +55,82 @@ def clean_file(source: Source, folder: Path, config: TextConfig) -> None:
     def rows() -> Iterator[Row]:
         for row in read_jsonl(outputs(folder, "format", source.index)[0]):
             text = normalise(row["text"])
+            if text != row["text"] and row["id"] % RAW_EVERY == 0:
+                row["raw_text"] = row["text"]
             found = scores(text, row["language"])
-            yield _judged(row | found | _sizes(text), first_failure(found, limits(config, row["language"])))
+            yield judged(row | found | sized(text), first_failure(found, limits(config, row["language"])))
 
-    _write(folder, "clean", source.index, rows())
+    _write(folder, "clean", source, rows)
 
 
 def sign_file(source: Source, folder: Path, config: TextConfig) -> None:
-    """Ids, exact keys and band keys of a file's clean documents, for the shuffle."""
+    """Exact keys, band keys and signatures of a file's clean documents, for the shuffle."""
+    if signatures_path(folder, source.index).is_file():
+        return
     bands, width = bands_and_rows(config.threshold, config.num_hashes)
-    signer = Signer(config.num_hashes, bands, width)
-    ids, exact, keys = [], [], []
-    for row in read_jsonl(outputs(folder, "clean", source.index)[0]):
-        words = tokens(row["text"])
-        ids.append(row["id"])
-        exact.append(exact_key(words))
-        keys.append(signer.band_keys(signer.signature(shingle_hashes(words, config.ngram))))
-    save_arrays(
-        signatures_path(folder, source.index),
-        ids=np.array(ids, np.uint64),
-        exact=np.array(exact, np.uint64),
-        bands=np.array(keys, np.uint64).reshape(len(ids), bands),
-    )
+    ids: list[int] = []
+    found = [sign_batch([], config.ngram, config.num_hashes, bands, width)]
+    with Cost(cost_path(folder, "sign", source.index)) as cost:
+        for batch in _batches(read_jsonl(outputs(folder, "clean", source.index)[0])):
+            texts = [row["text"] for row in batch]
+            ids += [row["id"] for row in batch]
+            found.append(sign_batch(texts, config.ngram, config.num_hashes, bands, width))
+            cost.add(batch)
+        save_arrays(
+            signatures_path(folder, source.index),
+            ids=np.array(ids, np.uint64),
+            exact=np.concatenate([part.exact for part in found]),
+            bands=np.concatenate([part.bands for part in found]),
+            signatures=np.concatenate([part.signatures for part in found]),
+        )
 
 
 def drop_file(source: Source, folder: Path, config: TextConfig) -> None:
     """Remove the documents on the file's drop list."""
-    drops = load_drops(drops_path(folder, source.index))
-    place = {document: position for position, document in enumerate(drops.ids.tolist())}
 
     def rows() -> Iterator[Row]:
+        drops = load_drops(drops_path(folder, source.index))
+        place = {document: position for position, document in enumerate(drops.ids.tolist())}
         for row in read_jsonl(outputs(folder, "clean", source.index)[0]):
             position = place.get(row["id"])
             if position is None:
                 yield row
-            elif drops.exact[position]:
-                yield _judged(row, Verdict("exact_duplicate", 1.0, None), int(drops.duplicate_of[position]))
-            else:
-                yield _judged(row, Verdict("near_duplicate", "", config.threshold), int(drops.duplicate_of[position]))
+                continue
+            alike = round(float(drops.similarity[position]), 4)
+            row |= {"duplicate_of": int(drops.duplicate_of[position]), "similarity": alike}
+            exact = drops.exact[position]
+            rule, threshold = ("exact_duplicate", None) if exact else ("near_duplicate", config.threshold)
+            yield judged(row, Verdict(rule, alike, threshold))
 
-    _write(folder, "dedup", source.index, rows())
+    _write(folder, "dedup", source, rows)
 
 
 def safe_file(source: Source, folder: Path, config: TextConfig) -> None:
     """Blocked domains, blocked words, toxicity, pornography."""
-    domains = Domains(np.load(folder / "safe" / DOMAINS, mmap_mode="r", allow_pickle=False))
-    words = Words(json.loads((folder / "safe" / WORDS).read_text(encoding="utf-8")))
+    bounds = {name: getattr(config.classifiers, name).threshold for name in ("toxicity", "pornography")}
 
-    def block(row: Row) -> Verdict | None:
-        domain, found = domains.match(row["url"]), words.matches(row["text"])
-        row["blocked_words"] = len(found)
-        if domain is not None:
-            return Verdict("blocked_domain", domain, None)
-        return Verdict("blocked_word", found[0], None) if found else None
+    def rows() -> Iterator[tuple[Row, Verdict | None]]:
+        domains = Domains(np.load(folder / "safe" / DOMAINS, mmap_mode="r", allow_pickle=False))
+        words = Words(json.loads((folder / "safe" / WORDS).read_text(encoding="utf-8")))
+        for row in read_jsonl(outputs(folder, "dedup", source.index)[0]):
+            domain, found = domains.match(row["url"]), words.matches(row["text"])
+            row["blocked_words"] = len(found)
+            if domain is not None:
+                yield row, Verdict("blocked_domain", domain, None)
+            else:
+                yield row, Verdict("blocked_word", found[0], None) if found else None
 
-    bounds = {
-        "toxicity": config.classifiers.toxicity.threshold,
-        "pornography": config.classifiers.pornography.threshold,
-    }
-    rows = ((row, block(row)) for row in read_jsonl(outputs(folder, "dedup", source.index)[0]))
-    _write(folder, "safe", source.index, _classified(rows, bounds, folder))
+    _write(folder, "safe", source, lambda: _classified(rows(), bounds, folder))
 
 
 def quality_file(source: Source, folder: Path, config: TextConfig) -> None:
     """Advertisement and fluency."""
-    bounds = {
-        "advertisement": config.classifiers.advertisement.threshold,
-        "fluency": config.classifiers.fluency.threshold,
-    }
-    rows: Iterator[tuple[Row, Verdict | None]] = (
-        (row, None) for row in read_jsonl(outputs(folder, "safe", source.index)[0])
-    )
-    _write(folder, "quality", source.index, _classified(rows, bounds, folder))
+    bounds = {name: getattr(config.classifiers, name).threshold for name in ("advertisement", "fluency")}
+
+    def rows() -> Iterator[tuple[Row, Verdict | None]]:
+        return ((row, None) for row in read_jsonl(outputs(folder, "safe", source.index)[0]))
+
+    _write(folder, "quality", source, lambda: _classified(rows(), bounds, folder))
 
 
 def write_block_lists(folder: Path, config: TextConfig) -> None:
@@ -171,71 +149,16 @@ def write_block_lists(folder: Path, config: TextConfig) -> None:
         write_text_atomic(words, json.dumps(read_list(list_path(config.blocked_words, "blocked_words.txt"))))
 
 
-def model_path(folder: Path, name: str) -> Path:
-    return folder / "models" / f"{name}.npz"
+def _batches(rows: Iterable[_T]) -> Iterator[list[_T]]:
+    iterator = iter(rows)
+    while batch := list(itertools.islice(iterator, BATCH)):
+        yield batch
 
 
-def save_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Write a .npz atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path)
-    with temporary.open("wb") as out:
-        np.savez(out, **arrays)  # type: ignore[arg-type]
-    temporary.replace(path)
-
-
-def load_drops(path: Path) -> Drops:
-    with np.load(path, allow_pickle=False) as saved:
-        return Drops(saved["ids"], saved["duplicate_of"], saved["exact"])
-
-
-def read_stats(folder: Path, step: str, index: int) -> dict[str, Any]:
-    """{"funnel": rows, "records": counts} of one file."""
-    stats: dict[str, Any] = json.loads(outputs(folder, step, index)[2].read_text(encoding="utf-8"))
-    return stats
-
-
-def kept_and_removed(folder: Path, step: str, index: int) -> dict[str, int]:
-    """Documents of one file by outcome: "kept" and "removed"."""
-    funnel = Funnel()
-    funnel.merge(read_stats(folder, step, index)["funnel"])
-    return {outcome: funnel.documents(step, outcome == "kept") for outcome in ("kept", "removed")}
-
-
-def _document(number: int, dump: str, capture: Capture, extractor: Extractor, config: TextConfig) -> Row:
-    row: Row = {"id": number, "url": capture.url, "dump": dump, "date": capture.date, "language": UNKNOWN}
-    row |= _sizes("") | {"charset": None, "language_score": 0.0}
-    if capture.size > config.max_html_bytes:
-        return _judged(row, Verdict("max_html_bytes", capture.size, config.max_html_bytes))
-    html, row["charset"] = decode(capture.body, capture.charset)
-    extracted = extractor.extract(html)
-    if extracted.failure:
-        limit = config.extract_timeout_s if extracted.failure == "extract_timeout" else None
-        return _judged(row, Verdict(extracted.failure, "", limit))
-    row |= _sizes(extracted.text)
-    row["language"], row["language_score"] = detect_language(extracted.text)
-    if row["chars"] < config.min_chars:
-        return _judged(row, Verdict("min_chars", row["chars"], config.min_chars))
-    if config.languages is not None and row["language"] not in config.languages:
-        return _judged(row, Verdict("language", row["language"], None))
-    return row
-
-
-def _sizes(text: str) -> Row:
-    return {"text": text, "chars": len(text), "bytes": len(text.encode("utf-8", "replace"))}
-
-
-def _judged(row: Row, verdict: Verdict | None, duplicate_of: int | None = None) -> Row:
-    if verdict is None:
-        return row
-    why: Row = {"drop_rule": verdict.rule, "drop_value": verdict.value, "threshold": verdict.threshold}
-    return row | why | ({} if duplicate_of is None else {"duplicate_of": duplicate_of})
-
-
-def _classified(rows: Iterator[tuple[Row, Verdict | None]], bounds: dict[str, float], folder: Path) -> Iterator[Row]:
+def _classified(rows: Iterable[tuple[Row, Verdict | None]], bounds: dict[str, float], folder: Path) -> Iterator[Row]:
     """Add `<name>_score` of each classifier; the first one below its bound removes what nothing else has removed."""
     classifiers = {name: Classifier.load(model_path(folder, name)) for name in bounds}
-    while batch := list(itertools.islice(rows, _BATCH)):
+    for batch in _batches(rows):
         texts = [row["text"] for row, _ in batch]
         found = {name: classifier.score(texts).round(4).tolist() for name, classifier in classifiers.items()}
         for position, (row, verdict) in enumerate(batch):
@@ -243,28 +166,29 @@ def _classified(rows: Iterator[tuple[Row, Verdict | None]], bounds: dict[str, fl
                 value = row[f"{name}_score"] = found[name][position]
                 if verdict is None and value < bound:
                     verdict = Verdict(name, value, bound)
-            yield _judged(row, verdict)
+            yield judged(row, verdict)
 
 
-def _write(folder: Path, step: str, index: int, rows: Iterable[Row], records: Counter[str] | None = None) -> None:
+def _write(
+    folder: Path,
+    step: str,
+    source: Source,
+    rows: Callable[[], Iterable[Row]],
+    records: Counter[str] | None = None,
+) -> None:
     """Split rows into kept and removed, count them, and write the three files; nothing where they exist."""
-    if is_done(folder, step, index):
+    if is_done(folder, step, source.index):
         return
-    kept, removed, stats = outputs(folder, step, index)
+    kept_path, removed_path, stats = outputs(folder, step, source.index)
     funnel = Funnel()
-    # Most documents of a WARC file are removed: they wait on disk, not in memory, until the kept file is complete.
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as dropped:
-
-        def stay() -> Iterator[Row]:
-            for row in rows:
-                funnel.add(step, row)
-                if "drop_rule" in row:
-                    dropped.write(json.dumps(row) + "\n")
-                else:
-                    yield row
-
-        write_jsonl(kept, stay())
-        dropped.seek(0)
-        write_jsonl(removed, map(json.loads, dropped))
+    with (
+        Cost(cost_path(folder, step, source.index)) as cost,
+        JsonlWriter(kept_path) as kept,
+        JsonlWriter(removed_path) as removed,
+    ):
+        for row in rows():
+            funnel.add(step, row)
+            cost.add([row])
+            (removed if "drop_rule" in row else kept).write(row)
     counted = {"funnel": funnel.rows(), "records": dict(sorted((records or Counter()).items()))}
     write_text_atomic(stats, json.dumps(counted, sort_keys=True))
