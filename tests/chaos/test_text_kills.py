@@ -23,7 +23,7 @@ DEADLINE_S = 120.0  # for a moment to come, or for the job to end
 IS_A: dict[str, Callable[[str], bool]] = {
     "task": lambda title: title.startswith("ray::") and not re.search("IDLE|Actor|Agent", title),
     "actor": lambda title: title.startswith("ray::") and "Actor" in title,
-    "extractor": lambda title: title.endswith("-m ilm_ray.text.extract"),
+    "extractor": lambda title: "-m ilm_ray.text." in title,
 }
 
 
