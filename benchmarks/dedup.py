@@ -26,11 +26,13 @@ from datasketch import MinHash
 from duplicates import NGRAM, Planted, plant, texts, write_corpus
 from processes import TreePeak, run_measured, tree_mb
 
+from ilm_ray.config import load_config
 from ilm_ray.config.schema import TextConfig
 from ilm_ray.text import layout, steps
 from ilm_ray.text.dedup.minhash import bands_and_rows, catch_probability, sign_batch
 from ilm_ray.text.dedup.pipeline import Signed, find_duplicates
 from ilm_ray.text.sources import FILE_BITS, ROW_BITS, Source
+from jobs._job import LocalRay
 
 REPOSITORY = Path(__file__).parents[1]
 PER_FILE = 50_000
@@ -108,23 +110,13 @@ def work(folder: Path, documents: int) -> None:
     """The measured process: start Ray, deduplicate `folder`, print the figures as one JSON line."""
     import ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(
-        address="local",
-        num_cpus=CORES,
-        include_dashboard=False,
-        object_store_memory=2**30,
-        logging_level="warning",
-        log_to_driver=False,
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.environ["PYTHONPATH"]}},
-    )
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    nap = ray.remote(lambda: time.sleep(1.0))
-    ray.get([nap.remote() for _ in range(CORES)])  # an idle Ray has its workers
-    idle = tree_mb(os.getpid())
-    with TreePeak(os.getpid()) as memory:
-        seconds = deduplicate(folder, files_for(documents), TextConfig())
-    ray.shutdown()
+    config = load_config("nano", None, [f"ray.num_cpus={CORES}", "ray.dashboard=false", "ray.object_store_mb=1024"])
+    with LocalRay(config):
+        nap = ray.remote(_nap)
+        ray.get([nap.remote() for _ in range(CORES)])  # an idle Ray has its workers
+        idle = tree_mb(os.getpid())
+        with TreePeak(os.getpid()) as memory:
+            seconds = deduplicate(folder, files_for(documents), config.text)
     print(json.dumps({"steps": seconds, "idle_mb": round(idle), "above_idle_mb": round(memory.peak_mb - idle)}))
 
 
@@ -187,6 +179,10 @@ def _drops(folder: Path, sources: list[Source], documents: int) -> tuple[np.ndar
         position(np.concatenate([drops.ids for drops in loaded])),
         position(np.concatenate([drops.duplicate_of for drops in loaded])),
     )
+
+
+def _nap() -> None:
+    time.sleep(1.0)
 
 
 def _per_second(function: Callable[[list[str]], None], some: list[str]) -> float:
