@@ -23,14 +23,16 @@ from typing import Any
 
 import numpy as np
 from datasketch import MinHash
-from duplicates import NGRAM, plant, texts, write_corpus
+from duplicates import NGRAM, Planted, plant, texts, write_corpus
 from processes import TreePeak, run_measured, tree_mb
 
+from ilm_ray.config import load_config
 from ilm_ray.config.schema import TextConfig
 from ilm_ray.text import layout, steps
 from ilm_ray.text.dedup.minhash import bands_and_rows, catch_probability, sign_batch
 from ilm_ray.text.dedup.pipeline import Signed, find_duplicates
 from ilm_ray.text.sources import FILE_BITS, ROW_BITS, Source
+from jobs._job import LocalRay
 
 REPOSITORY = Path(__file__).parents[1]
 PER_FILE = 50_000
@@ -108,23 +110,13 @@ def work(folder: Path, documents: int) -> None:
     """The measured process: start Ray, deduplicate `folder`, print the figures as one JSON line."""
     import ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(
-        address="local",
-        num_cpus=CORES,
-        include_dashboard=False,
-        object_store_memory=2**30,
-        logging_level="warning",
-        log_to_driver=False,
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.environ["PYTHONPATH"]}},
-    )
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    nap = ray.remote(_nap)
-    ray.get([nap.remote() for _ in range(CORES)])  # an idle Ray has its workers
-    idle = tree_mb(os.getpid())
-    with TreePeak(os.getpid()) as memory:
-        seconds = deduplicate(folder, files_for(documents), TextConfig())
-    ray.shutdown()
+    config = load_config("nano", None, [f"ray.num_cpus={CORES}", "ray.dashboard=false", "ray.object_store_mb=1024"])
+    with LocalRay(config):
+        nap = ray.remote(_nap)
+        ray.get([nap.remote() for _ in range(CORES)])  # an idle Ray has its workers
+        idle = tree_mb(os.getpid())
+        with TreePeak(os.getpid()) as memory:
+            seconds = deduplicate(folder, files_for(documents), config.text)
     print(json.dumps({"steps": seconds, "idle_mb": round(idle), "above_idle_mb": round(memory.peak_mb - idle)}))
 
 
@@ -143,29 +135,34 @@ def measure(folder: Path, documents: int, words: int, seed: int, timeout_s: floa
     kept = sum(layout.kept_and_removed(folder, "dedup", source.index)["kept"] for source in sources)
     fallen, keeper = _drops(folder, sources, documents)
     assert kept + len(fallen) == documents, "what was written and what fell do not add up"
-    return {"documents": documents, "kept": kept} | figures | _against(planted.content, similar, fallen, keeper)
+    return {"documents": documents, "kept": kept} | figures | _against(planted, similar, fallen, keeper)
 
 
-def _against(content: np.ndarray, similar: np.ndarray, fallen: np.ndarray, keeper: np.ndarray) -> dict[str, Any]:
-    """Recall: of the documents beyond one a cluster, how many fell; the same where the copy's similarity to its base
-    lies in a span. Precision: of those that fell, how many were kept in the form of a member of their own cluster."""
-    sizes = np.bincount(content)
-    left = np.bincount(np.delete(content, fallen), minlength=len(sizes))
-    surplus = int((sizes - 1).sum())
-    down = np.zeros(len(content), bool)
-    down[fallen] = True
-    later = np.ones(len(content), bool)
-    later[np.unique(content, return_index=True)[1]] = False  # the first of a cluster is the one to keep
+def _against(planted: Planted, similar: np.ndarray, fallen: np.ndarray, keeper: np.ndarray) -> dict[str, Any]:
+    """Precision: of the documents that fell, how many fell for a member of their own planted cluster.
+
+    Recall: of the pairs (copy, its base) at the threshold or above, how many are in one cluster. Banding finds a pair
+    with the probability that `curve` averages; a pair may also be found through other copies.
+    """
+    config = TextConfig()
+    bands, rows = bands_and_rows(config.threshold, config.num_hashes)
+    label = np.arange(len(similar))
+    label[fallen] = keeper
+    unchanged = np.flatnonzero(planted.changed == 0)
+    base = unchanged[np.unique(planted.content[unchanged], return_index=True)[1]][planted.content]
+    pair, found = base != np.arange(len(base)), label == label[base]
     by_span = {}
     for low, high in itertools.pairwise(SIMILARITIES):
-        span = later & (similar >= low) & ((similar < high) | (high == 1.0))
+        span = pair & (similar >= low) & ((similar < high) | (high == 1.0))
         if span.any():
-            by_span[f"{low}-{high}"] = round(float(down[span].mean()), 4)
+            curve = float(np.mean([catch_probability(s, bands, rows) for s in similar[span].tolist()]))
+            by_span[f"{low}-{high}"] = [int(span.sum()), round(float(found[span].mean()), 4), round(curve, 4)]
+    right = planted.content[fallen] == planted.content[keeper]
     return {
-        "planted": surplus,
-        "recall": round((surplus - int((left - (left > 0)).sum())) / max(surplus, 1), 4),
-        "recall_by_similarity": by_span,
-        "precision": round(float((content[fallen] == content[keeper]).mean()), 6) if len(fallen) else 1.0,
+        "fallen": len(fallen),
+        "precision": round(float(right.mean()), 6) if len(fallen) else 1.0,
+        "recall": round(float(found[pair & (similar >= config.threshold)].mean()), 4),
+        "pairs_found_curve": by_span,
     }
 
 
@@ -216,8 +213,6 @@ def main() -> None:
             at = (arguments.folder or Path(temporary)).absolute() / f"dedup-{documents}"
             runs.append(measure(at, documents, arguments.words, arguments.seed, arguments.timeout))
             print("  ".join(f"{name} {value}" for name, value in runs[-1].items()), flush=True)
-    config = TextConfig()
-    bands, rows = bands_and_rows(config.threshold, config.num_hashes)
     sizes, seconds = ([run[name] for run in runs] for name in ("documents", "seconds"))
     exponent = float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
     last = float(np.log(seconds[-1] / seconds[-2]) / np.log(sizes[-1] / sizes[-2]))
@@ -228,7 +223,6 @@ def main() -> None:
         "dedup": runs,
         "exponent": round(exponent, 3),
         "exponent_last_decade": round(last, 3),
-        "curve": {str(s): round(catch_probability(s, bands, rows), 4) for s in SIMILARITIES},
         "goals": GOALS,
     }
     print(json.dumps(figures))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from crawl import DATA, generate
-from processes import Finished, run_measured
+from processes import CommandFailed, Finished, run_measured
 
 from ilm_ray.corpus.jsonl import read_jsonl
 
@@ -149,7 +149,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.folder or Path(temporary)).absolute()
         venv = (arguments.peer_venv or folder / "peer-venv").absolute()
-        figures = measure(folder, arguments.data, arguments.captures, venv, arguments.timeout)
+        try:
+            figures = measure(folder, arguments.data, arguments.captures, venv, arguments.timeout)
+        except CommandFailed as error:
+            sys.exit(str(error))
     for side, row in figures.items():
         print(f"{side:<10}" + "  ".join(f"{name} {value}" for name, value in row.items()))
     ratio = figures["ilm_ray"]["documents_per_s"] / figures["datatrove"]["documents_per_s"]

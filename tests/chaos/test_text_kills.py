@@ -3,11 +3,12 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,12 @@ from fastwarc.warc import ArchiveIterator
 REPOSITORY = Path(__file__).parents[2]
 PAGES_PER_FILE = 36
 DEADLINE_S = 120.0  # for a moment to come, or for the job to end
+# By the title that Ray gives a process. Its agents are no workers: a node does not outlive its agent.
+IS_A: dict[str, Callable[[str], bool]] = {
+    "task": lambda title: title.startswith("ray::") and not re.search("IDLE|Actor|Agent", title),
+    "actor": lambda title: title.startswith("ray::") and "Actor" in title,
+    "extractor": lambda title: "-m ilm_ray.text." in title,
+}
 
 
 @dataclass(frozen=True)
@@ -26,14 +33,14 @@ class Moment:
 
     share: float
     delay_s: float
-    victim: str  # driver, worker or extractor
+    victim: str  # driver, task (a Ray worker that runs one), actor (one of Ray Data's own) or extractor
 
 
 def moments(rng: random.Random) -> list[Moment]:
     """Ten, in the order in which they come. Extractors live in the first pass only, about 0.4 of all files."""
-    latest = {"driver": 0.85, "worker": 0.85, "extractor": 0.3}
-    victims = ["driver"] * 4 + ["worker"] * 3 + ["extractor"] * 3
-    drawn = [Moment(rng.uniform(0.0, latest[v]), rng.uniform(0.0, 0.3), v) for v in victims]
+    victims = ["driver"] * 3 + ["task"] * 3 + ["actor"] + ["extractor"] * 3
+    latest = {"extractor": 0.3}
+    drawn = [Moment(rng.uniform(0.0, latest.get(v, 0.85)), rng.uniform(0.0, 0.3), v) for v in victims]
     return sorted(drawn, key=lambda moment: moment.share)
 
 
@@ -50,25 +57,24 @@ class Job:
 
     def __exit__(self, *exc: object) -> None:
         self._family.update(self._members())
-        alive = [p for p in self._family if p.is_running()]  # after a driver's death Ray's agents stay for a minute
-        for process in alive:
-            process.kill()
-        psutil.wait_procs(alive, timeout=10)
+        for process in self._family:  # after a driver's death Ray's agents stay for a minute
+            killed(process)
 
     def start(self) -> None:
         self.starts += 1
         self._found = self.files()
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "jobs/web_text.py", "--run-dir", str(self.run_dir), f"input={self.pages}"),
-                *("text.languages=null", "ray.num_cpus=2", "ray.dashboard=false"),
-            ],
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=(self.run_dir.parent / f"{self.run_dir.name}-{self.starts}.log").open("w"),
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "disabled"},
-        )
+        with (self.run_dir.parent / f"{self.run_dir.name}-{self.starts}.log").open("w") as log:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "jobs/web_text.py", "--run-dir", str(self.run_dir), f"input={self.pages}"),
+                    *("text.languages=null", "ray.num_cpus=2", "ray.dashboard=false"),
+                ],
+                cwd=REPOSITORY,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "disabled"},
+            )
 
     def end(self) -> None:
         out, _ = self._process.communicate(timeout=DEADLINE_S)
@@ -90,16 +96,7 @@ class Job:
             self._process.wait()
             self.start()
             return
-        found = list[psutil.Process]()
-
-        def there() -> bool:
-            found[:] = self._extractors() if victim == "extractor" else self._workers()
-            return bool(found)
-
-        self.wait_for(there)
-        chosen = rng.choice(found)
-        print(f"at {self.files()} files: {chosen.pid} {command(chosen)}")  # shown where the test fails
-        chosen.kill()
+        self.wait_for(lambda: self._strikes(victim, rng))
 
     def wait_for(self, reached: Callable[[], bool]) -> None:
         deadline = time.monotonic() + DEADLINE_S
@@ -108,6 +105,14 @@ class Job:
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
+    def _strikes(self, victim: str, rng: random.Random) -> bool:
+        found = [p for p in self._members() if IS_A[victim](command(p))]
+        if not found:
+            return False
+        chosen = rng.choice(found)
+        print(f"at {self.files()} files: {chosen.pid} {command(chosen)}")  # shown where the test fails
+        return killed(chosen)
+
     def _members(self) -> list[psutil.Process]:
         try:
             root = psutil.Process(self._process.pid)
@@ -115,20 +120,22 @@ class Job:
         except psutil.NoSuchProcess:
             return []
 
-    def _workers(self) -> Iterator[psutil.Process]:
-        """Those that have something to do. Agents are no workers: a node does not outlive its agent."""
-        names = ((p, command(p)) for p in self._members())
-        return (p for p, name in names if name.startswith("ray::") and not name.endswith(("IDLE", "Agent")))
-
-    def _extractors(self) -> Iterator[psutil.Process]:
-        return (p for p in self._members() if command(p).endswith("-m ilm_ray.text.extract"))
-
 
 def command(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline()).strip()
     except psutil.Error:  # it has just ended
         return ""
+
+
+def killed(process: psutil.Process) -> bool:
+    """SIGKILL, and the end of the process; False where it has just ended by itself."""
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        return False
+    psutil.wait_procs([process], timeout=10)
+    return True
 
 
 def cut(source: Path, target: Path, pages: int) -> None:
@@ -165,15 +172,15 @@ def test_ten_kills_change_no_byte(shared_data: Path, tmp_path: Path) -> None:
 
     rng = random.Random(20_240_817)
     planned = moments(rng)
-    with Job(tmp_path / "killed", pages) as killed:
-        killed.start()
+    with Job(tmp_path / "killed", pages) as disturbed:
+        disturbed.start()
         for moment in planned:
-            killed.goes_on_to(round(moment.share * total))
+            disturbed.goes_on_to(round(moment.share * total))
             time.sleep(moment.delay_s)
-            killed.kill(moment.victim, rng)
-        killed.end()
+            disturbed.kill(moment.victim, rng)
+        disturbed.end()
 
     # Only a killed driver needs somebody to start it again.
-    assert killed.starts == 1 + sum(moment.victim == "driver" for moment in planned)
+    assert disturbed.starts == 1 + sum(moment.victim == "driver" for moment in planned)
     assert written(tmp_path / "killed") == written(tmp_path / "whole")
     assert any(name.startswith("quality/kept-") for name in written(tmp_path / "whole"))
