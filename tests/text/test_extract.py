@@ -1,11 +1,14 @@
 """The extractor's child: reused, recycled, ended by its own limits alone; and what it makes of pages."""
 
+import json
 import os
 import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from hashlib import sha1
 from pathlib import Path
 
 import psutil
@@ -13,6 +16,7 @@ import pytest
 
 from ilm_ray.text.child import Page
 from ilm_ray.text.extract import Extractor
+from ilm_ray.text.warc import read_captures
 
 # The real child around a parser that misbehaves on request.
 CHILD = r"""
@@ -75,6 +79,15 @@ def test_cpu_time_ends_a_document_and_the_next_one_works(child: list[str], stuck
         assert not psutil.pid_exists(pid_of(first.text))
         assert extractor.extract(page("x" * 3_000_000)).text.endswith("x" * 1000)
         assert extractor.started == 2
+
+
+def test_a_parent_that_blocks_the_signal_changes_nothing(child: list[str]) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPROF])
+    try:
+        with Extractor(0.3, command=child) as extractor:
+            assert extractor.extract(page("loop")).failure == "extract_timeout"
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
 
 
 def test_waiting_is_no_cpu_time_and_ends_at_the_backstop(child: list[str]) -> None:
@@ -174,3 +187,25 @@ def test_main_text_of_a_page() -> None:
         assert words.strip() in extracted.text and extracted.charset == "utf-16-le"
         for empty in ("", "<html><body></body></html>", "\x00", "<!doctype html>"):
             assert extractor.extract(page(empty)).failure == "no_text"
+
+
+@pytest.mark.slow
+def test_the_gold_texts_come_out_of_all_annotated_captures(shared_data: Path) -> None:
+    """F1 over must-have and must-not-have segments, on all dumps."""
+    gold = {}
+    with (shared_data / "web" / "gold_text.jsonl").open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            gold |= dict.fromkeys(row["payload_sha1"], row)
+    hits = misses = wrong = 0
+    for path in sorted((shared_data / "web").glob("CC-MAIN-*/*.warc.gz")):
+        with path.open("rb") as stream, Extractor(60) as extractor:
+            captures = [c for c in read_captures(stream, 1 << 24, Counter()) if sha1(c.body).hexdigest() in gold]
+            for capture, extracted in extractor.extract_all((c, Page(c.body, c.charset)) for c in captures):
+                row, text = gold[sha1(capture.body).hexdigest()], extracted.text if extracted else ""
+                found = sum(segment in text for segment in row["with"])
+                hits, misses = hits + found, misses + len(row["with"]) - found
+                wrong += sum(segment in text for segment in row["without"])
+    f1 = 2 * hits / (2 * hits + misses + wrong)
+    print(f"{f1:.4f}")
+    assert f1 >= 0.92
