@@ -50,6 +50,15 @@ def work(page):
         time.sleep(float(text.split()[1]))
     return Extracted(f"pid {os.getpid()} {text}", failure="no_text" if text == "none" else None)
 
+if len(sys.argv) > 6 and sys.argv[1] == "trickle":  # an answer that comes byte by byte, and never ends
+    sys.stdout.buffer.write(b"!")
+    sys.stdout.buffer.flush()
+    sys.stdin.buffer.read(1)
+    sys.stdout.buffer.write((9999).to_bytes(4, "little"))
+    while True:
+        sys.stdout.buffer.write(b"x")
+        sys.stdout.buffer.flush()
+        time.sleep(0.05)
 serve(work, float(sys.argv[1]), int(sys.argv[2]))
 """
 
@@ -94,6 +103,13 @@ def test_waiting_is_no_cpu_time_and_ends_at_the_backstop(child: list[str]) -> No
     with Extractor(0.1, command=child) as extractor:
         assert extractor.extract(page("sleep 0.4")).text
         assert extractor.extract(page("sleep 30")).failure == "extract_timeout"
+
+
+def test_an_answer_that_trickles_in_ends_at_the_backstop_too(child: list[str]) -> None:
+    with Extractor(0.1, command=[*child, "trickle"]) as extractor:
+        began = time.monotonic()
+        assert extractor.extract(page("x")).failure == "extract_timeout"
+        assert time.monotonic() - began < 10
 
 
 def test_a_busy_machine_changes_no_outcome(child: list[str]) -> None:
