@@ -64,7 +64,8 @@ def serve(work: Work, cpu_s: float, memory_bytes: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # a parent may have it ignored or blocked
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
     source, target = sys.stdin.buffer, sys.stdout.buffer
     target.write(READY)
     target.flush()

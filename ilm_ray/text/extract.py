@@ -140,7 +140,10 @@ class Extractor:
                     answer = bytes(self._inbox[HEADER.size : end])
                     del self._inbox[:end]
                     return answer
-            self._exchange(deadline - time.monotonic())
+            left = deadline - time.monotonic()
+            if left <= 0:  # it still takes or sends a little now and then
+                raise TimeoutError
+            self._exchange(left)
 
     def _exchange(self, wait_s: float) -> None:
         """Send and receive what the pipes take now, or within `wait_s`. Raises TimeoutError, or _Died."""

@@ -56,6 +56,7 @@ class _Patient(io.RawIOBase):
     def __init__(self, path: str) -> None:
         self._path, self._position = path, 0
         self._file: BinaryIO | None = None
+        self._whole = False
         self._size: int = self._retried(lambda file: file.seek(0, 2))
 
     def readable(self) -> bool:
@@ -87,21 +88,27 @@ class _Patient(io.RawIOBase):
 
     def _retried(self, action: Callable[[BinaryIO], T]) -> T:
         began = time.monotonic()
-        for attempt in range(ATTEMPTS):
+        attempt = 0
+        while True:
             try:
                 if self._file is None:
-                    self._file = _open(self._path)
+                    self._file = _spooled(self._path) if self._whole else _open(self._path)
                 return action(self._file)
+            except ValueError:  # an HTTP server that knows no ranges: it sends whole files only
+                self._drop()
+                if self._whole:
+                    raise
+                self._whole = True
             except _TRANSIENT as error:
                 self._drop()
                 wait = FIRST_WAIT_S * 2**attempt
-                last = attempt + 1 == ATTEMPTS or time.monotonic() + wait - began > DEADLINE_S
+                attempt += 1
+                last = attempt == ATTEMPTS or time.monotonic() + wait - began > DEADLINE_S
                 if last or isinstance(error, _FINAL):
                     raise UserError(
                         f"cannot read {self._path}: {one_line(error)}; check the path, its permissions and the storage"
                     ) from None
                 time.sleep(wait)
-        raise AssertionError("unreachable")
 
     def _drop(self) -> None:
         if self._file is not None:
@@ -112,14 +119,16 @@ class _Patient(io.RawIOBase):
 def _open(path: str) -> BinaryIO:
     filesystem, inner = fsspec.url_to_fs(path)
     file: BinaryIO = filesystem.open(inner, "rb")
-    if file.seekable() and not type(file).__name__.endswith("StreamFile"):
-        return file
-    # An HTTP server without range requests: its file goes through the disk, not through memory.
-    with file:
-        spooled = tempfile.TemporaryFile()  # noqa: SIM115
-        shutil.copyfileobj(file, spooled, 1 << 20)
-    spooled.seek(0)
-    return spooled
+    return file
+
+
+def _spooled(path: str) -> BinaryIO:
+    """The whole file on the local disk: it need not fit into memory."""
+    filesystem, inner = fsspec.url_to_fs(path)
+    copy = tempfile.TemporaryFile()  # noqa: SIM115
+    with filesystem.open(inner, "rb", block_size=0) as file:
+        shutil.copyfileobj(file, copy, 1 << 20)
+    return copy
 
 
 def path_fingerprint(path: Path, what: str) -> str:

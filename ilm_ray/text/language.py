@@ -30,9 +30,9 @@ def detect_language(text: str) -> tuple[str, float]:
     if len(list(itertools.islice(TOKENS.finditer(text), MIN_TOKENS))) < MIN_TOKENS:
         return UNKNOWN, 0.0
     try:
+        reliable, _, details = pycld2.detect(text)
+    except (pycld2.error, UnicodeEncodeError):  # most texts need no cleaning, and cleaning costs half of a detection
         reliable, _, details = pycld2.detect(interchange(text))
-    except pycld2.error:  # cld2's own verdict on bytes that it cannot read
-        return UNKNOWN, 0.0
     _, code, percent, _ = details[0]
     if not reliable or code == "un":
         return UNKNOWN, 0.0

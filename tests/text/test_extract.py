@@ -1,11 +1,14 @@
 """The extractor's child: reused, recycled, ended by its own limits alone; and what it makes of pages."""
 
+import json
 import os
 import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from hashlib import sha1
 from pathlib import Path
 
 import psutil
@@ -13,6 +16,7 @@ import pytest
 
 from ilm_ray.text.child import Page
 from ilm_ray.text.extract import Extractor
+from ilm_ray.text.warc import read_captures
 
 # The real child around a parser that misbehaves on request.
 CHILD = r"""
@@ -46,6 +50,15 @@ def work(page):
         time.sleep(float(text.split()[1]))
     return Extracted(f"pid {os.getpid()} {text}", failure="no_text" if text == "none" else None)
 
+if len(sys.argv) > 6 and sys.argv[1] == "trickle":  # an answer that comes byte by byte, and never ends
+    sys.stdout.buffer.write(b"!")
+    sys.stdout.buffer.flush()
+    sys.stdin.buffer.read(1)
+    sys.stdout.buffer.write((9999).to_bytes(4, "little"))
+    while True:
+        sys.stdout.buffer.write(b"x")
+        sys.stdout.buffer.flush()
+        time.sleep(0.05)
 serve(work, float(sys.argv[1]), int(sys.argv[2]))
 """
 
@@ -77,10 +90,26 @@ def test_cpu_time_ends_a_document_and_the_next_one_works(child: list[str], stuck
         assert extractor.started == 2
 
 
+def test_a_parent_that_blocks_the_signal_changes_nothing(child: list[str]) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPROF])
+    try:
+        with Extractor(0.3, command=child) as extractor:
+            assert extractor.extract(page("loop")).failure == "extract_timeout"
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
+
+
 def test_waiting_is_no_cpu_time_and_ends_at_the_backstop(child: list[str]) -> None:
     with Extractor(0.1, command=child) as extractor:
         assert extractor.extract(page("sleep 0.4")).text
         assert extractor.extract(page("sleep 30")).failure == "extract_timeout"
+
+
+def test_an_answer_that_trickles_in_ends_at_the_backstop_too(child: list[str]) -> None:
+    with Extractor(0.1, command=[*child, "trickle"]) as extractor:
+        began = time.monotonic()
+        assert extractor.extract(page("x")).failure == "extract_timeout"
+        assert time.monotonic() - began < 10
 
 
 def test_a_busy_machine_changes_no_outcome(child: list[str]) -> None:
@@ -174,3 +203,25 @@ def test_main_text_of_a_page() -> None:
         assert words.strip() in extracted.text and extracted.charset == "utf-16-le"
         for empty in ("", "<html><body></body></html>", "\x00", "<!doctype html>"):
             assert extractor.extract(page(empty)).failure == "no_text"
+
+
+@pytest.mark.slow
+def test_the_gold_texts_come_out_of_all_annotated_captures(shared_data: Path) -> None:
+    """F1 over must-have and must-not-have segments, on all dumps."""
+    gold = {}
+    with (shared_data / "web" / "gold_text.jsonl").open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            gold |= dict.fromkeys(row["payload_sha1"], row)
+    hits = misses = wrong = 0
+    for path in sorted((shared_data / "web").glob("CC-MAIN-*/*.warc.gz")):
+        with path.open("rb") as stream, Extractor(60) as extractor:
+            captures = [c for c in read_captures(stream, 1 << 24, Counter()) if sha1(c.body).hexdigest() in gold]
+            for capture, extracted in extractor.extract_all((c, Page(c.body, c.charset)) for c in captures):
+                row, text = gold[sha1(capture.body).hexdigest()], extracted.text if extracted else ""
+                found = sum(segment in text for segment in row["with"])
+                hits, misses = hits + found, misses + len(row["with"]) - found
+                wrong += sum(segment in text for segment in row["without"])
+    f1 = 2 * hits / (2 * hits + misses + wrong)
+    print(f"{f1:.4f}")
+    assert f1 >= 0.92
