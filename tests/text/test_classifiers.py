@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from ilm_ray.config.schema import ClassifierConfig
 from ilm_ray.corpus.jsonl import write_jsonl
 from ilm_ray.demo import DATA
 from ilm_ray.errors import UserError
@@ -24,7 +25,7 @@ from ilm_ray.text.classifiers.card import choose_threshold, curve, measures
 from ilm_ray.text.classifiers.features import PLACES, logits, vectors
 from ilm_ray.text.classifiers.labels import Columns, Labels, read_labels, split
 from ilm_ray.text.classifiers.linear import Linear
-from ilm_ray.text.classifiers.model import load_classifier, train_linear
+from ilm_ray.text.classifiers.model import check_classifier, load_classifier, provide, train_linear
 from ilm_ray.text.language import TOKENS
 from jobs import train_classifier
 
@@ -123,6 +124,23 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
             load_classifier(tmp_path)
     with pytest.raises(UserError, match="no classifier"):
         load_classifier(tmp_path / "none")
+
+
+def test_a_run_takes_a_finished_model_or_trains_its_own(tmp_path: Path) -> None:
+    labels = DATA / "labels" / "toxicity.jsonl"
+    own = provide("toxicity", ClassifierConfig(), labels, tmp_path / "own", 1)
+    finished = ClassifierConfig(model=str(tmp_path / "own"))
+    assert provide("toxicity", finished, labels, tmp_path / "run" / "copy", 2) == own  # copied, not trained
+    scores = [load_classifier(tmp_path / name).score(["some text"])[0] for name in ("own", "run/copy")]
+    assert scores[0] == scores[1]
+    stamp = (tmp_path / "own" / "model.npz").stat().st_mtime_ns
+    provide("toxicity", ClassifierConfig(), labels, tmp_path / "own", 1)
+    assert (tmp_path / "own" / "model.npz").stat().st_mtime_ns == stamp
+    assert check_classifier("toxicity", finished, labels) == tmp_path / "own"
+    assert check_classifier("toxicity", ClassifierConfig(), labels) == labels
+    for wrong in (ClassifierConfig(model=str(tmp_path)), ClassifierConfig(backend="bert", base="x")):
+        with pytest.raises(UserError, match=r"no classifier|is not trained within a run"):
+            check_classifier("toxicity", wrong, labels)
 
 
 def test_scores_are_probabilities_among_as_many_good_as_bad_texts() -> None:
