@@ -20,7 +20,7 @@ from ilm_ray.corpus.jsonl import write_jsonl
 from ilm_ray.demo import DATA
 from ilm_ray.errors import UserError
 from ilm_ray.text.blocklist import fold
-from ilm_ray.text.classifiers import NAMES
+from ilm_ray.text.classifiers import NAMES, linear
 from ilm_ray.text.classifiers.card import choose_threshold, curve, measures
 from ilm_ray.text.classifiers.features import PLACES, logits, vectors
 from ilm_ray.text.classifiers.labels import Columns, Labels, read_labels, split
@@ -109,6 +109,16 @@ def test_a_classifier_learns_scores_good_high_and_survives_saving(tmp_path: Path
     train_linear("toxicity", labelled(400), tmp_path / "b", 1, {"files": {"x<script>": "0"}})
     for name in ("model.npz", "card.json", "card.html"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_the_solver_for_many_labels_learns_the_same_and_twice_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = Linear.fit(labelled(400), labelled(80, seed=1), 1)
+    monkeypatch.setattr(linear, "_EXACT_TEXTS", 10)
+    first, second = (Linear.fit(labelled(400), labelled(80, seed=1), 1) for _ in range(2))
+    assert np.array_equal(first.weights, second.weights) and first.bias == second.bias
+    fresh = labelled(200, seed=2)
+    assert not np.array_equal(first.weights, exact.weights)
+    assert (((first.score(fresh.texts) > 0.5) == (exact.score(fresh.texts) > 0.5)).mean()) > 0.98
 
 
 def test_damaged_folders_are_refused(tmp_path: Path) -> None:
