@@ -15,16 +15,17 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from ilm_ray.config.schema import ClassifierConfig
 from ilm_ray.corpus.jsonl import write_jsonl
 from ilm_ray.demo import DATA
 from ilm_ray.errors import UserError
 from ilm_ray.text.blocklist import fold
-from ilm_ray.text.classifiers import NAMES
+from ilm_ray.text.classifiers import NAMES, linear
 from ilm_ray.text.classifiers.card import choose_threshold, curve, measures
 from ilm_ray.text.classifiers.features import PLACES, logits, vectors
 from ilm_ray.text.classifiers.labels import Columns, Labels, read_labels, split
 from ilm_ray.text.classifiers.linear import Linear
-from ilm_ray.text.classifiers.model import load_classifier, train_linear
+from ilm_ray.text.classifiers.model import check_classifier, load_classifier, provide, train_linear
 from ilm_ray.text.language import TOKENS
 from jobs import train_classifier
 
@@ -110,6 +111,16 @@ def test_a_classifier_learns_scores_good_high_and_survives_saving(tmp_path: Path
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_the_solver_for_many_labels_learns_the_same_and_twice_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = Linear.fit(labelled(400), labelled(80, seed=1), 1)
+    monkeypatch.setattr(linear, "_EXACT_TEXTS", 10)
+    first, second = (Linear.fit(labelled(400), labelled(80, seed=1), 1) for _ in range(2))
+    assert np.array_equal(first.weights, second.weights) and first.bias == second.bias
+    fresh = labelled(200, seed=2)
+    assert not np.array_equal(first.weights, exact.weights)
+    assert (((first.score(fresh.texts) > 0.5) == (exact.score(fresh.texts) > 0.5)).mean()) > 0.98
+
+
 def test_damaged_folders_are_refused(tmp_path: Path) -> None:
     train_linear("toxicity", labelled(400), tmp_path, 1, {})
     whole = (tmp_path / "model.npz").read_bytes()
@@ -123,6 +134,23 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
             load_classifier(tmp_path)
     with pytest.raises(UserError, match="no classifier"):
         load_classifier(tmp_path / "none")
+
+
+def test_a_run_takes_a_finished_model_or_trains_its_own(tmp_path: Path) -> None:
+    labels = DATA / "labels" / "toxicity.jsonl"
+    own = provide("toxicity", ClassifierConfig(), labels, tmp_path / "own", 1)
+    finished = ClassifierConfig(model=str(tmp_path / "own"))
+    assert provide("toxicity", finished, labels, tmp_path / "run" / "copy", 2) == own  # copied, not trained
+    scores = [load_classifier(tmp_path / name).score(["some text"])[0] for name in ("own", "run/copy")]
+    assert scores[0] == scores[1]
+    stamp = (tmp_path / "own" / "model.npz").stat().st_mtime_ns
+    provide("toxicity", ClassifierConfig(), labels, tmp_path / "own", 1)
+    assert (tmp_path / "own" / "model.npz").stat().st_mtime_ns == stamp
+    assert check_classifier("toxicity", finished, labels) == tmp_path / "own"
+    assert check_classifier("toxicity", ClassifierConfig(), labels) == labels
+    for wrong in (ClassifierConfig(model=str(tmp_path)), ClassifierConfig(backend="bert", base="x")):
+        with pytest.raises(UserError, match=r"no classifier|is not trained within a run"):
+            check_classifier("toxicity", wrong, labels)
 
 
 def test_scores_are_probabilities_among_as_many_good_as_bad_texts() -> None:

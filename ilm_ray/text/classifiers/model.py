@@ -1,12 +1,17 @@
-"""The one interface of both back ends: fit, score, save, load."""
+"""The one interface of both back ends, and where a run's classifiers come from."""
 
+import shutil
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from ilm_ray.config.schema import ClassifierConfig
+from ilm_ray.corpus.files import temporary_path
+from ilm_ray.corpus.jsonl import sha256_of
+from ilm_ray.errors import UserError
 from ilm_ray.text.classifiers.card import Card, make_card, read_card, write_card
-from ilm_ray.text.classifiers.labels import Labels, split
+from ilm_ray.text.classifiers.labels import Labels, read_labels, split
 from ilm_ray.text.classifiers.linear import Linear
 
 
@@ -40,3 +45,29 @@ def train_linear(
     classifier.save(folder)
     write_card(folder, card)
     return card
+
+
+def check_classifier(name: str, config: ClassifierConfig, labels: Path) -> Path:
+    """The file or folder that `provide` will use. Raises UserError where it would fail."""
+    if config.model is not None:
+        load_classifier(Path(config.model))
+        return Path(config.model)
+    if config.backend != "linear":
+        raise UserError(
+            f"text.classifiers.{name}.backend={config.backend} is not trained within a run; train it by "
+            f"jobs/train_classifier.py --backend {config.backend} and name its folder in text.classifiers.{name}.model"
+        )
+    split(read_labels(labels))
+    return labels
+
+
+def provide(name: str, config: ClassifierConfig, labels: Path, folder: Path, seed: int) -> Card:
+    """Fill `folder` with the configured model, or one trained from `labels`, unless it is complete; its card."""
+    if not folder.exists() and config.model is not None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_path(folder)
+        shutil.copytree(config.model, temporary)
+        temporary.replace(folder)
+    if not (folder / "card.json").is_file():
+        return train_linear(name, read_labels(labels), folder, seed, {"files": {labels.name: sha256_of(labels)}})
+    return read_card(folder)
