@@ -159,7 +159,9 @@ def write_text_run(run: Path, documents: list[Document]) -> None:
         "dedup": {"bands": 14, "rows": 9},
         "classifiers": cards,
     }
-    commit(folder, Manifest("text", {"seed": 1234, "text": SETTINGS}, {}, {}, metrics, 41.0, 900.0))
+    order = {"": {code: [*table] for code, table in SETTINGS["rules"].items()}}
+    settings = {"seed": 1234, "text": SETTINGS, "rule_order": order}
+    commit(folder, Manifest("text", settings, {}, {}, metrics, 41.0, 900.0))
     config = {"seed": 1234, "text": SETTINGS | {"shuffle_partitions": 4}}
     (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 

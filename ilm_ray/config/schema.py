@@ -56,7 +56,7 @@ class TextConfig(Section):
     languages: list[str] | None = ["en", "zh"]  # None: every language
     min_chars: int = 200
     max_html_bytes: Count = 4_000_000
-    extract_timeout_s: float = 20.0
+    extract_timeout_s: float = 20.0  # CPU seconds a page; ten times as long on the clock ends it too
     prepass: bool = False  # throw out empty, blocked and wrong-language pages by a cheap extractor first
     sources: dict[str, TextSourceConfig] = {}  # name -> text that is no web page
     # Clean: bounds of scores by language ("en", "zh", "*" for the others) and rule; named ones replace the defaults.

@@ -114,9 +114,11 @@ def run_stage(stage: Stage, config: Config, run_dir: Path, journal: Journal) -> 
 
 
 def _is_ours(folder: Path) -> bool:
-    return folder.is_dir() and (
-        (folder / manifests.NAME).exists() or (folder / IN_PROGRESS).exists() or not any(folder.iterdir())
-    )
+    if not folder.is_dir():
+        return False
+    # A driver killed while it begins leaves the marker's temporary file, and nothing else.
+    real = [path for path in folder.iterdir() if not (path.name.startswith(".") and path.name.endswith(".tmp"))]
+    return not real or (folder / manifests.NAME).exists() or (folder / IN_PROGRESS).exists()
 
 
 def _prepare(folder: Path, wanted: str) -> bool:
@@ -124,7 +126,7 @@ def _prepare(folder: Path, wanted: str) -> bool:
     marker = folder / IN_PROGRESS
     if marker.is_file() and marker.read_text(encoding="utf-8") == wanted:
         for left in folder.rglob(".*.tmp"):  # half-written files of the attempt that was killed
-            left.unlink()
+            left.unlink(missing_ok=True)  # workers of a killed driver live on for a moment, and rename theirs
         return True
     if folder.exists():
         # Out of the way first: a kill in the middle of the removal leaves nothing that looks like a stage.

@@ -201,33 +201,19 @@ def _table(settings: Settings, language: str) -> dict[str, Any]:
 
 
 def _settings(run_dir: Path) -> Settings | None:
-    """What the stage ran with. The manifest is the record; config.yaml, where it says the same, has the rules in order
-    (a manifest's keys are sorted). A stage that has not finished has config.yaml alone."""
-    manifest = manifests.load(run_dir / "text")
-    ran = manifest.settings.get("text") if manifest else None
+    """What the stage ran with, the rules in the order in which they were asked; config.yaml's of an unfinished one."""
+    if manifest := manifests.load(run_dir / "text"):
+        ran: Settings = manifest.settings["text"]
+        order = manifest.settings.get("rule_order", {}).get("", {})  # a manifest's keys are sorted
+        rules = {code: {name: table[name] for name in order.get(code, table)} for code, table in ran["rules"].items()}
+        return ran | {"rules": rules}
     path = run_dir / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = str(error).splitlines()[0]
         raise UserError(f"{path} is not valid YAML ({line}); run the job again to have it rewritten") from None
-    configured = config.get("text") if isinstance(config, dict) else None
-    if ran and not (configured and all(configured.get(key) == value for key, value in ran.items())):
-        configured = ran
-    return _with_table(configured) if configured else None
-
-
-# Before the rules had a table each bound was a setting of its own.
-_FLAT = ("symbol_ratio", "short_line_ratio", "terminal_punctuation_ratio", "punctuation_ratio", "duplicate_line_ratio",
-         "repeated_ngram_ratio", "mean_word_chars")  # fmt: skip
-
-
-def _with_table(settings: Settings) -> Settings:
-    if "rules" in settings:
-        return settings
-    table = {name: [settings.get(f"min_{name}"), settings.get(f"max_{name}")] for name in _FLAT}
-    chinese = {name: pair for name, pair in table.items() if name != "mean_word_chars"}
-    return settings | {"rules": {"zh": chinese, OTHER_LANGUAGES: table}}
+    return config.get("text") if isinstance(config, dict) else None
 
 
 def _merged(base: Settings, changed: Settings) -> Settings:

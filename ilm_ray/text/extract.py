@@ -168,6 +168,15 @@ class Extractor:
             self._inbox += part
 
     def _start(self) -> None:
+        """A child that is ready, with all that is given on its way. One that dies while it starts gets a second try."""
+        for attempt in range(_TRIES):
+            try:
+                return self._start_once()
+            except OSError:
+                if attempt + 1 == _TRIES:
+                    raise
+
+    def _start_once(self) -> None:
         package_root = str(Path(__file__).parents[2])
         paths = [package_root, os.environ.get("PYTHONPATH", "")]
         child = self._child = subprocess.Popen(

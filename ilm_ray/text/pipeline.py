@@ -5,7 +5,6 @@ earlier runs too; files through Dedup, Safe and High-quality. Ray Data carries f
 """
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +14,9 @@ import numpy as np
 import ray
 
 from ilm_ray.config import Config
-from ilm_ray.config.schema import TextConfig
+from ilm_ray.config.schema import ClassifierConfig, TextConfig
 from ilm_ray.corpus.files import write_text_atomic
-from ilm_ray.corpus.jsonl import sha256_of, write_jsonl
+from ilm_ray.corpus.jsonl import write_jsonl
 from ilm_ray.corpus.stage import Context, Result
 from ilm_ray.demo import DATA
 from ilm_ray.errors import UserError
@@ -26,10 +25,7 @@ from ilm_ray.observe.progress import Progress
 from ilm_ray.text import layout, steps
 from ilm_ray.text.blocklist import Domains, read_words
 from ilm_ray.text.classifiers import NAMES
-from ilm_ray.text.classifiers.card import FILE as CARD
-from ilm_ray.text.classifiers.card import read_card
-from ilm_ray.text.classifiers.labels import read_labels, split
-from ilm_ray.text.classifiers.model import load_classifier, train_linear
+from ilm_ray.text.classifiers.model import check_classifier, provide
 from ilm_ray.text.dedup.components import Drops
 from ilm_ray.text.dedup.minhash import bands_and_rows, catch_probability
 from ilm_ray.text.dedup.pipeline import Signed, find_duplicates
@@ -63,17 +59,15 @@ def sources(config: Config) -> dict[str, str]:
         )
     found = {f"file {source.path}": print_of for source, (print_of, _) in looked_at.items()}
     found |= {f"previous {run.folder.parent}": run.fingerprint for run in finished_runs(config.text, files)}
-    for name, path in _side_inputs(config.text).items():
+    lists = _block_lists(config.text)
+    for name, path in lists.items():
         found[name] = path_fingerprint(path, name)
     # A wrong list, label file or model is found before hours of work, not after.
-    lists = _block_lists(config.text)
     Domains.read(lists["text.blocked_domains"])
     read_words(lists["text.blocked_words"])
-    for name in NAMES:
-        if model := _model(config.text, name):
-            load_classifier(model)
-        else:
-            split(read_labels(_labels_path(config.text, name)))
+    for name, own in _classifiers(config.text).items():
+        key = f"text.classifiers.{name}.{'model' if own.model else 'labels'}"
+        found[key] = path_fingerprint(check_classifier(own, _labels_path(own, name)), key)
     return found
 
 
@@ -92,7 +86,10 @@ def run_text(context: Context) -> Result:
         progress.update(done + 1, documents_in=documents)
     if not all(layout.drops_path(folder, f.index).is_file() for f in files):
         _dedup(folder, files, earlier, config)
-    cards = _prepare_classifiers(folder, context.config)
+    cards = {
+        name: provide(name, own, _labels_path(own, name), layout.model_path(folder, name), context.config.seed)
+        for name, own in _classifiers(config).items()
+    }
     steps.write_block_lists(folder, config)
     last = [f for f in files if not _last_pass_done(folder, f)]
     documents = 0
@@ -172,23 +169,6 @@ def _write_replaced(folder: Path, earlier: list[FinishedRun], drops: Drops) -> N
     write_jsonl(layout.replaced_path(folder), (row for run in earlier for row in replaced(run, earlier, drops)))
 
 
-def _prepare_classifiers(folder: Path, config: Config) -> dict[str, Any]:
-    """Train the classifiers, or copy those that were trained before, where they are not there yet; cards by name."""
-    for name in NAMES:
-        target = layout.model_path(folder, name)
-        if (target / CARD).is_file():  # written last
-            continue
-        if model := _model(config.text, name):
-            shutil.rmtree(target, ignore_errors=True)  # half a copy of an attempt that was killed
-            shutil.copytree(model, target, ignore=shutil.ignore_patterns(CARD))
-            write_text_atomic(target / CARD, (model / CARD).read_text(encoding="utf-8"))
-        else:
-            labels = _labels_path(config.text, name)
-            made_from = {"files": {labels.name: sha256_of(labels)}}
-            train_linear(name, read_labels(labels), target, config.seed, made_from)
-    return {name: read_card(layout.model_path(folder, name)) for name in NAMES}
-
-
 def _result(folder: Path, files: list[Source], config: TextConfig, cards: dict[str, Any]) -> Result:
     funnel, records = Funnel(), Counter[str]()
     for step in layout.STEPS:
@@ -231,23 +211,12 @@ def _last_pass_done(folder: Path, source: Source) -> bool:
     return all(layout.is_done(folder, step, source.index) for step in ("dedup", "safe", "quality"))
 
 
-def _model(config: TextConfig, name: str) -> Path | None:
-    model = getattr(config.classifiers, name).model
-    return Path(model) if model else None
+def _classifiers(config: TextConfig) -> dict[str, ClassifierConfig]:
+    return {name: getattr(config.classifiers, name) for name in NAMES}
 
 
-def _labels_path(config: TextConfig, name: str) -> Path:
-    labels = getattr(config.classifiers, name).labels
-    return Path(labels) if labels else DATA / "labels" / f"{name}.jsonl"
-
-
-def _side_inputs(config: TextConfig) -> dict[str, Path]:
-    found = _block_lists(config)
-    for name in NAMES:
-        model = _model(config, name)
-        key = f"text.classifiers.{name}.{'model' if model else 'labels'}"
-        found[key] = model or _labels_path(config, name)
-    return found
+def _labels_path(config: ClassifierConfig, name: str) -> Path:
+    return Path(config.labels) if config.labels else DATA / "labels" / f"{name}.jsonl"
 
 
 def _block_lists(config: TextConfig) -> dict[str, Path]:

@@ -93,7 +93,7 @@ def _glob(pattern: str, setting: str, wanted: str) -> list[str]:
     try:
         filesystem, inner = fsspec.url_to_fs(pattern)
         found = sorted(path for path in filesystem.glob(inner) if filesystem.isfile(path))
-    except (ImportError, OSError, ValueError) as error:  # no driver installed, no access, an unknown scheme
+    except Exception as error:  # each driver has errors of its own: not installed, no credentials, an unknown scheme
         raise UserError(
             f"{setting}={pattern} cannot be listed: {one_line(error)}; give a glob of files in a folder or a storage "
             "whose fsspec driver is installed"

@@ -101,3 +101,14 @@ def test_a_damaged_manifest_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a" / "manifest.json").write_text('{"stage": "a"')
     with pytest.raises(UserError, match="is no manifest"):
         check_run_dir([stage("b", ("a",))], tmp_path)
+
+
+def test_a_stage_killed_as_it_began_is_ours(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".in_progress.0123.tmp").write_text("half of the mark")
+    check_run_dir([stage("a")], tmp_path)
+    assert run([stage("a")], CONFIG, tmp_path) == ["a"]
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / ".hidden").write_text("somebody's")
+    with pytest.raises(UserError, match="was not written by stage 'b'"):
+        check_run_dir([stage("b")], tmp_path)

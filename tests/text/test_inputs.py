@@ -162,4 +162,4 @@ def test_files_that_are_no_archives_are_passed_over_unless_all_are_such(tmp_path
         pipeline.sources(load_config("nano", None, [f"input={tmp_path}/*"]))
     (tmp_path / "a.warc.gz").write_bytes(ARCHIVE)
     found = pipeline.sources(load_config("nano", None, [f"input={tmp_path}/*"]))
-    assert sum(name.startswith("warc ") for name in found) == 2
+    assert sum(name.startswith("file ") for name in found) == 2

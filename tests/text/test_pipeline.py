@@ -13,10 +13,9 @@ from ilm_ray.config.schema import TextConfig
 from ilm_ray.corpus.files import temporary_path
 from ilm_ray.corpus.jsonl import read_jsonl, sha256_of, write_jsonl
 from ilm_ray.corpus.manifest import digest
-from ilm_ray.corpus.stage import IN_PROGRESS, Stage, run_stage
+from ilm_ray.corpus.stage import IN_PROGRESS
 from ilm_ray.demo import DATA
 from ilm_ray.errors import UserError
-from ilm_ray.observe.journal import Journal
 from ilm_ray.text import layout, pipeline, steps
 from ilm_ray.text.charset import decode
 from ilm_ray.text.classifiers import card
@@ -27,14 +26,8 @@ from ilm_ray.text.inputs import open_source
 from ilm_ray.text.maintext import main_text
 from ilm_ray.text.sources import Source, find_sources
 from ilm_ray.text.warc import read_captures
-
-STAGE = Stage(name="text", needs=(), settings=pipeline.settings, work=pipeline.run_text, sources=pipeline.sources)
-
-
-def run(folder: Path, *settings: str) -> Path:
-    folder.mkdir(exist_ok=True)
-    run_stage(STAGE, load_config("nano", None, list(settings)), folder, Journal(folder / "journal.jsonl"))
-    return folder / "text"
+from tests.text.conftest import Counts
+from tests.text.running import run
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -43,26 +36,6 @@ def contents(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != "manifest.json" and path.parent.name != "cost"  # costs differ
     }
-
-
-class Counts:
-    """Stands in for the live counter."""
-
-    def __init__(self) -> None:
-        self.seen: Counter[tuple[str, str]] = Counter()
-
-    def inc(self, value: float, tags: dict[str, str]) -> None:
-        self.seen[tags["stage"], tags["outcome"]] += int(value)
-
-
-COUNTS = Counts()
-
-
-@pytest.fixture(scope="module")
-def demo(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "counter", lambda *_: COUNTS)
-        return run(tmp_path_factory.mktemp("demo"))
 
 
 def test_each_kind_of_page_ends_where_it_belongs(demo: Path) -> None:
@@ -118,11 +91,11 @@ def test_the_funnel_adds_up_to_the_files(demo: Path) -> None:
             assert sum(len(row["text"].encode()) for row in mine) == sum(row["bytes"] for row in counted)
 
 
-def test_live_metrics_count_every_step_once(demo: Path) -> None:
+def test_live_metrics_count_every_step_once(demo: Path, demo_counts: Counts) -> None:
     expected: Counter[tuple[str, str]] = Counter()
     for row in json.loads((demo / "funnel.json").read_text()):
         expected[f"text/{row['step']}", "kept" if row["rule"] == "kept" else "removed"] += row["documents"]
-    assert expected == COUNTS.seen
+    assert expected == demo_counts.seen
     assert {stage for stage, _ in expected} == {f"text/{step}" for step in layout.STEPS}
 
 

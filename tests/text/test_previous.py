@@ -7,21 +7,13 @@ import pytest
 
 from ilm_ray.config import load_config
 from ilm_ray.corpus.jsonl import read_jsonl
-from ilm_ray.corpus.stage import Stage, run_stage
 from ilm_ray.demo import DATA
 from ilm_ray.errors import UserError
-from ilm_ray.observe.journal import Journal
 from ilm_ray.text import layout, pipeline
 from ilm_ray.text.sources import find_sources
+from tests.text.running import run
 
-STAGE = Stage(name="text", needs=(), settings=pipeline.settings, work=pipeline.run_text, sources=pipeline.sources)
 OLD, NEW = "CC-MAIN-2024-10", "CC-MAIN-2024-33"
-
-
-def run(folder: Path, *settings: str) -> Path:
-    folder.mkdir()
-    run_stage(STAGE, load_config("nano", None, list(settings)), folder, Journal(folder / "journal.jsonl"))
-    return folder / "text"
 
 
 def survivors(text: Path) -> set[int]:

@@ -14,9 +14,9 @@ import pytest
 
 from ilm_ray.config.thresholds import RULES as TABLE
 from ilm_ray.text.charset import decode
-from ilm_ray.text.extract import main_text
 from ilm_ray.text.inputs import open_source
 from ilm_ray.text.language import detect_language
+from ilm_ray.text.maintext import main_text
 from ilm_ray.text.normalise import drop_chrome, normalise
 from ilm_ray.text.rules import Verdict, first_failures, score_batch
 from ilm_ray.text.sources import find_sources

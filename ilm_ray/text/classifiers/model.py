@@ -9,7 +9,6 @@ import numpy as np
 from ilm_ray.config.schema import ClassifierConfig
 from ilm_ray.corpus.files import temporary_path
 from ilm_ray.corpus.jsonl import sha256_of
-from ilm_ray.errors import UserError
 from ilm_ray.text.classifiers.card import Card, make_card, read_card, write_card
 from ilm_ray.text.classifiers.labels import Labels, read_labels, split
 from ilm_ray.text.classifiers.linear import Linear
@@ -47,16 +46,11 @@ def train_linear(
     return card
 
 
-def check_classifier(name: str, config: ClassifierConfig, labels: Path) -> Path:
+def check_classifier(config: ClassifierConfig, labels: Path) -> Path:
     """The file or folder that `provide` will use. Raises UserError where it would fail."""
     if config.model is not None:
         load_classifier(Path(config.model))
         return Path(config.model)
-    if config.backend != "linear":
-        raise UserError(
-            f"text.classifiers.{name}.backend={config.backend} is not trained within a run; train it by "
-            f"jobs/train_classifier.py --backend {config.backend} and name its folder in text.classifiers.{name}.model"
-        )
     split(read_labels(labels))
     return labels
 
