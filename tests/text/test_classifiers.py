@@ -76,7 +76,7 @@ def plain_features(text: str) -> set[tuple[Any, ...]]:
 def test_two_texts_share_the_features_that_the_definition_says(one: str, other: str) -> None:
     first, second = plain_features(one), plain_features(other)
     found = vectors([one, other])
-    assert np.diff(found.indptr).tolist() == [len(first), len(second)]  # a collision in 2^21 places would show
+    assert np.diff(found.indptr).tolist() == [len(first), len(second)]  # a collision would show
     product = (found[0] @ found[1].T).toarray()[0, 0]
     assert product * np.sqrt(len(first) * len(second)) == pytest.approx(len(first & second), abs=1e-3)
 
