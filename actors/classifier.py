@@ -12,7 +12,7 @@ from actors.group import Figures, Role, figures, start_groups, step, stop_groups
 from actors.ppo_driver import gpu_share
 from ilm_ray.text.classifiers.bert import Bert, BertSettings
 from ilm_ray.text.classifiers.card import Card, make_card, write_card
-from ilm_ray.text.classifiers.labels import Labels, split
+from ilm_ray.text.classifiers.labels import Labels, Split
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,17 @@ class Scorers:
 
 def train_bert(
     name: str,
-    labels: Labels,
+    parts: Split,
     folder: Path,
     settings: BertSettings,
     made_from: dict[str, Any],
-    held_out: Labels | None = None,
     workers: int = 2,
     deadline_s: float = 6 * 3600.0,
 ) -> Card:
     """Fine-tune on one actor, measure on `workers`; writes `folder` and returns the card.
 
-    Raises UserError where the labels do not suffice or the base cannot be loaded, GroupError after `deadline_s`.
+    Raises GroupError where the base cannot be loaded (its cause is a UserError) or after `deadline_s`.
     """
-    parts = split(labels, held_out)
     folder.mkdir(parents=True, exist_ok=True)
     role = Role("trainer", ClassifierTrainer, TrainerSettings(folder, settings), cpus=1.0, gpus=gpu_share(1))
     groups = start_groups([role], f"trainer-{time.time_ns()}", deadline_s)

@@ -22,7 +22,7 @@ from ilm_ray.corpus.jsonl import sha256_of
 from ilm_ray.errors import UserError
 from ilm_ray.text.classifiers import NAMES
 from ilm_ray.text.classifiers.card import Card
-from ilm_ray.text.classifiers.labels import Columns, Labels, read_labels
+from ilm_ray.text.classifiers.labels import Columns, read_labels, split
 from ilm_ray.text.classifiers.model import train_linear
 from jobs._job import LocalRay
 
@@ -58,9 +58,8 @@ def _train(arguments: argparse.Namespace) -> Card:
         arguments.language_column,
         frozenset(arguments.good) if arguments.good else None,
     )
-    parts = [read_labels(path, columns) for path in arguments.labels]
-    labels: Labels = sum(parts[1:], parts[0])
-    held_out = read_labels(arguments.test, columns) if arguments.test else None
+    read = [read_labels(path, columns) for path in arguments.labels]
+    parts = split(sum(read[1:], read[0]), read_labels(arguments.test, columns) if arguments.test else None)
     files = [*arguments.labels, *([arguments.test] if arguments.test else [])]
     made_from = {"files": {path.name: sha256_of(path) for path in files}}
     try:
@@ -68,13 +67,13 @@ def _train(arguments: argparse.Namespace) -> Card:
     except OSError as error:
         raise UserError(f"cannot write to --out {arguments.out}: {error.strerror or error}; choose another") from None
     if arguments.backend == "linear":
-        return train_linear(arguments.name, labels, arguments.out, arguments.seed, made_from, held_out)
+        return train_linear(arguments.name, parts, arguments.out, arguments.seed, made_from)
     from actors.classifier import train_bert  # Ray, torch and transformers take seconds to import
     from ilm_ray.text.classifiers.bert import BertSettings
 
     settings = BertSettings(arguments.base, arguments.seed, arguments.epochs, arguments.lr)
     with LocalRay(load_config("nano", None, ["ray.dashboard=false"])):
-        return train_bert(arguments.name, labels, arguments.out, settings, made_from, held_out, arguments.workers)
+        return train_bert(arguments.name, parts, arguments.out, settings, made_from, arguments.workers)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

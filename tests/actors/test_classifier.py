@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 from actors.classifier import Scorers, train_bert
 from ilm_ray.errors import UserError
 from ilm_ray.text.classifiers.bert import Bert, BertSettings
-from ilm_ray.text.classifiers.labels import Labels
+from ilm_ray.text.classifiers.labels import Labels, split
 from ilm_ray.text.classifiers.model import load_classifier
 
 WORDS = ["calm", "river", "stone", "loud", "sale", "offer", "page", "the", *"abcdefghijklmnopqrstuvwxyz"]
@@ -53,7 +53,7 @@ def test_a_tiny_encoder_learns_on_actors_and_scores_alike_everywhere(
     local_ray: None, base: Path, tmp_path: Path
 ) -> None:
     settings = BertSettings(str(base), seed=3, epochs=6, lr=2e-3, batch=16)
-    card = train_bert("toxicity", labelled(300), tmp_path, settings, {"files": {}}, workers=2, deadline_s=120.0)
+    card = train_bert("toxicity", split(labelled(300)), tmp_path, settings, {"files": {}}, workers=2, deadline_s=120.0)
     assert card["held_out"]["all"]["auc"] > 0.99 and card["held_out"]["all"]["accuracy"] > 0.95
     assert json.loads((tmp_path / "card.json").read_text()) == card
     assert not [p.name for p in tmp_path.iterdir() if p.suffix in (".bin", ".pt", ".pkl", ".py")]

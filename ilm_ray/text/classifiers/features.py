@@ -19,7 +19,7 @@ from numba import njit, types
 from ilm_ray.text.blocklist import fold
 from ilm_ray.text.codepoints import HAN, WORD, flatten, token_classes
 
-BITS = 21
+BITS = 22
 PLACES = 1 << BITS
 _PER_POINT = 24  # no text has more features than this for each of its code points, and _SPARE
 _SPARE = 64

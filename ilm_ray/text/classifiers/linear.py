@@ -37,7 +37,7 @@ class Linear:
 
     @classmethod
     def fit(cls, training: Labels, threshold: Labels, seed: int) -> "Linear":
-        """Learn from `training`, calibrate on `threshold`, then learn from both. Same labels and seed, same weights.
+        """Learn from `training`, calibrate on `threshold`. Same labels and seed, same weights.
 
         Classes count alike however many texts each has: a score of one half is "as likely bad as good" among as many
         bad texts as good ones.
@@ -47,7 +47,6 @@ class Linear:
         spread = float(held.std()) or 1.0
         with threadpool_limits(1):
             line = LogisticRegression(class_weight="balanced").fit(held[:, None] / spread, threshold.good)
-        weights, bias = _learn(training + threshold, seed)
         slope = float(line.coef_[0, 0]) / spread
         return cls((weights * slope).astype(np.float32), bias * slope + float(line.intercept_[0]))
 

@@ -10,7 +10,7 @@ from ilm_ray.config.schema import ClassifierConfig
 from ilm_ray.corpus.files import temporary_path
 from ilm_ray.corpus.jsonl import sha256_of
 from ilm_ray.text.classifiers.card import Card, make_card, read_card, write_card
-from ilm_ray.text.classifiers.labels import Labels, read_labels, split
+from ilm_ray.text.classifiers.labels import Split, read_labels, split
 from ilm_ray.text.classifiers.linear import Linear
 
 
@@ -33,11 +33,8 @@ def load_classifier(folder: Path) -> Classifier:
     return Bert.load(folder)
 
 
-def train_linear(
-    name: str, labels: Labels, folder: Path, seed: int, made_from: Card, held_out: Labels | None = None
-) -> Card:
-    """Train the default back end into `folder`, return its card. Raises UserError where the labels do not suffice."""
-    parts = split(labels, held_out)
+def train_linear(name: str, parts: Split, folder: Path, seed: int, made_from: Card) -> Card:
+    """Train the default back end into `folder` and return its card."""
     classifier = Linear.fit(parts.training, parts.threshold, seed)
     card = make_card(name, Linear.kind, classifier.score, parts, made_from | {"seed": seed})
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,5 +60,5 @@ def provide(name: str, config: ClassifierConfig, labels: Path, folder: Path, see
         shutil.copytree(config.model, temporary)
         temporary.replace(folder)
     if not (folder / "card.json").is_file():
-        return train_linear(name, read_labels(labels), folder, seed, {"files": {labels.name: sha256_of(labels)}})
+        return train_linear(name, split(read_labels(labels)), folder, seed, {"files": {labels.name: sha256_of(labels)}})
     return read_card(folder)
