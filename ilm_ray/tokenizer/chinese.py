@@ -11,9 +11,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 _HAN = r"\u3005\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 _PUNCTUATION = r"\u3001-\u3003\u3008-\u3011\u3014-\u301f\uff01-\uff0f\uff1a-\uff20\u2014\u2018-\u201d\u2026\u00b7"
-# The same pieces that cl100k's pattern cuts out of Chinese: letters with at most one sign before them, or signs alone.
-# A merge across their borders could never be reached.
-_WORDS = re.compile(f"[{_PUNCTUATION}]?[{_HAN}]+|[{_PUNCTUATION}]+")
+# The same pieces that cl100k's pattern cuts out of Chinese: letters with at most one sign before them, or signs alone;
+# a sign after another one or after a space is theirs. A merge across these borders could never be reached.
+_WORDS = re.compile(rf"(?:(?<![^\s\w]|[_ ])[{_PUNCTUATION}])?[{_HAN}]+|[{_PUNCTUATION}]+")
 _LONGEST = 8  # characters; longer tokens are the clauses of repeated boilerplate
 _AT_ONCE = 1000  # words that are encoded together
 
