@@ -15,7 +15,6 @@ _PUNCTUATION = r"\u3001-\u3003\u3008-\u3011\u3014-\u301f\uff01-\uff0f\uff1a-\uff
 # a sign after another one or after a space is theirs. A merge across these borders could never be reached.
 _WORDS = re.compile(rf"(?:(?<![^\s\w]|[_ ])[{_PUNCTUATION}])?[{_HAN}]+|[{_PUNCTUATION}]+")
 _LONGEST = 8  # characters; longer tokens are the clauses of repeated boilerplate
-_AT_ONCE = 1000  # words that are encoded together
 
 
 def chinese_words(text: str) -> list[str]:
@@ -29,17 +28,21 @@ def learn_tokens(texts: Iterable[str], ranks: Mapping[bytes, int], pattern: str,
     The bytes of characters are merged first and characters then, so a token is whole characters or the first bytes of
     one. Each is the merge of two tokens that exist before it, and encoding its bytes arrives at exactly these two, so
     that a tokenizer with the ranks continued reaches it. Fewer come back where the texts have no repeated pair left.
-    The same texts give the same tokens.
+    The same texts give the same tokens, in whatever order they come.
     """
-    words = [word for text in texts for word in chinese_words(text)]
-    if count == 0 or not words:
+    if count == 0:
         return []
-    merged = Counter(character for word in words for character in word)
+    lines = [" ".join(chinese_words(text)) for text in texts]
+    merged = Counter[str]()
+    for line in lines:
+        merged.update(line.replace(" ", ""))
+    if not merged:
+        return []
     base = tiktoken.Encoding("base", pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens={})
-    characters = {c: [base.decode_single_token_bytes(i) for i in base.encode_ordinary(c)] for c in merged}
+    characters = {c: [base.decode_single_token_bytes(i) for i in base.encode_ordinary(c)] for c in sorted(merged)}
     # Merges that make characters; sorted by frequency together with those that join them, and before their equals.
     steps = [(merged[c], b"".join(parts[:end])) for c, parts in characters.items() for end in range(2, len(parts) + 1)]
-    steps += _joined(words, count)
+    steps += _joined(lines, len(merged) + count)
     known, learned = dict(ranks), list[bytes]()
     for times, token in sorted(steps, key=lambda step: -step[0]):
         if times < 2 or len(learned) == count:
@@ -70,16 +73,13 @@ def limited(texts: Iterable[str], characters: int) -> Iterator[str]:
         characters -= len(text)
 
 
-def _joined(words: Sequence[str], count: int) -> list[tuple[int, bytes]]:
-    """(how often it was made, token) of the merges of characters in their order; a few more than `count`."""
-    lines = [" ".join(words[at : at + _AT_ONCE]) for at in range(0, len(words), _AT_ONCE)]
+def _joined(lines: Sequence[str], size: int) -> list[tuple[int, bytes]]:
+    """(how often it was made, token) of the merges of characters in their order. lines: words between spaces;
+    size: of characters and merges together, of which a few more are made, since some fall away."""
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
-        vocab_size=len(set().union(*lines)) + count + count // 10 + 100,  # the characters count; some merges fall away
-        min_frequency=2,
-        max_token_length=_LONGEST,
-        show_progress=False,
+        vocab_size=size + size // 10 + 100, min_frequency=2, max_token_length=_LONGEST, show_progress=False
     )
     trained.train_from_iterator(lines, trainer)
     # A merge was made as often as its token stands in the encoded text, alone or within tokens merged from it.

@@ -136,6 +136,8 @@ def test_learning_stops_where_the_text_has_no_repeated_pair() -> None:
     few = learn_tokens(["天地天地。"], ranks, cl100k()[1], 50)
     assert 0 < len(few) < 50
     assert learn_tokens(["天地。"], ranks, cl100k()[1], 50) == []
+    lines = [CHINESE[at : at + 12] for at in range(0, len(CHINESE), 12)]
+    assert learn_tokens(lines, ranks, cl100k()[1], 50) == learn_tokens(lines[::-1], ranks, cl100k()[1], 50)
     assert "".join(limited(["abc", "def", "ghi"], 5)) == "abcde"
 
 
