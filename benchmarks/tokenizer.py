@@ -61,29 +61,31 @@ def documents(data: Path) -> Iterator[Document]:
         ("poetry_zh/chinese-poetry-sample.tar.gz", "verse"),
     ):
         with tarfile.open(text / name) as archive:
+            members = sorted((m for m in archive if m.isfile()), key=lambda m: m.name)
             # A page and its English original have one number, so that both lie on the same side.
-            for number, member in enumerate(sorted(archive, key=lambda m: m.name)):
-                if member.isfile() and (file := archive.extractfile(member)):
-                    language = "en" if "_origin" in member.name else "zh"
-                    yield Document(
-                        language,
-                        f"{language} {kind}",
-                        file.read().decode(errors="replace"),
-                        number % HELDOUT_EVERY == 0,
-                    )
+            pages = {page: number for number, page in enumerate(dict.fromkeys(_page(m.name) for m in members))}
+            for member in members:
+                file = archive.extractfile(member)
+                assert file is not None
+                language = "zh" if member.name == _page(member.name) else "en"
+                heldout = pages[_page(member.name)] % HELDOUT_EVERY == 0
+                yield Document(language, f"{language} {kind}", file.read().decode(errors="replace"), heldout)
     with zipfile.ZipFile(text / "brown" / "brown.zip") as archive:
         for number, name in enumerate(sorted(archive.namelist())):
             if name.count("/") == 1 and len(Path(name).name) == 4:
                 words = (word.rpartition("/")[0] for word in archive.read(name).decode().split())
                 yield Document("en", "en Brown corpus", " ".join(words), number % HELDOUT_EVERY == 0)
-    for number, path in enumerate(sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))):
-        yield Document("code", "code Python", path.read_text(errors="replace"), number % HELDOUT_EVERY == 0)
-    for path in sorted(Path(sysconfig.get_path("include")).rglob("*.h")):
-        yield Document("code", "code C", path.read_text(errors="replace"), True)
+    for kind, folder, files in (("code Python", "stdlib", "*.py"), ("code C", "include", "**/*.h")):
+        for number, path in enumerate(sorted(Path(sysconfig.get_path(folder)).glob(files))):
+            yield Document("code", kind, path.read_text(errors="replace"), number % HELDOUT_EVERY == 0)
     rows = json.loads((data / "sft/llama_factory/alpaca_zh_demo.json").read_text())
     yield Document("zh", "zh other: instructions", "\n".join("\n".join(row.values()) for row in rows), True)
     talks = [json.loads(path.read_text()) for path in sorted((data / "eval/c3").glob("*.json"))]
     yield Document("zh", "zh other: C3 dialogues", "\n".join(line for t in talks for row in t for line in row[0]), True)
+
+
+def _page(name: str) -> str:
+    return name.replace("_origin", "")
 
 
 def compare(texts: dict[str, list[str]], encoders: dict[str, Encode]) -> dict[str, dict[str, float]]:
