@@ -1,4 +1,4 @@
-"""Tokenizer: cl100k's head, Chinese tokens learned on the kept text, special tokens; `<run>/tokenizer`."""
+"""Tokenizer: a base from cl100k, Chinese tokens learned on the kept text, special tokens; `<run>/tokenizer`."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def _sources(config: Config) -> dict[str, str]:
     return {"cl100k": ranks_sha256(cl100k()[0])}
 
 
-STAGE = Stage("tokenizer", ("text",), _settings, build_tokenizer, _sources)
+STAGE = Stage("tokenizer", ("text", "code"), _settings, build_tokenizer, _sources)
 
 if __name__ == "__main__":
     run_job("tokenizer", [STAGE])

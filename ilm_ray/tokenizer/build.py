@@ -1,18 +1,23 @@
-"""The tokenizer stage: cl100k's head and tokens learned on the Chinese part of the kept corpus."""
+"""The tokenizer stage: the base from cl100k, and tokens learned on the Chinese part of the kept corpus."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ilm_ray.config.schema import TokenizerConfig
+from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.jsonl import read_jsonl
 from ilm_ray.corpus.stage import Context, Result
 from ilm_ray.errors import UserError
+from ilm_ray.tokenizer.base import count_tokens, first_tokens, most_used_tokens
+from ilm_ray.tokenizer.card import describe
 from ilm_ray.tokenizer.chinese import learn_tokens, limited
-from ilm_ray.tokenizer.cl100k import TOKENS, cl100k
+from ilm_ray.tokenizer.cl100k import TOKENS, cl100k, cl100k_encoding
 from ilm_ray.tokenizer.tokenizer import SPECIALS, Tokenizer
 
-SAMPLE_CHARS = 200_000  # of Chinese text, on which compression is measured
+CARD = "card.json"
+SAMPLE_CHARS = 200_000  # of each language, on which compression is measured
+HELDOUT_EVERY = 20  # the last of so many Chinese documents is not learned from, but measured on
 
 
 def check_settings(config: TokenizerConfig) -> None:
@@ -30,32 +35,55 @@ def check_settings(config: TokenizerConfig) -> None:
 
 
 def build_tokenizer(context: Context) -> Result:
-    """Write `vocabulary.json` and `huggingface/` into the stage's folder."""
+    """Write the vocabulary, `card.json` and `huggingface/` into the stage's folder.
+
+    Where the corpus is too small for all Chinese tokens, the ids that are missing become spare ones: the size of the
+    vocabulary and the special ids stay as set. A note in the journal and the card say how many were learned.
+    """
     config = context.config.tokenizer
-    files = sorted((context.of("text") / "quality").glob("kept-*.jsonl.zst"))
+    texts = sorted((context.of("text") / "quality").glob("kept-*.jsonl.zst"))
+    codes = sorted(context.of("code").glob("kept-*.jsonl.zst"))
     ranks, pattern = cl100k()
-    base = sorted(ranks, key=ranks.__getitem__)[: config.base_tokens]
-    texts = limited(_chinese(files), config.training_chars)
-    learned = learn_tokens(texts, {token: rank for rank, token in enumerate(base)}, pattern, config.chinese_tokens)
+    if config.base_choice == "first":
+        base = first_tokens(ranks, config.base_tokens)
+    else:
+        counts = count_tokens(cl100k_encoding(), limited(_texts(texts, "en"), config.training_chars))
+        counts += count_tokens(cl100k_encoding(), limited(_texts(codes), config.training_chars))
+        base = most_used_tokens(ranks, counts, config.base_tokens)
+    chinese = (text for number, text in enumerate(_texts(texts, "zh"), 1) if number % HELDOUT_EVERY)
+    learned = learn_tokens(
+        limited(chinese, config.training_chars),
+        {token: rank for rank, token in enumerate(base)},
+        pattern,
+        config.chinese_tokens,
+    )
     if len(learned) < config.chinese_tokens:
-        context.journal.event("note", stage="tokenizer", learned=len(learned), asked=config.chinese_tokens)
+        missing = config.chinese_tokens - len(learned)
+        context.journal.event(
+            "note", stage="tokenizer", learned=len(learned), asked=config.chinese_tokens, left_spare=missing
+        )
     tokenizer = Tokenizer(base + learned, pattern, config.vocab_size)
-    summary: dict[str, Any] = {
-        "vocab_size": config.vocab_size,
-        "base_tokens": len(base),
-        "learned_tokens": len(learned),
-        "spare_ids": config.vocab_size - len(base) - len(learned) - len(SPECIALS),
-        "special_tokens": len(SPECIALS),
-    }
-    sample = "".join(limited(_chinese(files), SAMPLE_CHARS))
-    if sample:
-        size = len(sample.encode("utf-8", "replace"))
-        before = Tokenizer(base, pattern, config.vocab_size)
-        summary["zh_bytes_per_token_base"] = round(size / len(before.encode(sample)), 3)
-        summary["zh_bytes_per_token"] = round(size / len(tokenizer.encode(sample)), 3)
-    written = [tokenizer.save(context.folder), *tokenizer.save_huggingface(context.folder / "huggingface")]
-    return Result(written, {"summary": summary})
+    heldout = (text for number, text in enumerate(_texts(texts, "zh"), 1) if number % HELDOUT_EVERY == 0)
+    samples = {"zh": heldout, "en": _texts(texts, "en"), "code": _texts(codes)}
+    card = describe(
+        tokenizer, len(base), config.chinese_tokens, {k: "".join(limited(v, SAMPLE_CHARS)) for k, v in samples.items()}
+    )
+    write_text_atomic(context.folder / CARD, json.dumps(card, indent=1, ensure_ascii=False))
+    written = [
+        *tokenizer.save(context.folder),
+        context.folder / CARD,
+        *tokenizer.save_huggingface(context.folder / "huggingface"),
+    ]
+    tables = {key: value for key, value in card.items() if isinstance(value, dict)}
+    summary = {key: value for key, value in card.items() if isinstance(value, int)}
+    for name, row in tables["bytes_per_token"].items():
+        summary[f"{name}_bytes_per_token"] = row["this"]
+    return Result(written, {"summary": summary, **tables})
 
 
-def _chinese(files: list[Path]) -> Iterator[str]:
-    return (row["text"] for path in files for row in read_jsonl(path) if row["language"] == "zh")
+def _texts(files: list[Path], language: str | None = None) -> Iterator[str]:
+    """Texts of the documents in `language`; of all of them for None."""
+    for path in files:
+        for row in read_jsonl(path):
+            if language is None or row["language"] == language:
+                yield row["text"]

@@ -1,24 +1,40 @@
 """ChatML (report section 4.1): conversations as tokens, and which of them the assistant wrote."""
 
 import re
-from collections.abc import Sequence
-from typing import NamedTuple, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from ilm_ray.errors import UserError
 from ilm_ray.tokenizer.tokenizer import Tokenizer
 
 ROLES = ("system", "user", "assistant", "environment")
+TOOLS = ("interpreter", "plugin")
+NAMED_ROLES = ("system", "environment")
 
 
-class Message(TypedDict):
-    """One turn. `environment` carries what a tool or code interpreter answered."""
+class Action(TypedDict):
+    """What the assistant hands to a tool: code for the `interpreter`, or a call of a `plugin` as JSON."""
 
-    role: str
+    name: str
     content: str
 
 
+class Message(TypedDict):
+    """One turn. `environment` carries what a tool or code interpreter answered.
+
+    name: the tool that a system message describes or an environment message comes from; action: ends an assistant's
+    message.
+    """
+
+    role: str
+    content: str
+    name: NotRequired[str]
+    action: NotRequired[Action]
+
+
 class ChatTokens(NamedTuple):
-    """`loss_mask` is 1 exactly on the assistant's content and the <|im_end|> after it; as long as `ids`."""
+    """`loss_mask` is 1 exactly on the assistant's content, its action and the <|im_end|> after them; as long as
+    `ids`."""
 
     ids: list[int]
     loss_mask: list[int]
@@ -27,18 +43,25 @@ class ChatTokens(NamedTuple):
 def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message], generation_prompt: bool = False) -> ChatTokens:
     """`<s>`, then for each message `<|im_start|>role\\ncontent<|im_end|>\\n`.
 
+    With a tool, as the released models have it: `<|im_start|>role name=<|plugin|>\\ncontent<|im_end|>\\n`, and
+    `content<|action_start|><|plugin|>\\naction<|action_end|><|im_end|>\\n` for an assistant's.
     generation_prompt: ends with `<|im_start|>assistant\\n`, where the assistant goes on. Content is encoded apart from
     what stands around it, so training sees the borders that generation makes, and no content can close its message.
-    Raises UserError for an unknown role or a content that is no text.
+    Raises UserError for an unknown role or tool, a content that is no text, and a tool where it has no place.
     """
     ids, mask = [tokenizer.bos_id], [0]
     newline = tokenizer.encode("\n")
     for number, message in enumerate(messages, 1):
-        role, content = message["role"], message["content"]
-        if role not in ROLES or not isinstance(content, str):
-            raise UserError(f"message {number}: role '{role}' must be one of {', '.join(ROLES)} and its content a text")
-        head = [tokenizer.im_start_id, *tokenizer.encode(f"{role}\n")]
-        body = [*tokenizer.encode(content), tokenizer.im_end_id]
+        _check(message, number)
+        role, name, action = message["role"], message.get("name"), message.get("action")
+        head = [tokenizer.im_start_id, *tokenizer.encode(f"{role} name=" if name else f"{role}\n")]
+        if name:
+            head += [tokenizer.special(f"<|{name}|>"), *newline]
+        body = tokenizer.encode(message["content"])
+        if action:
+            body += [tokenizer.special("<|action_start|>"), tokenizer.special(f"<|{action['name']}|>"), *newline]
+            body += [*tokenizer.encode(action["content"]), tokenizer.special("<|action_end|>")]
+        body.append(tokenizer.im_end_id)
         ids += head + body + newline
         mask += [0] * len(head) + [int(role == "assistant")] * len(body) + [0] * len(newline)
     if generation_prompt:
@@ -50,5 +73,25 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message], generation_pr
 
 def plain_text(decoded: str) -> str:
     """A decoded conversation for people: no special tokens, no role names; messages one after the other."""
-    opened = re.sub(r"<\|im_start\|>[a-z]+\n", "", decoded)
-    return re.sub(r"<\|im_end\|>\n?|</?s>", "\n", opened).strip()
+    opened = re.sub(r"<\|im_start\|>[a-z]+(?: name=<\|[a-z]+\|>)?\n", "", decoded)
+    acted = re.sub(r"<\|action_start\|><\|[a-z]+\|>", "", opened)
+    return re.sub(r"<\|im_end\|>\n?|<\|action_end\|>|</?s>", "\n", acted).strip()
+
+
+def _check(message: Mapping[str, Any], number: int) -> None:
+    role, name, action = message.get("role"), message.get("name"), message.get("action")
+    if role not in ROLES or not isinstance(message.get("content"), str):
+        raise UserError(f"message {number}: role '{role}' must be one of {', '.join(ROLES)} and its content a text")
+    if name and (name not in TOOLS or role not in NAMED_ROLES):
+        raise UserError(
+            f"message {number}: name '{name}' must be {' or '.join(TOOLS)}, and its role {' or '.join(NAMED_ROLES)}"
+        )
+    if action and not (
+        role == "assistant"
+        and isinstance(action, dict)
+        and action.get("name") in TOOLS
+        and isinstance(action.get("content"), str)
+    ):
+        raise UserError(
+            f"message {number}: action must be {{name: {' or '.join(TOOLS)}, content: text}}, of an assistant's message"
+        )

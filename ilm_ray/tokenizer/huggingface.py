@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from ilm_ray.errors import UserError
 
@@ -16,11 +16,42 @@ CL100K_PATTERN = (
 ONIGURUMA_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+\z|\s*[\r\n]|\s+(?!\S)|\s"
 )
+# A code point that Unicode keeps for internal use. The template sets it in front of every content, where the tokenizer
+# must cut, and in front of what could end the name of a special token in a content, which breaks the name; the
+# tokenizer takes both out again. So a rendered conversation has exactly the ids of `encode_chat`, whatever it says.
+MARK = "\ufdd0"
+_NAME_END = r"\|>|s>"  # of <|...|>, <s> and </s>
+_HEADS = r"\A\n|\Asystem\n|\Auser\n|\Aassistant\n|\Aenvironment\n"  # of what follows a special token
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
+    "{%- macro text(t) -%}"
+    "{%- if t is not string -%}{{ raise_exception('a content must be a text') }}{%- endif -%}"
+    "{{ 'MARK' + t | replace('|>', 'MARK|>') | replace('s>', 'MARKs>') }}"
+    "{%- endmacro -%}"
+    "{%- macro tool(name) -%}"
+    "{%- if name not in ['interpreter', 'plugin'] -%}{{ raise_exception('unknown tool') }}{%- endif -%}"
+    "{{ '<|' + name + '|>\\n' }}"
+    "{%- endmacro -%}"
+    "{{- bos_token -}}"
+    "{%- for message in messages -%}"
+    "{%- if message.role not in ['system', 'user', 'assistant', 'environment'] -%}"
+    "{{ raise_exception('unknown role') }}"
+    "{%- endif -%}"
+    "{%- if message.name and message.role not in ['system', 'environment'] -%}"
+    "{{ raise_exception('only a system or environment message has a name') }}"
+    "{%- endif -%}"
+    "{%- if message.action and message.role != 'assistant' -%}"
+    "{{ raise_exception('only an assistant acts') }}"
+    "{%- endif -%}"
+    "{{- '<|im_start|>' + message.role -}}"
+    "{%- if message.name -%}{{ ' name=' + tool(message.name) }}{%- else -%}{{ '\\n' }}{%- endif -%}"
+    "{{- text(message.content) -}}"
+    "{%- if message.action -%}"
+    "{{- '<|action_start|>' + tool(message.action.name) + text(message.action.content) + '<|action_end|>' -}}"
+    "{%- endif -%}"
+    "{{- '<|im_end|>\\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
+).replace("MARK", MARK)
 
 
 def write_huggingface(
@@ -28,8 +59,9 @@ def write_huggingface(
 ) -> list[Path]:
     """Write `tokenizer.json` and `tokenizer_config.json`; returns the two paths.
 
-    The ids of any text are those of `ilm_ray.tokenizer.Tokenizer`, but for the names of special tokens in it:
-    transformers turns them into special ids, as it does for every model.
+    Ids are those of `ilm_ray.tokenizer`: of a conversation through the chat template, and of any text through
+    `tokenizer(text, split_special_tokens=True)`, save that U+FDD0 (see MARK) is dropped where a template sets it.
+    Without that argument transformers turns the names of special tokens in a text into their ids, as for every model.
     """
     if pattern != CL100K_PATTERN:
         raise UserError("only a tokenizer that splits text as cl100k does can be written in Hugging Face's form")
@@ -41,8 +73,10 @@ def write_huggingface(
     merges = [(_written(a, letters), _written(b, letters)) for a, b in recover_merges(ranks)]
     # ignore_merges: a piece that is a token is taken whole, as tiktoken does.
     made = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
+    made.normalizer = normalizers.Replace(Regex(f"{MARK}(?={_NAME_END})"), "")
     made.pre_tokenizer = pre_tokenizers.Sequence(
         [
+            pre_tokenizers.Split(Regex(f"(?<={_HEADS}){MARK}"), behavior="removed"),
             pre_tokenizers.Split(Regex(ONIGURUMA_PATTERN), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
@@ -60,7 +94,7 @@ def write_huggingface(
         "clean_up_tokenization_spaces": False,
         "chat_template": CHAT_TEMPLATE,
     }
-    paths[1].write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
+    paths[1].write_text(json.dumps(config, indent=1), encoding="utf-8")
     return paths
 
 

@@ -5,19 +5,22 @@ Ids from 0: base tokens, learned tokens, spare ids that stand for nothing, and t
 
 import base64
 import binascii
+import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import tiktoken
 
+from ilm_ray.corpus.files import temporary_path, write_text_atomic
 from ilm_ray.errors import UserError
+from ilm_ray.tokenizer.cl100k import rank_lines
 from ilm_ray.tokenizer.huggingface import write_huggingface
 
 NAME = "vocabulary.json"
-FORMAT = "ilm_ray vocabulary 1"
+RANKS = "vocabulary.tiktoken"
+FORMAT = "ilm_ray vocabulary 2"
 # The last ids of the vocabulary, in this order; from <|plugin|> on they are those of the released models.
 SPECIALS = (
     "<|reward|>",
@@ -35,11 +38,13 @@ SPECIALS = (
 class Tokenizer:
     """Text <-> token ids. `tokens`: the bytes of ids 0, 1, ...; lower ids merge first; all 256 bytes are among them.
 
+    `encoding` is the same as a tiktoken encoding, with the special tokens and `<|spare_0|>`, ... for the spare ids.
     Raises UserError where `vocab_size` has no room for the tokens and the special ones.
     """
 
     def __init__(self, tokens: Sequence[bytes], pattern: str, vocab_size: int) -> None:
-        if vocab_size < len(tokens) + len(SPECIALS):
+        spare = vocab_size - len(tokens) - len(SPECIALS)
+        if spare < 0:
             raise UserError(
                 f"tokenizer.vocab_size={vocab_size} is too small for {len(tokens)} tokens and {len(SPECIALS)} special "
                 f"ones; set it to {len(tokens) + len(SPECIALS)} or more"
@@ -47,8 +52,10 @@ class Tokenizer:
         self.tokens, self.pattern, self.vocab_size = list(tokens), pattern, vocab_size
         self._ranks = {token: rank for rank, token in enumerate(self.tokens)}
         self._specials = {name: vocab_size - len(SPECIALS) + i for i, name in enumerate(SPECIALS)}
-        self._encoding = tiktoken.Encoding("ilm_ray", pat_str=pattern, mergeable_ranks=self._ranks, special_tokens={})
-        spare = vocab_size - len(self.tokens) - len(SPECIALS)
+        self._reserved = {f"<|spare_{i}|>": len(self.tokens) + i for i in range(spare)} | self._specials
+        self.encoding = tiktoken.Encoding(
+            "ilm_ray", pat_str=pattern, mergeable_ranks=self._ranks, special_tokens=self._reserved
+        )
         self._shown = [*self.tokens, *[b""] * spare, *(name.encode() for name in SPECIALS)]
         self.bos_id, self.eos_id = self.special("<s>"), self.special("</s>")
         self.im_start_id, self.im_end_id = self.special("<|im_start|>"), self.special("<|im_end|>")
@@ -60,11 +67,11 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`. What looks like a special token in it stays text: only code adds special ids."""
-        return self._encoding.encode_ordinary(text)
+        return self.encoding.encode_ordinary(text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of every text; on one thread, because each Ray task has one core."""
-        return self._encoding.encode_ordinary_batch(list(texts), num_threads=1)
+        return self.encoding.encode_ordinary_batch(list(texts), num_threads=1)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`: cut characters become U+FFFD, special tokens their names, spare ids nothing."""
@@ -76,20 +83,22 @@ class Tokenizer:
         lengths[: len(self.tokens)] = [len(token) for token in self.tokens]
         return lengths
 
-    def save(self, folder: Path) -> Path:
-        """Write `vocabulary.json` into `folder`, atomically."""
+    def save(self, folder: Path) -> list[Path]:
+        """Write `vocabulary.tiktoken` (in tiktoken's own form) and `vocabulary.json` into `folder`, each atomically."""
         folder.mkdir(parents=True, exist_ok=True)
+        lines, path, ranks = rank_lines(self._ranks), folder / NAME, folder / RANKS
         content = {
             "format": FORMAT,
             "vocab_size": self.vocab_size,
             "pattern": self.pattern,
             "specials": self._specials,  # for readers; the order above decides
-            "tokens": [base64.b64encode(token).decode() for token in self.tokens],
+            "ranks_sha256": hashlib.sha256(lines).hexdigest(),
         }
-        path, temporary = folder / NAME, folder / f".{NAME}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(content, indent=0), encoding="utf-8")
-        temporary.replace(path)
-        return path
+        temporary = temporary_path(ranks)
+        temporary.write_bytes(lines)
+        temporary.replace(ranks)
+        write_text_atomic(path, json.dumps(content, indent=1))
+        return [path, ranks]
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
@@ -99,13 +108,18 @@ class Tokenizer:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise ValueError(f"format '{content['format']}'")
-            tokens = [base64.b64decode(token, validate=True) for token in content["tokens"]]
+            lines = (folder / RANKS).read_bytes()
+            if hashlib.sha256(lines).hexdigest() != content["ranks_sha256"]:
+                raise ValueError(f"{RANKS} is not the file that was saved with it")
+            tokens = [base64.b64decode(line.split()[0], validate=True) for line in lines.splitlines()]
             return cls(tokens, content["pattern"], content["vocab_size"])
-        except FileNotFoundError:
-            raise UserError(f"no tokenizer at {path}; run jobs/tokenizer.py with this --run-dir first") from None
+        except FileNotFoundError as error:
+            raise UserError(
+                f"no tokenizer at {error.filename}; run jobs/tokenizer.py with this --run-dir first"
+            ) from None
         except (ValueError, KeyError, TypeError, binascii.Error) as error:
             raise UserError(f"{path} is not a vocabulary of ilm_ray ({error}); run jobs/tokenizer.py anew") from None
 
     def save_huggingface(self, folder: Path) -> list[Path]:
         """Write `tokenizer.json` and `tokenizer_config.json` (with the ChatML template) for transformers and vLLM."""
-        return write_huggingface(folder, self._ranks, self.pattern, self._specials)
+        return write_huggingface(folder, self._ranks, self.pattern, self._reserved)
