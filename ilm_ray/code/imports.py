@@ -66,8 +66,9 @@ def dependencies(path: str, index: Index) -> set[str]:
     found = set[str]()
     for item in index.facts[path].imports:
         for target in _targets(path, path, item, index):
-            found.add(target.file)
-            found.update(_behind(path, target, index, {target}))
+            if target.file != path:
+                found.add(target.file)
+                found.update(_behind(path, target, index, {target}))
     return found - {path}
 
 
