@@ -52,7 +52,7 @@ def dependency_order(files: Iterable[str], graph: Graph) -> list[str]:
     """
     files = set(files)
     code = {f for f in files if not is_documentation(f)}
-    order = _ordered({f: set(graph.get(f, ())) & code - {f} for f in code})
+    order = _ordered({f: (code & graph.get(f, frozenset())) - {f} for f in code})
     return _with_documentation(order, files - code)
 
 
