@@ -9,13 +9,15 @@ from typing import Any
 from ilm_ray.code.facts import Facts, Import, Index, Target, above, names, words
 from ilm_ray.code.lexical import JAVASCRIPT, code_of
 
-_FROM = re.compile(r"(?<![\w.$])(import|export)\b(?P<clause>[\w\s{},*$]*?)\bfrom\s*[\"'](?P<module>[^\"'\n]+)[\"']")
+_FROM = re.compile(
+    r"(?<![\w.$])(import|export)\b(?P<clause>[\w\s{},*$]{0,2000}?)\bfrom\s*[\"'](?P<module>[^\"'\n]+)[\"']"
+)
 _WHOLE = re.compile(r"(?<![\w.$])(?:import\s*|(?:import|require)\s*\(\s*)[\"'](?P<module>[^\"'\n]+)[\"']")
 _DEFINITION = re.compile(
     r"\bexport\s+(?:default\s+)?(?:declare\s+)?(?:abstract\s+)?(?:async\s+)?"
     r"(?:function\*?|class|const|let|var|interface|type|enum|namespace)\s+([\w$]+)|\bexports\.(\w+)[ \t]*="
 )
-_EXPORTED = re.compile(r"\bexport\s*(?:type\s*)?\{([^}]*)\}(?!\s*from)")
+_EXPORTED = re.compile(r"\bexport\s*(?:type\s*)?\{([^}]{0,2000})\}(?!\s*from)")
 _JSON_COMMENT = re.compile(r"(\"(?:[^\"\\\n]|\\.)*\")|//[^\n]*|/\*[\s\S]*?\*/|,(?=\s*[}\]])")
 _SUFFIXES = (".ts", ".tsx", ".mts", ".cts", ".d.ts", ".js", ".jsx", ".mjs", ".cjs")
 _SCRIPT = re.compile(r"\.[mc]?jsx?$")

@@ -10,7 +10,7 @@ from ilm_ray.code.lexical import RUST, code_of
 
 _MODULE = re.compile(r"(?:#\[path\s*=\s*\"([^\"\n]+)\"\]\s*)?\b(?:pub(?:\([^)]*\))?\s+)?mod\s+(\w+)\s*;")
 _INLINE = re.compile(r"\bmod\s+\w+\s*\{")
-_USE = re.compile(r"(pub(?:\([^)]*\))?\s+)?\buse\s+(?:::)?([^;]+);")
+_USE = re.compile(r"(pub(?:\([^)]*\))?\s+)?\buse\s+(?:::)?([^;]{1,10000});")
 _PATH = re.compile(r"(?<![\w:])(?:crate|super)(?:::\w+)+")
 _DEFINITION = re.compile(
     r"\b(?:fn|struct|enum|trait|type|const|static|union)\s+(?:mut\s+)?(\w+)|\bmacro_rules!\s*(\w+)"
@@ -22,7 +22,7 @@ def find(path: str, text: str) -> Facts:
     """A module that is declared but not used here is handed on, as is what `pub use` names."""
     code = code_of(text, RUST)
     imports, handed_on = list[Import](), list[tuple[str, Import]]()
-    inline = [(found.start(), _closing(code.bare, found.end())) for found in _INLINE.finditer(code.bare)]
+    inline = _inline_modules(code.bare)
     for found in _USE.finditer(code.bare):
         depth = sum(start < found.start() < end for start, end in inline)
         for module, name in _leaves(found[2]):
@@ -85,13 +85,16 @@ def _outward(module: str, depth: int) -> str:
     return "::".join(parts)
 
 
-def _closing(bare: str, start: int) -> int:
-    depth = 1
-    for found in re.finditer(r"[{}]", bare[start:]):
-        depth += 1 if found[0] == "{" else -1
-        if depth == 0:
-            return start + found.end()
-    return len(bare)
+def _inline_modules(bare: str) -> list[tuple[int, int]]:
+    """Where the blocks `mod name { ... }` begin and end."""
+    begins = {found.end(): found.start() for found in _INLINE.finditer(bare)}
+    blocks, opened = list[tuple[int, int]](), list[int | None]()
+    for brace in re.finditer(r"[{}]", bare):
+        if brace[0] == "{":
+            opened.append(begins.get(brace.end()))
+        elif opened and (start := opened.pop()) is not None:
+            blocks.append((start, brace.end()))
+    return blocks
 
 
 def targets(user: str, path: str, found: Import, index: Index) -> Iterator[Target]:
