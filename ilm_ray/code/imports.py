@@ -1,142 +1,96 @@
-"""What a source file imports, found by regular expressions and resolved to files of the same tree (report section 3.2).
+"""Which files of a repository a file depends on, by regular expressions (report section 3.2).
 
-A new language is one row in LANGUAGES. Paths are relative to the tree's root, with forward slashes.
+A new language is one row in `_TABLE`: endings, how facts are found in a file, how an import is led to files.
 """
 
 import posixpath
-import re
-from collections.abc import Callable, Iterable, Iterator, Set
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
+
+from ilm_ray.code.facts import Facts, Find, Import, Index, Resolve, Target
+from ilm_ray.code.languages import c, go, javascript, packages, python, ruby, rust, swift
 
 DOCUMENTATION = {".md": "markdown", ".rst": "rst", ".txt": "text"}
 
 
-class Import(NamedTuple):
-    """`from module import name`, `import module` (no name), or an included file (module is its path)."""
-
-    module: str
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class Language:
-    """find: (path, text) -> imports; targets: (path, import, all files) -> the files that it may mean."""
+class Language(NamedTuple):
+    """`name` is what a fence of markdown says."""
 
     name: str
-    find: Callable[[str, str], list[Import]]
-    targets: Callable[[str, Import, Set[str]], Iterable[str]]
+    suffixes: tuple[str, ...]
+    find: Find
+    targets: Resolve
 
 
-def find_imports(path: str, text: str) -> list[Import]:
-    """The imports of a file; none for documentation."""
-    language = LANGUAGES.get(posixpath.splitext(path)[1])
-    return language.find(path, text) if language else []
-
-
-def resolve(path: str, imports: Iterable[Import], files: Set[str]) -> set[str]:
-    """The files of the tree that `path` depends on, itself left out."""
-    language = LANGUAGES.get(posixpath.splitext(path)[1])
-    if language is None:
-        return set()
-    return {target for found in imports for target in language.targets(path, found, files)} - {path}
-
-
-# --- Python -----------------------------------------------------------------------------------------------------------
-
-_BLOCK_STRING = re.compile(r"(\"\"\"|''')[\s\S]*?\1")
-_STATEMENT = re.compile(
-    r"^[ \t]*(?:from[ \t]+(?P<module>\.*[\w.]*)[ \t]+import[ \t]*(?P<names>\([^)]*\)|(?:[^\n\\#;]|\\\n)+)"
-    r"|import[ \t]+(?P<modules>(?:[^\n\\#;]|\\\n)+))",
-    re.MULTILINE,
+_TABLE = (
+    Language("python", (".py", ".pyi"), python.find, python.targets),
+    Language("c", (".c", ".h"), c.find, c.targets),
+    Language("cpp", (".cc", ".cpp", ".cxx", ".hh", ".hpp", ".hxx", ".cu", ".cuh"), c.find, c.targets),
+    Language("java", (".java",), packages.find_java, packages.targets),
+    Language("kotlin", (".kt", ".kts"), packages.find_kotlin, packages.targets),
+    Language("scala", (".scala", ".sc"), packages.find_scala, packages.targets),
+    Language("csharp", (".cs",), packages.find_csharp, packages.targets),
+    Language("php", (".php",), packages.find_php, packages.targets),
+    Language("go", (".go",), go.find, go.targets),
+    Language("javascript", (".js", ".jsx", ".mjs", ".cjs"), javascript.find, javascript.targets),
+    Language("typescript", (".ts", ".tsx", ".mts", ".cts"), javascript.find, javascript.targets),
+    Language("rust", (".rs",), rust.find, rust.targets),
+    Language("ruby", (".rb",), ruby.find, ruby.targets),
+    Language("swift", (".swift",), swift.find, swift.targets),
 )
-_COMMENT = re.compile(r"#[^\n]*")
-_STRING = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'")
-_ITEM = re.compile(r"([\w.]+|\*)(?:\s+as\s+(\w+))?")
+LANGUAGES = {suffix: language for language in _TABLE for suffix in language.suffixes}
 
-
-def _find_python(path: str, text: str) -> list[Import]:
-    text = _BLOCK_STRING.sub("", text)
-    # An __init__.py gathers names for others; those that it does not use itself are no dependency.
-    rest = _STRING.sub("", _COMMENT.sub("", _STATEMENT.sub("", text))) if _is_package(path) else None
-    found = []
-    for statement in _STATEMENT.finditer(text):
-        listed = _COMMENT.sub("", statement["names"] or statement["modules"]).strip("() \t\n").replace("\\\n", " ")
-        for item in listed.split(","):
-            parsed = _ITEM.match(item.strip())
-            if parsed is None:
-                continue
-            name, alias = parsed.groups()
-            bound = alias or name.split(".")[0]
-            if rest is not None and not re.search(rf"(?<![\w.]){re.escape(bound)}\b", rest):
-                continue
-            module = statement["module"]
-            found.append(Import(name) if module is None else Import(module, "" if name == "*" else name))
-    return found
-
-
-def _python_targets(path: str, found: Import, files: Set[str]) -> Iterator[str]:
-    dotted = found.module.lstrip(".")
-    up = len(found.module) - len(dotted)
-    folder = posixpath.dirname(path)
-    if up:
-        for _ in range(up - 1):
-            folder = posixpath.dirname(folder)
-        roots = [folder]
-    else:  # a package's own folder is on no path: only folders without __init__.py are searched, the nearest first
-        roots = [above for above in _above(folder) if posixpath.join(above, "__init__.py") not in files]
-    for root in roots:
-        base = posixpath.join(root, *dotted.split(".")) if dotted else root
-        inside = _module(posixpath.join(base, found.name), files) if found.name else None
-        target = inside or _module(base, files)
-        if target is not None:
-            yield target
-            return
-
-
-def _module(base: str, files: Set[str]) -> str | None:
-    for candidate in (f"{base}.py", posixpath.join(base, "__init__.py")):
-        if candidate in files:
-            return candidate
-    return None
-
-
-def _is_package(path: str) -> bool:
-    return posixpath.basename(path) == "__init__.py"
-
-
-# --- C and C++ --------------------------------------------------------------------------------------------------------
-
-_INCLUDE = re.compile(r"^[ \t]*#[ \t]*include[ \t]*[\"<]([^\">\n]+)[\">]", re.MULTILINE)
-
-
-def _find_c(path: str, text: str) -> list[Import]:
-    return [Import(name) for name in _INCLUDE.findall(text)]
-
-
-def _c_targets(path: str, found: Import, files: Set[str]) -> Iterator[str]:
-    for folder in _above(posixpath.dirname(path)):
-        for base in (folder, posixpath.join(folder, "include")):
-            candidate = posixpath.normpath(posixpath.join(base, found.module))
-            if candidate in files:
-                yield candidate
-                return
-
-
-def _above(folder: str) -> Iterator[str]:
-    """`folder`, its parent, ... and the root of the tree, which is the empty path."""
-    while folder:
-        yield folder
-        folder = posixpath.dirname(folder)
-    yield ""
-
-
-_PYTHON = Language("python", _find_python, _python_targets)
-_C = Language("c", _find_c, _c_targets)
-_CPP = Language("cpp", _find_c, _c_targets)
-LANGUAGES = {
-    ".py": _PYTHON,
-    ".c": _C,
-    ".h": _C,
-    **dict.fromkeys((".cc", ".cpp", ".cxx", ".hh", ".hpp", ".hxx"), _CPP),
+# Files that are no code but say by which names others import the code around them.
+MANIFESTS: Mapping[str, Find] = {
+    "go.mod": go.find_module,
+    "Cargo.toml": rust.find_crate,
+    "package.json": javascript.find_package,
+    "tsconfig.json": javascript.find_config,
+    "jsconfig.json": javascript.find_config,
 }
+
+
+def find_facts(path: str, text: str) -> Facts:
+    """Imports, declarations and identifiers of a file; none for documentation."""
+    language = LANGUAGES.get(posixpath.splitext(path)[1])
+    find = language.find if language else MANIFESTS.get(posixpath.basename(path))
+    return find(path, text) if find else Facts([], [], [], [], "")
+
+
+def dependencies(path: str, index: Index) -> set[str]:
+    """The files of the repository that `path` depends on, itself left out.
+
+    Batched imports count as far as they are used: what a file hands on to others is no dependency of its own, and
+    whoever imports through it depends on the file that defines the name as well.
+    """
+    found = set[str]()
+    for item in index.facts[path].imports:
+        for target in _targets(path, path, item, index):
+            if target.file != path:
+                found.add(target.file)
+                found.update(_behind(path, target, index, {target}))
+    return found - {path}
+
+
+def _behind(user: str, target: Target, index: Index, seen: set[Target]) -> Iterator[str]:
+    """The files from which `target.file` gathers what `user` wants of it."""
+    if not target.name:
+        return
+    wanted = index.uses(user) if target.name == "*" else {target.name}
+    for visible, item in index.facts[target.file].handed_on:
+        if visible != "*" and visible not in wanted:
+            continue
+        for deeper in _targets(user, target.file, item, index):
+            if visible == "*":  # the name goes through unchanged; a star of one file says nothing about its use
+                deeper = Target(deeper.file, target.name)
+            if deeper in seen:
+                continue
+            seen.add(deeper)
+            if visible != "*" or not wanted.isdisjoint(index.defines(deeper.file)):
+                yield deeper.file
+            yield from _behind(user, deeper, index, seen)
+
+
+def _targets(user: str, path: str, item: Import, index: Index) -> Iterator[Target]:
+    language = LANGUAGES.get(posixpath.splitext(path)[1])
+    yield from language.targets(user, path, item, index) if language else ()

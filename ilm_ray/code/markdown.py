@@ -1,10 +1,7 @@
-"""A repository as markdown documents (report section 3.2)."""
+"""A file as a section of markdown (report section 3.2)."""
 
-import hashlib
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any
 
 from ilm_ray.code.imports import DOCUMENTATION, LANGUAGES
 
@@ -17,25 +14,3 @@ def file_section(path: str, text: str) -> str:
     name = LANGUAGES[suffix].name if suffix in LANGUAGES else DOCUMENTATION[suffix]
     fence = "`" * max([3, *(len(found) + 1 for found in _FENCE.findall(text))])
     return f"## {path}\n{fence}{name}\n{text.rstrip()}\n{fence}\n"
-
-
-def split_sections(sections: Iterable[tuple[str, str]], max_chars: int) -> Iterator[tuple[list[str], str]]:
-    """(path, section) in order -> (paths, document) of at most `max_chars`; a single longer file stays whole."""
-    paths, parts, size = list[str](), list[str](), 0
-    for path, section in sections:
-        if parts and size + len(section) > max_chars:
-            yield paths, "\n".join(parts)
-            paths, parts, size = [], [], 0
-        paths.append(path)
-        parts.append(section)
-        size += len(section) + 1
-    if parts:
-        yield paths, "\n".join(parts)
-
-
-def repository_rows(name: str, sections: Iterable[tuple[str, str]], max_chars: int) -> Iterator[dict[str, Any]]:
-    """The documents of a repository as rows: id (63 bits), url, dump, language, text, files."""
-    for part, (paths, text) in enumerate(split_sections(sections, max_chars)):
-        url = f"{name}#{part}"
-        number = int.from_bytes(hashlib.sha256(url.encode("utf-8", "replace")).digest()[:8]) >> 1
-        yield {"id": number, "url": url, "dump": "code", "language": "code", "text": text, "files": paths}

@@ -9,6 +9,8 @@ from ilm_ray.code.imports import DOCUMENTATION
 
 Graph = Mapping[str, Set[str]]  # file -> the files that it imports
 
+OPENED = 64  # of a larger cycle one file in so many is opened at once; one by one the time would grow quadratically
+
 
 def repositories(files: Iterable[str], graph: Graph) -> dict[str, list[str]]:
     """Name -> files. A repository is what imports connect: top-level folders and modules of the tree.
@@ -43,23 +45,42 @@ def repositories(files: Iterable[str], graph: Graph) -> dict[str, list[str]]:
 def dependency_order(files: Iterable[str], graph: Graph) -> list[str]:
     """Every file once; the order depends on the names and imports alone.
 
-    An import's target precedes its importer unless both are in one cycle; a cycle starts at its alphabetically first
-    file; where neither rule decides the shorter path comes first; documentation precedes all code of its folder.
+    An import's target precedes its importer unless both are in one cycle. A cycle starts at its alphabetically first
+    file; the rest of it follows by the same rules, as if that file were gone. Where imports leave a choice, the file
+    with the shorter path down to one that imports nothing comes first, then the one that lies less deep in folders,
+    then the alphabet. Documentation precedes all code of its folder.
     """
     files = set(files)
     code = {f for f in files if not is_documentation(f)}
-    needs = {f: set(graph.get(f, ())) & code for f in code}
-    cycles = strongly_connected(needs)
-    number = {file: i for i, cycle in enumerate(cycles) for file in cycle}
-    outer = {i: {number[t] for f in cycle for t in needs[f]} - {i} for i, cycle in enumerate(cycles)}
-    order = []
-    for i in _sorted_by_needs(outer, {i: min(map(_rank, cycle)) for i, cycle in enumerate(cycles)}):
-        order += _cycle_order(cycles[i], needs)
+    order = _ordered({f: (code & graph.get(f, frozenset())) - {f} for f in code})
     return _with_documentation(order, files - code)
 
 
+def depth_first_order(files: Iterable[str], graph: Graph) -> list[str]:
+    """Every file once: from each file that nothing imports down its imports, deepest first, so that a file stands
+    right after what it alone needs (report section 4.4). A cycle is broken where `dependency_order` breaks it;
+    documentation as there.
+    """
+    files = set(files)
+    order = dependency_order((f for f in files if not is_documentation(f)), graph)
+    at = {file: i for i, file in enumerate(order)}
+    imported = {target for file in order for target in graph.get(file, ()) if at.get(target, len(at)) < at[file]}
+    placed = dict[str, None]()
+    for start in [f for f in order if f not in imported]:
+        work = [start]
+        while work:
+            file = work[-1]
+            # Edges that the dependency order does not keep close a cycle.
+            waiting = [t for t in graph.get(file, ()) if at.get(t, len(at)) < at[file] and t not in placed]
+            if waiting:
+                work.append(min(waiting, key=at.__getitem__))
+            else:
+                placed[work.pop()] = None
+    return _with_documentation(list(placed), files - at.keys())
+
+
 def strongly_connected(graph: Graph) -> list[list[str]]:
-    """Tarjan's strongly connected components, without recursion."""
+    """Tarjan's strongly connected components, without recursion. Each is sorted."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack, on_stack, components = list[str](), set[str](), list[list[str]]()
@@ -82,10 +103,11 @@ def strongly_connected(graph: Graph) -> list[list[str]]:
                 if work:
                     low[work[-1][0]] = min(low[work[-1][0]], low[node])
                 if low[node] == index[node]:
-                    at = stack.index(node)
-                    components.append(sorted(stack[at:]))
-                    on_stack.difference_update(stack[at:])
-                    del stack[at:]
+                    component = [stack.pop()]
+                    while component[-1] != node:
+                        component.append(stack.pop())
+                    on_stack.difference_update(component)
+                    components.append(sorted(component))
     return components
 
 
@@ -94,14 +116,31 @@ def is_documentation(path: str) -> bool:
     return posixpath.splitext(path)[1] in DOCUMENTATION
 
 
-def _sorted_by_needs(needs: Mapping[int, Set[int]], rank: Mapping[int, tuple[int, str]]) -> list[int]:
+def _ordered(needs: Graph) -> list[str]:
+    """`dependency_order` of code, all of whose imports are keys of `needs`."""
+    cycles = strongly_connected(needs)
+    number = {file: i for i, cycle in enumerate(cycles) for file in cycle}
+    outer = [{number[t] for f in cycle for t in needs[f]} - {i} for i, cycle in enumerate(cycles)]
+    distance = list[int]()
+    for targets in outer:  # Tarjan's algorithm yields a component after all that it leads to
+        distance.append(min((distance[t] + 1 for t in targets), default=0))
+    order = []
+    for i in _sorted_by_needs(outer, [(distance[i], *min(map(_rank, cycle))) for i, cycle in enumerate(cycles)]):
+        cycle = cycles[i]
+        opening = cycle[: max(1, len(cycle) // OPENED)]
+        rest = set(cycle[len(opening) :])
+        order += opening + (_ordered({f: needs[f] & rest for f in rest}) if rest else [])
+    return order
+
+
+def _sorted_by_needs(needs: list[set[int]], rank: list[tuple[int, int, str]]) -> list[int]:
     """Kahn's algorithm on an acyclic graph; of the nodes that are ready the one with the lowest rank comes first."""
-    waiting = {node: len(targets) for node, targets in needs.items()}
+    waiting = [len(targets) for targets in needs]
     importers = defaultdict(list)
-    for node, targets in needs.items():
+    for node, targets in enumerate(needs):
         for target in targets:
             importers[target].append(node)
-    ready = [(rank[node], node) for node, count in waiting.items() if count == 0]
+    ready = [(rank[node], node) for node, count in enumerate(waiting) if count == 0]
     heapq.heapify(ready)
     order = []
     while ready:
@@ -111,30 +150,6 @@ def _sorted_by_needs(needs: Mapping[int, Set[int]], rank: Mapping[int, tuple[int
             waiting[importer] -= 1
             if waiting[importer] == 0:
                 heapq.heappush(ready, (rank[importer], importer))
-    return order
-
-
-def _cycle_order(cycle: list[str], needs: Graph) -> list[str]:
-    """The alphabetically first file, then whatever has all its imports; where nothing has, the first again."""
-    inside = set(cycle)
-    waiting = {file: set(needs[file]) & inside - {file} for file in cycle}
-    importers = defaultdict(list)
-    for file, targets in waiting.items():
-        for target in targets:
-            importers[target].append(file)
-    ready, order, placed = list[tuple[tuple[int, str], str]](), list[str](), set[str]()
-    for opening in sorted(cycle):
-        if opening in placed:
-            continue
-        ready.append((_rank(opening), opening))
-        while ready:
-            _, file = heapq.heappop(ready)
-            order.append(file)
-            placed.add(file)
-            for importer in importers[file]:
-                waiting[importer].discard(file)
-                if not waiting[importer] and importer not in placed:
-                    heapq.heappush(ready, (_rank(importer), importer))
     return order
 
 

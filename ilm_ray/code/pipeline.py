@@ -1,4 +1,4 @@
-"""The code stage on Ray Data: imports of every file, then the documents of every repository."""
+"""The code stage on Ray Data: facts of every file, then the documents of every repository."""
 
 import functools
 import json
@@ -8,10 +8,13 @@ from typing import Any
 
 import ray
 
-from ilm_ray.code.imports import LANGUAGES, Import, find_imports, resolve
-from ilm_ray.code.markdown import file_section, repository_rows
+from ilm_ray.code.documents import join_sections, repository_rows
+from ilm_ray.code.facts import Facts, Index
+from ilm_ray.code.imports import LANGUAGES, dependencies, find_facts
+from ilm_ray.code.markdown import file_section
 from ilm_ray.code.order import dependency_order, repositories
-from ilm_ray.code.tree import choose_files, read_source, source_root
+from ilm_ray.code.tokens import count_tokens
+from ilm_ray.code.tree import choose_files, find_manifests, read_source, source_root
 from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.jsonl import read_jsonl, write_jsonl
 from ilm_ray.corpus.stage import Context, Result
@@ -26,16 +29,18 @@ def build_code_data(context: Context) -> Result:
     """Write `kept-*.jsonl.zst` and `order.json` into the stage's folder."""
     config = context.config.code
     root, (chosen, unnameable) = source_root(config), choose_files(config)
-    imports = _imports_of(root, chosen)
-    files = imports.keys()
+    facts = _facts_of(root, chosen)
+    files = facts.keys()
     if not files:
         raise UserError(f"code.source: all {len(chosen)} files of {root} are blank or not UTF-8; name another folder")
-    graph = {path: resolve(path, found, files) for path, found in imports.items()}
+    manifests = _facts_of(root, find_manifests(root, chosen))
+    index = Index({**manifests, **facts})
+    graph = {path: dependencies(path, index) for path in files}
     ordered = {name: dependency_order(members, graph) for name, members in repositories(files, graph).items()}
     sizes = {name: sum((root / path).stat().st_size for path in members) for name, members in ordered.items()}
     shards = _shards(sizes)
     write = functools.partial(
-        _write_shard, root=str(root), folder=str(context.folder), max_chars=config.max_document_chars
+        _write_shard, root=str(root), folder=str(context.folder), max_tokens=config.max_document_tokens
     )
     items = [
         {"shard": n, "repositories": json.dumps({name: ordered[name] for name in names})}
@@ -66,19 +71,22 @@ def build_code_data(context: Context) -> Result:
     return Result([context.folder / _name(n) for n in range(len(items))] + [order_file], {"summary": summary})
 
 
-def _imports_of(root: Path, chosen: list[str]) -> dict[str, list[Import]]:
-    """Imports of each readable file, in the order of the paths."""
-    blocks = max(1, len(chosen) // FILES_PER_TASK)
-    read = functools.partial(_read_imports, root=str(root))
-    rows = ray.data.from_items([{"path": path} for path in chosen], override_num_blocks=blocks).map(read).iter_rows()
-    found = {row["path"]: json.loads(row["imports"]) for row in rows}
-    return {path: [Import(*pair) for pair in found[path]] for path in chosen if found[path] is not None}
+def _facts_of(root: Path, paths: list[str]) -> dict[str, Facts]:
+    """What each readable file says, in the order of the paths."""
+    if not paths:
+        return {}
+    read = functools.partial(_read_facts, root=str(root))
+    rows = ray.data.from_items(
+        [{"path": path} for path in paths], override_num_blocks=max(1, len(paths) // FILES_PER_TASK)
+    )
+    found = {row["path"]: json.loads(row["facts"]) for row in rows.map(read).iter_rows()}
+    return {path: Facts.of_json(found[path]) for path in paths if found[path] is not None}
 
 
-def _read_imports(row: dict[str, Any], root: str) -> dict[str, Any]:
+def _read_facts(row: dict[str, Any], root: str) -> dict[str, Any]:
     text = read_source(Path(root, row["path"]))
     # As JSON: a list that is empty in one block and filled in another has no common Arrow type.
-    return {"path": row["path"], "imports": json.dumps(None if text is None else find_imports(row["path"], text))}
+    return {"path": row["path"], "facts": json.dumps(None if text is None else find_facts(row["path"], text))}
 
 
 def _shards(sizes: dict[str, int]) -> list[list[str]]:
@@ -93,20 +101,20 @@ def _shards(sizes: dict[str, int]) -> list[list[str]]:
     return shards
 
 
-def _write_shard(row: dict[str, Any], root: str, folder: str, max_chars: int) -> dict[str, Any]:
+def _write_shard(row: dict[str, Any], root: str, folder: str, max_tokens: int) -> dict[str, Any]:
     """Write one shard unless an earlier attempt has; files and bytes are the same however often this runs."""
     path = Path(folder) / _name(row["shard"])
     if not path.exists():
-        write_jsonl(path, _rows(json.loads(row["repositories"]), Path(root), max_chars))
+        write_jsonl(path, _rows(json.loads(row["repositories"]), Path(root), max_tokens))
     lengths = [len(document["text"]) for document in read_jsonl(path)]
     return {"documents": len(lengths), "characters": sum(lengths)}
 
 
-def _rows(ordered: dict[str, list[str]], root: Path, max_chars: int) -> Iterator[dict[str, Any]]:
+def _rows(ordered: dict[str, list[str]], root: Path, max_tokens: int) -> Iterator[dict[str, Any]]:
     for name, members in ordered.items():
         texts = ((path, read_source(root / path)) for path in members)
         sections = ((path, file_section(path, text)) for path, text in texts if text is not None)
-        yield from repository_rows(f"{root.name}/{name}", sections, max_chars)
+        yield from repository_rows(f"{root.name}/{name}", join_sections(sections, count_tokens, max_tokens))
 
 
 def _name(shard: int) -> str:

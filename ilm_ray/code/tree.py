@@ -2,12 +2,15 @@
 
 import hashlib
 import os
+import posixpath
 import re
 import sysconfig
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ilm_ray.code.imports import DOCUMENTATION, LANGUAGES
+from ilm_ray.code.facts import above
+from ilm_ray.code.imports import DOCUMENTATION, LANGUAGES, MANIFESTS
 from ilm_ray.config.schema import CodeConfig
 from ilm_ray.errors import UserError
 
@@ -75,6 +78,13 @@ def _walk(config: CodeConfig) -> Chosen:
     return Chosen(found, unnameable)
 
 
+def find_manifests(root: Path, files: Iterable[str]) -> list[str]:
+    """The manifests in the folders of `files` and on the way up to the root; sorted."""
+    folders = {folder for path in files for folder in above(posixpath.dirname(path))}
+    candidates = (root / folder / name for folder in folders for name in MANIFESTS)
+    return sorted(p.relative_to(root).as_posix() for p in candidates if p.is_file() and not p.is_symlink())
+
+
 def read_source(path: Path) -> str | None:
     """The text of a file with e-mail addresses masked; None where it is not UTF-8 or blank."""
     try:
@@ -92,7 +102,8 @@ def tree_fingerprint(config: CodeConfig) -> str:
     root = source_root(config)
     seen = hashlib.sha256(f"{root.name}\0".encode("utf-8", "surrogateescape"))
     try:
-        for path in choose_files(config).files:
+        files = choose_files(config).files
+        for path in (*files, *find_manifests(root, files)):
             seen.update(f"{path}\0".encode() + hashlib.sha256((root / path).read_bytes()).digest())
     except OSError as error:
         raise _unreadable(error) from None

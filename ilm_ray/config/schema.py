@@ -111,7 +111,7 @@ class CodeConfig(Section):
     source: str | None = None  # None: the standard library of the running Python
     max_files: Count = 400
     max_file_bytes: Count = 100_000
-    max_document_chars: Count = 100_000
+    max_document_tokens: Count = 32_000  # of cl100k, which cuts code as our tokenizer does
 
 
 class TokenizerConfig(Section):
