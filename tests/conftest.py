@@ -10,6 +10,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private cluster of this test session
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
 EXTENSIONS = str(Path(sys.prefix) / "torch_extensions")
 os.environ.setdefault("TORCH_EXTENSIONS_DIR", EXTENSIONS)
 

@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from ilm_ray.corpus.jsonl import read_jsonl
 from ilm_ray.corpus.manifest import Manifest
 from ilm_ray.observe import page
 from ilm_ray.observe.charts import HALF, Bars, Series, bar_chart, line_chart
@@ -18,6 +19,8 @@ from ilm_ray.text.layout import STEPS
 KEPT = "kept"
 TITLES = {"format": "Format", "clean": "Clean", "dedup": "Dedup", "safe": "Safe", "quality": "High-quality"}
 STREAMS = 5  # removed streams drawn per step; the rest are one
+FILES_SHOWN = 100  # of those that could not be read whole
+_DAMAGE = ("malformed", "truncated", "not_an_archive", "empty_file")
 GROUPS = 6  # languages or dumps with a column of their own
 FORECASTS = (1_000_000, 1_000_000_000)
 
@@ -177,7 +180,23 @@ def _records(folder: Path) -> list[Html]:
     if skipped:
         lines = [(name.removeprefix("skipped_bytes_"), page.size(size)) for name, size in sorted(skipped.items())]
         tables.append(page.table(["reason", "bytes"], lines, "Bytes that are no record"))
-    return [page.heading("Records"), page.tables(tables)]
+    return [page.heading("Records"), page.tables(tables), *_damaged_files(folder / "files.jsonl.zst")]
+
+
+def _damaged_files(path: Path) -> list[Html]:
+    """Input files that were not read whole: what is wrong with each."""
+    if not path.is_file():
+        return []
+    lines = []
+    for row in read_jsonl(path):
+        wrong = {n: c for n, c in row["records"].items() if n.startswith("skipped") or n in _DAMAGE}
+        if wrong:
+            lines.append((row["file"], ", ".join(f"{name} {count}" for name, count in sorted(wrong.items()))))
+    if not lines:
+        return []
+    rest = f", the first {FILES_SHOWN} shown" if len(lines) > FILES_SHOWN else ""
+    caption = f"{len(lines)} files that could not be read whole{rest}"
+    return [page.folded(caption, [page.table(["file", "what was found"], lines[:FILES_SHOWN])])]
 
 
 def _classifiers(metrics: Row, settings: Row) -> list[Html]:

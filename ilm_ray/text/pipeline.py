@@ -170,14 +170,17 @@ def _write_replaced(folder: Path, earlier: list[FinishedRun], drops: Drops) -> N
 
 
 def _result(folder: Path, files: list[Source], config: TextConfig, cards: dict[str, Any]) -> Result:
-    funnel, records = Funnel(), Counter[str]()
-    for step in layout.STEPS:
-        for source in files:
+    funnel, records, by_file = Funnel(), Counter[str](), []
+    for source in files:
+        for step in layout.STEPS:
             stats = layout.read_stats(folder, step, source.index)
             funnel.merge(stats["funnel"])
-            records.update(stats["records"])
+            if step == "format":
+                records.update(stats["records"])
+                by_file.append({"file": source.path, "dump": source.dump, "records": stats["records"]})
     _write_json(folder / "funnel.json", funnel.rows())
     _write_json(folder / "records.json", dict(sorted(records.items())))
+    write_jsonl(folder / "files.jsonl.zst", by_file)
     bands, rows = bands_and_rows(config.threshold, config.num_hashes)
     summary = {
         "files": len(files),
@@ -198,7 +201,8 @@ def _result(folder: Path, files: list[Source], config: TextConfig, cards: dict[s
         "funnel": funnel.rows(),
     }
     kept = [layout.outputs(folder, "quality", source.index)[0] for source in files]
-    about = [folder / "funnel.json", folder / "records.json", layout.replaced_path(folder)]
+    about = [folder / name for name in ("funnel.json", "records.json", "files.jsonl.zst")]
+    about.append(layout.replaced_path(folder))
     return Result([*kept, *about], metrics)
 
 
