@@ -180,26 +180,3 @@ def test_extraction_reaches_the_gold_texts(shared_data: Path) -> None:
                 wrong += sum(segment in text for segment in row["without"])
     assert hits > 100
     assert 2 * hits / (2 * hits + misses + wrong) >= 0.88
-
-
-@pytest.mark.slow
-def test_real_pages_recall_of_planted_copies(shared_data: Path, local_ray: None, tmp_path: Path) -> None:
-    """Every exact copy falls, most near ones do, and nothing survives twice."""
-    text = run(tmp_path, f"input={shared_data}/web/CC-MAIN-*/*.warc.gz", "text.languages=[en,de,es,fr,pl,zh,pt,la,ja]")
-    groups: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
-    with (shared_data / "web" / "overlap_truth.csv").open(newline="") as lines:
-        for row in csv.DictReader(lines):
-            if row["kind"] != "unique":
-                groups[row["kind"], row["group_id"]].add((row["url"], row["dump"]))
-    entered, stayed = (
-        {(row["url"], row["dump"]) for path in (text / step).glob("kept-*") for row in read_jsonl(path)}
-        for step in ("clean", "dedup")
-    )
-    recall = {}
-    for kind in ("exact", "near"):
-        surplus = [(g & entered, g & stayed) for (k, _), g in groups.items() if k == kind and len(g & entered) > 1]
-        caught = sum(len(before) - max(1, len(after)) for before, after in surplus)
-        recall[kind] = caught / sum(len(before) - 1 for before, _ in surplus)
-    print(recall)
-    assert recall["exact"] == 1.0
-    assert recall["near"] >= 0.8
