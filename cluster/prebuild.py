@@ -1,6 +1,7 @@
-"""Build DeepSpeed's communication extension once, in one process.
+"""Compile once, in one process, what every worker would compile at its first use.
 
-A rank that is killed while it builds leaves a lock file behind on which every later run waits without a word.
+DeepSpeed's communication extension: a rank that is killed while it builds leaves a lock file behind on which every
+later run waits without a word. numba's loops: ten seconds in each of many processes that start at once.
 """
 
 import os
@@ -11,6 +12,20 @@ from pathlib import Path
 
 
 def main() -> None:
+    compile_loops()
+    build_extension()
+
+
+def compile_loops() -> None:
+    import ilm_ray.text.classifiers.features
+    import ilm_ray.text.hosts
+    import ilm_ray.text.rules  # noqa: F401
+    from ilm_ray.text.dedup.minhash import sign_batch
+
+    sign_batch(["the loops of signatures are compiled at their first call"], 5, 128, 14, 9)
+
+
+def build_extension() -> None:
     folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path(sys.prefix) / "torch_extensions")
     shutil.rmtree(folder, ignore_errors=True)  # nobody else builds during set-up: a lock in here is stale
     with socket.socket() as probe:
