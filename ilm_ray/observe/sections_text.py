@@ -4,6 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+import pandas as pd
+
 from ilm_ray.corpus.jsonl import read_jsonl
 from ilm_ray.corpus.manifest import Manifest
 from ilm_ray.observe import page
@@ -13,6 +15,7 @@ from ilm_ray.observe.page import Html
 from ilm_ray.observe.rundata import Row, is_number, read_json
 from ilm_ray.observe.sections_documents import duplicates, rules_and_samples
 from ilm_ray.observe.text_samples import look
+from ilm_ray.text.cost import by_step
 from ilm_ray.text.explain import bounds, text_run
 from ilm_ray.text.layout import STEPS
 
@@ -245,42 +248,38 @@ def _measured(card: object) -> dict[str, Row]:
 
 def _cost(folder: Path) -> list[Html]:
     """CPU time and memory of each step, per document and core, and what that means for many documents."""
-    cost: dict[str, Row] = {}
-    for path in sorted((folder / "cost").glob("*-*.json")):
-        step, one = path.name.rsplit("-", 1)[0], read_json(path)
-        total = cost.setdefault(step, {"documents": 0, "bytes": 0, "seconds": 0.0, "peak_mb": 0.0})
-        for key in ("documents", "bytes", "seconds"):
-            total[key] += one.get(key, 0)
-        total["peak_mb"] = max(total["peak_mb"], one.get("peak_mb", 0.0))
-    if not cost:
+    cost = by_step(folder / "cost")
+    if cost.empty:
         return []
-    known = ("format", "clean", "sign", *STEPS[2:])  # signatures come before duplicates are found
-    order = [step for step in known if step in cost] + [step for step in cost if step not in known]
-    everything = cost[order[0]]["documents"]
-    lines: list[tuple[object, ...]] = []
-    for step in order:
-        one = cost[step]
-        rates = [one[key] / one["seconds"] / scale if one["seconds"] else None for key, scale in _RATES]
-        hours = one["seconds"] / 3600 / everything if everything else 0.0
-        forecast = [page.number(hours * documents, 3) for documents in FORECASTS]
-        lines.append((step, one["documents"], *rates, page.number(one["seconds"]), f"{one['peak_mb']:,.0f}", *forecast))
-    whole = sum(one["seconds"] for one in cost.values())
-    hours = whole / 3600 / everything if everything else 0.0
-    peak = max(one["peak_mb"] for one in cost.values())
-    rate = everything / whole if whole else None
-    lines.append(("all", everything, rate, None, page.number(whole), f"{peak:,.0f}",
-                  *(page.number(hours * documents, 3) for documents in FORECASTS)))  # fmt: skip
-    names = [f"core-hours for {page.number(documents)}" for documents in FORECASTS]
-    head = ["step", "documents", "docs/s/core", "MB/s/core", "CPU s", "peak MiB", *names]
+    everything = int(cost["documents"].iloc[0])  # that came to the first step
+    cost.loc["all"] = {
+        "documents": everything,
+        "bytes": float("nan"),
+        "seconds": cost["seconds"].sum(),
+        "peak_mb": cost["peak_mb"].max(),
+    }
+    seconds = cost["seconds"].where(cost["seconds"] > 0)
+    hours = cost["seconds"] / 3600 / max(everything, 1)
+    table = pd.DataFrame(
+        {
+            "documents": cost["documents"],
+            "docs/s/core": cost["documents"] / seconds,
+            "MB/s/core": cost["bytes"] / seconds / 1e6,
+            "CPU s": cost["seconds"].map(page.number),
+            "peak MiB": cost["peak_mb"].map("{:,.0f}".format),
+            **{
+                f"core-hours for {page.number(documents)}": (hours * documents).map(lambda value: page.number(value, 3))
+                for documents in FORECASTS
+            },
+        }
+    )
+    days = hours["all"] * FORECASTS[-1] / 1000 / 24
     return [
         page.heading("Cost"),
         page.paragraph(
             "CPU seconds are those of a task and its children. The forecasts are for that many documents at the start "
-            f"of the road, of the kind seen here; {page.number(FORECASTS[-1])} of them take "
-            f"{page.number(hours * FORECASTS[-1] / 1000 / 24, 3)} days on a thousand cores."
+            f"of the road, of the kind seen here; {page.number(FORECASTS[-1])} of them take {page.number(days, 3)} "
+            "days on a thousand cores."
         ),
-        page.table(head, lines, "Cost, by step"),
+        page.table(["step", *table.columns], table.reset_index().values.tolist(), "Cost, by step"),
     ]
-
-
-_RATES = (("documents", 1.0), ("bytes", 1e6))

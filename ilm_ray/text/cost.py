@@ -7,9 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
+import pandas as pd
+
 from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.jsonl import Row
 
+ORDER = ("format", "clean", "sign", "dedup", "safe", "quality")  # signatures come before duplicates are found
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 
 
@@ -45,6 +48,15 @@ class Cost:
             "peak_mb": round(sum(u.ru_maxrss for u in _usages()) * _MAXRSS_UNIT / 2**20, 1),
         }
         write_text_atomic(self.path, json.dumps(found))
+
+
+def by_step(folder: Path) -> pd.DataFrame:
+    """What all files cost together: documents, bytes, seconds, peak_mb of each step, in the order of the road."""
+    files = sorted(folder.glob("*-*.json"))
+    rows = [{"step": path.name.rpartition("-")[0]} | json.loads(path.read_text(encoding="utf-8")) for path in files]
+    table = pd.DataFrame(rows, columns=["step", "documents", "bytes", "seconds", "peak_mb"])
+    total = table.groupby("step").agg({"documents": "sum", "bytes": "sum", "seconds": "sum", "peak_mb": "max"})
+    return total.reindex([step for step in ORDER if step in total.index])
 
 
 def _usages() -> tuple[resource.struct_rusage, resource.struct_rusage]:
