@@ -22,7 +22,8 @@ from ilm_ray.errors import UserError
 from ilm_ray.text.blocklist import fold
 from ilm_ray.text.classifiers import NAMES, linear
 from ilm_ray.text.classifiers.card import choose_threshold, curve, measures
-from ilm_ray.text.classifiers.features import PLACES, logits, vectors
+from ilm_ray.text.classifiers.features import GROUP_PLACES, PLACES, group_places, logits, token_keys, vectors
+from ilm_ray.text.classifiers.groups import learn_groups
 from ilm_ray.text.classifiers.labels import Columns, Labels, read_labels, split
 from ilm_ray.text.classifiers.linear import Linear
 from ilm_ray.text.classifiers.model import check_classifier, load_classifier, provide, train_linear
@@ -30,6 +31,22 @@ from ilm_ray.text.language import TOKENS
 from jobs import train_classifier
 
 TEXT = st.text("aAbBcé1٣ .,!\n_-坏话が", max_size=40)
+
+
+# Tokens in one of two groups; all others have none.
+GROUPED = ["a", "b", "e1", "坏", "话", ",", "."]
+
+
+def grouped() -> np.ndarray:
+    groups = np.zeros(GROUP_PLACES, np.uint16)
+    for token in GROUPED:
+        groups[group_places(token_keys([token])[0][1:2])] = 1 + ord(token[0]) % 2
+    return groups
+
+
+def plain_group(token: str) -> int:
+    word = token.removeprefix("w").replace("0", "1")
+    return 1 + ord(word[0]) % 2 if word in GROUPED else 0
 
 
 def plain_features(text: str) -> set[tuple[Any, ...]]:
@@ -62,6 +79,12 @@ def plain_features(text: str) -> set[tuple[Any, ...]]:
     found |= {("tokens", *inner[i : i + n]) for n in (1, 2, 3) for i in range(len(inner) - n + 1)}
     found |= {("around", inner[i], inner[i + 2]) for i in range(len(inner) - 2)}
     found |= {("shapes", *shapes[i : i + n]) for n in (2, 3, 4) for i in range(len(shapes) - n + 1)}
+    groups = [plain_group(token) for token in tokens]
+    found |= {("groups", *groups[i : i + n]) for n in (2, 3, 4, 5) for i in range(len(groups) - n + 1)}
+    found |= {("before", groups[i], tokens[i + 1]) for i in range(last + 1)}
+    found |= {("behind", tokens[i], groups[i + 1]) for i in range(last + 1)}
+    found |= {("around any", groups[i], groups[i + 2]) for i in range(last)}
+    found |= {("around token", groups[i], tokens[i + 1], groups[i + 2]) for i in range(last)}
     for i in range(1, last + 1):
         j = next((j for j in range(i + 1, min(i + 8, last) + 1) if tokens[j] == tokens[i]), None)
         if j is not None:
@@ -75,7 +98,7 @@ def plain_features(text: str) -> set[tuple[Any, ...]]:
 @given(TEXT, TEXT)
 def test_two_texts_share_the_features_that_the_definition_says(one: str, other: str) -> None:
     first, second = plain_features(one), plain_features(other)
-    found = vectors([one, other])
+    found = vectors([one, other], grouped())
     assert np.diff(found.indptr).tolist() == [len(first), len(second)]  # a collision would show
     product = (found[0] @ found[1].T).toarray()[0, 0]
     assert product * np.sqrt(len(first) * len(second)) == pytest.approx(len(first & second), abs=1e-3)
@@ -86,8 +109,23 @@ def test_scoring_is_the_product_with_the_weights() -> None:
     weights = rng.standard_normal(PLACES).astype(np.float32)
     alphabet = list("aBcde 坏话.\n1\ud800İ")
     texts = ["", " ", *("".join(rng.choice(alphabet, n)) for n in rng.integers(1, 3000, 50))]
-    assert logits(texts, weights) == pytest.approx(vectors(texts) @ weights.astype(np.float64), abs=1e-4)
-    assert logits([], weights).shape == (0,)
+    assert logits(texts, weights, grouped()) == pytest.approx(
+        vectors(texts, grouped()) @ weights.astype(np.float64), abs=1e-4
+    )
+    assert logits([], weights, grouped()).shape == (0,)
+
+
+def test_tokens_that_keep_the_same_company_share_a_group() -> None:
+    """A made language: every sentence is subject, verb, object, end; the words of a class are drawn alike."""
+    rng = np.random.default_rng(0)
+    classes = {kind: [f"{kind}{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(200)] for kind in "svo"}
+    texts = [" ".join(rng.choice(words) for words in classes.values()) + "." for _ in range(20_000)]
+    groups = learn_groups(texts, 1)
+    members = {kind: set(groups[group_places(token_keys([" ".join(classes[kind])])[0][1:-1])]) for kind in classes}
+    assert all(members.values()) and 0 not in set.union(*members.values())
+    assert not members["s"] & members["v"] | members["v"] & members["o"] | members["o"] & members["s"]
+    assert np.array_equal(groups, learn_groups(texts, 1))
+    assert not learn_groups(texts[:50], 1).any() and not learn_groups([], 1).any()
 
 
 def labelled(count: int, seed: int = 0) -> Labels:

@@ -19,7 +19,7 @@ from ilm_ray.errors import UserError
 from ilm_ray.text import layout, pipeline, steps
 from ilm_ray.text.charset import decode
 from ilm_ray.text.classifiers import card
-from ilm_ray.text.classifiers.features import PLACES
+from ilm_ray.text.classifiers.features import GROUP_PLACES, PLACES
 from ilm_ray.text.classifiers.linear import Linear
 from ilm_ray.text.dedup.minhash import catch_probability, shingle_hashes
 from ilm_ray.text.inputs import open_source
@@ -151,7 +151,9 @@ def test_tasks_read_the_lists_of_the_stages_folder(tmp_path: Path) -> None:
     listed.unlink()
     for name in ("toxicity", "pornography"):
         layout.model_path(tmp_path, name).mkdir(parents=True)
-        Linear(np.zeros(PLACES, np.float32), 9.0).save(layout.model_path(tmp_path, name))
+        Linear(np.zeros(PLACES, np.float32), 9.0, np.zeros(GROUP_PLACES, np.uint16)).save(
+            layout.model_path(tmp_path, name)
+        )
         (layout.model_path(tmp_path, name) / card.FILE).write_text('{"kind": "linear"}')
     row = {"url": "https://a.test", "language": "en", "dump": "d", "bytes": 1}
     write_jsonl(layout.outputs(tmp_path, "dedup", 0)[0], [row | {"text": t} for t in ("a saucy word", "a word")])

@@ -7,6 +7,8 @@ length. Features of a text, each counted once:
 - 3 to 5 neighbouring characters of a word and its borders: survives misspelling
 - 2 to 4 neighbouring shapes (short words and marks stand for themselves, longer ones for their last three letters and
   their capitals) between the borders of the text: word order, endings, a missing full stop
+- 2 to 5 neighbouring groups of tokens (`groups.py`), two around any third one, around a token, and beside a token: word
+  order where the words themselves are rare
 - capitals; a token or a pair of tokens that comes again within eight
 """
 
@@ -21,6 +23,8 @@ from ilm_ray.text.codepoints import HAN, WORD, flatten, token_classes
 
 BITS = 22
 PLACES = 1 << BITS
+GROUP_BITS = 18
+GROUP_PLACES = 1 << GROUP_BITS  # where tokens find their group
 _PER_POINT = 24  # no text has more features than this for each of its code points, and _SPARE
 _SPARE = 64
 _TEXTS = 4096  # whose features are collected at once
@@ -28,6 +32,7 @@ _TEXTS = 4096  # whose features are collected at once
 _POINTS = types.Array(types.uint32, 1, "C", readonly=True)
 _CLASSES = types.Array(types.uint8, 1, "C", readonly=True)
 _BORDERS = types.Array(types.int64, 1, "C", readonly=True)
+_GROUPS = types.Array(types.uint16, 1, "C", readonly=True)
 _WEIGHTS = types.Array(types.float32, 1, "C", readonly=True)
 _KEYS = types.Array(types.uint64, 1, "C")
 _SEEN = types.Array(types.int32, 1, "C")
@@ -39,14 +44,19 @@ _SEED = np.uint64(0x9E3779B97F4A7C15)
 _STEP = np.uint64(0xD6E8FEB86659FD93)
 _HALF = np.uint64(32)
 _TOP = np.uint64(64 - BITS)
+_GROUP_TOP = np.uint64(64 - GROUP_BITS)
 _NEAR = 8  # tokens between a token and its copy that still count as repetition
 # What kind of feature, or of shape, a hash is of.
 _TOKENS, _AROUND, _LETTERS, _SHAPES, _CAPITALS, _AGAIN, _PAIR_AGAIN, _SHORT, _LONG, _BEGIN, _END = range(1, 12)
+_GROUP, _IN_GROUPS, _AROUND_ANY, _AROUND_TOKEN, _BEFORE, _BEHIND = range(12, 18)
 
 
-def vectors(texts: Sequence[str]) -> scipy.sparse.csr_matrix:
-    """float32 [n, PLACES]: each row has length 1 and one value for all features of its text."""
-    parts = [_places(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
+def vectors(texts: Sequence[str], groups: np.ndarray) -> scipy.sparse.csr_matrix:
+    """float32 [n, PLACES]: each row has length 1 and one value for all features of its text.
+
+    groups: uint16 [GROUP_PLACES], the group of the token at each of `group_places`; 0: it has none.
+    """
+    parts = [_places(texts[start : start + _TEXTS], groups) for start in range(0, len(texts), _TEXTS)]
     counts = np.concatenate([np.zeros(0, np.int64), *(count for count, _ in parts)])
     values = np.repeat((1.0 / np.sqrt(np.maximum(counts, 1))).astype(np.float32), counts)
     places = np.concatenate([np.zeros(0, np.int32), *(place for _, place in parts)])
@@ -55,21 +65,35 @@ def vectors(texts: Sequence[str]) -> scipy.sparse.csr_matrix:
     return matrix
 
 
-def _places(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _places(texts: Sequence[str], groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(how many features each text has, int64 [n]; the places of all of them)."""
     points, raw, borders = _flat(texts)
     ends = np.zeros(len(texts) + 1, np.int64)
     places = np.empty(len(points) * _PER_POINT + len(texts) * _SPARE, np.int32)
-    _collect(points, raw, borders, token_classes(), ends, places)
+    _collect(points, raw, borders, token_classes(), groups, ends, places)
     return np.diff(ends), places[: ends[-1]].copy()
 
 
-def logits(texts: Sequence[str], weights: np.ndarray) -> np.ndarray:
-    """`vectors(texts) @ weights` without the vectors, float64 [n]; weights float32 [PLACES]."""
+def logits(texts: Sequence[str], weights: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """`vectors(texts, groups) @ weights` without the vectors, float64 [n]; weights float32 [PLACES]."""
     points, raw, borders = _flat(texts)
     found = np.empty(len(texts), np.float64)
-    _weigh(points, raw, borders, token_classes(), weights, found)
+    _weigh(points, raw, borders, token_classes(), groups, weights, found)
     return found
+
+
+def token_keys(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(hashes of the tokens of all texts, each text between its borders, uint64; int64 [n + 1] where each begins)."""
+    points, raw, borders = _flat(texts)
+    ends = np.zeros(len(texts) + 1, np.int64)
+    keys = np.empty(len(points) + 2 * len(texts), np.uint64)
+    _tokenize(points, raw, borders, token_classes(), ends, keys)
+    return keys[: ends[-1]].copy(), ends
+
+
+def group_places(keys: np.ndarray) -> np.ndarray:
+    """Where tokens, by `token_keys`, find their group; int64 [n] below GROUP_PLACES."""
+    return ((keys * _SEED) >> _GROUP_TOP).astype(np.int64)
 
 
 def _flat(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -160,6 +184,30 @@ def _combine(tokens, shapes, count, keys, found):  # type: ignore[no-untyped-def
     return found
 
 
+@njit(types.int64(_KEYS, _KEYS, types.int64, _GROUPS, _KEYS, types.int64), cache=True)
+def _group(tokens, own, count, groups, keys, found):  # type: ignore[no-untyped-def]
+    """Features of neighbouring groups, behind the `found` ones; returns how many there are now. `own` is overwritten
+    with each token's group."""
+    for i in range(count):
+        own[i] = _mixed(_mixed(_SEED, _GROUP), np.uint64(groups[np.int64((tokens[i] * _SEED) >> _GROUP_TOP)]))
+    for i in range(count):
+        key = _mixed(_SEED, _IN_GROUPS)
+        for j in range(i, min(i + 5, count)):
+            key = _mixed(key, own[j])
+            if j > i:
+                keys[found] = key
+                found += 1
+        if i + 1 < count:
+            keys[found] = _mixed(_mixed(_mixed(_SEED, _BEFORE), own[i]), tokens[i + 1])
+            keys[found + 1] = _mixed(_mixed(_mixed(_SEED, _BEHIND), tokens[i]), own[i + 1])
+            found += 2
+        if i + 2 < count:
+            keys[found] = _mixed(_mixed(_mixed(_SEED, _AROUND_ANY), own[i]), own[i + 2])
+            keys[found + 1] = _mixed(_mixed(_mixed(_mixed(_SEED, _AROUND_TOKEN), own[i]), tokens[i + 1]), own[i + 2])
+            found += 2
+    return found
+
+
 @njit(types.int64(_BORDERS), cache=True)
 def _longest(borders):  # type: ignore[no-untyped-def]
     longest = 0
@@ -168,8 +216,19 @@ def _longest(borders):  # type: ignore[no-untyped-def]
     return longest
 
 
-@njit(types.void(_POINTS, _POINTS, _BORDERS, _CLASSES, _INTS, _PLACES), cache=True, nogil=True)
-def _collect(points, raw, borders, classes, ends, places):  # type: ignore[no-untyped-def]
+@njit(types.void(_POINTS, _POINTS, _BORDERS, _CLASSES, _INTS, _KEYS), cache=True, nogil=True)
+def _tokenize(points, raw, borders, classes, ends, found_keys):  # type: ignore[no-untyped-def]
+    longest = _longest(borders)
+    tokens, shapes = np.empty(longest + 2, np.uint64), np.empty(longest + 2, np.uint64)
+    keys = np.empty(longest * _PER_POINT + _SPARE, np.uint64)
+    for text in range(len(borders) - 1):
+        count, _ = _read(points, raw, borders[text], borders[text + 1], classes, tokens, shapes, keys)
+        ends[text + 1] = ends[text] + count
+        found_keys[ends[text] : ends[text + 1]] = tokens[:count]
+
+
+@njit(types.void(_POINTS, _POINTS, _BORDERS, _CLASSES, _GROUPS, _INTS, _PLACES), cache=True, nogil=True)
+def _collect(points, raw, borders, classes, groups, ends, places):  # type: ignore[no-untyped-def]
     longest = _longest(borders)
     tokens, shapes = np.empty(longest + 2, np.uint64), np.empty(longest + 2, np.uint64)
     keys = np.empty(longest * _PER_POINT + _SPARE, np.uint64)
@@ -178,6 +237,7 @@ def _collect(points, raw, borders, classes, ends, places):  # type: ignore[no-un
     for text in range(len(borders) - 1):
         count, found = _read(points, raw, borders[text], borders[text + 1], classes, tokens, shapes, keys)
         found = _combine(tokens, shapes, count, keys, found)
+        found = _group(tokens, shapes, count, groups, keys, found)
         for i in range(found):
             place = np.int64((keys[i] * _SEED) >> _TOP)
             if seen[place] != text:
@@ -187,8 +247,8 @@ def _collect(points, raw, borders, classes, ends, places):  # type: ignore[no-un
         ends[text + 1] = kept
 
 
-@njit(types.void(_POINTS, _POINTS, _BORDERS, _CLASSES, _WEIGHTS, _LOGITS), cache=True, nogil=True)
-def _weigh(points, raw, borders, classes, weights, found_logits):  # type: ignore[no-untyped-def]
+@njit(types.void(_POINTS, _POINTS, _BORDERS, _CLASSES, _GROUPS, _WEIGHTS, _LOGITS), cache=True, nogil=True)
+def _weigh(points, raw, borders, classes, groups, weights, found_logits):  # type: ignore[no-untyped-def]
     longest = _longest(borders)
     tokens, shapes = np.empty(longest + 2, np.uint64), np.empty(longest + 2, np.uint64)
     keys = np.empty(longest * _PER_POINT + _SPARE, np.uint64)
@@ -196,6 +256,7 @@ def _weigh(points, raw, borders, classes, weights, found_logits):  # type: ignor
     for text in range(len(borders) - 1):
         count, found = _read(points, raw, borders[text], borders[text + 1], classes, tokens, shapes, keys)
         found = _combine(tokens, shapes, count, keys, found)
+        found = _group(tokens, shapes, count, groups, keys, found)
         total, kept = 0.0, 0
         for i in range(found):
             place = np.int64((keys[i] * _SEED) >> _TOP)

@@ -1,7 +1,8 @@
 """The default back end: logistic regression over hashed features, each weighted by how unevenly the classes use it.
 
 The weighting is that of Wang and Manning 2012 (naive Bayes log-count ratios as feature values), tempered by a square
-root. It vanishes into the weights: scoring is one pass over the text and a sum.
+root. It vanishes into the weights: scoring is one pass over the text and a sum. The groups of tokens among the features
+are learned from the good training texts.
 """
 
 import zipfile
@@ -14,7 +15,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ilm_ray.corpus.files import temporary_path
 from ilm_ray.errors import UserError
-from ilm_ray.text.classifiers.features import PLACES, logits, vectors
+from ilm_ray.text.classifiers.features import GROUP_PLACES, PLACES, logits, vectors
+from ilm_ray.text.classifiers.groups import learn_groups
 from ilm_ray.text.classifiers.labels import Labels
 
 FILE = "model.npz"
@@ -28,12 +30,12 @@ _MIN_TEXTS = 2  # a feature of fewer training texts is not learned: most are
 
 
 class Linear:
-    """One weight for each place that a feature may hash to, and a bias."""
+    """One weight for each place that a feature may hash to, a bias, and the groups of tokens."""
 
     kind = "linear"
 
-    def __init__(self, weights: np.ndarray, bias: float) -> None:
-        self.weights, self.bias = weights, bias
+    def __init__(self, weights: np.ndarray, bias: float, groups: np.ndarray) -> None:
+        self.weights, self.bias, self.groups = weights, bias, groups
 
     @classmethod
     def fit(cls, training: Labels, threshold: Labels, seed: int) -> "Linear":
@@ -42,25 +44,33 @@ class Linear:
         Classes count alike however many texts each has: a score of one half is "as likely bad as good" among as many
         bad texts as good ones.
         """
-        weights, bias = _learn(training, seed)
-        held = logits(threshold.texts, weights) + bias
+        groups = learn_groups(training.part(training.good).texts, seed)
+        weights, bias = _learn(training, groups, seed)
+        held = logits(threshold.texts, weights, groups) + bias
         spread = float(held.std()) or 1.0
         with threadpool_limits(1):
             line = LogisticRegression(class_weight="balanced").fit(held[:, None] / spread, threshold.good)
         slope = float(line.coef_[0, 0]) / spread
-        return cls((weights * slope).astype(np.float32), bias * slope + float(line.intercept_[0]))
+        return cls((weights * slope).astype(np.float32), bias * slope + float(line.intercept_[0]), groups)
 
     def score(self, texts: list[str]) -> np.ndarray:
         """Probability of GOOD for each text, float64 [n]."""
-        found = logits(texts, self.weights) + self.bias
+        found = logits(texts, self.weights, self.groups) + self.bias
         return np.asarray(1.0 / (1.0 + np.exp(-np.clip(found, -60, 60))))
 
     def save(self, folder: Path) -> None:
-        """Write the weights that are not zero, atomically."""
-        places = np.flatnonzero(self.weights)
+        """Write the weights and groups that are not zero, atomically."""
+        places, group_places = np.flatnonzero(self.weights), np.flatnonzero(self.groups)
         temporary = temporary_path(folder / FILE)
         with temporary.open("wb") as out:
-            np.savez(out, places=places.astype(np.uint32), values=self.weights[places], bias=np.float64(self.bias))
+            np.savez(
+                out,
+                places=places.astype(np.uint32),
+                values=self.weights[places],
+                bias=np.float64(self.bias),
+                group_places=group_places.astype(np.uint32),
+                groups=self.groups[group_places],
+            )
         temporary.replace(folder / FILE)
 
     @classmethod
@@ -70,16 +80,18 @@ class Linear:
             with np.load(folder / FILE, allow_pickle=False) as saved:
                 weights = np.zeros(PLACES, np.float32)
                 weights[saved["places"]] = saved["values"]
-                return cls(weights, float(saved["bias"]))
+                groups = np.zeros(GROUP_PLACES, np.uint16)
+                groups[saved["group_places"]] = saved["groups"]
+                return cls(weights, float(saved["bias"]), groups)
         except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"{folder / FILE} is no classifier ({error}); train it again, or delete its stage's folder"
             ) from None
 
 
-def _learn(labels: Labels, seed: int) -> tuple[np.ndarray, float]:
+def _learn(labels: Labels, groups: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
     """Weights, float32 [PLACES], and the bias."""
-    found, good = vectors(labels.texts), labels.good
+    found, good = vectors(labels.texts, groups), labels.good
     of_good = found.indices[np.repeat(good, np.diff(found.indptr))]
     texts_with = np.bincount(found.indices, minlength=PLACES)
     in_good = np.bincount(of_good, minlength=PLACES) + 1.0
