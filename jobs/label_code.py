@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     summary: dict[str, Any] = {"job": "label_code"}
     try:
         arguments = _parser().parse_args(argv)
-        summary |= {"status": "done", "verb": arguments.verb} | (_round if arguments.verb == "round" else _merge)(arguments)
+        summary |= {"status": "done", "verb": arguments.verb} | (_round if arguments.verb == "round" else _merge)(
+            arguments
+        )
         code = 0
     except UserError as error:
         print(f"label_code: {error}", file=sys.stderr)
@@ -51,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _round(arguments: argparse.Namespace) -> dict[str, Any]:
     labels, validation = _read(arguments.labels, labelled=True), _read(arguments.validation, labelled=True)
     if not labels or not validation:
-        raise UserError(f"{arguments.validation if labels else arguments.labels} holds no labels; label some files first")
+        raise UserError(
+            f"{arguments.validation if labels else arguments.labels} holds no labels; label some files first"
+        )
     done = run_round(labels, _read(arguments.pool, labelled=False), validation, arguments.checks, arguments.seed)
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_jsonl(
@@ -98,7 +102,11 @@ def _read(path: Path, labelled: bool) -> list[Sample]:
     samples = []
     try:
         for line, row in enumerate(read_jsonl(path), start=1):
-            if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("language", "text")) or "id" not in row:
+            if (
+                not isinstance(row, dict)
+                or not all(isinstance(row.get(key), str) for key in ("language", "text"))
+                or "id" not in row
+            ):
                 raise UserError(f'{path} line {line}: want {{"id", "language", "text"}}; correct the file')
             if labelled and row.get("tier") not in TIERS:
                 raise UserError(f'{path} line {line}: "tier" must be one of {", ".join(TIERS)}; correct the file')

@@ -1,22 +1,8 @@
 """A repository as markdown documents (report section 3.2)."""
 
 import hashlib
-import posixpath
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any
-
-from ilm_ray.code.imports import DOCUMENTATION, LANGUAGES
-
-_FENCE = re.compile(r"`{3,}")
-
-
-def file_section(path: str, text: str) -> str:
-    """`## path` and the fenced content. The fence is longer than any that the content holds."""
-    suffix = posixpath.splitext(path)[1]
-    name = LANGUAGES[suffix].name if suffix in LANGUAGES else DOCUMENTATION[suffix]
-    fence = "`" * max([3, *(len(found) + 1 for found in _FENCE.findall(text))])
-    return f"## {path}\n{fence}{name}\n{text.rstrip()}\n{fence}\n"
 
 
 def split_sections(sections: Iterable[tuple[str, str]], max_chars: int) -> Iterator[tuple[list[str], str]]:

@@ -1,4 +1,4 @@
-"""Files of tar and zip archives, which are hostile: nothing is unpacked to disk, no link is followed, sizes are bounded."""
+"""Files of tar and zip archives. They are hostile: nothing is unpacked to disk, no link followed, all sizes bounded."""
 
 import bz2
 import gzip
@@ -8,9 +8,9 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from ilm_ray.code.files.entries import Entry, Limits, Listing
 from ilm_ray.errors import UserError
@@ -21,7 +21,11 @@ DAMAGE = (
     NotImplementedError, OverflowError,
 )  # fmt: skip
 _HEADER_BYTES = 1 << 20  # no honest header of a tar member is longer
-_MAGIC = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+_MAGIC: dict[bytes, Callable[[str], Any]] = {
+    b"\x1f\x8b": gzip.GzipFile,
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
+}
 
 
 def list_zip(path: str, limits: Limits) -> Listing:
@@ -92,22 +96,22 @@ def read_tar(path: str, entries: Iterable[Entry], limits: Limits) -> Iterator[tu
 class _Bounded(io.RawIOBase):
     """An unpacked stream that refuses to go beyond a number of bytes, or to give much of it at once."""
 
-    def __init__(self, raw: BinaryIO, limits: Limits) -> None:
+    def __init__(self, raw: Any, limits: Limits) -> None:
         self._raw, self._limit, self._most = raw, limits.archive_bytes, max(limits.file_bytes + 1, _HEADER_BYTES)
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= self._most:
             raise tarfile.ReadError(f"a member's header claims {size} bytes")
         self._check(self._raw.tell() + size)
-        return self._raw.read(size)
+        return bytes(self._raw.read(size))
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         assert whence == io.SEEK_SET, "tarfile seeks from the start"
         self._check(offset)
-        return self._raw.seek(offset)
+        return int(self._raw.seek(offset))
 
     def tell(self) -> int:
-        return self._raw.tell()
+        return int(self._raw.tell())
 
     def seekable(self) -> bool:
         return True
@@ -124,9 +128,9 @@ class _Bounded(io.RawIOBase):
 def _open_tar(path: str, limits: Limits) -> tarfile.TarFile:
     with Path(path).open("rb") as raw:
         head = raw.read(6)
-    opener = next((found for magic, found in _MAGIC.items() if head.startswith(magic)), open)
-    unpacked = opener(path, "rb")
-    return tarfile.TarFile(fileobj=_Bounded(unpacked, limits), mode="r", errorlevel=2)  # type: ignore[arg-type]
+    opener = next((found for magic, found in _MAGIC.items() if head.startswith(magic)), None)
+    unpacked = io.FileIO(path) if opener is None else opener(path)
+    return tarfile.TarFile(fileobj=_Bounded(unpacked, limits), mode="r", errorlevel=2)
 
 
 def _named(members: list[Entry], left_out: Counter[str]) -> Listing:

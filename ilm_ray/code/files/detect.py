@@ -1,4 +1,4 @@
-"""The language of a file by its name, and where names do not tell, by its first line (identify and pygments know them)."""
+"""The language of a file by its name, and where that does not tell, by its first line (from identify and pygments)."""
 
 import functools
 import io
@@ -6,18 +6,24 @@ import posixpath
 import re
 
 from identify import identify
-from pygments.lexers import find_lexer_class_by_name, find_lexer_class_for_filename
-from pygments.util import ClassNotFound
+from pygments.lexers import (  # type: ignore[import-untyped]
+    find_lexer_class_by_name,
+    find_lexer_class_for_filename,
+)
+from pygments.util import ClassNotFound  # type: ignore[import-untyped]
 
 PROSE = frozenset({"markdown", "restructuredtext", "text", "html", "tex", "asciidoc", "org", "jupyter"})
 DATA = frozenset({
-    "csv", "diff", "geojson", "ini", "json", "json-object", "jsonld", "json5", "ndjson", "pem", "pofile", "pot", "properties", "svg",
-    "toml", "tsv", "xml", "yaml", "plain-data", "requirements",
+    "csv", "diff", "geojson", "ini", "json", "json-object", "jsonld", "json5", "ndjson", "pem", "plain-data", "pofile",
+    "pot", "properties", "requirements", "svg", "toml", "tsv", "xml", "yaml",
 })  # fmt: skip
-# Suffixes of several languages, of which pygments takes another one without looking inside.
-_COMMON = {".pl": "perl", ".pm": "perl", ".r": "r", ".sql": "sql", ".ipynb": "jupyter", ".adoc": "asciidoc", ".log": "plain-data",
-           ".csv": "csv", ".tsv": "tsv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".geojson": "geojson", ".svg": "svg",
-           ".po": "pofile", ".pot": "pofile"}  # fmt: skip
+# Suffixes of several languages, of which pygments takes another one without looking inside; and some that it lacks.
+_COMMON = {
+    ".pl": "perl", ".pm": "perl", ".r": "r", ".sql": "sql",
+    ".ipynb": "jupyter", ".adoc": "asciidoc", ".log": "plain-data",
+    ".csv": "csv", ".tsv": "tsv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".geojson": "geojson", ".svg": "svg",
+    ".po": "pofile", ".pot": "pofile", ".def": "plain-data",
+}  # fmt: skip
 _INSIDE = {
     ".h": (re.compile(r"^\s*(class\s+\w+\s*[:{;]|namespace\s+\w+|template\s*<|using\s+namespace)", re.M), "cpp"),
     ".m": (re.compile(r"^\s*(function\b|%)", re.M), "matlab"),

@@ -1,11 +1,11 @@
-"""The markdown form of a file: prose and notebooks are markdown themselves, code is a fenced block (report section 3.2)."""
+"""The markdown form of a file: notebooks and HTML become markdown, code a fenced block (report section 3.2)."""
 
 import json
 import re
 from typing import Any, NamedTuple
 
 from bs4 import BeautifulSoup
-from markdownify import MarkdownConverter  # type: ignore[import-untyped]
+from markdownify import MarkdownConverter
 
 _FENCE = re.compile(r"`{3,}")
 _HTML = frozenset({"html", "xml"})
@@ -89,7 +89,9 @@ def html(text: str, language: str = "html") -> str:
             found.name = _DOCBOOK[found.name]
         if _depth(soup) > _MAX_DEPTH:
             raise Unconvertible("elements nested too deeply")
-        converted = _Converter(heading_style="ATX", bullets="-", code_language_callback=_code_language).convert_soup(soup)
+        converted = _Converter(heading_style="ATX", bullets="-", code_language_callback=_code_language).convert_soup(
+            soup
+        )
     except RecursionError:
         raise Unconvertible("elements nested too deeply") from None
     converted = _BLANK_LINES.sub("\n\n", "\n".join(line.rstrip() for line in converted.split("\n"))).strip()
@@ -98,7 +100,7 @@ def html(text: str, language: str = "html") -> str:
     return converted + "\n"
 
 
-class _Converter(MarkdownConverter):  # type: ignore[misc]
+class _Converter(MarkdownConverter):
     """Pictures leave their description; fences do not collide with what they hold."""
 
     def convert_img(self, el: Any, text: str, parent_tags: set[str]) -> str:
@@ -149,7 +151,8 @@ def _notebook_language(book: dict[str, Any]) -> str:
 
 
 def _depth(soup: BeautifulSoup) -> int:
-    deepest, todo = 0, [(soup, 0)]
+    deepest = 0
+    todo: list[tuple[Any, int]] = [(soup, 0)]
     while todo:
         node, depth = todo.pop()
         deepest = max(deepest, depth)

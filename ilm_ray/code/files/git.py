@@ -14,7 +14,8 @@ DEADLINE_S = 600.0
 _REGULAR = (b"100644", b"100755", b"100664")
 # A repository's own configuration is a stranger's: nothing in it may start a program or reach out.
 _GIT = (
-    "git", "--no-optional-locks", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null",
+    "git", "--no-optional-locks", "-c", "safe.directory=*", "-c", "core.fsmonitor=false",
+    "-c", "core.hooksPath=/dev/null",
 )  # fmt: skip
 _ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -87,7 +88,9 @@ def _output(location: str, *arguments: str) -> bytes:
     except subprocess.TimeoutExpired:
         raise _failed(location, f"git took longer than {DEADLINE_S:.0f} s") from None
     if done.returncode:
-        raise _failed(location, (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"])[-1])
+        raise _failed(
+            location, (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"])[-1]
+        )
     return done.stdout
 
 

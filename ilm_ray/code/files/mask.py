@@ -7,8 +7,23 @@ from collections import Counter
 from typing import NamedTuple
 
 from detect_secrets.plugins import (
-    aws, azure_storage_key, basic_auth, discord, github_token, gitlab_token, jwt, mailchimp, npm, openai, pypi_token,
-    sendgrid, slack, square_oauth, stripe, telegram_token, twilio,
+    aws,
+    azure_storage_key,
+    basic_auth,
+    discord,
+    github_token,
+    gitlab_token,
+    jwt,
+    mailchimp,
+    npm,
+    openai,
+    pypi_token,
+    sendgrid,
+    slack,
+    square_oauth,
+    stripe,
+    telegram_token,
+    twilio,
 )  # fmt: skip
 
 EMAIL, IP, SECRET = "<email>", "<ip>", "<secret>"
@@ -22,7 +37,9 @@ _PLUGINS = (
     stripe.StripeDetector, telegram_token.TelegramBotTokenDetector, twilio.TwilioKeyDetector,
 )  # fmt: skip
 _KNOWN = tuple(pattern for plugin in _PLUGINS for pattern in plugin.denylist)
-_PRIVATE_KEY = re.compile(r"(-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----).+?(-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----)", re.S)
+_PRIVATE_KEY = re.compile(
+    r"(-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----).+?(-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----)", re.S
+)
 _ASSIGNED = re.compile(
     r"(?i:secret|token|passwd|password|api_?key|access_?key|private_?key|credential)\w{0,20}[\"']?\s{0,3}(?:=|:|=>|:=)\s{0,3}"
     r"[\"']([A-Za-z0-9+/_.~=-]{16,200})[\"']"
@@ -37,7 +54,9 @@ _RESERVED = re.compile(r"@(?:[\w-]+\.)*(?:example(?:\.(?:com|org|net|edu))?|test
 _SERVICES = re.compile(r"^(?:git|hg|svn|noreply|no-reply)@|@users\.noreply\.github\.com$", re.I)  # nobody's address
 _IPV4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)")
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}(?![\w:])")
-_VERSION = re.compile(r"(?:version|release|revision|build|\bver|\bv|[=<>~^!]=|since|upgrade[sd]?|\bto|\bfrom)\W{0,4}$", re.I)
+_VERSION = re.compile(
+    r"(?:version|release|revision|build|\bver|\bv|[=<>~^!]=|since|upgrade[sd]?|\bto|\bfrom)\W{0,4}$", re.I
+)
 _CONTEXT = 24  # characters before a number that may call it a version
 _SMALL, _FEWEST_LARGE = 20, 2  # 8.2.4.44 is a section or a version; of real addresses 1 in 400 has such numbers
 _RESOLVERS = frozenset({"8.8.8.8", "8.8.4.4", "1.1.1.1", "1.0.0.1", "9.9.9.9"})  # public services, in every tutorial

@@ -1,4 +1,4 @@
-"""The model scorer: from labelled files to low, moderate or high, used only for languages in which it agrees with people.
+"""The model scorer: low, moderate or high, used only for languages in which it agrees with people.
 
 The report trains on about 50,000 labels. Two logistic heads over hashed token n-grams tell low from the rest and high
 from the rest. They see canonical tokens (`tokens.py`), so that layout cannot be what they learn.
@@ -8,6 +8,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -99,4 +100,4 @@ def agreement(predicted: np.ndarray, labelled: np.ndarray, languages: Sequence[s
 
 def _ngrams(text: str) -> list[str]:
     words = TOKENS.findall(canonical(text[:MAX_CHARS]).lower())
-    return words + [f"{a} {b}" for a, b in zip(words, words[1:], strict=False)]
+    return words + [f"{a} {b}" for a, b in pairwise(words)]

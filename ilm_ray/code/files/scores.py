@@ -17,9 +17,11 @@ _HASH = re.compile(r"#[^\n]*|\"\"\"[\s\S]*?\"\"\"|'''[\s\S]*?'''")
 _DASH = re.compile(r"--[^\n]*")
 _LETTERS = re.compile(r"[^\W\d_]")
 _COMMENTS = {
-    **dict.fromkeys(("python", "cython", "ruby", "perl", "bash", "r", "make", "cmake", "docker", "elixir", "julia", "tcl"), _HASH),
+    **dict.fromkeys(
+        ("python", "cython", "ruby", "perl", "bash", "r", "make", "cmake", "docker", "elixir", "julia", "nim"), _HASH
+    ),
     **dict.fromkeys(("sql", "haskell", "lua", "ada", "vhdl"), _DASH),
-}  # fmt: skip
+}
 _SMALL = 4096  # characters: compression ratios of shorter texts are not comparable with those of longer ones
 _ANY = float("inf")
 # (score, lowest, highest): outside of these a file is low. Not stated in the report; set by looking at files near them.

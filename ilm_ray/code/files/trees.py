@@ -133,7 +133,9 @@ def _trees_at(path: Path) -> list[Tree]:
     if (tree := _repository(path)) is not None:
         return [tree]
     try:
-        children = sorted(child for child in path.iterdir() if not child.name.startswith(".") and not child.is_symlink())
+        children = sorted(
+            child for child in path.iterdir() if not child.name.startswith(".") and not child.is_symlink()
+        )
     except OSError as error:
         raise _unreadable(error) from None
     inside = [_child(child) for child in children]
@@ -170,7 +172,9 @@ def _archive(path: Path) -> Tree:
             return Tree(name, "tar", str(path), pruned=tuple(sorted(_PRUNED)))
     except archives.DAMAGE:
         pass  # a damaged archive is no archive
-    raise UserError(f"code.source: {path} is no tar or zip archive, or it is damaged; give a folder, archive or git repository")
+    raise UserError(
+        f"code.source: {path} is no tar or zip archive, or it is damaged; give a folder, archive or git repository"
+    )
 
 
 def _list_folder(tree: Tree) -> Listing:
