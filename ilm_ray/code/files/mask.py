@@ -37,9 +37,8 @@ _PLUGINS = (
     stripe.StripeDetector, telegram_token.TelegramBotTokenDetector, twilio.TwilioKeyDetector,
 )  # fmt: skip
 _KNOWN = tuple(pattern for plugin in _PLUGINS for pattern in plugin.denylist)
-_PRIVATE_KEY = re.compile(
-    r"(-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----).+?(-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----)", re.S
-)
+_KEY_NAME = "[A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
+_PRIVATE_KEY = re.compile(rf"(-----BEGIN {_KEY_NAME})(?!\s*<secret>).+?(-----END {_KEY_NAME})", re.S)
 _ASSIGNED = re.compile(
     r"(?i:secret|token|passwd|password|api_?key|access_?key|private_?key|credential)\w{0,20}[\"']?\s{0,3}(?:=|:|=>|:=)\s{0,3}"
     r"[\"']([A-Za-z0-9+/_.~=-]{16,200})[\"']"

@@ -52,11 +52,12 @@ class Scorer:
         if len(set(tiers.tolist())) < len(TIERS):
             raise UserError(f"labels need all of {', '.join(TIERS)}; label files of the tiers that are missing")
         weights, bias = np.zeros((2, FEATURES), np.float32), np.zeros(2)
+        used = np.unique(vectors.indices)  # the others stay zero, and need not be part of every step of the solver
         for head in (0, 1):
-            model = LogisticRegression(C=30.0, max_iter=300, random_state=seed)
+            model = LogisticRegression(C=30.0, max_iter=200, random_state=seed)
             with threadpool_limits(1):  # sums over several threads round differently
-                model.fit(vectors, tiers > head)
-            weights[head], bias[head] = model.coef_[0], model.intercept_[0]
+                model.fit(vectors[:, used], tiers > head)
+            weights[head, used], bias[head] = model.coef_[0], model.intercept_[0]
         return cls(weights, bias)
 
     def probabilities(self, vectors: csr_matrix) -> np.ndarray:
