@@ -101,6 +101,9 @@ def test_docbook_becomes_markdown_and_other_xml_is_refused() -> None:
         convert("<project><dependency>x</dependency></project>", "xml")
     with pytest.raises(Unconvertible):
         html("<p>" + "<div>" * 5000 + "deep")
+    with pytest.raises(Unconvertible, match="nested"):
+        html("<div>" * 300 + "deep" + "</div>" * 300)
+    assert html("<p>a<br><li>b" * 500).count("a") == 500
     with pytest.raises(Unconvertible, match="without text"):
         html("<script>x</script>")
 
@@ -119,6 +122,7 @@ def test_the_width_of_a_level_does_not_matter(lines: list[tuple[int, str]], unit
 
 def test_operators_case_and_structure_do_matter() -> None:
     texts = [
-        "x = a + b", "x = a - b", "X = a + b", "x = a_b", "x = a", "if a:\n  b\nc", "if a:\n  b\n  c", "x = (a)", "x = [a]",
+        "x = a + b", "x = a - b", "X = a + b", "x = a_b", "x = a", "if a:\n  b\nc", "if a:\n  b\n  c", "x = (a)",
+        "x = [a]",
     ]  # fmt: skip
     assert len({tuple(TOKENS.findall(canonical(text).lower())) for text in texts}) == len(texts)

@@ -22,7 +22,12 @@ _XML_HEAD = re.compile(r"<\?xml[^>]*\?>|<!DOCTYPE[^>\[]*(\[[^\]]*\])?[^>]*>", re
 _BLANK_LINES = re.compile(r"\n{3,}")
 _MAX_OUTPUT_CHARS = 500  # longer outputs are logs and tables, not explanation
 _MAX_DEPTH = 200  # of nested elements; markdownify recurses
-_MARKDOWN = frozenset({"markdown", "html", "xml", "jupyter"})
+_MAX_OPEN = 400  # start tags without end tags: broken markup has more of them than it is deep
+_TAG = re.compile(r"<(/?)([a-zA-Z][\w-]*)(?:[^<>]*[^<>/])?>")
+_NO_END = frozenset({
+    "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr",
+    "p", "li", "dt", "dd", "tr", "td", "th", "thead", "tbody", "option",
+})  # fmt: skip
 
 
 class Form(NamedTuple):
@@ -81,6 +86,8 @@ def html(text: str, language: str = "html") -> str:
         if not _DOCBOOK_ROOT.search(text[:4096]):
             raise Unconvertible("XML that is no documentation")
         text = _XML_HEAD.sub("", text)
+    if _open_elements(text) > _MAX_OPEN:
+        raise Unconvertible("elements nested too deeply")
     try:
         soup = BeautifulSoup(text, "html5lib")
         for found in soup.find_all(_NO_CONTENT):
@@ -148,6 +155,16 @@ def _notebook_language(book: dict[str, Any]) -> str:
     about = book.get("metadata", {})
     named = about.get("language_info", {}).get("name") or about.get("kernelspec", {}).get("language") or "python"
     return named if isinstance(named, str) and re.fullmatch(r"[\w+#.-]{1,30}", named) else "python"
+
+
+def _open_elements(text: str) -> int:
+    """The most elements open at once, roughly, of those that need an end tag: the parser's time is quadratic in it."""
+    opened = most = 0
+    for found in _TAG.finditer(text):
+        if found[2].lower() not in _NO_END:
+            opened += -1 if found[1] else 1
+            most = max(most, opened)
+    return most
 
 
 def _depth(soup: BeautifulSoup) -> int:

@@ -75,7 +75,7 @@ def mask(text: str) -> Masked:
     counts = Counter[str]()
     text = _PRIVATE_KEY.sub(lambda m: _counted(counts, SECRET, f"{m[1]}\n{SECRET}\n{m[2]}"), text)
     for pattern in _KNOWN:
-        text = pattern.sub(lambda m: _counted(counts, SECRET, _without_secret(m)), text)
+        text = pattern.sub(lambda m: _known(m, counts), text)
     text = _ASSIGNED.sub(lambda m: _assigned(m, counts), text)
     text = _EMAIL.sub(lambda m: m[0] if _no_person(m[0]) else _counted(counts, EMAIL, EMAIL), text)
     text = _IPV4.sub(lambda m: _counted(counts, IP, IP) if _is_address(m) else m[0], text)
@@ -93,8 +93,12 @@ def _counted(counts: Counter[str], kind: str, replacement: str) -> str:
     return replacement
 
 
+def _known(match: re.Match[str], counts: Counter[str]) -> str:
+    return match[0] if SECRET in match[0] else _counted(counts, SECRET, _without_secret(match))
+
+
 def _without_secret(match: re.Match[str]) -> str:
-    """The match with its last group, or all of it, masked; a placeholder stays as it is."""
+    """The match with its last group, or all of it, masked."""
     group = next((g for g in range(match.re.groups, 0, -1) if match[g]), 0)
     start, end = (place - match.start() for place in match.span(group))
     return f"{match[0][:start]}{SECRET}{match[0][end:]}"
