@@ -1,9 +1,11 @@
 """Languages, licences, files that are no code, masking: each against cases whose answer is known from elsewhere."""
 
 import ast
+import contextlib
 import random
 import string
 import sysconfig
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from identify.vendor.licenses import LICENSES
 
 from ilm_ray.code.files.detect import language_of
 from ilm_ray.code.files.filters import judge_content, path_verdict
+from ilm_ray.code.files.forms import Unconvertible, convert
 from ilm_ray.code.files.licences import folder_licence, header_licence, text_licence
 from ilm_ray.code.files.mask import mask
 from ilm_ray.code.files.scores import HIGH, LOW, MODERATE, low_quality, rule_tier, scores
@@ -209,6 +212,23 @@ def test_no_false_alarms(text: str) -> None:
 def test_masked_python_still_parses() -> None:
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[::4]:
         ast.parse(mask(path.read_text(encoding="utf-8")).text)
+
+
+@pytest.mark.parametrize("path", ["a.c", "a.py", "a.md", "a.html", "a.xml"])
+def test_no_file_takes_long(path: str) -> None:
+    units = [  # what the regular expressions begin with, again and again
+        "//", "/*", '"""', "eyJ", "eyJa.", "://a:", "a@", "a.b@c.", "<?xml ", "<!DOCTYPE[", "<article>", "<div>",
+        "<b><p>",         "<a ", "<p><li>", "-----BEGIN PRIVATE KEY-----", "token='", "token=", "1.", "aws", "do not edit ", "AKIA", "`",
+        "[", "a:",
+    ]  # fmt: skip
+    started = time.process_time()
+    for unit in units:
+        content = ("<article>" if path.endswith("xml") else "") + unit * (20_000 // len(unit))
+        text, language, _ = judge_content(path, content.encode())
+        with contextlib.suppress(Unconvertible):
+            text, language = convert(text, language)
+        scores(mask(text).text, language)
+    assert time.process_time() - started < 10, "25 files of 20 kB"
 
 
 def test_layout_is_no_signal() -> None:

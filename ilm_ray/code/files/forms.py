@@ -2,9 +2,10 @@
 
 import json
 import re
+import warnings
 from typing import Any, NamedTuple
 
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, XMLParsedAsHTMLWarning
 from markdownify import MarkdownConverter
 
 _FENCE = re.compile(r"`{3,}")
@@ -18,12 +19,12 @@ _DOCBOOK = {
     "entry": "td",
 }  # fmt: skip
 _DOCBOOK_ROOT = re.compile(r"<(book|article|chapter|section|sect1|refentry|appendix|preface|reference|topic)\b[^>]*>")
-_XML_HEAD = re.compile(r"<\?xml[^>]*\?>|<!DOCTYPE[^>\[]*(\[[^\]]*\])?[^>]*>", re.I)
+_XML_HEAD = re.compile(r"\s*(?:<\?xml[^<>]*\?>\s*)?(?:<!DOCTYPE[^<>\[]*(?:\[[^\]]*\])?[^<>]*>)?", re.I)
 _BLANK_LINES = re.compile(r"\n{3,}")
 _MAX_OUTPUT_CHARS = 500  # longer outputs are logs and tables, not explanation
 _MAX_DEPTH = 200  # of nested elements; markdownify recurses
 _MAX_OPEN = 400  # start tags without end tags: broken markup has more of them than it is deep
-_TAG = re.compile(r"<(/?)([a-zA-Z][\w-]*)(?:[^<>]*[^<>/])?>")
+_TAG = re.compile(r"<(/?)([a-zA-Z][\w-]*)(?:\s[^<>]*)?>")
 _NO_END = frozenset({
     "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr",
     "p", "li", "dt", "dd", "tr", "td", "th", "thead", "tbody", "option",
@@ -85,11 +86,13 @@ def html(text: str, language: str = "html") -> str:
     if language == "xml":
         if not _DOCBOOK_ROOT.search(text[:4096]):
             raise Unconvertible("XML that is no documentation")
-        text = _XML_HEAD.sub("", text)
+        text = text[_XML_HEAD.match(text).end() :]  # type: ignore[union-attr]  # it may be empty but always matches
     if _open_elements(text) > _MAX_OPEN:
         raise Unconvertible("elements nested too deeply")
     try:
-        soup = BeautifulSoup(text, "html5lib")
+        with warnings.catch_warnings():  # XML on purpose: its elements get HTML's names
+            warnings.simplefilter("ignore", XMLParsedAsHTMLWarning)
+            soup = BeautifulSoup(text, "html5lib")
         for found in soup.find_all(_NO_CONTENT):
             found.decompose()
         for found in soup.find_all(list(_DOCBOOK)):
@@ -161,7 +164,7 @@ def _open_elements(text: str) -> int:
     """The most elements open at once, roughly, of those that need an end tag: the parser's time is quadratic in it."""
     opened = most = 0
     for found in _TAG.finditer(text):
-        if found[2].lower() not in _NO_END:
+        if found[2].lower() not in _NO_END and not found[0].endswith("/>"):
             opened += -1 if found[1] else 1
             most = max(most, opened)
     return most

@@ -13,9 +13,7 @@ from detect_secrets.plugins import (
     discord,
     github_token,
     gitlab_token,
-    jwt,
     mailchimp,
-    npm,
     openai,
     pypi_token,
     sendgrid,
@@ -32,13 +30,16 @@ EMAIL, IP, SECRET = "<email>", "<ip>", "<secret>"
 _PLUGINS = (
     aws.AWSKeyDetector, azure_storage_key.AzureStorageKeyDetector, basic_auth.BasicAuthDetector,
     discord.DiscordBotTokenDetector, github_token.GitHubTokenDetector, gitlab_token.GitLabTokenDetector,
-    jwt.JwtTokenDetector, mailchimp.MailchimpDetector, npm.NpmDetector, openai.OpenAIDetector,
+    mailchimp.MailchimpDetector, openai.OpenAIDetector,
     pypi_token.PypiTokenDetector, sendgrid.SendGridDetector, slack.SlackDetector, square_oauth.SquareOAuthDetector,
     stripe.StripeDetector, telegram_token.TelegramBotTokenDetector, twilio.TwilioKeyDetector,
 )  # fmt: skip
-_KNOWN = tuple(pattern for plugin in _PLUGINS for pattern in plugin.denylist)
-_KEY_NAME = "[A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
-_PRIVATE_KEY = re.compile(rf"(-----BEGIN {_KEY_NAME})(?!\s*<secret>).+?(-----END {_KEY_NAME})", re.S)
+# The library's own patterns of these take quadratic time on lines that a stranger can write.
+_JWT = re.compile(r"(?<![\w=-])eyJ[\w=-]{8,}\.[\w=-]{8,}(?:\.[\w.+/=-]*)?")
+_NPM = re.compile(r":_authToken=\s{0,3}(npm_\w+|[A-Fa-f0-9-]{36})")
+_KNOWN = (*(pattern for plugin in _PLUGINS for pattern in plugin.denylist), _JWT, _NPM)
+_KEY_NAME = "[A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
+_PRIVATE_KEY = re.compile(rf"(-----BEGIN {_KEY_NAME})(?!\s*<secret>).{{1,20000}}?(-----END {_KEY_NAME})", re.S)
 _ASSIGNED = re.compile(
     r"(?i:secret|token|passwd|password|api_?key|access_?key|private_?key|credential)\w{0,20}[\"']?\s{0,3}(?:=|:|=>|:=)\s{0,3}"
     r"[\"']([A-Za-z0-9+/_.~=-]{16,200})[\"']"

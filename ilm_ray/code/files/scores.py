@@ -12,8 +12,9 @@ from ilm_ray.text.language import TOKENS
 
 HIGH, MODERATE, LOW = "high", "moderate", "low"
 TIERS = (LOW, MODERATE, HIGH)
-_SLASH = re.compile(r"//[^\n]*|/\*[\s\S]*?\*/")
-_HASH = re.compile(r"#[^\n]*|\"\"\"[\s\S]*?\"\"\"|'''[\s\S]*?'''")
+# A comment without an end goes to the end of the file, so that one scan is enough whatever a file holds.
+_SLASH = re.compile(r"//[^\n]*|/\*[\s\S]*?(?:\*/|\Z)")
+_HASH = re.compile(r"#[^\n]*|\"\"\"[\s\S]*?(?:\"\"\"|\Z)|'''[\s\S]*?(?:'''|\Z)")
 _DASH = re.compile(r"--[^\n]*")
 _LETTERS = re.compile(r"[^\W\d_]")
 _COMMENTS = {
