@@ -218,7 +218,8 @@ def test_masked_python_still_parses() -> None:
 def test_no_file_takes_long(path: str) -> None:
     units = [  # what the regular expressions begin with, again and again
         "//", "/*", '"""', "eyJ", "eyJa.", "://a:", "a@", "a.b@c.", "<?xml ", "<!DOCTYPE[", "<article>", "<div>",
-        "<b><p>",         "<a ", "<p><li>", "-----BEGIN PRIVATE KEY-----", "token='", "token=", "1.", "aws", "do not edit ", "AKIA", "`",
+        "<b><p>", "<a ", "<p><li>", "-----BEGIN PRIVATE KEY-----", "token='", "token=", "1.", "aws", "do not edit ",
+        "AKIA", "`",
         "[", "a:",
     ]  # fmt: skip
     started = time.process_time()
