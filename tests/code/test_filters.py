@@ -103,6 +103,9 @@ def test_what_falls_by_its_content() -> None:
     assert rule("a.py", b"caf\xe9 = 1\n") == "not_utf8"
     assert rule("a.py", b" \n\t\n") == "empty"
     assert rule("thing", b"some words\n") == "unknown_language"
+    assert path_verdict("sub/go.mod", 10, 100) is None
+    text, _, verdict = judge_content("sub/go.mod", b"module example.com/m\n")
+    assert text == "module example.com/m\n" and verdict is not None and verdict.rule == "manifest"
 
 
 def test_the_standard_library_is_code() -> None:

@@ -20,6 +20,8 @@ _LOCKS = frozenset({
     "pdm.lock", "cargo.lock", "composer.lock", "gemfile.lock", "go.sum", "flake.lock", "mix.lock", "podfile.lock",
     "packages.lock.json", "bun.lockb", "deno.lock", "conda-lock.yml", "pubspec.lock",
 })  # fmt: skip
+# No data to learn from, but they say where a repository's modules lie: read, and kept beside with their text.
+MANIFESTS = frozenset({"go.mod", "package.json", "tsconfig.json", "jsconfig.json", "composer.json", "Cargo.toml"})
 _MINIFIED_NAME = re.compile(r"[.-](min|bundle|pack|prod)\.(js|mjs|css)$|\.(js|css)\.map$")
 _GENERATED_NAME = re.compile(
     r"(_pb2(_grpc)?\.pyi?|\.pb\.(go|cc|h)|\.g\.(cs|dart)|\.designer\.(cs|vb)|_generated\.\w+|\.generated\.\w+)$", re.I
@@ -61,11 +63,16 @@ def path_verdict(path: str, size: int, max_bytes: int) -> Verdict | None:
     if is_binary_name(path):
         return Verdict("binary", posixpath.splitext(name)[1], None)
     language = language_of(path)
-    if language in DATA and language != "xml":  # some XML is documentation
+    if name not in MANIFESTS and language in DATA and language != "xml":  # some XML is documentation
         return Verdict("data", language, None)
     if size > max_bytes:
         return Verdict("file_bytes", size, max_bytes)
     return Verdict("empty", size, 1) if size == 0 else None
+
+
+def is_beside(path: str) -> bool:
+    """Is this a licence text or a manifest: read for what it says of other files, and no data itself?"""
+    return is_licence(path) or posixpath.basename(path) in MANIFESTS
 
 
 def is_licence(path: str) -> bool:
@@ -82,6 +89,8 @@ def judge_content(path: str, content: bytes) -> Judged:
         text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError:
         return Judged("", language or "", Verdict("not_utf8", "", None))
+    if (name := posixpath.basename(path)) in MANIFESTS:
+        return Judged(text, language or "", Verdict("manifest", name, None))
     if language is None:
         return Judged(text, "", Verdict("unknown_language", posixpath.splitext(path)[1], None))
     return Judged(text, language, content_verdict(path, text, language))

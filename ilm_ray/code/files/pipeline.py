@@ -27,6 +27,9 @@ class Prepared(NamedTuple):
     """The kept files, a shard a part (rows: see `steps`), and figures about all files."""
 
     shards: list[Path]
+    removed: list[
+        Path
+    ]  # what `read` removed, a shard a part; manifests (drop_rule "manifest") are in it with their text
     whole: set[str]  # trees that are one repository each; the others may be many
     summary: dict[str, Any]
     about: list[Path]  # files with figures
@@ -64,6 +67,7 @@ def prepare_files(folder: Path, config: CodeConfig) -> Prepared:
     write_text_atomic(folder / "funnel.json", json.dumps(funnel.rows(), indent=1))
     return Prepared(
         [outputs(folder, "quality", number)[0] for number in numbers],
+        [outputs(folder, "read", number)[1] for number in numbers],
         {part.tree.name for part in parts if part.tree.kind != "folder"},
         _summary(funnel, selection),
         [folder / "funnel.json"],

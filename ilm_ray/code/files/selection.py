@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ilm_ray.code.files.entries import Entry, Limits
-from ilm_ray.code.files.filters import is_licence, path_verdict
+from ilm_ray.code.files.filters import is_beside, path_verdict
 from ilm_ray.code.files.trees import Part, Tree, find_trees, fingerprint, list_tree, split_parts
 from ilm_ray.config.schema import CodeConfig
 from ilm_ray.errors import UserError
 
-FILES_PER_PART = 128
+FILES_PER_PART = 256
 
 
 class Selection(NamedTuple):
@@ -23,7 +23,7 @@ class Selection(NamedTuple):
 
 
 def select(config: CodeConfig) -> Selection:
-    """At most `max_files` files; those that fall by their names and licence texts come on top of them.
+    """At most `max_files` files; those that fall by their names, licence texts and manifests come on top.
 
     Where there are more, repositories are taken in the order of the hash of their names (of a folder: its top-level
     folders and modules): a fair sample in which packages are whole, but for the last one.
@@ -36,7 +36,7 @@ def select(config: CodeConfig) -> Selection:
         listing = list_tree(tree, limits(config))
         left_out += listing.left_out
         for entry in listing.entries:
-            apart = is_licence(entry.path) or path_verdict(entry.path, entry.size, config.max_file_bytes) is not None
+            apart = is_beside(entry.path) or path_verdict(entry.path, entry.size, config.max_file_bytes) is not None
             (beside if apart else found).append((tree, entry))
     if not found:
         named = ", ".join(tree.location for tree in trees)
