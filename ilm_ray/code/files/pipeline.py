@@ -84,7 +84,7 @@ def _each(
 
 def _dedup(folder: Path, parts: int, config: CodeConfig) -> None:
     signed = [Signed(str(signatures_path(folder, number)), number) for number in range(parts)]
-    drops = find_duplicates(signed, folder / "dedup", SHUFFLE_PARTITIONS, config.threshold)
+    drops = find_duplicates(signed, folder / "dedup", min(SHUFFLE_PARTITIONS, parts), config.threshold)
     keys = drops.ids >> np.uint64(ROW_BITS)
     for number in range(parts):
         save_drops(drops_path(folder, number), drops.part(keys == np.uint64(number)))
