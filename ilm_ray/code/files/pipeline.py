@@ -20,7 +20,8 @@ from ilm_ray.text.funnel import Funnel
 from ilm_ray.text.layout import drops_path, outputs, save_drops, signatures_path
 from ilm_ray.text.sources import ROW_BITS
 
-SHUFFLE_PARTITIONS = 4
+# A partition of the shuffles is a process to start: it takes the signatures of 16,384 files, some 20 MB.
+PARTS_PER_PARTITION = 64
 
 
 class Part(NamedTuple):
@@ -90,7 +91,7 @@ def _each(
 
 def _dedup(folder: Path, parts: int, config: CodeConfig) -> None:
     signed = [Signed(str(signatures_path(folder, number)), number) for number in range(parts)]
-    drops = find_duplicates(signed, folder / "dedup", min(SHUFFLE_PARTITIONS, parts), config.threshold)
+    drops = find_duplicates(signed, folder / "dedup", 1 + parts // PARTS_PER_PARTITION, config.threshold)
     keys = drops.ids >> np.uint64(ROW_BITS)
     for number in range(parts):
         save_drops(drops_path(folder, number), drops.part(keys == np.uint64(number)))
