@@ -1,20 +1,20 @@
-"""Code data: a source tree becomes dependency-sorted repository documents, `<run>/code/kept-*.jsonl.zst`."""
+"""Code data: source trees become dependency-sorted repository documents, `<run>/code/kept-*.jsonl.zst`."""
 
 from typing import Any
 
+from ilm_ray.code.files.selection import tree_fingerprints
 from ilm_ray.code.pipeline import build_code_data
-from ilm_ray.code.tree import tree_fingerprint
 from ilm_ray.config import Config
 from ilm_ray.corpus.stage import Stage
 from jobs._job import run_job
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    return {"code": config.code.model_dump(exclude={"source"})}
+    return {"code": config.code.model_dump(exclude={"source", "scorer"})}
 
 
 def _sources(config: Config) -> dict[str, str]:
-    return {"source tree": tree_fingerprint(config.code)}
+    return tree_fingerprints(config.code)
 
 
 STAGE = Stage("code", (), _settings, build_code_data, _sources)

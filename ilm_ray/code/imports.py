@@ -10,33 +10,30 @@ from typing import NamedTuple
 from ilm_ray.code.facts import Facts, Find, Import, Index, Resolve, Target
 from ilm_ray.code.languages import c, go, javascript, packages, python, ruby, rust, swift
 
-DOCUMENTATION = {".md": "markdown", ".rst": "rst", ".txt": "text"}
-
 
 class Language(NamedTuple):
-    """`name` is what a fence of markdown says."""
+    """Files of these endings, what is found in them, and where their imports lead."""
 
-    name: str
     suffixes: tuple[str, ...]
     find: Find
     targets: Resolve
 
 
 _TABLE = (
-    Language("python", (".py", ".pyi"), python.find, python.targets),
-    Language("c", (".c", ".h"), c.find, c.targets),
-    Language("cpp", (".cc", ".cpp", ".cxx", ".hh", ".hpp", ".hxx", ".cu", ".cuh"), c.find, c.targets),
-    Language("java", (".java",), packages.find_java, packages.targets),
-    Language("kotlin", (".kt", ".kts"), packages.find_kotlin, packages.targets),
-    Language("scala", (".scala", ".sc"), packages.find_scala, packages.targets),
-    Language("csharp", (".cs",), packages.find_csharp, packages.targets),
-    Language("php", (".php",), packages.find_php, packages.targets),
-    Language("go", (".go",), go.find, go.targets),
-    Language("javascript", (".js", ".jsx", ".mjs", ".cjs"), javascript.find, javascript.targets),
-    Language("typescript", (".ts", ".tsx", ".mts", ".cts"), javascript.find, javascript.targets),
-    Language("rust", (".rs",), rust.find, rust.targets),
-    Language("ruby", (".rb",), ruby.find, ruby.targets),
-    Language("swift", (".swift",), swift.find, swift.targets),
+    Language((".py", ".pyi"), python.find, python.targets),
+    Language((".ipynb",), python.find_notebook, python.targets),
+    Language((".c", ".h", ".cc", ".cpp", ".cxx", ".hh", ".hpp", ".hxx", ".cu", ".cuh"), c.find, c.targets),
+    Language((".java",), packages.find_java, packages.targets),
+    Language((".kt", ".kts"), packages.find_kotlin, packages.targets),
+    Language((".scala", ".sc"), packages.find_scala, packages.targets),
+    Language((".cs",), packages.find_csharp, packages.targets),
+    Language((".php",), packages.find_php, packages.targets),
+    Language((".go",), go.find, go.targets),
+    Language((".js", ".jsx", ".mjs", ".cjs"), javascript.find, javascript.targets),
+    Language((".ts", ".tsx", ".mts", ".cts"), javascript.find, javascript.targets),
+    Language((".rs",), rust.find, rust.targets),
+    Language((".rb",), ruby.find, ruby.targets),
+    Language((".swift",), swift.find, swift.targets),
 )
 LANGUAGES = {suffix: language for language in _TABLE for suffix in language.suffixes}
 
@@ -50,10 +47,14 @@ MANIFESTS: Mapping[str, Find] = {
 }
 
 
+def has_facts(path: str) -> bool:
+    """Whether a file by its name says anything about imports, its own or others'."""
+    return _find(path) is not None
+
+
 def find_facts(path: str, text: str) -> Facts:
-    """Imports, declarations and identifiers of a file; none for documentation."""
-    language = LANGUAGES.get(posixpath.splitext(path)[1])
-    find = language.find if language else MANIFESTS.get(posixpath.basename(path))
+    """Imports, declarations and identifiers of a file; none for documentation. Of a notebook its markdown form."""
+    find = _find(path)
     return find(path, text) if find else Facts([], [], [], [], "")
 
 
@@ -70,6 +71,11 @@ def dependencies(path: str, index: Index) -> set[str]:
                 found.add(target.file)
                 found.update(_behind(path, target, index, {target}))
     return found - {path}
+
+
+def _find(path: str) -> Find | None:
+    language = LANGUAGES.get(posixpath.splitext(path)[1])
+    return language.find if language else MANIFESTS.get(posixpath.basename(path))
 
 
 def _behind(user: str, target: Target, index: Index, seen: set[Target]) -> Iterator[str]:

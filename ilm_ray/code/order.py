@@ -5,10 +5,11 @@ import posixpath
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Set
 
-from ilm_ray.code.imports import DOCUMENTATION
+from ilm_ray.code.files.detect import PROSE, language_of
 
 Graph = Mapping[str, Set[str]]  # file -> the files that it imports
 
+_DOCUMENTATION = (PROSE | {"xml"}) - {"jupyter"}  # XML that is no documentation does not come this far
 OPENED = 64  # of a larger cycle one file in so many is opened at once; one by one the time would grow quadratically
 
 
@@ -112,8 +113,13 @@ def strongly_connected(graph: Graph) -> list[list[str]]:
 
 
 def is_documentation(path: str) -> bool:
-    """Whether a file is prose rather than code."""
-    return posixpath.splitext(path)[1] in DOCUMENTATION
+    """Whether a file by its name is prose rather than code.
+
+    A notebook is code: it runs what it imports, and is read after it.
+    """
+    suffix = posixpath.splitext(path)[1]
+    # The whole name (CMakeLists.txt is no prose) only where the ending speaks for prose: looking it up takes long.
+    return (not suffix or language_of(f"x{suffix}") in _DOCUMENTATION) and language_of(path) in _DOCUMENTATION
 
 
 def _ordered(needs: Graph) -> list[str]:

@@ -3,12 +3,13 @@
 import ast
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
 from ilm_ray.code.documents import CountTokens, Document, join_sections
-from ilm_ray.code.imports import LANGUAGES
-from ilm_ray.code.markdown import file_section
-from ilm_ray.code.order import Graph, depth_first_order, is_documentation
+from ilm_ray.code.files.detect import PROSE
+from ilm_ray.code.files.forms import Form, section
+from ilm_ray.code.order import Graph, depth_first_order
 
 MAX_SUMMARY = 200  # characters of a summary
 
@@ -22,24 +23,24 @@ _NO_PROSE = re.compile(r"^[ \t]*(?:[#=~*^_`|!<>\[-]|\.\. |$)")
 
 def prompted_documents(
     name: str,
-    texts: Mapping[str, str],
+    files: Mapping[str, Form],
     graph: Graph,
     count: CountTokens,
     max_tokens: int = 32_000,
     is_good: Callable[[str, str], bool] = lambda path, text: True,
 ) -> Iterator[Document]:
-    """The files of a repository (path -> text) that pass `is_good(path, text)`, as documents of at most `max_tokens`.
+    """The files of a repository (path -> form) that pass `is_good(path, text)`, as documents of at most `max_tokens`.
 
     Every document opens with what the repository is, every file with what it is and what it needs; both are templates
     filled from README, docstrings, opening comments and names, the same for the same files.
     """
-    kept = {path: text for path, text in texts.items() if is_good(path, text)}
+    kept = {path: form for path, form in files.items() if is_good(path, form.text)}
     opening = repository_prompt(name, kept)
 
     def sections() -> Iterator[tuple[str, str]]:
         for path in depth_first_order(kept, graph):
             needs = sorted(graph.get(path, frozenset()) & kept.keys())
-            yield path, f"{file_prompt(path, kept[path], needs)}\n\n{file_section(path, kept[path])}"
+            yield path, f"{file_prompt(path, kept[path], needs)}\n\n{section(path, *kept[path])}"
 
     for document in join_sections(sections(), count, max_tokens - count(opening)):
         shift = len(opening) + 2
@@ -47,43 +48,40 @@ def prompted_documents(
         yield Document(f"{opening}\n\n{document.text}", spans)
 
 
-def repository_prompt(name: str, texts: Mapping[str, str]) -> str:
+def repository_prompt(name: str, files: Mapping[str, Form]) -> str:
     """What a repository is: its name, languages, size, and the first prose of the README nearest to its root."""
-    code = [path for path in texts if not is_documentation(path)]
-    by_language: dict[str, int] = {}
-    for path in code:
-        language = LANGUAGES[posixpath.splitext(path)[1]].name
-        by_language[language] = by_language.get(language, 0) + 1
-    languages = ", ".join(sorted(by_language, key=lambda language: (-by_language[language], language)))
-    readmes = [path for path in texts if posixpath.basename(path).lower().startswith("readme")]
+    languages = Counter(form.language for form in files.values() if form.language not in PROSE)
+    named = ", ".join(sorted(languages, key=lambda language: (-languages[language], language)))
+    readmes = [path for path in files if posixpath.basename(path).lower().startswith("readme")]
     readme = min(readmes, key=lambda path: (path.count("/"), path), default=None)
-    about = _first_prose(texts[readme]) if readme else ""
-    files = f"{len(code)} {'file' if len(code) == 1 else 'files'}"
-    return " ".join(filter(None, (f"The repository {name} holds {files} of code ({languages}).", about)))
+    about = _first_prose(files[readme].text) if readme else ""
+    count = languages.total()
+    size = f"{count} {'file' if count == 1 else 'files'}"
+    return " ".join(filter(None, (f"The repository {name} holds {size} of code ({named}).", about)))
 
 
-def file_prompt(path: str, text: str, needs: list[str]) -> str:
+def file_prompt(path: str, form: Form, needs: list[str]) -> str:
     """What a file is: its place, its summary, and up to five files that it imports."""
     folder, name = posixpath.split(path)
     place = f"The file {name}" + (f" in {folder}" if folder else "")
-    summary = summarize(path, text)
+    summary = summarize(form)
     words = " ".join(re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", posixpath.splitext(name)[0])).lower()
     about = f"{place}: {summary}" if summary else f"{place} is about {words or name}."
     more = f" and {len(needs) - 5} more" if len(needs) > 5 else ""
     return about + (f" It builds on {', '.join(needs[:5])}{more}." if needs else "")
 
 
-def summarize(path: str, text: str) -> str:
+def summarize(form: Form) -> str:
     """The first sentence of a docstring, an opening comment that is no licence, or the prose of a document; or ""."""
-    if path.endswith((".py", ".pyi")):
+    if form.language == "python":
         try:
-            docstring = ast.get_docstring(ast.parse(text))
+            docstring = ast.get_docstring(ast.parse(form.text))
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             docstring = None
         return _first_sentence(docstring or "")
-    if is_documentation(path):
-        return _first_prose(text)
-    opening = _COMMENT_START.match(text)
+    if form.language in PROSE:
+        return _first_prose(form.text)
+    opening = _COMMENT_START.match(form.text)
     if opening is None or _LEGAL.search(opening[1]):
         return ""
     return _first_sentence(_COMMENT_SIGNS.sub("", opening[1]))

@@ -6,18 +6,25 @@ from typing import Any
 from ilm_ray.corpus.manifest import Manifest
 from ilm_ray.observe import page
 from ilm_ray.observe.charts import HALF, Bars, bar_chart
+from ilm_ray.observe.charts_text import flow_chart
 from ilm_ray.observe.page import Html
 from ilm_ray.observe.rundata import is_number, read_json
+from ilm_ray.observe.sections_text import flow
 
 ORDER_FILES = 200
+STEPS = {"read": "Read", "quality": "Duplicates and tiers"}
 
 
 def code_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
-    """Figures of the code stage and the order in which the files of a repository were joined."""
+    """What becomes of the files, figures of the stage, and the order in which a repository's files were joined."""
     manifest = manifests.get("code")
     if manifest is None:
         return page.section("code", "Code data", [page.note("The code stage has not finished.")])
-    parts = [page.figures(manifest.metrics)]
+    parts = []
+    funnel = read_json(run_dir / "code" / "files" / "funnel.json")
+    if funnel:
+        parts.append(page.figure("Files through the two steps", flow_chart("Code", "files", flow(funnel, STEPS))))
+    parts.append(page.figures(manifest.metrics))
     order = read_json(run_dir / "code" / "order.json")
     if order:
         parts.append(page.folded("Files in the order of their dependencies", [_order(order)]))

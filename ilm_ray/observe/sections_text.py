@@ -1,7 +1,7 @@
 """The report's section about web text (InternLM2 report section 3.1): what stays, what falls, why, and at what cost."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -55,26 +55,26 @@ def text_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
     return page.section("text", "Web text", parts)
 
 
-def funnel_steps(rows: Iterable[Row], unit: str) -> list[tuple[str, float, float]]:
+def funnel_steps(rows: Iterable[Row], unit: str, order: Collection[str] = STEPS) -> list[tuple[str, float, float]]:
     """(step, came in, left over) in `documents` or `bytes`, in the order of the pipeline."""
     came: dict[str, float] = defaultdict(float)
     left: dict[str, float] = defaultdict(float)
     for row in rows:
         came[row["step"]] += row[unit]
         left[row["step"]] += row[unit] if row["rule"] == KEPT else 0
-    known = [step for step in STEPS if step in came] + [step for step in came if step not in STEPS]
+    known = [step for step in order if step in came] + [step for step in came if step not in order]
     return [(step, came[step], left[step]) for step in known]
 
 
-def flow(rows: list[Row]) -> list[Step]:
-    """The steps of the flow in documents; beyond the largest few, a step's rules are one stream."""
+def flow(rows: list[Row], titles: Mapping[str, str] = TITLES) -> list[Step]:
+    """The steps of `titles`, in documents; beyond the largest few, a step's rules are one stream."""
     steps = []
-    for name, came, _ in funnel_steps(rows, "documents"):
+    for name, came, _ in funnel_steps(rows, "documents", titles):
         removed = _per_rule(row for row in rows if row["step"] == name).most_common()
         if len(removed) > STREAMS + 1:
             rest = removed[STREAMS:]
             removed = [*removed[:STREAMS], (f"{len(rest)} other rules", sum(count for _, count in rest))]
-        steps.append(Step(TITLES.get(name, name), came, removed))
+        steps.append(Step(titles.get(name, name), came, removed))
     return steps
 
 

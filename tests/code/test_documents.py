@@ -2,16 +2,15 @@
 
 import itertools
 import json
-from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ilm_ray.code.documents import Document, join_sections, repository_rows
-from ilm_ray.code.markdown import file_section
+from ilm_ray.code.files.detect import language_of
+from ilm_ray.code.files.forms import Form, section
 from ilm_ray.code.prompts import MAX_SUMMARY, file_prompt, prompted_documents, repository_prompt, summarize
 from ilm_ray.code.tokens import count_tokens
-from ilm_ray.code.tree import read_source
 
 
 def _words(text: str) -> int:
@@ -32,21 +31,12 @@ def test_documents_hold_every_section_once_and_whole(texts: list[str], limit: in
     assert all(row["repository"] == "repo" for row in rows)
 
 
-def test_a_file_is_fenced_and_masked(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text("# me@example.org\ny = w@x.shape\n")
-    (tmp_path / "b.md").write_text("```\nfence\n```\n")
-    (tmp_path / "bad.py").write_bytes(b"\xff\xfe")
-    assert read_source(tmp_path / "bad.py") is None
-    assert read_source(tmp_path / "a.py") == "# <email>\ny = w@x.shape\n"
-    assert file_section("b.md", (tmp_path / "b.md").read_text()).startswith("## b.md\n````markdown\n```")
-
-
 def test_special_tokens_in_code_are_counted_as_text() -> None:
     assert count_tokens("<|endoftext|>") > 1
     assert count_tokens("def f():\n    return 1\n") < 12
 
 
-_REPOSITORY = {
+_TEXTS = {
     "README.md": "# Tool\n\n[![badge](x)](y)\n\nA small tool that counts words. It is fast.\n",
     "tool/__init__.py": "",
     "tool/cli.py": '"""Command line of the tool.\n\nMore.\n"""\nfrom tool.core import count\n',
@@ -54,23 +44,26 @@ _REPOSITORY = {
     "tool/bad.py": "eval(input())\n",
     "native/fastCount2.c": "/* Counts words in C.\n * Quickly. */\nint x;\n",
 }
+_REPOSITORY = {path: Form(text, language_of(path) or "") for path, text in _TEXTS.items()}
 
 
 def test_prompts_say_what_repository_and_files_are() -> None:
     assert repository_prompt("o/tool", _REPOSITORY) == (
         "The repository o/tool holds 5 files of code (python, c). A small tool that counts words."
     )
-    found = {path: file_prompt(path, text, []) for path, text in _REPOSITORY.items()}
+    found = {path: file_prompt(path, form, []) for path, form in _REPOSITORY.items()}
     assert found["tool/cli.py"] == "The file cli.py in tool: Command line of the tool."
     assert found["tool/core.py"] == "The file core.py in tool is about core."  # a licence says nothing about the code
     assert found["native/fastCount2.c"] == "The file fastCount2.c in native: Counts words in C."
-    assert file_prompt("x.c", "", ["b.h"]) == "The file x.c is about x. It builds on b.h."
-    assert file_prompt("x.c", "", list("abcdefg")).endswith("It builds on a, b, c, d, e and 2 more.")
+    assert file_prompt("x.c", Form("", "c"), ["b.h"]) == "The file x.c is about x. It builds on b.h."
+    assert file_prompt("x.c", Form("", "c"), list("abcdefg")).endswith("It builds on a, b, c, d, e and 2 more.")
 
 
-@given(st.sampled_from(["x.py", "x.c", "x.md", "x.rb"]), st.text(max_size=400) | st.just("/* " + "word " * 200 + "*/"))
-def test_a_summary_is_short_whatever_the_file(path: str, text: str) -> None:
-    summary = summarize(path, text)
+@given(
+    st.sampled_from(["python", "c", "markdown", "ruby"]), st.text(max_size=400) | st.just("/* " + "word " * 200 + "*/")
+)
+def test_a_summary_is_short_whatever_the_file(language: str, text: str) -> None:
+    summary = summarize(Form(text, language))
     assert len(summary) <= MAX_SUMMARY + 4
     assert "\n" not in summary
 
@@ -88,9 +81,9 @@ def test_prompted_documents_are_depth_first_filtered_and_within_the_limit() -> N
     assert sorted(paths) == sorted(_REPOSITORY.keys() - {"tool/bad.py"})
     assert paths.index("tool/core.py") == paths.index("tool/cli.py") - 1
     for span in whole.spans:
-        section = whole.text[span.start : span.end]
-        assert section.startswith(f"The file {span.path.rsplit('/', 1)[-1]}")
-        assert file_section(span.path, _REPOSITORY[span.path]) in section
+        found = whole.text[span.start : span.end]
+        assert found.startswith(f"The file {span.path.rsplit('/', 1)[-1]}")
+        assert section(span.path, *_REPOSITORY[span.path]) in found
     opening = repository_prompt("o/tool", {p: t for p, t in _REPOSITORY.items() if p != "tool/bad.py"})
     parts = made(60)
     assert len(parts) > 1

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from ilm_ray.code import lexical
 from ilm_ray.code.facts import Facts, Import, Index
+from ilm_ray.code.files.forms import convert
 from ilm_ray.code.imports import LANGUAGES, MANIFESTS, dependencies, find_facts
 
 
@@ -75,6 +76,18 @@ def test_imports_of_the_standard_library_agree_with_its_parser() -> None:
     assert wanted > 4000
     assert right / seen >= 0.98
     assert right / wanted >= 0.98
+
+
+def test_a_notebook_needs_what_its_cells_import() -> None:
+    cells = [
+        {"cell_type": "markdown", "source": "import tool.spare\n\n```sh\nfrom tool import spare\n```"},
+        {"cell_type": "code", "source": "%matplotlib inline\nfrom tool import run", "outputs": []},
+        {"cell_type": "code", "source": "run()", "outputs": [{"output_type": "stream", "text": "import tool.spare"}]},
+    ]
+    book = convert(json.dumps({"cells": cells, "metadata": {}}), "jupyter").text
+    package = {"tool/__init__.py": "from tool.core import run\n", "tool/core.py": "def run(): pass\n"}
+    found = graph_of({"docs/use.ipynb": book, "tool/spare.py": "", **package})
+    assert found == {"docs/use.ipynb": {"tool/__init__.py", "tool/core.py"}}
 
 
 def test_edges_of_the_standard_library_agree_with_pythons_finder() -> None:

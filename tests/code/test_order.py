@@ -1,10 +1,8 @@
 """Repositories and their order: properties on random trees, a slow version of the rules, real packages."""
 
 import importlib.util
-import os
 import posixpath
 import random
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +22,6 @@ from ilm_ray.code.order import (
     repositories,
     strongly_connected,
 )
-from ilm_ray.code.pipeline import build_code_data
-from ilm_ray.code.tree import choose_files, find_manifests, tree_fingerprint
-from ilm_ray.config import load_config
-from ilm_ray.config.schema import CodeConfig
-from ilm_ray.corpus.stage import Context
-from ilm_ray.errors import UserError
-from ilm_ray.observe.journal import Journal
 from tests.code.test_imports import standard_library
 
 _FILES = [f"{folder}{name}" for folder in ("", "a/", "a/b/", "c/") for name in ("m.py", "n.py", "z.py", "README.md")]
@@ -173,76 +164,7 @@ def test_repositories_are_what_imports_connect() -> None:
     }
 
 
-def test_files_are_chosen_or_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no folder"):
-        choose_files(CodeConfig(source=str(tmp_path / "none")))
-    with pytest.raises(UserError, match="holds no"):
-        choose_files(CodeConfig(source=str(tmp_path)))
-    for name in ("a.py", "b.py", "big.py", "x.bin"):
-        (tmp_path / name).write_text("#" * (2000 if name == "big.py" else 10))
-    assert choose_files(CodeConfig(source=str(tmp_path), max_file_bytes=100)).files == ["a.py", "b.py"]
-    assert len(choose_files(CodeConfig(source=str(tmp_path), max_files=1)).files) == 1
-
-
-def test_manifests_are_found_and_are_part_of_the_fingerprint(tmp_path: Path) -> None:
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "b" / "x.go").write_text("package b\n")
-    config = CodeConfig(source=str(tmp_path))
-    before = tree_fingerprint(config)
-    (tmp_path / "a" / "go.mod").write_text("module m\n")
-    assert find_manifests(tmp_path, choose_files(config).files) == ["a/go.mod"]
-    assert tree_fingerprint(config) != before
-
-
-def test_only_the_last_package_is_cut(tmp_path: Path) -> None:
-    for package in "abcdef":
-        (tmp_path / package).mkdir()
-        for number in range(4):
-            (tmp_path / package / f"{number}.py").write_text("x = 1\n")
-    chosen = choose_files(CodeConfig(source=str(tmp_path), max_files=10)).files
-    assert sorted(Counter(path.split("/")[0] for path in chosen).values()) == [2, 4, 4]
-
-
-def test_the_fingerprint_knows_the_name_that_ids_are_made_of(tmp_path: Path) -> None:
-    found = set()
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a.py").write_text("x = 1\n")
-        found.add(tree_fingerprint(CodeConfig(source=str(tmp_path / name))))
-    assert len(found) == 2
-
-
-def test_names_that_are_not_utf8_are_left_out_and_counted(tmp_path: Path) -> None:
-    for name in (b"a.py", b"caf\xe9.py"):
-        (tmp_path / os.fsdecode(name)).write_text("x = 1\n")
-    (tmp_path / os.fsdecode(b"r\xe9p")).mkdir()
-    (tmp_path / os.fsdecode(b"r\xe9p") / "b.py").write_text("x = 1\n")
-    config = CodeConfig(source=str(tmp_path))
-    assert choose_files(config) == (["a.py"], 2)
-    assert tree_fingerprint(config)
-
-
-def test_what_cannot_be_read_is_the_users_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "a.py").write_text("x = 1\n")
-    real = os.scandir
-
-    def denied(path: object) -> object:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    with monkeypatch.context() as patch:  # tests may run as root, whom no permission stops
-        patch.setattr(os, "scandir", lambda path: (denied if str(path).endswith("sub") else real)(path))
-        with pytest.raises(UserError, match=r"cannot read .*sub: Permission denied"):
-            choose_files(CodeConfig(source=str(tmp_path)))
-    monkeypatch.setattr(Path, "read_bytes", denied)
-    with pytest.raises(UserError, match=r"cannot read .*a\.py: Permission denied"):
-        tree_fingerprint(CodeConfig(source=str(tmp_path)))
-
-
-def test_a_tree_without_any_text_is_the_users_error(local_ray: None, tmp_path: Path) -> None:
-    (tmp_path / "blank.py").write_text("\n \n")
-    (tmp_path / "bad.py").write_bytes(b"\xff\xfe")
-    config = load_config("nano", None, [f"code.source={tmp_path}"])
-    context = Context(config, tmp_path / "code", tmp_path, Journal(tmp_path / "journal.jsonl"))
-    with pytest.raises(UserError, match="all 2 files"):
-        build_code_data(context)
+def test_documentation_is_told_by_the_name() -> None:
+    prose = ["a/README", "x.md", "x.rst", "x.html", "x.HTM", "x.txt", "x.adoc", "docs/x.xml"]
+    code = ["x.py", "x.ipynb", "CMakeLists.txt", "Makefile", "noending", "x.lua", "x.css"]
+    assert [path for path in prose + code if is_documentation(path)] == prose

@@ -178,7 +178,10 @@ def _manifests(run: Path) -> None:
         for n, t, d, b in (("en", 1_834_021, 2711, 3.12), ("zh", 921_334, 1204, 2.68), ("code", 1_120_450, 398, 2.91))
     }
     metrics: dict[str, dict[str, Any]] = {
-        "code": {"summary": {"files": 398, "documents": 41}, "tiers": {"high": 120, "middle": 201, "low": 77}},
+        "code": {
+            "summary": {"files_in": 410, "documents": 41},
+            "tiers": {t: {"files": n, "bytes": 900 * n} for t, n in (("high", 120), ("moderate", 201), ("low", 77))},
+        },
         "tokenizer": {"vocabulary": 2048, "compression": {"en": 3.12, "zh": 2.68, "code": 2.91}},
         "tokens": {"summary": {"tokens": 3_875_805}, "sources": counts},
         "pretrain": {},
@@ -189,7 +192,13 @@ def _manifests(run: Path) -> None:
         "ppo": {},
         "evaluation": {},
     }
-    (run / "code").mkdir(exist_ok=True)
+    (run / "code" / "files").mkdir(parents=True, exist_ok=True)
+    fates = (("read", "<b>rule", 12), ("read", "kept", 398), ("quality", "kept", 321), ("quality", "low_parses", 77))
+    funnel = [
+        {"step": step, "rule": rule, "language": "python", "dump": "code", "documents": n, "bytes": 900 * n}
+        for step, rule, n in fates
+    ]
+    (run / "code" / "files" / "funnel.json").write_text(json.dumps(funnel))
     (run / "code" / "order.json").write_text(json.dumps({"demo": {"files": ["a.py", "<b>.py"], "edges": 1}}))
     events, now = [], 1_770_000_000.0
     for k, (stage, figures) in enumerate(metrics.items()):

@@ -15,6 +15,7 @@ _STATEMENT = re.compile(
 _ITEM = re.compile(r"\s*([\w.]+|\*)(?:\s+as\s+(\w+))?")
 _UNDOTTED = re.compile(r"(?<![\w.])[^\W\d]\w*")
 _DEFINITION = re.compile(r"^(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)|^(\w+)[ \t]*(?::[^=\n]+)?=(?!=)", re.MULTILINE)
+_BLOCK = re.compile(r"^(`{3,})i?python3?\n([\s\S]*?)^\1$", re.MULTILINE)
 
 
 def find(path: str, text: str) -> Facts:
@@ -37,6 +38,11 @@ def find(path: str, text: str) -> Facts:
             else:
                 imports.append(found)
     return Facts(imports, handed_on, [], names(_DEFINITION, bare), words(bare))
+
+
+def find_notebook(path: str, text: str) -> Facts:
+    """What the Python cells of a notebook say; `text` is its markdown form."""
+    return find(path, "".join(block[2] for block in _BLOCK.finditer(text)))
 
 
 def targets(user: str, path: str, found: Import, index: Index) -> Iterator[Target]:
