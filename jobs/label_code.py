@@ -6,7 +6,7 @@
 `round` trains on the labels and writes DIR/tasks.jsonl (what people should look at), DIR/scorer.npz and DIR/card.json
 (agreement per language); the code stage takes DIR as `code.scorer`. People give each task a "tier": low, moderate or
 high. `merge` puts their answers into the labels for the next round. Rows: {"id", "language", "text", "tier"}; those of
-the pool have no tier, and may be the kept files of a run (`<run>/code/files/kept-*.jsonl.zst`).
+the pool have no tier, and may be the kept files of a run (`<run>/code/files/quality/kept-*.jsonl.zst`).
 Exit codes as for every job: 0 done, 2 bad input, 1 anything else.
 """
 

@@ -28,7 +28,7 @@ def run_job(*arguments: str) -> tuple[int, dict[str, str], list[str]]:
     ("arguments", "words"),
     [
         (["web_text", "input=/nowhere/*.warc.gz"], "/nowhere/*.warc.gz matches no file"),
-        (["web_text", "input=README.md"], "is no WARC file"),
+        (["web_text", "input=README.md"], "is a web archive"),
         (["pipeline", "pretrain.wrokers=2"], "did you mean 'pretrain.workers'"),
         (["pipeline", "--preset", "70b"], "choose one of nano, 1_8b, 7b, 20b"),
         (["pipeline", "--preset", "20b"], "does not fit"),

@@ -79,3 +79,22 @@ def test_missing_signatures_are_refused(old: Path, tmp_path: Path) -> None:
     layout.signatures_path(copy / "text", 0).unlink()
     with pytest.raises(UserError, match=r"signatures-00000\.npz is missing"):
         pipeline.sources(load_config("nano", None, [f"text.previous=[{copy}]", f"input={DATA}/web/{NEW}/*.warc.gz"]))
+
+
+@pytest.mark.slow
+def test_a_real_dump_against_two_finished_ones(shared_data: Path, local_ray: None, tmp_path: Path) -> None:
+    dumps = ("CC-MAIN-2023-40", "CC-MAIN-2024-10", "CC-MAIN-2024-33")
+    runs: list[Path] = []
+    for dump in dumps:
+        before = ",".join(str(text.parent) for text in runs)
+        pages = f"input={shared_data}/web/{dump}/*.warc.gz"
+        runs.append(run(tmp_path / dump, pages, "text.languages=null", f"text.previous=[{before}]"))
+    both = run(tmp_path / "all", f"input={shared_data}/web/CC-MAIN-*/*.warc.gz", "text.languages=null")
+    lists = [list(read_jsonl(layout.replaced_path(text))) for text in runs]
+    print({dump: len(found) for dump, found in zip(dumps, lists, strict=True)})
+    gone = {row["id"] for found in lists for row in found}
+    assert not lists[0] and lists[1] and {row["dump"] for row in lists[2]} == set(dumps[:2])
+    assert set.union(*map(survivors, runs)) - gone == survivors(both)
+    # Of the new dump alone documents were read: those of the old ones lie in their own runs.
+    read = {row["dump"] for path in (runs[2] / "format").glob("*-*.jsonl.zst") for row in read_jsonl(path)}
+    assert read == {dumps[2]}
