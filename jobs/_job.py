@@ -8,6 +8,7 @@ Exit code 0: done. 2: bad input or configuration, one line says what, where and 
 
 import argparse
 import json
+import logging
 import os
 import sys
 import traceback
@@ -74,7 +75,6 @@ class LocalRay:
         # Fork warnings, usage pings and log de-duplication are noise in a job's log.
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")  # read again at each start of a dataset
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
 
@@ -189,8 +189,9 @@ def _extension_dir() -> dict[str, str]:
 
 
 def _quiet_ray_data() -> None:
-    import ray
+    import ray.data  # it sets up its logger as it is imported: before that a level would not last
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
