@@ -20,6 +20,7 @@ from tests.text.test_rules import EN, ZH, strings
         ("bell\x07 and \ud800 and \U0001fffe", "bell and and"),
         ("می\u200cخواهم क्\u200dष", "می\u200cخواهم क्\u200dष"),  # Persian and Hindi need their joiners
         ("a\u200cb c\u200dd", "ab cd"),
+        ("\u3000\u200d\u3000 \u205f\u200d\u205f", ""),  # nothing to join between spaces
         ("👩\u200d👩\u200d👧 ❤️\u200d🔥 👩\u200d x", "👩\u200d👩\u200d👧 ❤️\u200d🔥 👩 x"),
         ("ＡＢＣ１２３（全角）！", "ABC123（全角）！"),
         ("你好 ，世界 。 再见\n！", "你好，世界。再见！"),
