@@ -8,48 +8,36 @@ done, 2 bad input, 1 anything else.
 """
 
 import argparse
-import json
 import math
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from ilm_ray.errors import UserError
 from ilm_ray.text import explain_document, explain_threshold
 from ilm_ray.text.explain import open_run
+from jobs._plain import Parser, run_plain
 
 Said = tuple[list[str], dict[str, Any], dict[str, Any]]  # words, figures, and what --json adds to the figures
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Answer one question, print the JSON line, return the exit code."""
-    summary: dict[str, Any] = {"job": "explain"}
-    try:
+
+    def work(summary: dict[str, Any]) -> None:
         arguments = _parser().parse_args(argv)
         summary |= {"command": arguments.command, "run_dir": str(arguments.run_dir.absolute())}
         words, figures, more = arguments.answer(arguments)
         if not arguments.json:
             print("\n".join(line.encode("utf-8", "replace").decode() for line in map(_shown, words)))
-        summary |= {"status": "done", **figures, **(more if arguments.json else {})}
-        code = 0
-    except UserError as error:
-        print(f"explain: {error}", file=sys.stderr)
-        summary |= {"status": "refused", "error": str(error)}
-        code = 2
-    except Exception as error:
-        traceback.print_exc()
-        summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
-        code = 1
-    sys.stderr.flush()
-    print(json.dumps(summary), flush=True)
-    return code
+        summary |= {**figures, **(more if arguments.json else {})}
+
+    return run_plain("explain", work)
 
 
-def _parser() -> "_Parser":
-    parser = _Parser(prog="jobs/explain.py", description="Why a run decided as it did.")
+def _parser() -> Parser:
+    parser = Parser(prog="jobs/explain.py", description="Why a run decided as it did.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="threshold|document")
     _add_threshold(commands.add_parser("threshold", help="what would flip if a rule's threshold moved"))
     _add_document(commands.add_parser("document", help="what became of a document, and why"))
@@ -103,11 +91,6 @@ def count(word: str) -> int:
     if value < 0:
         raise ValueError
     return value
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
 
 
 if __name__ == "__main__":

@@ -13,10 +13,9 @@ Exit codes as for every job: 0 done, 2 bad input, 1 anything else.
 import argparse
 import json
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ilm_ray.code.files.labelling import Round, Sample, merge, run_round
 from ilm_ray.code.files.scorer import BAR, FEWEST
@@ -24,30 +23,20 @@ from ilm_ray.code.files.scores import TIERS
 from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.jsonl import read_jsonl, write_jsonl
 from ilm_ray.errors import UserError
+from jobs._plain import Parser, run_plain
 
 CARD, SCORER, TASKS = "card.json", "scorer.npz", "tasks.jsonl"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do one verb, print the JSON line, return the exit code."""
-    summary: dict[str, Any] = {"job": "label_code"}
-    try:
+
+    def work(summary: dict[str, Any]) -> None:
         arguments = _parser().parse_args(argv)
-        summary |= {"status": "done", "verb": arguments.verb} | (_round if arguments.verb == "round" else _merge)(
-            arguments
-        )
-        code = 0
-    except UserError as error:
-        print(f"label_code: {error}", file=sys.stderr)
-        summary |= {"status": "refused", "error": str(error)}
-        code = 2
-    except Exception as error:
-        traceback.print_exc()
-        summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
-        code = 1
-    sys.stderr.flush()
-    print(json.dumps(summary, ensure_ascii=False), flush=True)
-    return code
+        summary["verb"] = arguments.verb
+        summary |= (_round if arguments.verb == "round" else _merge)(arguments)
+
+    return run_plain("label_code", work)
 
 
 def _round(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -117,8 +106,8 @@ def _read(path: Path, labelled: bool) -> list[Sample]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="jobs/label_code.py", description="Label code for the model scorer, round by round.")
-    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=_Parser)
+    parser = Parser(prog="jobs/label_code.py", description="Label code for the model scorer, round by round.")
+    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser)
     one = verbs.add_parser("round", help="train, predict, and say what people should look at")
     for name in ("labels", "pool", "validation", "out"):
         one.add_argument(f"--{name}", type=Path, required=True)
@@ -128,11 +117,6 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("labels", "answers", "out"):
         other.add_argument(f"--{name}", type=Path, required=True)
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
 
 
 if __name__ == "__main__":

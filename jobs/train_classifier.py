@@ -10,12 +10,10 @@ text job uses the folder through text.classifiers.<name>.model. Exit codes: 0 do
 """
 
 import argparse
-import json
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ilm_ray.config import load_config
 from ilm_ray.corpus.jsonl import sha256_of
@@ -25,30 +23,20 @@ from ilm_ray.text.classifiers.card import Card
 from ilm_ray.text.classifiers.labels import Columns, read_labels, split
 from ilm_ray.text.classifiers.model import train_linear
 from jobs._job import LocalRay
+from jobs._plain import Parser, run_plain
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, print the JSON line, return the exit code."""
-    summary: dict[str, Any] = {"job": "train_classifier", "out": None}
-    try:
+
+    def work(summary: dict[str, Any]) -> None:
         arguments = _parse(argv)
         summary["out"] = str(arguments.out)
         card = _train(arguments)
         figures = {"threshold": card["threshold"], **card["held_out"]["all"]}
-        summary |= {"status": "done", "name": card["name"], "card": str(arguments.out / "card.html"), **figures}
-        code = 0
-    except UserError as error:
-        said = str(getattr(error, "cause", error))  # one that was raised in an actor comes with the actor's traceback
-        print(f"train_classifier: {said}", file=sys.stderr)
-        summary |= {"status": "refused", "error": said}
-        code = 2
-    except Exception as error:
-        traceback.print_exc()
-        summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
-        code = 1
-    sys.stderr.flush()
-    print(json.dumps(summary, ensure_ascii=False), flush=True)
-    return code
+        summary |= {"name": card["name"], "card": str(arguments.out / "card.html"), **figures}
+
+    return run_plain("train_classifier", work)
 
 
 def _train(arguments: argparse.Namespace) -> Card:
@@ -77,7 +65,7 @@ def _train(arguments: argparse.Namespace) -> Card:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="jobs/train_classifier.py", description="Train a classifier from labelled texts.")
+    parser = Parser(prog="jobs/train_classifier.py", description="Train a classifier from labelled texts.")
     parser.add_argument("labels", nargs="+", type=Path, help=".jsonl, .csv or .tsv, plain, .gz or .zst")
     parser.add_argument("--name", required=True, help=f"what it scores: one of {', '.join(NAMES)}, or your own word")
     parser.add_argument("--out", required=True, type=Path, help="folder for model and card")
@@ -98,11 +86,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if min(arguments.epochs, arguments.workers) < 1 or arguments.lr <= 0:
         raise UserError("--epochs, --workers and --lr must be above zero; correct them")
     return arguments
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; usage: {self.prog} --name NAME --out DIR LABELS [LABELS ...]")
 
 
 if __name__ == "__main__":
