@@ -10,10 +10,13 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from actors.classifier import Scorers, train_bert
+from ilm_ray.corpus.jsonl import read_jsonl
+from ilm_ray.demo import DATA
 from ilm_ray.errors import UserError
 from ilm_ray.text.classifiers.bert import Bert, BertSettings
 from ilm_ray.text.classifiers.labels import Labels, split
 from ilm_ray.text.classifiers.model import load_classifier
+from tests.text.running import run
 
 WORDS = ["calm", "river", "stone", "loud", "sale", "offer", "page", "the", *"abcdefghijklmnopqrstuvwxyz"]
 
@@ -65,6 +68,19 @@ def test_a_tiny_encoder_learns_on_actors_and_scores_alike_everywhere(
     with Scorers(tmp_path, 3, 60.0) as scorers:
         assert scorers.score(texts) == pytest.approx(alone, abs=1e-5)
         assert scorers.score([]).shape == (0,)
+
+
+def test_a_run_of_web_text_scores_with_it_on_actors(local_ray: None, base: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    settings = BertSettings(str(base), seed=3, epochs=1, lr=1e-3, batch=16)
+    train_bert("toxicity", split(labelled(120)), model, settings, {"files": {}}, workers=1, deadline_s=120.0)
+    pages = f"input={DATA}/web/CC-MAIN-2024-33/*.warc.gz"
+    chosen = (f"text.classifiers.toxicity.model={model}", "text.classifiers.toxicity.threshold=0")
+    text = run(tmp_path / "run", pages, *chosen)
+    rows = [row for path in (text / "safe").glob("*-*.jsonl.zst") for row in read_jsonl(path)]
+    alone = load_classifier(model).score([row["text"] for row in rows])
+    assert len(rows) > 50
+    assert [row["toxicity_score"] for row in rows] == pytest.approx(alone.tolist(), abs=1e-3)
 
 
 def test_same_labels_and_seed_give_the_same_bytes(base: Path, tmp_path: Path) -> None:
