@@ -1,5 +1,5 @@
 # make demo: the whole road on the shipped corpus (INPUT='glob of WARC files' for your own pages).
-# make test: what CI runs. Both set up .venv first; nothing comes before them but Python 3.11, make and a C++ compiler.
+# make test: what CI runs, with the same examples each time; test-all draws new ones. Both set up .venv first; nothing comes before them but Python 3.11, make and a C++ compiler.
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -34,7 +34,7 @@ demo: setup
 	$(BIN)/python jobs/pipeline.py --preset nano --run-dir $(RUN_DIR) $(if $(INPUT),input='$(INPUT)') $(SETTINGS)
 
 test: setup
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --hypothesis-profile=ci
 
 test-all: setup
 	$(BIN)/python -m pytest -q -m ''

@@ -30,9 +30,6 @@ from ilm_ray.text.classifiers.model import check_classifier, load_classifier, pr
 from ilm_ray.text.language import TOKENS
 from jobs import train_classifier
 
-TEXT = st.text("aAbBcé1٣ .,!\n_-坏话が", max_size=40)
-
-
 # Tokens in one of two groups; all others have none.
 GROUPED = ["a", "b", "e1", "坏", "话", ",", "."]
 
@@ -94,14 +91,26 @@ def plain_features(text: str) -> set[tuple[Any, ...]]:
     return found
 
 
-@settings(max_examples=200, deadline=None)
-@given(TEXT, TEXT)
-def test_two_texts_share_the_features_that_the_definition_says(one: str, other: str) -> None:
-    first, second = plain_features(one), plain_features(other)
-    found = vectors([one, other], grouped())
-    assert np.diff(found.indptr).tolist() == [len(first), len(second)]  # a collision would show
-    product = (found[0] @ found[1].T).toarray()[0, 0]
-    assert product * np.sqrt(len(first) * len(second)) == pytest.approx(len(first & second), abs=1e-3)
+def test_two_texts_share_the_features_that_the_definition_says() -> None:
+    """Features that are not the same share a place as often as hashing makes them, and no oftener."""
+    rng = np.random.default_rng(0)
+    alphabet = list("aAbBcé1٣ .,!\n_-坏话が")
+    texts = ["", "a", *("".join(rng.choice(alphabet, n)) for n in rng.integers(1, 41, 800))]
+    defined = [plain_features(text) for text in texts]
+    found = vectors(texts, grouped())
+    lengths = np.diff(found.indptr)
+    collisions = expected = 0.0
+    for i, features in enumerate(defined):
+        expected += len(features) ** 2 / 2 / PLACES
+        collisions += len(features) - lengths[i]
+        assert lengths[i] <= len(features)
+    for i in range(0, len(texts), 2):
+        first, second = defined[i], defined[i + 1]
+        product = (found[i] @ found[i + 1].T).toarray()[0, 0] * np.sqrt(lengths[i] * lengths[i + 1])
+        assert product == pytest.approx(round(product), abs=1e-3) and round(product) >= len(first & second)
+        expected += len(first) * len(second) / PLACES
+        collisions += round(product) - len(first & second)
+    assert collisions == pytest.approx(expected, abs=4 * np.sqrt(expected))
 
 
 def test_scoring_is_the_product_with_the_weights() -> None:
