@@ -1,5 +1,6 @@
 # make demo: the whole road on the shipped corpus (INPUT='glob of WARC files' for your own pages).
-# make test: what CI runs, with the same examples each time; test-all draws new ones. Both set up .venv first; nothing comes before them but Python 3.11, make and a C++ compiler.
+# make test: what CI runs, with the same examples each time; make test-all draws new ones. Both set up .venv first; nothing
+# comes before them but Python 3.11, make and a C++ compiler.
 
 PYTHON ?= python3.11
 VENV := .venv
