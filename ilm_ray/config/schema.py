@@ -128,7 +128,7 @@ class TokenizerConfig(Section):
 
     base_tokens: int = 60_004
     # first: the lowest ranks, as in the released models; most_used: those that the kept English and code need most
-    base_choice: Literal["first", "most_used"] = "first"
+    base_choice: Literal["first", "most_used"] = "most_used"
     chinese_tokens: int = 32_397
     vocab_size: Count = 92_544  # ids left over are spare; choose it a multiple of what the hardware likes
     training_chars: Count = 50_000_000  # text that tokens are counted on, Chinese, English and code each

@@ -118,7 +118,7 @@ def _encoded(
         for (source, row), ids in zip(batch, encoded, strict=True):
             size = len(row["text"].encode("utf-8", "replace"))
             # A file's documents wait until their shards are written: four bytes a token, not a Python integer.
-            tokens = np.array([tokenizer.bos_id, *ids, tokenizer.eos_id], np.uint32)
+            tokens = np.concatenate([[tokenizer.bos_id], ids, [tokenizer.eos_id]], dtype=np.uint32)
             yield source, {"tokens": tokens, "bytes": size, **{k: row[k] for k in ("id", "url", "dump")}}
         batch.clear()
 
