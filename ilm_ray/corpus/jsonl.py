@@ -37,7 +37,7 @@ class JsonlWriter:
         return self
 
     def write(self, row: Row) -> None:
-        self._out.write(_encoded(row) + b"\n")
+        self._out.write(encoded(row) + b"\n")
         self.rows += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -81,7 +81,8 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(raw, "sha256").hexdigest()
 
 
-def _encoded(row: Row) -> bytes:
+def encoded(row: Row) -> bytes:
+    """The line of one row, without its end. What has no UTF-8 becomes "?"."""
     try:
         return orjson.dumps(row, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError:  # a lone surrogate, which has no UTF-8
