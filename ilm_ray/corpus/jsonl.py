@@ -75,6 +75,11 @@ def decoded(line: bytes) -> Any:
         return json.loads(line)
 
 
+def utf8_bytes(text: str) -> int:
+    """Size of a text in UTF-8; what has none counts as one byte."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
 def sha256_of(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as raw:

@@ -58,6 +58,7 @@ class Tokenizer:
         )
         self._shown = [*self.tokens, *[b""] * spare, *(name.encode() for name in SPECIALS)]
         self.bos_id, self.eos_id = self.special("<s>"), self.special("</s>")
+        self._begin, self._end = (np.array([i], np.uint32) for i in (self.bos_id, self.eos_id))
         self.im_start_id, self.im_end_id = self.special("<|im_start|>"), self.special("<|im_end|>")
         self.reward_id = self.special("<|reward|>")
 
@@ -69,9 +70,13 @@ class Tokenizer:
         """Ids of `text`. What looks like a special token in it stays text: only code adds special ids."""
         return self.encoding.encode_ordinary(text)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of every text; on one thread, because each Ray task has one core."""
-        return self.encoding.encode_ordinary_batch(list(texts), num_threads=1)
+    def encode_document(self, text: str) -> np.ndarray:
+        """uint32 ids of a document, begin and end tokens included; no token becomes a Python integer on the way."""
+        try:
+            ids = self.encoding.encode_to_numpy(text, disallowed_special=())
+        except UnicodeEncodeError:  # lone surrogates: as `encode` takes them
+            ids = np.array(self.encode(text), np.uint32)
+        return np.concatenate([self._begin, ids, self._end])
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`: cut characters become U+FFFD, special tokens their names, spare ids nothing."""
