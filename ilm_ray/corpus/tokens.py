@@ -12,6 +12,7 @@ from ilm_ray.corpus.framed import FramedWriter, read_framed_row
 from ilm_ray.corpus.jsonl import Row
 
 DOCUMENTS = ".documents.jsonl.zst"
+FORMAT = 2  # part of the stage's settings, so that shards of another form are written anew
 
 
 class ShardWriter:
