@@ -171,6 +171,11 @@ class PhaseConfig(Section):
     short_share: Share = 0.0
     short_context: Count = 4096
 
+    @property
+    def sequences(self) -> int:
+        """Sequences of a step."""
+        return self.batch_tokens // self.context
+
     @model_validator(mode="after")
     def _shares(self) -> "PhaseConfig":
         if not self.mixture or any(share <= 0 for share in self.mixture.values()):

@@ -60,6 +60,7 @@ class Tokenizer:
         self._encoder = Encoder(self.tokens, self.encoding)
         self._shown = [*self.tokens, *[b""] * spare, *(name.encode() for name in SPECIALS)]
         self.bos_id, self.eos_id = self.special("<s>"), self.special("</s>")
+        self._begin, self._end = (np.array([i], np.uint32) for i in (self.bos_id, self.eos_id))
         self.im_start_id, self.im_end_id = self.special("<|im_start|>"), self.special("<|im_end|>")
         self.reward_id = self.special("<|reward|>")
 
@@ -71,9 +72,9 @@ class Tokenizer:
         """Ids of `text`. What looks like a special token in it stays text: only code adds special ids."""
         return self._encoder.encode([text])[0].tolist()
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """uint32 ids of every text; on one thread, because each Ray task has one core."""
-        return self._encoder.encode(texts)
+    def encode_document(self, text: str) -> np.ndarray:
+        """uint32 ids of a document, begin and end tokens included; no token becomes a Python integer on the way."""
+        return np.concatenate([self._begin, self._encoder.encode([text])[0], self._end])
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`: cut characters become U+FFFD, special tokens their names, spare ids nothing."""

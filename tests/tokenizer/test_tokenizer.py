@@ -51,7 +51,7 @@ def whole() -> Tokenizer:
 def test_any_text_comes_back_and_makes_no_special_id(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
-    assert [found.tolist() for found in tokenizer.encode_batch([text, "", text])] == [ids, [], ids]
+    assert tokenizer.encode_document(text).tolist() == [tokenizer.bos_id, *ids, tokenizer.eos_id]
     assert all(i < len(tokenizer.tokens) for i in ids)
     assert tokenizer.byte_lengths()[ids].sum() == len(text.encode())
 
