@@ -107,7 +107,7 @@ def own_tokenizer(folder: Path) -> Path:
 
 
 def scorer_files(name: str) -> list[Path]:
-    """The files that a scorer given as a folder consists of; none for a hub id. Raises UserError where it is no model."""
+    """The files of a scorer that is a folder; none for a hub id. Raises UserError where it is no model."""
     folder = Path(name)
     if not folder.is_dir():
         if name.startswith((".", "/", "~")) or folder.exists():

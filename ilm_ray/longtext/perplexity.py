@@ -55,7 +55,7 @@ def differences(documents: Sequence[np.ndarray], segment: int, log_probs: LogPro
         for at, found in zip(batch, log_probs([sequences[i] for i in batch]), strict=True):
             scores[at] = found
     out, at = [], 0
-    for document, mine in zip(documents, pairs, strict=True):
+    for mine in pairs:
         values = np.zeros(len(mine))
         for number in range(len(mine)):
             alone, after = scores[at], scores[at + 1]

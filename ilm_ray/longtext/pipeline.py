@@ -28,7 +28,7 @@ Step = Callable[[KeptFile, Settings], dict[str, Any]]
 
 def find_long(context: Context) -> list[Path]:
     """Score every long document of the run by its statistics; the parts that are to be scored by a model, in order."""
-    receipts = _each_file(context, "find", find_file)
+    receipts = _each_file(context, find_file)
     names = [f"{name}-{part:05d}.jsonl.zst" for name, found in receipts.items() for part in range(found["parts"])]
     return [context.folder / "candidates" / name for name in names]
 
@@ -36,7 +36,7 @@ def find_long(context: Context) -> list[Path]:
 def mark_long(context: Context, scorer: Row) -> Result:
     """Judge what was scored; write kept and removed rows, the marks and the funnel. scorer: figures of the model."""
     counts, files = Counter[tuple[str, ...]](), [context.folder / "funnel.json"]
-    for found in _each_file(context, "mark", mark_file).values():
+    for found in _each_file(context, mark_file).values():
         counts.update({tuple(key): value for *key, value in found["counts"]})
         files += [context.folder / name for name in found["files"]]
     funnel = _funnel(counts)
@@ -69,7 +69,7 @@ def _funnel(counts: Counter[tuple[str, ...]]) -> list[Row]:
     ]
 
 
-def _each_file(context: Context, step: str, work: Step) -> dict[str, Any]:
+def _each_file(context: Context, work: Step) -> dict[str, Any]:
     """`work` on every kept file that has no receipt of it yet, one task a file; name -> receipt of all."""
     folders = (("text", context.of("text") / "quality"), (CODE, context.of(CODE)))
     files = [
@@ -85,22 +85,25 @@ def _each_file(context: Context, step: str, work: Step) -> dict[str, Any]:
         tuple(config.text.sources),
         read_thresholds(config.long_text.thresholds),
     )
-    receipts = {file.name: context.folder / "receipts" / f"{step}-{file.name}.json" for file in files}
+    receipts = {file.name: _receipt(context.folder / "receipts", work, file) for file in files}
     left = [file for file in files if not receipts[file.name].exists()]
-    progress = Progress(f"long_text: {step}", len(files), done=len(files) - len(left))
+    progress = Progress(f"long_text: {work.__name__}", len(files), done=len(files) - len(left))
     if left:
-        run = functools.partial(
-            _with_receipt, work=work, settings=settings, folder=context.folder / "receipts", step=step
-        )
+        run = functools.partial(_with_receipt, work=work, settings=settings, receipts=str(context.folder / "receipts"))
         rows = ray.data.from_items([asdict(file) for file in left], override_num_blocks=len(left)).map(run)
         for done, _ in enumerate(rows.iter_rows(), len(files) - len(left) + 1):
             progress.update(done)
     return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in receipts.items()}
 
 
-def _with_receipt(item: Row, work: Step, settings: Settings, folder: Path, step: str) -> Row:
+def _with_receipt(item: Row, work: Step, settings: Settings, receipts: str) -> Row:
     file = KeptFile(**item)
     found = work(file, settings)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(folder / f"{step}-{file.name}.json", json.dumps(found))
+    receipt = _receipt(Path(receipts), work, file)
+    receipt.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(receipt, json.dumps(found))
     return {"file": file.name}
+
+
+def _receipt(folder: Path, work: Step, file: KeptFile) -> Path:
+    return folder / f"{work.__name__}-{file.name}.json"

@@ -12,12 +12,13 @@ from ilm_ray.corpus.manifest import Manifest, commit
 from ilm_ray.corpus.tokens import write_shard
 from ilm_ray.model.huggingface import save_internlm2, save_llama
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
+from ilm_ray.text.language import tokens
 from ilm_ray.tokenizer.base import first_tokens
 from ilm_ray.tokenizer.cl100k import cl100k
 from ilm_ray.tokenizer.tokenizer import Tokenizer
 
 VOCABULARY = 600
-WORDS = "the river and a stone they saw because it was cold however nobody came to see that old house again".split()
+WORDS = tokens("the river and a stone they saw because it was cold however nobody came to see that old house again")
 
 
 @dataclass(frozen=True)

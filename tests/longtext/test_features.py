@@ -11,8 +11,8 @@ from ilm_ray.longtext.discourse import CONJUNCTIONS, PRONOUNS, phrases
 from ilm_ray.longtext.features import FEATURES, WINDOW, describe
 from ilm_ray.text.language import tokens
 
-ENGLISH = "as a result he went , and then she said that on the other hand it was cold ; however nobody 42 came".split()
-CHINESE = list("因为他们来了所以我不去但是天气很冷与此同时大家都笑也就是说没有人") + ["。", "，", "\n"]
+ENGLISH = re.findall(r"\S+", "as a result he went , and then she said that on the other hand it was cold ; 42 came")
+CHINESE = list("因为他们来了所以我不去但是天气很冷与此同时大家都笑也就是说没有人。，\n")
 
 
 def plain(text: str, language: str) -> dict[str, float]:

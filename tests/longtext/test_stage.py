@@ -1,4 +1,4 @@
-"""The stage end to end: marks by id, verdicts that depend on nothing but documents and settings, dead actors, resuming."""
+"""The stage end to end: marks by id, the same verdicts for any batches and actors, dead actors, resuming."""
 
 import json
 import os
@@ -105,8 +105,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(made: Made, scorers: 
     untouched = (folder / "statistics" / "text-00000.jsonl.zst").stat().st_mtime_ns
     for path in (
         manifest,
-        *(folder / "receipts").glob("mark-*"),
-        folder / "receipts" / "find-text-00001.json",
+        *(folder / "receipts").glob("mark_file-*"),
+        folder / "receipts" / "find_file-text-00001.json",
         folder / "differences" / "text-00002-00000.jsonl.zst",
         folder / "funnel.json",
         next(folder.rglob("*.long.npy")),
