@@ -32,9 +32,12 @@ class Document(NamedTuple):
 
 
 def good(data: Path) -> list[Document]:
-    """Everything of at least MIN_BYTES, in one order; data: folder with books, docs and brown."""
-    found = [*_books(data), *_brown(data / "brown/brown.zip"), *_manuals(data / "docs")]
-    return [document for document in found if len(document.text.encode()) >= MIN_BYTES]
+    """Chapters, essays and manual pages, short ones too, in one order; data: folder with books, docs and brown."""
+    return [*_books(data), *_brown(data / "brown/brown.zip"), *_manuals(data / "docs")]
+
+
+def is_long(document: Document) -> bool:
+    return len(document.text.encode()) >= MIN_BYTES
 
 
 def bad(data: Path) -> list[Document]:
@@ -74,8 +77,7 @@ def _brown(path: Path) -> Iterator[Document]:
             match = re.fullmatch(r"brown/(c[a-r]\d\d)", name)
             if match is None or match[1][1] in _PRESS:
                 continue
-            sentences = (line for line in archive.read(name).decode("latin-1").split("\n"))
-            paragraphs = "\n".join(sentences).split("\n\n\n")
+            paragraphs = archive.read(name).decode("latin-1").split("\n\n\n")
             plain = (" ".join(word.rsplit("/", 1)[0] for word in paragraph.split()) for paragraph in paragraphs)
             joined = (re.sub(r" ([.,;:?!)'])", r"\1", p).replace("`` ", '"').replace(" ''", '"') for p in plain if p)
             yield Document("essays_en", "en", match[1], match[1], "\n\n".join(joined))
