@@ -45,7 +45,7 @@ def _look_ahead(context: Context) -> list[dict[str, Any]]:
     return rows
 
 
-STAGE = Stage("pretrain", ("tokenizer", "tokens"), _settings, _work, trains=True)
+STAGE = Stage("pretrain", ("tokenizer", "tokens", "long_text"), _settings, _work, trains=True)
 
 if __name__ == "__main__":
     run_job("pretrain", [STAGE])

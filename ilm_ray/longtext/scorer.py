@@ -1,0 +1,44 @@
+"""The small InternLM2 that a run trains for scoring where `long_text.scorer` names none."""
+
+from pathlib import Path
+
+from ilm_ray.config import Config
+from ilm_ray.config.schema import PhaseConfig
+from ilm_ray.longtext.copying import ROPE_BASE, initialize_copying
+from ilm_ray.model.internlm2 import CausalLM
+from ilm_ray.pretrain.phases import PretrainTask, open_sources, shape_of
+
+
+class ScorerTask(PretrainTask):
+    """Next-token prediction over the run's training shards, from weights that look back."""
+
+    def __init__(self, config: Config, run_dir: Path) -> None:
+        sources = open_sources(run_dir / "tokens", "train")
+        shares = {name: float(source.total_tokens) for name, source in sources.items() if source.total_tokens}
+        super().__init__(scorer_config(config, shares), run_dir)
+
+    def build(self) -> CausalLM:
+        model = CausalLM(shape_of(self.config, self.vocab_size), self.config.pretrain.loss_chunk)
+        initialize_copying(model, self.config.seed)
+        return model
+
+
+def scorer_config(config: Config, shares: dict[str, float]) -> Config:
+    """The run's configuration with the scorer's size and one phase over all sources, each by its tokens.
+
+    A context holds two segments: what the model is to learn is to use the first for the second.
+    """
+    own = config.long_text
+    context = 2 * own.segment_tokens
+    unit = context * config.pretrain.workers
+    phase = PhaseConfig(
+        name="scorer",
+        steps=own.scorer_steps,
+        context=context,
+        rope_base=ROPE_BASE,
+        mixture=shares,
+        batch_tokens=max(own.scorer_batch_tokens // unit, 1) * unit,
+        max_lr=own.scorer_lr,
+    )
+    pretrain = config.pretrain.model_copy(update={"phases": [phase], "checkpoint_every": own.scorer_steps})
+    return config.model_copy(update={"model": own.scorer_model, "pretrain": pretrain})
