@@ -29,12 +29,19 @@ class Pair:
 
 
 def segment_pairs(length: int, segment: int) -> list[Pair]:
-    """Pairs of segments of `segment` tokens, half a segment apart, so that a joint is never far from a border.
+    """Pairs of segments of `segment` tokens, evenly from a document's beginning to its end.
 
-    A last S2 may be shorter, but not under half a segment; a document without any pair has none.
+    They are at most half a segment apart, so that a joint is never far from a border. A document shorter than two
+    segments is one pair of two halves; one shorter than a segment has none.
     """
-    starts = range(0, max(length - segment - segment // 2 + 1, 0), max(segment // 2, 1))
-    return [Pair(at, at + segment, min(at + 2 * segment, length)) for at in starts]
+    if length < segment:
+        return []
+    if length < 2 * segment:
+        return [Pair(0, length // 2, length)]
+    span = length - 2 * segment
+    steps = -(-span // max(segment // 2, 1))
+    starts = [span * at // steps for at in range(steps + 1)] if steps else [0]
+    return [Pair(at, at + segment, at + 2 * segment) for at in starts]
 
 
 def differences(documents: Sequence[np.ndarray], segment: int, log_probs: LogProbs, limit: int) -> list[np.ndarray]:

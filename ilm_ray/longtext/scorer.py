@@ -8,6 +8,8 @@ from ilm_ray.longtext.copying import ROPE_BASE, initialize_copying
 from ilm_ray.model.internlm2 import CausalLM
 from ilm_ray.pretrain.phases import PretrainTask, open_sources, shape_of
 
+CHECKPOINTS = 4  # on the way: what a crash may cost
+
 
 class ScorerTask(PretrainTask):
     """Next-token prediction over the run's training shards, from weights that look back."""
@@ -40,5 +42,6 @@ def scorer_config(config: Config, shares: dict[str, float]) -> Config:
         batch_tokens=max(own.scorer_batch_tokens // unit, 1) * unit,
         max_lr=own.scorer_lr,
     )
-    pretrain = config.pretrain.model_copy(update={"phases": [phase], "checkpoint_every": own.scorer_steps})
+    every = -(-own.scorer_steps // CHECKPOINTS)
+    pretrain = config.pretrain.model_copy(update={"phases": [phase], "checkpoint_every": every})
     return config.model_copy(update={"model": own.scorer_model, "pretrain": pretrain})
