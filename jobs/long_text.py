@@ -8,6 +8,7 @@ from ilm_ray.config import Config
 from ilm_ray.corpus.jsonl import sha256_of
 from ilm_ray.corpus.stage import Context, Result, Stage
 from ilm_ray.longtext.models import scorer_files
+from ilm_ray.longtext.perplexity import Cut
 from ilm_ray.longtext.pipeline import find_long, mark_long
 from ilm_ray.longtext.scorer import ScorerTask
 from ilm_ray.longtext.thresholds import read_thresholds
@@ -36,7 +37,7 @@ def _work(context: Context) -> Result:
         if model is None:
             figures |= _train_scorer(context)
             model, tokenizer = str(folder / "scorer" / "model"), str(context.of("tokenizer"))
-        settings = ScorerSettings(model, tokenizer, config.long_text.segment_tokens)
+        settings = ScorerSettings(model, tokenizer, Cut(config.long_text.segment_tokens, config.long_text.max_pairs))
         work = [(part, folder / "differences" / part.name) for part in parts]
         score_parts(work, settings, config.pretrain.workers)
     return mark_long(context, figures)

@@ -213,6 +213,7 @@ class LongTextConfig(Section):
     min_bytes: Count = 32 * 1024  # of UTF-8; a document must be longer
     thresholds: str | None = None  # YAML file; None: ilm_ray/longtext/thresholds.yaml
     segment_tokens: int = Field(1024, ge=8)  # of S1 and of S2; the report names no length
+    max_pairs: int = Field(64, ge=2)  # of segments that are scored of a document, evenly spaced
     # Folder of a model of ours with its tokenizer, or folder or hub id of a causal language model of Transformers
     # (safetensors); None: a small InternLM2 is trained in the run on its own shards, as the three fields below say.
     scorer: str | None = None
