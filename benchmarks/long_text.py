@@ -39,7 +39,7 @@ from jobs._job import LocalRay
 HELDOUT_WORKS = ("红楼梦", "水浒传", "16215", "3261")  # whole books; of essays and manuals every fourth file
 SEGMENT = 2048
 SHOWN_BYTES = 16_000  # of a document that is scored: enough for several pairs
-MODEL = "{layers: 2, hidden: 256, kv_heads: 2, queries_per_kv: 1, head_dim: 128, mlp_hidden: 256}"
+MODEL = "{layers: 2, hidden: 128, kv_heads: 2, queries_per_kv: 1, head_dim: 64, mlp_hidden: 192}"
 SEED = 1234
 KINDS = ("whole", "between works", "within a work")
 
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared/data")
     parser.add_argument("--run-dir", type=Path, help="keep the run here, and go on with it")
-    parser.add_argument("--steps", type=int, default=180, help="of the scorer's training")
+    parser.add_argument("--steps", type=int, default=240, help="of the scorer's training")
     parser.add_argument("--documents", type=int, default=20, help="of each domain that are scored whole")
     parser.add_argument("--part", choices=("joints", "statistics"), action="append")
     arguments = parser.parse_args()
@@ -159,7 +159,7 @@ def _config(training: Sequence[Document], folder: Path, steps: int) -> Config:
         f"long_text.scorer_model={MODEL}",
         f"long_text.scorer_steps={steps}",
         "long_text.scorer_batch_tokens=8192",
-        "long_text.scorer_lr=2.5e-3",
+        "long_text.scorer_lr=2.0e-3",
     ]
     return load_config("nano", None, settings)
 

@@ -222,14 +222,14 @@ class LongTextConfig(Section):
     )
     scorer_steps: Count = 2000
     scorer_batch_tokens: Count = 65_536  # rounded down to whole contexts of two segments a worker
-    scorer_lr: float = 3e-3
+    scorer_lr: float = 2e-3
 
     @model_validator(mode="after")
     def _scorer_can_look_back(self) -> "LongTextConfig":
         size = self.scorer_model
-        if size.layers < 2 or 3 * size.head_dim < size.hidden:
+        if size.layers < 2 or 2 * size.head_dim < size.hidden:
             raise ValueError(
-                "scorer_model needs two layers and heads a third as wide as hidden: "
+                "scorer_model needs two layers and heads half as wide as hidden: "
                 f"layers={size.layers}, head_dim={size.head_dim}, hidden={size.hidden}"
             )
         return self
