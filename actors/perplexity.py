@@ -37,7 +37,7 @@ class PerplexityScorer:
     @functools.cached_property
     def model(self) -> ScoringModel:
         tokenizer = self.settings.tokenizer
-        return load_scorer(self.settings.model, Path(tokenizer) if tokenizer else None)
+        return load_scorer(self.settings.model, Path(tokenizer) if tokenizer else None, 2 * self.settings.cut.segment)
 
     def score(self, part: Path, out: Path) -> int:
         """Differences of the documents of `part` ({id, text} rows) into `out`; how many they are."""

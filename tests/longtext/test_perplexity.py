@@ -42,7 +42,7 @@ def plain_differences(llama: Path, ids: np.ndarray) -> list[float]:
 @pytest.mark.parametrize("kind", ["own", "llama"])
 @pytest.mark.parametrize("limit", [1, 100, 4096])
 def test_differences_equal_a_plain_computation(scorers: Path, kind: str, limit: int) -> None:
-    model = load_scorer(str(scorers / kind))
+    model = load_scorer(str(scorers / kind), None, 2 * CUT.segment)
     assert isinstance(model, OwnModel if kind == "own" else HuggingFaceModel)
     documents = [model.encode(text) for text in TEXTS]
     found = differences(documents, CUT, model.log_probs, limit)
@@ -52,7 +52,7 @@ def test_differences_equal_a_plain_computation(scorers: Path, kind: str, limit: 
 
 
 def test_rows_show_the_pair_that_fits_worst(scorers: Path) -> None:
-    model = load_scorer(str(scorers / "own"))
+    model = load_scorer(str(scorers / "own"), None, 2 * CUT.segment)
     rows = [{"id": at, "text": text} for at, text in enumerate(TEXTS)]
     found = list(score_documents(rows, model, CUT, 4096))
     assert [row["id"] for row in found] == [0, 1, 2, 3]
@@ -98,7 +98,9 @@ def test_what_is_no_scorer_is_refused(tmp_path: Path, scorers: Path) -> None:
     with pytest.raises(UserError, match="safetensors"):
         scorer_files(str(tmp_path / "pickled"))
     with pytest.raises(UserError, match="safetensors"):
-        load_scorer(str(tmp_path / "pickled"))
+        load_scorer(str(tmp_path / "pickled"), None, 32)
+    with pytest.raises(UserError, match="takes 32768 tokens"):
+        load_scorer(str(scorers / "llama"), None, 40_000)
     bare = tmp_path / "a" / "b"
     save_internlm2(CausalLM(Shape(8, 1, 8, 1, 1, 8, 8)), bare)
     with pytest.raises(UserError, match="tokenizer"):

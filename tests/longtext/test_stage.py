@@ -60,7 +60,7 @@ def thresholds(tmp_path: Path) -> str:
 @pytest.mark.usefixtures("local_ray")
 def test_marks_are_those_of_a_plain_computation(made: Made, scorers: Path, thresholds: str) -> None:
     folder = run(made, thresholds, f"long_text.scorer={scorers / 'own'}")
-    model = load_scorer(str(scorers / "own"))
+    model = load_scorer(str(scorers / "own"), None, 2 * CUT.segment)
     fates: dict[int, str] = {}
     for document, row in made.rows.items():
         text, domain = row["text"], {"code": "code", "books": "books"}.get(row["dump"], "web")
@@ -191,6 +191,11 @@ def test_a_scorer_is_trained_in_the_run_where_none_is_named(made: Made, threshol
     found = manifests.load(folder)
     assert found is not None and found.metrics["scorer"]["training_step"] == 3
     assert found.metrics["summary"]["kept"] > 0
+
+
+def test_a_batch_that_workers_cannot_share_is_one_line(tmp_path: Path) -> None:
+    code, _, said = run_job("long_text", "long_text.scorer_batch_tokens=1000", "--run-dir", str(tmp_path / "run"))
+    assert code == 2 and len(said) == 1 and "a multiple of 2 * segment_tokens" in said[0]
 
 
 @pytest.mark.parametrize(
