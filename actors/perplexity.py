@@ -11,7 +11,7 @@ import ray
 from actors.ppo_driver import gpu_share
 from ilm_ray.corpus.jsonl import Row, read_jsonl, write_jsonl
 from ilm_ray.longtext.models import ScoringModel, load_scorer
-from ilm_ray.longtext.perplexity import score_documents
+from ilm_ray.longtext.perplexity import Cut, score_documents
 from ilm_ray.observe.progress import Progress
 
 BATCH_TOKENS = 8192  # that go forward at once
@@ -24,7 +24,7 @@ DEADLINE_S = 3600.0  # for the next part to be done
 class ScorerSettings:
     model: str  # folder or hub id, as `load_scorer` takes it
     tokenizer: str | None  # of a model of ours; None: where `load_scorer` finds it
-    segment_tokens: int
+    cut: Cut
     batch_tokens: int = BATCH_TOKENS
 
 
@@ -37,7 +37,7 @@ class PerplexityScorer:
     @functools.cached_property
     def model(self) -> ScoringModel:
         tokenizer = self.settings.tokenizer
-        return load_scorer(self.settings.model, Path(tokenizer) if tokenizer else None)
+        return load_scorer(self.settings.model, Path(tokenizer) if tokenizer else None, 2 * self.settings.cut.segment)
 
     def score(self, part: Path, out: Path) -> int:
         """Differences of the documents of `part` ({id, text} rows) into `out`; how many they are."""
@@ -46,7 +46,7 @@ class PerplexityScorer:
     def _rows(self, part: Path) -> Iterator[Row]:
         rows = read_jsonl(part)
         while group := list(itertools.islice(rows, GROUP)):
-            yield from score_documents(group, self.model, self.settings.segment_tokens, self.settings.batch_tokens)
+            yield from score_documents(group, self.model, self.settings.cut, self.settings.batch_tokens)
 
 
 def score_parts(work: Sequence[tuple[Path, Path]], settings: ScorerSettings, workers: int) -> None:

@@ -30,14 +30,16 @@ from ilm_ray.corpus.jsonl import read_jsonl, write_jsonl
 from ilm_ray.corpus.manifest import Manifest
 from ilm_ray.corpus.stage import run_stage
 from ilm_ray.longtext.features import describe
+from ilm_ray.longtext.perplexity import Cut
 from ilm_ray.longtext.thresholds import DIFFERENCE, first_failure, parse_thresholds, read_thresholds
 from ilm_ray.observe.journal import Journal
 from jobs import code_data, long_text, tokenize_corpus, tokenizer, web_text
 from jobs._job import LocalRay
 
-HELDOUT_WORKS = ("三国演义", "西游记", "16215", "3261")  # whole books; of essays and manuals every fourth file
-SEGMENT = 1536
-SHOWN_BYTES = 20_000  # of a document that is scored: enough for several pairs
+HELDOUT_WORKS = ("红楼梦", "水浒传", "16215", "3261")  # whole books; of essays and manuals every fourth file
+SEGMENT = 2048
+SHOWN_BYTES = 16_000  # of a document that is scored: enough for several pairs
+MODEL = "{layers: 2, hidden: 128, kv_heads: 2, queries_per_kv: 1, head_dim: 64, mlp_hidden: 192}"
 SEED = 1234
 KINDS = ("whole", "between works", "within a work")
 
@@ -46,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared/data")
     parser.add_argument("--run-dir", type=Path, help="keep the run here, and go on with it")
-    parser.add_argument("--steps", type=int, default=600, help="of the scorer's training")
+    parser.add_argument("--steps", type=int, default=240, help="of the scorer's training")
     parser.add_argument("--documents", type=int, default=20, help="of each domain that are scored whole")
     parser.add_argument("--part", choices=("joints", "statistics"), action="append")
     arguments = parser.parse_args()
@@ -92,7 +94,12 @@ def joints(documents: Sequence[Document], run_dir: Path, steps: int, count: int)
         scorer = done.metrics["scorer"]
         started = time.monotonic()
         cases = spliced([d for d in documents if _held_out(d) and is_long(d)], count)
-        scores = _score(cases, run_dir / "joints", run_dir / "long_text/scorer/model", run_dir / "tokenizer")
+        scores = _score(
+            cases,
+            run_dir / f"joints-{done.fingerprint}-{count}",
+            run_dir / "long_text/scorer/model",
+            run_dir / "tokenizer",
+        )
         seconds["scoring"] = round(time.monotonic() - started, 1)
     rules = parse_thresholds(read_thresholds(None))
     return {
@@ -149,19 +156,20 @@ def _config(training: Sequence[Document], folder: Path, steps: int) -> Config:
         "pretrain.precision=bf16",
         "long_text.min_bytes=60000",  # what the run itself marks is not looked at here
         f"long_text.segment_tokens={SEGMENT}",
+        f"long_text.scorer_model={MODEL}",
         f"long_text.scorer_steps={steps}",
-        "long_text.scorer_batch_tokens=6144",
+        "long_text.scorer_batch_tokens=8192",
+        "long_text.scorer_lr=2.0e-3",
     ]
     return load_config("nano", None, settings)
 
 
 def _score(cases: Sequence[tuple[str, Document]], folder: Path, model: Path, tokenizer_: Path) -> list[float | None]:
     parts, rows = list[tuple[Path, Path]](), [{"id": at, "text": d.text} for at, (_, d) in enumerate(cases)]
-    for number, start in enumerate(range(0, len(rows), 32)):
+    for number, start in enumerate(range(0, len(rows), 16)):
         parts.append((folder / f"part-{number}.jsonl.zst", folder / f"scored-{number}.jsonl.zst"))
         write_jsonl(parts[-1][0], rows[start : start + 32])
-        parts[-1][1].unlink(missing_ok=True)
-    score_parts(parts, ScorerSettings(str(model), str(tokenizer_), SEGMENT), workers=2)
+    score_parts(parts, ScorerSettings(str(model), str(tokenizer_), Cut(SEGMENT, 64)), workers=2)
     found = {row["id"]: row[DIFFERENCE] for _, out in parts for row in read_jsonl(out)}
     return [found[at] for at in range(len(cases))]
 

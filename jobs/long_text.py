@@ -8,21 +8,27 @@ from ilm_ray.config import Config
 from ilm_ray.corpus.jsonl import sha256_of
 from ilm_ray.corpus.stage import Context, Result, Stage
 from ilm_ray.longtext.models import scorer_files
+from ilm_ray.longtext.perplexity import Cut
 from ilm_ray.longtext.pipeline import find_long, mark_long
-from ilm_ray.longtext.scorer import ScorerTask
+from ilm_ray.longtext.scorer import ScorerTask, check_scorer_batch
 from ilm_ray.longtext.thresholds import read_thresholds
 from ilm_ray.pretrain.trainer import run_training
 from jobs._job import run_job
 
+# How the scorer is trained beyond its own settings, as `ilm_ray.pretrain` takes it.
+_TRAINING = {"precision", "betas", "eps", "weight_decay", "clip_norm", "warmup_ratio", "final_lr_ratio"}
+
 
 def _settings(config: Config) -> dict[str, Any]:
     own = config.long_text
-    used = own.model_dump(exclude={"thresholds"} if own.scorer is None else {"thresholds", *own.of_the_scorer()})
-    return {"seed": config.seed, "long_text": used, "thresholds": read_thresholds(own.thresholds)}
+    made = {"long_text": own.model_dump(exclude={"thresholds"}), "thresholds": read_thresholds(own.thresholds)}
+    if own.scorer is not None:
+        return made
+    return made | {"seed": config.seed, "training": config.pretrain.model_dump(include=_TRAINING)}
 
 
 def _sources(config: Config) -> dict[str, str]:
-    read_thresholds(config.long_text.thresholds)
+    check_scorer_batch(config)
     scorer = config.long_text.scorer
     return {f"scorer {path.name}": sha256_of(path) for path in scorer_files(scorer)} if scorer else {}
 
@@ -36,7 +42,7 @@ def _work(context: Context) -> Result:
         if model is None:
             figures |= _train_scorer(context)
             model, tokenizer = str(folder / "scorer" / "model"), str(context.of("tokenizer"))
-        settings = ScorerSettings(model, tokenizer, config.long_text.segment_tokens)
+        settings = ScorerSettings(model, tokenizer, Cut(config.long_text.segment_tokens, config.long_text.max_pairs))
         work = [(part, folder / "differences" / part.name) for part in parts]
         score_parts(work, settings, config.pretrain.workers)
     return mark_long(context, figures)

@@ -217,30 +217,27 @@ class LongTextConfig(Section):
 
     min_bytes: Count = 32 * 1024  # of UTF-8; a document must be longer
     thresholds: str | None = None  # YAML file; None: ilm_ray/longtext/thresholds.yaml
-    segment_tokens: int = Field(1024, ge=8)  # of S1 and of S2; the report names no length
+    segment_tokens: int = Field(2048, ge=8)  # of S1 and of S2; the report names no length
+    max_pairs: int = Field(64, ge=2)  # of segments that are scored of a document, evenly spaced
     # Folder of a model of ours with its tokenizer, or folder or hub id of a causal language model of Transformers
-    # (safetensors); None: a small InternLM2 is trained in the run on its own shards, as the three fields below say.
+    # (safetensors); None: a small InternLM2 is trained in the run on its own shards, as the fields below say.
     scorer: str | None = None
     scorer_model: ModelConfig = ModelConfig(
         layers=4, hidden=256, kv_heads=2, queries_per_kv=1, head_dim=128, mlp_hidden=512
     )
-    scorer_steps: Count = 2000
-    scorer_batch_tokens: Count = 65_536  # rounded down to whole contexts of two segments a worker
-    scorer_lr: float = 3e-3
+    scorer_steps: Count = 1000
+    scorer_batch_tokens: Count = 655_360  # a multiple of two segments of every worker of pre-training
+    scorer_lr: float = 2e-3
 
     @model_validator(mode="after")
     def _scorer_can_look_back(self) -> "LongTextConfig":
         size = self.scorer_model
-        if size.layers < 2 or 3 * size.head_dim < size.hidden:
+        if size.layers < 2 or 2 * size.head_dim < size.hidden:
             raise ValueError(
-                "scorer_model needs two layers and heads a third as wide as hidden: "
+                "scorer_model needs two layers and heads half as wide as hidden: "
                 f"layers={size.layers}, head_dim={size.head_dim}, hidden={size.hidden}"
             )
         return self
-
-    def of_the_scorer(self) -> set[str]:
-        """What matters only where the scorer is trained in the run."""
-        return {"scorer_model", "scorer_steps", "scorer_batch_tokens", "scorer_lr"}
 
 
 class SFTConfig(Section):

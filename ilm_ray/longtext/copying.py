@@ -7,16 +7,16 @@ is trained on. So it starts with one; training says how far to trust it, and all
 """
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from ilm_ray.model.internlm2 import Attention, CausalLM, initialize
+from ilm_ray.model.internlm2 import Attention, Block, CausalLM, initialize
 
 # With it the slow half of a head's rotations hardly turn within any segment, and contents are compared by them.
 ROPE_BASE = 1e10
 _CONSTANTS = 8  # dimensions with the same value for all tokens: what a head can attend by position with
-_FAST = 6  # rotations that tell one place from the next
 _SHARP = 16.0  # logit of the place before, above the places around it
 _MATCH = 14.0  # logit of a place whose token before is the present one
 
@@ -34,26 +34,27 @@ def initialize_copying(model: CausalLM, seed: int) -> None:
     constant = torch.arange(3 * part, shape.hidden)
     embeddings = model.model.tok_embeddings.weight
     code = torch.randn(shape.vocab_size, part, generator=torch.Generator().manual_seed(seed + 1))
+    code *= math.sqrt(part) / code.norm(dim=-1, keepdim=True)  # of one length: norms then scale all tokens alike
     with torch.no_grad():
         embeddings[:, present], embeddings[:, constant] = code, 1.0
         model.output.weight[:, following] = 8 / part * code
         # RMSNorm divides by these before the first and the second layer.
         first = math.sqrt((part + len(constant)) / shape.hidden)
         second = math.sqrt((2 * part + len(constant)) / shape.hidden)
-        layers = [layer.attention for layer in model.model.layers.values()]
-        _token_before(layers[0], constant, first)
-        _copy(layers[0], present, before, first)
-        _same_token_before(layers[1], present, before, second)
-        _copy(layers[1], present, following, second)
+        lower, upper = (cast(Block, model.model.layers[name]).attention for name in ("0", "1"))
+        _token_before(lower, constant, first)
+        _copy(lower, present, before, first)
+        _same_token_before(upper, present, before, second)
+        _copy(upper, present, following, second)
 
 
 def _token_before(attention: Attention, constant: Tensor, norm: float) -> None:
     """The score of a place falls with its distance from the one before: a sum of cosines, largest one place back."""
     query, key, _ = _first_head(attention)
     half = attention.shape.head_dim // 2
-    turns = attention.shape.rope_base ** (-torch.arange(_FAST) / half)
+    fast = torch.arange(half // 4)  # the rotations that tell one place from the next
+    turns = attention.shape.rope_base ** (-fast / half)
     size = math.sqrt(_SHARP * math.sqrt(attention.shape.head_dim)) * norm / len(constant)
-    fast = torch.arange(_FAST)
     query.zero_(), key.zero_()
     query[fast[:, None], constant] = size
     key[fast[:, None], constant] = size * turns.cos()[:, None]

@@ -52,7 +52,7 @@ class OwnModel:
 class HuggingFaceModel:
     """A causal language model by folder or hub id, with its own tokenizer."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, longest: int) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.device = _device()
@@ -66,6 +66,12 @@ class HuggingFaceModel:
                 f"long_text.scorer={name} is no causal language model with safetensors and a tokenizer "
                 f"({' '.join(str(error).split())[:200]}); give a folder or hub id of one"
             ) from None
+        room = getattr(model.config, "max_position_embeddings", None)
+        if room is not None and room < longest:
+            raise UserError(
+                f"long_text.scorer={name} takes {room} tokens and a pair of segments has {longest}; lower "
+                "long_text.segment_tokens or give another model"
+            )
         self.model: Any = model.to(self.device).eval().requires_grad_(False)
 
     def encode(self, text: str) -> np.ndarray:
@@ -84,15 +90,16 @@ class HuggingFaceModel:
         return [row[: len(s) - 1] for row, s in zip(found, sequences, strict=True)]
 
 
-def load_scorer(name: str, tokenizer: Path | None = None) -> ScoringModel:
+def load_scorer(name: str, tokenizer: Path | None, longest: int) -> ScoringModel:
     """Open a model of ours (a folder with `shape.json`) or one of Transformers. Raises UserError.
 
-    tokenizer: of a model of ours; None: it lies in the model's folder, or where a run keeps it.
+    tokenizer: of a model of ours; None: it lies in the model's folder, or where a run keeps it. longest: tokens of the
+    longest sequence that will come.
     """
     folder = Path(name)
     if (folder / "shape.json").is_file():
         return OwnModel(folder, tokenizer or own_tokenizer(folder))
-    return HuggingFaceModel(name)
+    return HuggingFaceModel(name, longest)
 
 
 def own_tokenizer(folder: Path) -> Path:

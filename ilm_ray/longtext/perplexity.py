@@ -20,6 +20,14 @@ LogProbs = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
 
 @dataclass(frozen=True)
+class Cut:
+    """How documents are cut into pairs: tokens of a segment, and pairs of a document at most."""
+
+    segment: int
+    most: int
+
+
+@dataclass(frozen=True)
 class Pair:
     """Tokens [start, middle) of a document are S1, [middle, stop) are S2."""
 
@@ -28,22 +36,31 @@ class Pair:
     stop: int
 
 
-def segment_pairs(length: int, segment: int) -> list[Pair]:
-    """Pairs of segments of `segment` tokens, half a segment apart, so that a joint is never far from a border.
+def segment_pairs(length: int, cut: Cut) -> list[Pair]:
+    """Pairs of segments, evenly from a document's beginning to its end.
 
-    A last S2 may be shorter, but not under half a segment; a document without any pair has none.
+    They are at most half a segment apart, so that a joint is never far from a border; a document that would have more
+    than `cut.most` (2 or more) of them has so many. One shorter than two segments is one pair of two halves, and one
+    shorter than a segment has none.
     """
-    starts = range(0, max(length - segment - segment // 2 + 1, 0), max(segment // 2, 1))
-    return [Pair(at, at + segment, min(at + 2 * segment, length)) for at in starts]
+    segment = cut.segment
+    if length < segment:
+        return []
+    if length < 2 * segment:
+        return [Pair(0, length // 2, length)]
+    span = length - 2 * segment
+    steps = min(-(-span // max(segment // 2, 1)), cut.most - 1)
+    starts = [span * at // steps for at in range(steps + 1)] if steps else [0]
+    return [Pair(at, at + segment, at + 2 * segment) for at in starts]
 
 
-def differences(documents: Sequence[np.ndarray], segment: int, log_probs: LogProbs, limit: int) -> list[np.ndarray]:
+def differences(documents: Sequence[np.ndarray], cut: Cut, log_probs: LogProbs, batch_tokens: int) -> list[np.ndarray]:
     """The difference of every pair of segments of every document: float64 [pairs] each.
 
-    documents: token ids. limit: tokens that go to `log_probs` at once; sequences go sorted by length, so that those
+    documents: token ids. batch_tokens: how many go to `log_probs` at once; sequences go sorted by length, so that those
     of one call are alike.
     """
-    pairs = [segment_pairs(len(document), segment) for document in documents]
+    pairs = [segment_pairs(len(document), cut) for document in documents]
     sequences = [
         document[first : pair.stop]
         for document, mine in zip(documents, pairs, strict=True)
@@ -51,7 +68,7 @@ def differences(documents: Sequence[np.ndarray], segment: int, log_probs: LogPro
         for first in (pair.middle, pair.start)
     ]
     scores: list[np.ndarray] = [np.empty(0)] * len(sequences)
-    for batch in token_batches([len(s) for s in sequences], limit):
+    for batch in token_batches([len(s) for s in sequences], batch_tokens):
         for at, found in zip(batch, log_probs([sequences[i] for i in batch]), strict=True):
             scores[at] = found
     out, at = [], 0
@@ -65,18 +82,18 @@ def differences(documents: Sequence[np.ndarray], segment: int, log_probs: LogPro
     return out
 
 
-def score_documents(rows: Sequence[Row], model: ScoringModel, segment: int, batch_tokens: int) -> Iterator[Row]:
+def score_documents(rows: Sequence[Row], model: ScoringModel, cut: Cut, batch_tokens: int) -> Iterator[Row]:
     """{id, text} rows -> {id, perplexity_difference, differences, ending, beginning} rows, in their order.
 
     The difference is None for a document too short for a pair. `ending` of S1 and `beginning` of S2 are those of the
     pair that fits worst.
     """
     documents = [model.encode(row["text"]) for row in rows]
-    found = differences(documents, segment, model.log_probs, batch_tokens)
+    found = differences(documents, cut, model.log_probs, batch_tokens)
     for row, document, values in zip(rows, documents, found, strict=True):
         made: Row = {"id": row["id"], DIFFERENCE: None, "differences": values.round(4).tolist()}
         if len(values):
-            worst = segment_pairs(len(document), segment)[int(values.argmin())]
+            worst = segment_pairs(len(document), cut)[int(values.argmin())]
             made[DIFFERENCE] = round(document_difference(values), 4)
             made["ending"] = model.decode(document[max(worst.start, worst.middle - SHOWN_TOKENS) : worst.middle])
             made["beginning"] = model.decode(document[worst.middle : min(worst.stop, worst.middle + SHOWN_TOKENS)])

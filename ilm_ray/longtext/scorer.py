@@ -4,9 +4,12 @@ from pathlib import Path
 
 from ilm_ray.config import Config
 from ilm_ray.config.schema import PhaseConfig
+from ilm_ray.errors import UserError
 from ilm_ray.longtext.copying import ROPE_BASE, initialize_copying
 from ilm_ray.model.internlm2 import CausalLM
 from ilm_ray.pretrain.phases import PretrainTask, open_sources, shape_of
+
+CHECKPOINTS = 4  # on the way: what a crash may cost
 
 
 class ScorerTask(PretrainTask):
@@ -23,6 +26,16 @@ class ScorerTask(PretrainTask):
         return model
 
 
+def check_scorer_batch(config: Config) -> None:
+    """Raises UserError where the workers of training cannot share a batch of the scorer."""
+    unit = 2 * config.long_text.segment_tokens * config.pretrain.workers
+    if config.long_text.scorer is None and config.long_text.scorer_batch_tokens % unit:
+        raise UserError(
+            f"long_text.scorer_batch_tokens={config.long_text.scorer_batch_tokens} must be a multiple of "
+            f"2 * segment_tokens * pretrain.workers = {unit}"
+        )
+
+
 def scorer_config(config: Config, shares: dict[str, float]) -> Config:
     """The run's configuration with the scorer's size and one phase over all sources, each by its tokens.
 
@@ -30,15 +43,15 @@ def scorer_config(config: Config, shares: dict[str, float]) -> Config:
     """
     own = config.long_text
     context = 2 * own.segment_tokens
-    unit = context * config.pretrain.workers
     phase = PhaseConfig(
         name="scorer",
         steps=own.scorer_steps,
         context=context,
         rope_base=ROPE_BASE,
         mixture=shares,
-        batch_tokens=max(own.scorer_batch_tokens // unit, 1) * unit,
+        batch_tokens=own.scorer_batch_tokens,
         max_lr=own.scorer_lr,
     )
-    pretrain = config.pretrain.model_copy(update={"phases": [phase], "checkpoint_every": own.scorer_steps})
+    every = -(-own.scorer_steps // CHECKPOINTS)
+    pretrain = config.pretrain.model_copy(update={"phases": [phase], "checkpoint_every": every})
     return config.model_copy(update={"model": own.scorer_model, "pretrain": pretrain})

@@ -13,7 +13,7 @@ from ilm_ray.longtext.thresholds import DIFFERENCE, Thresholds, parse_thresholds
 from ilm_ray.observe import page
 from ilm_ray.observe.charts_text import flow_chart, score_chart
 from ilm_ray.observe.page import Html
-from ilm_ray.observe.rundata import Row, is_number, read_json
+from ilm_ray.observe.rundata import Row, read_json
 from ilm_ray.observe.sections_text import flow
 from ilm_ray.observe.text_samples import FILES, ROWS, order, spread
 from ilm_ray.text.smallest import Smallest
@@ -73,7 +73,7 @@ def look(folder: Path, thresholds: Thresholds) -> tuple[dict[tuple[str, str, str
         fell = row.get("drop_rule")
         for rule, (low, high) in thresholds.of(row["domain"], row["language"]).items():
             value, bounds = row.get(rule), [bound for bound in (low, high) if bound is not None]
-            if not is_number(value) or not bounds:
+            if not isinstance(value, (int, float)) or not bounds:
                 continue
             key = rule, row["domain"], row["language"]
             line = lines.setdefault(key, Line(bounds))

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from ilm_ray.errors import UserError
 from ilm_ray.longtext.models import HuggingFaceModel, OwnModel, load_scorer, scorer_files
-from ilm_ray.longtext.perplexity import differences, score_documents, segment_pairs, token_batches
+from ilm_ray.longtext.perplexity import Cut, differences, score_documents, segment_pairs, token_batches
 from ilm_ray.model.huggingface import save_internlm2
 from ilm_ray.model.internlm2 import CausalLM, Shape
 
-SEGMENT = 16
+CUT = Cut(16, 40)
 TEXTS = [
     " ".join(f"{word}{i % 7}" for i, word in enumerate(["river", "stone", "it", "was"] * n)) for n in (30, 4, 55, 1)
 ]
@@ -31,31 +31,30 @@ def plain_differences(llama: Path, ids: np.ndarray) -> list[float]:
             logits = model(torch.tensor([sequence])).logits[0].log_softmax(-1)
         return [float(logits[at, token]) for at, token in enumerate(sequence[1:])]
 
-    found, start = [], 0
-    while start + SEGMENT + SEGMENT // 2 <= len(ids):
-        first, second = ids[start : start + SEGMENT].tolist(), ids[start + SEGMENT : start + 2 * SEGMENT].tolist()
+    found = []
+    for pair in segment_pairs(len(ids), CUT):
+        first, second = ids[pair.start : pair.middle].tolist(), ids[pair.middle : pair.stop].tolist()
         alone, after = log_probs(second), log_probs(first + second)[len(first) :]
         found.append(sum(a - b for a, b in zip(after, alone, strict=True)) / len(alone))
-        start += SEGMENT // 2
     return found
 
 
 @pytest.mark.parametrize("kind", ["own", "llama"])
 @pytest.mark.parametrize("limit", [1, 100, 4096])
 def test_differences_equal_a_plain_computation(scorers: Path, kind: str, limit: int) -> None:
-    model = load_scorer(str(scorers / kind))
+    model = load_scorer(str(scorers / kind), None, 2 * CUT.segment)
     assert isinstance(model, OwnModel if kind == "own" else HuggingFaceModel)
     documents = [model.encode(text) for text in TEXTS]
-    found = differences(documents, SEGMENT, model.log_probs, limit)
+    found = differences(documents, CUT, model.log_probs, limit)
     assert max(map(len, found)) > 5 and min(map(len, found)) == 0
     for document, values in zip(documents, found, strict=True):
         assert values.tolist() == pytest.approx(plain_differences(scorers / "llama", document), abs=2e-4)
 
 
 def test_rows_show_the_pair_that_fits_worst(scorers: Path) -> None:
-    model = load_scorer(str(scorers / "own"))
+    model = load_scorer(str(scorers / "own"), None, 2 * CUT.segment)
     rows = [{"id": at, "text": text} for at, text in enumerate(TEXTS)]
-    found = list(score_documents(rows, model, SEGMENT, 4096))
+    found = list(score_documents(rows, model, CUT, 4096))
     assert [row["id"] for row in found] == [0, 1, 2, 3]
     for row, text in zip(found, TEXTS, strict=True):
         if row["perplexity_difference"] is None:
@@ -65,16 +64,17 @@ def test_rows_show_the_pair_that_fits_worst(scorers: Path) -> None:
         assert row["ending"] + row["beginning"] in text
 
 
-@given(st.integers(0, 500), st.integers(2, 60))
-def test_pairs_cover_a_document_and_lie_in_it(length: int, segment: int) -> None:
-    pairs = segment_pairs(length, segment)
-    assert all(0 <= p.start < p.middle < p.stop <= length for p in pairs)
-    assert all(p.middle - p.start == segment and segment // 2 <= p.stop - p.middle <= segment for p in pairs)
-    assert bool(pairs) == (length >= segment + segment // 2)
-    if pairs:  # every place but the outermost half segments is within a quarter of a segment of some border
-        borders = np.array([p.middle for p in pairs])
-        inner = np.arange(segment, length - segment + 1)
-        assert all(np.abs(borders - place).min() <= (segment + 2) // 2 for place in inner)
+@given(st.integers(0, 900), st.integers(8, 60), st.integers(2, 20))
+def test_pairs_go_evenly_from_the_beginning_to_the_end(length: int, segment: int, most: int) -> None:
+    pairs = segment_pairs(length, Cut(segment, most))
+    assert bool(pairs) == (length >= segment) and len(pairs) <= most
+    if not pairs:
+        return
+    assert pairs[0].start == 0 and pairs[-1].stop == length
+    assert all(p.middle - p.start == p.stop - p.middle == segment for p in pairs) or len(pairs) == 1
+    steps = np.diff([p.start for p in pairs])
+    assert len(pairs) == 1 or steps.max() - steps.min() <= 1
+    assert len(pairs) in (1, most) or steps.max() <= segment // 2 + 1
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 120))
@@ -98,7 +98,9 @@ def test_what_is_no_scorer_is_refused(tmp_path: Path, scorers: Path) -> None:
     with pytest.raises(UserError, match="safetensors"):
         scorer_files(str(tmp_path / "pickled"))
     with pytest.raises(UserError, match="safetensors"):
-        load_scorer(str(tmp_path / "pickled"))
+        load_scorer(str(tmp_path / "pickled"), None, 32)
+    with pytest.raises(UserError, match="takes 32768 tokens"):
+        load_scorer(str(scorers / "llama"), None, 40_000)
     bare = tmp_path / "a" / "b"
     save_internlm2(CausalLM(Shape(8, 1, 8, 1, 1, 8, 8)), bare)
     with pytest.raises(UserError, match="tokenizer"):

@@ -19,14 +19,14 @@ from ilm_ray.corpus.jsonl import Row, read_jsonl, write_jsonl
 from ilm_ray.corpus.stage import IN_PROGRESS, run_stage
 from ilm_ray.longtext.features import describe
 from ilm_ray.longtext.models import load_scorer
-from ilm_ray.longtext.perplexity import score_documents
+from ilm_ray.longtext.perplexity import Cut, score_documents
 from ilm_ray.observe.journal import Journal
 from ilm_ray.observe.report import write_report
 from jobs.long_text import STAGE
 from tests.jobs.test_command_line import run_job
 from tests.longtext.conftest import Made
 
-MIN_BYTES, SEGMENT = 1000, 64
+MIN_BYTES, CUT = 1000, Cut(64, 6)
 THRESHOLDS = """
 "*": {"*": {conjunction_ratio: [0.02, null], perplexity_difference: [BOUND, null]}}
 books: {"*": {conjunction_ratio: [null, null]}}
@@ -35,7 +35,8 @@ code: {"*": {perplexity_difference: [null, null]}}
 
 
 def run(made: Made, *settings: str) -> Path:
-    config = load_config("nano", None, [f"long_text.min_bytes={MIN_BYTES}", f"long_text.segment_tokens={SEGMENT}",
+    config = load_config("nano", None, [f"long_text.min_bytes={MIN_BYTES}", f"long_text.segment_tokens={CUT.segment}",
+            f"long_text.max_pairs={CUT.most}",
                                         "text.sources.books.input=x", *settings])  # fmt: skip
     run_stage(STAGE, config, made.run, Journal(made.run / "journal.jsonl"))
     return made.run / "long_text"
@@ -59,7 +60,7 @@ def thresholds(tmp_path: Path) -> str:
 @pytest.mark.usefixtures("local_ray")
 def test_marks_are_those_of_a_plain_computation(made: Made, scorers: Path, thresholds: str) -> None:
     folder = run(made, thresholds, f"long_text.scorer={scorers / 'own'}")
-    model = load_scorer(str(scorers / "own"))
+    model = load_scorer(str(scorers / "own"), None, 2 * CUT.segment)
     fates: dict[int, str] = {}
     for document, row in made.rows.items():
         text, domain = row["text"], {"code": "code", "books": "books"}.get(row["dump"], "web")
@@ -67,7 +68,7 @@ def test_marks_are_those_of_a_plain_computation(made: Made, scorers: Path, thres
             fates[document] = "short"
             continue
         score = describe([text], [row["language"]])[0]["conjunction_ratio"]
-        difference = next(iter(score_documents([row], model, SEGMENT, 99999)))["perplexity_difference"]
+        difference = next(iter(score_documents([row], model, CUT, 99999)))["perplexity_difference"]
         if domain != "books" and score < 0.02:
             fates[document] = "conjunction_ratio"
         else:
@@ -139,7 +140,7 @@ def test_differences_are_the_same_for_any_batches_and_actors(made: Made, scorers
     ):
         (tmp_path / str(at)).mkdir()
         work = parts_of(made, tmp_path / str(at), parts)
-        score_parts(work, ScorerSettings(str(scorers / model), None, SEGMENT, batch), workers)
+        score_parts(work, ScorerSettings(str(scorers / model), None, CUT, batch), workers)
         found.append(differences_in(work))
     assert found[0].keys() == set(made.rows)
     for other in found[1:]:
@@ -152,7 +153,7 @@ def test_differences_are_the_same_for_any_batches_and_actors(made: Made, scorers
 def test_the_part_of_a_killed_actor_is_scored_by_its_next_life(
     made: Made, scorers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = ScorerSettings(str(scorers / "own"), None, SEGMENT, 100)
+    settings = ScorerSettings(str(scorers / "own"), None, CUT, 100)
     alone, killed = (tmp_path / name for name in ("alone", "killed"))
     alone.mkdir(), killed.mkdir()
     score_parts(parts_of(made, alone, 4), settings, 1)
@@ -190,6 +191,11 @@ def test_a_scorer_is_trained_in_the_run_where_none_is_named(made: Made, threshol
     found = manifests.load(folder)
     assert found is not None and found.metrics["scorer"]["training_step"] == 3
     assert found.metrics["summary"]["kept"] > 0
+
+
+def test_a_batch_that_workers_cannot_share_is_one_line(tmp_path: Path) -> None:
+    code, _, said = run_job("long_text", "long_text.scorer_batch_tokens=1000", "--run-dir", str(tmp_path / "run"))
+    assert code == 2 and len(said) == 1 and "a multiple of 2 * segment_tokens" in said[0]
 
 
 @pytest.mark.parametrize(
