@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from ilm_ray.corpus.jsonl import write_jsonl
 from ilm_ray.corpus.manifest import Manifest, commit
+from ilm_ray.corpus.mixture import Drawn
 from ilm_ray.longtext.thresholds import read_thresholds
 from tests.made_text import HOSTILE, make_documents, write_text_run
 
@@ -216,7 +218,13 @@ def _manifests(run: Path) -> None:
         "tokenizer": {"vocabulary": 2048, "compression": {"en": 3.12, "zh": 2.68, "code": 2.91}},
         "tokens": {"summary": {"tokens": 3_875_805}, "sources": counts},
         "long_text": {"summary": {"kept": 4}, "scorer": {"model": None, "training_loss": 5.2}},
-        "pretrain": {},
+        "pretrain": {
+            "drawn": [
+                {"phase": phase, **asdict(Drawn(source, "all", 120, 9, 9 * 256, 1.5, {"1": 1.5, "3": 4.5}))}
+                for phase, _ in PHASES
+                for source in SOURCES
+            ]
+        },
         "sft": {},
         "reward": {
             "accuracy": {d: {"conditional": 0.9 + k / 50, "unconditional": 0.6 + k / 40} for k, d in enumerate(DOMAINS)}

@@ -59,6 +59,7 @@ def test_every_stage_has_its_section_and_its_figures(fake_run: Path) -> None:
     for words in ("nano-demo", "preset nano", "10 of 10 stages", "short_context", "conditional", "near_duplicate"):
         assert words in found.text
     assert "NaN" not in found.text and "nan" not in found.text.replace("nano", "")
+    assert "weight 1: 1.50, weight 3: 4.50" in found.text
     assert "1 unreadable line" in found.text  # the log whose last line a crash has cut
 
 

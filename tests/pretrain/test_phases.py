@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from ilm_ray.config import Config, load_config
+from ilm_ray.corpus.stage import Context
 from ilm_ray.corpus.tokens import TokenSource
 from ilm_ray.errors import UserError
+from ilm_ray.observe.journal import Journal, read_journal
 from ilm_ray.pretrain.phases import PretrainTask, long_documents, phase_mixtures
 from ilm_ray.tokenizer.tokenizer import Tokenizer
+from jobs.pretrain import _look_ahead
 from tests.corpus.made_source import make_source
 
 PHASES = [
@@ -113,3 +116,25 @@ def test_marks_of_long_text_rule_phase_two_and_foreign_ones_are_refused(run_dir:
     (folder / "shard-00001.long.npy").unlink()
     with pytest.raises(UserError, match="does not belong to the run's tokens"):
         long_documents(tmp_path / "long_text", sources)
+
+
+def test_what_will_be_drawn_is_said_beforehand(run_dir: Path, tmp_path: Path) -> None:
+    values = _config().model_dump()
+    for phase, steps in zip(values["pretrain"]["phases"], (300, 4), strict=True):
+        phase |= {"steps": steps, "mixture": MIXTURE | {"zh": 0.5}}
+    config = Config.model_validate(values)
+    journal = Journal(tmp_path / "journal.jsonl")
+    rows = _look_ahead(Context(config, tmp_path, run_dir, journal))
+    for phase in config.pretrain.phases:
+        tokens = {
+            source: sum(r["tokens"] for r in rows if (r["phase"], r["source"]) == (phase.name, source))
+            for source in MIXTURE
+        }
+        assert tokens["en"] == pytest.approx(phase.steps * phase.batch_tokens * 0.6, abs=2 * phase.context)
+        assert sum(tokens.values()) == phase.steps * phase.batch_tokens
+    (first,) = [row for row in rows if row["phase"] == "a" and row["source"] == "code"]
+    assert first["reads_by_weight"]["3"] == pytest.approx(3 * first["passes"], rel=1e-3)
+    said = [(event["phase"], event["why"]) for event in read_journal(journal.path)]
+    assert ("a", "no tokens of zh: shares of the rest grow") in said
+    (repeated,) = [why for phase, why in said if phase == "a" and why.startswith("code")]
+    assert f"are read {first['passes']:.1f} times" in repeated
