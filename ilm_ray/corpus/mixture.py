@@ -39,7 +39,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a part gives in the first so many sequences. `passes`: how often its documents are gone through."""
+    """What a part gives in the first so many sequences. `passes`: how often its documents are gone through, by all
+    parts that share them."""
 
     source: str
     kind: str
@@ -89,10 +90,11 @@ class Mixture:
                 wanted = {"short": share * short_share, "long": share * (1 - short_share)}
             for kind, part in wanted.items():
                 if part:
-                    why = _too_few(streams[kind], sequences * part * context) if kind != "all" else None
+                    stream, why = streams[kind], _too_few(kind, streams[kind], sequences * part * context)
                     if why:
-                        self.notes.append(f"{name}: {why} {kind} documents; all take their place")
-                    stream = streams["all" if why else kind]
+                        self.notes.append(f"{name}: {why}; all take their place")
+                    if why or len(stream.documents) == len(streams["all"].documents):
+                        stream = streams["all"]  # one stream for both parts: a pass then holds each document once
                     self.parts.append(Part(name, kind, part, stream, short_context if why and kind == "short" else 0))
         self._turns = Turns([part.share for part in self.parts], seed)
         # Parts of one stream walk it together.
@@ -176,12 +178,14 @@ def _packed(tokens: np.ndarray, ends: np.ndarray) -> Packed:
     )
 
 
-def _too_few(stream: Stream, tokens: float) -> str | None:
-    """In words why `tokens` cannot be drawn from the stream, or None."""
+def _too_few(kind: str, stream: Stream, tokens: float) -> str | None:
+    """In words why `tokens` cannot be drawn from the stream of this kind, or None."""
+    if kind == "all":
+        return None
     if not stream.tokens:
-        return "no"
+        return f"no {kind} documents"
     passes = tokens / stream.tokens_per_pass
-    return f"too few (they would be read {passes:.0f} times)" if passes > MAX_PASSES else None
+    return f"{kind} documents would be read {passes:.0f} times" if passes > MAX_PASSES else None
 
 
 def _reads_by_weight(stream: Stream, passes: float) -> dict[str, float]:
