@@ -101,4 +101,4 @@ def test_a_run_killed_in_text_pretraining_and_ppo_ends_as_if_it_had_not_been(tmp
     assert again.returncode == 0
     assert time.monotonic() - started < 60
     journal = [json.loads(line) for line in (killed / "journal.jsonl").read_text().splitlines()]
-    assert [e["kind"] for e in journal[-9:]] == ["skip"] * 9
+    assert [e["kind"] for e in journal[-10:]] == ["skip"] * 10

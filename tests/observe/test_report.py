@@ -15,7 +15,19 @@ from ilm_ray.observe import page
 from ilm_ray.observe.report import write_report
 from ilm_ray.observe.sections_text import funnel_steps
 
-SECTIONS = ["text", "code", "tokens", "pretrain", "sft", "reward", "ppo", "evaluation", "timings", "record"]
+SECTIONS = [
+    "text",
+    "code",
+    "decontamination",
+    "tokens",
+    "pretrain",
+    "sft",
+    "reward",
+    "ppo",
+    "evaluation",
+    "timings",
+    "record",
+]
 LOADING = {"src", "href", "srcset", "data", "action", "formaction", "poster", "background", "xlink:href", "style"}
 
 
