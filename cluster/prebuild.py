@@ -10,6 +10,8 @@ import socket
 import sys
 from pathlib import Path
 
+import numpy as np
+
 
 def main() -> None:
     compile_loops()
@@ -21,9 +23,15 @@ def compile_loops() -> None:
     import ilm_ray.text.hosts
     import ilm_ray.text.rules
     import ilm_ray.tokenizer.encoder  # noqa: F401
+    from ilm_ray.decontamination.index import build_index
+    from ilm_ray.decontamination.items import Item
+    from ilm_ray.decontamination.match import find_passages
     from ilm_ray.text.dedup.minhash import sign_batch
 
     sign_batch(["the loops of signatures are compiled at their first call"], 5, 128, 14, 9)
+    said = "the loops of decontamination are compiled at their first call, too, for good and all"
+    index = build_index([Item("", "0", said, "", "", "")], 4, np.empty(0, np.uint64))
+    find_passages([said], index.table, 4, 0.8)
 
 
 def build_extension() -> None:

@@ -5,7 +5,19 @@
 A stage whose settings, inputs and outputs are unchanged is skipped; the journal says why each ran or did not.
 """
 
-from jobs import code_data, evaluation, long_text, ppo, pretrain, reward, sft, tokenize_corpus, tokenizer, web_text
+from jobs import (
+    code_data,
+    decontaminate,
+    evaluation,
+    long_text,
+    ppo,
+    pretrain,
+    reward,
+    sft,
+    tokenize_corpus,
+    tokenizer,
+    web_text,
+)
 from jobs._job import run_job
 
 STAGES = [
@@ -13,6 +25,7 @@ STAGES = [
     for module in (
         web_text,
         code_data,
+        decontaminate,
         tokenizer,
         tokenize_corpus,
         long_text,

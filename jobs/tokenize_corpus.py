@@ -13,7 +13,7 @@ def _settings(config: Config) -> dict[str, Any]:
     return {"languages": config.text.languages, "heldout_share": config.pretrain.heldout_share, "shards": FORMAT}
 
 
-STAGE = Stage("tokens", ("text", "code", "tokenizer"), _settings, tokenize_corpus)
+STAGE = Stage("tokens", ("text", "code", "decontamination", "tokenizer"), _settings, tokenize_corpus)
 
 if __name__ == "__main__":
     run_job("tokenize_corpus", [STAGE])

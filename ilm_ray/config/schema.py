@@ -123,6 +123,14 @@ class CodeConfig(Section):
     scorer: str | None = None  # folder written by jobs/label_code.py; None: the rules alone
 
 
+class DecontaminationConfig(Section):
+    """Documents that hold an item of a benchmark stay out of the token shards. The report states no rule; ours."""
+
+    benchmarks: list[str] | None = None  # globs of benchmark files; None: the items shipped with ilm_ray.demo
+    ngram: Count = 4  # words of a run that is looked up; a Chinese character is half a word
+    share: float = Field(0.8, gt=0, le=1)  # of an item's own words: what a stretch of a document must hold
+
+
 class TokenizerConfig(Section):
     """cl100k head + learned Chinese tokens + special tokens, padded (report section 3.2.1)."""
 
@@ -326,6 +334,7 @@ class Config(Section):
     ray: RayConfig = RayConfig()
     text: TextConfig = TextConfig()
     code: CodeConfig = CodeConfig()
+    decontamination: DecontaminationConfig = DecontaminationConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     model: ModelConfig
     long_text: LongTextConfig = LongTextConfig()

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ilm_ray.demo import DATA, dialogues, labels, lists
+from ilm_ray.demo import DATA, benchmark_items, dialogues, labels, lists
 from ilm_ray.demo.crawl import Truth, crawl
 
 SEED = 20240312
@@ -35,6 +35,7 @@ def build(seed: int = SEED) -> dict[str, bytes]:
     warcs, truths = crawl(seed)
     files = {f"web/{name}": data for name, data in warcs.items()}
     files["truth.csv"] = _truth_csv(truths)
+    files |= {f"benchmarks/{name}": data for name, data in benchmark_items.files().items()}
     for name in labels.CLASSES:
         files[f"labels/{name}.jsonl"] = _jsonl(labels.rows(seed, name))
     domains = lists.blocked_domains(random.Random(seed))

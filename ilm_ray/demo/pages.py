@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ilm_ray.demo import lists
+from ilm_ray.demo import benchmark_items, lists
 from ilm_ray.demo.bad_text import bad_article, garbled_article, repeated_article, symbol_article
 from ilm_ray.demo.code_pages import code_article
 from ilm_ray.demo.markup import Look, body_blocks, bullet_list, page, table
@@ -194,9 +194,25 @@ def _bad_pages(rng: random.Random) -> list[Page]:
     return pages
 
 
+def _leaking_pages(rng: random.Random) -> list[Page]:
+    """Good articles in the middle of which an item of the demo's benchmark stands."""
+    pages: list[Page] = []
+    leaks = [("en", text) for text in benchmark_items.LEAKED] + [("zh", benchmark_items.LEAKED_CHINESE)]
+    for number, (language, leak) in enumerate(leaks):
+        article = writer(rng, language).article(7, 9)
+        middle = len(article.paragraphs) // 2
+        paragraphs = (*article.paragraphs[:middle], leak, *article.paragraphs[middle:])
+        article = replace(article, paragraphs=paragraphs)
+        draft = Draft(article, body_blocks(article, rng), Encoding(), "quiz")
+        pages.append(_finish(rng, draft, DUMPS[number % 2], "benchmark"))
+    return pages
+
+
 def all_pages(seed: int) -> list[Page]:
     """Every HTML page, in a fixed shuffled order."""
     rng = random.Random(seed)
     pages = _good_pages(rng) + _bad_pages(rng)
     rng.shuffle(pages)
+    for number, page_ in enumerate(_leaking_pages(random.Random(seed + 3))):
+        pages.insert(40 * number + 20, page_)
     return pages

@@ -18,6 +18,7 @@ from ilm_ray.observe.sections_text import funnel_steps
 SECTIONS = [
     "text",
     "code",
+    "decontamination",
     "tokens",
     "long_text",
     "pretrain",

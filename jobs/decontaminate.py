@@ -1,0 +1,21 @@
+"""Decontamination: which kept documents hold a benchmark item, `<run>/decontamination/removed-*.jsonl.zst`.
+
+python jobs/decontaminate.py [--run-dir DIR] 'decontamination.benchmarks=[GLOB of .jsonl, .json, .csv, ...]'
+"""
+
+from typing import Any
+
+from ilm_ray.config import Config
+from ilm_ray.corpus.stage import Stage
+from ilm_ray.decontamination.pipeline import decontaminate, sources
+from jobs._job import run_job
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    return config.decontamination.model_dump(exclude={"benchmarks"})
+
+
+STAGE = Stage("decontamination", ("text", "code"), _settings, decontaminate, sources)
+
+if __name__ == "__main__":
+    run_job("decontaminate", [STAGE])
