@@ -34,6 +34,14 @@ def make_run(run: Path) -> Path:
     _ppo(run / "ppo", rng)
     _evaluation(run / "evaluation")
     _long_text(run / "long_text", rng)
+    write_jsonl(
+        run / "decontamination" / "removed-text-00000.jsonl.zst",
+        [
+            {"id": n, "stage": "text", "url": HOSTILE, "benchmark": "gsm8k/test.jsonl", "item": str(n), "share": 0.9}
+            | {"passage": HOSTILE, "item_text": "How many apples are left?"}
+            for n in range(3)
+        ],
+    )
     _manifests(run)
     return run
 
@@ -216,6 +224,10 @@ def _manifests(run: Path) -> None:
             "tiers": {t: {"files": n, "bytes": 900 * n} for t, n in (("high", 120), ("moderate", 201), ("low", 77))},
         },
         "tokenizer": {"vocabulary": 2048, "compression": {"en": 3.12, "zh": 2.68, "code": 2.91}},
+        "decontamination": {
+            "summary": {"documents": 4000, "removed": 3},
+            "benchmarks": {"gsm8k/test.jsonl": {"items": 1319, "sought": 1310, "found": 3, "hits": 3}},
+        },
         "tokens": {"summary": {"tokens": 3_875_805}, "sources": counts},
         "long_text": {"summary": {"kept": 4}, "scorer": {"model": None, "training_loss": 5.2}},
         "pretrain": {
@@ -243,7 +255,7 @@ def _manifests(run: Path) -> None:
     events, now = [], 1_770_000_000.0
     for k, (stage, figures) in enumerate(metrics.items()):
         (run / stage).mkdir(exist_ok=True)
-        seconds = (9.5, 3.2, 7.7, 21.3, 262.4, 101.3, 88.0, 190.5, 30.2)[k]
+        seconds = (9.5, 2.1, 3.2, 7.7, 21.3, 262.4, 101.3, 88.0, 190.5, 30.2)[k]
         settings: dict[str, Any] = {}
         if stage == "long_text":
             settings = {"long_text": {"min_bytes": 32768}, "thresholds": read_thresholds(None)}
