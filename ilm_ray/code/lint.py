@@ -105,7 +105,7 @@ def _linter() -> Any:
             raise AstroidImportError("imports are not followed", modname=modname)
         return followed(self, modname, *more, **named)
 
-    AstroidManager.ast_from_module_name = builtins_alone  # type: ignore[method-assign]  # no such switch
+    AstroidManager.ast_from_module_name = builtins_alone  # pylint has no switch for it
     linter = PyLinter(reporter=CollectingReporter())
     linter.load_default_plugins()
     linter.disable("all")
