@@ -182,6 +182,11 @@ def _manifests(run: Path) -> None:
             "summary": {"files_in": 410, "documents": 41},
             "tiers": {t: {"files": n, "bytes": 900 * n} for t, n in (("high", 120), ("moderate", 201), ("low", 77))},
         },
+        "decontamination": {
+            "summary": {"items": 20, "documents_removed": 1},
+            "false_alarm_guard": {"common_runs": 3},
+            "benchmarks": {"<b>quiz.jsonl": {"items": 20, "sought": 19, "found": 1, "hits": 1}},
+        },
         "tokenizer": {"vocabulary": 2048, "compression": {"en": 3.12, "zh": 2.68, "code": 2.91}},
         "tokens": {"summary": {"tokens": 3_875_805}, "sources": counts},
         "pretrain": {},
@@ -203,7 +208,7 @@ def _manifests(run: Path) -> None:
     events, now = [], 1_770_000_000.0
     for k, (stage, figures) in enumerate(metrics.items()):
         (run / stage).mkdir(exist_ok=True)
-        seconds = (9.5, 3.2, 7.7, 262.4, 101.3, 88.0, 190.5, 30.2)[k]
+        seconds = (9.5, 4.1, 3.2, 7.7, 262.4, 101.3, 88.0, 190.5, 30.2)[k]
         commit(run / stage, Manifest(stage, {}, {}, {}, figures, seconds, 900.0 + 210 * k))
         events.append({"time": now, "kind": "run", "stage": stage, "why": "not finished yet"})
         events.append({"time": now + seconds, "kind": "done", "stage": stage, "seconds": seconds})

@@ -56,7 +56,7 @@ def test_every_stage_has_its_section_and_its_figures(fake_run: Path) -> None:
     found = Elements(write_report(fake_run).read_text(encoding="utf-8"))
     assert found.ids == SECTIONS
     assert found.tags.count("svg") >= 20
-    for words in ("nano-demo", "preset nano", "9 of 9 stages", "short_context", "conditional", "near_duplicate"):
+    for words in ("nano-demo", "preset nano", "10 of 10 stages", "short_context", "conditional", "near_duplicate"):
         assert words in found.text
     assert "NaN" not in found.text and "nan" not in found.text.replace("nano", "")
     assert "1 unreadable line" in found.text  # the log whose last line a crash has cut
@@ -96,17 +96,18 @@ def test_only_markup_made_here_passes_unescaped() -> None:
 def test_a_run_without_any_stage_still_has_a_report(tmp_path: Path) -> None:
     found = Elements(write_report(tmp_path).read_text(encoding="utf-8"))
     assert found.ids == SECTIONS
-    assert "0 of 9 stages finished" in found.text
+    assert "0 of 10 stages finished" in found.text
 
 
 @pytest.mark.parametrize(
-    "stage", ["text", "code", "tokenizer", "tokens", "pretrain", "sft", "reward", "ppo", "evaluation"]
+    "stage",
+    ["text", "code", "decontamination", "tokenizer", "tokens", "pretrain", "sft", "reward", "ppo", "evaluation"],
 )
 def test_any_stage_may_be_missing(fake_run: Path, stage: str) -> None:
     shutil.rmtree(fake_run / stage)
     found = Elements(write_report(fake_run).read_text(encoding="utf-8"))
     assert found.ids == SECTIONS
-    assert "8 of 9 stages finished" in found.text
+    assert "9 of 10 stages finished" in found.text
 
 
 def test_the_same_run_gives_the_same_bytes(fake_run: Path) -> None:
