@@ -122,6 +122,8 @@ def recall(items: list[Item], index: Index, hosts: list[str]) -> dict[str, dict[
         chosen = rng.sample(pool, min(ITEMS, len(pool)))
         for kind, edit in KINDS.items():
             edited = [(n, text) for n in chosen if (text := edit(shown(items[n]), rng)) is not None]
+            if not edited:  # NQ-open has no capital letters
+                continue
             planted = []
             for _, text in edited:
                 host = rng.choice(hosts)

@@ -4,7 +4,7 @@ import ast
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from ilm_ray.code.documents import CountTokens, Document, join_sections
 from ilm_ray.code.files.detect import PROSE
@@ -27,20 +27,18 @@ def prompted_documents(
     graph: Graph,
     count: CountTokens,
     max_tokens: int = 32_000,
-    is_good: Callable[[str, str], bool] = lambda path, text: True,
 ) -> Iterator[Document]:
-    """The files of a repository (path -> form) that pass `is_good(path, text)`, as documents of at most `max_tokens`.
+    """The files of a repository (path -> form) as documents of at most `max_tokens`.
 
     Every document opens with what the repository is, every file with what it is and what it needs; both are templates
     filled from README, docstrings, opening comments and names, the same for the same files.
     """
-    kept = {path: form for path, form in files.items() if is_good(path, form.text)}
-    opening = repository_prompt(name, kept)
+    opening = repository_prompt(name, files)
 
     def sections() -> Iterator[tuple[str, str]]:
-        for path in depth_first_order(kept, graph):
-            needs = sorted(graph.get(path, frozenset()) & kept.keys())
-            yield path, f"{file_prompt(path, kept[path], needs)}\n\n{section(path, *kept[path])}"
+        for path in depth_first_order(files, graph):
+            needs = sorted(graph.get(path, frozenset()) & files.keys())
+            yield path, f"{file_prompt(path, files[path], needs)}\n\n{section(path, *files[path])}"
 
     for document in join_sections(sections(), count, max_tokens - count(opening)):
         shift = len(opening) + 2

@@ -121,6 +121,8 @@ class CodeConfig(Section):
     moderate_weight: float = Field(1.0, gt=0)
     low_resource_share: Share = 0.01  # languages with a smaller share of the run's bytes are kept whatever their tier
     scorer: str | None = None  # folder written by jobs/label_code.py; None: the rules alone
+    # Fine-tuning form: Python files below this score of pylint's fall (not stated); None: none is linted.
+    min_lint_score: float | None = Field(8.0, ge=0, le=10)
 
 
 class DecontaminationConfig(Section):

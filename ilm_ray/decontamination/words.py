@@ -1,8 +1,8 @@
 """The words of a text for comparing, and its runs of words, as hashes.
 
 Words are those of the text stage (`text/language.py`): runs of letters and digits, Chinese characters one by one. Case
-and width do not count, punctuation is no word, numbers are. The label of a choice ("B.", "(c)") is none either, so that
-choices listed with and without labels are alike.
+and width do not count, punctuation is no word, numbers are. The label of a choice ("B.", "(c)", a letter that starts a
+line) is none either, so that choices listed with and without labels are alike.
 """
 
 import functools
@@ -20,7 +20,7 @@ _MIX = np.uint64(0xBF58476D1CE4E5B9)
 _HAN_BIT = np.uint32(1 << 31)
 _ASCII = slice(0x21, 0x7F)
 _WIDE_ASCII = slice(0xFF01, 0xFF5F)
-_A, _LAST_LABEL, _ZERO, _NINE = 97, 104, 48, 57  # a, h, 0, 9
+_A, _LAST_LABEL, _ZERO, _NINE, _LINE_BREAK = 97, 104, 48, 57, 10  # a, h, 0, 9
 _AFTER_LABEL = (0x29, 0x2E, 0x3A, 0xFF09, 0xFF0E, 0xFF1A, 0x3001)  # ) . : and their wide forms, the comma of lists
 
 
@@ -71,12 +71,16 @@ def _folded() -> np.ndarray:
 
 
 @njit
-def _is_label(point, points, end, last):  # type: ignore[no-untyped-def]
-    """Is a letter that is a word by itself, and ends at `end`, the label of a choice?"""
-    if end == last or point < _A or point > _LAST_LABEL:
+def _is_label(point, points, first, at, last):  # type: ignore[no-untyped-def]
+    """Is a letter that is a word by itself, at `at` in the text from `first` to `last`, the label of a choice?"""
+    if point < _A or point > _LAST_LABEL:
+        return False
+    if at == first or points[at - 1] == _LINE_BREAK:
+        return True
+    if at + 1 == last:
         return False
     for mark in _AFTER_LABEL:  # noqa: SIM110  # numba knows no any()
-        if points[end] == mark:
+        if points[at + 1] == mark:
             return True
     return False
 
@@ -107,7 +111,7 @@ def _split(points, borders, folded):  # type: ignore[no-untyped-def]
                 if han or following == 0 or following & _HAN_BIT:
                     break
                 point = following
-            if at - start > 1 or not _is_label(point, points, at, last):
+            if at - start > 1 or not _is_label(point, points, first, start, last):
                 hashes[count], halves[count], numbers[count] = value ^ (value >> np.uint64(32)), 1 if han else 2, digits
                 starts[count], ends[count] = start - first, at - first
                 count += 1

@@ -15,8 +15,8 @@ def plain_words(text: str) -> list[str]:
     words = []
     for found in TOKENS.finditer(text):
         folded = found[0].translate(_WIDE).lower()
-        label = len(folded) == 1 and folded in "abcdefgh" and _LABEL.match(text, found.end())
-        if not label:
+        marked = _LABEL.match(text, found.end()) or found.start() == 0 or text[found.start() - 1] == "\n"
+        if not (len(folded) == 1 and folded in "abcdefgh" and marked):
             words.append(folded)
     return words
 

@@ -23,7 +23,7 @@ NGRAM, SHARE = 4, 0.8
 NOTHING = np.empty(0, np.uint64)
 # Few words, so that chance alone makes many part matches; both scripts, choices with labels, wide letters.
 WORDS = st.sampled_from(
-    ["red", "fox", "ran", "Over", "the", "７", "12", "a)", "B.", "木", "匠", "做", "豆", "腐", "Ｘｙ"]
+    ["red", "fox", "ran", "Over", "the", "７", "12", "a)", "B.", "c", "\n", "木", "匠", "做", "豆", "腐", "Ｘｙ"]
 )
 TEXTS = st.lists(WORDS, max_size=40).map(" ".join)
 
@@ -42,7 +42,7 @@ def items_found(texts: list[str], index: Index) -> list[tuple[int, int]]:
 def test_words_are_those_of_the_plain_rule(text: str) -> None:
     words = split_words([text, "", text])
     spans = zip(words.starts.tolist(), words.ends.tolist(), strict=True)
-    shown = [plain_words(f"{text[a:b]} ") for a, b in spans]
+    shown = [plain_words(f" {text[a:b]}") for a, b in spans]
     assert [w for found in shown for w in found] == 2 * plain_words(text)
     assert words.borders.tolist() == [0, len(plain_words(text)), len(plain_words(text)), 2 * len(plain_words(text))]
 

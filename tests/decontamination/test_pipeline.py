@@ -81,7 +81,9 @@ def test_planted_documents_are_listed_with_their_items(local_ray: None, tmp_path
     }  # fmt: skip
     with (folder / "decontamination" / "removed.csv").open(newline="", encoding="utf-8") as sheet:
         assert len(list(csv.DictReader(sheet))) == 6
-    assert "Joris reads 18 pages" in write_report(folder).read_text(encoding="utf-8")
+    assert "reads 18 pages of a travel book before breakfast and twice as many after dinner" in write_report(
+        folder
+    ).read_text(encoding="utf-8")
 
 
 def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(local_ray: None, tmp_path: Path) -> None:

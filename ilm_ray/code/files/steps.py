@@ -6,7 +6,7 @@ and weights come. Rows are those of web text: what falls is kept beside with `dr
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ilm_ray.code.files.scores import HIGH, LOW, MODERATE, TIERS, low_quality, r
 from ilm_ray.code.files.selection import limits
 from ilm_ray.code.files.tokens import canonical
 from ilm_ray.code.files.trees import Part, Tree, read_tree
+from ilm_ray.code.lint import lint_files
 from ilm_ray.config.schema import CodeConfig
 from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.jsonl import JsonlWriter, Row, read_jsonl
@@ -36,7 +37,7 @@ HASHES, NGRAM = 128, 5
 # less than half of the pairs that are 0.7 alike, and a renamed variable costs a short file that much.
 BAND_MARGIN = 0.2
 BATCH = 64  # files signed at once
-UNKNOWN = "unknown"
+UNKNOWN, PYTHON = "unknown", "python"
 
 
 def read_part(number: int, part: Part, folder: Path, config: CodeConfig) -> None:
@@ -60,7 +61,7 @@ def read_part(number: int, part: Part, folder: Path, config: CodeConfig) -> None
 def quality_part(
     number: int, folder: Path, config: CodeConfig, shares: dict[str, float], texts: dict[str, Any]
 ) -> None:
-    """Drop duplicates; give each file its licence, tier and weight, and drop the low ones.
+    """Drop duplicates; give each file its licence, tier, weight and, for Python, lint score, and drop the low ones.
 
     shares: language -> share of the run's bytes; texts: tree -> folder -> licence.
     """
@@ -72,6 +73,7 @@ def quality_part(
         place = {file: position for position, file in enumerate(drops.ids.tolist())}
         for batch in _batches(read_jsonl(outputs(folder, "read", number)[0])):
             tiers = _tiers(batch, folder, config)
+            linted = _lint(batch, place.keys(), config)
             for row, (tier, verdict, about) in zip(batch, tiers, strict=True):
                 row["licence"] = row["licence"] or licences.folder_licence(
                     row["path"], texts.get(row["repository"], {})
@@ -83,7 +85,7 @@ def quality_part(
                     rule, threshold = ("exact_duplicate", None) if exact else ("near_duplicate", config.threshold)
                     yield judged(row, Verdict(rule, alike, threshold))
                     continue
-                row |= about
+                row |= about | linted.get(row["id"], {})
                 rare = shares.get(row["language"], 0.0) < config.low_resource_share
                 if tier == LOW and not rare:
                     yield judged(row | {"tier": LOW, "weight": 0.0}, verdict)
@@ -128,12 +130,13 @@ def _row(tree: Tree, entry: Entry, content: bytes, config: CodeConfig, texts: di
     if is_licence(entry.path) and text:
         texts[entry.path.rpartition("/")[0]] = found = licences.text_licence(text)
         verdict = Verdict("licence_text", found, None)
-    if verdict is not None:
-        return judged(row | sized(text), verdict)
-    try:
-        form = convert(text, language)
-    except Unconvertible as error:
-        return judged(row | sized(text), Verdict("unconvertible", str(error), None))
+    if verdict is None:
+        try:
+            form = convert(text, language)
+        except Unconvertible as error:
+            verdict = Verdict("unconvertible", str(error), None)
+    if verdict is not None:  # what falls is kept beside, and read by people: without secrets too
+        return judged(row | sized(mask(text).text), verdict)
     masked = mask(form.text)
     return row | sized(masked.text) | scores(masked.text, form.language) | {
         "language": form.language,
@@ -170,6 +173,18 @@ def _tiers(batch: list[Row], folder: Path, config: CodeConfig) -> list[tuple[str
             verdict = Verdict("model_low", round(float(chances[0]), 4), None) if tier == LOW else None
             found[i] = (tier, verdict, columns)
     return found
+
+
+def _lint(batch: list[Row], duplicates: Set[int], config: CodeConfig) -> dict[int, Row]:
+    """Id -> lint columns of the Python files that are no duplicates; none where nobody asks for them."""
+    if config.min_lint_score is None:
+        return {}
+    asked = [row for row in batch if row["language"] == PYTHON and row["id"] not in duplicates]
+    found = lint_files([row["text"] for row in asked])
+    return {
+        row["id"]: {"lint_score": lint.score, "lint_found": list(lint.found)}
+        for row, lint in zip(asked, found, strict=True)
+    }
 
 
 def _sign(found: list[tuple[int, str]], path: Path, config: CodeConfig) -> None:
