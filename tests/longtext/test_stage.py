@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from actors.perplexity import PerplexityScorer, ScorerSettings, score_parts
 from ilm_ray.config import load_config
 from ilm_ray.corpus import manifest as manifests
 from ilm_ray.corpus.jsonl import Row, read_jsonl, write_jsonl
-from ilm_ray.corpus.stage import IN_PROGRESS, run_stage
+from ilm_ray.corpus.stage import run_stage
 from ilm_ray.longtext.features import describe
 from ilm_ray.longtext.models import load_scorer
 from ilm_ray.longtext.perplexity import Cut, score_documents
@@ -96,26 +98,27 @@ def test_marks_are_those_of_a_plain_computation(made: Made, scorers: Path, thres
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(made: Made, scorers: Path, thresholds: str) -> None:
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
+    made: Made, scorers: Path, thresholds: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = thresholds, f"long_text.scorer={scorers / 'own'}"
-    folder = run(made, *settings)
-    before = files(folder)
-    manifest = folder / "manifest.json"
-    work = json.loads(manifest.read_text())
-    (folder / IN_PROGRESS).write_text(manifests.digest([work["settings"], work["inputs"]]))
-    untouched = (folder / "statistics" / "text-00000.jsonl.zst").stat().st_mtime_ns
-    for path in (
-        manifest,
-        *(folder / "receipts").glob("mark_file-*"),
-        folder / "receipts" / "find_file-text-00001.json",
-        folder / "differences" / "text-00002-00000.jsonl.zst",
-        folder / "funnel.json",
-        next(folder.rglob("*.long.npy")),
-    ):
-        path.unlink()
+    shutil.copytree(made.run, tmp_path / "whole")
+    whole = files(run(replace(made, run=tmp_path / "whole"), *settings))
+    folder = made.run / "long_text"
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("jobs.long_text.mark_long", killed)
+        run(made, *settings)
+    (folder / "receipts" / "find_file-text-00001.json").unlink()
+    (folder / "differences" / "text-00002-00000.jsonl.zst").unlink()
+    untouched = (folder / "differences" / "text-00000-00000.jsonl.zst").stat().st_mtime_ns
     run(made, *settings)
-    assert files(folder) == before
-    assert (folder / "statistics" / "text-00000.jsonl.zst").stat().st_mtime_ns == untouched
+    assert files(folder) == whole
+    assert (folder / "differences" / "text-00000-00000.jsonl.zst").stat().st_mtime_ns == untouched
+    assert not (folder / "candidates").exists()
 
 
 def parts_of(made: Made, folder: Path, count: int) -> list[tuple[Path, Path]]:
