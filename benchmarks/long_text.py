@@ -155,7 +155,6 @@ def _config(training: Sequence[Document], folder: Path, steps: int) -> Config:
         "tokenizer.vocab_size=4096",
         "pretrain.precision=bf16",
         "long_text.min_bytes=60000",  # what the run itself marks is not looked at here
-        "long_text.max_pairs=4",
         f"long_text.segment_tokens={SEGMENT}",
         f"long_text.scorer_model={MODEL}",
         f"long_text.scorer_steps={steps}",
