@@ -28,6 +28,7 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _sources(config: Config) -> dict[str, str]:
+    read_thresholds(config.long_text.thresholds)  # a wrong file is found before anything runs
     check_scorer_batch(config)
     scorer = config.long_text.scorer
     return {f"scorer {path.name}": sha256_of(path) for path in scorer_files(scorer)} if scorer else {}

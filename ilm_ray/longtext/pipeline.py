@@ -7,6 +7,7 @@ shard. A file is found once and marked once, and a part scored once, whatever is
 
 import functools
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
@@ -48,6 +49,7 @@ def mark_long(context: Context, scorer: Row) -> Result:
     def total(unit: str, step: str, kept: bool | None = None) -> int:
         return sum(r[unit] for r in funnel if r["step"] == step and (kept is None or (r["rule"] == KEPT) == kept))
 
+    shutil.rmtree(context.folder / "candidates", ignore_errors=True)  # these texts are those of the kept files
     length, *_, last = STEPS
     summary = {
         "documents": total("documents", length),

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from actors.perplexity import PerplexityScorer, ScorerSettings, score_parts
 from ilm_ray.config import load_config
 from ilm_ray.corpus import manifest as manifests
 from ilm_ray.corpus.jsonl import Row, read_jsonl, write_jsonl
-from ilm_ray.corpus.stage import IN_PROGRESS, run_stage
+from ilm_ray.corpus.stage import run_stage
 from ilm_ray.longtext.features import describe
 from ilm_ray.longtext.models import load_scorer
 from ilm_ray.longtext.perplexity import Cut, score_documents
@@ -96,26 +98,27 @@ def test_marks_are_those_of_a_plain_computation(made: Made, scorers: Path, thres
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(made: Made, scorers: Path, thresholds: str) -> None:
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
+    made: Made, scorers: Path, thresholds: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = thresholds, f"long_text.scorer={scorers / 'own'}"
-    folder = run(made, *settings)
-    before = files(folder)
-    manifest = folder / "manifest.json"
-    work = json.loads(manifest.read_text())
-    (folder / IN_PROGRESS).write_text(manifests.digest([work["settings"], work["inputs"]]))
-    untouched = (folder / "statistics" / "text-00000.jsonl.zst").stat().st_mtime_ns
-    for path in (
-        manifest,
-        *(folder / "receipts").glob("mark_file-*"),
-        folder / "receipts" / "find_file-text-00001.json",
-        folder / "differences" / "text-00002-00000.jsonl.zst",
-        folder / "funnel.json",
-        next(folder.rglob("*.long.npy")),
-    ):
-        path.unlink()
+    shutil.copytree(made.run, tmp_path / "whole")
+    whole = files(run(replace(made, run=tmp_path / "whole"), *settings))
+    folder = made.run / "long_text"
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("jobs.long_text.mark_long", killed)
+        run(made, *settings)
+    (folder / "receipts" / "find_file-text-00001.json").unlink()
+    (folder / "differences" / "text-00002-00000.jsonl.zst").unlink()
+    untouched = (folder / "differences" / "text-00000-00000.jsonl.zst").stat().st_mtime_ns
     run(made, *settings)
-    assert files(folder) == before
-    assert (folder / "statistics" / "text-00000.jsonl.zst").stat().st_mtime_ns == untouched
+    assert files(folder) == whole
+    assert (folder / "differences" / "text-00000-00000.jsonl.zst").stat().st_mtime_ns == untouched
+    assert not (folder / "candidates").exists()
 
 
 def parts_of(made: Made, folder: Path, count: int) -> list[tuple[Path, Path]]:
@@ -135,18 +138,16 @@ def differences_in(work: list[tuple[Path, Path]]) -> dict[int, Row]:
 @pytest.mark.usefixtures("local_ray")
 def test_differences_are_the_same_for_any_batches_and_actors(made: Made, scorers: Path, tmp_path: Path) -> None:
     found = []
-    for at, (model, batch, workers, parts) in enumerate(
-        [("own", 8192, 1, 2), ("own", 100, 3, 5), ("llama", 3000, 2, 3)]
-    ):
-        (tmp_path / str(at)).mkdir()
-        work = parts_of(made, tmp_path / str(at), parts)
-        score_parts(work, ScorerSettings(str(scorers / model), None, CUT, batch), workers)
+    for batch, workers, parts in ((8192, 1, 2), (100, 3, 5)):
+        folder = tmp_path / str(parts)
+        folder.mkdir()
+        work = parts_of(made, folder, parts)
+        score_parts(work, ScorerSettings(str(scorers / "own"), None, CUT, batch), workers)
         found.append(differences_in(work))
-    assert found[0].keys() == set(made.rows)
-    for other in found[1:]:
-        for document, row in found[0].items():
-            assert other[document]["ending"] == row["ending"] if "ending" in row else "ending" not in other[document]
-            assert other[document]["differences"] == pytest.approx(row["differences"], abs=2.1e-4)
+    assert found[0].keys() == found[1].keys() == set(made.rows)
+    for document, row in found[0].items():
+        assert found[1][document].get("ending") == row.get("ending")
+        assert found[1][document]["differences"] == pytest.approx(row["differences"], abs=2.1e-4)
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -184,6 +185,7 @@ def scorer_pids() -> list[int]:
     return [a["Pid"] for a in found if a["ActorClassName"] == PerplexityScorer.__name__ and a["State"] == "ALIVE"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_scorer_is_trained_in_the_run_where_none_is_named(made: Made, thresholds: str) -> None:
     folder = run(made, thresholds, "long_text.scorer_steps=3", "long_text.scorer_batch_tokens=512")
@@ -193,28 +195,17 @@ def test_a_scorer_is_trained_in_the_run_where_none_is_named(made: Made, threshol
     assert found.metrics["summary"]["kept"] > 0
 
 
-def test_a_batch_that_workers_cannot_share_is_one_line(tmp_path: Path) -> None:
-    code, _, said = run_job("long_text", "long_text.scorer_batch_tokens=1000", "--run-dir", str(tmp_path / "run"))
-    assert code == 2 and len(said) == 1 and "a multiple of 2 * segment_tokens" in said[0]
-
-
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("setting", "words"),
     [
-        ("en: {", "is not valid YAML"),
-        ("- a", "must hold domain"),
-        ("web: {en: {conjunktion_ratio: [0, 1]}}", "did you mean 'conjunction_ratio'"),
-        ("web: {en: {digit_ratio: 3}}", "takes [lowest, highest]"),
-        ("web: {en: {digit_ratio: [0.5, 0.1]}}", "lies above"),
-        ("web: {en: {digit_ratio: [low, 1]}}", "takes [lowest, highest]"),
-        (None, "give the path of a YAML file"),
+        ("long_text.scorer_batch_tokens=1000", "a multiple of 2 * segment_tokens"),
+        ("long_text.thresholds={path}", "did you mean 'conjunction_ratio'"),
     ],
 )
-def test_a_bad_thresholds_file_is_one_line(content: str | None, words: str, tmp_path: Path) -> None:
+def test_bad_input_is_one_line(setting: str, words: str, tmp_path: Path) -> None:
     path = tmp_path / "thresholds.yaml"
-    if content is not None:
-        path.write_text(content)
-    code, summary, said = run_job("long_text", f"long_text.thresholds={path}", "--run-dir", str(tmp_path / "run"))
+    path.write_text("web: {en: {conjunktion_ratio: [0, 1]}}")
+    code, summary, said = run_job("long_text", setting.format(path=path), "--run-dir", str(tmp_path / "run"))
     assert code == 2 and summary["status"] == "refused"
     assert len(said) == 1 and words in said[0]
     assert not (tmp_path / "run").exists()
