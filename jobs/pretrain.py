@@ -10,7 +10,7 @@ from ilm_ray.pretrain.trainer import run_training
 from jobs._job import run_job
 
 # What changes how the work is done and not what comes of it.
-_NO_RESULT = {"checkpoint_every", "keep_checkpoints", "log_every", "workers", "loss_chunk", "micro_tokens"}
+_NO_RESULT = {"checkpoint_every", "keep_checkpoints", "log_every", "workers", "layout", "loss_chunk", "micro_tokens"}
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -26,7 +26,8 @@ def _work(context: Context) -> Result:
             context.journal.event(
                 "note", phase=phase.name, why=f"no tokens of {', '.join(absent)}: shares of the rest grow"
             )
-    return run_training(context, PretrainTask, context.config.pretrain.weight_decay)
+    settings = context.config.pretrain
+    return run_training(context, PretrainTask, settings.weight_decay, settings.layout)
 
 
 STAGE = Stage("pretrain", ("tokenizer", "tokens"), _settings, _work, trains=True)

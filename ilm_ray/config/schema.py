@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ilm_ray.config.thresholds import RULES, Bounds, merged_rules
+from ilm_ray.parallel.layout import Layout
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -181,6 +182,9 @@ class PhaseConfig(Section):
 class PretrainConfig(Section):
     phases: list[PhaseConfig]
     workers: Count = 2
+    layout: Layout = (
+        Layout()
+    )  # how the workers share the model; by default each has its batch and a share of the states
     precision: Literal["fp32", "bf16"] = "bf16"
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
@@ -197,13 +201,15 @@ class PretrainConfig(Section):
 
     @model_validator(mode="after")
     def _shared_evenly(self) -> "PretrainConfig":
+        layout = self.layout.on(self.workers)
         for phase in self.phases:
-            unit = phase.context * self.workers
-            if phase.batch_tokens % unit:
+            sequences, left = divmod(phase.batch_tokens, phase.context)
+            if left:
                 raise ValueError(
                     f"phase {phase.name}: batch_tokens={phase.batch_tokens} must be a multiple of "
-                    f"context * workers = {unit}"
+                    f"context={phase.context}"
                 )
+            layout.require_batch(f"phase {phase.name}", sequences, max(1, self.micro_tokens // phase.context))
         return self
 
 
@@ -300,3 +306,8 @@ class Config(Section):
     reward: RewardConfig = RewardConfig()
     ppo: PPOConfig = PPOConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _layout_fits_model(self) -> "Config":
+        self.pretrain.layout.require_model(self.model, self.tokenizer.vocab_size)
+        return self

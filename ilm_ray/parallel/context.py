@@ -59,7 +59,7 @@ def ulysses(group: ProcessGroup, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Te
 
 def gathered(group: ProcessGroup, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
     """All keys and values to every rank, each of which attends with its own rows. Shapes as in `ulysses`."""
-    rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+    rank = dist.get_rank(group)
     keys, values = all_gather_single_autograd(torch.stack([k, v], 1), 0, group).unbind(1)
     borders_q, borders_k = local_borders(cu_seqlens, rank * len(q), (rank + 1) * len(q))
     first, last = int(borders_k[0]), (rank + 1) * len(q)
@@ -94,7 +94,7 @@ class _Exchange(torch.autograd.Function):
         return torch.cat(received.unbind(0), gather)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         scatter, gather, group = ctx.arguments
         return _Exchange.apply(gradient, gather, scatter, group), None, None, None
 
@@ -108,5 +108,5 @@ class _GatherRows(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient[dist.get_rank(ctx.group) * ctx.count :][: ctx.count], None

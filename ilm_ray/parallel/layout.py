@@ -1,13 +1,13 @@
 """How a model is laid out over ranks: one value that says it all, checked before anything is started."""
 
-import dataclasses
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ilm_ray.errors import UserError
 
 Share = Literal["replica", "partial", "full"]  # whole on every rank; split over a group of ranks; split over all
-Schedule = Literal["gpipe", "1f1b", "interleaved"]
+Count = Annotated[int, Field(ge=1)]
 
 # Seen in torch 2.13: no error, and weights off by 2e-2 after three steps in fp64. Without FSDP2 they are right.
 _WRONG_WITH_FSDP = ("interleaved_zero_bubble", "zbv_zero_bubble", "dualpipev")
@@ -24,8 +24,7 @@ class Size(Protocol):
     def mlp_hidden(self) -> int: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layout:
+class Layout(BaseModel):
     """Degrees of parallelism, and where parameters, gradients and optimizer states live (report section 2.1).
 
     The three states are spread over the dp * cp ranks that hold the same weights. FSDP2 keeps the optimizer's share of
@@ -33,38 +32,34 @@ class Layout:
     while they are used, and `gradients` either are split alike or stay whole until the last micro-batch.
     """
 
-    dp: int | None = None  # None: what the number of ranks leaves
-    tp: int = 1
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dp: Count | None = None  # None: what the number of ranks leaves
+    tp: Count = 1
     sequence_parallel: bool = False  # with tp: activations between attention and MLP are split over its ranks too
-    pp: int = 1
-    schedule: Schedule = "1f1b"
-    virtual_stages: int = 1  # stages a rank of the pipeline holds; more than one with `interleaved` only
-    cp: int = 1
+    pp: Count = 1
+    schedule: Literal["gpipe", "1f1b", "interleaved"] = "1f1b"
+    virtual_stages: Count = 1  # stages a rank of the pipeline holds; more than one with `interleaved` only
+    cp: Count = 1
     # ulysses: all-to-all from tokens to heads; gather: all keys and values to every rank, no limit on heads
     cp_kind: Literal["ulysses", "gather"] = "ulysses"
     parameters: Share = "full"
     gradients: Share = "full"
     optimizer: Share = "full"
-    shard_group: int = 8  # ranks that a `partial` state is split over: best those of one node
+    shard_group: Count = 8  # ranks that a `partial` state is split over: best those of one node
 
-    def __post_init__(self) -> None:
-        degrees = ("tp", "pp", "cp", "virtual_stages", "shard_group", *(["dp"] if self.dp is not None else []))
-        for name in degrees:
-            if getattr(self, name) < 1:
-                raise UserError(f"layout: {name}={getattr(self, name)} must be at least 1")
-        self._check_pipeline()
-        self._check_states()
-        if self.sequence_parallel and self.tp == 1:
-            raise UserError("layout: sequence_parallel splits activations over tp ranks; set tp above 1 or turn it off")
-
-    def _check_pipeline(self) -> None:
-        if self.schedule in _WRONG_WITH_FSDP:
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _refuse_zero_bubble(cls, schedule: object) -> object:
+        if schedule in _WRONG_WITH_FSDP:
             raise UserError(
-                f"layout: schedule={self.schedule} is refused: in torch 2.13 zero-bubble schedules with FSDP2 give "
-                "wrong weights without an error; use gpipe, 1f1b or interleaved"
+                f"layout: schedule={schedule} is refused: in torch 2.13 zero-bubble schedules with FSDP2 give wrong "
+                "weights without an error; use gpipe, 1f1b or interleaved"
             )
-        if self.schedule not in ("gpipe", "1f1b", "interleaved"):
-            raise UserError(f"layout: schedule={self.schedule} is unknown; use gpipe, 1f1b or interleaved")
+        return schedule
+
+    @model_validator(mode="after")
+    def _check_pipeline(self) -> "Layout":
         if (self.virtual_stages > 1) != (self.schedule == "interleaved"):
             raise UserError(
                 f"layout: schedule={self.schedule} with virtual_stages={self.virtual_stages} does not fit; "
@@ -77,8 +72,10 @@ class Layout:
                 f"layout: gradients={self.gradients} with pp={self.pp} cannot be had: torch's pipeline schedules "
                 "keep whole gradients until the last micro-batch; set gradients=replica"
             )
+        return self
 
-    def _check_states(self) -> None:
+    @model_validator(mode="after")
+    def _check_states(self) -> "Layout":
         order = ("replica", "partial", "full")
         if order.index(self.parameters) > order.index(self.optimizer):
             raise UserError(
@@ -90,6 +87,13 @@ class Layout:
                 f"layout: gradients={self.gradients} with optimizer={self.optimizer} cannot be had: FSDP2 reduces a "
                 f"gradient to the share its optimizer state has; set gradients to {self.optimizer} or replica"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_sequence_parallel(self) -> "Layout":
+        if self.sequence_parallel and self.tp == 1:
+            raise UserError("layout: sequence_parallel splits activations over tp ranks; set tp above 1 or turn it off")
+        return self
 
     @property
     def stages(self) -> int:
@@ -120,11 +124,11 @@ class Layout:
     def on(self, ranks: int) -> "Layout":
         """The layout with `dp` filled in for `ranks`. Raises UserError where it does not fit."""
         if ranks % self.replica_ranks or (self.dp is not None and ranks != self.dp * self.replica_ranks):
-            wanted = f"{self.dp or 'dp'} * {self.replica_ranks}"
             raise UserError(
-                f"layout: {ranks} ranks are not dp * (pp * cp * tp) = {wanted}; change the number of workers or a degree"
+                f"layout: {ranks} workers are not dp * pp * cp * tp = {self.dp or 'any'} * {self.pp} * {self.cp} * "
+                f"{self.tp}; change their number or a degree"
             )
-        layout = dataclasses.replace(self, dp=ranks // self.replica_ranks)
+        layout = self.model_copy(update={"dp": ranks // self.replica_ranks})
         partial = "partial" in (self.parameters, self.gradients, self.optimizer)
         if partial and (layout.sharding_ranks % self.shard_group or not 1 < self.shard_group < layout.sharding_ranks):
             raise UserError(
@@ -149,17 +153,21 @@ class Layout:
             )
 
     def require_batch(self, where: str, sequences: int, at_once: int) -> None:
-        """Raise UserError unless a step of `sequences`, `at_once` in a micro-batch, can be shared out. `where`: phase."""
+        """Raise UserError unless a step of `sequences`, at most `at_once` in a micro-batch, can be shared out.
+
+        where: what the sequences belong to, for the message.
+        """
         assert self.dp is not None
         if sequences % self.dp:
             raise UserError(
-                f"{where}: {sequences} sequences a step do not divide by dp={self.dp}; change batch_tokens or the layout"
+                f"{where}: its {sequences} sequences a step cannot be shared out to dp={self.dp}; make batch_tokens a "
+                "multiple of context * dp"
             )
         micros = -(-sequences // self.dp // at_once)
         if self.pp > 1 and self.schedule != "gpipe" and micros < self.pp:
             raise UserError(
-                f"{where}: {micros} micro-batches a step are fewer than pp={self.pp} stages; lower micro_tokens, raise "
-                "batch_tokens or lower pp"
+                f"{where}: {micros} micro-batches a step do not fill a pipeline of pp={self.pp}; lower micro_tokens, "
+                "raise batch_tokens or lower pp"
             )
         if self.schedule == "interleaved" and micros % max(1, micros // self.pp):
             raise UserError(

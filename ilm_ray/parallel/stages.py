@@ -126,7 +126,7 @@ class Pipeline:
             self._schedules[count, rows] = self._make(stages, count)
         return self._schedules[count, rows]
 
-    def _make(self, stages: list[PipelineStage], count: int) -> Any:
+    def _make(self, stages: list[Any], count: int) -> Any:
         settings: dict[str, Any] = {
             "n_microbatches": count,
             "loss_fn": lambda losses, _numbers: losses.sum() * self.scale,

@@ -63,5 +63,5 @@ def _block_plan(sequence_parallel: bool) -> dict[str, ParallelStyle]:
 
 
 def _whole(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-    """Losses and logits leave the model as plain tensors; as a copy, for FSDP2 hangs its hook on what a model returns."""
+    """Losses and logits leave the model as plain tensors; copied, for FSDP2 puts hooks on them and warns of views."""
     return output.full_tensor().clone() if isinstance(output, DTensor) else output
