@@ -1,5 +1,6 @@
 """Three training steps of a small model in any layout, and the same steps by one process with torch alone."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,6 +116,7 @@ def train_step(model: ParallelModel, optimizers: Sequence[optim.Optimizer], step
 
 
 def _train(cases: Sequence[tuple[Layout, torch.dtype]], folder: str) -> None:
+    logging.getLogger("torch.distributed.tensor").setLevel(logging.ERROR)  # full_tensor gathers over two meshes in turn
     for number, (layout, dtype) in enumerate(cases):
         model, out = parallelize(build(dtype), layout, torch.device("cpu"), "fp32"), Trained()
         optimizers = [make_optimizer(part.parameters(), dtype) for part in model.parts]
