@@ -14,7 +14,7 @@ from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel, Shape
 from ilm_ray.parallel.context import gather_rows, padded, slice_of, split_context
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.parallel.mesh import Meshes
-from ilm_ray.parallel.sharding import reduce_gradients, shard_states
+from ilm_ray.parallel.sharding import keep_states, shard_states
 from ilm_ray.parallel.stages import Pipeline, Window, cut
 from ilm_ray.parallel.tensor import split_tensors
 
@@ -88,7 +88,7 @@ class ParallelModel:
         part, ranks = self.parts[0], self.layout.cp
         with self.active():
             for number, micro in enumerate(micros, 1):
-                reduce_gradients(part, self.layout, last=number == len(micros))
+                keep_states(part, self.layout, last=number == len(micros))
                 # FSDP2 averages over dp * cp ranks; those of cp each have their own rows' gradient.
                 (loss_of(micro) * (scale * ranks)).backward()
 

@@ -35,9 +35,10 @@ def _kept_after_forward(layout: Layout) -> bool | int:
     return layout.shard_group if layout.parameters != layout.optimizer else True
 
 
-def reduce_gradients(model: nn.Module, layout: Layout, last: bool) -> None:
-    """Say how the backward that follows reduces gradients. `last`: it is that of a step's last micro-batch."""
+def keep_states(model: nn.Module, layout: Layout, last: bool) -> None:
+    """Say what the backward that follows leaves behind. `last`: it is that of a step's last micro-batch."""
     assert isinstance(model, FSDPModule)
+    model.set_reshard_after_backward(last or layout.parameters != "replica")
     model.set_requires_gradient_sync(last or layout.gradients != "replica")
     model.set_requires_all_reduce(last)  # copies of a group add up their gradients once a step
 

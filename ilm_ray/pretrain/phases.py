@@ -12,7 +12,7 @@ from ilm_ray.config import Config
 from ilm_ray.config.schema import PhaseConfig
 from ilm_ray.corpus.mixture import Mixture
 from ilm_ray.corpus.tokens import TokenSource
-from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
+from ilm_ray.model.internlm2 import Block, CausalLM, Packed, Shape, initialize
 from ilm_ray.model.loss import IGNORE
 from ilm_ray.parallel.parallelize import ParallelModel
 from ilm_ray.pretrain.heldout import Window, bits_per_byte, heldout_windows
@@ -31,6 +31,7 @@ def set_rope_base(model: ParallelModel, base: float) -> None:
     for part in model.parts:
         part.shape = dataclasses.replace(part.shape, rope_base=base)
         for block in part.model.layers.values():
+            assert isinstance(block, Block)
             block.attention.shape = part.shape
 
 

@@ -26,7 +26,7 @@ def _whole(model: ParallelModel, optimizers: list[torch.optim.Optimizer]) -> dic
     out = {}
     for part, optimizer in zip(model.parts, optimizers, strict=True):
         for name, parameter in part.named_parameters():
-            out[name] = parameter.full_tensor()  # type: ignore[attr-defined]
+            out[name] = parameter.full_tensor()
             for kind in ("exp_avg", "exp_avg_sq"):
                 out[f"{name} {kind}"] = optimizer.state[parameter][kind].full_tensor()
             out[f"{name} step"] = optimizer.state[parameter]["step"]

@@ -99,7 +99,7 @@ def check(layouts: dict[str, Layout], ranks: int, folder: Path, alone: Mapping[t
     """Train each layout in each precision, print the table (pytest -s) and compare with one process."""
     names = [(name, dtype) for name in layouts for dtype in alone]
     trained = train_layouts([(layouts[name], dtype) for name, dtype in names], ranks, folder, deadline_s=280)
-    print(f"\n{'largest difference to one process':56}{'loss':>9}{'norm':>9}{'gradient':>9}{'weight':>9}")
+    print(f"\n{'largest difference to one process':56}{'loss':>9}{'norm':>9}{'gradient':>9}{'weight':>9}{'forward':>9}")
     over = []
     for (name, dtype), result in zip(names, trained, strict=True):
         found = result.differences(alone[dtype])

@@ -26,21 +26,27 @@ CONTEXT, SEQUENCES, STEPS, CLIP = 32, 16, 3, 0.5
 
 @dataclass
 class Trained:
-    """What three steps gave: loss and gradient norm of each, the last gradients (clipped) and weights, by name."""
+    """What three steps gave: loss and gradient norm of each, the last gradients (clipped) and weights, by name.
+
+    forward: the trained model's losses of tokens that no layout divides evenly, then their logits.
+    """
 
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     gradients: dict[str, Tensor] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
+    forward: Tensor | None = None
 
     def differences(self, other: "Trained") -> dict[str, float]:
         """Largest absolute difference of each kind of figure."""
         assert self.weights.keys() == other.weights.keys() and self.gradients.keys() == other.gradients.keys()
+        assert self.forward is not None and other.forward is not None
         return {
             "loss": max(abs(a - b) for a, b in zip(self.losses, other.losses, strict=True)),
             "norm": max(abs(a - b) for a, b in zip(self.norms, other.norms, strict=True)),
             "gradient": max(float((self.gradients[n] - g).abs().max()) for n, g in other.gradients.items()),
             "weight": max(float((self.weights[n] - w).abs().max()) for n, w in other.weights.items()),
+            "forward": float((self.forward - other.forward).abs().max()),
         }
 
 
@@ -81,6 +87,13 @@ def valid_tokens(step: int) -> int:
     return int((window(step, range(SEQUENCES))[1] != IGNORE).sum())
 
 
+@torch.no_grad()
+def forward(model: CausalLM | ParallelModel) -> Tensor:
+    """What the model gives for 29 tokens: (29, 1 + vocabulary)."""
+    batch, labels = packed_from_arrays([np.arange(13), np.arange(50, 66)]), torch.arange(29)
+    return torch.cat([model(batch, labels)[:, None], model(batch)], dim=1)
+
+
 def train_alone(dtype: torch.dtype) -> Trained:
     """The oracle: one process, the plain model on the whole batch at once, torch's own clipping and optimizer."""
     model, out = build(dtype), Trained()
@@ -94,6 +107,7 @@ def train_alone(dtype: torch.dtype) -> Trained:
         out.losses.append(loss.item())
     out.weights = {name: p.detach() for name, p in model.named_parameters()}
     out.gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    out.forward = forward(model)
     return out
 
 
@@ -126,9 +140,11 @@ def _train(cases: Sequence[tuple[Layout, torch.dtype]], folder: str) -> None:
             out.norms.append(norm)
         for part in model.parts:
             for name, parameter in part.named_parameters():
-                out.weights[name] = parameter.full_tensor().detach().clone()  # type: ignore[attr-defined]
+                out.weights[name] = parameter.full_tensor().detach().clone()
                 assert parameter.grad is not None
-                out.gradients[name] = parameter.grad.full_tensor().clone()  # type: ignore[attr-defined]
+                out.gradients[name] = parameter.grad.full_tensor().clone()
+        with model.active():  # last, for it leaves parameters gathered that are read from shards above
+            out.forward = forward(model)
         if all(model.meshes.rank(name) == 0 for name in ("dp", "cp", "tp")):
             torch.save(vars(out), Path(folder) / f"{number}-{model.meshes.rank('pp')}.pt")
 
@@ -146,6 +162,6 @@ def train_layouts(
             assert not whole.weights.keys() & saved["weights"].keys(), "two stages hold the same layer"
             whole.weights |= saved["weights"]
             whole.gradients |= saved["gradients"]
-            whole.losses, whole.norms = saved["losses"], saved["norms"]
+            whole.losses, whole.norms, whole.forward = saved["losses"], saved["norms"], saved["forward"]
         results.append(whole)
     return results
