@@ -77,10 +77,13 @@ class ParallelModel:
         return loss_parallel() if self.layout.tp > 1 else nullcontext()
 
     def __call__(self, batch: Packed, labels: Tensor | None = None) -> Tensor:
-        """As the model's own call. With a pipeline it gives no gradient: `backward` does both at once."""
+        """As the model's own call; inside `active()`. A pipeline gives no gradient here: see `backward_windows`."""
         rows = len(batch.tokens)
         batch, labels = self._mine(batch, labels, _multiple(rows, self.layout.row_unit))
-        out = self.parts[0](batch, labels) if self.pipeline is None else self.pipeline.forward(batch, labels)
+        if self.pipeline is not None:
+            out = self.pipeline.forward(batch, labels)
+        else:  # a scalar model takes no labels
+            out = self.parts[0](batch) if labels is None else self.parts[0](batch, labels)
         return gather_rows(out, self.meshes.group("cp"))[:rows] if self.layout.cp > 1 else out[:rows]
 
     def backward(self, micros: Sequence[Micro], loss_of: Callable[[Micro], Tensor], scale: float) -> None:
