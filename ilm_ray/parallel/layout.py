@@ -47,6 +47,7 @@ class Layout(BaseModel):
     gradients: Share = "full"
     optimizer: Share = "full"
     shard_group: Count = 8  # ranks that a `partial` state is split over: best those of one node
+    prefetch: Count = 1  # blocks whose parameters are gathered while one computes: more overlap, more memory
 
     @field_validator("schedule", mode="before")
     @classmethod

@@ -38,14 +38,14 @@ def parallelize(model: CausalLM | ScalarModel, layout: Layout, device: torch.dev
         stages = range(meshes.rank("pp"), layout.stages, layout.pp)
         parts = [cut(model, stage, layout.stages) for stage in stages]
     for part in parts:
-        part.to(device)
         # 2. Tensor: parameters become DTensors, which FSDP2 then splits once more.
         if layout.tp > 1:
             split_tensors(part, meshes.storing["tp"], layout.sequence_parallel)
         # 3. Context: attention looks beyond this rank's rows. No parameter is touched.
         if layout.cp > 1:
             split_context(part, meshes.group("cp"), layout.cp_kind)
-        # 4. States: FSDP2 over the dp * cp ranks that hold the same weights.
+        # 4. States: FSDP2 over the dp * cp ranks that hold the same weights. It moves each block to the device as it
+        # splits it, so that no device ever holds the whole model.
         shard_states(part, meshes.states, layout, precision)
     # 5. Schedule: last, for it must know that its stages are FSDP2 modules.
     pipeline = Pipeline(parts, layout, meshes, precision) if layout.pp > 1 else None  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Where parameters, gradients and optimizer states live (FSDP2), and what must be added up between ranks."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,6 +27,15 @@ def shard_states(model: CausalLM | ScalarModel, mesh: DeviceMesh, layout: Layout
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
     # The backward begins with the head: splitting it after the forward would only gather it again at once.
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    _prefetch(model, layout.prefetch)
+
+
+def _prefetch(model: CausalLM | ScalarModel, ahead: int) -> None:
+    """Gather the parameters of the blocks that come next, in forward and in backward, while one computes."""
+    blocks: list[Any] = list(model.model.layers.values())
+    for number, block in enumerate(blocks):
+        block.set_modules_to_forward_prefetch(blocks[number + 1 : number + 1 + ahead])
+        block.set_modules_to_backward_prefetch(blocks[max(0, number - ahead) : number][::-1])
 
 
 def _kept_after_forward(layout: Layout) -> bool | int:

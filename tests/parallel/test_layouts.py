@@ -30,7 +30,8 @@ LAYOUTS = {
             parameters=p, gradients=g, optimizer=o, shard_group=4
         )
         for p, g, o in SHARDINGS
-    },
+    }
+    | {"dp8, two blocks gathered ahead": Layout(prefetch=2)},
     "tensor": {
         "dp4 tp2": Layout(tp=2),
         "dp4 tp2 sp": Layout(tp=2, sequence_parallel=True),
