@@ -132,8 +132,10 @@ def train_step(model: ParallelModel, optimizers: Sequence[optim.Optimizer], step
 def _train(cases: Sequence[tuple[Layout, torch.dtype]], folder: str) -> None:
     logging.getLogger("torch.distributed.tensor").setLevel(logging.ERROR)  # full_tensor gathers over two meshes in turn
     for number, (layout, dtype) in enumerate(cases):
-        model, out = parallelize(build(dtype), layout, torch.device("cpu"), "fp32"), Trained()
-        optimizers = [make_optimizer(part.parameters(), dtype) for part in model.parts]
+        stored = torch.float32 if dtype == torch.bfloat16 else dtype  # bf16 computes so and keeps fp32 weights
+        precision = "bf16" if dtype == torch.bfloat16 else "fp32"
+        model, out = parallelize(build(stored), layout, torch.device("cpu"), precision), Trained()
+        optimizers = [make_optimizer(part.parameters(), stored) for part in model.parts]
         for step in range(STEPS):
             loss, norm = train_step(model, optimizers, step)
             out.losses.append(loss)
