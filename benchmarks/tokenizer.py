@@ -133,12 +133,12 @@ def main() -> None:
     args = parser.parse_args()
     everything = list(documents(args.data))
     learning = {k: [d.text for d in everything if d.language == k and not d.heldout] for k in ("zh", "en", "code")}
-    ranks, pattern = cl100k()
+    ranks, _ = cl100k()
 
     def build(base: list[bytes]) -> tuple[Tokenizer, float]:
         started = time.perf_counter()
-        learned = learn_tokens(learning["zh"], {token: rank for rank, token in enumerate(base)}, pattern, CHINESE)
-        return Tokenizer(base + learned, pattern, VOCABULARY), time.perf_counter() - started
+        learned = learn_tokens(learning["zh"], {token: rank for rank, token in enumerate(base)}, CHINESE)
+        return Tokenizer(base + learned, VOCABULARY), time.perf_counter() - started
 
     first, learn_seconds = build(first_tokens(ranks, BASE))
     counts = count_tokens(cl100k_encoding(), learning["en"] + learning["code"])

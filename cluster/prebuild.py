@@ -19,7 +19,8 @@ def main() -> None:
 def compile_loops() -> None:
     import ilm_ray.text.classifiers.features
     import ilm_ray.text.hosts
-    import ilm_ray.text.rules  # noqa: F401
+    import ilm_ray.text.rules
+    import ilm_ray.tokenizer.encoder  # noqa: F401
     from ilm_ray.text.dedup.minhash import sign_batch
 
     sign_batch(["the loops of signatures are compiled at their first call"], 5, 128, 14, 9)

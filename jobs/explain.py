@@ -2,6 +2,7 @@
 
     python jobs/explain.py threshold --run-dir DIR --rule RULE --at X [--side low|high] [--language L] [--samples N]
     python jobs/explain.py document URL-or-id --run-dir DIR
+    python jobs/explain.py batch --step K --run-dir DIR [--rank R --ranks N]
 
 Words for people come first unless --json is given; the last line is one JSON object as for every job. Exit codes: 0
 done, 2 bad input, 1 anything else.
@@ -38,9 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="jobs/explain.py", description="Why a run decided as it did.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="threshold|document")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="threshold|document|batch")
     _add_threshold(commands.add_parser("threshold", help="what would flip if a rule's threshold moved"))
     _add_document(commands.add_parser("document", help="what became of a document, and why"))
+    _add_batch(commands.add_parser("batch", help="what a step of pre-training read, and where that is from"))
     for command in commands.choices.values():
         command.add_argument("--run-dir", type=Path, required=True, help="folder of a run")
         command.add_argument("--json", action="store_true", help="nothing but the JSON line, with all in it")
@@ -61,6 +63,13 @@ def _add_document(command: argparse.ArgumentParser) -> None:
     command.set_defaults(answer=_document)
 
 
+def _add_batch(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--step", type=count, required=True, help="from 1, as in pretrain/metrics.jsonl")
+    command.add_argument("--rank", type=count, default=0, help="only what this rank reads (default: all)")
+    command.add_argument("--ranks", type=count, default=1, help="of how many")
+    command.set_defaults(answer=_batch)
+
+
 def _threshold(a: argparse.Namespace) -> Said:
     flips = explain_threshold.move(open_run(a.run_dir), a.rule, a.at, a.side, a.language, a.samples)
     return explain_threshold.lines(flips), explain_threshold.summary(flips), {"samples": flips.nearest}
@@ -72,6 +81,13 @@ def _document(a: argparse.Namespace) -> Said:
     told = [explain_document.summary(story) for story in found]
     short = [{name: story[name] for name in ("id", "url", "dump", "fate")} for story in told]
     return words[:-1], {"documents": short}, {"documents": told}
+
+
+def _batch(a: argparse.Namespace) -> Said:
+    from ilm_ray.corpus import explain_batch  # imports torch, which the other answers do without
+
+    batch = explain_batch.explain(a.run_dir, a.step, a.rank, a.ranks)
+    return list(explain_batch.lines(batch)), explain_batch.summary(batch), explain_batch.details(batch)
 
 
 def _shown(line: str) -> str:

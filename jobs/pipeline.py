@@ -5,11 +5,23 @@
 A stage whose settings, inputs and outputs are unchanged is skipped; the journal says why each ran or did not.
 """
 
-from jobs import code_data, evaluation, ppo, pretrain, reward, sft, tokenize_corpus, tokenizer, web_text
+from jobs import code_data, evaluation, long_text, ppo, pretrain, reward, sft, tokenize_corpus, tokenizer, web_text
 from jobs._job import run_job
 
 STAGES = [
-    module.STAGE for module in (web_text, code_data, tokenizer, tokenize_corpus, pretrain, sft, reward, ppo, evaluation)
+    module.STAGE
+    for module in (
+        web_text,
+        code_data,
+        tokenizer,
+        tokenize_corpus,
+        long_text,
+        pretrain,
+        sft,
+        reward,
+        ppo,
+        evaluation,
+    )
 ]
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Pre-train InternLM2 over its phases on Ray Train workers: tokens -> `<run>/pretrain/model`."""
 
+from dataclasses import asdict, replace
 from typing import Any
 
 from ilm_ray.config import Config
-from ilm_ray.corpus.mixture import present_shares
+from ilm_ray.corpus.mixture import MAX_PASSES
 from ilm_ray.corpus.stage import Context, Result, Stage
-from ilm_ray.pretrain.phases import PretrainTask, open_sources
+from ilm_ray.pretrain.phases import PretrainTask, phase_mixtures
 from ilm_ray.pretrain.trainer import run_training
 from jobs._job import run_job
 
@@ -19,18 +20,32 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _work(context: Context) -> Result:
-    sources = open_sources(context.of("tokens"), "train")
-    for phase in context.config.pretrain.phases:
-        absent = sorted(phase.mixture.keys() - present_shares(phase.mixture, sources).keys())
-        if absent:
-            context.journal.event(
-                "note", phase=phase.name, why=f"no tokens of {', '.join(absent)}: shares of the rest grow"
-            )
-    settings = context.config.pretrain
-    return run_training(context, PretrainTask, settings.weight_decay, settings.layout)
+    settings, drawn = context.config.pretrain, _look_ahead(context)
+    result = run_training(context, PretrainTask, settings.weight_decay, settings.layout)
+    return replace(result, metrics=result.metrics | {"drawn": drawn})
 
 
-STAGE = Stage("pretrain", ("tokenizer", "tokens"), _settings, _work, trains=True)
+def _look_ahead(context: Context) -> list[dict[str, Any]]:
+    """What each phase will draw from each source; what a person should know of it goes to the journal."""
+    phases, rows = context.config.pretrain.phases, list[dict[str, Any]]()
+    for phase, mixture in zip(phases, phase_mixtures(phases, context.config.seed, context.run_dir), strict=True):
+        drawn = mixture.drawn(phase.steps * phase.sequences)
+        rows += [{"phase": phase.name, **asdict(part)} for part in drawn]
+        notes = list(mixture.notes)
+        if absent := sorted(phase.mixture.keys() - {part.source for part in drawn}):
+            notes.append(f"no tokens of {', '.join(absent)}: shares of the rest grow")
+        notes += [
+            f"{part.source}: {part.kind} documents are read {part.passes:.1f} times; give more of them, or a smaller "
+            f"share (up to {MAX_PASSES} times is nearly as good as new data)"
+            for part in drawn
+            if part.passes > MAX_PASSES
+        ]
+        for note in notes:
+            context.journal.event("note", phase=phase.name, why=note)
+    return rows
+
+
+STAGE = Stage("pretrain", ("tokenizer", "tokens", "long_text"), _settings, _work, trains=True)
 
 if __name__ == "__main__":
     run_job("pretrain", [STAGE])

@@ -5,11 +5,12 @@ from typing import Any
 from ilm_ray.config import Config
 from ilm_ray.corpus.pipeline import tokenize_corpus
 from ilm_ray.corpus.stage import Stage
+from ilm_ray.corpus.tokens import FORMAT
 from jobs._job import run_job
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    return {"languages": config.text.languages, "heldout_share": config.pretrain.heldout_share}
+    return {"languages": config.text.languages, "heldout_share": config.pretrain.heldout_share, "shards": FORMAT}
 
 
 STAGE = Stage("tokens", ("text", "code", "tokenizer"), _settings, tokenize_corpus)

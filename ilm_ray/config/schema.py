@@ -129,7 +129,7 @@ class TokenizerConfig(Section):
 
     base_tokens: int = 60_004
     # first: the lowest ranks, as in the released models; most_used: those that the kept English and code need most
-    base_choice: Literal["first", "most_used"] = "first"
+    base_choice: Literal["first", "most_used"] = "most_used"
     chinese_tokens: int = 32_397
     vocab_size: Count = 92_544  # ids left over are spare; choose it a multiple of what the hardware likes
     training_chars: Count = 50_000_000  # text that tokens are counted on, Chinese, English and code each
@@ -172,6 +172,11 @@ class PhaseConfig(Section):
     short_share: Share = 0.0
     short_context: Count = 4096
 
+    @property
+    def sequences(self) -> int:
+        """Sequences of a step."""
+        return self.batch_tokens // self.context
+
     @model_validator(mode="after")
     def _shares(self) -> "PhaseConfig":
         if not self.mixture or any(share <= 0 for share in self.mixture.values()):
@@ -182,9 +187,8 @@ class PhaseConfig(Section):
 class PretrainConfig(Section):
     phases: list[PhaseConfig]
     workers: Count = 2
-    layout: Layout = (
-        Layout()
-    )  # how the workers share the model; by default each has its batch and a share of the states
+    # How workers share the model; by default each reads its own sequences and keeps a share of all states.
+    layout: Layout = Layout()
     precision: Literal["fp32", "bf16"] = "bf16"
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
@@ -203,13 +207,40 @@ class PretrainConfig(Section):
     def _shared_evenly(self) -> "PretrainConfig":
         layout = self.layout.on(self.workers)
         for phase in self.phases:
-            sequences, left = divmod(phase.batch_tokens, phase.context)
-            if left:
+            if phase.batch_tokens % phase.context:
                 raise ValueError(
                     f"phase {phase.name}: batch_tokens={phase.batch_tokens} must be a multiple of "
                     f"context={phase.context}"
                 )
-            layout.require_batch(f"phase {phase.name}", sequences, max(1, self.micro_tokens // phase.context))
+            layout.require_batch(f"phase {phase.name}", phase.sequences, max(1, self.micro_tokens // phase.context))
+        return self
+
+
+class LongTextConfig(Section):
+    """Long-context data: which long documents are worth it (report section 3.3)."""
+
+    min_bytes: Count = 32 * 1024  # of UTF-8; a document must be longer
+    thresholds: str | None = None  # YAML file; None: ilm_ray/longtext/thresholds.yaml
+    segment_tokens: int = Field(2048, ge=8)  # of S1 and of S2; the report names no length
+    max_pairs: int = Field(64, ge=2)  # of segments that are scored of a document, evenly spaced
+    # Folder of a model of ours with its tokenizer, or folder or hub id of a causal language model of Transformers
+    # (safetensors); None: a small InternLM2 is trained in the run on its own shards, as the fields below say.
+    scorer: str | None = None
+    scorer_model: ModelConfig = ModelConfig(
+        layers=4, hidden=256, kv_heads=2, queries_per_kv=1, head_dim=128, mlp_hidden=512
+    )
+    scorer_steps: Count = 1000
+    scorer_batch_tokens: Count = 655_360  # a multiple of two segments of every worker of pre-training
+    scorer_lr: float = 2e-3
+
+    @model_validator(mode="after")
+    def _scorer_can_look_back(self) -> "LongTextConfig":
+        size = self.scorer_model
+        if size.layers < 2 or 2 * size.head_dim < size.hidden:
+            raise ValueError(
+                "scorer_model needs two layers and heads half as wide as hidden: "
+                f"layers={size.layers}, head_dim={size.head_dim}, hidden={size.hidden}"
+            )
         return self
 
 
@@ -301,6 +332,7 @@ class Config(Section):
     code: CodeConfig = CodeConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     model: ModelConfig
+    long_text: LongTextConfig = LongTextConfig()
     pretrain: PretrainConfig
     sft: SFTConfig = SFTConfig()
     reward: RewardConfig = RewardConfig()

@@ -37,7 +37,7 @@ class JsonlWriter:
         return self
 
     def write(self, row: Row) -> None:
-        self._out.write(_encoded(row) + b"\n")
+        self._out.write(encoded(row) + b"\n")
         self.rows += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -75,13 +75,19 @@ def decoded(line: bytes) -> Any:
         return json.loads(line)
 
 
+def utf8_bytes(text: str) -> int:
+    """Size of a text in UTF-8; what has none counts as one byte."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
 def sha256_of(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as raw:
         return hashlib.file_digest(raw, "sha256").hexdigest()
 
 
-def _encoded(row: Row) -> bytes:
+def encoded(row: Row) -> bytes:
+    """The line of one row, without its end. What has no UTF-8 becomes "?"."""
     try:
         return orjson.dumps(row, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError:  # a lone surrogate, which has no UTF-8

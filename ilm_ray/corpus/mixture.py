@@ -4,7 +4,6 @@ A sequence has a global number. Its content follows from that number alone, so t
 integer, and any number of workers reads the same batches.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,31 +11,55 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ilm_ray.corpus.stream import Piece, Stream
 from ilm_ray.corpus.tokens import TokenSource
+from ilm_ray.corpus.turns import Turns
 from ilm_ray.errors import UserError
 from ilm_ray.model.internlm2 import Packed
 from ilm_ray.model.loss import IGNORE
 
-# Sources are interleaved in blocks: within each block of this many sequences the shares hold exactly.
-BLOCK = 200
+# Tokens repeated up to four times are worth nearly as much as new ones (Muennighoff et al. 2023, arXiv 2305.16264).
+MAX_PASSES = 4
+KINDS = ("all", "short", "long")
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Tokens [start, stop) of a document."""
+class Part:
+    """Sequences that take turns with those of other parts. `kind`: what they are made of, one of KINDS.
+
+    `cut`: no piece is longer than that; 0 where documents are cut at the ends of sequences alone.
+    """
 
     source: str
-    document: int
-    start: int
-    stop: int
+    kind: str
+    share: float
+    stream: Stream
+    cut: int = 0
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a part gives in the first so many sequences. `passes`: how often its documents are gone through."""
+
+    source: str
+    kind: str
+    documents: int
+    sequences: int
+    tokens: int
+    passes: float
+    # Weight, rounded -> how often the documents of that weight are read.
+    reads_by_weight: dict[str, float]
 
 
 class Mixture:
-    """Packed sequences of exactly `context` tokens drawn from several sources by share.
+    """Packed sequences of exactly `context` tokens; `shares` are shares of sequences, and so of tokens.
 
-    Documents follow each other in an order shuffled per epoch; one that does not fit is cut and its rest opens the
-    next sequence of that source. A share `short_share` of the sequences is cut further, so that no piece is longer
-    than `short_context` (report section 3.3: half of phase 2 stays short).
+    Documents follow each other in an order shuffled per pass; one that does not fit is cut and its rest opens the next
+    sequence of that stream. With `short_share` (report section 3.3: half of phase 2 stays short) each source has two
+    streams: whole documents shorter than `short_context` tokens, and long ones: those marked in `long` (source -> bool
+    for each document) if there is such a mark, otherwise all others. `sequences`: how many will be drawn. Where a
+    stream has no documents, or so few that they would be read more than MAX_PASSES times, all documents take their
+    place, for the short part cut at `short_context`; `notes` says so.
     """
 
     def __init__(
@@ -47,31 +70,63 @@ class Mixture:
         seed: int,
         short_share: float = 0.0,
         short_context: int = 0,
+        long: Mapping[str, np.ndarray] | None = None,
+        sequences: int = 0,
     ) -> None:
         shares = present_shares(shares, sources)
-        self.sources, self.context, self.seed, self.short_context = dict(sources), context, seed, short_context
-        total = sum(shares.values())
-        slots: list[tuple[str, bool]] = []
-        weights: list[float] = []
-        for name, share in shares.items():
-            for short, part in ((False, 1 - short_share), (True, short_share)):
-                if part > 0:
-                    slots.append((name, short))
-                    weights.append(share / total * part)
-        self._slots, self._counts = slots, largest_remainder(weights, BLOCK)
+        self.sources, self.context, self.notes = dict(sources), context, list[str]()
+        self.parts = list[Part]()
+        for name in sorted(shares):
+            source, share = sources[name], shares[name] / sum(shares.values())
+            documents = np.arange(len(source))
+            streams = {"all": Stream(name, source, documents, (seed, 0))}
+            wanted = {"all": share}
+            if short_share:
+                short = source.lengths < short_context
+                marked = (long or {}).get(name, ~short)
+                streams["short"] = Stream(name, source, documents[short], (seed, 1))
+                streams["long"] = Stream(name, source, documents[marked], (seed, 2))
+                wanted = {"short": share * short_share, "long": share * (1 - short_share)}
+            for kind, part in wanted.items():
+                if part:
+                    why = _too_few(streams[kind], sequences * part * context) if kind != "all" else None
+                    if why:
+                        self.notes.append(f"{name}: {why} {kind} documents; all take their place")
+                    stream = streams["all" if why else kind]
+                    self.parts.append(Part(name, kind, part, stream, short_context if why and kind == "short" else 0))
+        self._turns = Turns([part.share for part in self.parts], seed)
+        # Parts of one stream walk it together.
+        same = [[other.stream is part.stream for other in self.parts] for part in self.parts]
+        self._same_stream = np.array(same, dtype=np.int64)
+
+    def part(self, number: int) -> Part:
+        """The part that sequence `number` comes from."""
+        return self.parts[self._turns.turn(number)]
 
     def pieces(self, number: int) -> list[Piece]:
         """The pieces of documents that make up sequence `number`."""
-        block, within = divmod(number, BLOCK)
-        order = self._block_order(block)
-        slot = int(order[within])
-        rank = int((order[:within] == slot).sum())
-        name, short = self._slots[slot]
-        # A source's short and long slots walk the same stream, the short ones behind the long ones of the block.
-        before = sum(c for (n, s), c in zip(self._slots, self._counts, strict=True) if n == name and s < short)
-        per_block = sum(c for (n, _), c in zip(self._slots, self._counts, strict=True) if n == name)
-        found = self._window(name, (block * per_block + before + rank) * self.context)
-        return _cut(found, self.short_context) if short else found
+        turn = self._turns.turn(number)
+        part = self.parts[turn]
+        position = int(self._same_stream[turn] @ self._turns.before(number)) * self.context
+        pieces = part.stream.pieces(position, self.context)
+        return _cut(pieces, part.cut) if part.cut else pieces
+
+    def drawn(self, sequences: int) -> list[Drawn]:
+        """What the first `sequences` sequences consist of, part by part."""
+        before = self._turns.before(sequences)
+        passes = self._same_stream @ before * self.context / [part.stream.tokens_per_pass for part in self.parts]
+        return [
+            Drawn(
+                part.source,
+                f"{part.kind} (cut)" if part.cut else part.kind,
+                len(part.stream.documents),
+                int(count),
+                int(count) * self.context,
+                round(float(passed), 4),
+                _reads_by_weight(part.stream, float(passed)),
+            )
+            for part, count, passed in zip(self.parts, before, passes, strict=True)
+        ]
 
     def batch(self, first: int, count: int, stride: int = 1) -> tuple[Packed, Tensor]:
         """Sequences first, first + stride, ... (count of them) packed, and the label of every token."""
@@ -79,40 +134,16 @@ class Mixture:
 
     def pack(self, pieces: Sequence[Piece]) -> tuple[Packed, Tensor]:
         """Pieces -> packed tokens and labels (the following token of the same document, else IGNORE)."""
-        tokens, labels = [], []
-        for piece in pieces:
+        ends = np.cumsum([piece.stop - piece.start for piece in pieces])
+        tokens, labels = np.empty(ends[-1], np.int64), np.empty(ends[-1], np.int64)
+        at = 0
+        for piece, end in zip(pieces, ends.tolist(), strict=True):
             document = self.sources[piece.source].tokens(piece.document)
-            tokens.append(document[piece.start : piece.stop].astype(np.int64))
-            following = document[piece.start + 1 : piece.stop + 1].astype(np.int64)
-            labels.append(np.pad(following, (0, len(tokens[-1]) - len(following)), constant_values=IGNORE))
-        return packed_from_arrays(tokens), torch.from_numpy(np.concatenate(labels))
-
-    def _window(self, name: str, start: int) -> list[Piece]:
-        """Tokens [start, start + context) of a source's endless stream of shuffled epochs."""
-        source, out, stop = self.sources[name], [], start + self.context
-        while start < stop:
-            epoch, offset = divmod(start, source.total_tokens)
-            order, ends = self._epoch(name, epoch)
-            at = int(np.searchsorted(ends, offset, side="right"))
-            document = int(order[at])
-            length = int(source.lengths[document])
-            inside = offset - int(ends[at] - length)
-            take = min(length - inside, stop - start)
-            out.append(Piece(name, document, inside, inside + take))
-            start += take
-        return out
-
-    @functools.lru_cache(maxsize=16)  # noqa: B019 - a mixture lives as long as its run
-    def _epoch(self, name: str, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Order of the documents in an epoch, and where each ends in its stream."""
-        source = self.sources[name]
-        order = _generator(self.seed, name, epoch).permutation(len(source))
-        return order, np.cumsum(source.lengths[order])
-
-    @functools.lru_cache(maxsize=16)  # noqa: B019 - as above
-    def _block_order(self, block: int) -> np.ndarray:
-        slots = np.repeat(np.arange(len(self._slots)), self._counts)
-        return _generator(self.seed, "block", block).permutation(slots)
+            tokens[at:end] = document[piece.start : piece.stop]
+            labels[at : end - 1] = tokens[at + 1 : end]
+            labels[end - 1] = document[piece.stop] if piece.stop < len(document) else IGNORE
+            at = end
+        return _packed(tokens, ends), torch.from_numpy(labels)
 
 
 def present_shares(shares: Mapping[str, float], sources: Mapping[str, TokenSource]) -> dict[str, float]:
@@ -131,22 +162,33 @@ def present_shares(shares: Mapping[str, float], sources: Mapping[str, TokenSourc
 
 def packed_from_arrays(sequences: Sequence[np.ndarray]) -> Packed:
     """Whole sequences (int64 arrays), one after the other."""
-    lengths = np.array([len(s) for s in sequences])
+    return _packed(np.concatenate(sequences), np.cumsum([len(s) for s in sequences]))
+
+
+def _packed(tokens: np.ndarray, ends: np.ndarray) -> Packed:
+    cuts = np.concatenate([[0], ends])
+    lengths = np.diff(cuts)
     return Packed(
-        torch.from_numpy(np.concatenate(sequences)),
-        torch.from_numpy(np.concatenate([np.arange(n) for n in lengths])),
-        torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
+        torch.from_numpy(tokens),
+        torch.from_numpy(np.arange(len(tokens)) - np.repeat(cuts[:-1], lengths)),
+        torch.from_numpy(cuts.astype(np.int32)),
         int(lengths.max()),
     )
 
 
-def largest_remainder(weights: Sequence[float], total: int) -> list[int]:
-    """Whole numbers that sum to `total` and lie closest to weights * total."""
-    exact = np.array(weights) / sum(weights) * total
-    counts = np.floor(exact).astype(int)
-    for i in np.argsort(counts - exact, kind="stable")[: total - counts.sum()]:
-        counts[i] += 1
-    return counts.tolist()
+def _too_few(stream: Stream, tokens: float) -> str | None:
+    """In words why `tokens` cannot be drawn from the stream, or None."""
+    if not stream.tokens:
+        return "no"
+    passes = tokens / stream.tokens_per_pass
+    return f"too few (they would be read {passes:.0f} times)" if passes > MAX_PASSES else None
+
+
+def _reads_by_weight(stream: Stream, passes: float) -> dict[str, float]:
+    """Documents of several tiers have weights between those of the tiers: they are taken to the nearest whole one."""
+    rounded = np.rint(stream.weights)
+    mean = {weight: float(stream.weights[rounded == weight].mean()) for weight in np.unique(rounded).tolist()}
+    return {f"{weight:g}": round(passes * value, 4) for weight, value in mean.items()}
 
 
 def _cut(pieces: Sequence[Piece], longest: int) -> list[Piece]:
@@ -155,7 +197,3 @@ def _cut(pieces: Sequence[Piece], longest: int) -> list[Piece]:
         for p in pieces
         for start in range(p.start, p.stop, longest)
     ]
-
-
-def _generator(seed: int, name: str, number: int) -> np.random.Generator:
-    return np.random.default_rng([seed, number, *name.encode()])

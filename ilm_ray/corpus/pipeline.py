@@ -1,5 +1,6 @@
 """The tokens stage on Ray Data: kept documents of text and code -> token shards per source and split."""
 
+import contextlib
 import functools
 import json
 from collections import defaultdict
@@ -8,22 +9,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 
 from ilm_ray.corpus.files import write_text_atomic
-from ilm_ray.corpus.jsonl import read_jsonl
+from ilm_ray.corpus.jsonl import Row, read_jsonl, utf8_bytes
 from ilm_ray.corpus.split import Candidates, candidates, heldout_limit, merge, split_key
 from ilm_ray.corpus.stage import Context, Result
-from ilm_ray.corpus.tokens import write_shard
+from ilm_ray.corpus.tokens import ShardWriter
 from ilm_ray.errors import UserError
 from ilm_ray.observe.progress import Progress
 from ilm_ray.tokenizer.tokenizer import Tokenizer
 
 SPLITS = ("train", "heldout")
-CODE = "code"
+TEXT, CODE = "text", "code"
 RECEIPTS = "receipts"
-BATCH = 64  # documents encoded at once
+PROVENANCE = ("id", "url", "dump", "repository", "files")  # what a shard keeps of a row, where the row has it
+MAX_WEIGHT = 1000
+
+Removed = dict[str, frozenset[int]]  # stage -> ids of its documents that are no training data
 
 
 def tokenize_corpus(context: Context) -> Result:
@@ -31,24 +34,28 @@ def tokenize_corpus(context: Context) -> Result:
     languages = context.config.text.languages
     items = [
         {"path": str(path), "number": number, "stage": stage}
-        for stage, folder in (("text", context.of("text") / "quality"), (CODE, context.of(CODE)))
+        for stage, folder in ((TEXT, context.of("text") / "quality"), (CODE, context.of(CODE)))
         for number, path in enumerate(sorted(folder.glob("kept-*.jsonl.zst")))
     ]
     if not items:
         raise UserError(f"no kept documents in {context.run_dir}/text and /code; give `input` files with text in them")
-    limits = _heldout_limits(items, languages, context.config.pretrain.heldout_share)
+    decontaminated = context.of("decontamination")
+    removed = _decontaminated(decontaminated)
+    limits = _heldout_limits(items, languages, removed, context.config.pretrain.heldout_share)
     work = functools.partial(
         _tokenize_file,
         tokenizer=str(context.of("tokenizer")),
         folder=str(context.folder),
         languages=languages,
+        removed=removed,
         limits=json.dumps(limits),
     )
     counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    files: list[Path] = []
+    files, skipped = list[Path](), 0
     progress = Progress("tokens", len(items))
     for done, receipt in enumerate(_run(items, work), 1):
         files += [context.folder / name for name in receipt["files"]]
+        skipped += receipt["decontaminated"]
         for source, split, documents, tokens, size in receipt["counts"]:
             for unit, value in (("documents", documents), ("tokens", tokens), ("bytes", size)):
                 counts[source][unit] += value
@@ -56,79 +63,98 @@ def tokenize_corpus(context: Context) -> Result:
         progress.update(done, tokens=sum(c["tokens"] for c in counts.values()))
     if not counts:
         raise UserError(f"the kept documents in {context.run_dir} are empty")
-    return Result(files, _metrics(counts))
+    metrics = _metrics(counts)
+    if decontaminated.is_dir():
+        metrics["summary"]["decontaminated"] = skipped
+    return Result(files, metrics)
 
 
-def source_of(row: dict[str, Any], stage: str, languages: Iterable[str] | None) -> str | None:
+def source_of(row: Row, stage: str, languages: Iterable[str] | None) -> str | None:
     """The source a document belongs to; None where its language is not one of ours."""
     if stage == CODE:
         return CODE
     return row["language"] if languages is None or row["language"] in languages else None
 
 
-def _heldout_limits(items: list[dict[str, Any]], languages: list[str] | None, share: float) -> dict[str, int]:
+def _decontaminated(folder: Path) -> Removed:
+    """What the stage `decontamination` removed, by the stage that the documents are from; nothing where it has not run.
+
+    Raises UserError where its files are damaged.
+    """
+    found: dict[str, set[int]] = {TEXT: set(), CODE: set()}
+    for path in sorted(folder.glob("removed-*.jsonl.zst")):
+        try:
+            for row in read_jsonl(path):
+                found[row["stage"]].add(row["id"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} cannot be read ({type(error).__name__}: {error}); delete {folder} and run its stage again"
+            ) from None
+    return {stage: frozenset(ids) for stage, ids in found.items()}
+
+
+def _heldout_limits(
+    items: list[dict[str, Any]], languages: list[str] | None, removed: Removed, share: float
+) -> dict[str, int]:
     """Key below which a source's documents are held out: it depends on the whole source, so all files are read once."""
     parts: dict[str, list[Candidates]] = defaultdict(list)
-    for row in _run(items, functools.partial(_look_at_file, languages=languages)):
+    for row in _run(items, functools.partial(_look_at_file, languages=languages, removed=removed)):
         for source, part in row.items():
             parts[source].append(Candidates(part["documents"], part["size"], [tuple(p) for p in part["smallest"]]))
     return {source: heldout_limit(merge(found), share) for source, found in sorted(parts.items())}
 
 
-def _look_at_file(item: dict[str, Any], languages: list[str] | None) -> dict[str, Any]:
+def _look_at_file(item: dict[str, Any], languages: list[str] | None, removed: Removed) -> dict[str, Any]:
     found: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    gone = removed[item["stage"]]
     for row in read_jsonl(Path(item["path"])):
         source = source_of(row, item["stage"], languages)
-        if source is not None:
-            found[source].append((split_key(row["id"]), len(row["text"].encode("utf-8", "replace"))))
+        if source is not None and row["id"] not in gone:
+            found[source].append((split_key(row["id"]), utf8_bytes(row["text"])))
     return {source: asdict(candidates(pairs)) for source, pairs in found.items()}
 
 
 def _tokenize_file(
-    item: dict[str, Any], tokenizer: str, folder: str, languages: list[str] | None, limits: str
+    item: dict[str, Any], tokenizer: str, folder: str, languages: list[str] | None, removed: Removed, limits: str
 ) -> dict[str, Any]:
     """Shards of one input file, then its receipt: a file with a receipt is not done again."""
     receipt = Path(folder) / RECEIPTS / f"{item['stage']}-{item['number']:05d}.json"
     if receipt.exists():
         return json.loads(receipt.read_text(encoding="utf-8"))
-    shards: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    limit = json.loads(limits)
-    for source, document in _encoded(item, _open(tokenizer), languages):
-        split = "heldout" if split_key(document["id"]) < limit[source] else "train"
-        shards[source, split].append(document)
-    files, counts = list[str](), list[tuple[str, str, int, int, int]]()
-    for (source, split), documents in sorted(shards.items()):
-        paths = write_shard(Path(folder) / source / split, item["number"], documents)
-        files += [str(path.relative_to(folder)) for path in paths]
-        tokens, size = sum(len(d["tokens"]) for d in documents), sum(d["bytes"] for d in documents)
-        counts.append((source, split, len(documents), tokens, size))
+    shards: dict[tuple[str, str], ShardWriter] = {}
+    limit, gone, skipped = json.loads(limits), removed[item["stage"]], 0
+    ours = _open(tokenizer)
+    with contextlib.ExitStack() as stack:
+        for row in read_jsonl(Path(item["path"])):
+            source = source_of(row, item["stage"], languages)
+            if source is None:
+                continue
+            if row["id"] in gone:
+                skipped += 1
+                continue
+            key = source, "heldout" if split_key(row["id"]) < limit[source] else "train"
+            if key not in shards:
+                shards[key] = stack.enter_context(ShardWriter(Path(folder) / source / key[1], item["number"]))
+            provenance = {name: row[name] for name in PROVENANCE if name in row}
+            shards[key].add(
+                ours.encode_document(row["text"]), utf8_bytes(row["text"]), provenance, _weight(row, item["path"])
+            )
+    done = sorted(shards.items())
+    files = [str(path.relative_to(folder)) for _, shard in done for path in shard.paths]
+    counts = [(*key, shard.documents, shard.tokens, shard.bytes) for key, shard in done]
     receipt.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(receipt, json.dumps({"files": files, "counts": counts}))
-    return {"files": files, "counts": counts}
+    content = {"files": files, "counts": counts, "decontaminated": skipped}
+    write_text_atomic(receipt, json.dumps(content))
+    return content
 
 
-def _encoded(
-    item: dict[str, Any], tokenizer: Tokenizer, languages: list[str] | None
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(source, document with `tokens` and `bytes`) of every document of a file, in its order."""
-    batch: list[tuple[str, dict[str, Any]]] = []
-
-    def flush() -> Iterator[tuple[str, dict[str, Any]]]:
-        encoded = tokenizer.encode_batch([row["text"] for _, row in batch])
-        for (source, row), ids in zip(batch, encoded, strict=True):
-            size = len(row["text"].encode("utf-8", "replace"))
-            # A file's documents wait until their shards are written: four bytes a token, not a Python integer.
-            tokens = np.array([tokenizer.bos_id, *ids, tokenizer.eos_id], np.uint32)
-            yield source, {"tokens": tokens, "bytes": size, **{k: row[k] for k in ("id", "url", "dump")}}
-        batch.clear()
-
-    for row in read_jsonl(Path(item["path"])):
-        source = source_of(row, item["stage"], languages)
-        if source is not None:
-            batch.append((source, row))
-        if len(batch) == BATCH:
-            yield from flush()
-    yield from flush()
+def _weight(row: Row, path: str) -> float:
+    weight = row.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight <= MAX_WEIGHT:
+        raise UserError(
+            f"{path}: document {row['id']} has weight {weight!r}; give a number above 0 and up to {MAX_WEIGHT}"
+        )
+    return float(weight)
 
 
 @functools.lru_cache(maxsize=1)
@@ -140,11 +166,18 @@ def _run(items: list[dict[str, Any]], work: functools.partial[dict[str, Any]]) -
     """`work` on every item as Ray Data tasks. Results travel as JSON: their shapes differ from file to file."""
     rows = ray.data.from_items(items, override_num_blocks=len(items)).map(functools.partial(_as_json, work=work))
     for row in rows.iter_rows():
-        yield json.loads(row["json"])
+        result = json.loads(row["json"])
+        if "refused" in result:
+            raise UserError(result["refused"])
+        yield result
 
 
 def _as_json(item: dict[str, Any], work: functools.partial[dict[str, Any]]) -> dict[str, str]:
-    return {"json": json.dumps(work(item))}
+    try:
+        result = work(item)
+    except UserError as error:  # Ray Data would wrap it in errors of its own
+        result = {"refused": str(error)}
+    return {"json": json.dumps(result)}
 
 
 def _metrics(counts: dict[str, dict[str, int]]) -> dict[str, Any]:

@@ -110,10 +110,12 @@ def score_chart(
         whole = math.log1p(stays + falls) / tallest * (bottom - top)
         part = whole * falls / (stays + falls) if falls else 0.0
         x = left + place * thick
-        for kind, y, height in (("f1", bottom - whole + part, whole - part), ("f2", bottom - whole, part)):
-            if height > 0:
+        bars = (("f1", stays, bottom - whole + part, whole - part), ("f2", falls, bottom - whole, part))
+        for kind, count, y, height in bars:
+            if count:  # a few among many are still a line
                 parts.append(
-                    f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{thick - 0.6:.1f}" height="{height:.1f}"/>'
+                    f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{thick - 0.6:.1f}" '
+                    f'height="{max(height, 0.1):.1f}"/>'
                 )
     for threshold in thresholds:
         x = at(_log(threshold) if wide else threshold)

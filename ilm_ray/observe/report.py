@@ -22,6 +22,7 @@ from ilm_ray.observe.page import Html
 from ilm_ray.observe.rundata import STAGES, Row, as_number, is_number, read_json, read_manifests, read_rows
 from ilm_ray.observe.sections_alignment import evaluation_section, ppo_section, reward_gain
 from ilm_ray.observe.sections_data import code_section, tokens_section
+from ilm_ray.observe.sections_longtext import long_text_section
 from ilm_ray.observe.sections_text import funnel_steps, text_section
 from ilm_ray.observe.sections_training import pretrain_section, reward_section, sft_section
 
@@ -30,6 +31,7 @@ SECTIONS = (
     text_section,
     code_section,
     tokens_section,
+    long_text_section,
     pretrain_section,
     sft_section,
     reward_section,

@@ -9,7 +9,7 @@ from ilm_ray.corpus import manifest as manifests
 from ilm_ray.corpus.manifest import Manifest
 from ilm_ray.errors import UserError
 
-STAGES = ("text", "code", "tokenizer", "tokens", "pretrain", "sft", "reward", "ppo", "evaluation")
+STAGES = ("text", "code", "tokenizer", "tokens", "long_text", "pretrain", "sft", "reward", "ppo", "evaluation")
 
 Row = dict[str, Any]
 

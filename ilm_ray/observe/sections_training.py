@@ -1,5 +1,6 @@
 """Report sections about training: pre-training, SFT, the reward model (InternLM2 report sections 3.3, 4.1, 4.2.1)."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -37,6 +38,9 @@ def pretrain_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
         )
     if evaluations:
         parts += _bits_per_byte(evaluations)
+    drawn = manifests["pretrain"].metrics.get("drawn") if "pretrain" in manifests else None
+    if isinstance(drawn, list) and drawn:
+        parts += _drawn(drawn)
     return page.section("pretrain", "Pre-training", parts)
 
 
@@ -124,6 +128,31 @@ def _bits_per_byte(evaluations: list[Row]) -> list[Html]:
         page.figure(caption, line_chart(caption, lines, "evaluation" if not named else "", "", (), named)),
         page.table(["phase", "source", "before", "after", "change"], table),
     ]
+
+
+def _drawn(drawn: list[Row]) -> list[Html]:
+    """Tokens that each phase drew from each source, and how often it went through the source's documents."""
+    phases = list(dict.fromkeys(str(row["phase"]) for row in drawn))
+    sources = list(dict.fromkeys(str(row["source"]) for row in drawn))
+    tokens = dict.fromkeys(itertools.product(phases, sources), 0.0)
+    for row in drawn:
+        tokens[str(row["phase"]), str(row["source"])] += as_number(row["tokens"])
+    bars = [Bars(source, [tokens[phase, source] for phase in phases]) for source in sources]
+    table = [
+        (
+            row["phase"],
+            row["source"],
+            row["kind"],
+            row["documents"],
+            row["tokens"],
+            row["passes"],
+            ", ".join(f"weight {weight}: {reads:.2f}" for weight, reads in row["reads_by_weight"].items()),
+        )
+        for row in drawn
+    ]
+    heads = ["phase", "source", "which", "documents", "tokens drawn", "passes", "times a document is read"]
+    caption = "Tokens drawn in each phase"
+    return [page.figure(caption, bar_chart(caption, phases, bars)), page.table(heads, table)]
 
 
 def _small(caption: str, rows: list[Row], x: str, y: str, x_label: str, y_label: str) -> Html:

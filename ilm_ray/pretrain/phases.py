@@ -1,17 +1,19 @@
 """Pre-training in phases (report section 3.3): the context grows, the RoPE base changes, the data mix changes."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ilm_ray.config import Config
-from ilm_ray.config.schema import PhaseConfig
+from ilm_ray.config.schema import PhaseConfig, PretrainConfig
 from ilm_ray.corpus.mixture import Mixture
 from ilm_ray.corpus.tokens import TokenSource
+from ilm_ray.errors import UserError
 from ilm_ray.model.internlm2 import Block, CausalLM, Packed, Shape, initialize
 from ilm_ray.model.loss import IGNORE
 from ilm_ray.parallel.parallelize import ParallelModel
@@ -40,6 +42,50 @@ def open_sources(folder: Path, split: str) -> dict[str, TokenSource]:
     return {path.name: TokenSource(path / split) for path in sorted(folder.iterdir()) if (path / split).is_dir()}
 
 
+def phase_mixtures(phases: Sequence[PhaseConfig], seed: int, run_dir: Path) -> list[Mixture]:
+    """What each phase reads, from the run's tokens and, if that stage has run, its long texts."""
+    sources = open_sources(run_dir / "tokens", "train")
+    long = long_documents(run_dir / "long_text", sources)
+    # A seed of its own for each phase, so that no phase begins with the documents of the one before.
+    return [
+        Mixture(sources, p.mixture, p.context, seed + i, p.short_share, p.short_context, long, p.steps * p.sequences)
+        for i, p in enumerate(phases)
+    ]
+
+
+def long_documents(folder: Path, sources: Mapping[str, TokenSource]) -> dict[str, np.ndarray]:
+    """Source -> which of its documents the stage `long_text` marked as long; sources that it did not judge are absent.
+
+    Raises UserError where its files belong to other tokens.
+    """
+    try:
+        return {
+            name: source.marks(folder / name / "train", "long")
+            for name, source in sources.items()
+            if (folder / name / "train").is_dir()
+        }
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} does not belong to the run's tokens ({error}); delete it or run its stage again"
+        ) from None
+
+
+def phase_of(phases: Sequence[PhaseConfig], step: int) -> tuple[int, int]:
+    """(number of the phase, step within it); the end of training belongs to the last phase."""
+    number = 0
+    while number < len(phases) - 1 and step >= phases[number].steps:
+        step -= phases[number].steps
+        number += 1
+    return number, step
+
+
+def learning_rate(pretrain: PretrainConfig, step: int) -> float:
+    """Each phase has a cosine of its own."""
+    number, inside = phase_of(pretrain.phases, step)
+    phase = pretrain.phases[number]
+    return cosine_lr(inside, phase.steps, phase.max_lr, pretrain.warmup_ratio, pretrain.final_lr_ratio)
+
+
 class PretrainTask:
     """Next-token prediction over the phases, one after the other; the optimizer's moments are carried over."""
 
@@ -50,12 +96,7 @@ class PretrainTask:
         tokenizer = Tokenizer.load(run_dir / "tokenizer")
         self.vocab_size = tokenizer.vocab_size
         self.byte_lengths = torch.from_numpy(tokenizer.byte_lengths())
-        sources = open_sources(run_dir / "tokens", "train")
-        # A seed of its own for each phase, so that no phase begins with the documents of the one before.
-        self.mixtures = [
-            Mixture(sources, p.mixture, p.context, config.seed + i, p.short_share, p.short_context)
-            for i, p in enumerate(self.phases)
-        ]
+        self.mixtures = phase_mixtures(self.phases, config.seed, run_dir)
         self.heldout = open_sources(run_dir / "tokens", "heldout")
 
     def build(self) -> CausalLM:
@@ -64,24 +105,16 @@ class PretrainTask:
         return model
 
     def phase_of(self, step: int) -> tuple[int, int]:
-        """(number of the phase, step within it); the end of training belongs to the last phase."""
-        number = 0
-        while number < len(self.phases) - 1 and step >= self.phases[number].steps:
-            step -= self.phases[number].steps
-            number += 1
-        return number, step
+        return phase_of(self.phases, step)
 
     def learning_rate(self, step: int) -> float:
-        number, inside = self.phase_of(step)
-        phase, c = self.phases[number], self.config.pretrain
-        return cosine_lr(inside, phase.steps, phase.max_lr, c.warmup_ratio, c.final_lr_ratio)
+        return learning_rate(self.config.pretrain, step)
 
     def micro_batches(self, step: int, rank: int, ranks: int) -> list[Window]:
         number, inside = self.phase_of(step)
         phase, mixture = self.phases[number], self.mixtures[number]
-        sequences = phase.batch_tokens // phase.context
-        mine, at_once = sequences // ranks, max(1, self.config.pretrain.micro_tokens // phase.context)
-        first = inside * sequences + rank
+        first = inside * phase.sequences + rank
+        mine, at_once = phase.sequences // ranks, max(1, self.config.pretrain.micro_tokens // phase.context)
         return [
             mixture.batch(first + start * ranks, min(at_once, mine - start), stride=ranks)
             for start in range(0, mine, at_once)

@@ -43,7 +43,7 @@ def build_tokenizer(context: Context) -> Result:
     config = context.config.tokenizer
     texts = sorted((context.of("text") / "quality").glob("kept-*.jsonl.zst"))
     codes = sorted(context.of("code").glob("kept-*.jsonl.zst"))
-    ranks, pattern = cl100k()
+    ranks, _ = cl100k()
     if config.base_choice == "first":
         base = first_tokens(ranks, config.base_tokens)
     else:
@@ -54,7 +54,6 @@ def build_tokenizer(context: Context) -> Result:
     learned = learn_tokens(
         limited(chinese, config.training_chars),
         {token: rank for rank, token in enumerate(base)},
-        pattern,
         config.chinese_tokens,
     )
     if len(learned) < config.chinese_tokens:
@@ -62,7 +61,7 @@ def build_tokenizer(context: Context) -> Result:
         context.journal.event(
             "note", stage="tokenizer", learned=len(learned), asked=config.chinese_tokens, left_spare=missing
         )
-    tokenizer = Tokenizer(base + learned, pattern, config.vocab_size)
+    tokenizer = Tokenizer(base + learned, config.vocab_size)
     heldout = (text for number, text in enumerate(_texts(texts, "zh"), 1) if number % HELDOUT_EVERY == 0)
     samples = {"zh": heldout, "en": _texts(texts, "en"), "code": _texts(codes)}
     card = describe(

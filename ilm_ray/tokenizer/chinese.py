@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import tiktoken
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from ilm_ray.tokenizer.encoder import PATTERN
+
 _HAN = r"\u3005\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 _PUNCTUATION = r"\u3001-\u3003\u3008-\u3011\u3014-\u301f\uff01-\uff0f\uff1a-\uff20\u2014\u2018-\u201d\u2026\u00b7"
 # The same pieces that cl100k's pattern cuts out of Chinese: letters with at most one sign before them, or signs alone;
@@ -22,7 +24,7 @@ def chinese_words(text: str) -> list[str]:
     return _WORDS.findall(text)
 
 
-def learn_tokens(texts: Iterable[str], ranks: Mapping[bytes, int], pattern: str, count: int) -> list[bytes]:
+def learn_tokens(texts: Iterable[str], ranks: Mapping[bytes, int], count: int) -> list[bytes]:
     """At most `count` new tokens, the most frequent merge first.
 
     The bytes of characters are merged first and characters then, so a token is whole characters or the first bytes of
@@ -38,7 +40,7 @@ def learn_tokens(texts: Iterable[str], ranks: Mapping[bytes, int], pattern: str,
         merged.update(line.replace(" ", ""))
     if not merged:
         return []
-    base = tiktoken.Encoding("base", pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens={})
+    base = tiktoken.Encoding("base", pat_str=PATTERN, mergeable_ranks=dict(ranks), special_tokens={})
     characters = {c: [base.decode_single_token_bytes(i) for i in base.encode_ordinary(c)] for c in sorted(merged)}
     # Merges that make characters; sorted by frequency together with those that join them, and before their equals.
     steps = [(merged[c], b"".join(parts[:end])) for c, parts in characters.items() for end in range(2, len(parts) + 1)]

@@ -6,13 +6,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from ilm_ray.errors import UserError
-
-# cl100k's pattern in Oniguruma's dialect: there a quantifier like {1,3}+ is not possessive and $ is the end of a line.
-CL100K_PATTERN = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|"
-    r"\s+(?!\S)|\s"
-)
+# The pattern in Oniguruma's dialect: there a quantifier like {1,3}+ is not possessive and $ is the end of a line.
 ONIGURUMA_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+\z|\s*[\r\n]|\s+(?!\S)|\s"
 )
@@ -54,17 +48,13 @@ CHAT_TEMPLATE = (
 ).replace("MARK", MARK)
 
 
-def write_huggingface(
-    folder: Path, ranks: Mapping[bytes, int], pattern: str, specials: Mapping[str, int]
-) -> list[Path]:
+def write_huggingface(folder: Path, ranks: Mapping[bytes, int], specials: Mapping[str, int]) -> list[Path]:
     """Write `tokenizer.json` and `tokenizer_config.json`; returns the two paths.
 
     Ids are those of `ilm_ray.tokenizer`: of a conversation through the chat template, and of any text through
     `tokenizer(text, split_special_tokens=True)`, save that U+FDD0 (see MARK) is dropped where a template sets it.
     Without that argument transformers turns the names of special tokens in a text into their ids, as for every model.
     """
-    if pattern != CL100K_PATTERN:
-        raise UserError("only a tokenizer that splits text as cl100k does can be written in Hugging Face's form")
     letters = _byte_letters()
     named = {_written(token, letters): rank for token, rank in ranks.items()}
     # A special token must be in the model's vocabulary, or it would get the next free id instead of its own.

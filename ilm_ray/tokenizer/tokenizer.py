@@ -16,6 +16,7 @@ import tiktoken
 from ilm_ray.corpus.files import temporary_path, write_text_atomic
 from ilm_ray.errors import UserError
 from ilm_ray.tokenizer.cl100k import rank_lines
+from ilm_ray.tokenizer.encoder import PATTERN, Encoder
 from ilm_ray.tokenizer.huggingface import write_huggingface
 
 NAME = "vocabulary.json"
@@ -42,22 +43,24 @@ class Tokenizer:
     Raises UserError where `vocab_size` has no room for the tokens and the special ones.
     """
 
-    def __init__(self, tokens: Sequence[bytes], pattern: str, vocab_size: int) -> None:
+    def __init__(self, tokens: Sequence[bytes], vocab_size: int) -> None:
         spare = vocab_size - len(tokens) - len(SPECIALS)
         if spare < 0:
             raise UserError(
                 f"tokenizer.vocab_size={vocab_size} is too small for {len(tokens)} tokens and {len(SPECIALS)} special "
                 f"ones; set it to {len(tokens) + len(SPECIALS)} or more"
             )
-        self.tokens, self.pattern, self.vocab_size = list(tokens), pattern, vocab_size
+        self.tokens, self.vocab_size = list(tokens), vocab_size
         self._ranks = {token: rank for rank, token in enumerate(self.tokens)}
         self._specials = {name: vocab_size - len(SPECIALS) + i for i, name in enumerate(SPECIALS)}
         self._reserved = {f"<|spare_{i}|>": len(self.tokens) + i for i in range(spare)} | self._specials
         self.encoding = tiktoken.Encoding(
-            "ilm_ray", pat_str=pattern, mergeable_ranks=self._ranks, special_tokens=self._reserved
+            "ilm_ray", pat_str=PATTERN, mergeable_ranks=self._ranks, special_tokens=self._reserved
         )
+        self._encoder = Encoder(self.tokens, self.encoding)
         self._shown = [*self.tokens, *[b""] * spare, *(name.encode() for name in SPECIALS)]
         self.bos_id, self.eos_id = self.special("<s>"), self.special("</s>")
+        self._begin, self._end = (np.array([i], np.uint32) for i in (self.bos_id, self.eos_id))
         self.im_start_id, self.im_end_id = self.special("<|im_start|>"), self.special("<|im_end|>")
         self.reward_id = self.special("<|reward|>")
 
@@ -67,11 +70,11 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`. What looks like a special token in it stays text: only code adds special ids."""
-        return self.encoding.encode_ordinary(text)
+        return self._encoder.encode([text])[0].tolist()
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of every text; on one thread, because each Ray task has one core."""
-        return self.encoding.encode_ordinary_batch(list(texts), num_threads=1)
+    def encode_document(self, text: str) -> np.ndarray:
+        """uint32 ids of a document, begin and end tokens included; no token becomes a Python integer on the way."""
+        return np.concatenate([self._begin, self._encoder.encode([text])[0], self._end])
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`: cut characters become U+FFFD, special tokens their names, spare ids nothing."""
@@ -90,7 +93,7 @@ class Tokenizer:
         content = {
             "format": FORMAT,
             "vocab_size": self.vocab_size,
-            "pattern": self.pattern,
+            "pattern": PATTERN,
             "specials": self._specials,  # for readers; the order above decides
             "ranks_sha256": hashlib.sha256(lines).hexdigest(),
         }
@@ -108,11 +111,13 @@ class Tokenizer:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise ValueError(f"format '{content['format']}'")
+            if content["pattern"] != PATTERN:
+                raise ValueError("it splits text by another pattern than cl100k")
             lines = (folder / RANKS).read_bytes()
             if hashlib.sha256(lines).hexdigest() != content["ranks_sha256"]:
                 raise ValueError(f"{RANKS} is not the file that was saved with it")
             tokens = [base64.b64decode(line.split()[0], validate=True) for line in lines.splitlines()]
-            return cls(tokens, content["pattern"], content["vocab_size"])
+            return cls(tokens, content["vocab_size"])
         except FileNotFoundError as error:
             raise UserError(
                 f"no tokenizer at {error.filename}; run jobs/tokenizer.py with this --run-dir first"
@@ -122,4 +127,4 @@ class Tokenizer:
 
     def save_huggingface(self, folder: Path) -> list[Path]:
         """Write `tokenizer.json` and `tokenizer_config.json` (with the ChatML template) for transformers and vLLM."""
-        return write_huggingface(folder, self._ranks, self.pattern, self._reserved)
+        return write_huggingface(folder, self._ranks, self._reserved)

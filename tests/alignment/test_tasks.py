@@ -27,7 +27,7 @@ def _message(role: str, text: str) -> dict[str, str]:
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     (folder / "tokenizer").mkdir()
-    Tokenizer([bytes([i]) for i in range(256)], r"\w+|\W+", SHAPE.vocab_size).save(folder / "tokenizer")
+    Tokenizer([bytes([i]) for i in range(256)], SHAPE.vocab_size).save(folder / "tokenizer")
     documents = [
         {"tokens": [300, *range(i, i + 9 + i)], "bytes": 9 + i, "id": i, "url": str(i), "dump": "d"} for i in range(20)
     ]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ilm_ray.corpus.tokens import TokenSource, write_shard
+from ilm_ray.corpus.jsonl import read_jsonl
+from ilm_ray.corpus.tokens import ShardWriter, TokenSource, write_shard
 
 Shards = list[list[list[int]]]
 
@@ -45,6 +46,8 @@ def test_every_document_comes_back_in_order(tmp_path_factory: pytest.TempPathFac
         assert source.tokens(i).dtype == np.uint32
         assert source.byte_count(i) == document["bytes"]
         assert source.provenance(i) == {key: document[key] for key in ("id", "url", "dump")}
+    assert source.ids.tolist() == [d["id"] for d in documents]
+    assert source.weights.tolist() == [1.0] * len(documents)
 
 
 def test_a_shard_whose_last_file_is_missing_does_not_exist(tmp_path: Path) -> None:
@@ -53,6 +56,41 @@ def test_a_shard_whose_last_file_is_missing_does_not_exist(tmp_path: Path) -> No
     source = TokenSource(tmp_path)
     assert len(source) == 1
     assert source.tokens(0).tolist() == [1, 2]
+
+
+def test_where_a_document_is_from_is_read_from_its_frame_alone(tmp_path: Path) -> None:
+    rows = [{"id": i, "url": "u" * (i % 97), "files": [{"path": f"{i}.py", "start": 0, "end": i}]} for i in range(1000)]
+    write_shard(
+        tmp_path, 0, [{"tokens": [i], "bytes": 1, "weight": 1 + i % 4 / 2, **row} for i, row in enumerate(rows)]
+    )
+    source, path = TokenSource(tmp_path), tmp_path / "shard-00000.documents.jsonl.zst"
+    assert list(read_jsonl(path)) == rows == [source.provenance(i) for i in range(1000)]
+    assert source.weights.tolist() == [1 + i % 4 / 2 for i in range(1000)]
+    frames = np.load(tmp_path / "shard-00000.frames.npy")
+    damaged = bytearray(path.read_bytes())
+    damaged[frames[2] + 20 : frames[2] + 60] = bytes(40)
+    path.write_bytes(damaged)
+    assert [source.provenance(i) for i in (0, 255, 384, 999)] == [rows[i] for i in (0, 255, 384, 999)]
+    with pytest.raises(ValueError, match="is damaged in frame 2"):
+        source.provenance(300)
+
+
+def test_an_error_leaves_no_shard_and_no_rest(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), ShardWriter(tmp_path, 0) as shard:
+        shard.add([1, 2], 2, {"id": 1})
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_marks_belong_to_the_shards_or_are_refused(tmp_path: Path) -> None:
+    _write(tmp_path, [[[1, 2]], [[3], [4]]])
+    source = TokenSource(tmp_path)
+    for name, marks in (("shard-00000", [True]), ("shard-00001", [False, True])):
+        np.save(tmp_path / f"{name}.long.npy", np.array(marks))
+    assert source.marks(tmp_path, "long").tolist() == [True, False, True]
+    np.save(tmp_path / "shard-00001.long.npy", np.array([1, 0]))
+    with pytest.raises(ValueError, match="shard-00001"):
+        source.marks(tmp_path, "long")
 
 
 def test_tokens_are_mapped_and_writing_again_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -3,12 +3,16 @@
 import json
 import math
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ilm_ray.corpus.jsonl import write_jsonl
 from ilm_ray.corpus.manifest import Manifest, commit
+from ilm_ray.corpus.mixture import Drawn
+from ilm_ray.longtext.thresholds import read_thresholds
 from tests.made_text import HOSTILE, make_documents, write_text_run
 
 DOMAINS = ("helpful", "harmless", "code", "maths")
@@ -29,6 +33,7 @@ def make_run(run: Path) -> Path:
     _small_stages(run, rng)
     _ppo(run / "ppo", rng)
     _evaluation(run / "evaluation")
+    _long_text(run / "long_text", rng)
     _manifests(run)
     return run
 
@@ -59,6 +64,34 @@ def _pretrain(folder: Path, rng: random.Random) -> None:
     folder.mkdir()
     _plain(folder / "metrics.jsonl", rows, cut=True)
     _plain(folder / "evaluations.jsonl", evaluations)
+
+
+def _long_text(folder: Path, rng: random.Random) -> None:
+    """Long documents of web and code: some fall by their statistics, some at a joint."""
+    rows = []
+    for number in range(24):
+        domain, language = ("code", "code") if number % 4 == 3 else ("web", "en")
+        row = {"id": number, "url": HOSTILE, "dump": "d", "language": language, "domain": domain, "source": language}
+        row |= {"split": "train", "bytes": 40_000 + number, "excerpt": HOSTILE, "conjunction_ratio": rng.random() / 10}
+        if domain == "web" and row["conjunction_ratio"] < 0.02:
+            row |= {"drop_rule": "conjunction_ratio", "drop_value": row["conjunction_ratio"], "threshold": 0.02}
+        else:
+            difference = rng.gauss(0.05, 0.05)
+            row |= {"perplexity_difference": difference, "ending": HOSTILE, "beginning": HOSTILE}
+            if domain == "web" and difference < 0:
+                row |= {"drop_rule": "perplexity_difference", "drop_value": difference, "threshold": 0.0}
+        rows.append(row)
+    for outcome in ("kept", "removed"):
+        write_jsonl(
+            folder / f"{outcome}-text-00000.jsonl.zst", [r for r in rows if ("drop_rule" in r) == (outcome != "kept")]
+        )
+    fates = [("length", "short", 90), ("length", "kept", 18), ("statistics", "conjunction_ratio", 4)]
+    fates += [("statistics", "kept", 14), ("perplexity", "perplexity_difference", 3), ("perplexity", "kept", 11)]
+    funnel = [
+        {"step": step, "rule": rule, "domain": "web", "source": "en", "documents": n, "bytes": 40_000 * n}
+        for step, rule, n in fates
+    ]
+    (folder / "funnel.json").write_text(json.dumps(funnel))
 
 
 def _small_stages(run: Path, rng: random.Random) -> None:
@@ -184,7 +217,14 @@ def _manifests(run: Path) -> None:
         },
         "tokenizer": {"vocabulary": 2048, "compression": {"en": 3.12, "zh": 2.68, "code": 2.91}},
         "tokens": {"summary": {"tokens": 3_875_805}, "sources": counts},
-        "pretrain": {},
+        "long_text": {"summary": {"kept": 4}, "scorer": {"model": None, "training_loss": 5.2}},
+        "pretrain": {
+            "drawn": [
+                {"phase": phase, **asdict(Drawn(source, "all", 120, 9, 9 * 256, 1.5, {"1": 1.5, "3": 4.5}))}
+                for phase, _ in PHASES
+                for source in SOURCES
+            ]
+        },
         "sft": {},
         "reward": {
             "accuracy": {d: {"conditional": 0.9 + k / 50, "unconditional": 0.6 + k / 40} for k, d in enumerate(DOMAINS)}
@@ -203,8 +243,11 @@ def _manifests(run: Path) -> None:
     events, now = [], 1_770_000_000.0
     for k, (stage, figures) in enumerate(metrics.items()):
         (run / stage).mkdir(exist_ok=True)
-        seconds = (9.5, 3.2, 7.7, 262.4, 101.3, 88.0, 190.5, 30.2)[k]
-        commit(run / stage, Manifest(stage, {}, {}, {}, figures, seconds, 900.0 + 210 * k))
+        seconds = (9.5, 3.2, 7.7, 21.3, 262.4, 101.3, 88.0, 190.5, 30.2)[k]
+        settings: dict[str, Any] = {}
+        if stage == "long_text":
+            settings = {"long_text": {"min_bytes": 32768}, "thresholds": read_thresholds(None)}
+        commit(run / stage, Manifest(stage, settings, {}, {}, figures, seconds, 900.0 + 210 * k))
         events.append({"time": now, "kind": "run", "stage": stage, "why": "not finished yet"})
         events.append({"time": now + seconds, "kind": "done", "stage": stage, "seconds": seconds})
         now += seconds

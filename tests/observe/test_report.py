@@ -15,7 +15,19 @@ from ilm_ray.observe import page
 from ilm_ray.observe.report import write_report
 from ilm_ray.observe.sections_text import funnel_steps
 
-SECTIONS = ["text", "code", "tokens", "pretrain", "sft", "reward", "ppo", "evaluation", "timings", "record"]
+SECTIONS = [
+    "text",
+    "code",
+    "tokens",
+    "long_text",
+    "pretrain",
+    "sft",
+    "reward",
+    "ppo",
+    "evaluation",
+    "timings",
+    "record",
+]
 LOADING = {"src", "href", "srcset", "data", "action", "formaction", "poster", "background", "xlink:href", "style"}
 
 
@@ -44,9 +56,10 @@ def test_every_stage_has_its_section_and_its_figures(fake_run: Path) -> None:
     found = Elements(write_report(fake_run).read_text(encoding="utf-8"))
     assert found.ids == SECTIONS
     assert found.tags.count("svg") >= 20
-    for words in ("nano-demo", "preset nano", "9 of 9 stages", "short_context", "conditional", "near_duplicate"):
+    for words in ("nano-demo", "preset nano", "10 of 10 stages", "short_context", "conditional", "near_duplicate"):
         assert words in found.text
     assert "NaN" not in found.text and "nan" not in found.text.replace("nano", "")
+    assert "weight 1: 1.50, weight 3: 4.50" in found.text
     assert "1 unreadable line" in found.text  # the log whose last line a crash has cut
 
 
@@ -84,17 +97,17 @@ def test_only_markup_made_here_passes_unescaped() -> None:
 def test_a_run_without_any_stage_still_has_a_report(tmp_path: Path) -> None:
     found = Elements(write_report(tmp_path).read_text(encoding="utf-8"))
     assert found.ids == SECTIONS
-    assert "0 of 9 stages finished" in found.text
+    assert "0 of 10 stages finished" in found.text
 
 
 @pytest.mark.parametrize(
-    "stage", ["text", "code", "tokenizer", "tokens", "pretrain", "sft", "reward", "ppo", "evaluation"]
+    "stage", ["text", "code", "tokenizer", "tokens", "long_text", "pretrain", "sft", "reward", "ppo", "evaluation"]
 )
 def test_any_stage_may_be_missing(fake_run: Path, stage: str) -> None:
     shutil.rmtree(fake_run / stage)
     found = Elements(write_report(fake_run).read_text(encoding="utf-8"))
     assert found.ids == SECTIONS
-    assert "8 of 9 stages finished" in found.text
+    assert "9 of 10 stages finished" in found.text
 
 
 def test_the_same_run_gives_the_same_bytes(fake_run: Path) -> None:

@@ -45,8 +45,8 @@ TOOL_USE: list[Message] = [
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     base = first_tokens(cl100k()[0], 1200)
-    learned = learn_tokens(["天地玄黄，宇宙洪荒。" * 3], {t: i for i, t in enumerate(base)}, cl100k()[1], 40)
-    return Tokenizer(base + learned, cl100k()[1], 1400)
+    learned = learn_tokens(["天地玄黄，宇宙洪荒。" * 3], {t: i for i, t in enumerate(base)}, 40)
+    return Tokenizer(base + learned, 1400)
 
 
 @pytest.fixture(scope="module")

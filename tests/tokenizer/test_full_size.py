@@ -27,13 +27,13 @@ def _ratio(tokenizer: Tokenizer, texts: list[Document], language: str) -> float:
 
 
 def test_all_ids_are_there_all_learned_tokens_are_reached_and_held_out_chinese_gains(texts: list[Document]) -> None:
-    ranks, pattern = cl100k()
+    ranks, _ = cl100k()
     base = first_tokens(ranks, BASE)
     chinese = [d.text for d in texts if d.language == "zh" and not d.heldout]
-    learned = learn_tokens(chinese, {token: rank for rank, token in enumerate(base)}, pattern, CHINESE)
-    again = learn_tokens(chinese[::-1], {token: rank for rank, token in enumerate(base)}, pattern, CHINESE)
+    learned = learn_tokens(chinese, {token: rank for rank, token in enumerate(base)}, CHINESE)
+    again = learn_tokens(chinese[::-1], {token: rank for rank, token in enumerate(base)}, CHINESE)
     assert learned == again  # the order of the documents does not matter
-    tokenizer = Tokenizer(base + learned, pattern, VOCABULARY)
+    tokenizer = Tokenizer(base + learned, VOCABULARY)
     assert (len(learned), tokenizer.encoding.n_vocab) == (CHINESE, 92_544)
     for number in range(BASE, len(tokenizer.tokens)):
         text = witness(tokenizer, number)
@@ -47,9 +47,9 @@ def test_all_ids_are_there_all_learned_tokens_are_reached_and_held_out_chinese_g
 
 
 def test_the_most_used_base_is_within_one_percent_of_cl100k_on_english_and_code(texts: list[Document]) -> None:
-    ranks, pattern = cl100k()
+    ranks, _ = cl100k()
     known = [d.text for d in texts if d.language in ("en", "code") and not d.heldout]
     base = most_used_tokens(ranks, count_tokens(cl100k_encoding(), known), BASE)
-    tokenizer = Tokenizer(base, pattern, VOCABULARY)
+    tokenizer = Tokenizer(base, VOCABULARY)
     assert _ratio(tokenizer, texts, "en") >= 0.99
     assert _ratio(tokenizer, texts, "code") >= 0.99

@@ -20,6 +20,7 @@ from ilm_ray.tokenizer.base import count_tokens, first_tokens, most_used_tokens
 from ilm_ray.tokenizer.card import witness
 from ilm_ray.tokenizer.chinese import chinese_words, learn_tokens, limited, merge_parts
 from ilm_ray.tokenizer.cl100k import TOKENS, cl100k, cl100k_encoding, rank_lines
+from ilm_ray.tokenizer.encoder import PATTERN
 from ilm_ray.tokenizer.tokenizer import SPECIALS, Tokenizer
 
 CHINESE = (
@@ -37,20 +38,20 @@ def _base(count: int) -> list[bytes]:
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     base = _base(1200)
-    learned = learn_tokens([CHINESE], {t: i for i, t in enumerate(base)}, cl100k()[1], 60)
-    return Tokenizer(base + learned, cl100k()[1], 1400)
+    learned = learn_tokens([CHINESE], {t: i for i, t in enumerate(base)}, 60)
+    return Tokenizer(base + learned, 1400)
 
 
 @pytest.fixture(scope="module")
 def whole() -> Tokenizer:
-    return Tokenizer(_base(TOKENS), cl100k()[1], TOKENS + 16)
+    return Tokenizer(_base(TOKENS), TOKENS + 16)
 
 
 @given(_TEXT)
 def test_any_text_comes_back_and_makes_no_special_id(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
-    assert tokenizer.encode_batch([text, text]) == [ids, ids]
+    assert tokenizer.encode_document(text).tolist() == [tokenizer.bos_id, *ids, tokenizer.eos_id]
     assert all(i < len(tokenizer.tokens) for i in ids)
     assert tokenizer.byte_lengths()[ids].sum() == len(text.encode())
 
@@ -71,9 +72,9 @@ def test_learned_tokens_are_merges_of_two_older_ones_and_each_is_reached(tokeniz
         assert i in tokenizer.encode(text)
         if len(text.encode()) == len(tokenizer.tokens[i]):
             assert tokenizer.encode(tokenizer.decode([i])) == [i]
-            assert len(regex.findall(tokenizer.pattern, text)) == 1
+            assert len(regex.findall(PATTERN, text)) == 1
     assert "".join(chinese_words(CHINESE)) == CHINESE
-    assert len(tokenizer.encode(CHINESE)) < 0.6 * len(Tokenizer(_base(1200), tokenizer.pattern, 1400).encode(CHINESE))
+    assert len(tokenizer.encode(CHINESE)) < 0.6 * len(Tokenizer(_base(1200), 1400).encode(CHINESE))
 
 
 @given(st.text(st.sampled_from("天地玄黄〇，。！“”… \u3000\n\r\taé1'_-()"), max_size=30))
@@ -89,18 +90,17 @@ def test_no_learned_word_crosses_a_border_of_cl100ks_pattern(text: str) -> None:
 
 def test_merges_are_made_by_frequency_as_counted_by_hand() -> None:
     ranks = {bytes([i]): i for i in range(256)}
-    learned = learn_tokens(["天地 天地\n天地", "天人", "人。"], ranks, cl100k()[1], 100)
+    learned = learn_tokens(["天地 天地\n天地", "天人", "人。"], ranks, 100)
     # 天 four times (two merges of its bytes), 地 and 天地 three times, 人 twice; 。 stands once.
     assert [token.decode(errors="ignore") for token in learned] == ["", "天", "", "地", "天地", "", "人"]
     assert [token for token in learned if len(token) == 2] == ["天".encode()[:2], "地".encode()[:2], "人".encode()[:2]]
 
 
 def test_the_most_used_tokens_are_reached_as_before_and_serve_their_text_better() -> None:
-    pattern = cl100k()[1]
     ranks = {token: rank for rank, token in enumerate(_base(5000))}
-    counts = count_tokens(tiktoken.Encoding("head", pat_str=pattern, mergeable_ranks=ranks, special_tokens={}), [CODE])
+    counts = count_tokens(tiktoken.Encoding("head", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={}), [CODE])
     base = most_used_tokens(ranks, counts, 1200)
-    chosen, first = Tokenizer(base, pattern, 1300), Tokenizer(_base(1200), pattern, 1300)
+    chosen, first = Tokenizer(base, 1300), Tokenizer(_base(1200), 1300)
     assert len(set(base)) == 1200
     assert {bytes([i]) for i in range(256)} <= set(base)
     order = [ranks[token] for token in base]
@@ -132,24 +132,24 @@ def test_tiktoken_itself_takes_the_rank_lines_for_the_published_file(tmp_path: P
 
 def test_learning_stops_where_the_text_has_no_repeated_pair() -> None:
     ranks = {t: i for i, t in enumerate(_base(1200))}
-    assert learn_tokens(["plain English, again and again and again"], ranks, cl100k()[1], 50) == []
-    few = learn_tokens(["天地天地。"], ranks, cl100k()[1], 50)
+    assert learn_tokens(["plain English, again and again and again"], ranks, 50) == []
+    few = learn_tokens(["天地天地。"], ranks, 50)
     assert 0 < len(few) < 50
-    assert learn_tokens(["天地。"], ranks, cl100k()[1], 50) == []
+    assert learn_tokens(["天地。"], ranks, 50) == []
     lines = [CHINESE[at : at + 12] for at in range(0, len(CHINESE), 12)]
-    assert learn_tokens(lines, ranks, cl100k()[1], 50) == learn_tokens(lines[::-1], ranks, cl100k()[1], 50)
+    assert learn_tokens(lines, ranks, 50) == learn_tokens(lines[::-1], ranks, 50)
     assert "".join(limited(["abc", "def", "ghi"], 5)) == "abcde"
 
 
 def test_specials_sit_at_the_end_in_the_released_order() -> None:
-    made = Tokenizer(_base(92_000), cl100k()[1], 92_544)
+    made = Tokenizer(_base(92_000), 92_544)
     released = ["<|plugin|>", "<|interpreter|>", "<|action_end|>", "<|action_start|>", "<|im_end|>", "<|im_start|>"]
     assert [made.special(name) for name in released] == list(range(92_538, 92_544))
     assert made.decode([made.bos_id, 92_000, made.reward_id]) == "<s><|reward|>"  # a spare id is nothing
     assert made.encoding.n_vocab == 92_544
     assert made.encoding.encode_single_token("<|spare_0|>") == 92_000
     with pytest.raises(UserError, match="vocab_size"):
-        Tokenizer(_base(300), cl100k()[1], 300 + len(SPECIALS) - 1)
+        Tokenizer(_base(300), 300 + len(SPECIALS) - 1)
 
 
 def test_saved_and_loaded(tokenizer: Tokenizer, tmp_path: Path) -> None:

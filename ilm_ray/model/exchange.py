@@ -1,0 +1,178 @@
+"""Model folders for and from others: InternLM2's released layout, which vLLM loads with its native classes, and its
+loss-free LLaMA twin, which Transformers and vLLM load with no code from the folder. safetensors only.
+
+Reward models: `InternLM2ForRewardModel`, and `LlamaForSequenceClassification` with one label. Both are to be read at
+the appended reward token.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ilm_ray.errors import UserError
+from ilm_ray.model.huggingface import from_llama, full_weights, llama_config, to_llama
+from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape
+
+LAYOUTS = ("internlm2", "llama")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+SHARD = "5GB"
+
+_CAUSAL = {"internlm2": "InternLM2ForCausalLM", "llama": "LlamaForCausalLM"}
+_SCALAR = {"internlm2": "InternLM2ForRewardModel", "llama": "LlamaForSequenceClassification"}
+_CONFIGURATION = '''"""The configuration class of InternLM2, which Transformers has not: config.json names this file."""
+
+from transformers import PretrainedConfig
+
+
+class InternLM2Config(PretrainedConfig):
+    model_type = "internlm2"
+
+    def __init__(self, bias=False, **kwargs):
+        self.bias = bias
+        super().__init__(**kwargs)
+'''
+
+
+def export_model(
+    model: CausalLM | ScalarModel, folder: Path, layout: str, dtype: torch.dtype, ids: Mapping[str, Any]
+) -> None:
+    """Write config.json, generation_config.json and weights in shards of at most SHARD into `folder`.
+
+    ids: the token ids that config.json names (`bos_token_id`, `eos_token_id`, ...).
+    """
+    weights = {name: tensor.to(dtype) for name, tensor in full_weights(model).items()}
+    if layout == "llama":
+        weights = to_llama(weights, model.shape)
+        if isinstance(model, ScalarModel):
+            weights["score.weight"] = weights.pop("v_head.weight")
+    config = _config(model, layout) | {"torch_dtype": str(dtype).removeprefix("torch."), **ids}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_torch_state_dict(weights, folder, max_shard_size=SHARD, metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    if layout == "internlm2":
+        (folder / "configuration_internlm2.py").write_text(_CONFIGURATION, encoding="utf-8")
+    if isinstance(model, CausalLM):
+        (folder / "generation_config.json").write_text(json.dumps(dict(ids), indent=1), encoding="utf-8")
+
+
+def import_model(folder: Path) -> CausalLM | ScalarModel:
+    """The fp32 model of a folder in one of the two layouts.
+
+    Raises UserError where it is in none, or is a model that ours cannot be (biases, scaled RoPE, tied heads), or where
+    tensors are missing, left over or of another size.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        architecture = config["architectures"][0]
+        shape = _shape(config)
+    except (OSError, KeyError, TypeError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise UserError(
+            f"{folder}/config.json does not describe an InternLM2 or LLaMA model ({type(error).__name__}: {error})"
+        ) from None
+    if architecture not in (*_CAUSAL.values(), *_SCALAR.values()):
+        raise UserError(f"{folder}: architecture {architecture} is none of {[*_CAUSAL.values(), *_SCALAR.values()]}")
+    if wrong := _unlike_ours(config):
+        raise UserError(f"{folder}/config.json: {wrong}; ilm_ray's model has no such thing")
+    weights = _read(folder)
+    if architecture in (_CAUSAL["llama"], _SCALAR["llama"]):
+        if "score.weight" in weights:
+            weights["v_head.weight"] = weights.pop("score.weight")
+        weights = _fused(weights, shape, folder)
+    model = (ScalarModel if architecture in _SCALAR.values() else CausalLM)(shape)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items() if "rotary_emb" not in name}
+    if differing := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
+        name = differing[0]
+        raise UserError(
+            f"{folder}: {len(differing)} tensors do not fit config.json, the first is {name}: "
+            f"expected {expected.get(name)}, found {found.get(name)}"
+        )
+    model.load_state_dict({name: weights[name].float() for name in expected})
+    return model
+
+
+def _config(model: CausalLM | ScalarModel, layout: str) -> dict[str, Any]:
+    architecture = (_SCALAR if isinstance(model, ScalarModel) else _CAUSAL)[layout]
+    config = llama_config(model.shape, architectures=[architecture])
+    if layout == "internlm2":
+        del config["attention_bias"], config["mlp_bias"]
+        config |= {
+            "model_type": "internlm2",
+            "bias": False,
+            "auto_map": {"AutoConfig": "configuration_internlm2.InternLM2Config"},
+        }
+    elif isinstance(model, ScalarModel):
+        config |= {"num_labels": 1}
+    return config
+
+
+def _shape(config: Mapping[str, Any]) -> Shape:
+    heads = config["num_attention_heads"]
+    kv_heads = config.get("num_key_value_heads") or heads
+    rope = config.get("rope_parameters") or config
+    return Shape(
+        vocab_size=config["vocab_size"],
+        layers=config["num_hidden_layers"],
+        hidden=config["hidden_size"],
+        kv_heads=kv_heads,
+        queries_per_kv=heads // kv_heads,
+        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+        mlp_hidden=config["intermediate_size"],
+        norm_eps=config.get("rms_norm_eps", 1e-6),
+        rope_base=float(rope.get("rope_theta", 10_000.0)),
+    )
+
+
+def _unlike_ours(config: Mapping[str, Any]) -> str | None:
+    """What our model cannot be, in words."""
+    for name in ("bias", "attention_bias", "mlp_bias", "tie_word_embeddings"):
+        if config.get(name):
+            return f"{name} is set"
+    if config.get("hidden_act", "silu") != "silu":
+        return f"hidden_act is {config['hidden_act']}"
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    # The released models name "dynamic", which changes nothing within the context that they were trained on.
+    return None if kind in ("default", "dynamic") else f"RoPE is scaled ({kind})"
+
+
+def _read(folder: Path) -> dict[str, Tensor]:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder} holds no .safetensors file; weights in other forms are not read, convert them first")
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if missing := sorted(named - {path.name for path in files}):
+            raise UserError(f"{folder}: {missing[0]} is missing, which {index.name} names; copy it there")
+        files = [path for path in files if path.name in named]
+    weights: dict[str, Tensor] = {}
+    for path in files:
+        try:
+            weights |= load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} cannot be read ({error}); copy it anew") from None
+    return weights
+
+
+def _fused(weights: dict[str, Tensor], shape: Shape, folder: Path) -> dict[str, Tensor]:
+    try:
+        return from_llama(weights, shape)
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"{folder}: q, k and v do not fit config.json ({error})") from None
+
+
+def export_tokens(names: Mapping[str, int]) -> dict[str, Any]:
+    """The ids of config.json from a tokenizer's special tokens: generation ends at a turn's end too."""
+    return {
+        "bos_token_id": names["<s>"],
+        "eos_token_id": [names["</s>"], names["<|im_end|>"]],
+        "pad_token_id": names["</s>"],
+    }

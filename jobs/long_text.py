@@ -1,0 +1,62 @@
+"""Long-context data: which long documents of the run are worth it (report section 3.3); `<run>/long_text`."""
+
+import dataclasses
+from typing import Any
+
+from actors.perplexity import ScorerSettings, score_parts
+from ilm_ray.config import Config
+from ilm_ray.corpus.jsonl import sha256_of
+from ilm_ray.corpus.stage import Context, Result, Stage
+from ilm_ray.longtext.models import scorer_files
+from ilm_ray.longtext.perplexity import Cut
+from ilm_ray.longtext.pipeline import find_long, mark_long
+from ilm_ray.longtext.scorer import ScorerTask, check_scorer_batch
+from ilm_ray.longtext.thresholds import read_thresholds
+from ilm_ray.pretrain.trainer import run_training
+from jobs._job import run_job
+
+# How the scorer is trained beyond its own settings, as `ilm_ray.pretrain` takes it.
+_TRAINING = {"precision", "betas", "eps", "weight_decay", "clip_norm", "warmup_ratio", "final_lr_ratio"}
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    own = config.long_text
+    made = {"long_text": own.model_dump(exclude={"thresholds"}), "thresholds": read_thresholds(own.thresholds)}
+    if own.scorer is not None:
+        return made
+    return made | {"seed": config.seed, "training": config.pretrain.model_dump(include=_TRAINING)}
+
+
+def _sources(config: Config) -> dict[str, str]:
+    check_scorer_batch(config)
+    scorer = config.long_text.scorer
+    return {f"scorer {path.name}": sha256_of(path) for path in scorer_files(scorer)} if scorer else {}
+
+
+def _work(context: Context) -> Result:
+    config, folder = context.config, context.folder
+    parts = find_long(context)
+    figures: dict[str, Any] = {"model": config.long_text.scorer, "parts": len(parts)}
+    if parts:
+        model, tokenizer = config.long_text.scorer, None
+        if model is None:
+            figures |= _train_scorer(context)
+            model, tokenizer = str(folder / "scorer" / "model"), str(context.of("tokenizer"))
+        settings = ScorerSettings(model, tokenizer, Cut(config.long_text.segment_tokens, config.long_text.max_pairs))
+        work = [(part, folder / "differences" / part.name) for part in parts]
+        score_parts(work, settings, config.pretrain.workers)
+    return mark_long(context, figures)
+
+
+def _train_scorer(context: Context) -> dict[str, Any]:
+    folder = context.folder / "scorer"
+    trained = run_training(
+        dataclasses.replace(context, folder=folder), ScorerTask, context.config.pretrain.weight_decay
+    )
+    return {f"training_{name}": value for name, value in trained.metrics["summary"].items()}
+
+
+STAGE = Stage("long_text", ("text", "code", "tokenizer", "tokens"), _settings, _work, _sources, trains=True)
+
+if __name__ == "__main__":
+    run_job("long_text", [STAGE])

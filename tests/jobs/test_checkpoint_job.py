@@ -1,0 +1,65 @@
+"""Export and import from the command line, on a run folder with nothing but a tokenizer and a model in it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ilm_ray.model.huggingface import full_weights, load_causal, save_internlm2
+from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
+from ilm_ray.tokenizer.tokenizer import Tokenizer
+from jobs import checkpoint
+
+SHAPE = Shape(vocab_size=300, layers=2, hidden=32, kv_heads=2, queries_per_kv=1, head_dim=16, mlp_hidden=48)
+
+
+@pytest.fixture()
+def run_dir(tmp_path: Path) -> Path:
+    Tokenizer([bytes([i]) for i in range(256)], SHAPE.vocab_size).save(tmp_path / "tokenizer")
+    model = CausalLM(SHAPE)
+    initialize(model, 3)
+    save_internlm2(model, tmp_path / "sft" / "model")
+    return tmp_path
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_a_model_goes_out_is_used_and_comes_back(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, back = run_dir / "out", run_dir / "back"
+    asked = ["export", "--run-dir", str(run_dir), "--stage", "sft", "--out", str(out), "--dtype", "fp32"]
+    assert checkpoint.main(asked) == 0
+    assert last_line(capsys)["status"] == "done"
+    tokenizer, model = AutoTokenizer.from_pretrained(out), AutoModelForCausalLM.from_pretrained(out)
+    chat = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], add_generation_prompt=True)
+    answer = model.generate(torch.tensor([chat["input_ids"]]), max_new_tokens=5, do_sample=False)
+    assert answer.shape[1] > len(chat["input_ids"])
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert end in model.generation_config.eos_token_id and end == Tokenizer.load(run_dir / "tokenizer").im_end_id
+    assert checkpoint.main(["import", "--model", str(out), "--out", str(back)]) == 0
+    ours, theirs = full_weights(load_causal(run_dir / "sft" / "model")), full_weights(load_causal(back))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "--stage", "sft", "--run-dir", "{run}", "--out", "{run}/sft"], "is there already"),
+        (["export", "--stage", "ppo", "--run-dir", "{run}", "--out", "{run}/x"], "no model of ours"),
+        (["export", "--stage", "sft", "--run-dir", "{run}/none", "--out", "{run}/x"], "no tokenizer"),
+        (["export", "--stage", "tokens", "--run-dir", "{run}", "--out", "{run}/x"], "invalid choice"),
+        (["import", "--model", "{run}/none", "--out", "{run}/x"], "config.json"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
+    arguments: list[str], message: str, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(run_dir.rglob("*"))
+    assert checkpoint.main([word.format(run=run_dir) for word in arguments]) == 2
+    said = capsys.readouterr()
+    assert message in said.err and len(said.err.splitlines()) == 1
+    assert json.loads(said.out)["status"] == "refused"
+    assert sorted(run_dir.rglob("*")) == before

@@ -1,0 +1,138 @@
+"""Folders for others: read by Transformers, by vLLM's native InternLM2 classes, and back without a change."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ilm_ray.errors import UserError
+from ilm_ray.model import exchange
+from ilm_ray.model.exchange import export_model, import_model
+from ilm_ray.model.huggingface import full_weights
+from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel, Shape, initialize
+
+SHAPE = Shape(
+    vocab_size=512, layers=3, hidden=128, kv_heads=2, queries_per_kv=2, head_dim=32, mlp_hidden=192, rope_base=5e4
+)
+IDS = {"bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 2}
+PROMPTS = [[5, 9, 200, 31, 7], [8, 8, 450], list(range(40, 90))]
+
+
+def made(kind: type[CausalLM] | type[ScalarModel], seed: int = 0) -> CausalLM | ScalarModel:
+    model = kind(SHAPE)
+    initialize(model, seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3 if parameter.dim() > 1 else 1)
+    return model
+
+
+@pytest.mark.parametrize("layout", exchange.LAYOUTS)
+@pytest.mark.parametrize("kind", [CausalLM, ScalarModel])
+def test_what_was_exported_is_imported_bit_for_bit(
+    layout: str, kind: type[CausalLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "SHARD", 200_000)  # bytes: several shards
+    model = made(kind)
+    export_model(model, tmp_path / "out", layout, torch.float32, IDS)
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 2
+    back = import_model(tmp_path / "out")
+    assert type(back) is kind and (back.shape, back.shape.init_std) == (SHAPE, SHAPE.init_std)
+    ours, theirs = full_weights(model), full_weights(back)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_transformers_gives_our_logits_and_our_scores(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    policy, reward = made(CausalLM), made(ScalarModel)
+    export_model(policy, tmp_path / "policy", "llama", torch.float32, IDS)
+    export_model(reward, tmp_path / "reward", "llama", torch.float32, IDS)
+    causal = AutoModelForCausalLM.from_pretrained(tmp_path / "policy", dtype=torch.float32)
+    scorer = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward", dtype=torch.float32)
+    for prompt in PROMPTS:
+        theirs = causal(torch.tensor([prompt])).logits[0]
+        torch.testing.assert_close(policy(Packed.of([prompt])), theirs, atol=1e-5, rtol=1e-5)
+        score = scorer(torch.tensor([prompt])).logits[0, 0]
+        torch.testing.assert_close(reward(Packed.of([prompt]))[-1], score, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_vllm_serves_the_released_layout_with_its_own_classes(tmp_path: Path) -> None:
+    """Greedy continuations of the native policy class equal ours; the native reward class gives our scores."""
+    os.environ.update(
+        VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_OMP_THREADS_BIND="nobind"
+    )
+    vllm = pytest.importorskip("vllm")
+    policy, reward = made(CausalLM), made(ScalarModel)
+    export_model(policy, tmp_path / "policy", "internlm2", torch.float32, IDS)
+    export_model(reward, tmp_path / "reward", "internlm2", torch.float32, IDS)
+    common = {
+        "trust_remote_code": True,  # of the configuration class that we wrote into the folder
+        "skip_tokenizer_init": True,
+        "enforce_eager": True,
+        "dtype": "float32",
+        "max_model_len": 128,
+    }
+    engine = vllm.LLM(str(tmp_path / "policy"), **common)
+    greedy = vllm.SamplingParams(temperature=0, max_tokens=24, ignore_eos=True, detokenize=False)
+    inputs = [{"prompt_token_ids": prompt} for prompt in PROMPTS]
+    answers = engine.generate(inputs, greedy, use_tqdm=False)
+    assert engine.llm_engine.model_config.architectures == ["InternLM2ForCausalLM"]
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        tokens = list(prompt)
+        for _ in range(24):
+            tokens.append(int(policy(Packed.of([tokens]))[-1].argmax()))
+        assert tokens[len(prompt) :] == list(answer.outputs[0].token_ids)
+    del engine
+    scorer = vllm.LLM(str(tmp_path / "reward"), runner="pooling", **common)
+    raw = vllm.PoolingParams(use_activation=False)
+    scores = scorer.encode(inputs, raw, pooling_task="token_classify", use_tqdm=False)
+    assert scorer.llm_engine.model_config.architectures == ["InternLM2ForRewardModel"]
+    for prompt, found in zip(PROMPTS, scores, strict=True):
+        torch.testing.assert_close(found.outputs.data.flatten(), reward(Packed.of([prompt])), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tie_word_embeddings": True}, "tie_word_embeddings"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "RoPE is scaled"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),
+        ({"num_hidden_layers": 2}, "tensors do not fit"),
+        ({"num_key_value_heads": 1}, "fit"),
+        ({"num_attention_heads": "many"}, "does not describe"),
+    ],
+)
+def test_a_model_that_ours_cannot_be_is_refused_by_name(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    export_model(made(CausalLM), tmp_path, "llama", torch.float32, IDS)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match=message):
+        import_model(tmp_path)
+
+
+def test_damaged_and_missing_weights_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "SHARD", 200_000)
+    export_model(made(CausalLM), tmp_path, "internlm2", torch.float32, IDS)
+    first, second, *_ = sorted(tmp_path.glob("*.safetensors"))
+    weights = {name: tensor.clone() for name, tensor in load_file(first).items()}  # the file is mapped
+    first.write_bytes(first.read_bytes()[:500])
+    with pytest.raises(UserError, match=first.name):
+        import_model(tmp_path)
+    save_file({name: tensor for name, tensor in weights.items() if tensor.dim() > 1} | {"extra": torch.ones(1)}, first)
+    with pytest.raises(UserError, match="tensors do not fit"):
+        import_model(tmp_path)
+    second.unlink()
+    with pytest.raises(UserError, match=second.name):
+        import_model(tmp_path)
+    for path in tmp_path.glob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(UserError, match="holds no"):
+        import_model(tmp_path)
