@@ -11,6 +11,7 @@ from tests.parallel.training import Trained, train_alone, train_layouts
 
 BARS = {torch.float32: 1e-5, torch.float64: 1e-9}
 
+# Parameters, gradients, optimizer states.
 SHARDINGS = [
     ("replica", "replica", "replica"),
     ("replica", "replica", "partial"),
@@ -26,10 +27,7 @@ SHARDINGS = [
 ]
 LAYOUTS = {
     "states": {
-        f"dp8, parameters {p}, gradients {g}, optimizer {o}": Layout(
-            parameters=p, gradients=g, optimizer=o, shard_group=4
-        )
-        for p, g, o in SHARDINGS
+        f"dp8, {p}/{g}/{o}": Layout(parameters=p, gradients=g, optimizer=o, shard_group=4) for p, g, o in SHARDINGS
     }
     | {"dp8, two blocks gathered ahead": Layout(prefetch=2)},
     "tensor": {
