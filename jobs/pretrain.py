@@ -11,7 +11,7 @@ from ilm_ray.pretrain.trainer import run_training
 from jobs._job import run_job
 
 # What changes how the work is done and not what comes of it.
-_NO_RESULT = {"checkpoint_every", "keep_checkpoints", "log_every", "workers", "loss_chunk", "micro_tokens"}
+_NO_RESULT = {"checkpoint_every", "keep_checkpoints", "log_every", "workers", "layout", "loss_chunk", "micro_tokens"}
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -20,8 +20,8 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _work(context: Context) -> Result:
-    drawn = _look_ahead(context)
-    result = run_training(context, PretrainTask, context.config.pretrain.weight_decay)
+    settings, drawn = context.config.pretrain, _look_ahead(context)
+    result = run_training(context, PretrainTask, settings.weight_decay, settings.layout)
     return replace(result, metrics=result.metrics | {"drawn": drawn})
 
 

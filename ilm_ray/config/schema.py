@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ilm_ray.config.thresholds import RULES, Bounds, merged_rules
+from ilm_ray.parallel.layout import Layout
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -196,6 +197,8 @@ class PhaseConfig(Section):
 class PretrainConfig(Section):
     phases: list[PhaseConfig]
     workers: Count = 2
+    # How workers share the model; by default each reads its own sequences and keeps a share of all states.
+    layout: Layout = Layout()
     precision: Literal["fp32", "bf16"] = "bf16"
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
@@ -212,13 +215,14 @@ class PretrainConfig(Section):
 
     @model_validator(mode="after")
     def _shared_evenly(self) -> "PretrainConfig":
+        layout = self.layout.on(self.workers)
         for phase in self.phases:
-            unit = phase.context * self.workers
-            if phase.batch_tokens % unit:
+            if phase.batch_tokens % phase.context:
                 raise ValueError(
                     f"phase {phase.name}: batch_tokens={phase.batch_tokens} must be a multiple of "
-                    f"context * workers = {unit}"
+                    f"context={phase.context}"
                 )
+            layout.require_batch(f"phase {phase.name}", phase.sequences, max(1, self.micro_tokens // phase.context))
         return self
 
 
@@ -345,3 +349,8 @@ class Config(Section):
     reward: RewardConfig = RewardConfig()
     ppo: PPOConfig = PPOConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _layout_fits_model(self) -> "Config":
+        self.pretrain.layout.require_model(self.model, self.tokenizer.vocab_size)
+        return self

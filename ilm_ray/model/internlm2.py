@@ -5,6 +5,7 @@ matrix. Names are those of the released checkpoints.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -79,6 +80,7 @@ class Attention(nn.Module):
         self.shape = shape
         self.wqkv = nn.Linear(shape.hidden, (shape.heads + 2 * shape.kv_heads) * shape.head_dim, bias=False)
         self.wo = nn.Linear(shape.heads * shape.head_dim, shape.hidden, bias=False)
+        self.attend: Callable[..., Tensor] = attention  # who has rows of a longer batch only puts an exchange around it
 
     def forward(self, x: Tensor, batch: Packed) -> Tensor:
         s = self.shape
@@ -86,7 +88,7 @@ class Attention(nn.Module):
         qkv = self.wqkv(x).view(len(x), -1, s.queries_per_kv + 2, s.head_dim)
         q = rotate(qkv[:, :, :-2].flatten(1, 2), batch.positions, s.rope_base)
         k = rotate(qkv[:, :, -2], batch.positions, s.rope_base)
-        out = attention(q, k, qkv[:, :, -1], batch.cu_seqlens, batch.max_seqlen)
+        out = self.attend(q, k, qkv[:, :, -1], batch.cu_seqlens, batch.max_seqlen)
         return self.wo(out.flatten(1))
 
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from ilm_ray.model.huggingface import save_internlm2
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel
 from ilm_ray.parallel import checkpoint
-from ilm_ray.parallel.sharding import clip_gradients, shard, summed
+from ilm_ray.parallel.layout import Layout
+from ilm_ray.parallel.parallelize import ParallelModel, parallelize
+from ilm_ray.parallel.sharding import clip_gradients, summed
 from ilm_ray.pretrain.schedule import adamw
 
 Micro = Any  # one micro-batch of a task: only the task looks inside
@@ -29,7 +31,11 @@ class Losses:
 
 
 class Task(Protocol):
-    """What is trained. `micro_batches` must give every rank the same number of them: their forwards are collective."""
+    """What is trained. `micro_batches` must give every rank the same number of them: their forwards are collective.
+
+    A rank here is a replica of the model, be it one worker or several; all workers of a replica get the same batches.
+    With a pipeline a micro-batch is (packed tokens, labels), and the loss the sum of the tokens' losses.
+    """
 
     steps: int
     checkpoint_every: int
@@ -52,6 +58,7 @@ class LoopSettings:
     weight_decay: float
     clip_norm: float
     keep_checkpoints: int
+    layout: Layout = field(default_factory=Layout)
 
 
 def train(
@@ -65,57 +72,69 @@ def train(
     Every rank calls it inside an initialised process group. The final weights go to `folder/model`. `log` receives,
     on every rank, one row every `task.log_every` steps; losses in it are means over all ranks.
     """
-    rank, ranks = dist.get_rank(), dist.get_world_size()
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    model = task.build()
-    sharded = shard(model, device, settings.precision)
-    optimizer = adamw(sharded.named_parameters(), settings.betas, settings.eps, settings.weight_decay)
-    state = checkpoint.restore(folder / "checkpoints", sharded, optimizer) or {"step": 0, "tokens": 0}
+    model = parallelize(task.build(), settings.layout, device, settings.precision)
+    optimizers = [
+        adamw(part.named_parameters(), settings.betas, settings.eps, settings.weight_decay) for part in model.parts
+    ]
+    rank, ranks, replicas = model.meshes.rank("dp"), model.meshes.reading["dp"].size(), model.meshes.group("dp")
+    checkpoints, stored = folder / "checkpoints", list(zip(model.parts, optimizers, strict=True))
+    state = checkpoint.restore(checkpoints, stored) or {"step": 0, "tokens": 0}
     step, tokens_seen = state["step"], state["tokens"]
-    window = _Window()
+    evaluate, window = _Evaluate(model), _Window(replicas)
     while step < task.steps:
-        note = task.before_step(sharded, step, _Evaluate(device, rank, ranks))
+        note = task.before_step(model, step, evaluate)
         if note:
             log({"step": step, **note})
         learning_rate = task.learning_rate(step)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            optimizer.zero_grad()
         micros = task.micro_batches(step, rank, ranks)
         # Normalise by what all ranks together predict: accumulation and layout then change nothing.
-        count, tokens = summed([sum(task.count(m) for m in micros), float(sum(task.tokens(m) for m in micros))], device)
-        optimizer.zero_grad()
-        for micro in micros:
-            losses = task.losses(sharded, micro)
-            (losses.loss * (ranks / max(count, 1.0))).backward()  # FSDP averages gradients over ranks
+        mine = [sum(task.count(m) for m in micros), float(sum(task.tokens(m) for m in micros))]
+        count, tokens = summed(mine, device, replicas)
+        for losses in _backward(task, model, micros, ranks / max(count, 1.0)):
             window.add(losses)
-        norm = clip_gradients(sharded.parameters(), settings.clip_norm)
+        norm = clip_gradients(model.parameters(), settings.clip_norm, settings.layout.pp)
         if norm != norm or norm == float("inf"):
             raise FloatingPointError(f"gradient norm is {norm} at step {step}: the step was not applied")
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         step += 1
         tokens_seen += int(tokens)
         if step % task.log_every == 0 or step == task.steps:
             row = window.means(device)
             log({"step": step, "lr": learning_rate, "grad_norm": norm, "tokens": tokens_seen} | row)
         if step % task.checkpoint_every == 0 or step == task.steps:
-            checkpoint.save(
-                folder / "checkpoints",
-                step,
-                sharded,
-                optimizer,
-                {"tokens": tokens_seen},
-                settings.keep_checkpoints,
-            )
-    note = task.before_step(sharded, step, _Evaluate(device, rank, ranks))
+            checkpoint.save(checkpoints, step, stored, {"tokens": tokens_seen}, settings.keep_checkpoints)
+    note = task.before_step(model, step, evaluate)
     if note:
         log({"step": step, **note})
-    _save_final(sharded, model.shape, folder)
+    _save_final(model, folder)
+
+
+def _backward(task: Task, model: ParallelModel, micros: list[Micro], scale: float) -> list[Losses]:
+    """Add up gradients of scale times the micro-batches' losses, averaged over replicas."""
+    if model.pipeline is not None:
+        sums = model.backward_windows(micros, scale)
+        return [Losses(loss, task.count(micro)) for loss, micro in zip(sums, micros, strict=True)]
+    found: list[Losses] = []
+
+    def loss_of(micro: Micro) -> Tensor:
+        found.append(task.losses(model, micro))
+        return found[-1].loss
+
+    model.backward(micros, loss_of, scale)
+    return found
 
 
 class _Window:
     """Sums between two log rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, replicas: dist.ProcessGroup) -> None:
+        self.replicas = replicas
         self._reset()
 
     def _reset(self) -> None:
@@ -130,7 +149,8 @@ class _Window:
     def means(self, device: torch.device) -> dict[str, float]:
         """Means over the window and all ranks; figures are divided by the same count as the loss."""
         names = sorted(self.figures)
-        loss, count, *figures = summed([self.loss, self.count, *(self.figures[n] for n in names)], device)
+        mine = [self.loss, self.count, *(self.figures[n] for n in names)]
+        loss, count, *figures = summed(mine, device, self.replicas)
         seconds = time.monotonic() - self.started
         self._reset()
         count = max(count, 1.0)
@@ -139,31 +159,32 @@ class _Window:
 
 
 class _Evaluate:
-    """Sum a per-micro-batch function over all ranks; every rank makes the same number of forwards."""
+    """Sum a per-micro-batch function over all replicas; every one makes the same number of forwards."""
 
-    def __init__(self, device: torch.device, rank: int, ranks: int) -> None:
-        self.device, self.rank, self.ranks = device, rank, ranks
+    def __init__(self, model: ParallelModel) -> None:
+        self.device, self.replicas = model.device, model.meshes.group("dp")
+        self.rank, self.ranks = model.meshes.rank("dp"), model.meshes.reading["dp"].size()
+        self.active = model.active
 
     def __call__(self, model: Any, micros: list[Micro], figures: Callable[[Any, Micro], list[float]]) -> list[float]:
         rounds = -(-len(micros) // self.ranks)
         total: list[float] = []
-        with torch.no_grad():
+        with torch.no_grad(), self.active():
             for i in range(rounds):
                 index = i * self.ranks + self.rank
                 values = figures(model, micros[min(index, len(micros) - 1)])
                 if index >= len(micros):  # a forward made only so that the others' collectives have a partner
                     values = [0.0] * len(values)
                 total = [a + b for a, b in zip(total, values, strict=True)] if total else values
-        return summed(total, self.device)
+        return summed(total, self.device, self.replicas)
 
 
-def _save_final(sharded: Any, shape: Any, folder: Path) -> None:
-    """Gather the weights on rank 0 and write the model folder."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-    weights = get_model_state_dict(sharded, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+def _save_final(model: ParallelModel, folder: Path) -> None:
+    """Write the model folder from the last checkpoint, which holds all layers whatever rank had them."""
     if dist.get_rank() == 0:
-        whole = CausalLM(shape) if "output.weight" in weights else ScalarModel(shape)
-        whole.load_state_dict(weights)
+        with torch.device("meta"):  # no memory and no drawing of weights that are read at once
+            whole = (CausalLM if isinstance(model.parts[0], CausalLM) else ScalarModel)(model.shape)
+        whole.to_empty(device="cpu")
+        checkpoint.restore_whole(folder / "checkpoints", whole)
         save_internlm2(whole, folder / "model")
     dist.barrier()

@@ -14,8 +14,9 @@ from ilm_ray.config.schema import PhaseConfig, PretrainConfig
 from ilm_ray.corpus.mixture import Mixture
 from ilm_ray.corpus.tokens import TokenSource
 from ilm_ray.errors import UserError
-from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
+from ilm_ray.model.internlm2 import Block, CausalLM, Packed, Shape, initialize
 from ilm_ray.model.loss import IGNORE
+from ilm_ray.parallel.parallelize import ParallelModel
 from ilm_ray.pretrain.heldout import Window, bits_per_byte, heldout_windows
 from ilm_ray.pretrain.loop import Losses
 from ilm_ray.pretrain.schedule import cosine_lr
@@ -27,11 +28,13 @@ def shape_of(config: Config, vocab_size: int) -> Shape:
     return Shape(vocab_size=vocab_size, rope_base=config.pretrain.phases[0].rope_base, **config.model.model_dump())
 
 
-def set_rope_base(model: Any, base: float) -> None:
+def set_rope_base(model: ParallelModel, base: float) -> None:
     """Change the RoPE base of a model in place."""
-    model.shape = dataclasses.replace(model.shape, rope_base=base)
-    for block in model.model.layers.values():
-        block.attention.shape = model.shape
+    for part in model.parts:
+        part.shape = dataclasses.replace(part.shape, rope_base=base)
+        for block in part.model.layers.values():
+            assert isinstance(block, Block)
+            block.attention.shape = part.shape
 
 
 def open_sources(folder: Path, split: str) -> dict[str, TokenSource]:

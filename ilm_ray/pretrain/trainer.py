@@ -20,13 +20,16 @@ from ilm_ray.observe import metrics
 from ilm_ray.observe.journal import read_journal
 from ilm_ray.observe.progress import Progress
 from ilm_ray.parallel import checkpoint
+from ilm_ray.parallel.layout import Layout
 from ilm_ray.pretrain.loop import LoopSettings, Task, train
 
 # How often a crashed worker group is started again. A bug would otherwise be retried for ever.
 MAX_FAILURES = 3
 
 
-def run_training(context: Context, make_task: Callable[[Config, Path], Task], weight_decay: float) -> Result:
+def run_training(
+    context: Context, make_task: Callable[[Config, Path], Task], weight_decay: float, layout: Layout | None = None
+) -> Result:
     """Train a task on Ray Train workers; evaluations and the last row become the stage's metrics."""
     config, folder = context.config, context.folder
     on_gpu = ray.cluster_resources().get("GPU", 0) > 0
@@ -38,6 +41,7 @@ def run_training(context: Context, make_task: Callable[[Config, Path], Task], we
             "folder": str(folder),
             "make_task": make_task,
             "weight_decay": weight_decay,
+            "layout": (layout or Layout()).model_dump(),
         },
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=600),
         scaling_config=ScalingConfig(num_workers=config.pretrain.workers, use_gpu=on_gpu),
@@ -71,7 +75,15 @@ def _train_worker(settings: dict[str, Any]) -> None:
     log = _Log(folder, task, dist.get_rank())
     train(
         task,
-        LoopSettings(c.precision, c.betas, c.eps, settings["weight_decay"], c.clip_norm, c.keep_checkpoints),
+        LoopSettings(
+            c.precision,
+            c.betas,
+            c.eps,
+            settings["weight_decay"],
+            c.clip_norm,
+            c.keep_checkpoints,
+            Layout.model_validate(settings["layout"]),
+        ),
         folder,
         log,
     )

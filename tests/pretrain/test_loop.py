@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ilm_ray.model.huggingface import load_causal
 from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
 from ilm_ray.model.loss import IGNORE
 from ilm_ray.parallel import checkpoint
+from ilm_ray.parallel.layout import Layout
 from ilm_ray.pretrain.loop import LoopSettings, Losses, train
 from ilm_ray.pretrain.schedule import cosine_lr
 from tests.processes import run_ranks
@@ -68,11 +70,11 @@ class Toy:
         return None
 
 
-def run(folder: str, die_at: int | None = None) -> None:
-    path = Path(folder)
+def run(folder: str, die_at: int | None = None, layout: Layout | None = None) -> None:
+    path, settings = Path(folder), replace(SETTINGS, layout=layout or Layout())
     path.mkdir(exist_ok=True)
     rows: list[dict[str, Any]] = []
-    train(Toy(die_at), SETTINGS, path, rows.append)
+    train(Toy(die_at), settings, path, rows.append)
     (path / f"rows-{os.environ['RANK']}.json").write_text(json.dumps(rows))
 
 
@@ -117,6 +119,31 @@ def test_any_number_of_ranks_gives_the_same_weights_and_losses(alone: Path, tmp_
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-9)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], abs=1e-9)
         assert a["tokens"] == b["tokens"]
+
+
+LAYOUTS = {
+    "pp2": Layout(pp=2, gradients="replica"),
+    "tp2 sp": Layout(tp=2, sequence_parallel=True),
+    "cp2": Layout(cp=2),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_run_killed_in_one_layout_and_resumed_in_another_equals_uninterrupted(
+    alone: Path, tmp_path: Path, name: str
+) -> None:
+    after = list(LAYOUTS)[list(LAYOUTS).index(name) - 1]
+    with pytest.raises(AssertionError, match="failed"):
+        run_ranks(run, 2, str(tmp_path), 3, LAYOUTS[name])
+    assert [p.name for p in checkpoint.complete(tmp_path / "checkpoints")] == ["step-00000002"]
+    run_ranks(run, 2, str(tmp_path), None, LAYOUTS[after])
+    assert differences(alone, tmp_path) < 1e-9
+    expected, found = (json.loads((p / "rows-0.json").read_text()) for p in (alone, tmp_path))
+    assert [row["step"] for row in found] == [3, 4, 5, 6]
+    for a, b in zip(expected[2:], found, strict=True):
+        assert {k: a[k] for k in ("loss", "grad_norm", "tokens")} == pytest.approx(
+            {k: b[k] for k in ("loss", "grad_norm", "tokens")}, abs=1e-9
+        )
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 4)])

@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from ilm_ray.config import Config, load_config
 from ilm_ray.corpus.stage import Context
 from ilm_ray.observe.journal import Journal
+from ilm_ray.parallel.layout import Layout
 from ilm_ray.pretrain.trainer import run_training
 from tests.pretrain.test_loop import Toy, differences, run
 from tests.processes import run_ranks
@@ -44,3 +47,18 @@ def test_a_killed_worker_costs_no_result(local_ray: None, tmp_path: Path) -> Non
     assert len(result.metrics["evaluations"]) == 1
     run_ranks(run, 1, str(tmp_path / "alone"))
     assert differences(folder, tmp_path / "alone") < 1e-9
+
+
+@pytest.mark.slow
+def test_workers_that_share_the_model_give_the_weights_of_one(local_ray: None, tmp_path: Path) -> None:
+    config = load_config("nano", None, ["pretrain.workers=4", "pretrain.clip_norm=0.5"])
+    folder = tmp_path / "run" / "toy"
+    folder.mkdir(parents=True)
+    context = Context(config, folder, folder.parent, Journal(folder / "journal.jsonl"))
+    layout = Layout(pp=2, tp=2, sequence_parallel=True, gradients="replica")
+    run_training(context, lambda _config, _run_dir: Toy(), weight_decay=0.1, layout=layout)
+    run_ranks(run, 1, str(tmp_path / "alone"))
+    assert differences(folder, tmp_path / "alone") < 1e-9
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    expected = json.loads((tmp_path / "alone" / "rows-0.json").read_text())
+    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in expected], abs=1e-9)
