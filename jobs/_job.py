@@ -114,11 +114,11 @@ def available_resources() -> dict[str, float]:
 
 def print_stage_table(rows: dict[str, tuple[float, float]]) -> None:
     """Stage, wall seconds, peak memory: one line each on stderr."""
-    print(f"{'stage':<12}{'wall seconds':>14}{'peak MiB':>12}", file=sys.stderr)
+    print(f"{'stage':<16}{'wall seconds':>14}{'peak MiB':>12}", file=sys.stderr)
     for name, (seconds, peak) in rows.items():
-        print(f"{name:<12}{seconds:>14.1f}{peak:>12.0f}", file=sys.stderr)
+        print(f"{name:<16}{seconds:>14.1f}{peak:>12.0f}", file=sys.stderr)
     total, highest = sum(s for s, _ in rows.values()), max(p for _, p in rows.values())
-    print(f"{'all':<12}{total:>14.1f}{highest:>12.0f}", file=sys.stderr)
+    print(f"{'all':<16}{total:>14.1f}{highest:>12.0f}", file=sys.stderr)
 
 
 def _parse(job: str, argv: Sequence[str] | None) -> tuple[Config, Path]:
