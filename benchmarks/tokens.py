@@ -105,8 +105,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
-    ranks, pattern = cl100k()
-    tokenizer = Tokenizer(first_tokens(ranks, 60_004), pattern, 92_544)
+    ranks, _ = cl100k()
+    tokenizer = Tokenizer(first_tokens(ranks, 60_004), 92_544)
     texts = texts_of(args.data, args.megabytes)
     megabytes = sum(len(text.encode("utf-8", "replace")) for text in texts) / 1e6
     config = load_config("nano", None, [f"ray.num_cpus={cores}", "ray.dashboard=false"])
