@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ilm_ray.observe.rundata import STAGES
+
 REPOSITORY = Path(__file__).parents[2]
 SMALL = """
 pretrain:
@@ -64,7 +66,7 @@ def lines(path: Path) -> int:
 def kept_files(run_dir: Path) -> dict[str, str]:
     """Hashes of all that later stages read, from the manifests; logs with timings are left out."""
     out = {}
-    for stage in ("text", "code", "tokenizer", "tokens", "long_text", "pretrain", "sft", "reward", "ppo"):
+    for stage in STAGES[:-1]:
         files = json.loads((run_dir / stage / "manifest.json").read_text())["files"]
         logs = ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl")
         out |= {f"{stage}/{n}": e["sha256"] for n, e in files.items() if not n.endswith(logs)}
@@ -101,4 +103,4 @@ def test_a_run_killed_in_text_pretraining_and_ppo_ends_as_if_it_had_not_been(tmp
     assert again.returncode == 0
     assert time.monotonic() - started < 60
     journal = [json.loads(line) for line in (killed / "journal.jsonl").read_text().splitlines()]
-    assert [e["kind"] for e in journal[-10:]] == ["skip"] * 10
+    assert [e["kind"] for e in journal[-len(STAGES) :]] == ["skip"] * len(STAGES)
