@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,7 +119,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
         kind = Path(path.name.removesuffix(".gz")).suffix
         if kind == ".jsonl":
-            for line in text.splitlines():
+            for line in text.split("\n"):  # a text may hold other line breaks, such as U+2028
                 if line.strip():
                     yield from _objects(json.loads(line), path)
         elif kind == ".json":
@@ -127,7 +128,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             yield from _csv_rows(text, path)
         else:
             raise _unknown(path, f"its name ends in '{kind}'")
-    except (OSError, EOFError, ValueError, csv.Error, RecursionError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, csv.Error, RecursionError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"decontamination.benchmarks: {path} cannot be read: {said[:200]}; mend or leave it out"

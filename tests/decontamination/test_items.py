@@ -46,6 +46,13 @@ def test_parts_of_an_item(tmp_path: Path) -> None:
     assert [(item.name, item.question, item.answer) for item in (one, two)] == [("0", "one", "1"), ("1", "two", "2")]
 
 
+def test_a_line_of_a_file_ends_where_json_lines_do(tmp_path: Path) -> None:
+    rows = [{"question": f"one\u2028two\x85three\x0cfour {n}", "answer": ""} for n in range(2)]
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False).replace("\\f", "\\u000c") for row in rows)
+    (tmp_path / "x.jsonl").write_text(text, encoding="utf-8", newline="")
+    assert [item.question for item in read_benchmarks([tmp_path / "x.jsonl"])] == [row["question"] for row in rows]
+
+
 def test_files_are_named_below_the_folder_they_share(tmp_path: Path) -> None:
     for name in ("a/x.jsonl", "b/x.jsonl"):
         (tmp_path / name).parent.mkdir()
@@ -67,6 +74,7 @@ def test_files_are_named_below_the_folder_they_share(tmp_path: Path) -> None:
         ("x.csv", b"a,b,c,d,e\n1,2,3,4,5\n"),
         ("x.csv", b"\xff\xfe\x00"),
         ("x.jsonl.gz", b"no gzip"),
+        ("x.jsonl.gz", b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 20),
         ("x.txt", b"text"),
     ],
 )
