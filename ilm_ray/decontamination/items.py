@@ -108,7 +108,7 @@ def _short_names(paths: list[Path]) -> dict[Path, str]:
     """Each file below the innermost folder that holds them all."""
     parents = [path.parent.parts for path in paths]
     common = 0
-    while all(len(parts) > common and parts[common] == parents[0][common] for parts in parents):
+    while parents and all(len(parts) > common and parts[common] == parents[0][common] for parts in parents):
         common += 1
     return {path: "/".join(path.parts[common:]) for path in paths}
 
