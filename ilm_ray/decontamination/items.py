@@ -34,6 +34,7 @@ FORMS = (
     Form(("question",), choices=("choices",)),  # MMLU as Hugging Face has it
     Form(("question",), choices=("choice",)),  # C3
     Form(("Question",), choices=("A", "B", "C", "D")),  # CMMLU
+    Form(("question",), choices=("A", "B", "C", "D")),  # C-Eval
     Form(("question",), solution=("answer",)),  # GSM8K, NQ-open
     Form(("Question",), answer=("Answer",), names=("id",)),  # TheoremQA
     Form(("prompt",), answer=("canonical_solution",), names=("task_id",)),  # HumanEval, HumanEval-X
@@ -180,6 +181,8 @@ def _text(row: dict[str, Any], fields: tuple[str, ...]) -> str:
 
 
 def _flat(value: Any) -> str:
+    if isinstance(value, dict):  # choices by their labels, or ARC's lists of texts and labels
+        value = list(value.values())
     if isinstance(value, list):
         return "\n".join(_flat(each) for each in value)
     return "" if value is None else str(value)
