@@ -55,6 +55,8 @@ def score_parts(work: Sequence[tuple[Path, Path]], settings: ScorerSettings, wor
     Raises UserError where the model cannot be loaded, TimeoutError where no part is done within DEADLINE_S.
     """
     left = [(part, out) for part, out in work if not out.exists()]
+    if not left:
+        return
     progress = Progress("long_text: perplexity", len(work), done=len(work) - len(left))
     workers = min(workers, len(left))
     actor = ray.remote(PerplexityScorer).options(

@@ -106,8 +106,11 @@ def _linter() -> Any:
         return followed(self, modname, *more, **named)
 
     AstroidManager.ast_from_module_name = builtins_alone  # pylint has no switch for it
-    linter = PyLinter(reporter=CollectingReporter())
+    linter: Any = PyLinter(reporter=CollectingReporter())
     linter.load_default_plugins()
+    # Comments that speak to pylint are not heard: a file does not decide what it is asked, and one for an older pylint
+    # would itself count as an error.
+    linter.process_tokens = lambda tokens: None
     linter.disable("all")
     for check in _CHECKS:
         linter.enable(check)

@@ -129,7 +129,7 @@ class CodeConfig(Section):
 class DecontaminationConfig(Section):
     """Documents that hold an item of a benchmark stay out of the token shards. The report states no rule; ours."""
 
-    benchmarks: list[str] | None = None  # globs of benchmark files; None: the items shipped with ilm_ray.demo
+    benchmarks: list[str] | None = None  # globs of files; None: the items shipped with ilm_ray.demo; []: none
     ngram: Count = 4  # words of a run that is looked up; a Chinese character is half a word
     share: float = Field(0.8, gt=0, le=1)  # of an item's own words: what a stretch of a document must hold
 

@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ FORMS = (
     Form(("question",), choices=("choices",)),  # MMLU as Hugging Face has it
     Form(("question",), choices=("choice",)),  # C3
     Form(("Question",), choices=("A", "B", "C", "D")),  # CMMLU
+    Form(("question",), choices=("A", "B", "C", "D")),  # C-Eval
     Form(("question",), solution=("answer",)),  # GSM8K, NQ-open
     Form(("Question",), answer=("Answer",), names=("id",)),  # TheoremQA
     Form(("prompt",), answer=("canonical_solution",), names=("task_id",)),  # HumanEval, HumanEval-X
@@ -107,7 +109,7 @@ def _short_names(paths: list[Path]) -> dict[Path, str]:
     """Each file below the innermost folder that holds them all."""
     parents = [path.parent.parts for path in paths]
     common = 0
-    while all(len(parts) > common and parts[common] == parents[0][common] for parts in parents):
+    while parents and all(len(parts) > common and parts[common] == parents[0][common] for parts in parents):
         common += 1
     return {path: "/".join(path.parts[common:]) for path in paths}
 
@@ -118,7 +120,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
         kind = Path(path.name.removesuffix(".gz")).suffix
         if kind == ".jsonl":
-            for line in text.splitlines():
+            for line in text.split("\n"):  # a text may hold other line breaks, such as U+2028
                 if line.strip():
                     yield from _objects(json.loads(line), path)
         elif kind == ".json":
@@ -127,7 +129,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             yield from _csv_rows(text, path)
         else:
             raise _unknown(path, f"its name ends in '{kind}'")
-    except (OSError, EOFError, ValueError, csv.Error, RecursionError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, csv.Error, RecursionError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"decontamination.benchmarks: {path} cannot be read: {said[:200]}; mend or leave it out"
@@ -179,6 +181,8 @@ def _text(row: dict[str, Any], fields: tuple[str, ...]) -> str:
 
 
 def _flat(value: Any) -> str:
+    if isinstance(value, dict):  # choices by their labels, or ARC's lists of texts and labels
+        value = list(value.values())
     if isinstance(value, list):
         return "\n".join(_flat(each) for each in value)
     return "" if value is None else str(value)

@@ -121,8 +121,10 @@ def scorer_files(name: str) -> list[Path]:
             raise UserError(f"long_text.scorer={name} is no folder; give that of a model, or a Hugging Face hub id")
         return []
     if (folder / "shape.json").is_file():
-        tokenizer = own_tokenizer(folder)
-        return [folder / "shape.json", folder / "model.safetensors", tokenizer / NAME]
+        files = [folder / "shape.json", folder / "model.safetensors", own_tokenizer(folder) / NAME]
+        if not files[1].is_file():
+            raise UserError(f"long_text.scorer={name} holds no {files[1].name}; give the folder of a whole model")
+        return files
     weights = sorted(folder.glob("*.safetensors"))
     try:
         json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -132,7 +134,8 @@ def scorer_files(name: str) -> list[Path]:
         ) from None
     if not weights:
         raise UserError(f"long_text.scorer={name} holds no *.safetensors; convert the model's weights to safetensors")
-    return [folder / "config.json", *weights]
+    about = [path for kind in ("json", "model", "txt") for path in sorted(folder.glob(f"*.{kind}"))]
+    return [*weights, *about]  # the tokenizer is among the latter
 
 
 def _device() -> torch.device:

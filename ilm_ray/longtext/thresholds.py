@@ -4,6 +4,7 @@ The shipped one is `thresholds.yaml` beside this file; it says how it is read.
 """
 
 import difflib
+import math
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -72,12 +73,20 @@ def parse_thresholds(text: str, where: str = "thresholds") -> Thresholds:
         raise UserError(f"{where} must hold domain: {{language: {{rule: [lowest, highest]}}}}")
     return Thresholds(
         {
-            str(domain): {
-                str(language): _row(rules, f"{where}: {domain}.{language}") for language, rules in rows.items()
+            _name(domain, where): {
+                _name(language, f"{where}: {domain}"): _row(rules, f"{where}: {domain}.{language}")
+                for language, rules in rows.items()
             }
             for domain, rows in loaded.items()
         }
     )
+
+
+def _name(key: Any, where: str) -> str:
+    """A domain or language. YAML takes some for something else: no, which is Norwegian, for false."""
+    if not isinstance(key, str):
+        raise UserError(f"{where}: a name is read as {key!r}; put it in quotes")
+    return key
 
 
 def _row(rules: Any, where: str) -> Row:
@@ -92,7 +101,7 @@ def _row(rules: Any, where: str) -> Row:
         if (
             not isinstance(bounds, list)
             or len(bounds) != 2
-            or any(b is not None and (isinstance(b, bool) or not isinstance(b, int | float)) for b in bounds)
+            or any(b is not None and not _is_bound(b) for b in bounds)
         ):
             raise UserError(f"{where}.{rule} takes [lowest, highest], null for no bound")
         low, high = bounds
@@ -100,3 +109,7 @@ def _row(rules: Any, where: str) -> Row:
             raise UserError(f"{where}.{rule}: the lowest, {low}, lies above the highest, {high}")
         row[rule] = (low, high)
     return row
+
+
+def _is_bound(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -71,14 +71,14 @@ def import_model(folder: Path) -> CausalLM | ScalarModel:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         architecture = config["architectures"][0]
-        shape = _shape(config)
-    except (OSError, KeyError, TypeError, IndexError, ValueError, ZeroDivisionError) as error:
+        shape, wrong = _shape(config), _unlike_ours(config)
+    except (OSError, KeyError, TypeError, IndexError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise UserError(
             f"{folder}/config.json does not describe an InternLM2 or LLaMA model ({type(error).__name__}: {error})"
         ) from None
     if architecture not in (*_CAUSAL.values(), *_SCALAR.values()):
         raise UserError(f"{folder}: architecture {architecture} is none of {[*_CAUSAL.values(), *_SCALAR.values()]}")
-    if wrong := _unlike_ours(config):
+    if wrong:
         raise UserError(f"{folder}/config.json: {wrong}; ilm_ray's model has no such thing")
     weights = _read(folder)
     if architecture in (_CAUSAL["llama"], _SCALAR["llama"]):
@@ -149,7 +149,10 @@ def _read(folder: Path) -> dict[str, Tensor]:
         raise UserError(f"{folder} holds no .safetensors file; weights in other forms are not read, convert them first")
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        try:
+            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{index} cannot be read ({type(error).__name__}: {error}); copy it anew") from None
         if missing := sorted(named - {path.name for path in files}):
             raise UserError(f"{folder}: {missing[0]} is missing, which {index.name} names; copy it there")
         files = [path for path in files if path.name in named]

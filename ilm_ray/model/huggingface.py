@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -123,9 +124,9 @@ def load_shape(folder: Path) -> Shape:
 
 
 def load_causal(folder: Path) -> CausalLM:
-    """The policy model of a folder."""
+    """The policy model of a folder. Raises UserError where it cannot be read."""
     model = CausalLM(load_shape(folder))
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    model.load_state_dict(_read(folder))
     return model
 
 
@@ -135,13 +136,21 @@ def load_scalar(folder: Path, head_seed: int | None = None) -> ScalarModel:
     head_seed: ignore the saved head, be it a vocabulary or a reward head, and draw a random 1-d one.
     """
     model = ScalarModel(load_shape(folder))
-    weights = {n: w for n, w in load_file(folder / "model.safetensors").items() if n != "output.weight"}
+    weights = {n: w for n, w in _read(folder).items() if n != "output.weight"}
     if head_seed is not None:
         generator = torch.Generator().manual_seed(head_seed)
         head = torch.randn(1, model.shape.hidden, generator=generator) / (model.shape.hidden + 1)
         weights["v_head.weight"] = head
     model.load_state_dict(weights)
     return model
+
+
+def _read(folder: Path) -> Weights:
+    path = folder / "model.safetensors"
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read ({error}); run again what wrote it, or copy it anew") from None
 
 
 def full_weights(model: torch.nn.Module) -> Weights:

@@ -45,7 +45,8 @@ def open_sources(folder: Path, split: str) -> dict[str, TokenSource]:
 def phase_mixtures(phases: Sequence[PhaseConfig], seed: int, run_dir: Path) -> list[Mixture]:
     """What each phase reads, from the run's tokens and, if that stage has run, its long texts."""
     sources = open_sources(run_dir / "tokens", "train")
-    long = long_documents(run_dir / "long_text", sources)
+    # The stage's own scorer is trained before its marks are whole, and has no use for them.
+    long = long_documents(run_dir / "long_text", sources) if any(p.short_share for p in phases) else {}
     # A seed of its own for each phase, so that no phase begins with the documents of the one before.
     return [
         Mixture(sources, p.mixture, p.context, seed + i, p.short_share, p.short_context, long, p.steps * p.sequences)

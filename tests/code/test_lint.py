@@ -20,6 +20,12 @@ def test_broken_files_score_low_and_working_ones_high() -> None:
     assert found[2].found == ("syntax-error",)
 
 
+def test_comments_for_pylint_change_nothing() -> None:
+    comments = ("skip-file", "disable=undefined-variable", "disable-msg=W0142", "disable=no-such-check", "unheard of")
+    texts = [f"# pylint: {comment}\n{text}" for comment in comments for text in (GOOD, BROKEN)]
+    assert lint_files(texts) == lint_files([GOOD, BROKEN]) * len(comments)
+
+
 def test_a_score_does_not_depend_on_the_files_beside() -> None:
     texts = [BROKEN, GOOD, "import module_0\nprint(module_0.total)\n", GOOD]
     together = lint_files(texts)

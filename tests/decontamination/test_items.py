@@ -46,6 +46,23 @@ def test_parts_of_an_item(tmp_path: Path) -> None:
     assert [(item.name, item.question, item.answer) for item in (one, two)] == [("0", "one", "1"), ("1", "two", "2")]
 
 
+def test_choices_may_be_named(tmp_path: Path) -> None:
+    with (tmp_path / "ceval.csv").open("w", newline="") as out:
+        csv.writer(out).writerows([["id", "question", *"ABCD", "answer"], [0, "Which?", "w", "x", "y", "z", "A"]])
+    by_letter = {"question": "Which?", "options": {"A": "w", "B": "x"}, "answer": "A"}
+    arc = {"question": "Which?", "choices": {"text": ["w", "x"], "label": ["A", "B"]}, "answerKey": "A"}
+    (tmp_path / "other.jsonl").write_text(f"{json.dumps(by_letter)}\n{json.dumps(arc)}\n")
+    items = read_benchmarks(find_benchmarks([str(tmp_path / "*")]))
+    assert [item[2:] for item in items] == [("Which?", c, "", "") for c in ("w\nx\ny\nz", "w\nx", "w\nx\nA\nB")]
+
+
+def test_a_line_of_a_file_ends_where_json_lines_do(tmp_path: Path) -> None:
+    rows = [{"question": f"one\u2028two\x85three\x0cfour {n}", "answer": ""} for n in range(2)]
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False).replace("\\f", "\\u000c") for row in rows)
+    (tmp_path / "x.jsonl").write_text(text, encoding="utf-8", newline="")
+    assert [item.question for item in read_benchmarks([tmp_path / "x.jsonl"])] == [row["question"] for row in rows]
+
+
 def test_files_are_named_below_the_folder_they_share(tmp_path: Path) -> None:
     for name in ("a/x.jsonl", "b/x.jsonl"):
         (tmp_path / name).parent.mkdir()
@@ -67,6 +84,7 @@ def test_files_are_named_below_the_folder_they_share(tmp_path: Path) -> None:
         ("x.csv", b"a,b,c,d,e\n1,2,3,4,5\n"),
         ("x.csv", b"\xff\xfe\x00"),
         ("x.jsonl.gz", b"no gzip"),
+        ("x.jsonl.gz", b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 20),
         ("x.txt", b"text"),
     ],
 )

@@ -122,6 +122,14 @@ def test_common_phrases_do_not_count_but_an_item_that_leaked_often_does(local_ra
     assert [row["id"] for row in rows(tmp_path, "text")] == list(range(100, 114))
 
 
+def test_nothing_is_removed_where_nothing_is_looked_for(local_ray: None, tmp_path: Path) -> None:
+    folder = run_dir(tmp_path, 1)
+    figures = run(folder, "decontamination.benchmarks=[]")
+    assert figures["summary"]["items"] == figures["summary"]["documents_removed"] == 0
+    assert figures["summary"]["documents"] == 52
+    assert rows(folder, "text") == [] and "Decontamination" in write_report(folder).read_text(encoding="utf-8")
+
+
 def test_a_wrong_benchmark_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "odd.jsonl").write_text('{"completion": "x"}\n')
     config = load_config("nano", None, [f"decontamination.benchmarks=['{tmp_path}/odd.jsonl']"])

@@ -21,6 +21,8 @@ def run_dir(tmp_path: Path) -> Path:
     model = CausalLM(SHAPE)
     initialize(model, 3)
     save_internlm2(model, tmp_path / "sft" / "model")
+    save_internlm2(model, tmp_path / "reward" / "model")
+    (tmp_path / "reward" / "model" / "model.safetensors").write_bytes(b"cut")
     return tmp_path
 
 
@@ -49,6 +51,7 @@ def test_a_model_goes_out_is_used_and_comes_back(run_dir: Path, capsys: pytest.C
     [
         (["export", "--stage", "sft", "--run-dir", "{run}", "--out", "{run}/sft"], "is there already"),
         (["export", "--stage", "ppo", "--run-dir", "{run}", "--out", "{run}/x"], "no model of ours"),
+        (["export", "--stage", "reward", "--run-dir", "{run}", "--out", "{run}/x"], "cannot be read"),
         (["export", "--stage", "sft", "--run-dir", "{run}/none", "--out", "{run}/x"], "no tokenizer"),
         (["export", "--stage", "tokens", "--run-dir", "{run}", "--out", "{run}/x"], "invalid choice"),
         (["import", "--model", "{run}/none", "--out", "{run}/x"], "config.json"),

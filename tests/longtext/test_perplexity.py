@@ -1,5 +1,6 @@
 """The perplexity difference against a plain computation with Transformers, one sequence at a time."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -105,3 +106,13 @@ def test_what_is_no_scorer_is_refused(tmp_path: Path, scorers: Path) -> None:
     save_internlm2(CausalLM(Shape(8, 1, 8, 1, 1, 8, 8)), bare)
     with pytest.raises(UserError, match="tokenizer"):
         scorer_files(str(bare))
+    shutil.copytree(scorers / "own", tmp_path / "half")
+    (tmp_path / "half" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"holds no model\.safetensors"):
+        scorer_files(str(tmp_path / "half"))
+
+
+def test_a_scorer_is_known_by_its_weights_and_its_tokenizer(scorers: Path) -> None:
+    names = {kind: {path.name for path in scorer_files(str(scorers / kind))} for kind in ("own", "llama")}
+    assert names["own"] == {"shape.json", "model.safetensors", "vocabulary.json"}
+    assert names["llama"] >= {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}

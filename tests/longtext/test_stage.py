@@ -175,7 +175,12 @@ def test_the_part_of_a_killed_actor_is_scored_by_its_next_life(
     thread.join(5)
     assert deaths
     assert differences_in(parts_of(made, killed, 4)) == differences_in(parts_of(made, alone, 4))
-    assert not list(killed.glob(".*.tmp")) or len(list(killed.glob("out-*"))) == 4
+
+
+def test_where_every_part_is_scored_no_actor_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"GPU": 1.0})
+    (tmp_path / "out").touch()
+    score_parts([(tmp_path / "part", tmp_path / "out")], ScorerSettings("none", None, CUT), 2)
 
 
 def scorer_pids() -> list[int]:

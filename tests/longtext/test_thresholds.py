@@ -54,7 +54,10 @@ def test_the_shipped_file_has_a_difference_for_every_row() -> None:
         ("web: {en: {digit_ratio: 3}}", r"takes \[lowest, highest\]"),
         ("web: {en: {digit_ratio: [0.5, 0.1]}}", "lies above"),
         ("web: {en: {digit_ratio: [low, 1]}}", r"takes \[lowest, highest\]"),
+        ("web: {en: {digit_ratio: [.nan, 1]}}", r"takes \[lowest, highest\]"),
         ("web: {en: [1]}", "must be a table"),
+        ("web: {no: {digit_ratio: [0, 1]}}", "web: a name is read as False; put it in quotes"),
+        ("2024: {en: {digit_ratio: [0, 1]}}", "a name is read as 2024"),
         (None, "give the path of a YAML file"),
     ],
 )

@@ -106,6 +106,7 @@ def test_vllm_serves_the_released_layout_with_its_own_classes(tmp_path: Path) ->
         ({"num_hidden_layers": 2}, "tensors do not fit"),
         ({"num_key_value_heads": 1}, "fit"),
         ({"num_attention_heads": "many"}, "does not describe"),
+        ({"rope_scaling": "linear"}, "does not describe"),
     ],
 )
 def test_a_model_that_ours_cannot_be_is_refused_by_name(
@@ -132,6 +133,10 @@ def test_damaged_and_missing_weights_are_refused_by_name(tmp_path: Path, monkeyp
     second.unlink()
     with pytest.raises(UserError, match=second.name):
         import_model(tmp_path)
+    for content in ("{", "[]", "{}"):
+        (tmp_path / "model.safetensors.index.json").write_text(content)
+        with pytest.raises(UserError, match=r"index\.json cannot be read"):
+            import_model(tmp_path)
     for path in tmp_path.glob("*.safetensors"):
         path.unlink()
     with pytest.raises(UserError, match="holds no"):

@@ -9,6 +9,7 @@ from ilm_ray.config import Config, load_config
 from ilm_ray.corpus.stage import Context
 from ilm_ray.corpus.tokens import TokenSource
 from ilm_ray.errors import UserError
+from ilm_ray.longtext.scorer import ScorerTask
 from ilm_ray.observe.journal import Journal, read_journal
 from ilm_ray.pretrain.phases import PretrainTask, long_documents, phase_mixtures
 from ilm_ray.tokenizer.tokenizer import Tokenizer
@@ -116,6 +117,16 @@ def test_marks_of_long_text_rule_phase_two_and_foreign_ones_are_refused(run_dir:
     (folder / "shard-00001.long.npy").unlink()
     with pytest.raises(UserError, match="does not belong to the run's tokens"):
         long_documents(tmp_path / "long_text", sources)
+
+
+def test_a_scorer_is_trained_beside_marks_that_a_killed_stage_left_half_written(run_dir: Path, tmp_path: Path) -> None:
+    for stage in ("tokens", "tokenizer"):
+        (tmp_path / stage).symlink_to(run_dir / stage)
+    folder = tmp_path / "long_text" / "en" / "train"
+    folder.mkdir(parents=True)
+    np.save(folder / "shard-00000.long.npy", np.zeros(30, bool))
+    marked, unmarked = (ScorerTask(_config(), run).micro_batches(0, 0, 1) for run in (tmp_path, run_dir))
+    assert [p.tokens.tolist() for p, _ in marked] == [p.tokens.tolist() for p, _ in unmarked]
 
 
 def test_what_will_be_drawn_is_said_beforehand(run_dir: Path, tmp_path: Path) -> None:
