@@ -3,7 +3,7 @@
 import itertools
 from pathlib import Path
 
-from ilm_ray.corpus.jsonl import read_jsonl
+from ilm_ray.corpus.jsonl import Row, read_jsonl
 from ilm_ray.corpus.manifest import Manifest
 from ilm_ray.observe import page
 from ilm_ray.observe.page import Html
@@ -19,27 +19,24 @@ def decontamination_section(run_dir: Path, manifests: dict[str, Manifest]) -> Ht
     if manifest is None:
         return page.section("decontamination", title, [page.note("The decontamination stage has not finished.")])
     metrics = {key: value for key, value in manifest.metrics.items() if key != "benchmarks"}
-    by_file = page.matrix(manifest.metrics["benchmarks"], "benchmark file")
-    folder = run_dir / "decontamination"
-    rows = list(
-        itertools.islice(
-            itertools.chain.from_iterable(map(read_jsonl, sorted(folder.glob("removed-*.jsonl.zst")))), SHOWN
-        )
-    )
-    parts = [page.figures(metrics), page.folded("Benchmark files", [by_file])]
-    if rows:
-        shown = [
-            (
-                row["url"],
-                f"{row['benchmark']} {row['item']}",
-                row["share"],
-                row["passage"][:CHARS],
-                row["item_text"][:CHARS],
-            )
-            for row in rows
-        ]
-        table = page.table(
-            ["document", "item", "share of its words", "passage of the document", "text of the item"], shown
-        )
-        parts.append(page.folded(f"Documents removed (the first {SHOWN} at most; removed.csv has more)", [table]))
+    parts = [page.figures(metrics)]
+    if by_file := manifest.metrics["benchmarks"]:
+        parts.append(page.folded("Benchmark files", [page.matrix(by_file, "benchmark file")]))
+    files = sorted((run_dir / "decontamination").glob("removed-*.jsonl.zst"))
+    rows = itertools.islice(itertools.chain.from_iterable(map(read_jsonl, files)), SHOWN)
+    if shown := [_sample(row) for row in rows]:
+        parts.append(page.folded(f"Documents removed (the first {SHOWN} at most; removed.csv has more)", shown))
     return page.section("decontamination", title, parts)
+
+
+def _sample(row: Row) -> Html:
+    found = f"{row['benchmark']} {row['item']}"
+    what = f"{row['share']:.0%} of an item's words · {row['url']}"
+    return page.join(
+        [
+            Html(f'<div class="meta"><b>{page.text(what)}</b></div>'),
+            page.quoted(row["passage"], CHARS),
+            Html(f'<div class="meta">{page.text(f"the item: {found}")}</div>'),
+            page.quoted(row["item_text"], CHARS),
+        ]
+    )

@@ -18,7 +18,7 @@ from ilm_ray.observe.sections_text import flow
 from ilm_ray.observe.text_samples import FILES, ROWS, order, spread
 from ilm_ray.text.smallest import Smallest
 
-TITLES = {"length": "Longer than the bound", "statistics": "Statistics", "perplexity": "Perplexity difference"}
+TITLES = {"length": "Length", "statistics": "Statistics", "perplexity": "Perplexity difference"}
 NEAREST = 6  # samples on each side of a line
 SHOWN_CHARS = 320
 
