@@ -24,6 +24,7 @@ pretrain:
        mixture: {en: 0.5, zh: 0.25, code: 0.25}}
     - {name: long, steps: 10, context: 512, rope_base: 1000000, batch_tokens: 1024, max_lr: 5.0e-4,
        mixture: {en: 1.0}}
+long_text: {scorer_steps: 5, scorer_batch_tokens: 1024}
 sft: {epochs: 1}
 reward: {epochs: 1}
 ppo: {iterations: 6, critic_warmup: 1, prompts_per_iteration: 16, max_new_tokens: 16, checkpoint_every: 2,
