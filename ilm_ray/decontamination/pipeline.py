@@ -21,8 +21,8 @@ import ray
 
 from ilm_ray.config import Config
 from ilm_ray.config.schema import DecontaminationConfig
-from ilm_ray.corpus.files import write_text_atomic
-from ilm_ray.corpus.jsonl import Row, read_jsonl, sha256_of, write_jsonl
+from ilm_ray.corpus.files import save_array, write_text_atomic
+from ilm_ray.corpus.jsonl import Row, batches, read_jsonl, sha256_of, write_jsonl
 from ilm_ray.corpus.stage import Context, Result
 from ilm_ray.decontamination.index import (
     Index,
@@ -30,7 +30,6 @@ from ilm_ray.decontamination.index import (
     build_index,
     load_index,
     map_array,
-    save_array,
     save_index,
     sought_texts,
 )
@@ -139,7 +138,7 @@ def _count_runs(file: dict[str, Any], folder: str, config: DecontaminationConfig
 
     numbers = [np.empty(0, np.int64)]
     documents = 0
-    for batch in _batches(itertools.islice(read_jsonl(Path(file["path"])), first)):
+    for batch in batches(itertools.islice(read_jsonl(Path(file["path"])), first), BATCH):
         texts = [row["text"] for row in batch]
         runs, text_of = known(texts)
         held = {
@@ -166,7 +165,7 @@ def _look_through(file: dict[str, Any], folder: str, ngram: int, share: float) -
 
     def rows() -> Iterator[Row]:
         nonlocal documents
-        for batch in _batches(read_jsonl(Path(file["path"]))):
+        for batch in batches(read_jsonl(Path(file["path"])), BATCH):
             documents += len(batch)
             for row in contaminated([(row, file["stage"]) for row in batch], index, ngram, share):
                 removed.add(row["id"])
@@ -206,11 +205,6 @@ def contaminated(documents: list[tuple[Row, str]], index: Index, ngram: int, sha
 @functools.lru_cache(maxsize=1)
 def _open(folder: str) -> Index:
     return load_index(Path(folder, "index"))  # once a worker process, not once a file
-
-
-def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    while batch := list(itertools.islice(rows, BATCH)):
-        yield batch
 
 
 def _removed_path(folder: Path, file: dict[str, Any]) -> Path:

@@ -98,11 +98,7 @@ def _row(rules: Any, where: str) -> Row:
             near = difflib.get_close_matches(str(rule), RULES, n=1, cutoff=0.3)
             hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(RULES)}"
             raise UserError(f"{where}: unknown rule '{rule}'; {hint}")
-        if (
-            not isinstance(bounds, list)
-            or len(bounds) != 2
-            or any(b is not None and not _is_bound(b) for b in bounds)
-        ):
+        if not isinstance(bounds, list) or len(bounds) != 2 or any(b is not None and not _is_bound(b) for b in bounds):
             raise UserError(f"{where}.{rule} takes [lowest, highest], null for no bound")
         low, high = bounds
         if low is not None and high is not None and low > high:
