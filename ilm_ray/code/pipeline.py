@@ -189,8 +189,10 @@ def _write_shard(
     paths = [Path(folder) / _name(row["shard"], form) for form in FORMS]
     if not all(path.exists() for path in paths):
         with JsonlWriter(paths[0]) as kept, JsonlWriter(paths[1]) as finetuning, JsonlWriter(paths[2]) as removed:
-            for repository in json.loads(row["repositories"]):
-                held = _held(repository, parts)
+            repositories = json.loads(row["repositories"])
+            files = _files(repositories, parts)
+            for repository in repositories:
+                held = {path: files[repository["tree"], path] for path in repository["files"]}
                 for document in _documents(repository, held, max_tokens):
                     kept.write(document)
                 low = {path: fallen for path in held if (fallen := _fallen(held[path], min_lint_score)) is not None}
@@ -204,16 +206,12 @@ def _write_shard(
     return dict(zip(COUNTED, counts, strict=True))
 
 
-def _held(repository: dict[str, Any], parts: list[str]) -> dict[str, Row]:
-    """Path -> row of the repository's files, in their order."""
-    wanted = set(repository["files"])
-    held = {
-        row["path"]: row
-        for part in repository["parts"]
-        for row in read_jsonl(Path(parts[part]))
-        if row["repository"] == repository["tree"] and row["path"] in wanted
-    }
-    return {path: held[path] for path in repository["files"]}
+def _files(repositories: list[dict[str, Any]], parts: list[str]) -> dict[tuple[str, str], Row]:
+    """(tree, path) -> row of the files of a shard's repositories. Each part is read once, however many share it."""
+    wanted = {(repository["tree"], path) for repository in repositories for path in repository["files"]}
+    needed = sorted({part for repository in repositories for part in repository["parts"]})
+    rows = (row for part in needed for row in read_jsonl(Path(parts[part])))
+    return {key: row for row in rows if (key := (row["repository"], row["path"])) in wanted}
 
 
 def _documents(repository: dict[str, Any], held: dict[str, Row], max_tokens: int) -> Iterator[Row]:

@@ -82,7 +82,8 @@ def summarize(form: Form) -> str:
     opening = _COMMENT_START.match(form.text)
     if opening is None or _LEGAL.search(opening[1]):
         return ""
-    return _first_sentence(_COMMENT_SIGNS.sub("", opening[1]))
+    # A summary comes from the beginning, and the pattern takes quadratic time over long white space.
+    return _first_sentence(_COMMENT_SIGNS.sub("", opening[1][: 10 * MAX_SUMMARY]))
 
 
 def _first_prose(text: str) -> str:

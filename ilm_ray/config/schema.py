@@ -241,7 +241,7 @@ class LongTextConfig(Section):
     )
     scorer_steps: Count = 1000
     scorer_batch_tokens: Count = 655_360  # a multiple of two segments of every worker of pre-training
-    scorer_lr: float = 2e-3
+    scorer_lr: float = Field(2e-3, gt=0)
 
     @model_validator(mode="after")
     def _scorer_can_look_back(self) -> "LongTextConfig":
@@ -335,7 +335,7 @@ class Config(Section):
     """All settings of a run. `input` is the WARC glob; None means the corpus shipped with ilm_ray.demo."""
 
     preset: str
-    seed: int = 1234
+    seed: int = Field(1234, ge=0)
     input: str | None = None
     ray: RayConfig = RayConfig()
     text: TextConfig = TextConfig()

@@ -150,14 +150,21 @@ def _text(tokenizer: Tokenizer, tokens: np.ndarray) -> str:
 
 
 def _settings(run_dir: Path) -> tuple[PretrainConfig, int]:
-    """What pre-training ran with, or will run with: its manifest's settings, else those of config.yaml."""
+    """What pre-training ran with, or will run with: its manifest's settings, else those of config.yaml.
+
+    Raises UserError where stages that it read have run anew since.
+    """
     if not run_dir.is_dir():
         raise UserError(f"run folder {run_dir} does not exist; give --run-dir the folder of a run")
     done, path = manifests.load(run_dir / "pretrain"), run_dir / "config.yaml"
+    for stage, read in done.inputs.items() if done else ():
+        now = manifests.load(run_dir / stage)
+        if now is None or now.fingerprint != read:
+            raise UserError(f"{run_dir / stage} is no longer what pre-training read; run jobs/pretrain.py again")
     try:
         values = done.settings if done else yaml.safe_load(path.read_text(encoding="utf-8"))
-        # The number of workers changes no batch; a manifest does not name it.
-        return PretrainConfig.model_validate(values["pretrain"] | {"workers": 1}), values["seed"]
+        # Workers and their layout change no batch; a manifest does not name them.
+        return PretrainConfig.model_validate(values["pretrain"] | {"workers": 1, "layout": {}}), values["seed"]
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; give --run-dir the folder of a run") from None
     except (yaml.YAMLError, UnicodeDecodeError, ValidationError, TypeError, KeyError) as error:
@@ -172,7 +179,7 @@ def _mixtures(run_dir: Path, pretrain: PretrainConfig, seed: int) -> list[Mixtur
         raise UserError(f"{run_dir} holds no token shards; run jobs/tokenize_corpus.py --run-dir {run_dir} first")
     try:
         return phase_mixtures(pretrain.phases, seed, run_dir)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{tokens} cannot be read ({error}); delete it and run its job again") from None
 
 

@@ -3,6 +3,8 @@
 import uuid
 from pathlib import Path
 
+import numpy as np
+
 
 def temporary_path(path: Path) -> Path:
     """A hidden name beside `path` that no other attempt has, be it on another machine that shares the folder."""
@@ -17,3 +19,12 @@ def write_text_atomic(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write a .npy in one step, and its folder where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(path)
+    with temporary.open("wb") as out:
+        np.save(out, array)
+    temporary.replace(path)

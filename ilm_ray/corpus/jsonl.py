@@ -2,11 +2,12 @@
 
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import orjson
 import zstandard
@@ -14,6 +15,7 @@ import zstandard
 from ilm_ray.corpus.files import temporary_path
 
 Row = dict[str, Any]
+_T = TypeVar("_T")
 _CHUNK = 1 << 17
 
 
@@ -64,6 +66,13 @@ def read_jsonl(path: Path) -> Iterator[Row]:
         for line in _lines(raw, path) if path.suffix == ".zst" else raw:
             if line.strip():
                 yield decoded(line)
+
+
+def batches(rows: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    """`size` rows after `size` rows, and what is left."""
+    iterator = iter(rows)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
 
 
 def decoded(line: bytes) -> Any:

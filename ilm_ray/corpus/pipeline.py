@@ -53,7 +53,7 @@ def tokenize_corpus(context: Context) -> Result:
     counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     files, skipped = list[Path](), 0
     progress = Progress("tokens", len(items))
-    for done, receipt in enumerate(_run(items, work), 1):
+    for done, receipt in enumerate(run_tasks(items, work), 1):
         files += [context.folder / name for name in receipt["files"]]
         skipped += receipt["decontaminated"]
         for source, split, documents, tokens, size in receipt["counts"]:
@@ -98,7 +98,7 @@ def _heldout_limits(
 ) -> dict[str, int]:
     """Key below which a source's documents are held out: it depends on the whole source, so all files are read once."""
     parts: dict[str, list[Candidates]] = defaultdict(list)
-    for row in _run(items, functools.partial(_look_at_file, languages=languages, removed=removed)):
+    for row in run_tasks(items, functools.partial(_look_at_file, languages=languages, removed=removed)):
         for source, part in row.items():
             parts[source].append(Candidates(part["documents"], part["size"], [tuple(p) for p in part["smallest"]]))
     return {source: heldout_limit(merge(found), share) for source, found in sorted(parts.items())}
@@ -162,8 +162,10 @@ def _open(folder: str) -> Tokenizer:
     return Tokenizer.load(Path(folder))  # once a worker process, not once a file
 
 
-def _run(items: list[dict[str, Any]], work: functools.partial[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def run_tasks(items: list[dict[str, Any]], work: functools.partial[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """`work` on every item as Ray Data tasks. Results travel as JSON: their shapes differ from file to file."""
+    if not items:
+        return
     rows = ray.data.from_items(items, override_num_blocks=len(items)).map(functools.partial(_as_json, work=work))
     for row in rows.iter_rows():
         result = json.loads(row["json"])

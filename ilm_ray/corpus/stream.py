@@ -40,7 +40,8 @@ class Stream:
         whole = not np.any(self._weights % _UNIT)
         self._fractions = np.zeros_like(self._weights) if whole else _fractions(source.ids[self.documents])
         self.tokens = int(self.lengths.sum())
-        self.tokens_per_pass = float(self.lengths @ self._weights) / _UNIT
+        # In floats: counted in units, the tokens of a large source do not fit 64 bits. Nothing hangs on the last digit.
+        self.tokens_per_pass = float(self.lengths.astype(np.float64) @ self._weights.astype(np.float64)) / _UNIT
         self._start = functools.lru_cache(maxsize=256)(self._start_of_pass)
         self._pass = functools.lru_cache(maxsize=2)(self._shuffled_pass)
 

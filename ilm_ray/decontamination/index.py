@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ilm_ray.corpus.files import temporary_path
+from ilm_ray.corpus.files import save_array
 from ilm_ray.corpus.jsonl import read_jsonl, write_jsonl
 from ilm_ray.decontamination.items import Item
 from ilm_ray.decontamination.match import Table, run_slots
@@ -76,15 +76,6 @@ def load_index(folder: Path) -> Index:
     table = Table(**{name: map_array(folder / f"{name}.npy") for name in Table._fields})
     items = [Item(**row) for row in read_jsonl(folder / "items.jsonl.zst")]
     return Index(items, table, map_array(folder / "item_of.npy"))
-
-
-def save_array(path: Path, array: np.ndarray) -> None:
-    """Write a .npy atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path)
-    with temporary.open("wb") as out:
-        np.save(out, array)
-    temporary.replace(path)
 
 
 def map_array(path: Path) -> np.ndarray:

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 
 from ilm_ray.config import Config
 from ilm_ray.config.schema import DecontaminationConfig
-from ilm_ray.corpus.files import write_text_atomic
-from ilm_ray.corpus.jsonl import Row, read_jsonl, sha256_of, write_jsonl
+from ilm_ray.corpus.files import save_array, write_text_atomic
+from ilm_ray.corpus.jsonl import Row, batches, read_jsonl, sha256_of, write_jsonl
+from ilm_ray.corpus.pipeline import run_tasks
 from ilm_ray.corpus.stage import Context, Result
 from ilm_ray.decontamination.index import (
     Index,
@@ -30,7 +30,6 @@ from ilm_ray.decontamination.index import (
     build_index,
     load_index,
     map_array,
-    save_array,
     save_index,
     sought_texts,
 )
@@ -64,7 +63,7 @@ def decontaminate(context: Context) -> Result:
     work = functools.partial(_look_through, folder=str(context.folder), ngram=config.ngram, share=config.share)
     documents, removed, found = Counter[str](), Counter[str](), Counter[int]()
     progress = Progress("decontamination", len(files))
-    for done, receipt in enumerate(_run(files, work), 1):
+    for done, receipt in enumerate(run_tasks(files, work), 1):
         documents[receipt["stage"]] += receipt["documents"]
         removed[receipt["stage"]] += receipt["removed"]
         found.update({int(item): count for item, count in receipt["items"].items()})
@@ -115,7 +114,7 @@ def _common_runs(
     work = functools.partial(_count_runs, folder=str(folder), config=config, first=first)
     frequencies = np.zeros(len(runs), np.int64)
     sampled = 0
-    for row in _run(chosen, work):
+    for row in run_tasks(chosen, work):
         counted = np.load(row["path"], allow_pickle=False)
         frequencies[counted[0]] += counted[1]
         sampled += row["documents"]
@@ -139,7 +138,7 @@ def _count_runs(file: dict[str, Any], folder: str, config: DecontaminationConfig
 
     numbers = [np.empty(0, np.int64)]
     documents = 0
-    for batch in _batches(itertools.islice(read_jsonl(Path(file["path"])), first)):
+    for batch in batches(itertools.islice(read_jsonl(Path(file["path"])), first), BATCH):
         texts = [row["text"] for row in batch]
         runs, text_of = known(texts)
         held = {
@@ -166,7 +165,7 @@ def _look_through(file: dict[str, Any], folder: str, ngram: int, share: float) -
 
     def rows() -> Iterator[Row]:
         nonlocal documents
-        for batch in _batches(read_jsonl(Path(file["path"]))):
+        for batch in batches(read_jsonl(Path(file["path"])), BATCH):
             documents += len(batch)
             for row in contaminated([(row, file["stage"]) for row in batch], index, ngram, share):
                 removed.add(row["id"])
@@ -208,11 +207,6 @@ def _open(folder: str) -> Index:
     return load_index(Path(folder, "index"))  # once a worker process, not once a file
 
 
-def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    while batch := list(itertools.islice(rows, BATCH)):
-        yield batch
-
-
 def _removed_path(folder: Path, file: dict[str, Any]) -> Path:
     return folder / f"removed-{file['stage']}-{file['number']:05d}.jsonl.zst"
 
@@ -239,16 +233,3 @@ def _by_benchmark(index: Index, found: Counter[int]) -> dict[str, dict[str, int]
         row["found"] += number in found
         row["hits"] += found[number]
     return counts
-
-
-def _run(files: list[dict[str, Any]], work: functools.partial[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """`work` on every file as Ray Data tasks. Results travel as JSON: their shapes differ from file to file."""
-    if not files:
-        return
-    rows = ray.data.from_items(files, override_num_blocks=len(files)).map(functools.partial(_as_json, work=work))
-    for row in rows.iter_rows():
-        yield json.loads(row["json"])
-
-
-def _as_json(file: dict[str, Any], work: functools.partial[dict[str, Any]]) -> dict[str, str]:
-    return {"json": json.dumps(work(file))}

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ilm_ray.corpus.files import temporary_path
-from ilm_ray.corpus.jsonl import JsonlWriter, Row, read_jsonl
+from ilm_ray.corpus.files import save_array
+from ilm_ray.corpus.jsonl import JsonlWriter, Row, batches, read_jsonl
 from ilm_ray.longtext.features import describe
 from ilm_ray.longtext.thresholds import DIFFERENCE, first_failure, parse_thresholds
 from ilm_ray.text.document import judged
@@ -67,7 +67,7 @@ def find_file(file: KeptFile, settings: Settings) -> dict[str, Any]:
     folder, table = Path(settings.folder), parse_thresholds(settings.thresholds)
     parts = _Parts(folder / "candidates", file.name)
     with JsonlWriter(folder / "statistics" / f"{file.name}.jsonl.zst") as out:
-        for batch in _batches(_long_rows(file, settings)):
+        for batch in batches(_long_rows(file, settings), BATCH):
             found = describe([row["text"] for row in batch], [row["language"] for row in batch])
             for row, scores in zip(batch, found, strict=True):
                 verdict = first_failure(scores, table.of(row["domain"], row["language"]))
@@ -111,7 +111,7 @@ def mark_file(file: KeptFile, settings: Settings) -> dict[str, Any]:
     files = [kept_path, removed_path]
     for shard in _shards(file, settings):
         path = folder / shard.source / shard.split / f"shard-{file.number:05d}.long.npy"
-        _save(path, np.array([document in passed for document in shard.ids], bool))
+        save_array(path, np.array([document in passed for document in shard.ids], bool))
         files.append(path)
         for document, dump, size in zip(shard.ids, shard.dumps, shard.sizes, strict=True):
             domain = domain_of(dump, file.stage, settings.named)
@@ -171,22 +171,3 @@ class _Parts:
         if self._out is not None:
             self._out.__exit__(None, None, None)
         self._out, self._held = None, 0
-
-
-def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    batch: list[Row] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path)
-    with temporary.open("wb") as out:
-        np.save(out, array)
-    temporary.replace(path)

@@ -5,18 +5,16 @@ the input and the settings alone; files appear by renaming. So a step may be kil
 """
 
 import functools
-import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from ilm_ray.config.schema import TextConfig
 from ilm_ray.corpus.files import write_text_atomic
-from ilm_ray.corpus.jsonl import JsonlWriter, Row, read_jsonl
+from ilm_ray.corpus.jsonl import JsonlWriter, Row, batches, read_jsonl
 from ilm_ray.text.blocklist import Domains, Words, read_words
 from ilm_ray.text.classifiers.model import Classifier, load_classifier
 from ilm_ray.text.cost import Cost
@@ -39,7 +37,6 @@ from ilm_ray.text.normalise import drop_chrome, normalise
 from ilm_ray.text.rules import first_failures, score_batch
 from ilm_ray.text.sources import Source
 
-_T = TypeVar("_T")
 DOMAINS, WORDS = "domains.npy", "words.json"
 BATCH = 128  # documents scored at once
 RAW_EVERY = 64  # of the documents that Clean changes, this share keeps the text it had, for the report
@@ -55,7 +52,7 @@ def clean_file(source: Source, folder: Path, config: TextConfig) -> None:
     """Normalise, score, and remove what breaks a rule."""
 
     def rows() -> Iterator[Row]:
-        for batch in _batches(read_jsonl(outputs(folder, "format", source.index)[0])):
+        for batch in batches(read_jsonl(outputs(folder, "format", source.index)[0]), BATCH):
             cleaned = [drop_chrome(normalise(row["text"])) for row in batch]
             languages = [row["language"] for row in batch]
             scores = score_batch([text for text, _ in cleaned], languages)
@@ -77,7 +74,7 @@ def sign_file(source: Source, folder: Path, config: TextConfig) -> None:
     ids: list[int] = []
     found = [sign_batch([], config.ngram, config.num_hashes, bands, width)]
     with Cost(cost_path(folder, "sign", source.index)) as cost:
-        for batch in _batches(read_jsonl(outputs(folder, "clean", source.index)[0])):
+        for batch in batches(read_jsonl(outputs(folder, "clean", source.index)[0]), BATCH):
             texts = [row["text"] for row in batch]
             ids += [row["id"] for row in batch]
             found.append(sign_batch(texts, config.ngram, config.num_hashes, bands, width))
@@ -118,7 +115,7 @@ def safe_file(source: Source, folder: Path, config: TextConfig) -> None:
     def rows() -> Iterator[tuple[Row, Verdict | None]]:
         domains = Domains.load(folder / "safe" / DOMAINS)
         words = Words(json.loads((folder / "safe" / WORDS).read_text(encoding="utf-8")))
-        for batch in _batches(read_jsonl(outputs(folder, "dedup", source.index)[0])):
+        for batch in batches(read_jsonl(outputs(folder, "dedup", source.index)[0]), BATCH):
             for row, domain in zip(batch, domains.match_batch([row["url"] for row in batch]), strict=True):
                 found = words.matches(row["text"])
                 row["blocked_words"] = len(found)
@@ -153,12 +150,6 @@ def write_block_lists(folder: Path, config: TextConfig) -> None:
         write_text_atomic(words, json.dumps(read_words(list_path(config.blocked_words, "blocked_words.txt"))))
 
 
-def _batches(rows: Iterable[_T]) -> Iterator[list[_T]]:
-    iterator = iter(rows)
-    while batch := list(itertools.islice(iterator, BATCH)):
-        yield batch
-
-
 @functools.lru_cache(maxsize=4)
 def _classifier(folder: Path) -> Classifier:
     return load_classifier(folder)  # once a worker process, not once a file
@@ -167,7 +158,7 @@ def _classifier(folder: Path) -> Classifier:
 def _classified(rows: Iterable[tuple[Row, Verdict | None]], bounds: dict[str, float], folder: Path) -> Iterator[Row]:
     """Add `<name>_score` of each classifier; the first one below its bound removes what nothing else has removed."""
     classifiers = {name: _classifier(model_path(folder, name)) for name in bounds}
-    for batch in _batches(rows):
+    for batch in batches(rows, BATCH):
         texts = [row["text"] for row, _ in batch]
         found = {name: classifier.score(texts).round(4).tolist() for name, classifier in classifiers.items()}
         for position, (row, verdict) in enumerate(batch):

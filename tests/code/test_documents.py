@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,6 +67,12 @@ def test_a_summary_is_short_whatever_the_file(language: str, text: str) -> None:
     summary = summarize(Form(text, language))
     assert len(summary) <= MAX_SUMMARY + 4
     assert "\n" not in summary
+
+
+def test_a_comment_full_of_white_space_is_summarized_at_once() -> None:
+    started = time.process_time()
+    assert summarize(Form(f"// Adds. {' ' * 40_000} // y\n", "c")) == "Adds."
+    assert time.process_time() - started < 2  # quadratic: 11 s
 
 
 def test_prompted_documents_are_depth_first_and_within_the_limit() -> None:

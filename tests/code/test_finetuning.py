@@ -1,10 +1,15 @@
 """The fine-tuning form of the code stage, and what the stage keeps of files that fell."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from ilm_ray.code import pipeline
 from ilm_ray.code.pipeline import build_code_data
 from ilm_ray.config import load_config
-from ilm_ray.corpus.jsonl import Row, read_jsonl
+from ilm_ray.corpus.jsonl import Row, read_jsonl, write_jsonl
 from ilm_ray.corpus.stage import Context, Result
 from ilm_ray.observe.journal import Journal
 
@@ -100,3 +105,26 @@ def test_files_that_fell_are_kept_without_secrets(local_ray: None, tmp_path: Pat
     (fallen,) = [row for row in rows(tmp_path, "files/read/removed-*") if row["path"] == "tool/generated.py"]
     assert fallen["drop_rule"] == "generated"
     assert "jane" not in fallen["text"] and "<email>" in fallen["text"]
+
+
+def test_a_part_is_read_once_however_many_repositories_are_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = {"repository": "tree", "language": "python", "bytes": 6, "weight": 1.0}
+    part = tmp_path / "part.jsonl.zst"
+    write_jsonl(part, ({**about, "id": n, "path": f"r{n}/a.py", "text": f"x = {n}\n"} for n in range(9)))
+    found = [
+        {"name": f"tree/r{n}", "tree": "tree", "files": [f"r{n}/a.py"], "parts": [0], "needs": {}} for n in range(9)
+    ]
+    read = list[Path]()
+
+    def counting(path: Path) -> Iterator[Row]:
+        read.append(path)
+        return read_jsonl(path)
+
+    monkeypatch.setattr(pipeline, "read_jsonl", counting)
+    row = {"shard": 0, "repositories": json.dumps(found)}
+    made = pipeline._write_shard(row, str(tmp_path), [str(part)], max_tokens=1000, min_lint_score=None)
+    assert made["documents"] == 9 and read.count(part) == 1
+    texts = [document["text"] for document in read_jsonl(tmp_path / "kept-00000.jsonl.zst")]
+    assert all(f"x = {n}\n" in text for n, text in enumerate(texts))

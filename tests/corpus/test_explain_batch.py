@@ -1,6 +1,7 @@
 """What explain says of a step against what training reads in it, and against the documents themselves."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,14 @@ import pytest
 
 from ilm_ray.config import Config, load_config, save_config
 from ilm_ray.corpus.explain_batch import Batch, explain, lines
+from ilm_ray.corpus.manifest import Manifest, commit
 from ilm_ray.corpus.tokens import ShardWriter
 from ilm_ray.errors import UserError
 from ilm_ray.pretrain.phases import PretrainTask
 from ilm_ray.text.layout import write_sources
 from ilm_ray.text.sources import Source
 from ilm_ray.tokenizer.tokenizer import Tokenizer
+from jobs.pretrain import STAGE
 
 REPOSITORY = Path(__file__).parents[2]
 ARCHIVE = Source(0, 7, 3, "CC-MAIN-2024-10", "file:///crawl/a.warc.gz")
@@ -101,6 +104,32 @@ def test_pieces_lead_back_to_archive_and_files(run_dir: Path) -> None:
     assert seen == {"en", "code"}
 
 
+def test_a_finished_run_is_explained_as_it_was_trained_or_not_at_all(run_dir: Path, tmp_path: Path) -> None:
+    for name in ("tokens", "tokenizer", "text"):
+        shutil.copytree(run_dir / name, tmp_path / name)
+    save_config(load_config("nano"), tmp_path / "config.yaml")  # of a later job
+    read = {stage: Manifest(stage, {}, {}) for stage in STAGE.needs}
+    for stage, manifest in read.items():
+        (tmp_path / stage).mkdir(exist_ok=True)
+        commit(tmp_path / stage, manifest)
+    settings = STAGE.settings(_config())
+    (tmp_path / "pretrain").mkdir()
+    commit(tmp_path / "pretrain", Manifest("pretrain", settings, {name: m.fingerprint for name, m in read.items()}))
+    assert explain(tmp_path, 7) == explain(run_dir, 7)
+    commit(tmp_path / "tokens", Manifest("tokens", {"heldout_share": 0.1}, {}))
+    with pytest.raises(UserError, match="tokens is no longer what pre-training read"):
+        explain(tmp_path, 7)
+
+
+def test_the_layout_of_the_workers_does_not_matter(run_dir: Path, tmp_path: Path) -> None:
+    for name in ("tokens", "tokenizer", "text"):
+        (tmp_path / name).symlink_to(run_dir / name)
+    values = _config().model_dump()
+    values["pretrain"] |= {"workers": 4, "layout": {"tp": 2}}
+    save_config(Config.model_validate(values), tmp_path / "config.yaml")
+    assert explain(tmp_path, 7) == explain(run_dir, 7)
+
+
 def test_the_job_prints_words_or_json(run_dir: Path) -> None:
     code, out, err = _job("--step", "2", "--run-dir", str(run_dir))
     assert code == 0 and err == []
@@ -144,6 +173,9 @@ def test_what_is_missing_is_said(run_dir: Path, tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "tokens" / "en" / "train", 0) as shard:
         shard.add(np.arange(9), 9, {"id": 1})
     (tmp_path / "tokens" / "en" / "train" / "shard-00000.ids.npy").unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        explain(tmp_path, 1)
+    (tmp_path / "tokens" / "en" / "train" / "shard-00000.ids.npy").touch()
     with pytest.raises(UserError, match="cannot be read"):
         explain(tmp_path, 1)
     (tmp_path / "config.yaml").write_text("pretrain: {phases: 3}\nseed: 1")

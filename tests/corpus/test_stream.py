@@ -2,6 +2,7 @@
 
 from collections import Counter
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import pytest
@@ -114,3 +115,18 @@ def test_fractions_of_weights_are_spread_over_the_passes(tmp_path_factory: pytes
     assert 900 < len(first) < 1100 and max(first.values()) == 1
     both = Counter(_whole_documents(stream.pieces(0, 2000), source))
     assert len(both) == 2000
+
+
+class Huge:
+    """A source of 20 trillion tokens, as far as a stream looks at it."""
+
+    lengths = np.full(20, 10**12)
+    weights = np.ones(20, np.float32)
+    ids = np.arange(20)
+
+
+def test_a_source_of_many_trillion_tokens_is_gone_through_as_any_other() -> None:
+    stream = Stream("s", cast(TokenSource, Huge()), np.arange(20), (0, 0))
+    assert stream.tokens_per_pass == 2e13
+    (before, after) = stream.pieces(2 * 10**13 - 5, 10)  # the end of a pass and the beginning of the next
+    assert (before.start, before.stop) == (10**12 - 5, 10**12) and (after.start, after.stop) == (0, 5)

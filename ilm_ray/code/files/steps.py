@@ -24,7 +24,7 @@ from ilm_ray.code.files.trees import Part, Tree, read_tree
 from ilm_ray.code.lint import lint_files
 from ilm_ray.config.schema import CodeConfig
 from ilm_ray.corpus.files import write_text_atomic
-from ilm_ray.corpus.jsonl import JsonlWriter, Row, read_jsonl
+from ilm_ray.corpus.jsonl import JsonlWriter, Row, batches, read_jsonl
 from ilm_ray.text.dedup.minhash import bands_and_rows, sign_batch
 from ilm_ray.text.document import Verdict, judged, sized
 from ilm_ray.text.funnel import Funnel
@@ -71,7 +71,7 @@ def quality_part(
     def rows() -> Iterator[Row]:
         drops = load_drops(drops_path(folder, number))
         place = {file: position for position, file in enumerate(drops.ids.tolist())}
-        for batch in _batches(read_jsonl(outputs(folder, "read", number)[0])):
+        for batch in batches(read_jsonl(outputs(folder, "read", number)[0]), BATCH):
             tiers = _tiers(batch, folder, config)
             linted = _lint(batch, place.keys(), config)
             for row, (tier, verdict, about) in zip(batch, tiers, strict=True):
@@ -190,7 +190,7 @@ def _lint(batch: list[Row], duplicates: Set[int], config: CodeConfig) -> dict[in
 def _sign(found: list[tuple[int, str]], path: Path, config: CodeConfig) -> None:
     bands, width = bands_and_rows(max(config.threshold - BAND_MARGIN, 0.1), HASHES)
     parts = [sign_batch([], NGRAM, HASHES, bands, width)]
-    for batch in _batches(found):
+    for batch in batches(found, BATCH):
         parts.append(sign_batch([canonical(text) for _, text in batch], NGRAM, HASHES, bands, width))
     save_arrays(
         path,
@@ -199,17 +199,6 @@ def _sign(found: list[tuple[int, str]], path: Path, config: CodeConfig) -> None:
         bands=np.concatenate([part.bands for part in parts]),
         signatures=np.concatenate([part.signatures for part in parts]),
     )
-
-
-def _batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
-    batch = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _write(
