@@ -33,7 +33,7 @@ from ilm_ray.longtext.features import describe
 from ilm_ray.longtext.perplexity import Cut
 from ilm_ray.longtext.thresholds import DIFFERENCE, first_failure, parse_thresholds, read_thresholds
 from ilm_ray.observe.journal import Journal
-from jobs import code_data, long_text, tokenize_corpus, tokenizer, web_text
+from jobs import code_data, decontaminate, long_text, tokenize_corpus, tokenizer, web_text
 from jobs._job import LocalRay
 
 HELDOUT_WORKS = ("红楼梦", "水浒传", "16215", "3261")  # whole books; of essays and manuals every fourth file
@@ -88,7 +88,7 @@ def joints(documents: Sequence[Document], run_dir: Path, steps: int, count: int)
     run_dir.mkdir(parents=True, exist_ok=True)
     with LocalRay(config):
         seconds = {}
-        for module in (web_text, code_data, tokenizer, tokenize_corpus, long_text):
+        for module in (web_text, code_data, decontaminate, tokenizer, tokenize_corpus, long_text):
             done: Manifest = run_stage(module.STAGE, config, run_dir, Journal(run_dir / "journal.jsonl"))
             seconds[module.STAGE.name] = done.seconds
         scorer = done.metrics["scorer"]
