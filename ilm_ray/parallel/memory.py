@@ -50,9 +50,9 @@ def _of_rank(shape: Shape, layout: Layout, step: Step, rank: int, kept: "Activat
         # The backward begins: all activations are there, then the loss or the last block computes.
         Memory(**states, gradients=waiting + reduced + width * held.head, gathered=gathered, activations=kept_here,
                transient=max(_of_loss(shape, layout, step) if held.head else 0, _of_block(shape, layout, step, held))),
-        # It ends: embedding and head are reduced, in fp32, as one.
-        Memory(**states, gradients=4 * share + waiting, gathered=gathered, activations=0,
-               transient=width * held.root + 4 * held.root),
+        # It ends: parameters are split again, embedding and head are reduced as one, from and to fp32.
+        Memory(**states, gradients=4 * share, gathered=0, activations=0,
+               transient=4 * held.root + max(0, (4 if waiting else width) * held.root - 4 * held.root // group)),
         # AdamW: over lists of tensors on CUDA (`foreach`), with one number of scratch a parameter; else one by one.
         Memory(**states, gradients=4 * share, gathered=0, activations=0, transient=4 * share if fused else 0),
     ]  # fmt: skip
@@ -107,8 +107,8 @@ def activations(shape: Shape, layout: Layout, step: Step, fused: bool) -> Activa
         attention = 2 * queries + 3 * pairs // 2
     elif layout.cp_kind == "ulysses":  # the exchanged projection, and queries cut out of it
         attention = 2 * queries + pairs
-    else:  # queries; keys and values of all ranks
-        attention = queries + pairs * layout.cp
+    else:  # queries; keys and values of all ranks; on a CPU the mask, as numbers to add
+        attention = queries + pairs * layout.cp + (0 if fused else step.context)
     # What attention gives, kept by it and by `wo`: once where that is one tensor. Exchanged it is two, and on a CPU.
     exchanged = layout.cp > 1 and layout.cp_kind == "ulysses"
     results = queries if fused and not exchanged else 2 * queries

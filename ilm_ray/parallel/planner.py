@@ -7,7 +7,7 @@ import contextlib
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -51,11 +51,11 @@ class Plan:
     limit: str  # compute, or what takes most time beside it where that is a tenth of the step or more
 
 
-def layouts(shape: Shape, devices: int, node_devices: int) -> Iterator[Layout]:
+def layouts(shape: Shape, devices: int, groups: Sequence[int]) -> Iterator[Layout]:
     """Every layout that `Layout` accepts for this model and number of devices, one of each kind that differs in effect.
 
-    Groups of a partial state are at most as many ranks as a node has devices, interleaved stages have the same number
-    of layers, and one block is gathered ahead.
+    A partial state is split over `groups` ranks. Interleaved stages have the same number of layers, and one block is
+    gathered ahead.
     """
     for tp, pp, cp in itertools.product(_divisors(devices), repeat=3):
         if devices % (tp * pp * cp):
@@ -64,7 +64,7 @@ def layouts(shape: Shape, devices: int, node_devices: int) -> Iterator[Layout]:
             (False, True) if tp > 1 else (False,),
             ("ulysses", "gather") if cp > 1 else ("ulysses",),
             _schedules(shape.layers, pp),
-            _states(devices // (tp * pp), node_devices, pp),
+            _states(devices // (tp * pp), groups, pp),
         ):
             try:
                 layout = Layout(
@@ -88,12 +88,12 @@ def _schedules(layers: int, pp: int) -> list[tuple[str, int]]:
     return [("gpipe", 1), ("1f1b", 1), *interleaved]
 
 
-def _states(ranks: int, node_devices: int, pp: int) -> list[dict[str, Any]]:
+def _states(ranks: int, groups: Sequence[int], pp: int) -> list[dict[str, Any]]:
     """Ways to share the three states out to `ranks`; those that Layout refuses too."""
     if ranks == 1:
         return [{"parameters": "replica", "gradients": "replica", "optimizer": "replica"}]
     found: list[dict[str, Any]] = []
-    groups = [group for group in _divisors(ranks) if 1 < group < min(ranks, node_devices + 1)]
+    groups = [group for group in groups if 1 < group < ranks and ranks % group == 0]
     for states in _shares():
         if pp == 1 or states["gradients"] == "replica":
             partial = "partial" in states.values()
@@ -139,8 +139,9 @@ def _limit(times: Times, traffic: list[Collective], device: Device) -> str:
 
 def step_time(shape: Shape, layout: Layout, step: Step, device: Device) -> tuple[Times, list[Collective]]:
     """Seconds of a step, set by the slowest rank of the pipeline, and what that rank sends."""
-    ranks = {0, layout.pp // 2, layout.pp - 1}
-    found = [_rank_time(shape, layout, step, device, rank) for rank in sorted(ranks)]
+    even = shape.layers % layout.stages == 0  # then a rank in the middle has no more to do than the first
+    ranks = sorted({0, layout.pp - 1} if even else {0, layout.pp // 2, layout.pp - 1})
+    found = [_rank_time(shape, layout, step, device, rank) for rank in ranks]
     return max(found, key=lambda pair: pair[0].total)
 
 
@@ -161,10 +162,15 @@ def _rank_time(
 
 
 def _compute(shape: Shape, layout: Layout, step: Step, device: Device, rank: int) -> tuple[float, float]:
-    """Seconds of all forwards and all backwards of a rank: causal attention, for that is what the kernels compute."""
+    """Seconds of all forwards and all backwards of a rank: causal attention, for that is what the kernels compute.
+
+    With cp_kind=gather the last rank's slice sees nearly all keys, twice the mean.
+    """
     held = pieces(shape, layout, rank)
     tokens = step.rows(layout) * step.micros(layout)
     attention = 12 * shape.heads * shape.head_dim * step.context / 2 / layout.tp
+    if layout.cp_kind == "gather":
+        attention *= 2 - 1 / layout.cp
     block = 6 * block_matrices(shape) / layout.tp + attention
     per_token = held.blocks * block + 6 * held.head
     rate = device.peak_flops * device.attainable / (1 if step.precision == "bf16" else 2)
@@ -199,17 +205,25 @@ class Ranking:
 def rank(shape: Shape, devices: int, device: Device, step: Step) -> Ranking:
     """All layouts of `devices` devices for `step`, each with the micro-batch (`at_once`, a power of two) that suits it.
 
-    Left out is what needs more than the device's memory, or cannot share the batch out.
+    Left out is what needs more than the device's memory, or cannot share the batch out. Partial states are split over
+    as many ranks as a node has devices.
     """
     plans, left_out = [], Counter[str]()
-    for layout in layouts(shape, devices, device.node_devices):
+    for layout in layouts(shape, devices, (device.node_devices,)):
+        if not _worth_a_look(layout, step):
+            continue
         found, reason = _best(shape, layout, step, device)
         if found is None:
             left_out[reason] += 1
         else:
             plans.append(found)
-    plans.sort(key=lambda plan: -plan.tokens_per_second)
+    plans.sort(key=lambda plan: (-plan.tokens_per_second, plan.memory.total))
     return Ranking(plans, left_out)
+
+
+def _worth_a_look(layout: Layout, step: Step) -> bool:
+    """GPipe is as fast as 1F1B and needs more memory; many small stages and short slices only add messages."""
+    return layout.schedule != "gpipe" and layout.virtual_stages <= 4 and layout.cp * 1024 <= max(1024, step.context)
 
 
 def _best(shape: Shape, layout: Layout, step: Step, device: Device) -> tuple[Plan | None, str]:
@@ -226,8 +240,9 @@ def _best(shape: Shape, layout: Layout, step: Step, device: Device) -> tuple[Pla
             reason = "does not fit into memory"
             break
         plan = predict(shape, layout, tried, device)
-        if best is None or plan.tokens_per_second > best.tokens_per_second:
-            best = plan
+        if best is not None and plan.tokens_per_second <= best.tokens_per_second:
+            break  # larger micro-batches save gathers until the bubble grows
+        best = plan
         at_once *= 2
     return best, reason
 
