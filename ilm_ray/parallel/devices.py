@@ -38,13 +38,13 @@ class Device:
 DEVICES = {
     device.name: device
     for device in (
-        # NVIDIA H100 SXM data sheet: 989 TFLOP/s, NVLink 900 GB/s both ways; DGX H100: 8 x 400 Gb/s. nanochat's 1.3B run
-        # reached 50.0% on eight, torchtitan's Llama 8B 39%, Megatron-LM 41 to 48%.
+        # NVIDIA H100 SXM data sheet: 989 TFLOP/s, NVLink 900 GB/s both ways; DGX H100: 8 x 400 Gb/s. On eight nanochat's
+        # 1.3B run reached 50.0%, torchtitan's Llama 8B 39%; Megatron-LM says 41 to 48%.
         Device("h100", 989e12, 80 * GIB, 450 * GB, 400 * GB, 8, 0.45),
         # The same chip with 141 GB.
         Device("h200", 989e12, 141 * GB, 450 * GB, 400 * GB, 8, 0.45),
         # NVIDIA A100 SXM data sheet: 312 TFLOP/s, NVLink 600 GB/s both ways. Network and share (183 TFLOP/s, eight
-        # devices, no recomputation) are those of InternEvo's test cluster, 4 x 100 Gb/s RoCE: doc/en/train_performance.md.
+        # devices, no recomputation) are InternEvo's: 4 x 100 Gb/s RoCE, its doc/en/train_performance.md.
         Device("a100", 312e12, 80 * GIB, 300 * GB, 50 * GB, 8, 0.59),
         # A core with AVX-512 at 2.5 GHz, two fused multiply-adds of 16 numbers a cycle; 10 Gb/s Ethernet.
         Device("cpu", 160e9, 4 * GIB, 5 * GB, 1.25 * GB, 16, 0.5, fused=False),

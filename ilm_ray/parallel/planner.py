@@ -145,14 +145,14 @@ def step_time(shape: Shape, layout: Layout, step: Step, device: Device) -> tuple
     return max(found, key=lambda pair: pair[0].total)
 
 
-def _rank_time(
-    shape: Shape, layout: Layout, step: Step, device: Device, rank: int
-) -> tuple[Times, list[Collective]]:
+def _rank_time(shape: Shape, layout: Layout, step: Step, device: Device, rank: int) -> tuple[Times, list[Collective]]:
     held, micros = pieces(shape, layout, rank), step.micros(layout)
     forward, backward = _compute(shape, layout, step, device, rank)
     states = state_traffic(layout, step, held)
     moved = activation_traffic(shape, layout, step, held)
-    waits = {kind: sum(c.seconds(device) for c in moved if c.kind == kind) for kind in ("tensor", "context", "pipeline")}
+    waits = {
+        kind: sum(c.seconds(device) for c in moved if c.kind == kind) for kind in ("tensor", "context", "pipeline")
+    }
     compute = forward + backward
     # Narayanan et al., arXiv 2104.04473 section 2.2: (p - 1) / (v m) of the time of a rank's own micro-batches.
     busy = compute + sum(waits.values())
