@@ -23,6 +23,20 @@ from jobs._plain import Parser, run_plain
 PRESETS, COUNTS, CONTEXTS, KINDS = ("1_8b", "7b", "20b"), (8, 64, 1024), (4096, 32768, 262144), ("h100", "h200")
 COLUMNS = ("tokens/s/device", "MFU", "MFU, causal", "GiB", "micro-batch", "limit", "layout")
 
+PAGE_HEAD = """# Plans: predictions, never measured
+
+Written by `python jobs/plan.py --table`. For each model, context, number and kind of devices: the layout that is
+predicted to be fastest among those that fit. No line of this page was run, and no layout was tried at this scale. The
+arithmetic and its sources: `ilm_ray/parallel/{{planner,memory,traffic,devices}}.py`.
+
+Assumed: {attainable:.0%} of the dense bf16 peak (989 TFLOP/s) without communication; {link:.0%} of a link's rate (in a
+node of 8: 450 GB/s a device; between nodes: 400 GB/s a node); {memory:.0%} of the memory. The model has no activation
+checkpointing, so long contexts need many devices. Batch, precision and loss chunk are the presets'; every sequence is
+taken as one document. With `gather` the rank of the last slice attends to nearly twice as many keys as the mean: that
+counts as computing. MFU counts the attention of all keys, "causal" half of it. Layouts end with where parameters,
+gradients and optimizer states live. `limit`: what takes most time beside computing, if it takes a tenth of the step.
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table and the JSON line, or the page of all plans; return the exit code."""
@@ -129,15 +143,9 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 def _page() -> Iterator[str]:
     """docs/plans.md."""
-    yield "# Plans: predictions, never measured\n"
-    yield "Written by `python jobs/plan.py --table`. For each model, context, number and kind of devices: the layout that"
-    yield "is predicted to be fastest among those that fit. No line of this page was run; none of the layouts was tried at"
-    yield "this scale. The arithmetic and its sources: `ilm_ray/parallel/{planner,memory,traffic,devices}.py`.\n"
-    yield f"Assumed: {DEVICES['h100'].attainable:.0%} of the dense bf16 peak of an H100 and H200 without communication;"
-    yield f"{ATTAINABLE_LINK:.0%} of a link's rate; {USABLE_MEMORY:.0%} of the memory; no activation checkpointing (the model"
-    yield "has none), so long contexts need many devices. Nodes of 8, 450 GB/s within, 400 GB/s between. Batch, precision"
-    yield "and loss chunk are the presets'. MFU counts all keys, or half of attention (causal); states are written"
-    yield "parameters/gradients/optimizer. `limit`: what takes most time beside computing, if a tenth of the step."
+    yield from PAGE_HEAD.format(
+        attainable=DEVICES["h100"].attainable, link=ATTAINABLE_LINK, memory=USABLE_MEMORY
+    ).splitlines()
     for preset in PRESETS:
         config = load_config(preset)
         yield f"\n## {preset}, {config.pretrain.phases[0].batch_tokens:,} tokens a step\n"

@@ -38,8 +38,8 @@ class Device:
 DEVICES = {
     device.name: device
     for device in (
-        # NVIDIA H100 SXM data sheet: 989 TFLOP/s, NVLink 900 GB/s both ways; DGX H100: 8 x 400 Gb/s. On eight nanochat's
-        # 1.3B run reached 50.0%, torchtitan's Llama 8B 39%; Megatron-LM says 41 to 48%.
+        # NVIDIA H100 SXM data sheet: 989 TFLOP/s, NVLink 900 GB/s both ways; DGX H100: 8 x 400 Gb/s. On eight,
+        # nanochat's 1.3B run reached 50.0%, torchtitan's Llama 8B 39%; Megatron-LM says 41 to 48%.
         Device("h100", 989e12, 80 * GIB, 450 * GB, 400 * GB, 8, 0.45),
         # The same chip with 141 GB.
         Device("h200", 989e12, 141 * GB, 450 * GB, 400 * GB, 8, 0.45),

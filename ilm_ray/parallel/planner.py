@@ -114,7 +114,7 @@ def _shares() -> list[dict[str, str]]:
 
 
 def predict(shape: Shape, layout: Layout, step: Step, device: Device) -> Plan:
-    """What a step of `layout`, on its devices already, would need. Raises UserError where the batch cannot be shared."""
+    """What a step of `layout`, with its `dp` known, would need. Raises UserError where the batch cannot be shared."""
     layout.require_batch("this batch", step.sequences, step.at_once)
     memory = peak_memory(shape, layout, step, device.fused)
     times, traffic = step_time(shape, layout, step, device)
@@ -122,8 +122,10 @@ def predict(shape: Shape, layout: Layout, step: Step, device: Device) -> Plan:
     for collective in traffic:
         sent[collective.kind] = sent.get(collective.kind, 0.0) + collective.sent
     speed = step.tokens / times.total / (layout.replica_ranks * (layout.dp or 1))
-    share = [speed * flops_per_token(shape, step.context, causal) / device.peak_flops for causal in (False, True)]
-    return Plan(layout, step, memory, times, sent, speed, *share, limit=_limit(times, traffic, device))
+    mfu, mfu_causal = (
+        speed * flops_per_token(shape, step.context, causal) / device.peak_flops for causal in (False, True)
+    )
+    return Plan(layout, step, memory, times, sent, speed, mfu, mfu_causal, _limit(times, traffic, device))
 
 
 def _limit(times: Times, traffic: list[Collective], device: Device) -> str:

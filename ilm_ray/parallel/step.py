@@ -1,4 +1,4 @@
-"""One optimizer step as the planner sees it: how it is cut into micro-batches, and how large the pieces of a model are."""
+"""One optimizer step as the planner sees it: its micro-batches, and the sizes of what a rank holds."""
 
 from dataclasses import dataclass
 from typing import Literal

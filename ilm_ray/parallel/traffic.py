@@ -116,7 +116,7 @@ def _tensor(shape: Shape, layout: Layout, step: Step, held: Pieces) -> list[Coll
 
 
 def _context(shape: Shape, layout: Layout, step: Step, held: Pieces) -> list[Collective]:
-    """Ulysses: queries, keys and values one way, results the other (arXiv 2309.14509 section 3). Gather: keys, values."""
+    """Ulysses (arXiv 2309.14509 section 3): queries, keys, values one way, results the other. Gather: keys, values."""
     if layout.cp == 1:
         return []
     group, micros = Group(layout.cp, layout.tp), step.micros(layout)

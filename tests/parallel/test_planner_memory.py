@@ -6,6 +6,7 @@ The step measured is the second, with all states there. Slow, for nothing but it
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +35,10 @@ def _step(context: int, sequences: int, precision: str = "bf16") -> Step:
     return Step(context, sequences, precision=precision, loss_chunk=256)  # type: ignore[arg-type]
 
 
+def _states(parameters: Any, gradients: Any, optimizer: Any) -> Layout:
+    return Layout(parameters=parameters, gradients=gradients, optimizer=optimizer)
+
+
 ONE: list[Case] = [
     ("1 rank, bf16", BASE, Layout(**REPLICA), _step(512, 1)),
     ("1 rank, fp32", BASE, Layout(**REPLICA), _step(512, 1, "fp32")),
@@ -43,15 +48,15 @@ ONE: list[Case] = [
 ]
 TWO: list[Case] = [
     *(
-        (f"dp2 {p}/{g}/{o}, {n // 2} micro-batches", shape, Layout(parameters=p, gradients=g, optimizer=o), _step(512, n))
-        for shape, p, g, o, n in (
-            (BASE, "replica", "replica", "replica", 2),
-            (BASE, "replica", "replica", "full", 4),
-            (BASE, "replica", "full", "full", 4),
-            (BASE, "full", "replica", "full", 4),
-            (BASE, "full", "full", "full", 2),
-            (DEEP, "full", "full", "full", 4),
-            (WIDE, "full", "full", "full", 4),
+        (f"dp2 {name} {p}/{g}/{o}, {m} micro-batches", shape, _states(p, g, o), _step(512, 2 * m))
+        for name, shape, p, g, o, m in (
+            ("base", BASE, "replica", "replica", "replica", 1),
+            ("base", BASE, "replica", "replica", "full", 2),
+            ("base", BASE, "replica", "full", "full", 2),
+            ("base", BASE, "full", "replica", "full", 2),
+            ("base", BASE, "full", "full", "full", 1),
+            ("deep", DEEP, "full", "full", "full", 2),
+            ("wide", WIDE, "full", "full", "full", 2),
         )
     ),
     ("tp2", BASE, Layout(tp=2, **REPLICA), _step(4096, 1)),
