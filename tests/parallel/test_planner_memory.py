@@ -28,6 +28,7 @@ BASE = Shape(vocab_size=4096, layers=4, hidden=256, kv_heads=4, queries_per_kv=2
 DEEP = replace(BASE, vocab_size=1024, layers=12, mlp_hidden=1024)
 WIDE = replace(BASE, vocab_size=8192, layers=2, hidden=512, queries_per_kv=4, mlp_hidden=1024)
 REPLICA = {"parameters": "replica", "gradients": "replica", "optimizer": "replica"}
+INTERLEAVED = Layout(pp=2, schedule="interleaved", virtual_stages=2, **REPLICA)
 Case = tuple[str, Shape, Layout, Step]
 
 
@@ -66,6 +67,13 @@ TWO: list[Case] = [
     ("cp2 gather", BASE, Layout(cp=2, cp_kind="gather"), _step(4096, 1)),
     ("pp2 1f1b", BASE, Layout(pp=2, **REPLICA), _step(2048, 4)),
     ("pp2 gpipe", BASE, Layout(pp=2, schedule="gpipe", **REPLICA), _step(1024, 4)),
+    # Measured once the formulas stood.
+    ("tp2 sp, wide, fp32", WIDE, Layout(tp=2, sequence_parallel=True, **REPLICA), _step(512, 2, "fp32")),
+    ("cp2 ulysses, deep, 3 micro-batches", DEEP, Layout(cp=2, cp_kind="ulysses", parameters="replica"), _step(1024, 3)),
+    ("cp2 gather, wide, fp32", WIDE, Layout(cp=2, cp_kind="gather"), _step(512, 1, "fp32")),
+    ("pp2 interleaved x2, deep", DEEP, INTERLEAVED, _step(512, 4)),
+    ("pp2 1f1b, wide, fp32", WIDE, Layout(pp=2, **REPLICA), _step(512, 8, "fp32")),
+    ("dp2 deep, two blocks ahead, fp32", DEEP, Layout(prefetch=2), _step(128, 2, "fp32")),
 ]  # fmt: skip
 
 
