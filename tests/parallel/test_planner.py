@@ -150,12 +150,20 @@ def _speed(shape: Shape, kind: str, step: Step, share: Share) -> float:
 def test_groups_of_eight_beat_full_sharding_on_1024_devices_as_internevo_measured() -> None:
     ours = [_speed(SEVEN_B, "h100", Step(4096, 1024), share) for share in ("partial", "full")]
     assert ours[0] > 1.1 * ours[1]
-    # Their test: A100, 4 x 100 Gb/s, four micro-batches of two sequences; 3,625 against 2,271 tokens/s a device. There
-    # optimizer states alone were split, and InternEvo sends each owner's weights by themselves; FSDP2 gathers blocks,
-    # so all three states are split alike here. What splitting optimizer states alone gives is not compared.
+    # On their devices, in their test (A100, 4 x 100 Gb/s, four micro-batches of two sequences), 3,625 against 2,271
+    # tokens/s a device were measured. They split optimizer states alone. For that the planner does not show what they
+    # saw (docs/plans.md), so what is asserted is all three states split alike.
     theirs = [_speed(FIRST_SEVEN_B, "a100", Step(2048, 8192, 2), share) for share in ("partial", "full")]
     assert theirs[0] > 1.1 * theirs[1]
     print(f"H100: {ours[0]:.0f} against {ours[1]:.0f}; A100: {theirs[0]:.0f} against {theirs[1]:.0f}")
+
+
+@pytest.mark.parametrize(("sequences", "measured"), [(8192, 3625), (4096, 2817), (2048, 2346)])
+def test_speed_on_1024_a100_is_within_a_tenth_of_what_internevo_measured(sequences: int, measured: int) -> None:
+    """Its table of tokens/s a device at 16M, 8M and 4M tokens a step: optimizer states in groups of eight."""
+    layout = Layout(parameters="replica", gradients="replica", optimizer="partial", shard_group=8).on(1024)
+    plan = predict(FIRST_SEVEN_B, layout, Step(2048, sequences, 2), DEVICES["a100"])
+    assert plan.tokens_per_second == pytest.approx(measured, rel=0.1)
 
 
 def test_operations_are_those_of_the_notes_on_7b() -> None:
