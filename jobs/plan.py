@@ -39,8 +39,8 @@ gradients and optimizer states live. `limit`: what takes most time beside comput
 Against InternEvo's measurements (7B, 1,024 A100, 2,048 tokens; nothing was fitted to them but the 59% of peak of its
 run on 8): optimizer states in groups of 8 at 16M, 8M and 4M tokens a step: 3,388, 2,840 and 2,145 tokens/s/device are
 predicted, 3,625, 2,817 and 2,346 were measured. Optimizer states over all 1,024: 3,805 predicted, 2,271 measured: that
-collapse is **not** reproduced. A likely reason, not tested: InternEvo sends each owner's weights apart, FSDP2 a block at once.
-Splitting all three states is predicted to give 3,317 in groups of 8 and 2,227 over all.
+collapse is **not** reproduced. A likely reason, not tested: InternEvo sends each owner's weights apart,
+FSDP2 a block at once. All three states split: 3,317 in groups of 8 and 2,227 over all are predicted.
 """
 
 
