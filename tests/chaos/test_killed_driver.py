@@ -75,13 +75,13 @@ def kept_files(run_dir: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3600)
 def test_a_run_killed_in_text_pretraining_and_ppo_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     settings = tmp_path / "small.yaml"
     settings.write_text(SMALL)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     undisturbed = start(whole, settings)
-    out, _ = undisturbed.communicate(timeout=600)
+    out, _ = undisturbed.communicate(timeout=1200)
     assert undisturbed.returncode == 0, out
 
     kill_when(start(killed, settings), lambda: any((killed / "text").glob("clean/kept-*")))
