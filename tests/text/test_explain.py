@@ -171,7 +171,7 @@ def test_the_manifest_outweighs_a_configuration_of_a_later_job(tmp_path: Path) -
         (["document", "https://nowhere.test/"], "no document of URL"),
         (["document", "12"], "document 12 is not in this run"),
         (["document", str(DOCUMENTS[0]["id"] + (1 << 27))], "holds no such document"),
-        (["batch"], "invalid choice"),
+        (["rollout-of-nothing"], "invalid choice"),
     ],
 )
 def test_what_does_not_exist_is_one_line(
