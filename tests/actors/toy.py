@@ -65,6 +65,6 @@ def toy_ppo(**changes: object) -> PPOConfig:
         "rollout_backend": "torch",
         "logprob_gap_bound": 1e-3,
         "checkpoint_every": 2,
-        "deadline_s": 90.0,
+        "deadline_s": 240.0,
     }
     return PPOConfig.model_validate({**settings, **changes})
