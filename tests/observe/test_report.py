@@ -13,6 +13,7 @@ import pytest
 from ilm_ray.errors import UserError
 from ilm_ray.observe import page
 from ilm_ray.observe.report import write_report
+from ilm_ray.observe.rundata import STAGES
 from ilm_ray.observe.sections_text import funnel_steps
 
 SECTIONS = [
@@ -102,22 +103,7 @@ def test_a_run_without_any_stage_still_has_a_report(tmp_path: Path) -> None:
     assert "0 of 11 stages finished" in found.text
 
 
-@pytest.mark.parametrize(
-    "stage",
-    [
-        "text",
-        "code",
-        "decontamination",
-        "tokenizer",
-        "tokens",
-        "long_text",
-        "pretrain",
-        "sft",
-        "reward",
-        "ppo",
-        "evaluation",
-    ],
-)
+@pytest.mark.parametrize("stage", STAGES)
 def test_any_stage_may_be_missing(fake_run: Path, stage: str) -> None:
     shutil.rmtree(fake_run / stage)
     found = Elements(write_report(fake_run).read_text(encoding="utf-8"))

@@ -58,14 +58,15 @@ def _run(folder: str, order: list[str]) -> None:
 def test_any_layout_loads_what_another_has_saved(first: str, tmp_path: Path) -> None:
     run_ranks(_run, 4, str(tmp_path), [first, *(name for name in LAYOUTS if name != first)])
     states = {
-        name: {k: v for file in tmp_path.glob(f"{name}-?.pt") for k, v in torch.load(file).items()} for name in LAYOUTS
+        name: {k: v for file in tmp_path.glob(f"{name}-?.pt") for k, v in torch.load(file, weights_only=True).items()}
+        for name in LAYOUTS
     }
     saved = states[first]
     assert len(saved) == 4 * len(list(build(torch.float64).parameters()))
     for name, state in states.items():
         assert state.keys() == saved.keys(), name
         assert all(torch.equal(state[k], saved[k]) for k in saved), name
-    losses = torch.load(tmp_path / "losses.pt")
+    losses = torch.load(tmp_path / "losses.pt", weights_only=True)
     for name, (loss, norm) in losses.items():
         assert loss == pytest.approx(losses[first][0], abs=1e-12), name
         assert norm == pytest.approx(losses[first][1], abs=1e-12), name

@@ -37,7 +37,7 @@ def _attend(kind: str, folder: str) -> None:
 
 def _compare(kind: str, folder: Path) -> None:
     run_ranks(_attend, RANKS, kind, str(folder))
-    parts = [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+    parts = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
     q, k, v, borders = _whole()
     inputs = [t.requires_grad_() for t in (q, k, v)]
     out = attention(*inputs, borders, 27)

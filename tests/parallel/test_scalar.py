@@ -47,7 +47,7 @@ def test_scores_and_gradients_are_those_of_one_process(tmp_path: Path) -> None:
     expected = alone(Packed.of([list(range(6)), list(range(11))]))
     (3.0 * _loss(expected)).backward()
     for rank in range(4):
-        scores, gradients = torch.load(tmp_path / f"{rank}.pt")
+        scores, gradients = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         torch.testing.assert_close(scores, expected.detach(), atol=1e-6, rtol=0)  # scores are fp32
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient, alone.get_parameter(name).grad, atol=1e-6, rtol=1e-5)

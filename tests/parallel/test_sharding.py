@@ -53,7 +53,7 @@ def _shares(folder: str) -> None:
 
 def test_states_are_split_as_the_layout_says(tmp_path: Path) -> None:
     run_ranks(_shares, RANKS, str(tmp_path))
-    found = torch.load(tmp_path / "shares.pt")
+    found = torch.load(tmp_path / "shares.pt", weights_only=True)
     for (parameters, gradients, optimizer), (kept, reduced, moments) in zip(SHARDINGS, found, strict=True):
         assert kept == IN_SHARES[parameters]
         assert reduced == (IN_SHARES["full"] if gradients == "full" else 0)
@@ -76,7 +76,7 @@ def test_clipping_over_meshes_and_stages_is_that_of_torch(bound: float, tmp_path
     (alone(*window(0, [0])).sum() + alone(*window(0, [1])).sum()).backward()
     expected = torch.nn.utils.clip_grad_norm_(alone.parameters(), bound)
     for rank in range(4):
-        norm, gradients = torch.load(tmp_path / f"{rank}.pt")
+        norm, gradients = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert norm == pytest.approx(float(expected), rel=1e-12)
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient, alone.get_parameter(name).grad, atol=1e-12, rtol=1e-12)

@@ -160,7 +160,7 @@ def train_layouts(
     for number, (layout, _) in enumerate(cases):
         whole = Trained()
         for stage in range(layout.pp):
-            saved = torch.load(folder / f"{number}-{stage}.pt")
+            saved = torch.load(folder / f"{number}-{stage}.pt", weights_only=True)
             assert not whole.weights.keys() & saved["weights"].keys(), "two stages hold the same layer"
             whole.weights |= saved["weights"]
             whole.gradients |= saved["gradients"]
