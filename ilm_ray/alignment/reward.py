@@ -130,6 +130,9 @@ class RewardTask:
     def tokens(self, micro: list[Pair]) -> int:
         return sum(p.tokens for p in micro)
 
+    def context(self, step: int) -> int:
+        return round(float(np.mean([self.pairs[i].tokens / 2 for i in self.plan[step]])))
+
     def losses(self, model: Any, micro: list[Pair]) -> Losses:
         r = self.config.reward
         if not micro:  # the other ranks' forwards need a partner

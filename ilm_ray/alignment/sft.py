@@ -152,6 +152,9 @@ class SFTTask:
     def tokens(self, micro: list[Example]) -> int:
         return sum(len(ids) for ids, _ in micro)
 
+    def context(self, step: int) -> int:
+        return round(float(np.mean([len(self.examples[i][0]) for i in self.plan[step]])))
+
     def losses(self, model: Any, micro: list[Example]) -> Losses:
         # Without examples: a forward without labels, because the other ranks' forwards need a partner.
         return next_token_losses(model, *(_packed(micro) if micro else nothing()))

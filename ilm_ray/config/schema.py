@@ -194,9 +194,27 @@ class PhaseConfig(Section):
         return self
 
 
+class SpikeConfig(Section):
+    """When a step is not applied, and what then. The report says that spikes are handled, not how; as OLMo-core has it:
+    a loss or gradient norm above the mean of the last `window` steps by `sigmas` standard deviations."""
+
+    sigmas: float = Field(6.0, gt=0)
+    window: int = Field(128, ge=4)  # looked at from its half on
+    patience: Count = 3  # bad batches in a row after which the last checkpoint is loaded and all data since left out
+    rollbacks: int = Field(3, ge=0)  # then training ends
+
+
+class OpinionConfig(Section):
+    """An OpenAI-compatible endpoint; its key is read from the environment (`ILM_RAY_OPINION_KEY`)."""
+
+    url: str = Field(pattern=r"^https?://")
+    model: str
+
+
 class PretrainConfig(Section):
     phases: list[PhaseConfig]
     workers: Count = 2
+    min_workers: Count | None = None  # go on with as few, where the cluster has no more; None: wait for all of them
     # How workers share the model; by default each reads its own sequences and keeps a share of all states.
     layout: Layout = Layout()
     precision: Literal["fp32", "bf16"] = "bf16"
@@ -212,10 +230,17 @@ class PretrainConfig(Section):
     micro_tokens: Count = 32_768  # tokens a worker sends forward at once; the rest of its batch is accumulated
     loss_chunk: Count = 1024  # tokens whose logits exist at once
     heldout_share: Share = 0.05
+    spike: SpikeConfig = SpikeConfig()
+    hang_s: float = Field(600.0, gt=0)  # a worker that does one thing for longer ends itself and is replaced
+    opinion: OpinionConfig | None = None  # ask a language model too, when an attempt has failed
+    # Checkpoints whose held-out bits per byte are measured by tasks of their own while training goes on: every n-th.
+    evaluate_every: Count | None = None
 
     @model_validator(mode="after")
     def _shared_evenly(self) -> "PretrainConfig":
         layout = self.layout.on(self.workers)
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers={self.min_workers} is above workers={self.workers}")
         for phase in self.phases:
             if phase.batch_tokens % phase.context:
                 raise ValueError(

@@ -16,6 +16,8 @@ from ilm_ray.corpus.mixture import Mixture
 from ilm_ray.corpus.stream import Piece
 from ilm_ray.corpus.tokens import DOCUMENTS
 from ilm_ray.errors import UserError
+from ilm_ray.observe.rundata import read_rows
+from ilm_ray.pretrain.guard import nth_kept
 from ilm_ray.pretrain.phases import learning_rate, phase_mixtures, phase_of
 from ilm_ray.text.layout import SOURCES, read_sources
 from ilm_ray.text.sources import ROW_BITS, Source
@@ -68,7 +70,7 @@ def explain(run_dir: Path, step: int, rank: int = 0, ranks: int = 1) -> Batch:
         )
     mixture = _mixtures(run_dir, pretrain, seed)[number]
     tokenizer = Tokenizer.load(run_dir / "tokenizer")
-    first = inside * phase.sequences
+    first = nth_kept(inside, _skipped(run_dir, number)) * phase.sequences
     sequences = list(range(first + rank, first + phase.sequences, ranks))
     archives = _archives(run_dir)
     pieces = [
@@ -164,13 +166,21 @@ def _settings(run_dir: Path) -> tuple[PretrainConfig, int]:
     try:
         values = done.settings if done else yaml.safe_load(path.read_text(encoding="utf-8"))
         # Workers and their layout change no batch; a manifest does not name them.
-        return PretrainConfig.model_validate(values["pretrain"] | {"workers": 1, "layout": {}}), values["seed"]
+        return PretrainConfig.model_validate(
+            values["pretrain"] | {"workers": 1, "min_workers": None, "layout": {}}
+        ), values["seed"]
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; give --run-dir the folder of a run") from None
     except (yaml.YAMLError, UnicodeDecodeError, ValidationError, TypeError, KeyError) as error:
         where = "pretrain/manifest.json" if done else "config.yaml"
         said = str(error).splitlines()[0]
         raise UserError(f"{run_dir / where} does not say how to pre-train ({said}); run the job again") from None
+
+
+def _skipped(run_dir: Path, phase: int) -> list[int]:
+    """Batches of a phase that training left out after a spike."""
+    incidents, _ = read_rows(run_dir / "pretrain" / "incidents.jsonl")
+    return incidents[-1]["skipped"][phase] if incidents else []
 
 
 def _mixtures(run_dir: Path, pretrain: PretrainConfig, seed: int) -> list[Mixture]:

@@ -16,9 +16,24 @@ DOCUMENTS = ("ilm_documents", "documents that a stage kept or removed", ("stage"
 TRAIN_LOSS = ("ilm_train_loss", "mean training loss of the last logged steps", ("stage",))
 TOKENS_PER_SECOND = ("ilm_tokens_per_second", "training tokens per second over all workers", ("stage",))
 LEARNING_RATE = ("ilm_learning_rate", "learning rate of the last step", ("stage",))
+GRADIENT_NORM = ("ilm_gradient_norm", "norm of the last step's gradient before clipping", ("stage",))
+MFU = ("ilm_mfu", "share of the devices' peak FLOP/s, the attention of all keys counted", ("stage",))
+DATA_WAIT = ("ilm_data_wait_share", "share of training time spent waiting for data", ("stage",))
+CHECKPOINT_WAIT = ("ilm_checkpoint_wait_share", "share of training time spent waiting for checkpoints", ("stage",))
 REWARD_MEAN = ("ilm_reward_mean", "mean reward score of the last PPO iteration", ())
 KL = ("ilm_kl", "mean KL(policy || reference) of the last PPO iteration, in nats a sequence", ())
 RESPONSE_TOKENS = ("ilm_response_tokens", "mean response length of the last PPO iteration, in tokens", ())
+
+# What of a row of `metrics.jsonl` of training is exported, and as what.
+OF_TRAINING_ROWS = (
+    (TRAIN_LOSS, "loss"),
+    (LEARNING_RATE, "lr"),
+    (TOKENS_PER_SECOND, "tokens_per_second"),
+    (GRADIENT_NORM, "grad_norm"),
+    (MFU, "mfu"),
+    (DATA_WAIT, "data_share"),
+    (CHECKPOINT_WAIT, "checkpoint_share"),
+)
 
 # One object a name in each process: Ray would register a second one of the same name again on every call.
 _known: dict[str, Metric] = {}

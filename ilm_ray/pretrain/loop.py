@@ -1,22 +1,28 @@
 """The training loop of pre-training, SFT and reward modelling. It knows torch.distributed and nothing of Ray."""
 
-import time
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ilm_ray.config.schema import SpikeConfig
 from ilm_ray.model.huggingface import save_internlm2
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel
 from ilm_ray.parallel import checkpoint
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.parallel.parallelize import ParallelModel, parallelize
 from ilm_ray.parallel.sharding import clip_gradients, summed
+from ilm_ray.pretrain.guard import Guard, Verdict
+from ilm_ray.pretrain.meter import Meter
 from ilm_ray.pretrain.schedule import adamw
+from ilm_ray.pretrain.watch import Watch
+
+CPU = torch.device("cpu")
 
 Micro = Any  # one micro-batch of a task: only the task looks inside
 
@@ -48,6 +54,17 @@ class Task(Protocol):
     def losses(self, model: Any, micro: Micro) -> Losses: ...
     def before_step(self, model: Any, step: int, evaluate: Callable[..., Any]) -> dict[str, Any] | None: ...
     def tokens(self, micro: Micro) -> int: ...
+    def context(self, step: int) -> int: ...  # tokens that attend to each other, for counting FLOP
+
+
+@runtime_checkable
+class SkipsData(Protocol):
+    """A task whose batches can be left out for good, where they or what followed from them did harm."""
+
+    skipped: list[Any]  # JSON for a checkpoint; set again when it is loaded
+
+    def skip(self, first: int, last: int) -> None:
+        """Leave out what steps first to last read just now; later batches take their places."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +76,11 @@ class LoopSettings:
     clip_norm: float
     keep_checkpoints: int
     layout: Layout = field(default_factory=Layout)
+    spike: SpikeConfig | None = None  # None: a step without a finite gradient ends the training
+
+
+class Diverged(RuntimeError):
+    """Training cannot go on by itself: it would come to the same step again."""
 
 
 def train(
@@ -66,53 +88,164 @@ def train(
     settings: LoopSettings,
     folder: Path,
     log: Callable[[dict[str, Any]], None],
+    watch: Watch,
+    until: int | None = None,
 ) -> None:
     """Train `task` to its end, from the newest committed checkpoint in `folder/checkpoints` if there is one.
 
     Every rank calls it inside an initialised process group. The final weights go to `folder/model`. `log` receives,
-    on every rank, one row every `task.log_every` steps; losses in it are means over all ranks.
+    on every rank, one row every `task.log_every` steps; losses in it are means over all ranks. With `until`, a step
+    before the end, it stops there with a checkpoint, from which another call goes on, be it in another layout.
     """
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    model = parallelize(task.build(), settings.layout, device, settings.precision)
-    optimizers = [
-        adamw(part.named_parameters(), settings.betas, settings.eps, settings.weight_decay) for part in model.parts
-    ]
-    rank, ranks, replicas = model.meshes.rank("dp"), model.meshes.reading["dp"].size(), model.meshes.group("dp")
-    checkpoints, stored = folder / "checkpoints", list(zip(model.parts, optimizers, strict=True))
-    state = checkpoint.restore(checkpoints, stored) or {"step": 0, "tokens": 0}
-    step, tokens_seen = state["step"], state["tokens"]
-    evaluate, window = _Evaluate(model), _Window(replicas)
-    while step < task.steps:
-        note = task.before_step(model, step, evaluate)
+    end = task.steps if until is None else min(until, task.steps)
+    trainer = _Trainer(task, settings, folder / "checkpoints", log, watch)
+    while trainer.step < end:
+        trainer.before_step()
+        why = trainer.advance()
+        if why is not None:
+            trainer.leave_out(why)
+        elif trainer.step % task.checkpoint_every == 0 or trainer.step == end:
+            trainer.save()
+    if end == task.steps:
+        trainer.before_step()
+        watch.at(trainer.step, "saving the model")
+        _save_final(trainer.model, folder)
+
+
+class _Trainer:
+    """A model under training, its optimizers, and what a checkpoint says of them."""
+
+    def __init__(
+        self, task: Task, settings: LoopSettings, checkpoints: Path, log: Callable[[dict[str, Any]], None], watch: Watch
+    ) -> None:
+        self.task, self.settings, self.checkpoints, self.log, self.watch = task, settings, checkpoints, log, watch
+        watch.at(0, "building the model")
+        self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else CPU
+        self.model = parallelize(task.build(), settings.layout, self.device, settings.precision)
+        self.optimizers = [
+            adamw(part.named_parameters(), settings.betas, settings.eps, settings.weight_decay)
+            for part in self.model.parts
+        ]
+        meshes = self.model.meshes
+        self.rank, self.ranks, self.replicas = meshes.rank("dp"), meshes.reading["dp"].size(), meshes.group("dp")
+        self.evaluate, self.rollbacks = _Evaluate(self.model), 0
+        self.meter = Meter(self.model.shape, dist.get_world_size(), self.device)
+        self.step, self.tokens, self.guard = 0, 0, Guard(settings.spike) if settings.spike else None
+        self.window = _Window()
+        self._restore()
+
+    def before_step(self) -> None:
+        """What the task does between two steps, such as measuring at the border of two phases."""
+        self.watch.at(self.step, "evaluation")
+        with self.meter.spent("evaluation"):
+            note = self.task.before_step(self.model, self.step, self.evaluate)
         if note:
-            log({"step": step, **note})
-        learning_rate = task.learning_rate(step)
-        for optimizer in optimizers:
+            self.log({"step": self.step, **note})
+            if self.guard is not None:
+                self.guard.forget()
+
+    def advance(self) -> Verdict | None:
+        """One step; or why it was not applied."""
+        task, settings = self.task, self.settings
+        learning_rate = task.learning_rate(self.step)
+        for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
             optimizer.zero_grad()
-        micros = task.micro_batches(step, rank, ranks)
+        self.watch.at(self.step, "reading data")
+        with self.meter.spent("data"):
+            micros = task.micro_batches(self.step, self.rank, self.ranks)
+        self.watch.at(self.step, "forward and backward")
         # Normalise by what all ranks together predict: accumulation and layout then change nothing.
         mine = [sum(task.count(m) for m in micros), float(sum(task.tokens(m) for m in micros))]
-        count, tokens = summed(mine, device, replicas)
-        for losses in _backward(task, model, micros, ranks / max(count, 1.0)):
-            window.add(losses)
-        norm = clip_gradients(model.parameters(), settings.clip_norm, settings.layout.pp)
-        if norm != norm or norm == float("inf"):
-            raise FloatingPointError(f"gradient norm is {norm} at step {step}: the step was not applied")
-        for optimizer in optimizers:
+        count, tokens = summed(mine, self.device, self.replicas)
+        found = _backward(task, self.model, micros, self.ranks / max(count, 1.0))
+        sums = self._over_all_ranks(found)
+        norm = clip_gradients(self.model.parameters(), settings.clip_norm, settings.layout.pp)
+        verdict = self._look(sums["loss"] / max(count, 1.0), norm)
+        if verdict is not None:
+            return verdict
+        self.watch.at(self.step, "optimizer")
+        for optimizer in self.optimizers:
             optimizer.step()
-        step += 1
-        tokens_seen += int(tokens)
-        if step % task.log_every == 0 or step == task.steps:
-            row = window.means(device)
-            log({"step": step, "lr": learning_rate, "grad_norm": norm, "tokens": tokens_seen} | row)
-        if step % task.checkpoint_every == 0 or step == task.steps:
-            checkpoint.save(checkpoints, step, stored, {"tokens": tokens_seen}, settings.keep_checkpoints)
-    note = task.before_step(model, step, evaluate)
-    if note:
-        log({"step": step, **note})
-    _save_final(model, folder)
+        self.step += 1
+        self.tokens += int(tokens)
+        self.window.add(sums, count, tokens)
+        if self.step % task.log_every == 0 or self.step == task.steps:
+            row = {"step": self.step, "lr": learning_rate, "grad_norm": norm, "tokens": self.tokens}
+            timing = self.meter.row(int(self.window.tokens), task.context(self.step - 1))
+            self.log(row | self.window.means() | timing)
+            self.window = _Window()
+        return None
+
+    def leave_out(self, why: Verdict) -> None:
+        """Go on without the batch that was not applied, or from the last checkpoint without all since then."""
+        task, at = self.task, self.step
+        assert isinstance(task, SkipsData)
+        incident = {"step": at, "incident": why.kind, "why": why.why}
+        if not why.roll_back:
+            task.skip(at, at)
+            self.log(incident | {"action": "its batch is left out", "skipped": task.skipped})
+            return
+        spike = self.settings.spike
+        assert spike is not None and self.guard is not None
+        self.rollbacks += 1
+        if self.rollbacks > spike.rollbacks or not checkpoint.complete(self.checkpoints):
+            raise Diverged(
+                f"step {at}: {why.why}, {spike.patience} batches in a row; "
+                + (
+                    f"{spike.rollbacks} times older weights did not help"
+                    if self.rollbacks > spike.rollbacks
+                    else "there is no checkpoint yet to go back to"
+                )
+            )
+        known = list(task.skipped)
+        self._restore()
+        task.skipped = known
+        task.skip(self.step, at)
+        self.guard.forget()
+        action = f"back to step {self.step}, all data read since then is left out"
+        self.log(incident | {"action": action, "back_to": self.step, "skipped": task.skipped})
+
+    def save(self) -> None:
+        """A checkpoint of this step."""
+        self.watch.at(self.step, "checkpoint")
+        state: dict[str, Any] = {"tokens": self.tokens}
+        if self.guard is not None and isinstance(self.task, SkipsData):
+            state |= {"usual": self.guard.state(), "skipped": self.task.skipped}
+        with self.meter.spent("checkpoint"):
+            checkpoint.save(self.checkpoints, self.step, self._stored, state, self.settings.keep_checkpoints)
+
+    @property
+    def _stored(self) -> list[checkpoint.Part]:
+        return list(zip(self.model.parts, self.optimizers, strict=True))
+
+    def _restore(self) -> None:
+        self.watch.at(self.step, "loading a checkpoint")
+        state = checkpoint.restore(self.checkpoints, self._stored)
+        self.window = _Window()
+        if state is None:
+            return
+        self.step, self.tokens = state["step"], state["tokens"]
+        if self.settings.spike is not None and isinstance(self.task, SkipsData):
+            self.guard = Guard(self.settings.spike, state.get("usual"))
+            self.task.skipped = state.get("skipped", [])
+
+    def _look(self, loss: float, norm: float) -> Verdict | None:
+        if self.guard is not None:
+            return self.guard.look(loss, norm)
+        if not math.isfinite(norm):
+            raise Diverged(f"gradient norm is {norm} at step {self.step}: the step was not applied")
+        return None
+
+    def _over_all_ranks(self, found: Sequence[Losses]) -> dict[str, float]:
+        """Sums of the step's loss and figures over all replicas: one number on all ranks, bit for bit."""
+        names = sorted({name for losses in found for name in losses.figures})
+        mine = [sum(losses.loss.item() for losses in found)]
+        mine += [sum(losses.figures[name] for losses in found) for name in names]
+        copies = self.settings.layout.replica_ranks  # each replica's sums are on all of its ranks
+        totals = [total / copies for total in summed(mine, self.device)]
+        return dict(zip(["loss", *names], totals, strict=True))
 
 
 def _backward(task: Task, model: ParallelModel, micros: list[Micro], scale: float) -> list[Losses]:
@@ -131,31 +264,19 @@ def _backward(task: Task, model: ParallelModel, micros: list[Micro], scale: floa
 
 
 class _Window:
-    """Sums between two log rows."""
+    """Sums over the steps between two log rows."""
 
-    def __init__(self, replicas: dist.ProcessGroup) -> None:
-        self.replicas = replicas
-        self._reset()
+    def __init__(self) -> None:
+        self.sums, self.count, self.tokens = dict[str, float](), 0.0, 0.0
 
-    def _reset(self) -> None:
-        self.loss, self.count, self.figures, self.started = 0.0, 0.0, dict[str, float](), time.monotonic()
+    def add(self, sums: Mapping[str, float], count: float, tokens: float) -> None:
+        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in sums.items()}
+        self.count += count
+        self.tokens += tokens
 
-    def add(self, losses: Losses) -> None:
-        self.loss += losses.loss.item()
-        self.count += losses.count
-        for name, value in losses.figures.items():
-            self.figures[name] = self.figures.get(name, 0.0) + value
-
-    def means(self, device: torch.device) -> dict[str, float]:
-        """Means over the window and all ranks; figures are divided by the same count as the loss."""
-        names = sorted(self.figures)
-        mine = [self.loss, self.count, *(self.figures[n] for n in names)]
-        loss, count, *figures = summed(mine, device, self.replicas)
-        seconds = time.monotonic() - self.started
-        self._reset()
-        count = max(count, 1.0)
-        means = {"loss": loss / count, "window_seconds": seconds}
-        return means | {n: v / count for n, v in zip(names, figures, strict=True)}
+    def means(self) -> dict[str, float]:
+        """All sums are divided by the same count."""
+        return {name: value / max(self.count, 1.0) for name, value in self.sums.items()}
 
 
 class _Evaluate:

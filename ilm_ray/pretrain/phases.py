@@ -17,6 +17,7 @@ from ilm_ray.errors import UserError
 from ilm_ray.model.internlm2 import Block, CausalLM, Packed, Shape, initialize
 from ilm_ray.model.loss import IGNORE
 from ilm_ray.parallel.parallelize import ParallelModel
+from ilm_ray.pretrain.guard import nth_kept
 from ilm_ray.pretrain.heldout import Window, bits_per_byte, heldout_windows
 from ilm_ray.pretrain.loop import Losses
 from ilm_ray.pretrain.schedule import cosine_lr
@@ -99,6 +100,7 @@ class PretrainTask:
         self.byte_lengths = torch.from_numpy(tokenizer.byte_lengths())
         self.mixtures = phase_mixtures(self.phases, config.seed, run_dir)
         self.heldout = open_sources(run_dir / "tokens", "heldout")
+        self.skipped: list[list[int]] = [[] for _ in self.phases]  # batches left out, by phase, ascending
 
     def build(self) -> CausalLM:
         model = CausalLM(shape_of(self.config, self.vocab_size), self.config.pretrain.loss_chunk)
@@ -108,13 +110,25 @@ class PretrainTask:
     def phase_of(self, step: int) -> tuple[int, int]:
         return phase_of(self.phases, step)
 
+    def batch_of(self, step: int) -> tuple[int, int]:
+        """(number of the phase, number of the batch within it) that a step reads."""
+        number, inside = self.phase_of(step)
+        return number, nth_kept(inside, self.skipped[number])
+
+    def skip(self, first: int, last: int) -> None:
+        for number, batch in [self.batch_of(step) for step in range(first, last + 1)]:
+            self.skipped[number] = sorted({*self.skipped[number], batch})
+
+    def context(self, step: int) -> int:
+        return self.phases[self.phase_of(step)[0]].context
+
     def learning_rate(self, step: int) -> float:
         return learning_rate(self.config.pretrain, step)
 
     def micro_batches(self, step: int, rank: int, ranks: int) -> list[Window]:
-        number, inside = self.phase_of(step)
+        number, batch = self.batch_of(step)
         phase, mixture = self.phases[number], self.mixtures[number]
-        first = inside * phase.sequences + rank
+        first = batch * phase.sequences + rank
         mine, at_once = phase.sequences // ranks, max(1, self.config.pretrain.micro_tokens // phase.context)
         return [
             mixture.batch(first + start * ranks, min(at_once, mine - start), stride=ranks)

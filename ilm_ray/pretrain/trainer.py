@@ -1,38 +1,55 @@
-"""Ray Train around the training loop: workers, process group, restart after a crash, metrics."""
+"""Ray Train around the training loop: workers, process group, restart after a fault with its diagnosis, metrics."""
 
 import json
 import threading
 import time
+import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from ilm_ray.config import Config
 from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.stage import Context, Result
+from ilm_ray.errors import UserError
 from ilm_ray.observe import metrics
-from ilm_ray.observe.journal import read_journal
+from ilm_ray.observe.journal import Journal, read_journal
 from ilm_ray.observe.progress import Progress
 from ilm_ray.parallel import checkpoint
 from ilm_ray.parallel.layout import Layout
-from ilm_ray.pretrain.loop import LoopSettings, Task, train
+from ilm_ray.pretrain.attempts import Attempts, failed, finished, lost, started
+from ilm_ray.pretrain.diagnosis import Diagnosis, write_diagnosis
+from ilm_ray.pretrain.loop import LoopSettings, SkipsData, Task, train
+from ilm_ray.pretrain.opinion import second_opinion
+from ilm_ray.pretrain.watch import Watch
 
-# How often a crashed worker group is started again. A bug would otherwise be retried for ever.
-MAX_FAILURES = 3
+# Our own rule ends a hopeless run (`Attempts.hopeless`); this one those whose workers never come to our code.
+MAX_FAILURES = 100
+ELASTIC_EVERY_S = 30.0  # how often a smaller worker group looks whether the cluster has room for more
+
+
+class TrainingFailed(RuntimeError):
+    """Training ended before its last step; the message is its diagnosis."""
 
 
 def run_training(
     context: Context, make_task: Callable[[Config, Path], Task], weight_decay: float, layout: Layout | None = None
 ) -> Result:
-    """Train a task on Ray Train workers; evaluations and the last row become the stage's metrics."""
+    """Train a task on Ray Train workers; evaluations and the last row become the stage's metrics.
+
+    A worker that dies, hangs or fails is replaced, and training goes on from the last checkpoint. Raises TrainingFailed
+    with the diagnosis where that does not help, UserError where the input is at fault.
+    """
     config, folder = context.config, context.folder
-    on_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    pretrain, on_gpu = config.pretrain, ray.cluster_resources().get("GPU", 0) > 0
+    attempts = Attempts(folder / "attempts")
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={
@@ -43,123 +60,207 @@ def run_training(
             "weight_decay": weight_decay,
             "layout": (layout or Layout()).model_dump(),
         },
-        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=600),
-        scaling_config=ScalingConfig(num_workers=config.pretrain.workers, use_gpu=on_gpu),
+        # A rank that waits for a hung one outlives it: the hung one says more of why.
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=int(pretrain.hang_s) + 120),
+        scaling_config=ScalingConfig(
+            num_workers=(pretrain.min_workers, pretrain.workers) if pretrain.min_workers else pretrain.workers,
+            use_gpu=on_gpu,
+            elastic_resize_monitor_interval_s=ELASTIC_EVERY_S,
+        ),
         # A name of its own for each run: Ray Train silently resumes a run whose name it has seen.
         run_config=RunConfig(
             name=f"{context.run_dir.name}-{folder.name}-{time.time_ns()}",
             storage_path=str(folder / "ray_train"),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=3),
+            callbacks=[_KeepsExceptions(attempts)],
         ),
     )
-    with _ShownProgress(folder):
-        trainer.fit()
-    evaluations = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    files = [
-        folder / "model" / "model.safetensors",
-        folder / "model" / "shape.json",
-        folder / "metrics.jsonl",
-        folder / "evaluations.jsonl",
-    ]
+    ask = pretrain.opinion
+    opinion = None if ask is None else partial(second_opinion, ask.url, ask.model)
+    with _Follower(folder, attempts, context.journal, opinion) as follower:
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise TrainingFailed(f"Ray Train gave up: {error}; see {attempts.folder}") from error
+        finally:
+            follower.close()
+    last = attempts.all()[-1]
+    if not finished(last):
+        why = _rows(attempts.folder / "diagnoses.jsonl")[-1]
+        kind = UserError if why["category"] == "bad_input" else TrainingFailed
+        raise kind(f"{why['line']} Evidence: {last}")
+    rows = _rows(folder / "metrics.jsonl")
+    files = [folder / "model" / name for name in ("model.safetensors", "shape.json")]
+    files += [folder / name for name in ("metrics.jsonl", "evaluations.jsonl")]
     summary = {k: rows[-1][k] for k in ("step", "loss", "tokens", "tokens_per_second")}
-    return Result(files, {"summary": summary, "evaluations": evaluations})
+    faults = _rows(attempts.folder / "diagnoses.jsonl")
+    return Result(
+        files,
+        {
+            "summary": summary,
+            "evaluations": _rows(folder / "evaluations.jsonl"),
+            "incidents": _rows(folder / "incidents.jsonl"),
+            "faults": [{k: row[k] for k in ("attempt", "category", "step", "line")} for row in faults],
+        },
+    )
 
 
 def _train_worker(settings: dict[str, Any]) -> None:
     torch.manual_seed(0)
     config = Config.model_validate(settings["config"])
-    folder, run_dir = Path(settings["folder"]), Path(settings["run_dir"])
-    task = settings["make_task"](config, run_dir)
-    c = config.pretrain
-    log = _Log(folder, task, dist.get_rank())
-    train(
-        task,
-        LoopSettings(
-            c.precision,
-            c.betas,
-            c.eps,
-            settings["weight_decay"],
-            c.clip_norm,
-            c.keep_checkpoints,
-            Layout.model_validate(settings["layout"]),
-        ),
-        folder,
-        log,
-    )
+    folder, run_dir, rank = Path(settings["folder"]), Path(settings["run_dir"]), dist.get_rank()
+    c, layout = config.pretrain, Layout.model_validate(settings["layout"])
+    attempt = _begin(Attempts(folder / "attempts"), checkpoint.newest_step(folder / "checkpoints"))
+    if attempt is None:
+        return
+    with Watch(attempt, rank, c.hang_s) as watch:
+        try:
+            task = settings["make_task"](config, run_dir)
+            spike = c.spike if isinstance(task, SkipsData) else None
+            loop = LoopSettings(
+                c.precision, c.betas, c.eps, settings["weight_decay"], c.clip_norm, c.keep_checkpoints, layout, spike
+            )
+            train(task, loop, folder, _Log(folder, task, rank), watch)
+        except BaseException as error:
+            watch.failed(error, traceback.format_exc())
+            raise
+    if rank == 0:
+        (attempt / "done").touch()
+
+
+def _begin(attempts: Attempts, step: int) -> Path | None:
+    """The folder of this attempt, the same on every rank; None where another would be in vain."""
+    number = torch.zeros(1, dtype=torch.int64)
+    if dist.get_rank() == 0:
+        hopeless = attempts.hopeless(step)
+        world = dist.get_world_size()
+        number[0] = -1 if hopeless else int(attempts.begin(step, world, world).name.split("-")[1])
+    if torch.cuda.is_available():
+        number = number.cuda()
+    dist.broadcast(number, 0)
+    return None if number.item() < 0 else attempts.folder / f"attempt-{int(number.item()):04d}"
+
+
+class _KeepsExceptions(UserCallback):
+    """Runs in Ray Train's controller: what it knows of a dead worker is written beside the ranks' own traces."""
+
+    def __init__(self, attempts: Attempts) -> None:
+        self.attempts = attempts
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        begun = self.attempts.all()
+        if begun and not (begun[-1] / "controller.json").exists():
+            said = {str(rank): f"{type(e).__name__}: {e}"[-2000:] for rank, e in worker_exceptions.items()}
+            write_text_atomic(begun[-1] / "controller.json", json.dumps(said))
 
 
 class _Log:
-    """Rank 0 writes `metrics.jsonl` and `evaluations.jsonl`; every rank reports to Ray Train equally often."""
+    """Rank 0 writes `metrics.jsonl`, `evaluations.jsonl` and `incidents.jsonl`."""
 
     def __init__(self, folder: Path, task: Task, rank: int) -> None:
         self.folder, self.task, self.rank = folder, task, rank
-        self.start = checkpoint.newest_step(folder / "checkpoints")
-        self.tokens, self.time = -1, time.monotonic()
-        if rank == 0:  # what a crashed attempt logged past its last checkpoint will be logged again
+        if rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            _keep(folder / "metrics.jsonl", lambda row: row["step"] <= self.start)
-            _keep(folder / "evaluations.jsonl", lambda row: row["step"] < self.start)
+            self._back_to(checkpoint.newest_step(folder / "checkpoints"))
 
     def __call__(self, row: dict[str, Any]) -> None:
-        figures = {k: v for k, v in row.items() if isinstance(v, (int, float))}
-        ray.train.report(figures)
         if self.rank:
             return
         if "evaluations" in row:
             for evaluation in row["evaluations"]:
                 self._append("evaluations.jsonl", {"step": row["step"], **evaluation})
-            self.time = time.monotonic()
-            return
-        now = time.monotonic()
-        row["tokens_per_second"] = (row["tokens"] - self.tokens) / (now - self.time) if self.tokens >= 0 else 0.0
-        if self.tokens < 0:
-            row["tokens_per_second"] = row["tokens"] / (now - self.time) if self.start == 0 else 0.0
-        self.tokens, self.time = row["tokens"], now
-        phase = getattr(self.task, "phase_of", None)
-        if phase is not None:
-            number, _ = phase(row["step"] - 1)
-            row["phase"] = self.task.phases[number].name  # type: ignore[attr-defined]
-        self._append("metrics.jsonl", row | {"steps": self.task.steps})
-        stage = {"stage": self.folder.name}
-        metrics.gauge(*metrics.TRAIN_LOSS).set(row["loss"], stage)
-        metrics.gauge(*metrics.LEARNING_RATE).set(row["lr"], stage)
-        metrics.gauge(*metrics.TOKENS_PER_SECOND).set(row["tokens_per_second"], stage)
+        elif "incident" in row:
+            self._back_to(row.pop("back_to", row["step"]))
+            self._append("incidents.jsonl", row)
+        else:
+            phase = getattr(self.task, "phase_of", None)
+            if phase is not None:
+                number, _ = phase(row["step"] - 1)
+                row["phase"] = self.task.phases[number].name  # type: ignore[attr-defined]
+            self._append("metrics.jsonl", row | {"steps": self.task.steps})
+            stage = {"stage": self.folder.name}
+            for metric, name in metrics.OF_TRAINING_ROWS:
+                if name in row:
+                    metrics.gauge(*metric).set(row[name], stage)
+
+    def _back_to(self, step: int) -> None:
+        """Drop what was logged of steps that will be done again."""
+        _keep(self.folder / "metrics.jsonl", lambda row: row["step"] <= step)
+        _keep(self.folder / "evaluations.jsonl", lambda row: row["step"] < step)
+        _keep(self.folder / "incidents.jsonl", lambda row: row["step"] < step)
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
         with (self.folder / name).open("a", encoding="utf-8") as out:
             out.write(json.dumps(row) + "\n")
 
 
-class _ShownProgress:
-    """Shows on the driver's stderr what rank 0 logs: a worker's own output does not reach the person who waits."""
+class _Follower:
+    """In the driver: shows progress, because a worker's own output does not reach the person who waits, and says of
+    every attempt that ended too early what ended it."""
 
-    def __init__(self, folder: Path, every_s: float = 2.0) -> None:
-        self.folder, self.every_s = folder, every_s
+    def __init__(
+        self,
+        folder: Path,
+        attempts: Attempts,
+        journal: Journal,
+        opinion: Callable[[Diagnosis], str] | None,
+        every_s: float = 2.0,
+    ) -> None:
+        self.folder, self.attempts, self.journal, self.opinion = folder, attempts, journal, opinion
+        self.every_s, self.shown, self.incidents = every_s, 0, 0
         self.start = checkpoint.newest_step(folder / "checkpoints")
+        self.progress: Progress | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
+        (folder / "incidents.jsonl").touch()
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "_Follower":
         self._thread.start()
+        return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop following, and diagnose the last attempt if it failed."""
+        if self._stop.is_set():
+            return
         self._stop.set()
         self._thread.join()
+        self._look()
+        self._diagnose(self.attempts.all())
 
     def _follow(self) -> None:
-        progress: Progress | None = None
-        shown = 0
-        while True:
-            ended = self._stop.wait(self.every_s)
-            rows = read_journal(self.folder / "metrics.jsonl")
-            if rows and rows[-1]["step"] != shown:
-                last = rows[-1]
-                progress = progress or Progress(self.folder.name, last["steps"], done=self.start)
-                shown = last["step"]
-                progress.update(shown, loss=last["loss"], tokens_per_second=last["tokens_per_second"])
-            if ended:
-                return
+        while not self._stop.wait(self.every_s):
+            self._look()
+            self._diagnose(self.attempts.all()[:-1])
+
+    def _look(self) -> None:
+        rows = read_journal(self.folder / "metrics.jsonl")
+        if rows and rows[-1]["step"] != self.shown:
+            last = rows[-1]
+            self.progress = self.progress or Progress(self.folder.name, last["steps"], done=self.start)
+            self.shown = last["step"]
+            self.progress.update(self.shown, loss=last["loss"], tokens_per_second=last["tokens_per_second"])
+        incidents = read_journal(self.folder / "incidents.jsonl")
+        for row in incidents[self.incidents :]:
+            self.journal.event("incident", **{k: row[k] for k in ("step", "incident", "why", "action")})
+        self.incidents = len(incidents)
+
+    def _diagnose(self, over: list[Path]) -> None:
+        known = {row["attempt"] for row in _rows(self.attempts.folder / "diagnoses.jsonl")}
+        following = dict(zip(self.attempts.all(), self.attempts.all()[1:], strict=False))
+        for number, attempt in enumerate(over):
+            if number in known or finished(attempt):
+                continue
+            after = following.get(attempt)
+            cost = {} if after is None else lost(attempt, after)
+            if failed(attempt) or after is None:
+                row = write_diagnosis(attempt, self.opinion)
+                said = {"second_opinion": row["second_opinion"]} if "second_opinion" in row else {}
+                self.journal.event("recover" if after else "fail", why=row["line"], **cost, **said)
+            elif started(after)["workers"] != started(attempt)["workers"]:
+                self.journal.event("resize", workers=started(after)["workers"], **cost)
 
 
 def _keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
@@ -173,3 +274,7 @@ def _keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
         if wanted(row):
             kept.append(line + "\n")
     write_text_atomic(path, "".join(kept))
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return read_journal(path)

@@ -16,10 +16,12 @@ from ilm_ray.model.internlm2 import CausalLM
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.pretrain.loop import LoopSettings, train
 from ilm_ray.pretrain.phases import PretrainTask
+from ilm_ray.pretrain.watch import Watch
 from ilm_ray.tokenizer.tokenizer import Tokenizer
 from tests.processes import run_ranks
 
 VOCABULARY = 320
+MEASURED = {"window_seconds", "tokens_per_second", "model_flops", "data_share", "checkpoint_share"}
 LAYOUTS = {
     "dp4": Layout(),
     "pp2 tp2 sp": Layout(pp=2, tp=2, sequence_parallel=True, gradients="replica"),
@@ -76,7 +78,7 @@ def _train(run_dir: str, folder: str, layout: Layout) -> None:
     task, rows = Exact(_config(), Path(run_dir)), list[dict[str, Any]]()
     settings = LoopSettings("fp32", (0.9, 0.95), 1e-8, 0.1, clip_norm=0.5, keep_checkpoints=1, layout=layout)
     Path(folder).mkdir(exist_ok=True)
-    train(task, settings, Path(folder), rows.append)
+    train(task, settings, Path(folder), rows.append, Watch(Path(folder) / "watch", dist.get_rank(), 60.0))
     (Path(folder) / f"{dist.get_rank()}.json").write_text(json.dumps({"rows": rows, "read": task.read}))
 
 
@@ -101,7 +103,7 @@ def test_phases_go_the_same_way_in_any_layout(run_dir: Path, alone: Path, tmp_pa
         assert len(rows) == len(expected["rows"])
         for found, row in zip(rows, expected["rows"], strict=True):
             assert found.keys() == row.keys()
-            for key in row.keys() - {"window_seconds", "evaluations"}:
+            for key in row.keys() - MEASURED - {"evaluations"}:
                 assert found[key] == pytest.approx(row[key], abs=1e-9), key
             for a, b in zip(found.get("evaluations", []), row.get("evaluations", []), strict=True):
                 assert a["phase"] == b["phase"] and a["bits_per_byte"] == pytest.approx(b["bits_per_byte"], abs=1e-9)

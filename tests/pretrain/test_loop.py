@@ -16,6 +16,7 @@ from ilm_ray.parallel import checkpoint
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.pretrain.loop import LoopSettings, Losses, train
 from ilm_ray.pretrain.schedule import cosine_lr
+from ilm_ray.pretrain.watch import Watch
 from tests.processes import run_ranks
 
 SETTINGS = LoopSettings("fp32", (0.9, 0.95), 1e-8, 0.1, clip_norm=0.5, keep_checkpoints=2)
@@ -63,6 +64,9 @@ class Toy:
     def tokens(self, micro: Any) -> int:
         return len(micro[1])
 
+    def context(self, step: int) -> int:
+        return 8
+
     def losses(self, model: Any, micro: Any) -> Losses:
         return Losses(model(*micro).sum(), self.count(micro))
 
@@ -74,7 +78,7 @@ def run(folder: str, die_at: int | None = None, layout: Layout | None = None) ->
     path, settings = Path(folder), replace(SETTINGS, layout=layout or Layout())
     path.mkdir(exist_ok=True)
     rows: list[dict[str, Any]] = []
-    train(Toy(die_at), settings, path, rows.append)
+    train(Toy(die_at), settings, path, rows.append, Watch(path / "watch", int(os.environ["RANK"]), 60.0))
     (path / f"rows-{os.environ['RANK']}.json").write_text(json.dumps(rows))
 
 
