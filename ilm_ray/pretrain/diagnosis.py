@@ -17,8 +17,10 @@ _PARTNER_GONE = re.compile(
     re.IGNORECASE,
 )
 _WAITS_FOR_OTHERS = ("forward and backward", "optimizer", "checkpoint", "evaluation", "loading a checkpoint")
-_NODE_GONE = re.compile(r"node (died|is dead|was (terminated|removed|preempted))|node.{0,40}(died|dead)", re.IGNORECASE)
-_OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemory|oom.?kill|memory (monitor|pressure)", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemory|can(no|')t allocate memory", re.IGNORECASE)
+# Of what Ray says: to every dead worker it adds that the kernel may have killed it for its memory.
+_RAY_KILLED_FOR_MEMORY = re.compile(r"OutOfMemoryError|running low on memory|memory monitor", re.IGNORECASE)
+_NODE_GONE = re.compile(r"node (has )?(died|is dead|was (terminated|removed|preempted))|NodeDied", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def diagnose(traces: Sequence[Trace]) -> Diagnosis:
         advice = f"Its stacks are in rank-{first.rank}.stack.txt; look at its storage and network, or raise hang_s."
         return _found("hang", advice, first, traces)
     for pattern, category, advice in (
-        (_OUT_OF_MEMORY, "out_of_memory", "Lower micro_tokens, recompute activations or split states further."),
+        (_RAY_KILLED_FOR_MEMORY, "out_of_memory", "Lower micro_tokens, recompute activations or split states further."),
         (_NODE_GONE, "node_lost", "Training goes on where enough nodes are left; see why the node went."),
     ):
         named = [t for t in traces if pattern.search(t.ray)]

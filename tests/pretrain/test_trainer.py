@@ -1,16 +1,20 @@
 """The loop inside Ray Train: a worker that dies is replaced, and the run ends with the weights of one that did not."""
 
 import json
+import os
+import random
+import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from ilm_ray.config import Config, load_config
 from ilm_ray.corpus.stage import Context
-from ilm_ray.observe.journal import Journal
+from ilm_ray.observe.journal import Journal, read_journal
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.pretrain.trainer import run_training
-from tests.pretrain.test_loop import Toy, differences, run
+from tests.pretrain.test_loop import Toy, differences, load_weights, run
 from tests.processes import run_ranks
 
 
@@ -45,8 +49,51 @@ def test_a_killed_worker_costs_no_result(local_ray: None, tmp_path: Path) -> Non
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert len(result.metrics["evaluations"]) == 1
+    (fault,) = result.metrics["faults"]
+    assert fault["category"] == "worker_killed" and "first rank 1" in fault["line"]
+    (recovered,) = [event for event in read_journal(context.journal.path) if event["kind"] == "recover"]
+    assert recovered["why"] == fault["line"] and recovered["lost_steps"] <= 1
     run_ranks(run, 1, str(tmp_path / "alone"))
     assert differences(folder, tmp_path / "alone") < 1e-9
+
+
+class KilledOften(Toy):
+    """Loses a random worker by kill -9 in each of the given steps, once."""
+
+    steps, checkpoint_every = 60, 5
+
+    def __init__(self, run_dir: Path, kills: dict[int, int]) -> None:
+        super().__init__(None)
+        self.run_dir, self.kills = run_dir, kills
+
+    def micro_batches(self, step: int, rank: int, ranks: int) -> list[object]:
+        marker = self.run_dir / f"killed-{step}"
+        if self.kills.get(step) == rank and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().micro_batches(step, rank, ranks)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_ten_workers_killed_at_random_steps_leave_no_mark(local_ray: None, tmp_path: Path) -> None:
+    generator = random.Random(5)
+    kills = {step: generator.randrange(2) for step in generator.sample(range(1, KilledOften.steps), 10)}
+    config = load_config("nano", None, ["pretrain.clip_norm=0.5"])
+    weights = {}
+    for name, planned in (("killed", kills), ("undisturbed", {})):
+        folder = tmp_path / name / "toy"
+        folder.mkdir(parents=True)
+        context = Context(config, folder, folder.parent, Journal(folder / "journal.jsonl"))
+        result = run_training(context, lambda _c, run_dir, planned=planned: KilledOften(run_dir, planned), 0.1)
+        weights[name] = load_weights(folder)
+        assert [fault["category"] for fault in result.metrics["faults"]] == ["worker_killed"] * len(planned)
+        assert [fault["step"] for fault in result.metrics["faults"]] == sorted(planned)
+        cost = [event for event in read_journal(context.journal.path) if event["kind"] == "recover"]
+        assert all(event["lost_steps"] < KilledOften.checkpoint_every for event in cost)
+        print([(event["lost_steps"], event["recovery_seconds"]) for event in cost])
+    for tensor, other in zip(weights["killed"].values(), weights["undisturbed"].values(), strict=True):
+        assert torch.equal(tensor, other)
 
 
 @pytest.mark.slow
