@@ -63,7 +63,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, stages: 
     by_copies: dict[int, list[Tensor]] = {}
     for parameter in parameters:
         if parameter.grad is not None:
-            local, shares = _local(parameter.grad)
+            local, shares = local_share(parameter.grad)
             by_copies.setdefault(holders // shares, []).append(local)
     # What several ranks hold a copy of is counted by each of them in part, so one sum over all ranks is the whole.
     norms = [(nn.utils.get_total_norm(gradients), copies) for copies, gradients in by_copies.items()]
@@ -76,15 +76,15 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, stages: 
     return norm
 
 
-def _local(gradient: Tensor) -> tuple[Tensor, int]:
-    """A gradient's share on this rank, and in how many shares it is split."""
-    if not isinstance(gradient, DTensor):
-        return gradient, 1
+def local_share(tensor: Tensor) -> tuple[Tensor, int]:
+    """A parameter's or gradient's share on this rank, and in how many shares it is split."""
+    if not isinstance(tensor, DTensor):
+        return tensor, 1
     shares = 1
-    for placement, ranks in zip(gradient.placements, gradient.device_mesh.shape, strict=True):
-        assert not placement.is_partial(), "a gradient is reduced before it is clipped"
+    for placement, ranks in zip(tensor.placements, tensor.device_mesh.shape, strict=True):
+        assert not placement.is_partial(), "a gradient is reduced before anybody looks at it"
         shares *= 1 if placement.is_replicate() else ranks
-    return gradient.to_local(), shares
+    return tensor.to_local(), shares
 
 
 def summed(values: Sequence[float], device: torch.device, group: ProcessGroup | None = None) -> list[float]:

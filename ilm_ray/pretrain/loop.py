@@ -18,6 +18,7 @@ from ilm_ray.parallel.layout import Layout
 from ilm_ray.parallel.parallelize import ParallelModel, parallelize
 from ilm_ray.parallel.sharding import clip_gradients, summed
 from ilm_ray.pretrain.guard import Guard, Verdict
+from ilm_ray.pretrain.look import asked, layer_norms, measured
 from ilm_ray.pretrain.meter import Meter
 from ilm_ray.pretrain.schedule import adamw
 from ilm_ray.pretrain.watch import Watch
@@ -98,7 +99,7 @@ def train(
     before the end, it stops there with a checkpoint, from which another call goes on, be it in another layout.
     """
     end = task.steps if until is None else min(until, task.steps)
-    trainer = _Trainer(task, settings, folder / "checkpoints", log, watch)
+    trainer = _Trainer(task, settings, folder, log, watch)
     while trainer.step < end:
         trainer.before_step()
         why = trainer.advance()
@@ -116,9 +117,10 @@ class _Trainer:
     """A model under training, its optimizers, and what a checkpoint says of them."""
 
     def __init__(
-        self, task: Task, settings: LoopSettings, checkpoints: Path, log: Callable[[dict[str, Any]], None], watch: Watch
+        self, task: Task, settings: LoopSettings, folder: Path, log: Callable[[dict[str, Any]], None], watch: Watch
     ) -> None:
-        self.task, self.settings, self.checkpoints, self.log, self.watch = task, settings, checkpoints, log, watch
+        self.task, self.settings, self.folder, self.log, self.watch = task, settings, folder, log, watch
+        self.checkpoints = folder / "checkpoints"
         watch.at(0, "building the model")
         self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else CPU
         self.model = parallelize(task.build(), settings.layout, self.device, settings.precision)
@@ -145,7 +147,16 @@ class _Trainer:
                 self.guard.forget()
 
     def advance(self) -> Verdict | None:
-        """One step; or why it was not applied."""
+        """One step; or why it was not applied. Where somebody asks for it, with a look inside."""
+        if self.step % self.task.log_every or not asked(self.folder, self.device):
+            return self._advance()
+        verdict, figures = measured(self._advance, self.device)
+        named = [pair for part in self.model.parts for pair in part.named_parameters()]
+        layers = layer_norms(named, self.settings.layout.pp)
+        self.log({"step": self.step, "look": figures | {"layers": layers}})
+        return verdict
+
+    def _advance(self) -> Verdict | None:
         task, settings = self.task, self.settings
         learning_rate = task.learning_rate(self.step)
         for optimizer in self.optimizers:

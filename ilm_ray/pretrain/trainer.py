@@ -155,7 +155,7 @@ class _KeepsExceptions(UserCallback):
 
 
 class _Log:
-    """Rank 0 writes `metrics.jsonl`, `evaluations.jsonl` and `incidents.jsonl`."""
+    """Rank 0 writes `metrics.jsonl`, `evaluations.jsonl`, `incidents.jsonl` and `looks.jsonl`."""
 
     def __init__(self, folder: Path, task: Task, rank: int) -> None:
         self.folder, self.task, self.rank = folder, task, rank
@@ -169,6 +169,8 @@ class _Log:
         if "evaluations" in row:
             for evaluation in row["evaluations"]:
                 self._append("evaluations.jsonl", {"step": row["step"], **evaluation})
+        elif "look" in row:
+            self._append("looks.jsonl", row)
         elif "incident" in row:
             self._back_to(row.pop("back_to", row["step"]))
             self._append("incidents.jsonl", row)
