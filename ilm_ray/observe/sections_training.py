@@ -9,6 +9,7 @@ from ilm_ray.observe import page
 from ilm_ray.observe.charts import HALF, Band, Bars, Series, bar_chart, line_chart
 from ilm_ray.observe.page import Html
 from ilm_ray.observe.rundata import Row, as_number, column, is_number, read_rows
+from ilm_ray.observe.sections_health import health_parts
 
 
 def pretrain_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
@@ -41,6 +42,7 @@ def pretrain_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
     drawn = manifests["pretrain"].metrics.get("drawn") if "pretrain" in manifests else None
     if isinstance(drawn, list) and drawn:
         parts += _drawn(drawn)
+    parts += health_parts(run_dir / "pretrain")
     return page.section("pretrain", "Pre-training", parts)
 
 

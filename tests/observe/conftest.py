@@ -72,6 +72,23 @@ def _pretrain(folder: Path, rng: random.Random) -> None:
     folder.mkdir()
     _plain(folder / "metrics.jsonl", rows, cut=True)
     _plain(folder / "evaluations.jsonl", evaluations)
+    _troubles(folder)
+
+
+def _troubles(folder: Path) -> None:
+    """A bad step, a worker that was killed, checkpoints measured beside training, a look inside a step."""
+    spike = {"step": 120, "incident": "spike", "why": f"loss 9.1 {HOSTILE}", "action": "its batch is left out"}
+    _plain(folder / "incidents.jsonl", [spike | {"skipped": [[120], [], []]}])
+    bits = dict.fromkeys(SOURCES, 3.0)
+    _plain(
+        folder / "beside.jsonl",
+        [{"step": step, "bits_per_byte": bits} for step in (60, 180)] + [{"step": 120, "error": "it is gone"}],
+    )
+    layers = {layer: {"weight": 1.0, "gradient": 0.1} for layer in ("tok_embeddings", "layers.0", "norm", "output")}
+    _plain(folder / "looks.jsonl", [{"step": 100, "look": {"communication_share": 0.25, "layers": layers}}])
+    (folder / "attempts").mkdir()
+    fault = {"attempt": 0, "category": "worker_killed", "step": 77, "line": f"worker killed at step 77 {HOSTILE}"}
+    _plain(folder / "attempts" / "diagnoses.jsonl", [fault])
 
 
 def _long_text(folder: Path, rng: random.Random) -> None:

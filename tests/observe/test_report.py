@@ -66,6 +66,12 @@ def test_every_stage_has_its_section_and_its_figures(fake_run: Path) -> None:
     assert "1 unreadable line" in found.text  # the log whose last line a crash has cut
 
 
+def test_what_disturbed_pre_training_is_told(fake_run: Path) -> None:
+    found = Elements(write_report(fake_run).read_text(encoding="utf-8")).text
+    for told in ("its batch is left out", "worker killed at step 77", "step 120: it is gone", "25 % of that step"):
+        assert told in found
+
+
 def test_hostile_text_is_inert(fake_run: Path) -> None:
     source = write_report(fake_run).read_text(encoding="utf-8")  # strict: a lone surrogate would have failed
     found = Elements(source)
