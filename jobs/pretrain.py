@@ -11,7 +11,10 @@ from ilm_ray.pretrain.trainer import run_training
 from jobs._job import run_job
 
 # What changes how the work is done and not what comes of it.
-_NO_RESULT = {"checkpoint_every", "keep_checkpoints", "log_every", "workers", "layout", "loss_chunk", "micro_tokens"}
+_NO_RESULT = {
+    *("checkpoint_every", "keep_checkpoints", "store", "store_keep", "store_keep_every", "store_cold"),
+    *("cold_after_hours", "log_every", "workers", "layout", "loss_chunk", "micro_tokens"),
+}
 
 
 def _settings(config: Config) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ilm_ray.checkpoints import commit, states
+from ilm_ray.checkpoints.checkpoints import Checkpoints, Storage
 from ilm_ray.model.huggingface import save_internlm2
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel
-from ilm_ray.parallel import checkpoint
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.parallel.parallelize import ParallelModel, parallelize
 from ilm_ray.parallel.sharding import clip_gradients, summed
@@ -57,7 +58,7 @@ class LoopSettings:
     eps: float
     weight_decay: float
     clip_norm: float
-    keep_checkpoints: int
+    storage: Storage
     layout: Layout = field(default_factory=Layout)
 
 
@@ -78,9 +79,10 @@ def train(
         adamw(part.named_parameters(), settings.betas, settings.eps, settings.weight_decay) for part in model.parts
     ]
     rank, ranks, replicas = model.meshes.rank("dp"), model.meshes.reading["dp"].size(), model.meshes.group("dp")
-    checkpoints, stored = folder / "checkpoints", list(zip(model.parts, optimizers, strict=True))
-    state = checkpoint.restore(checkpoints, stored) or {"step": 0, "tokens": 0}
-    step, tokens_seen = state["step"], state["tokens"]
+    stored = list(zip(model.parts, optimizers, strict=True))
+    checkpoints = Checkpoints(folder / "checkpoints", settings.storage)
+    restored = checkpoints.restore(stored)
+    step, tokens_seen = restored.step, restored.state.get("tokens", 0)
     evaluate, window = _Evaluate(model), _Window(replicas)
     while step < task.steps:
         note = task.before_step(model, step, evaluate)
@@ -108,10 +110,12 @@ def train(
             row = window.means(device)
             log({"step": step, "lr": learning_rate, "grad_norm": norm, "tokens": tokens_seen} | row)
         if step % task.checkpoint_every == 0 or step == task.steps:
-            checkpoint.save(checkpoints, step, stored, {"tokens": tokens_seen}, settings.keep_checkpoints)
+            state = {"tokens": tokens_seen, "shape": asdict(model.shape)}
+            checkpoints.save(step, stored, state, last=step == task.steps)
     note = task.before_step(model, step, evaluate)
     if note:
         log({"step": step, **note})
+    checkpoints.finish()
     _save_final(model, folder)
 
 
@@ -185,6 +189,6 @@ def _save_final(model: ParallelModel, folder: Path) -> None:
         with torch.device("meta"):  # no memory and no drawing of weights that are read at once
             whole = (CausalLM if isinstance(model.parts[0], CausalLM) else ScalarModel)(model.shape)
         whole.to_empty(device="cpu")
-        checkpoint.restore_whole(folder / "checkpoints", whole)
+        states.load_whole(commit.committed(folder / "checkpoints")[-1], whole)
         save_internlm2(whole, folder / "model")
     dist.barrier()

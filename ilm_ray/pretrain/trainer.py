@@ -13,13 +13,14 @@ import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from ilm_ray.checkpoints import commit
+from ilm_ray.checkpoints.settings import storage_of
 from ilm_ray.config import Config
 from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.stage import Context, Result
 from ilm_ray.observe import metrics
 from ilm_ray.observe.journal import read_journal
 from ilm_ray.observe.progress import Progress
-from ilm_ray.parallel import checkpoint
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.pretrain.loop import LoopSettings, Task, train
 
@@ -81,7 +82,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
             c.eps,
             settings["weight_decay"],
             c.clip_norm,
-            c.keep_checkpoints,
+            storage_of(c, run_dir, folder),
             Layout.model_validate(settings["layout"]),
         ),
         folder,
@@ -94,14 +95,20 @@ class _Log:
 
     def __init__(self, folder: Path, task: Task, rank: int) -> None:
         self.folder, self.task, self.rank = folder, task, rank
-        self.start = checkpoint.newest_step(folder / "checkpoints")
+        self.start: int | None = None
         self.tokens, self.time = -1, time.monotonic()
-        if rank == 0:  # what a crashed attempt logged past its last checkpoint will be logged again
-            folder.mkdir(parents=True, exist_ok=True)
-            _keep(folder / "metrics.jsonl", lambda row: row["step"] <= self.start)
-            _keep(folder / "evaluations.jsonl", lambda row: row["step"] < self.start)
+
+    def _begin(self) -> None:
+        """At the first row: only then is it known which checkpoint was whole."""
+        start = self.start = commit.newest_step(self.folder / "checkpoints")
+        if self.rank == 0:  # what a crashed attempt logged past its last checkpoint will be logged again
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _keep(self.folder / "metrics.jsonl", lambda row: row["step"] <= start)
+            _keep(self.folder / "evaluations.jsonl", lambda row: row["step"] < start)
 
     def __call__(self, row: dict[str, Any]) -> None:
+        if self.start is None:
+            self._begin()
         figures = {k: v for k, v in row.items() if isinstance(v, (int, float))}
         ray.train.report(figures)
         if self.rank:
@@ -136,7 +143,7 @@ class _ShownProgress:
 
     def __init__(self, folder: Path, every_s: float = 2.0) -> None:
         self.folder, self.every_s = folder, every_s
-        self.start = checkpoint.newest_step(folder / "checkpoints")
+        self.start = commit.newest_step(folder / "checkpoints")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
