@@ -12,9 +12,10 @@ from jobs._job import run_job
 
 # What changes how the work is done and not what comes of it.
 _NO_RESULT = {
-    "checkpoint_every", "keep_checkpoints", "log_every", "workers", "min_workers", "layout", "loss_chunk",
-    "micro_tokens", "hang_s", "opinion", "evaluate_every",
-}  # fmt: skip
+    *("checkpoint_every", "keep_checkpoints", "store", "store_keep", "store_keep_every", "store_cold"),
+    *("cold_after_hours", "log_every", "workers", "min_workers", "layout", "loss_chunk", "micro_tokens", "hang_s"),
+    *("opinion", "evaluate_every"),
+}
 
 
 def _settings(config: Config) -> dict[str, Any]:

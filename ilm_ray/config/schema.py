@@ -225,7 +225,13 @@ class PretrainConfig(Section):
     warmup_ratio: Share = 0.01  # not stated; InternEvo's configuration
     final_lr_ratio: Share = 0.1
     checkpoint_every: Count = 500
-    keep_checkpoints: Count = 2
+    keep_checkpoints: Count = 2  # newest ones, on the local disk
+    # Where checkpoints are copied to while training goes on: any fsspec URL, such as s3://bucket/folder; null: nowhere.
+    store: str | None = None
+    store_keep: Count | None = None  # newest ones that stay in the stores; null: all
+    store_keep_every: Count | None = None  # beside them, those of every so many steps stay for good
+    store_cold: str | None = None  # URL of the cold store, to which those older than `cold_after_hours` move
+    cold_after_hours: float = Field(168.0, gt=0)  # the report names no age
     log_every: Count = 10
     micro_tokens: Count = 32_768  # tokens a worker sends forward at once; the rest of its batch is accumulated
     loss_chunk: Count = 1024  # tokens whose logits exist at once
@@ -238,6 +244,8 @@ class PretrainConfig(Section):
 
     @model_validator(mode="after")
     def _shared_evenly(self) -> "PretrainConfig":
+        if self.store is None and self.store_cold is not None:
+            raise ValueError(f"store_cold={self.store_cold} needs a store that checkpoints move from: set store too")
         layout = self.layout.on(self.workers)
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(f"min_workers={self.min_workers} is above workers={self.workers}")

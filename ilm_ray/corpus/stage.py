@@ -113,6 +113,15 @@ def run_stage(stage: Stage, config: Config, run_dir: Path, journal: Journal) -> 
     return finished
 
 
+def work_fingerprint(folder: Path) -> str | None:
+    """Identity of the settings and inputs of the stage that is under way, or finished, in `folder`; None: neither."""
+    marker = folder / IN_PROGRESS
+    if marker.is_file():
+        return marker.read_text(encoding="utf-8")
+    done = manifests.load(folder)
+    return None if done is None else manifests.digest([done.settings, done.inputs])
+
+
 def _is_ours(folder: Path) -> bool:
     if not folder.is_dir():
         return False

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,10 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ilm_ray.checkpoints import commit, states
+from ilm_ray.checkpoints.checkpoints import Checkpoints, Storage
 from ilm_ray.config.schema import SpikeConfig
 from ilm_ray.model.huggingface import save_internlm2
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel
-from ilm_ray.parallel import checkpoint
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.parallel.parallelize import ParallelModel, parallelize
 from ilm_ray.parallel.sharding import clip_gradients, summed
@@ -75,7 +76,7 @@ class LoopSettings:
     eps: float
     weight_decay: float
     clip_norm: float
-    keep_checkpoints: int
+    storage: Storage
     layout: Layout = field(default_factory=Layout)
     spike: SpikeConfig | None = None  # None: a step without a finite gradient ends the training
 
@@ -106,10 +107,12 @@ def train(
         if why is not None:
             trainer.leave_out(why)
         elif trainer.step % task.checkpoint_every == 0 or trainer.step == end:
-            trainer.save()
+            trainer.save(last=trainer.step == end)
     if end == task.steps:
         trainer.before_step()
-        watch.at(trainer.step, "saving the model")
+    watch.at(trainer.step, "checkpoint")
+    trainer.checkpoints.finish()
+    if end == task.steps:
         _save_final(trainer.model, folder)
 
 
@@ -120,7 +123,6 @@ class _Trainer:
         self, task: Task, settings: LoopSettings, folder: Path, log: Callable[[dict[str, Any]], None], watch: Watch
     ) -> None:
         self.task, self.settings, self.folder, self.log, self.watch = task, settings, folder, log, watch
-        self.checkpoints = folder / "checkpoints"
         watch.at(0, "building the model")
         self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else CPU
         self.model = parallelize(task.build(), settings.layout, self.device, settings.precision)
@@ -134,7 +136,9 @@ class _Trainer:
         self.meter = Meter(self.model.shape, dist.get_world_size(), self.device)
         self.step, self.tokens, self.guard = 0, 0, Guard(settings.spike) if settings.spike else None
         self.window = _Window()
+        self.checkpoints = Checkpoints(folder / "checkpoints", settings.storage)
         self._restore()
+        log({"step": self.step, "begins": True})
 
     def before_step(self) -> None:
         """What the task does between two steps, such as measuring at the border of two phases."""
@@ -201,46 +205,41 @@ class _Trainer:
         spike = self.settings.spike
         assert spike is not None and self.guard is not None
         self.rollbacks += 1
-        if self.rollbacks > spike.rollbacks or not checkpoint.complete(self.checkpoints):
-            raise Diverged(
-                f"step {at}: {why.why}, {spike.patience} batches in a row; "
-                + (
-                    f"{spike.rollbacks} times older weights did not help"
-                    if self.rollbacks > spike.rollbacks
-                    else "there is no checkpoint yet to go back to"
-                )
-            )
+        if self.rollbacks > spike.rollbacks:
+            raise Diverged(f"step {at}: {why.why}; {spike.rollbacks} times older weights did not help")
         known = list(task.skipped)
-        self._restore()
+        if not self._restore():
+            raise Diverged(f"step {at}: {why.why}; there is no checkpoint yet to go back to")
         task.skipped = known
         task.skip(self.step, at)
         self.guard.forget()
         action = f"back to step {self.step}, all data read since then is left out"
         self.log(incident | {"action": action, "back_to": self.step, "skipped": task.skipped})
 
-    def save(self) -> None:
-        """A checkpoint of this step."""
+    def save(self, last: bool) -> None:
+        """Begin with a checkpoint of this step; `last`: and wait until it is there."""
         self.watch.at(self.step, "checkpoint")
-        state: dict[str, Any] = {"tokens": self.tokens}
+        state: dict[str, Any] = {"tokens": self.tokens, "shape": asdict(self.model.shape)}
         if self.guard is not None and isinstance(self.task, SkipsData):
             state |= {"usual": self.guard.state(), "skipped": self.task.skipped}
         with self.meter.spent("checkpoint"):
-            checkpoint.save(self.checkpoints, self.step, self._stored, state, self.settings.keep_checkpoints)
+            self.checkpoints.save(self.step, self._stored, state, last)
 
     @property
-    def _stored(self) -> list[checkpoint.Part]:
+    def _stored(self) -> list[states.Part]:
         return list(zip(self.model.parts, self.optimizers, strict=True))
 
-    def _restore(self) -> None:
+    def _restore(self) -> bool:
+        """Go on from the newest checkpoint; False if there is none."""
         self.watch.at(self.step, "loading a checkpoint")
-        state = checkpoint.restore(self.checkpoints, self._stored)
-        self.window = _Window()
-        if state is None:
-            return
-        self.step, self.tokens = state["step"], state["tokens"]
+        restored = self.checkpoints.restore(self._stored)
+        if not restored.step:
+            return False
+        self.step, self.tokens, self.window = restored.step, restored.state["tokens"], _Window()
         if self.settings.spike is not None and isinstance(self.task, SkipsData):
-            self.guard = Guard(self.settings.spike, state.get("usual"))
-            self.task.skipped = state.get("skipped", [])
+            self.guard = Guard(self.settings.spike, restored.state.get("usual"))
+            self.task.skipped = restored.state.get("skipped", [])
+        return True
 
     def _look(self, loss: float, norm: float) -> Verdict | None:
         if self.guard is not None:
@@ -317,6 +316,6 @@ def _save_final(model: ParallelModel, folder: Path) -> None:
         with torch.device("meta"):  # no memory and no drawing of weights that are read at once
             whole = (CausalLM if isinstance(model.parts[0], CausalLM) else ScalarModel)(model.shape)
         whole.to_empty(device="cpu")
-        checkpoint.restore_whole(folder / "checkpoints", whole)
+        states.load_whole(commit.committed(folder / "checkpoints")[-1], whole)
         save_internlm2(whole, folder / "model")
     dist.barrier()

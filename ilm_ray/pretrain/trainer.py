@@ -15,6 +15,8 @@ import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from ilm_ray.checkpoints import commit
+from ilm_ray.checkpoints.settings import storage_of
 from ilm_ray.config import Config
 from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.stage import Context, Result
@@ -22,7 +24,6 @@ from ilm_ray.errors import UserError
 from ilm_ray.observe import metrics
 from ilm_ray.observe.journal import Journal, read_journal
 from ilm_ray.observe.progress import Progress
-from ilm_ray.parallel import checkpoint
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.pretrain.attempts import Attempts, failed, finished, lost, started
 from ilm_ray.pretrain.diagnosis import Diagnosis, write_diagnosis
@@ -110,7 +111,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
     config = Config.model_validate(settings["config"])
     folder, run_dir, rank = Path(settings["folder"]), Path(settings["run_dir"]), dist.get_rank()
     c, layout = config.pretrain, Layout.model_validate(settings["layout"])
-    attempt = _begin(Attempts(folder / "attempts"), checkpoint.newest_step(folder / "checkpoints"))
+    attempt = _begin(Attempts(folder / "attempts"), commit.newest_step(folder / "checkpoints"))
     if attempt is None:
         return
     with Watch(attempt, rank, c.hang_s) as watch:
@@ -118,7 +119,14 @@ def _train_worker(settings: dict[str, Any]) -> None:
             task = settings["make_task"](config, run_dir)
             spike = c.spike if isinstance(task, SkipsData) else None
             loop = LoopSettings(
-                c.precision, c.betas, c.eps, settings["weight_decay"], c.clip_norm, c.keep_checkpoints, layout, spike
+                c.precision,
+                c.betas,
+                c.eps,
+                settings["weight_decay"],
+                c.clip_norm,
+                storage_of(c, run_dir, folder),
+                layout,
+                spike,
             )
             train(task, loop, folder, _Log(folder, task, rank), watch)
         except BaseException as error:
@@ -159,14 +167,14 @@ class _Log:
 
     def __init__(self, folder: Path, task: Task, rank: int) -> None:
         self.folder, self.task, self.rank = folder, task, rank
-        if rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._back_to(checkpoint.newest_step(folder / "checkpoints"))
 
     def __call__(self, row: dict[str, Any]) -> None:
         if self.rank:
             return
-        if "evaluations" in row:
+        if "begins" in row:  # what a crashed attempt logged past its last checkpoint will be logged again
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._back_to(row["step"])
+        elif "evaluations" in row:
             for evaluation in row["evaluations"]:
                 self._append("evaluations.jsonl", {"step": row["step"], **evaluation})
         elif "look" in row:
@@ -210,7 +218,7 @@ class _Follower:
     ) -> None:
         self.folder, self.attempts, self.journal, self.opinion = folder, attempts, journal, opinion
         self.every_s, self.shown, self.incidents = every_s, 0, 0
-        self.start = checkpoint.newest_step(folder / "checkpoints")
+        self.start = commit.newest_step(folder / "checkpoints")
         self.progress: Progress | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from ilm_ray.checkpoints.checkpoints import Storage
 from ilm_ray.config import Config, load_config
 from ilm_ray.corpus.tokens import write_shard
 from ilm_ray.model.huggingface import load_causal
@@ -76,7 +77,7 @@ def _config() -> Config:
 
 def _train(run_dir: str, folder: str, layout: Layout) -> None:
     task, rows = Exact(_config(), Path(run_dir)), list[dict[str, Any]]()
-    settings = LoopSettings("fp32", (0.9, 0.95), 1e-8, 0.1, clip_norm=0.5, keep_checkpoints=1, layout=layout)
+    settings = LoopSettings("fp32", (0.9, 0.95), 1e-8, 0.1, clip_norm=0.5, storage=Storage(keep_local=1), layout=layout)
     Path(folder).mkdir(exist_ok=True)
     train(task, settings, Path(folder), rows.append, Watch(Path(folder) / "watch", dist.get_rank(), 60.0))
     (Path(folder) / f"{dist.get_rank()}.json").write_text(json.dumps({"rows": rows, "read": task.read}))

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from ilm_ray.checkpoints import commit, states
+from ilm_ray.checkpoints.checkpoints import Checkpoints, Storage
 from ilm_ray.model.internlm2 import CausalLM
-from ilm_ray.parallel import checkpoint
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.parallel.parallelize import ParallelModel, parallelize
 from tests.parallel.training import SHAPE, build, make_optimizer, train_step
@@ -40,12 +41,15 @@ def _run(folder: str, order: list[str]) -> None:
         model = parallelize(build(torch.float64), LAYOUTS[name], torch.device("cpu"), "fp32")
         optimizers = [make_optimizer(part.parameters(), torch.float64) for part in model.parts]
         parts = list(zip(model.parts, optimizers, strict=True))
+        checkpoints = Checkpoints(path, Storage(keep_local=1))
         if name == order[0]:
             for step in range(2):
                 train_step(model, optimizers, step)
-            checkpoint.save(path, 2, parts, {}, keep=1)
+            checkpoints.save(2, parts, {"tokens": 7}, last=True)
         else:
-            assert checkpoint.restore(path, parts) == {"step": 2}
+            found = checkpoints.restore(parts)
+            assert (found.step, found.state, found.notes) == (2, {"tokens": 7}, ())
+        checkpoints.finish()
         state = _whole(model, optimizers)
         if all(model.meshes.rank(dim) == 0 for dim in ("dp", "cp", "tp")):
             torch.save(state, path / f"{name}-{model.meshes.rank('pp')}.pt")
@@ -57,13 +61,13 @@ def _run(folder: str, order: list[str]) -> None:
 @pytest.mark.parametrize("first", ["pp2 tp2 sp", pytest.param("cp2 dp2 partial", marks=pytest.mark.slow)])
 def test_any_layout_loads_what_another_has_saved(first: str, tmp_path: Path) -> None:
     run_ranks(_run, 4, str(tmp_path), [first, *(name for name in LAYOUTS if name != first)])
-    states = {
+    found = {
         name: {k: v for file in tmp_path.glob(f"{name}-?.pt") for k, v in torch.load(file, weights_only=True).items()}
         for name in LAYOUTS
     }
-    saved = states[first]
+    saved = found[first]
     assert len(saved) == 4 * len(list(build(torch.float64).parameters()))
-    for name, state in states.items():
+    for name, state in found.items():
         assert state.keys() == saved.keys(), name
         assert all(torch.equal(state[k], saved[k]) for k in saved), name
     losses = torch.load(tmp_path / "losses.pt", weights_only=True)
@@ -71,5 +75,5 @@ def test_any_layout_loads_what_another_has_saved(first: str, tmp_path: Path) -> 
         assert loss == pytest.approx(losses[first][0], abs=1e-12), name
         assert norm == pytest.approx(losses[first][1], abs=1e-12), name
     alone = CausalLM(SHAPE).double()
-    checkpoint.restore_whole(tmp_path, alone)
+    states.load_whole(commit.committed(tmp_path)[-1], alone)
     assert all(torch.equal(value, saved[name]) for name, value in alone.state_dict().items())

@@ -1,0 +1,119 @@
+"""Weights and optimizer states to and from torch's distributed checkpoints, whatever the layout that wrote them."""
+
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn, optim
+from torch.distributed.checkpoint._nested_dict import set_element
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+
+Part = tuple[nn.Module, optim.Optimizer]  # a rank has one, or one for each of its pipeline stages
+States = dict[str, dict[str, Any]]
+# Flat optimizer state: names are then those of the parameters, whatever the layout.
+_OPTIONS = StateDictOptions(flatten_optimizer_state_dict=True)
+
+
+def states_of(parts: Sequence[Part]) -> States:
+    """{"model": weights, "optimizer": states} of all parts: they share no layer, so they share no name."""
+    return _together(_each(parts))
+
+
+def load_states(path: Path, parts: Sequence[Part], group: dist.ProcessGroup) -> None:
+    """Load the checkpoint in `path` into `parts`. Every rank of `group` calls it."""
+    each = _each(parts)
+    loaded = _together(each)
+    dcp.load(loaded, storage_reader=_Reader(path), planner=_Planner(), process_group=group)
+    for (model, optimizer), (weights, moments) in zip(parts, each, strict=True):
+        set_state_dict(
+            model,
+            optimizer,
+            model_state_dict={name: loaded["model"][name] for name in weights},
+            optim_state_dict={name: loaded["optimizer"][name] for name in moments},
+            options=_OPTIONS,
+        )
+
+
+def load_whole(path: Path, model: nn.Module) -> None:
+    """Load the weights of the checkpoint in `path` into a whole model, in one process alone."""
+    dcp.load({"model": model.state_dict()}, storage_reader=_Reader(path), planner=_Planner(), no_dist=True)
+
+
+def tensors_in(path: Path) -> dict[str, TensorStorageMetadata]:
+    """Shapes and types of all tensors in the checkpoint, by full name (`model.…`, `optimizer.state.…`)."""
+    found = _Reader(path).read_metadata().state_dict_metadata
+    return {name: entry for name, entry in found.items() if isinstance(entry, TensorStorageMetadata)}
+
+
+def load_tensors(path: Path, wanted: Mapping[str, TensorStorageMetadata]) -> dict[str, Tensor]:
+    """Some tensors in full, by full name, in one process alone."""
+    tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in wanted.items()}
+    dcp.load(dict(tensors), storage_reader=_Reader(path), planner=_Planner(), no_dist=True)
+    return tensors
+
+
+def _each(parts: Sequence[Part]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    return [get_state_dict(model, optimizer, options=_OPTIONS) for model, optimizer in parts]
+
+
+def _together(each: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> States:
+    return {
+        "model": {name: value for weights, _ in each for name, value in weights.items()},
+        "optimizer": {name: value for _, moments in each for name, value in moments.items()},
+    }
+
+
+class _Planner(DefaultLoadPlanner):
+    """torch's own unpickles whatever is no tensor (rates, betas): a checkpoint from a store could run any code."""
+
+    def load_bytes(self, read_item: Any, value: Any) -> None:
+        path = self.mappings[read_item.dest_index.fqn]
+        set_element(self.original_state_dict, path, torch.load(value, weights_only=True))
+
+
+class _Reader(dcp.FileSystemReader):
+    """Reads `.metadata`, which torch pickles, without the power to call anything but the record classes in it."""
+
+    def read_metadata(self, *_arguments: Any, **_names: Any) -> Metadata:
+        with (Path(self.path) / ".metadata").open("rb") as stream:
+            metadata: Metadata = _Unpickler(stream).load()
+        assert metadata.storage_meta is not None
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _Unpickler(pickle.Unpickler):
+    ALLOWED = frozenset(
+        {
+            ("collections", "OrderedDict"),
+            ("pathlib", "PosixPath"),
+            ("torch", "Size"),
+            ("torch.serialization", "_get_layout"),
+            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+            *(
+                ("torch.distributed.checkpoint.metadata", name)
+                for name in (
+                    "BytesStorageMetadata",
+                    "ChunkStorageMetadata",
+                    "Metadata",
+                    "MetadataIndex",
+                    "StorageMeta",
+                    "TensorProperties",
+                    "TensorStorageMetadata",
+                    "_MEM_FORMAT_ENCODING",
+                )
+            ),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        is_type = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if is_type or (module, name) in self.ALLOWED:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} has no place in a checkpoint's .metadata")
