@@ -3,11 +3,16 @@
 from dataclasses import asdict, replace
 from typing import Any
 
+import ray
+
 from ilm_ray.config import Config
 from ilm_ray.corpus.mixture import MAX_PASSES
 from ilm_ray.corpus.stage import Context, Result, Stage
+from ilm_ray.parallel.devices import known_device
 from ilm_ray.pretrain.phases import PretrainTask, phase_mixtures
+from ilm_ray.pretrain.planning import settled, training_layout
 from ilm_ray.pretrain.trainer import run_training
+from ilm_ray.tokenizer.tokenizer import Tokenizer
 from jobs._job import run_job
 
 # What changes how the work is done and not what comes of it.
@@ -20,9 +25,23 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _work(context: Context) -> Result:
-    settings, drawn = context.config.pretrain, _look_ahead(context)
+    drawn = _look_ahead(context)
+    if context.config.pretrain.layout == "auto":
+        context = replace(context, config=_laid_out(context))
+    settings = context.config.pretrain
+    assert settings.layout != "auto"
     result = run_training(context, PretrainTask, settings.weight_decay, settings.layout)
     return replace(result, metrics=result.metrics | {"drawn": drawn})
+
+
+def _laid_out(context: Context) -> Config:
+    """The configuration with the planner's layout for the devices of this cluster; the journal says why that one."""
+    vocab_size = Tokenizer.load(context.of("tokenizer")).vocab_size
+    kinds = sorted(name for name in ray.cluster_resources() if name.startswith("accelerator_type:"))
+    device = known_device(kinds[0].partition(":")[2] if kinds else None)
+    choice = training_layout(context.config, vocab_size, context.config.pretrain.workers, device)
+    context.journal.event("note", why=f"layout=auto: {choice.why}")
+    return settled(context.config, choice)
 
 
 def _look_ahead(context: Context) -> list[dict[str, Any]]:
