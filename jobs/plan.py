@@ -15,9 +15,9 @@ from typing import Any
 from ilm_ray.config import Config, load_config
 from ilm_ray.errors import UserError
 from ilm_ray.parallel.devices import ATTAINABLE_LINK, DEVICES, GIB, USABLE_MEMORY, Device
-from ilm_ray.parallel.planner import Plan, Ranking, rank
+from ilm_ray.parallel.planner import Plan, Ranking, rank, written
 from ilm_ray.parallel.step import Step
-from ilm_ray.pretrain.phases import shape_of
+from ilm_ray.pretrain.shape import shape_of
 from jobs._plain import Parser, run_plain
 
 PRESETS, COUNTS, CONTEXTS, KINDS = ("1_8b", "7b", "20b"), (8, 64, 1024), (4096, 32768, 262144), ("h100", "h200")
@@ -99,23 +99,8 @@ def _cells(plan: Plan) -> tuple[str, ...]:
         f"{plan.memory.total / GIB:.1f}",
         f"{plan.step.at_once} x {plan.step.context}",
         plan.limit,
-        _written(plan),
+        written(plan.layout),
     )
-
-
-def _written(plan: Plan) -> str:
-    """The layout in one line: degrees, then where parameters, gradients and optimizer states live."""
-    layout = plan.layout
-    parts = [f"dp{layout.dp}"]
-    if layout.pp > 1:
-        parts.append(f"pp{layout.pp} {layout.schedule}" + (f" x{layout.virtual_stages}" * (layout.virtual_stages > 1)))
-    if layout.cp > 1:
-        parts.append(f"cp{layout.cp} {layout.cp_kind}")
-    if layout.tp > 1:
-        parts.append(f"tp{layout.tp}" + " sp" * layout.sequence_parallel)
-    states = (layout.parameters, layout.gradients, layout.optimizer)
-    group = f" of {layout.shard_group}" if "partial" in states else ""
-    return " ".join(parts) + ", " + "/".join(states) + group
 
 
 def _figures(plan: Plan) -> dict[str, Any]:

@@ -24,8 +24,8 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _work(context: Context) -> Result:
-    settings, drawn = context.config.pretrain, _look_ahead(context)
-    result = run_training(context, PretrainTask, settings.weight_decay, settings.layout)
+    drawn = _look_ahead(context)
+    result = run_training(context, PretrainTask, context.config.pretrain.weight_decay)
     return replace(result, metrics=result.metrics | {"drawn": drawn})
 
 

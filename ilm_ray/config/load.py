@@ -4,7 +4,7 @@ import difflib
 from importlib import resources
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -44,7 +44,8 @@ def load_config(preset: str = "nano", file: Path | None = None, overrides: list[
         return Config.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        # Where a setting may be a section or a word, pydantic puts in which of them it tried: `function-after[...]`.
+        where = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
         raise UserError(f"setting '{where}': {first['msg']}" if where else first["msg"]) from None
 
 
@@ -92,7 +93,7 @@ def _refuse_unknown(values: Any, model: type[BaseModel], prefix: str, origin: st
             hint = f"; did you mean '{best}'?" if best else f"; known here: {', '.join(_keys_for(model))}"
             raise UserError(f"unknown setting '{prefix}{key}' from {origin}{hint}")
         inner = _section_of(field.annotation)
-        if inner is not None:
+        if inner is not None and value not in _words_of(field.annotation):
             _refuse_unknown(value, inner, f"{prefix}{key}.", origin)
 
 
@@ -109,6 +110,15 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
     if get_origin(annotation) in (Union, UnionType):
         return next((s for a in get_args(annotation) if (s := _section_of(a)) is not None), None)
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _words_of(annotation: Any) -> tuple[Any, ...]:
+    """What may stand for a section: `layout: auto`, `opinion: null`."""
+    if annotation is type(None):
+        return (None,)
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return tuple(word for a in get_args(annotation) for word in _words_of(a))
 
 
 def _keys_for(model: type[BaseModel]) -> list[str]:

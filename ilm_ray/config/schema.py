@@ -215,8 +215,9 @@ class PretrainConfig(Section):
     phases: list[PhaseConfig]
     workers: Count = 2
     min_workers: Count | None = None  # go on with as few, where the cluster has no more; None: wait for all of them
-    # How workers share the model; by default each reads its own sequences and keeps a share of all states.
-    layout: Layout = Layout()
+    # How workers share the model; by default each reads its own sequences and keeps a share of all states. auto: the
+    # fastest that the planner finds (ilm_ray/parallel/planner.py).
+    layout: Layout | Literal["auto"] = Layout()
     precision: Literal["fp32", "bf16"] = "bf16"
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
@@ -246,16 +247,18 @@ class PretrainConfig(Section):
     def _shared_evenly(self) -> "PretrainConfig":
         if self.store is None and self.store_cold is not None:
             raise ValueError(f"store_cold={self.store_cold} needs a store that checkpoints move from: set store too")
-        layout = self.layout.on(self.workers)
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(f"min_workers={self.min_workers} is above workers={self.workers}")
+        layout = self.layout.on(self.workers) if self.layout != "auto" else None
         for phase in self.phases:
             if phase.batch_tokens % phase.context:
                 raise ValueError(
                     f"phase {phase.name}: batch_tokens={phase.batch_tokens} must be a multiple of "
                     f"context={phase.context}"
                 )
-            layout.require_batch(f"phase {phase.name}", phase.sequences, max(1, self.micro_tokens // phase.context))
+            if layout is not None:
+                at_once = max(1, self.micro_tokens // phase.context)
+                layout.require_batch(f"phase {phase.name}", phase.sequences, at_once)
         return self
 
 
@@ -385,5 +388,6 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _layout_fits_model(self) -> "Config":
-        self.pretrain.layout.require_model(self.model, self.tokenizer.vocab_size)
+        if self.pretrain.layout != "auto":
+            self.pretrain.layout.require_model(self.model, self.tokenizer.vocab_size)
         return self

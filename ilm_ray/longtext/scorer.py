@@ -7,7 +7,9 @@ from ilm_ray.config.schema import PhaseConfig
 from ilm_ray.errors import UserError
 from ilm_ray.longtext.copying import ROPE_BASE, initialize_copying
 from ilm_ray.model.internlm2 import CausalLM
-from ilm_ray.pretrain.phases import PretrainTask, open_sources, shape_of
+from ilm_ray.parallel.layout import Layout
+from ilm_ray.pretrain.phases import PretrainTask, open_sources
+from ilm_ray.pretrain.shape import shape_of
 
 CHECKPOINTS = 4  # on the way: what a crash may cost
 
@@ -53,5 +55,5 @@ def scorer_config(config: Config, shares: dict[str, float]) -> Config:
         max_lr=own.scorer_lr,
     )
     every = -(-own.scorer_steps // CHECKPOINTS)
-    pretrain = config.pretrain.model_copy(update={"phases": [phase], "checkpoint_every": every})
+    pretrain = config.pretrain.model_copy(update={"phases": [phase], "checkpoint_every": every, "layout": Layout()})
     return config.model_copy(update={"model": own.scorer_model, "pretrain": pretrain})

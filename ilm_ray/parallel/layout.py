@@ -50,6 +50,8 @@ class Layout(BaseModel):
     optimizer: Share = "full"
     shard_group: Count = 8  # ranks that a `partial` state is split over: best those of one node
     prefetch: Count = 1  # blocks whose parameters are gathered while one computes: more overlap, more memory
+    # What of a block is computed again in its backward: nothing; all but matrix products and attention; all.
+    recompute: Literal["none", "selective", "full"] = "none"
 
     @field_validator("schedule", mode="before")
     @classmethod

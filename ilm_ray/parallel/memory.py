@@ -1,7 +1,7 @@
 """Memory that a device needs at the worst moment of a step, in bytes: predicted from what is kept and by whom.
 
-What is kept between forward and backward was read off `ilm_ray.model`, tensor by tensor; there is no activation
-checkpointing. States: 4 bytes each of master weight, gradient and two moments (mixed precision as FSDP2 does it).
+What is kept between forward and backward was read off `ilm_ray.model`, tensor by tensor. States: 4 bytes each of master
+weight, gradient and two moments (mixed precision as FSDP2 does it).
 """
 
 from dataclasses import dataclass
@@ -49,7 +49,8 @@ def _of_rank(shape: Shape, layout: Layout, step: Step, rank: int, kept: "Activat
     moments = [
         # The backward begins: all activations are there, then the loss or the last block computes.
         Memory(**states, gradients=waiting + reduced + width * held.head, gathered=gathered, activations=kept_here,
-               transient=max(_of_loss(shape, layout, step) if held.head else 0, _of_block(shape, layout, step, held))),
+               transient=max(_of_loss(shape, layout, step) if held.head else 0,
+                             _of_block(shape, layout, step, held) + kept.again)),
         # It ends: parameters are split again, embedding and head are reduced as one, from and to fp32.
         Memory(**states, gradients=4 * share, gathered=0, activations=0,
                transient=4 * held.root + max(0, (4 if waiting else width) * held.root - 4 * held.root // group)),
@@ -92,10 +93,29 @@ class Activations:
 
     block: int
     head: int  # final norm: its input and what it gives to the head
+    again: int = 0  # of the block whose backward runs: what was not kept and is computed again
 
 
 def activations(shape: Shape, layout: Layout, step: Step, fused: bool) -> Activations:
-    """What autograd keeps. Of a block: two norms, rotary tables, attention, MLP (gate, up, silu(gate), product)."""
+    """What is kept for the backward: all that autograd needs, or what `layout.recompute` leaves of it.
+
+    full: a block's input. selective: that too, and what matrix products and attention give.
+    """
+    whole = _kept_by_autograd(shape, layout, step, fused)
+    if layout.recompute == "none":
+        return whole
+    row = step.width * shape.hidden // (layout.tp if layout.sequence_parallel else 1)
+    if layout.recompute == "selective":
+        # wqkv, attention with its log-sum-exp, wo, w1 and w3, w2; those of wo and w2 before ranks add them up.
+        queries, pairs = shape.heads * shape.head_dim, 2 * shape.kv_heads * shape.head_dim
+        parts = (2 * queries + pairs + 2 * shape.mlp_hidden) // layout.tp + 2 * shape.hidden
+        row += step.width * parts + 4 * shape.heads // layout.tp
+    block = step.rows(layout) * row
+    return Activations(block, whole.head, again=max(0, whole.block - block))
+
+
+def _kept_by_autograd(shape: Shape, layout: Layout, step: Step, fused: bool) -> Activations:
+    """Of a block: two norms, rotary tables, attention, MLP (gate, up, silu(gate), product)."""
     rows, width, tp = step.rows(layout), step.width, layout.tp
     queries, pairs = shape.heads * shape.head_dim // tp, 2 * shape.kv_heads * shape.head_dim // tp
     rows_parted = tp if layout.sequence_parallel else 1

@@ -1,39 +1,22 @@
-"""Which layout is fastest and fits: all layouts, what each needs, and how long a step of it would take (predictions).
+"""Which layout is fastest and fits: what each would need, and how long a step of it would take (predictions).
 
 The report names an execution simulator that picks the plan (section 2.1) and publishes nothing of it; this one is ours.
 """
 
-import contextlib
-import functools
-import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import get_args
 
 from ilm_ray.errors import UserError
 from ilm_ray.model.internlm2 import Shape
-from ilm_ray.parallel.devices import Device
-from ilm_ray.parallel.layout import Layout, Share
+from ilm_ray.parallel.candidates import layouts
+from ilm_ray.parallel.devices import GIB, Device
+from ilm_ray.parallel.layout import Layout
 from ilm_ray.parallel.memory import Memory, peak_memory
-from ilm_ray.parallel.step import Step, block_matrices, flops_per_token, pieces
-from ilm_ray.parallel.traffic import Collective, activation_traffic, state_traffic
-
-
-@dataclass(frozen=True)
-class Times:
-    """Seconds of a step. What communication hides behind the computation is in neither."""
-
-    compute: float
-    bubble: float  # ranks of the pipeline wait for the first and after the last micro-batch
-    states: float  # parameters and gradients that come too late to be hidden
-    tensor: float
-    context: float
-    pipeline: float
-
-    @property
-    def total(self) -> float:
-        return self.compute + self.bubble + self.states + self.tensor + self.context + self.pipeline
+from ilm_ray.parallel.step import Step, flops_per_token
+from ilm_ray.parallel.timing import Times, step_time
+from ilm_ray.parallel.traffic import Collective
 
 
 @dataclass(frozen=True)
@@ -46,71 +29,9 @@ class Plan:
     times: Times
     sent: dict[str, float]  # bytes that a device sends in a step, by kind
     tokens_per_second: float  # a device
-    mfu: float  # keys that lie ahead are counted
-    mfu_causal: float  # they are not
+    mfu: float  # keys that lie ahead are counted; what is computed twice is not
+    mfu_causal: float  # neither is
     limit: str  # compute, or what takes most time beside it where that is a tenth of the step or more
-
-
-def layouts(shape: Shape, devices: int, groups: Sequence[int]) -> Iterator[Layout]:
-    """Every layout that `Layout` accepts for this model and number of devices, one of each kind that differs in effect.
-
-    A partial state is split over `groups` ranks. Interleaved stages have the same number of layers, and one block is
-    gathered ahead.
-    """
-    for tp, pp, cp in itertools.product(_divisors(devices), repeat=3):
-        if devices % (tp * pp * cp):
-            continue
-        for sequence, kind, (schedule, virtual), states in itertools.product(
-            (False, True) if tp > 1 else (False,),
-            ("ulysses", "gather") if cp > 1 else ("ulysses",),
-            _schedules(shape.layers, pp),
-            _states(devices // (tp * pp), groups, pp),
-        ):
-            try:
-                layout = Layout(
-                    tp=tp, sequence_parallel=sequence, pp=pp, schedule=schedule, virtual_stages=virtual, cp=cp,
-                    cp_kind=kind, **states,
-                ).on(devices)  # fmt: skip
-                layout.require_model(shape, shape.vocab_size)
-            except UserError:
-                continue
-            yield layout
-
-
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]
-
-
-def _schedules(layers: int, pp: int) -> list[tuple[str, int]]:
-    if pp == 1:
-        return [("1f1b", 1)]
-    interleaved = [("interleaved", v) for v in range(2, layers // pp + 1) if layers % (pp * v) == 0]
-    return [("gpipe", 1), ("1f1b", 1), *interleaved]
-
-
-def _states(ranks: int, groups: Sequence[int], pp: int) -> list[dict[str, Any]]:
-    """Ways to share the three states out to `ranks`; those that Layout refuses too."""
-    if ranks == 1:
-        return [{"parameters": "replica", "gradients": "replica", "optimizer": "replica"}]
-    found: list[dict[str, Any]] = []
-    groups = [group for group in groups if 1 < group < ranks and ranks % group == 0]
-    for states in _shares():
-        if pp == 1 or states["gradients"] == "replica":
-            partial = "partial" in states.values()
-            found += [states | {"shard_group": group} for group in groups] if partial else [states]
-    return found
-
-
-@functools.cache
-def _shares() -> list[dict[str, str]]:
-    """The shares of parameters, gradients and optimizer states that Layout accepts together."""
-    found = []
-    for shares in itertools.product(get_args(Share), repeat=3):
-        states = dict(zip(("parameters", "gradients", "optimizer"), shares, strict=True))
-        with contextlib.suppress(UserError):
-            Layout(**states)
-            found.append(states)
-    return found
 
 
 def predict(shape: Shape, layout: Layout, step: Step, device: Device) -> Plan:
@@ -121,11 +42,17 @@ def predict(shape: Shape, layout: Layout, step: Step, device: Device) -> Plan:
     sent: dict[str, float] = {}
     for collective in traffic:
         sent[collective.kind] = sent.get(collective.kind, 0.0) + collective.sent
-    speed = step.tokens / times.total / (layout.replica_ranks * (layout.dp or 1))
+    speed = step.tokens / times.total / ranks_of(layout)
     mfu, mfu_causal = (
         speed * flops_per_token(shape, step.context, causal) / device.peak_flops for causal in (False, True)
     )
     return Plan(layout, step, memory, times, sent, speed, mfu, mfu_causal, _limit(times, traffic, device))
+
+
+def ranks_of(layout: Layout) -> int:
+    """Ranks of a layout whose `dp` is known."""
+    assert layout.dp is not None
+    return layout.dp * layout.replica_ranks
 
 
 def _limit(times: Times, traffic: list[Collective], device: Device) -> str:
@@ -139,63 +66,6 @@ def _limit(times: Times, traffic: list[Collective], device: Device) -> str:
     return max(kinds, key=lambda kind: sum(c.seconds(device) for c in traffic if c.kind == kind))
 
 
-def step_time(shape: Shape, layout: Layout, step: Step, device: Device) -> tuple[Times, list[Collective]]:
-    """Seconds of a step, set by the slowest rank of the pipeline, and what that rank sends."""
-    even = shape.layers % layout.stages == 0  # then a rank in the middle has no more to do than the first
-    ranks = sorted({0, layout.pp - 1} if even else {0, layout.pp // 2, layout.pp - 1})
-    found = [_rank_time(shape, layout, step, device, rank) for rank in ranks]
-    return max(found, key=lambda pair: pair[0].total)
-
-
-def _rank_time(shape: Shape, layout: Layout, step: Step, device: Device, rank: int) -> tuple[Times, list[Collective]]:
-    held, micros = pieces(shape, layout, rank), step.micros(layout)
-    forward, backward = _compute(shape, layout, step, device, rank)
-    states = state_traffic(layout, step, held)
-    moved = activation_traffic(shape, layout, step, held)
-    waits = {
-        kind: sum(c.seconds(device) for c in moved if c.kind == kind) for kind in ("tensor", "context", "pipeline")
-    }
-    compute = forward + backward
-    # Narayanan et al., arXiv 2104.04473 section 2.2: (p - 1) / (v m) of the time of a rank's own micro-batches.
-    busy = compute + sum(waits.values())
-    bubble = busy * (layout.pp - 1) / (layout.virtual_stages * micros)
-    exposed = _exposed(states, {"forward": forward, "backward": backward}, micros, device)
-    return Times(compute=compute, bubble=bubble, states=exposed, **waits), [*states, *moved]
-
-
-def _compute(shape: Shape, layout: Layout, step: Step, device: Device, rank: int) -> tuple[float, float]:
-    """Seconds of all forwards and all backwards of a rank: causal attention, for that is what the kernels compute.
-
-    With cp_kind=gather the last rank's slice sees nearly all keys, twice the mean.
-    """
-    held = pieces(shape, layout, rank)
-    tokens = step.rows(layout) * step.micros(layout)
-    attention = 12 * shape.heads * shape.head_dim * step.context / 2 / layout.tp
-    if layout.cp_kind == "gather":
-        attention *= 2 - 1 / layout.cp
-    block = 6 * block_matrices(shape) / layout.tp + attention
-    per_token = held.blocks * block + 6 * held.head
-    rate = device.peak_flops * device.attainable / (1 if step.precision == "bf16" else 2)
-    again = 2 * held.head if step.rows(layout) > step.loss_chunk else 0  # the loss computes its chunks' logits twice
-    return tokens * per_token / 3 / rate, tokens * (per_token * 2 / 3 + again) / rate
-
-
-def _exposed(states: list[Collective], compute: dict[str, float], micros: int, device: Device) -> float:
-    """Seconds of parameters and gradients that nothing hides.
-
-    Those of blocks hide behind the forward or backward in which they occur, one after the other; those of embedding and
-    head come before the first block and after the last. FSDP2 could have two at once over different links: not counted.
-    """
-    exposed = sum(c.seconds(device) for c in states if not c.hideable)
-    for phase, seconds in compute.items():
-        blocks = [c for c in states if c.hideable and c.phase == phase]
-        usual = sum(c.seconds(device) / micros for c in blocks if c.micros == micros)
-        once = sum(c.seconds(device) for c in blocks if c.micros != micros)  # in the first or the last micro-batch
-        room = seconds / micros
-        exposed += (micros - 1) * max(0.0, usual - room) + max(0.0, usual + once - room)
-    return exposed
-
-
 @dataclass(frozen=True)
 class Ranking:
     """Plans that fit, fastest first, and what was left out: why, and how often."""
@@ -205,20 +75,19 @@ class Ranking:
 
 
 def rank(shape: Shape, devices: int, device: Device, step: Step) -> Ranking:
-    """All layouts of `devices` devices for `step`, each with the micro-batch (`at_once`, a power of two) that suits it.
+    """All layouts of `devices` devices for `step`, each as `plan_work` has it.
 
     Left out is what needs more than the device's memory, or cannot share the batch out. Partial states are split over
     as many ranks as a node has devices.
     """
-    plans, left_out = [], Counter[str]()
+    plans, left_out = list[Plan](), Counter[str]()
     for layout in layouts(shape, devices, (device.node_devices,)):
         if not _worth_a_look(layout, step):
             continue
-        found, reason = _best(shape, layout, step, device)
-        if found is None:
-            left_out[reason] += 1
-        else:
-            plans.append(found)
+        try:
+            plans += plan_work(shape, layout, device, [Work(step)]).plans
+        except NoPlan as error:
+            left_out[str(error)] += 1
     plans.sort(key=lambda plan: (-plan.tokens_per_second, plan.memory.total))
     return Ranking(plans, left_out)
 
@@ -228,26 +97,133 @@ def _worth_a_look(layout: Layout, step: Step) -> bool:
     return layout.schedule != "gpipe" and layout.virtual_stages <= 4 and layout.cp * 1024 <= max(1024, step.context)
 
 
-def _best(shape: Shape, layout: Layout, step: Step, device: Device) -> tuple[Plan | None, str]:
-    """The layout's fastest plan that fits, or the reason why there is none."""
-    best, reason, at_once = None, "", 1
-    while at_once == 1 or at_once * (layout.dp or 1) <= step.sequences:
+class NoPlan(Exception):
+    """A layout cannot be had for a step; the message is a few words that say why."""
+
+
+def best_plan(shape: Shape, layout: Layout, step: Step, device: Device) -> Plan:
+    """The fastest plan of `layout`, its `dp` known: micro-batches of 1, 2, 4... up to `step.at_once` sequences.
+
+    Raises NoPlan where there is none.
+    """
+    if step.sequences % (layout.dp or 1):
+        raise NoPlan("the batch has too few sequences for dp")
+    best, at_once = None, 1
+    while at_once <= max(1, min(step.at_once, step.sequences // (layout.dp or 1))):
         tried = replace(step, at_once=at_once)
         try:
             layout.require_batch("batch", step.sequences, at_once)
-        except UserError as error:
-            reason = reason or _short(str(error))
+        except UserError:
+            if best is None:
+                raise NoPlan("too few micro-batches for pp") from None
             break
         if peak_memory(shape, layout, tried, device.fused).total > device.usable_memory:
-            reason = "does not fit into memory"
             break
         plan = predict(shape, layout, tried, device)
         if best is not None and plan.tokens_per_second <= best.tokens_per_second:
             break  # larger micro-batches save gathers until the bubble grows
         best = plan
         at_once *= 2
-    return best, reason
+    if best is None:
+        raise NoPlan("does not fit into memory")
+    return best
 
 
-def _short(message: str) -> str:
-    return "the batch has too few sequences for dp" if "shared out" in message else "too few micro-batches for pp"
+@dataclass(frozen=True)
+class Work:
+    """Optimizer steps of one kind that a run makes, a phase: `step.at_once` is the most that a micro-batch may have."""
+
+    step: Step
+    steps: int = 1
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A layout for some work: `plans` has one entry a piece of work, with the micro-batch to use in `step.at_once`."""
+
+    layout: Layout
+    plans: tuple[Plan, ...]
+    seconds: float  # all the work
+    why: str  # one line
+
+    @property
+    def ranks(self) -> int:
+        return ranks_of(self.layout)
+
+
+def plan_work(shape: Shape, layout: Layout, device: Device, works: Sequence[Work]) -> Choice:
+    """`layout` for all of `works`, each with its own micro-batch. Raises NoPlan where one of them cannot have it.
+
+    Nothing is computed again that need not be: where the layout's own `recompute` needs too much memory the faster of
+    those that need less is taken.
+    """
+    found: list[Choice] = []
+    reason: NoPlan | None = None
+    levels = get_args(Layout.model_fields["recompute"].annotation)
+    for recompute in levels[levels.index(layout.recompute) :]:
+        tried = layout.model_copy(update={"recompute": recompute})
+        try:
+            plans = tuple(best_plan(shape, tried, work.step, device) for work in works)
+        except NoPlan as error:
+            reason = error
+            continue
+        seconds = sum(work.steps * plan.times.total for work, plan in zip(works, plans, strict=True))
+        found.append(Choice(tried, plans, seconds, written(tried)))
+        if recompute == layout.recompute:
+            break
+    if not found:
+        assert reason is not None
+        raise reason
+    return min(found, key=lambda choice: choice.seconds)
+
+
+def choose_layout(shape: Shape, ranks: int, device: Device, works: Sequence[Work]) -> Choice:
+    """The layout of `ranks` ranks, all of them, that does `works` fastest and fits into memory in each.
+
+    Raises UserError where there is none.
+    """
+    found: list[Choice] = []
+    left_out = Counter[str]()
+    for layout in layouts(shape, ranks, (device.node_devices,)):
+        if not all(_worth_a_look(layout, work.step) for work in works):
+            continue
+        try:
+            found.append(plan_work(shape, layout, device, works))
+        except NoPlan as error:
+            left_out[str(error)] += 1
+    if not found:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
+        raise UserError(
+            f"layout=auto: no layout of {ranks} {device.name} can do this ({reasons or 'none is possible'}); use more "
+            "workers, a shorter context or another batch"
+        )
+    best, *others = sorted(found, key=lambda c: (c.seconds, max(plan.memory.total for plan in c.plans)))
+    return replace(best, why=_why(best, others, device))
+
+
+def _why(best: Choice, others: Sequence[Choice], device: Device) -> str:
+    need = max(plan.memory.total for plan in best.plans)
+    line = (
+        f"{written(best.layout)}: predicted {best.plans[0].tokens_per_second:,.0f} tokens/s a rank and "
+        f"{need / GIB:.2g} of {device.usable_memory / GIB:.2g} GiB"
+    )
+    degrees = (best.layout.dp, best.layout.pp, best.layout.cp, best.layout.tp)
+    other = next((c for c in others if (c.layout.dp, c.layout.pp, c.layout.cp, c.layout.tp) != degrees), None)
+    if other is None:
+        return line
+    return f"{line}; next best {written(other.layout)}: {other.seconds / best.seconds - 1:.0%} slower"
+
+
+def written(layout: Layout) -> str:
+    """A layout in one line: degrees, then where parameters, gradients and optimizer states live."""
+    parts = [f"dp{layout.dp}"]
+    if layout.pp > 1:
+        parts.append(f"pp{layout.pp} {layout.schedule}" + (f" x{layout.virtual_stages}" * (layout.virtual_stages > 1)))
+    if layout.cp > 1:
+        parts.append(f"cp{layout.cp} {layout.cp_kind}")
+    if layout.tp > 1:
+        parts.append(f"tp{layout.tp}" + " sp" * layout.sequence_parallel)
+    states = (layout.parameters, layout.gradients, layout.optimizer)
+    group = f" of {layout.shard_group}" if "partial" in states else ""
+    again = f", recompute {layout.recompute}" if layout.recompute != "none" else ""
+    return " ".join(parts) + ", " + "/".join(states) + group + again

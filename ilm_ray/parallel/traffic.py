@@ -1,7 +1,8 @@
 """What ranks send each other in a step: volume by kind, and how long it takes."""
 
-from dataclasses import dataclass
-from typing import Literal
+import functools
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from ilm_ray.model.internlm2 import Shape
 from ilm_ray.parallel.devices import Device, Group
@@ -11,6 +12,7 @@ from ilm_ray.parallel.step import Pieces, Step
 Kind = Literal["parameters", "gradients", "copies", "tensor", "context", "pipeline"]
 Phase = Literal["forward", "backward"]
 Operation = Literal["gather", "scatter", "all_reduce", "all_to_all", "send"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,17 @@ class Collective:
 
     def seconds(self, device: Device) -> float:
         """Latency and transfer one after the other, as NCCL estimates its own (src/graph/tuning.cc)."""
+        measured = device.links.get(self.operation)
+        if measured is not None and self.group.in_node(device) == self.group.size:
+            return self.times * self._hops * measured.hop + self.sent / measured.rate
         direct = self.operation in ("all_to_all", "send")
         rate = self.group.direct_rate(device) if direct else self.group.ring_rate(device)
         return self.times * self._latency(device) + self.sent / rate
+
+    @property
+    def _hops(self) -> int:
+        """Messages one after the other, of a rank in a ring."""
+        return {"send": 1, "all_reduce": 2 * (self.group.size - 1)}.get(self.operation, self.group.size - 1)
 
     def _latency(self, device: Device) -> float:
         if self.operation == "all_reduce":
@@ -79,40 +89,50 @@ def state_traffic(layout: Layout, step: Step, held: Pieces) -> list[Collective]:
 
 
 def activation_traffic(shape: Shape, layout: Layout, step: Step, held: Pieces) -> list[Collective]:
-    """Of tensor, context and pipeline parallelism: in the way of the computation, which waits for it."""
-    return (
-        _tensor(shape, layout, step, held)
-        + _context(shape, layout, step, held)
-        + _pipeline(shape, layout, step)
-    )  # fmt: skip
+    """Of tensor, context and pipeline parallelism: in the way of the computation, which waits for it.
+
+    Blocks that are computed again in the backward exchange again what they did in the forward.
+    """
+    blocks = _tensor_blocks(shape, layout, step, held) + _context(shape, layout, step, held)
+    again = [replace(c, phase="backward") for c in blocks if c.phase == "forward" and layout.recompute != "none"]
+    return blocks + again + _tensor_ends(shape, layout, step, held) + _pipeline(shape, layout, step)
 
 
-def _tensor(shape: Shape, layout: Layout, step: Step, held: Pieces) -> list[Collective]:
+def _tensor_blocks(shape: Shape, layout: Layout, step: Step, held: Pieces) -> list[Collective]:
     """Of attention and MLP (arXiv 1909.08053 section 3; with sequence parallelism arXiv 2205.05198 section 4.2.2)."""
+    each = functools.partial(_of_hidden, shape, layout, step)
     if layout.tp == 1:
         return []
-    group, micros, blocks = Group(layout.tp, 1), step.micros(layout), held.blocks
-    size = step.rows(layout) * shape.hidden * step.width
-    chunks = -(-step.rows(layout) // step.loss_chunk)
-
-    def each(operation: Operation, phase: Phase, times: int, part: float = 1) -> Collective:
-        return Collective("tensor", operation, group, size * part, times * micros, phase, micros)
-
     if layout.sequence_parallel:
         # wo and w2 scatter rows, before wqkv and w1/w3 they are gathered; backward the other way round.
-        found = [each(o, p, 2 * blocks) for p in ("forward", "backward") for o in ("gather", "scatter")]
-        if held.embedding:
-            found += [each("scatter", "forward", 1), each("gather", "backward", 1)]
-        if held.head:
-            found.append(each("gather", "forward", 1))
-    else:
-        # Backward three: w1 and w3 each add up the gradient of what they share.
-        found = [each("all_reduce", "forward", 2 * blocks), each("all_reduce", "backward", 3 * blocks)]
-        if held.embedding:
-            found.append(each("all_reduce", "forward", 1))
-    if held.head:  # the head's input, chunk by chunk
+        return [each(o, p, 2 * held.blocks) for p in PHASES for o in ("gather", "scatter")]
+    # Backward three: w1 and w3 each add up the gradient of what they share.
+    return [each("all_reduce", "forward", 2 * held.blocks), each("all_reduce", "backward", 3 * held.blocks)]
+
+
+def _tensor_ends(shape: Shape, layout: Layout, step: Step, held: Pieces) -> list[Collective]:
+    """Of embedding and head."""
+    each = functools.partial(_of_hidden, shape, layout, step)
+    found: list[Collective] = []
+    if layout.tp > 1 and held.embedding:
+        found += (
+            [each("scatter", "forward", 1), each("gather", "backward", 1)]
+            if layout.sequence_parallel
+            else [each("all_reduce", "forward", 1)]
+        )
+    if layout.tp > 1 and held.head:  # the head's input, chunk by chunk
+        chunks = -(-step.rows(layout) // step.loss_chunk)
+        found += [each("gather", "forward", 1)] * layout.sequence_parallel
         found.append(each("all_reduce", "backward", chunks, 1 / chunks))
-    return [c for c in found if c.times]
+    return found
+
+
+def _of_hidden(
+    shape: Shape, layout: Layout, step: Step, operation: Operation, phase: Phase, times: int, part: float = 1
+) -> Collective:
+    """`times` a micro-batch, of its hidden states or a part of them, over tensor-parallel ranks."""
+    size, micros = step.rows(layout) * shape.hidden * step.width * part, step.micros(layout)
+    return Collective("tensor", operation, Group(layout.tp, 1), size, times * micros, phase, micros)
 
 
 def _context(shape: Shape, layout: Layout, step: Step, held: Pieces) -> list[Collective]:

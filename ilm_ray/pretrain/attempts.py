@@ -24,11 +24,11 @@ class Attempts:
         """In the order in which they began."""
         return sorted(self.folder.glob("attempt-*"))
 
-    def begin(self, step: int, workers: int, used: int) -> Path:
-        """The folder of an attempt that goes on from `step`; of `workers` ranks it uses `used`."""
+    def begin(self, step: int, workers: int) -> Path:
+        """The folder of an attempt that goes on from `step` on `workers` ranks."""
         folder = self.folder / f"attempt-{len(self.all()):04d}"
         folder.mkdir(parents=True)
-        start = {"step": step, "workers": workers, "used": used, "time": time.time()}
+        start = {"step": step, "workers": workers, "time": time.time()}
         write_text_atomic(folder / "start.json", json.dumps(start))
         return folder
 
@@ -44,7 +44,7 @@ class Attempts:
 
 
 def started(attempt: Path) -> dict[str, Any]:
-    """step, workers, used, time."""
+    """step, workers, time."""
     return read_json(attempt / "start.json") or {}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ilm_ray.observe.rundata import read_json
 
+IDLE = "idle: not needed"  # what a rank does that has no place in the layout
 # What the ranks that wait for a dead one say: a consequence, never the cause.
 _PARTNER_GONE = re.compile(
     r"connection (closed|reset|refused)|broken pipe|socket (timeout|closed)|peer|timed out (waiting|after)|"
@@ -87,6 +88,7 @@ def read_traces(folder: Path) -> list[Trace]:
 
 def diagnose(traces: Sequence[Trace]) -> Diagnosis:
     """The first rule that holds. An error of a rank's own comes before silence, silence before what others say."""
+    traces = [trace for trace in traces if trace.life.get("doing") != IDLE]
     own = sorted(
         (t for t in traces if t.error and not t.partner_gone), key=lambda t: t.error["time"] if t.error else 0.0
     )

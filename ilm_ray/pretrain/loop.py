@@ -12,13 +12,15 @@ from torch import Tensor
 
 from ilm_ray.checkpoints import commit, states
 from ilm_ray.checkpoints.checkpoints import Checkpoints, Storage
-from ilm_ray.config.schema import SpikeConfig
+from ilm_ray.config.schema import PhaseConfig, SpikeConfig
 from ilm_ray.model.huggingface import save_internlm2
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel
+from ilm_ray.parallel.devices import Device
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.parallel.parallelize import ParallelModel, parallelize
 from ilm_ray.parallel.sharding import clip_gradients, summed
 from ilm_ray.pretrain.guard import Guard, Verdict
+from ilm_ray.pretrain.layouts import Stretches
 from ilm_ray.pretrain.look import asked, layer_norms, measured
 from ilm_ray.pretrain.meter import Meter
 from ilm_ray.pretrain.schedule import adamw
@@ -67,6 +69,16 @@ class SkipsData(Protocol):
 
     def skip(self, first: int, last: int) -> None:
         """Leave out what steps first to last read just now; later batches take their places."""
+
+
+@runtime_checkable
+class HasPhases(Protocol):
+    """A task whose phases may each want a layout of their own."""
+
+    phases: Sequence[PhaseConfig]
+
+    def phase_of(self, step: int) -> tuple[int, int]: ...
+    def lay_out(self, ranks: int, device: Device) -> Stretches: ...
 
 
 @dataclass(frozen=True)

@@ -56,5 +56,4 @@ class Meter:
 
 def peak_flops(device_name: str) -> float | None:
     """Dense bfloat16 FLOP/s of a CUDA device by its name, or None where its data sheet is not among `DEVICES`."""
-    words = device_name.lower().split()
-    return next((device.peak_flops for name, device in DEVICES.items() if name in words), None)
+    return next((device.peak_flops for kind, device in DEVICES.items() if kind in device_name.lower()), None)

@@ -14,19 +14,17 @@ from ilm_ray.config.schema import PhaseConfig, PretrainConfig
 from ilm_ray.corpus.mixture import Mixture
 from ilm_ray.corpus.tokens import TokenSource
 from ilm_ray.errors import UserError
-from ilm_ray.model.internlm2 import Block, CausalLM, Packed, Shape, initialize
+from ilm_ray.model.internlm2 import Block, CausalLM, Packed, initialize
 from ilm_ray.model.loss import IGNORE
+from ilm_ray.parallel.devices import Device
 from ilm_ray.parallel.parallelize import ParallelModel
 from ilm_ray.pretrain.guard import nth_kept
 from ilm_ray.pretrain.heldout import Window, bits_per_byte, heldout_windows
+from ilm_ray.pretrain.layouts import Stretches, stretches
 from ilm_ray.pretrain.loop import Losses
 from ilm_ray.pretrain.schedule import cosine_lr
+from ilm_ray.pretrain.shape import shape_of
 from ilm_ray.tokenizer.tokenizer import Tokenizer
-
-
-def shape_of(config: Config, vocab_size: int) -> Shape:
-    """The model's size; the RoPE base is that of the first phase."""
-    return Shape(vocab_size=vocab_size, rope_base=config.pretrain.phases[0].rope_base, **config.model.model_dump())
 
 
 def set_rope_base(model: ParallelModel, base: float) -> None:
@@ -101,6 +99,8 @@ class PretrainTask:
         self.mixtures = phase_mixtures(self.phases, config.seed, run_dir)
         self.heldout = open_sources(run_dir / "tokens", "heldout")
         self.skipped: list[list[int]] = [[] for _ in self.phases]  # batches left out, by phase, ascending
+        # Sequences of a micro-batch, by phase.
+        self.at_once = [max(1, config.pretrain.micro_tokens // phase.context) for phase in self.phases]
 
     def build(self) -> CausalLM:
         model = CausalLM(shape_of(self.config, self.vocab_size), self.config.pretrain.loss_chunk)
@@ -114,6 +114,12 @@ class PretrainTask:
         """(number of the phase, number of the batch within it) that a step reads."""
         number, inside = self.phase_of(step)
         return number, nth_kept(inside, self.skipped[number])
+
+    def lay_out(self, ranks: int, device: Device) -> Stretches:
+        """The layouts to train in on so many workers; from now on micro-batches are as large as those allow."""
+        found = stretches(self.config.pretrain, shape_of(self.config, self.vocab_size), ranks, device)
+        self.at_once = [stretch.at_once for stretch in found.all]
+        return found
 
     def skip(self, first: int, last: int) -> None:
         for number, batch in [self.batch_of(step) for step in range(first, last + 1)]:
@@ -129,7 +135,7 @@ class PretrainTask:
         number, batch = self.batch_of(step)
         phase, mixture = self.phases[number], self.mixtures[number]
         first = batch * phase.sequences + rank
-        mine, at_once = phase.sequences // ranks, max(1, self.config.pretrain.micro_tokens // phase.context)
+        mine, at_once = phase.sequences // ranks, self.at_once[number]
         return [
             mixture.batch(first + start * ranks, min(at_once, mine - start), stride=ranks)
             for start in range(0, mine, at_once)

@@ -5,6 +5,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,19 @@ from ilm_ray.errors import UserError
 from ilm_ray.observe import metrics
 from ilm_ray.observe.journal import Journal, read_journal
 from ilm_ray.observe.progress import Progress
+from ilm_ray.parallel.devices import known_device
+from ilm_ray.parallel.group import keep_ranks
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.pretrain.attempts import Attempts, failed, finished, lost, started
-from ilm_ray.pretrain.diagnosis import Diagnosis, write_diagnosis
-from ilm_ray.pretrain.loop import LoopSettings, SkipsData, Task, train
+from ilm_ray.pretrain.diagnosis import IDLE, Diagnosis, write_diagnosis
+from ilm_ray.pretrain.layouts import Stretch, Stretches
+from ilm_ray.pretrain.loop import HasPhases, LoopSettings, SkipsData, Task, train
 from ilm_ray.pretrain.opinion import second_opinion
 from ilm_ray.pretrain.watch import Watch
 
 # Our own rule ends a hopeless run (`Attempts.hopeless`); this one those whose workers never come to our code.
 MAX_FAILURES = 100
+GRACE_S = 120.0  # by which a rank that waits for a hung one outlives it: the hung one says more of why
 ELASTIC_EVERY_S = 30.0  # how often a smaller worker group looks whether the cluster has room for more
 
 
@@ -40,9 +45,7 @@ class TrainingFailed(RuntimeError):
     """Training ended before its last step; the message is its diagnosis."""
 
 
-def run_training(
-    context: Context, make_task: Callable[[Config, Path], Task], weight_decay: float, layout: Layout | None = None
-) -> Result:
+def run_training(context: Context, make_task: Callable[[Config, Path], Task], weight_decay: float) -> Result:
     """Train a task on Ray Train workers; evaluations and the last row become the stage's metrics.
 
     A worker that dies, hangs or fails is replaced, and training goes on from the last checkpoint. Raises TrainingFailed
@@ -59,10 +62,8 @@ def run_training(
             "folder": str(folder),
             "make_task": make_task,
             "weight_decay": weight_decay,
-            "layout": (layout or Layout()).model_dump(),
         },
-        # A rank that waits for a hung one outlives it: the hung one says more of why.
-        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=int(pretrain.hang_s) + 120),
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=int(pretrain.hang_s + GRACE_S)),
         scaling_config=ScalingConfig(
             num_workers=(pretrain.min_workers, pretrain.workers) if pretrain.min_workers else pretrain.workers,
             use_gpu=on_gpu,
@@ -110,25 +111,13 @@ def _train_worker(settings: dict[str, Any]) -> None:
     torch.manual_seed(0)
     config = Config.model_validate(settings["config"])
     folder, run_dir, rank = Path(settings["folder"]), Path(settings["run_dir"]), dist.get_rank()
-    c, layout = config.pretrain, Layout.model_validate(settings["layout"])
     attempt = _begin(Attempts(folder / "attempts"), commit.newest_step(folder / "checkpoints"))
     if attempt is None:
         return
-    with Watch(attempt, rank, c.hang_s) as watch:
+    with Watch(attempt, rank, config.pretrain.hang_s) as watch:
         try:
             task = settings["make_task"](config, run_dir)
-            spike = c.spike if isinstance(task, SkipsData) else None
-            loop = LoopSettings(
-                c.precision,
-                c.betas,
-                c.eps,
-                settings["weight_decay"],
-                c.clip_norm,
-                storage_of(c, run_dir, folder),
-                layout,
-                spike,
-            )
-            train(task, loop, folder, _Log(folder, task, rank), watch)
+            _train_in_stretches(task, config, settings["weight_decay"], run_dir, folder, watch)
         except BaseException as error:
             watch.failed(error, traceback.format_exc())
             raise
@@ -136,17 +125,41 @@ def _train_worker(settings: dict[str, Any]) -> None:
         (attempt / "done").touch()
 
 
+def _train_in_stretches(
+    task: Task, config: Config, weight_decay: float, run_dir: Path, folder: Path, watch: Watch
+) -> None:
+    """Each stretch of `task` in its layout, on those of the workers that it has a place for."""
+    c, rank, ranks = config.pretrain, dist.get_rank(), dist.get_world_size()
+    log = _Log(folder, task, rank)
+    plan = Stretches(ranks, (Stretch(task.steps, Layout(), 0),), "")
+    if isinstance(task, HasPhases):
+        plan = task.lay_out(ranks, known_device(torch.cuda.get_device_name() if torch.cuda.is_available() else None))
+    if rank == 0 and plan.why:
+        write_text_atomic(watch.folder / "layout.txt", plan.why)
+    if not keep_ranks(plan.used, timeout_s=c.hang_s + GRACE_S):
+        watch.at(0, IDLE)
+        return
+    spike = c.spike if isinstance(task, SkipsData) else None
+    settings = LoopSettings(
+        c.precision, c.betas, c.eps, weight_decay, c.clip_norm, storage_of(c, run_dir, folder), spike=spike
+    )
+    done = commit.newest_step(folder / "checkpoints")
+    for number, stretch in enumerate(plan.all):
+        following = plan.all[number + 1] if number + 1 < len(plan.all) else None
+        if following is not None and (following.layout == stretch.layout or stretch.until <= done):
+            continue  # the next call trains on to its own end
+        train(task, replace(settings, layout=stretch.layout), folder, log, watch, stretch.until)
+
+
 def _begin(attempts: Attempts, step: int) -> Path | None:
     """The folder of this attempt, the same on every rank; None where another would be in vain."""
     number = torch.zeros(1, dtype=torch.int64)
-    if dist.get_rank() == 0:
-        hopeless = attempts.hopeless(step)
-        world = dist.get_world_size()
-        number[0] = -1 if hopeless else int(attempts.begin(step, world, world).name.split("-")[1])
+    if dist.get_rank() == 0 and not attempts.hopeless(step):
+        number += int(attempts.begin(step, dist.get_world_size()).name.split("-")[1]) + 1
     if torch.cuda.is_available():
         number = number.cuda()
     dist.broadcast(number, 0)
-    return None if number.item() < 0 else attempts.folder / f"attempt-{int(number.item()):04d}"
+    return attempts.folder / f"attempt-{int(number.item()) - 1:04d}" if number else None
 
 
 class _KeepsExceptions(UserCallback):
@@ -183,10 +196,8 @@ class _Log:
             self._back_to(row.pop("back_to", row["step"]))
             self._append("incidents.jsonl", row)
         else:
-            phase = getattr(self.task, "phase_of", None)
-            if phase is not None:
-                number, _ = phase(row["step"] - 1)
-                row["phase"] = self.task.phases[number].name  # type: ignore[attr-defined]
+            if isinstance(self.task, HasPhases):
+                row["phase"] = self.task.phases[self.task.phase_of(row["step"] - 1)[0]].name
             self._append("metrics.jsonl", row | {"steps": self.task.steps})
             stage = {"stage": self.folder.name}
             for metric, name in metrics.OF_TRAINING_ROWS:
@@ -218,6 +229,7 @@ class _Follower:
     ) -> None:
         self.folder, self.attempts, self.journal, self.opinion = folder, attempts, journal, opinion
         self.every_s, self.shown, self.incidents = every_s, 0, 0
+        self.laid_out = len(attempts.all())
         self.start = commit.newest_step(folder / "checkpoints")
         self.progress: Progress | None = None
         self._stop = threading.Event()
@@ -256,6 +268,10 @@ class _Follower:
         for row in incidents[self.incidents :]:
             self.journal.event("incident", **{k: row[k] for k in ("step", "incident", "why", "action")})
         self.incidents = len(incidents)
+        for attempt in self.attempts.all()[self.laid_out :]:
+            if (attempt / "layout.txt").exists():
+                self.journal.event("layout", why=(attempt / "layout.txt").read_text(encoding="utf-8"))
+                self.laid_out = int(attempt.name.split("-")[1]) + 1
 
     def _diagnose(self, over: list[Path]) -> None:
         known = {row["attempt"] for row in _rows(self.attempts.folder / "diagnoses.jsonl")}

@@ -10,7 +10,7 @@ from ilm_ray.errors import UserError
 from ilm_ray.longtext.copying import ROPE_BASE, initialize_copying
 from ilm_ray.longtext.scorer import scorer_config
 from ilm_ray.model.internlm2 import CausalLM, initialize
-from ilm_ray.pretrain.phases import shape_of
+from ilm_ray.pretrain.shape import shape_of
 
 VOCABULARY = 2048
 

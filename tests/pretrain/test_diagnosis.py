@@ -75,7 +75,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize("fault", EXPECTED)
 def test_the_first_rank_to_fail_is_found_among_those_that_fail_after_it(tmp_path: Path, fault: str) -> None:
-    attempt = Attempts(tmp_path).begin(0, 3, 3)
+    attempt = Attempts(tmp_path).begin(0, 3)
     with pytest.raises(AssertionError, match="failed"):
         run_ranks(_work, 3, str(attempt), fault)
     row = write_diagnosis(attempt)
@@ -124,7 +124,7 @@ def test_what_ray_knows_of_a_dead_worker_comes_before_guesses(tmp_path: Path) ->
         ("OutOfMemoryError: Task was killed due to the node running low on memory", "out_of_memory"),
         ("The actor is dead because its worker process has died. Some common causes: the OOM killer", "worker_killed"),
     ):
-        attempt = attempts.begin(0, 2, 2)
+        attempt = attempts.begin(0, 2)
         for rank in range(4):
             _trace(attempt, rank, 5, 100.0 - rank)  # all were silent: rank 3 first, but Ray names rank 2
         (attempt / "controller.json").write_text(json.dumps({"2": said}))
@@ -136,18 +136,18 @@ def test_attempts_without_progress_and_final_ones_are_not_repeated(tmp_path: Pat
     attempts = Attempts(tmp_path)
     for number in range(WITHOUT_PROGRESS):
         assert attempts.hopeless(4) is None
-        attempt = attempts.begin(4, 2, 2)
+        attempt = attempts.begin(4, 2)
         assert attempt.name == f"attempt-{number:04d}"
         _trace(attempt, 0, 6, time.time())
         (attempt / "controller.json").write_text(json.dumps({"0": "ActorDiedError"}))
     assert "after step 4" in (attempts.hopeless(4) or "")
     assert attempts.hopeless(8) is None, "a checkpoint further on is progress"
-    following = attempts.begin(4, 2, 2)
+    following = attempts.begin(4, 2)
     assert lost(attempt, following)["lost_steps"] == 2
 
 
 def test_a_cluster_that_changed_its_size_is_no_fault(tmp_path: Path) -> None:
-    attempt = Attempts(tmp_path).begin(0, 8, 8)
+    attempt = Attempts(tmp_path).begin(0, 8)
     _trace(attempt, 0, 3, time.time())
     assert not failed(attempt)
 
@@ -178,7 +178,7 @@ def test_a_second_opinion_is_asked_for_and_never_needed(tmp_path: Path) -> None:
 
 def test_gloo_is_told_from_a_cause(tmp_path: Path) -> None:
     """Ranks that lost each other and all still say so: nobody is blamed for what none of them did."""
-    attempt = Attempts(tmp_path).begin(0, 2, 2)
+    attempt = Attempts(tmp_path).begin(0, 2)
     for rank in range(2):
         _trace(attempt, rank, 3, time.time())
         watch = Watch(attempt, rank, 1.0)

@@ -12,7 +12,9 @@ import torch
 from ilm_ray.config import Config, load_config
 from ilm_ray.corpus.stage import Context
 from ilm_ray.observe.journal import Journal, read_journal
+from ilm_ray.parallel.devices import Device
 from ilm_ray.parallel.layout import Layout
+from ilm_ray.pretrain.layouts import Stretch, Stretches
 from ilm_ray.pretrain.trainer import run_training
 from tests.pretrain.test_loop import Toy, differences, load_weights, run
 from tests.processes import run_ranks
@@ -97,14 +99,26 @@ def test_ten_workers_killed_at_random_steps_leave_no_mark(local_ray: None, tmp_p
         assert torch.equal(tensor, other)
 
 
+class LaidOut(Toy):
+    """Half of its steps as a pipeline of two with split tensors, the other half with one stage."""
+
+    phases = load_config("nano").pretrain.phases
+
+    def phase_of(self, step: int) -> tuple[int, int]:
+        return 0, step
+
+    def lay_out(self, ranks: int, device: Device) -> Stretches:
+        first = Layout(pp=2, tp=2, sequence_parallel=True, gradients="replica").on(ranks)
+        return Stretches(ranks, (Stretch(3, first, 1), Stretch(6, Layout(tp=2).on(ranks), 1)), "two layouts")
+
+
 @pytest.mark.slow
 def test_workers_that_share_the_model_give_the_weights_of_one(local_ray: None, tmp_path: Path) -> None:
     config = load_config("nano", None, ["pretrain.workers=4", "pretrain.clip_norm=0.5"])
     folder = tmp_path / "run" / "toy"
     folder.mkdir(parents=True)
     context = Context(config, folder, folder.parent, Journal(folder / "journal.jsonl"))
-    layout = Layout(pp=2, tp=2, sequence_parallel=True, gradients="replica")
-    run_training(context, lambda _config, _run_dir: Toy(), weight_decay=0.1, layout=layout)
+    run_training(context, lambda _config, _run_dir: LaidOut(), weight_decay=0.1)
     run_ranks(run, 1, str(tmp_path / "alone"))
     assert differences(folder, tmp_path / "alone") < 1e-9
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -1,0 +1,60 @@
+"""Which layout each stretch of a training runs in, on as many workers as there happen to be."""
+
+from dataclasses import dataclass
+
+from ilm_ray.config.schema import PretrainConfig
+from ilm_ray.errors import UserError
+from ilm_ray.model.internlm2 import Shape
+from ilm_ray.parallel.devices import Device
+from ilm_ray.parallel.elastic import usable
+from ilm_ray.parallel.layout import Layout
+from ilm_ray.parallel.planner import choose_layout
+from ilm_ray.pretrain.planning import work_of
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Steps up to `until` in one layout; at most `at_once` sequences in a micro-batch."""
+
+    until: int
+    layout: Layout
+    at_once: int
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """All of a training. `used`: ranks that take part, from the first; `why`: one line for people."""
+
+    used: int
+    all: tuple[Stretch, ...]
+    why: str
+
+
+def stretches(pretrain: PretrainConfig, shape: Shape, ranks: int, device: Device) -> Stretches:
+    """The layouts of the phases on `ranks` workers. Raises UserError where there is none.
+
+    The layout that is set is taken as it is on the number of workers that is set. On fewer, or with `auto`, the planner
+    chooses; with `auto` each phase has the layout that suits it best.
+    """
+    works = work_of(pretrain)
+    ends = [sum(work.steps for work in works[: number + 1]) for number in range(len(works))]
+    if pretrain.layout != "auto" and ranks == pretrain.workers:
+        layout = pretrain.layout.on(ranks)
+        found = tuple(Stretch(end, layout, work.step.at_once) for end, work in zip(ends, works, strict=True))
+        return Stretches(ranks, found, "")
+    base = None if pretrain.layout == "auto" else pretrain.layout
+    together = usable(base, ranks, shape, device, works)
+    choices = [(together.layout, plan.step.at_once, "") for plan in together.plans]
+    if base is None:
+        for number, work in enumerate(works):
+            try:
+                alone = choose_layout(shape, together.ranks, device, [work])
+            except UserError:  # a stretch of its own may have none of all these ranks: the common one has
+                continue
+            choices[number] = (alone.layout, alone.plans[0].step.at_once, alone.why)
+    whys = [f"{phase.name}: {why}" for phase, (_, _, why) in zip(pretrain.phases, choices, strict=True) if why]
+    return Stretches(
+        together.ranks,
+        tuple(Stretch(end, layout, at_once) for end, (layout, at_once, _) in zip(ends, choices, strict=True)),
+        "; ".join([together.why, *whys]),
+    )
