@@ -1,0 +1,176 @@
+"""Ray Train with eight workers in three dimensions: the curve of one worker, and a resume in any other layout."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ilm_ray.checkpoints import commit
+from ilm_ray.config import Config
+from ilm_ray.corpus.stage import Context
+from ilm_ray.observe.journal import Journal, read_journal
+from ilm_ray.pretrain.trainer import run_training
+from tests.pretrain.real_run import read_sequences, real_config, recording, write_real_run
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+STEPS, MIDDLE = 50, 25
+
+
+@pytest.fixture(scope="module")
+def eight_cpus() -> Any:
+    import ray
+
+    from tests.conftest import EXTENSIONS
+
+    env = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCH_EXTENSIONS_DIR": EXTENSIONS}
+    env["PYTHONPATH"] = str(Path(__file__).parents[2])
+    started = not ray.is_initialized()
+    if started:
+        ray.init(
+            address="local", num_cpus=10, include_dashboard=False, log_to_driver=False,
+            object_store_memory=200 * 2**20, runtime_env={"env_vars": env},
+        )  # fmt: skip
+    yield
+    if started:
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Path:
+    return write_real_run(tmp_path_factory.mktemp("source"), shared_data)
+
+
+def _run(folder: Path, source: Path, config: Config) -> list[dict[str, Any]]:
+    """Rows of `metrics.jsonl`; the run goes on where `folder` holds checkpoints."""
+    stage = folder / "pretrain"
+    stage.mkdir(parents=True, exist_ok=True)
+    for name in ("tokenizer", "tokens"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(source / name)
+    run_training(Context(config, stage, folder, Journal(folder / "journal.jsonl")), recording(folder), 0.1)
+    return [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+
+
+LAYOUT = "{pp: 2, tp: 2, sequence_parallel: true, gradients: replica}"
+OTHERS = {
+    "dp4 tp2": (8, "{tp: 2, sequence_parallel: true}"),
+    "pp4": (4, "{pp: 4, gradients: replica}"),
+    "one worker": (1, "{}"),
+}
+
+
+def test_three_dimensions_give_the_curve_of_one_worker_and_any_layout_goes_on(
+    eight_cpus: None, source: Path, tmp_path: Path
+) -> None:
+    alone = _run(tmp_path / "alone", source, real_config(STEPS, 1, f"pretrain.checkpoint_every={MIDDLE}"))
+    settings = [f"pretrain.checkpoint_every={MIDDLE}", f"pretrain.layout={LAYOUT}"]
+    many = _run(tmp_path / "many", source, real_config(STEPS, 8, *settings))
+    assert [row["step"] for row in many] == list(range(1, STEPS + 1))
+    apart = max(abs(a["loss"] - b["loss"]) for a, b in zip(alone, many, strict=True))
+    print(f"50 steps, pp2 dp2 tp2 against one worker: losses differ by at most {apart:.2g}")
+    assert apart < 1e-4 and alone[-1]["loss"] < 0.75 * alone[0]["loss"]
+    middle = tmp_path / "many" / "pretrain" / "checkpoints" / commit.name_of(MIDDLE)
+    for name, (workers, layout) in OTHERS.items():
+        folder = tmp_path / name
+        shutil.copytree(middle, folder / "pretrain" / "checkpoints" / middle.name)
+        resumed = _run(folder, source, real_config(STEPS, workers, f"pretrain.layout={layout}"))
+        assert [row["step"] for row in resumed] == list(range(MIDDLE + 1, STEPS + 1))
+        next_batch = read_sequences(folder, MIDDLE)
+        assert len(next_batch) == 16 and next_batch == read_sequences(tmp_path / "many", MIDDLE)
+        apart = max(abs(a["loss"] - b["loss"]) for a, b in zip(resumed, many[MIDDLE:], strict=True))
+        print(f"resumed as {name}: next batch {next_batch[0][:24]}..., losses differ by at most {apart:.2g}")
+        assert apart < 1e-5
+
+
+ELASTIC = """
+import sys, threading, time
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from ilm_ray.corpus.stage import Context
+from ilm_ray.observe.journal import Journal, read_journal
+from ilm_ray.pretrain import trainer
+from tests.pretrain.real_run import real_config, recording
+from tests.pretrain.test_eight_workers import SlowRecording
+
+folder = Path(sys.argv[1])
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 150 * 2**20})
+args = {"object_store_memory": 80 * 2**20}
+cluster.add_node(num_cpus=5, **args)
+second = cluster.add_node(num_cpus=3, **args)
+import os
+env = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": os.getcwd()}
+ray.init(address=cluster.address, log_to_driver=False, runtime_env={"env_vars": env})
+trainer.ELASTIC_EVERY_S = 5.0
+config = real_config(400, 8, "pretrain.min_workers=2", "pretrain.checkpoint_every=5",
+                     "pretrain.spike.window=4000")
+stage = folder / "pretrain"
+stage.mkdir(exist_ok=True)
+
+def reached(step):
+    rows = read_journal(stage / "metrics.jsonl")
+    return bool(rows) and rows[-1]["step"] >= step
+
+def starts():
+    return [p for p in (stage / "attempts").glob("attempt-*/start.json")]
+
+def play():
+    while not reached(30): time.sleep(0.5)
+    cluster.remove_node(second, allow_graceful=False)
+    known = len(starts())
+    while len(starts()) == known or not reached(90): time.sleep(0.5)
+    cluster.add_node(num_cpus=3, **args)
+
+threading.Thread(target=play, daemon=True).start()
+trainer.run_training(Context(config, stage, folder, Journal(folder / "journal.jsonl")), SlowRecording(folder), 0.1)
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+class SlowRecording:
+    """A task maker whose steps take a while, so that the cluster can change under them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, config: Config, run_dir: Path) -> Any:
+        task = recording(self.folder)(config, run_dir)
+        inner = task.micro_batches
+
+        def slow(step: int, rank: int, ranks: int) -> Any:
+            time.sleep(0.3)
+            return inner(step, rank, ranks)
+
+        task.micro_batches = slow
+        return task
+
+
+def test_workers_go_and_come_back_while_tokens_a_step_stay(eight_cpus: None, source: Path, tmp_path: Path) -> None:
+    """8 -> 5 -> 8 workers on a cluster of three nodes, one of which is lost and replaced."""
+    alone = _run(tmp_path / "alone", source, real_config(400, 1, "pretrain.spike.window=4000"))
+    folder = tmp_path / "elastic"
+    folder.mkdir()
+    for name in ("tokenizer", "tokens"):
+        (folder / name).symlink_to(source / name)
+    done = subprocess.run(
+        [sys.executable, "-c", ELASTIC, str(folder)], timeout=1500, capture_output=True, text=True,
+        cwd=Path(__file__).parents[2], env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in (folder / "pretrain" / "metrics.jsonl").read_text().splitlines()]
+    starts = [json.loads(p.read_text()) for p in sorted(folder.glob("pretrain/attempts/attempt-*/start.json"))]
+    for event in read_journal(folder / "journal.jsonl"):
+        print(event)
+    assert [start["workers"] for start in starts] == [8, 5, 8]
+    assert [row["step"] for row in rows] == list(range(1, 401))
+    assert {b["tokens"] - a["tokens"] for a, b in zip(rows, rows[1:], strict=False)} == {1024}
+    apart = max(abs(a["loss"] - b["loss"]) for a, b in zip(rows, alone, strict=True))
+    print(f"8 -> 5 -> 8 workers against one: losses differ by at most {apart:.2g}")
+    assert apart < 5e-3  # fp32 AdamW over 400 steps
