@@ -213,7 +213,7 @@ def _on_a_small_disk(name: str) -> None:
     for step in (2, 3):
         advance(part)
         checkpoints.save(step, [part], {})
-    assert checkpoints._wait() is False and commit.newest_step(disk / "c") == 1
+    assert checkpoints.wait() is False and commit.newest_step(disk / "c") == 1
     _fill(disk, full=False)
     train(checkpoints, part, 4, 4)  # room again: as if nothing had been
     _fill(disk, full=True)
@@ -237,7 +237,7 @@ def _one_rank_may_not_write(folder: str) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, resource.RLIM_INFINITY))
     advance(part)
     checkpoints.save(2, [part], {})
-    assert checkpoints._wait() is False  # on both ranks
+    assert checkpoints.wait() is False  # on both ranks
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     train(checkpoints, part, 3, 3)
     checkpoints.finish()
