@@ -1,22 +1,37 @@
-"""Models in and out. Needs no Ray.
+"""Checkpoints and models of a run: look at them, take them out, bring one in. Needs no Ray.
 
-    python jobs/checkpoint.py export --run-dir DIR --stage pretrain|sft|ppo|reward --out DIR
-                                     [--layout internlm2|llama] [--dtype bf16|fp32]
-    python jobs/checkpoint.py import --model DIR --out DIR
+    python jobs/checkpoint.py ls      --run-dir DIR --stage pretrain|sft|reward
+    python jobs/checkpoint.py verify  --run-dir DIR --stage S [--step N]
+    python jobs/checkpoint.py diff    --run-dir DIR --stage S A B [--top 20]
+    python jobs/checkpoint.py promote --run-dir DIR --stage S --step N
+    python jobs/checkpoint.py export  --run-dir DIR --stage pretrain|sft|ppo|reward --out DIR [--step N]
+                                      [--layout internlm2|llama] [--dtype bf16|fp32]
+    python jobs/checkpoint.py import  --model DIR --out DIR
 
-`export` writes a folder with config, weights, tokenizer and chat template: the LLaMA layout is read by Transformers
-and vLLM as it is, InternLM2's by vLLM's native classes. `import` turns a folder in either layout into one that our own
-stages read. Exit codes as for every job: 0 done, 2 bad input, 1 anything else.
+`ls` lists the copies in all tiers and looks at local files' sizes; `verify` hashes local ones and names what is
+damaged (exit code 2). `diff` compares the weights and moments of two steps. `promote` makes a step's weights the
+model that later stages read: they run anew, the stage itself does not. `export` writes a folder with config, weights,
+tokenizer and chat template: the LLaMA layout is read by Transformers and vLLM as it is, InternLM2's by vLLM's native
+classes. `import` turns a folder in either layout into one that our own stages read. Words for people come first, the
+last line is one JSON object. Exit codes as for every job: 0 done, 2 bad input, 1 anything else.
 """
 
 import argparse
 import contextlib
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ilm_ray.checkpoints import commit
+from ilm_ray.checkpoints.checkpoints import Storage
+from ilm_ray.checkpoints.difference import differences, kind_of
+from ilm_ray.checkpoints.listing import Listed, listed
+from ilm_ray.checkpoints.promotion import checkpoint_of, promote, whole_checkpoint, whole_model
+from ilm_ray.checkpoints.settings import storage_of
+from ilm_ray.config import load_config
 from ilm_ray.corpus.files import temporary_path
 from ilm_ray.errors import UserError
 from ilm_ray.model.exchange import DTYPES, LAYOUTS, export_model, export_tokens, import_model
@@ -24,7 +39,7 @@ from ilm_ray.model.huggingface import load_causal, load_scalar, save_internlm2
 from ilm_ray.tokenizer.tokenizer import SPECIALS, Tokenizer
 from jobs._plain import Parser, run_plain
 
-STAGES = ("pretrain", "sft", "ppo", "reward")
+TRAINED = ("pretrain", "sft", "reward")  # stages that leave checkpoints
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,31 +54,114 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="jobs/checkpoint.py", description="Models in and out.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="export|import")
-    out = verbs.add_parser("export", help="a stage's model, for Transformers and vLLM")
-    out.add_argument("--run-dir", type=Path, required=True, help="folder of a run")
-    out.add_argument("--stage", choices=STAGES, required=True)
+    parser = Parser(prog="jobs/checkpoint.py", description="Checkpoints and models of a run.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="ls|verify|diff|promote|export|import")
+
+    def of_a_run(name: str, words: str, work: Any, stages: Sequence[str] = TRAINED) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(name, help=words)
+        verb.add_argument("--run-dir", type=Path, required=True, help="folder of a run")
+        verb.add_argument("--stage", choices=stages, required=True)
+        verb.set_defaults(work=work)
+        return verb
+
+    of_a_run("ls", "checkpoints in all tiers", _ls)
+    verify = of_a_run("verify", "hash local checkpoints", _verify)
+    verify.add_argument("--step", type=int, help="default: all")
+    diff = of_a_run("diff", "how far two steps are apart", _diff)
+    diff.add_argument("a", type=int, metavar="A", help="a step")
+    diff.add_argument("b", type=int, metavar="B", help="another step")
+    diff.add_argument("--top", type=int, default=20, help="tensors shown, the largest difference first (default 20)")
+    chosen = of_a_run("promote", "a step's weights as the stage's model", _promote)
+    chosen.add_argument("--step", type=int, required=True)
+    out = of_a_run("export", "a stage's model, for Transformers and vLLM", _export, (*TRAINED, "ppo"))
+    out.add_argument("--step", type=int, help="of one of its checkpoints (default: the stage's model)")
     out.add_argument("--layout", choices=LAYOUTS, default="llama", help="default llama")
     out.add_argument("--dtype", choices=sorted(DTYPES), default="bf16", help="default bf16")
-    out.set_defaults(work=_export)
     into = verbs.add_parser("import", help="a model in either layout, for our stages")
     into.add_argument("--model", type=Path, required=True, help="folder with config.json and .safetensors")
     into.set_defaults(work=_import)
-    for verb in verbs.choices.values():
+    for verb in (out, into):
         verb.add_argument("--out", type=Path, required=True, help="new folder")
     return parser
 
 
+def _ls(a: argparse.Namespace) -> dict[str, Any]:
+    storage = _storage(a)
+    try:
+        rows = listed(_folder(a) / "checkpoints", storage)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a storage raises
+        raise UserError(
+            f"the store of {a.run_dir} cannot be read ({type(error).__name__}: {error}); check its URL and your access"
+        ) from None
+    print(f"{'step':>10} {'tokens':>16} {'MiB':>10} {'age h':>8}  tier   state")
+    for row in rows:
+        print(_row(row))
+    return {"stage": a.stage, "checkpoints": [{"step": row.step, "tier": row.tier, "note": row.note} for row in rows]}
+
+
+def _row(row: Listed) -> str:
+    if row.record is None:
+        return f"{row.step:>10} {'-':>16} {'-':>10} {'-':>8}  {row.tier:<6} {row.note}"
+    record = row.record
+    hours = (time.time() - record.time) / 3600
+    state = "committed" + (f", {row.note}" if row.note else "")
+    tokens = record.state.get("tokens", 0)
+    return f"{row.step:>10} {tokens:>16,} {record.bytes / 2**20:>10.1f} {hours:>8.1f}  {row.tier:<6} {state}"
+
+
+def _verify(a: argparse.Namespace) -> dict[str, Any]:
+    folder = _folder(a)
+    paths = commit.committed(folder / "checkpoints") if a.step is None else [checkpoint_of(folder, a.step)]
+    damaged = list[str]()
+    for path in paths:
+        wrong = commit.verify(path)
+        damaged += [f"{path.name}: {phrase}" for phrase in wrong]
+        print(f"{path.name}  {'DAMAGED' if wrong else 'whole'}")
+    if damaged:
+        raise UserError(
+            f"{'; '.join(damaged[:5])}; training would go on from an earlier checkpoint or the store's copy"
+        )
+    return {"stage": a.stage, "whole": [commit.step_of(path) for path in paths]}
+
+
+def _diff(a: argparse.Namespace) -> dict[str, Any]:
+    folder = _folder(a)
+    found = differences(whole_checkpoint(folder, a.a), whole_checkpoint(folder, a.b))
+    print(f"{'max abs':>12} {'relative':>12} {'norm':>12}  tensor")
+    for one in found[: a.top]:
+        print(f"{one.largest:>12.4e} {one.relative:>12.4e} {one.norm:>12.4e}  {one.name}")
+    kinds = dict[str, dict[str, float]]()
+    for kind in sorted({kind_of(one.name) for one in found}):
+        of_kind = [one for one in found if kind_of(one.name) == kind]
+        norm, norm_a = (sum(getattr(one, n) ** 2 for one in of_kind) ** 0.5 for n in ("norm", "norm_a"))
+        kinds[kind] = {"largest": of_kind[0].largest, "norm": norm, "norm_a": norm_a}
+    return {"stage": a.stage, "a": a.a, "b": a.b, "tensors": len(found), "kinds": kinds}
+
+
+def _promote(a: argparse.Namespace) -> dict[str, Any]:
+    summary = promote(_folder(a), a.step)
+    print(
+        f"{a.run_dir / a.stage / 'model'} now holds step {a.step}. The stage's manifest has the new hashes, so the "
+        "stage is not run again; stages that read its model are, at their next start."
+    )
+    return {"stage": a.stage, "promoted": summary}
+
+
 def _export(a: argparse.Namespace) -> dict[str, Any]:
     tokenizer = Tokenizer.load(a.run_dir / "tokenizer")
-    model = (load_scalar if a.stage == "reward" else load_causal)(a.run_dir / a.stage / "model")
+    if a.step is None:
+        model = (load_scalar if a.stage == "reward" else load_causal)(a.run_dir / a.stage / "model")
+    else:
+        model = whole_model(whole_checkpoint(_folder(a), a.step))
     ids = export_tokens({name: tokenizer.special(name) for name in SPECIALS})
     with _whole(a.out) as folder:
         export_model(model, folder, a.layout, DTYPES[a.dtype], ids)
         tokenizer.save_huggingface(folder)
     parameters = sum(p.numel() for p in model.parameters())
-    return {"stage": a.stage, "layout": a.layout, "dtype": a.dtype, "parameters": parameters, "out": str(a.out)}
+    said = {"stage": a.stage, "layout": a.layout, "dtype": a.dtype, "parameters": parameters, "out": str(a.out)}
+    return said if a.step is None else said | {"step": a.step}
 
 
 def _import(a: argparse.Namespace) -> dict[str, Any]:
@@ -71,6 +169,20 @@ def _import(a: argparse.Namespace) -> dict[str, Any]:
     with _whole(a.out) as folder:
         save_internlm2(model, folder)
     return {"parameters": sum(p.numel() for p in model.parameters()), "out": str(a.out)}
+
+
+def _folder(a: argparse.Namespace) -> Path:
+    folder: Path = a.run_dir.absolute() / a.stage
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist; give the --run-dir of a run that has stage '{a.stage}'")
+    return folder
+
+
+def _storage(a: argparse.Namespace) -> Storage:
+    """As the run's own configuration says."""
+    settings = a.run_dir / "config.yaml"
+    config = load_config(file=settings if settings.exists() else None)
+    return storage_of(config.pretrain, a.run_dir.absolute(), _folder(a))
 
 
 @contextlib.contextmanager

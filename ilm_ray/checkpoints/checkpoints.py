@@ -84,7 +84,7 @@ class Checkpoints:
 
         Raises UserError where there may be one that cannot be reached.
         """
-        self._wait()
+        self.wait()
         stores = [store for store in (self.store, self.cold) if store is not None]
         path, notes = choose(self.folder, stores, self.storage.fingerprint, self.group)
         if self.rank == 0:
@@ -105,16 +105,42 @@ class Checkpoints:
         """Begin to save; training may go on at once. `state` is small JSON that `restore` gives back.
 
         A save that fails is reported, and the next one follows as if nothing had been; with `last` the call returns
-        once it is committed. Raises UserError after three failures in a row.
+        once it is committed. Raises what `wait` raises.
         """
-        self._wait()
+        self.wait()
         self._begin(step, parts, state)
-        while last and not self._wait():
+        while last and not self.wait():
             self._begin(step, parts, state)
+
+    def wait(self) -> bool:
+        """Wait for the save under way, if there is one. False if it failed on some rank, and then on all.
+
+        Raises UserError at the third failure in a row, or where it takes longer than half an hour.
+        """
+        if self._pending is None:
+            return True
+        (step, ended), self._pending = self._pending, None
+        try:
+            ended.result(SAVE_DEADLINE_S)
+        except CheckpointException as error:
+            self._failures += 1
+            if self._failures >= MAX_FAILURES:
+                raise UserError(
+                    f"{MAX_FAILURES} checkpoints in a row could not be saved in {self.folder} ({_reason(error)}); make "
+                    "room there or repair it, and start the job again: it goes on from the newest one"
+                ) from None
+            return False
+        except TimeoutError:
+            raise UserError(
+                f"the checkpoint of step {step} was not in {self.folder} after {SAVE_DEADLINE_S:.0f} s; look at its "
+                "file system, and start the job again: it goes on from the newest one"
+            ) from None
+        self._failures = 0
+        return True
 
     def finish(self) -> None:
         """At the end of training: wait for the last save, and for a bounded time for the uploads."""
-        self._wait()
+        self.wait()
         self._stager.close()
         dist.destroy_process_group(self.group)
         if self._uploads is None:
@@ -136,29 +162,6 @@ class Checkpoints:
         assert isinstance(saved, Future)
         self._pending = step, ended
         saved.add_done_callback(lambda done: self._after(target, done, ended))
-
-    def _wait(self) -> bool:
-        """Wait for the save under way. False if it failed on some rank, and then on all."""
-        if self._pending is None:
-            return True
-        (step, ended), self._pending = self._pending, None
-        try:
-            ended.result(SAVE_DEADLINE_S)
-        except CheckpointException as error:
-            self._failures += 1
-            if self._failures >= MAX_FAILURES:
-                raise UserError(
-                    f"{MAX_FAILURES} checkpoints in a row could not be saved in {self.folder} ({_reason(error)}); make "
-                    "room there or repair it, and start the job again: it goes on from the newest one"
-                ) from None
-            return False
-        except TimeoutError:
-            raise UserError(
-                f"the checkpoint of step {step} was not in {self.folder} after {SAVE_DEADLINE_S:.0f} s; look at its "
-                "file system, and start the job again: it goes on from the newest one"
-            ) from None
-        self._failures = 0
-        return True
 
     def _after(self, target: Path, saved: Future[Any], ended: Future[None]) -> None:
         """In the saving thread, before anybody who waits is let go."""

@@ -1,6 +1,7 @@
 """Weights and optimizer states to and from torch's distributed checkpoints, whatever the layout that wrote them."""
 
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def load_states(path: Path, parts: Sequence[Part], group: dist.ProcessGroup) -> 
 
 def load_whole(path: Path, model: nn.Module) -> None:
     """Load the weights of the checkpoint in `path` into a whole model, in one process alone."""
-    dcp.load({"model": model.state_dict()}, storage_reader=_Reader(path), planner=_Planner(), no_dist=True)
+    _load_alone(path, {"model": model.state_dict()})
 
 
 def tensors_in(path: Path) -> dict[str, TensorStorageMetadata]:
@@ -54,8 +55,14 @@ def tensors_in(path: Path) -> dict[str, TensorStorageMetadata]:
 def load_tensors(path: Path, wanted: Mapping[str, TensorStorageMetadata]) -> dict[str, Tensor]:
     """Some tensors in full, by full name, in one process alone."""
     tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in wanted.items()}
-    dcp.load(dict(tensors), storage_reader=_Reader(path), planner=_Planner(), no_dist=True)
+    _load_alone(path, dict(tensors))
     return tensors
+
+
+def _load_alone(path: Path, into: dict[str, Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # which is what was asked for
+        dcp.load(into, storage_reader=_Reader(path), planner=_Planner(), no_dist=True)
 
 
 def _each(parts: Sequence[Part]) -> list[tuple[dict[str, Any], dict[str, Any]]]:

@@ -91,6 +91,9 @@ class Store:
         marker = self._at(step, commit.COMMIT)
         if self._files.exists(marker):
             self._files.rm_file(marker)
+        bucket = self._root.split("/")[0]
+        if bucket and not self._files.exists(bucket):  # s3fs would make one of any mistyped name
+            raise FileNotFoundError(f"bucket {bucket} does not exist")
         self._files.makedirs(self._at(step, ""), exist_ok=True)
 
     def _create(self, step: int, name: str) -> Any:

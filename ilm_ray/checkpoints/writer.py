@@ -45,7 +45,12 @@ class CommittingWriter(dcp.FileSystemWriter):
         return super().prepare_global_plan(plans)
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[Any]]:
-        results = super().write_data(plan, planner).value()
+        try:
+            results = super().write_data(plan, planner).value()
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # torch.save hides what the file system said
+                raise error.__context__ from None
+            raise
         rng = self.target / rng_name(self.rank or 0)
         rng.write_text(json.dumps(self.rng))
         commit.sync(rng)

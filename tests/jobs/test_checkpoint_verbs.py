@@ -1,0 +1,153 @@
+"""ls, verify, diff, promote and export of a step, on a stage with three checkpoints."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.optim import AdamW
+
+from ilm_ray.checkpoints import commit
+from ilm_ray.checkpoints.checkpoints import Checkpoints, Storage
+from ilm_ray.corpus import manifest as manifests
+from ilm_ray.corpus.manifest import Manifest
+from ilm_ray.model.huggingface import full_weights, load_causal, load_shape, save_internlm2
+from ilm_ray.model.internlm2 import CausalLM, initialize
+from ilm_ray.tokenizer.tokenizer import Tokenizer
+from jobs import checkpoint
+from tests.checkpoints.small import flip
+from tests.jobs.test_checkpoint_job import SHAPE
+from tests.processes import run_ranks
+
+STEP = 1e-3  # by which AdamW's first steps move every weight that has a gradient of one sign
+
+
+def _train(folder: str, url: str) -> None:
+    model = CausalLM(SHAPE)
+    initialize(model, 3)
+    optimizer = AdamW(model.parameters(), lr=STEP, weight_decay=0.0)
+    checkpoints = Checkpoints(Path(folder) / "checkpoints", Storage(keep_local=3, store=url))
+    for step in (1, 2, 3):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        model.shape = replace(SHAPE, rope_base=1000.0 * step)
+        save_internlm2(model, Path(folder) / f"model-{step}")
+        state = {"tokens": 100 * step, "shape": asdict(model.shape)}
+        checkpoints.save(step, [(model, optimizer)], state, last=step == 3)
+    checkpoints.finish()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("made") / "run"
+    folder = run / "pretrain"
+    folder.mkdir(parents=True)
+    settings: dict[str, Any] = {"steps": 3}
+    url = f"{run.parent / 'store'}/run/pretrain/{manifests.digest([settings, {}])}"
+    run_ranks(_train, 1, str(folder), url)
+    shutil.copytree(folder / "model-3", folder / "model")
+    rows = [{"step": step, "loss": 4.0 - step, "tokens_per_second": 10.0 * step} for step in (1, 2, 3)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = [folder / "model" / "model.safetensors", folder / "model" / "shape.json", folder / "metrics.jsonl"]
+    summary = {"step": 3, "loss": 1.0, "tokens": 300, "tokens_per_second": 30.0}
+    described = manifests.describe_files(folder, files)
+    manifests.commit(folder, Manifest("pretrain", settings, {}, described, {"summary": summary}))
+    (run / "config.yaml").write_text(f"pretrain: {{store: '{run.parent / 'store'}'}}\n")
+    Tokenizer([bytes([i]) for i in range(256)], SHAPE.vocab_size).save(run / "tokenizer")
+    return run
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Iterator[Path]:
+    shutil.copytree(made, tmp_path / "run")
+    yield tmp_path / "run"
+
+
+def ask(capsys: pytest.CaptureFixture[str], run: Path, *words: str) -> tuple[int, dict[str, Any], str]:
+    """Exit code, JSON line, all that was printed before it."""
+    code = checkpoint.main([words[0], "--run-dir", str(run), "--stage", "pretrain", *words[1:]])
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    return code, json.loads(lines[-1]), "\n".join(lines[:-1]) + said.err
+
+
+def test_ls_tells_what_lies_where(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoints = run / "pretrain" / "checkpoints"
+    (checkpoints / "step-00000004").mkdir()
+    (checkpoints / "step-00000002" / "__0_0.distcp").write_bytes(b"short")
+    code, line, words = ask(capsys, run, "ls")
+    assert code == 0
+    found = [(row["step"], row["tier"], row["note"]) for row in line["checkpoints"]]
+    assert [row[:2] for row in found] == [
+        *((4, "local"), (3, "local"), (3, "store"), (2, "local"), (2, "store"), (1, "local"), (1, "store")),
+    ]
+    assert [row[2] for row in found if row[1] == "local"] == [
+        *("not committed", "", "__0_0.distcp is missing or has another size", ""),
+    ]
+    assert "300" in words and "committed" in words
+    (run / "config.yaml").write_text("pretrain: {store: 'nosuch://x'}\n")
+    assert ask(capsys, run, "ls")[0] == 2
+
+
+def test_verify_names_the_damaged_file(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(capsys, run, "verify")[:2] == (
+        0,
+        {"job": "checkpoint", "verb": "verify", "stage": "pretrain", "whole": [1, 2, 3], "status": "done"},
+    )
+    flip(run / "pretrain" / "checkpoints" / "step-00000002" / "__0_0.distcp")
+    code, line, words = ask(capsys, run, "verify")
+    assert code == 2 and "step-00000002: __0_0.distcp has another SHA-256" in line["error"]
+    assert "step-00000003  whole" in words
+    assert ask(capsys, run, "verify", "--step", "3")[0] == 0
+    for words_of_refused in (("diff", "1", "2"), ("promote", "--step", "2"), ("export", "--step", "2", "--out", "x")):
+        assert ask(capsys, run, *words_of_refused)[0] == 2
+    assert "it has 1, 2, 3" in ask(capsys, run, "promote", "--step", "7")[2]
+
+
+def test_diff_is_what_the_optimizer_did(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, line, words = ask(capsys, run, "diff", "1", "3", "--top", "3")
+    parameters = list(CausalLM(SHAPE).parameters())
+    assert code == 0 and line["tensors"] == 4 * len(parameters) and len(words.splitlines()) == 4
+    kinds = line["kinds"]
+    assert kinds["step"]["largest"] == 2.0
+    # Gradients of one make every AdamW step move every weight by the rate.
+    assert kinds["weights"]["largest"] == pytest.approx(2 * STEP, rel=1e-3)
+    count = sum(p.numel() for p in parameters)
+    assert kinds["weights"]["norm"] == pytest.approx(2 * STEP * count**0.5, rel=1e-3)
+    moments = [1 - 0.9**step for step in (1, 3)]
+    assert kinds["exp_avg"]["largest"] == pytest.approx(moments[1] - moments[0], rel=1e-3)
+    assert ask(capsys, run, "diff", "2", "2")[1]["kinds"]["weights"]["largest"] == 0.0
+
+
+def test_promote_changes_the_model_and_the_manifest_stays_true(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run / "pretrain"
+    before = manifests.load(folder)
+    assert before is not None
+    code, line, _ = ask(capsys, run, "promote", "--step", "2")
+    assert code == 0
+    promoted, expected = load_causal(folder / "model"), load_causal(folder / "model-2")
+    assert all(torch.equal(a, b) for a, b in zip(promoted.parameters(), expected.parameters(), strict=True))
+    assert load_shape(folder / "model").rope_base == 2000.0
+    after = manifests.load(folder)
+    assert after is not None and after.fingerprint != before.fingerprint  # what reads the model runs again
+    assert manifests.why_stale(after, folder, before.settings, before.inputs) is None  # the stage does not
+    assert after.files == manifests.describe_files(folder, [folder / name for name in before.files])
+    assert after.metrics["summary"] == {"step": 2, "loss": 2.0, "tokens": 200, "tokens_per_second": 20.0}
+    assert after.metrics["promoted"] == 2 and line["promoted"]["step"] == 2
+    assert not (folder / "in_progress").exists()
+
+
+def test_export_of_a_step_is_that_steps_model(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out, back = tmp_path / "out", tmp_path / "back"
+    code, line, _ = ask(capsys, run, "export", "--step", "1", "--dtype", "fp32", "--out", str(out))
+    assert code == 0 and line["step"] == 1
+    assert checkpoint.main(["import", "--model", str(out), "--out", str(back)]) == 0
+    ours, theirs = full_weights(load_causal(run / "pretrain" / "model-1")), full_weights(load_causal(back))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert json.loads((out / "config.json").read_text())["rope_theta"] == 1000.0
+    assert commit.newest_step(run / "pretrain" / "checkpoints") == 3
