@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor.parallel import loss_parallel
 
-from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel, Shape
-from ilm_ray.parallel.context import gather_rows, padded, slice_of, split_context
+from ilm_ray.model.internlm2 import CausalLM, Packed, Reduction, ScalarModel, Shape
+from ilm_ray.parallel.context import gather_rows, padded, slice_of, split_context, sum_slices
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.parallel.mesh import Meshes
 from ilm_ray.parallel.sharding import keep_states, shard_states
@@ -76,15 +76,19 @@ class ParallelModel:
         """Where the model is called and where its backward runs: with tp the logits are split over the vocabulary."""
         return loss_parallel() if self.layout.tp > 1 else nullcontext()
 
-    def __call__(self, batch: Packed, labels: Tensor | None = None) -> Tensor:
+    def __call__(self, batch: Packed, labels: Tensor | None = None, reduction: Reduction = "none") -> Tensor:
         """As the model's own call; inside `active()`. A pipeline gives no gradient here: see `backward_windows`."""
-        rows = len(batch.tokens)
+        rows, group = len(batch.tokens), self.meshes.group("cp")
         batch, labels = self._mine(batch, labels, _multiple(rows, self.layout.row_unit))
         if self.pipeline is not None:
             out = self.pipeline.forward(batch, labels)
+            if reduction == "sum":
+                out = out.sum()
         else:  # a scalar model takes no labels
-            out = self.parts[0](batch) if labels is None else self.parts[0](batch, labels)
-        return gather_rows(out, self.meshes.group("cp"))[:rows] if self.layout.cp > 1 else out[:rows]
+            out = self.parts[0](batch) if labels is None else self.parts[0](batch, labels, reduction)
+        if reduction == "sum":
+            return sum_slices(out, group) if self.layout.cp > 1 else out
+        return gather_rows(out, group)[:rows] if self.layout.cp > 1 else out[:rows]
 
     def backward(self, micros: Sequence[Micro], loss_of: Callable[[Micro], Tensor], scale: float) -> None:
         """Add up gradients of the sum of scale * loss_of(micro), averaged over the dp ranks. Not with a pipeline."""
@@ -101,7 +105,7 @@ class ParallelModel:
 
         def loss_of(window: Window) -> Tensor:
             batch, labels = window
-            losses.append(self(batch.to(self.device), labels.to(self.device)).sum())
+            losses.append(self(batch.to(self.device), labels.to(self.device), "sum"))
             return losses[-1]
 
         if self.pipeline is None:
