@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ilm_ray.model.attention import attention
 from ilm_ray.model.loss import summed_loss, token_losses
+from ilm_ray.model.pointwise import RMSNorm, swiglu
 from ilm_ray.model.rotary import rotary_tables, split_rotated
 
 Reduction = Literal["none", "sum"]
@@ -111,15 +112,15 @@ class FeedForward(nn.Module):
         self.w2 = nn.Linear(shape.mlp_hidden, shape.hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+        return self.w2(swiglu(self.w1(x), self.w3(x)))
 
 
 class Block(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(shape.hidden, eps=shape.norm_eps)
+        self.attention_norm = RMSNorm(shape.hidden, eps=shape.norm_eps)
         self.attention = Attention(shape)
-        self.ffn_norm = nn.RMSNorm(shape.hidden, eps=shape.norm_eps)
+        self.ffn_norm = RMSNorm(shape.hidden, eps=shape.norm_eps)
         self.feed_forward = FeedForward(shape)
 
     def forward(self, x: Tensor, documents: Documents) -> Tensor:
@@ -136,7 +137,7 @@ class Backbone(nn.Module):
         self.tok_embeddings = nn.Embedding(shape.vocab_size, shape.hidden)
         # A dict keyed by the global layer number: names survive when a pipeline stage keeps some of them.
         self.layers = nn.ModuleDict({str(i): Block(shape) for i in range(shape.layers)})
-        self.norm = nn.RMSNorm(shape.hidden, eps=shape.norm_eps)
+        self.norm = RMSNorm(shape.hidden, eps=shape.norm_eps)
 
     def forward(self, batch: Packed) -> Tensor:
         x = self.tok_embeddings(batch.tokens)

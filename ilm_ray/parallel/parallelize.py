@@ -14,6 +14,7 @@ from ilm_ray.model.internlm2 import CausalLM, Packed, Reduction, ScalarModel, Sh
 from ilm_ray.parallel.context import gather_rows, padded, slice_of, split_context, sum_slices
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.parallel.mesh import Meshes
+from ilm_ray.parallel.recompute import compile_blocks, recompute_blocks
 from ilm_ray.parallel.sharding import keep_states, shard_states
 from ilm_ray.parallel.stages import Pipeline, Window, cut
 from ilm_ray.parallel.tensor import split_tensors
@@ -44,10 +45,15 @@ def parallelize(model: CausalLM | ScalarModel, layout: Layout, device: torch.dev
         # 3. Context: attention looks beyond this rank's rows. No parameter is touched.
         if layout.cp > 1:
             split_context(part, meshes.group("cp"), layout.cp_kind)
-        # 4. States: FSDP2 over the dp * cp ranks that hold the same weights. It moves each block to the device as it
+        # 4. Recomputing: what a block does is settled by now, collectives within it included.
+        recompute_blocks(part, layout.recompute)
+        # 5. Compiling: sees the recomputation, so it may fuse it with the backward.
+        if layout.compile:
+            compile_blocks(part)
+        # 6. States: FSDP2 over the dp * cp ranks that hold the same weights. It moves each block to the device as it
         # splits it, so that no device ever holds the whole model.
         shard_states(part, meshes.states, layout, precision)
-    # 5. Schedule: last, for it must know that its stages are FSDP2 modules.
+    # 7. Schedule: last, for it must know that its stages are FSDP2 modules.
     pipeline = Pipeline(parts, layout, meshes, precision) if layout.pp > 1 else None  # type: ignore[arg-type]
     return ParallelModel(parts, layout, meshes, pipeline)
 
