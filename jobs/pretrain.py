@@ -25,7 +25,7 @@ def _settings(config: Config) -> dict[str, Any]:
 
 def _work(context: Context) -> Result:
     drawn = _look_ahead(context)
-    result = run_training(context, PretrainTask, context.config.pretrain.weight_decay)
+    result = run_training(context, PretrainTask, context.config.pretrain.weight_decay, measure_beside=True)
     return replace(result, metrics=result.metrics | {"drawn": drawn})
 
 

@@ -1,13 +1,14 @@
 """Bits per byte on held-out documents: comparable across tokenizers, contexts and phases."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ilm_ray.config.schema import PhaseConfig
 from ilm_ray.corpus.mixture import packed_from_arrays
 from ilm_ray.corpus.tokens import TokenSource
 from ilm_ray.model.internlm2 import Packed
@@ -34,6 +35,15 @@ def heldout_windows(source: TokenSource, context: int, tokens: int, per_window: 
     if inputs:
         windows.append((packed_from_arrays(inputs), torch.from_numpy(np.concatenate(labels))))
     return windows
+
+
+def phase_windows(heldout: Mapping[str, TokenSource], phase: PhaseConfig, tokens: int) -> dict[str, list[Window]]:
+    """Held-out windows of the sources of a phase, `tokens` of each, cut to the phase's context."""
+    return {
+        name: heldout_windows(source, phase.context, tokens, max(phase.context, 1024))
+        for name, source in heldout.items()
+        if name in phase.mixture and len(source)
+    }
 
 
 def bits_and_bytes(model: Any, window: Window, byte_lengths: Tensor) -> list[float]:

@@ -19,6 +19,7 @@ from ilm_ray.parallel.devices import Device
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.parallel.parallelize import ParallelModel, parallelize
 from ilm_ray.parallel.sharding import clip_gradients, summed
+from ilm_ray.pretrain.evaluate import Evaluate
 from ilm_ray.pretrain.guard import Guard, Verdict
 from ilm_ray.pretrain.layouts import Stretches
 from ilm_ray.pretrain.look import asked, layer_norms, measured
@@ -144,7 +145,7 @@ class _Trainer:
         ]
         meshes = self.model.meshes
         self.rank, self.ranks, self.replicas = meshes.rank("dp"), meshes.reading["dp"].size(), meshes.group("dp")
-        self.evaluate, self.rollbacks = _Evaluate(self.model), 0
+        self.evaluate, self.rollbacks = Evaluate(self.model), 0
         self.meter = Meter(self.model.shape, dist.get_world_size(), self.device)
         self.step, self.tokens, self.guard = 0, 0, Guard(settings.spike) if settings.spike else None
         self.window = _Window()
@@ -299,27 +300,6 @@ class _Window:
     def means(self) -> dict[str, float]:
         """All sums are divided by the same count."""
         return {name: value / max(self.count, 1.0) for name, value in self.sums.items()}
-
-
-class _Evaluate:
-    """Sum a per-micro-batch function over all replicas; every one makes the same number of forwards."""
-
-    def __init__(self, model: ParallelModel) -> None:
-        self.device, self.replicas = model.device, model.meshes.group("dp")
-        self.rank, self.ranks = model.meshes.rank("dp"), model.meshes.reading["dp"].size()
-        self.active = model.active
-
-    def __call__(self, model: Any, micros: list[Micro], figures: Callable[[Any, Micro], list[float]]) -> list[float]:
-        rounds = -(-len(micros) // self.ranks)
-        total: list[float] = []
-        with torch.no_grad(), self.active():
-            for i in range(rounds):
-                index = i * self.ranks + self.rank
-                values = figures(model, micros[min(index, len(micros) - 1)])
-                if index >= len(micros):  # a forward made only so that the others' collectives have a partner
-                    values = [0.0] * len(values)
-                total = [a + b for a, b in zip(total, values, strict=True)] if total else values
-        return summed(total, self.device, self.replicas)
 
 
 def _save_final(model: ParallelModel, folder: Path) -> None:

@@ -19,7 +19,7 @@ from ilm_ray.model.loss import IGNORE
 from ilm_ray.parallel.devices import Device
 from ilm_ray.parallel.parallelize import ParallelModel
 from ilm_ray.pretrain.guard import nth_kept
-from ilm_ray.pretrain.heldout import Window, bits_per_byte, heldout_windows
+from ilm_ray.pretrain.heldout import Window, bits_per_byte, phase_windows
 from ilm_ray.pretrain.layouts import Stretches, stretches
 from ilm_ray.pretrain.loop import Losses
 from ilm_ray.pretrain.schedule import cosine_lr
@@ -158,18 +158,11 @@ class PretrainTask:
         rows = []
         for phase, when in phases:
             set_rope_base(model, phase.rope_base)
-            figures = bits_per_byte(model, self._windows(phase), self.byte_lengths, evaluate)
+            windows = phase_windows(self.heldout, phase, self.config.evaluation.heldout_sequences * 256)
+            figures = bits_per_byte(model, windows, self.byte_lengths, evaluate)
             rows.append({"phase": phase.name, "when": when, "bits_per_byte": figures})
         set_rope_base(model, self.phases[number].rope_base)
         return {"evaluations": rows} if rows else None
-
-    def _windows(self, phase: PhaseConfig) -> dict[str, list[Window]]:
-        tokens = self.config.evaluation.heldout_sequences * 256
-        return {
-            name: heldout_windows(source, phase.context, tokens, max(phase.context, 1024))
-            for name, source in self.heldout.items()
-            if name in phase.mixture and len(source)
-        }
 
 
 def next_token_losses(model: Any, batch: Packed, labels: Tensor) -> Losses:

@@ -1,7 +1,7 @@
 """Ray Train around the training loop: workers, process group, restart after a fault with its diagnosis, metrics."""
 
 import json
-import threading
+import shutil
 import time
 import traceback
 from collections.abc import Callable
@@ -22,15 +22,16 @@ from ilm_ray.config import Config
 from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.stage import Context, Result
 from ilm_ray.errors import UserError
-from ilm_ray.observe import metrics
-from ilm_ray.observe.journal import Journal, read_journal
-from ilm_ray.observe.progress import Progress
+from ilm_ray.observe.journal import read_journal
 from ilm_ray.parallel.devices import known_device
 from ilm_ray.parallel.group import keep_ranks
 from ilm_ray.parallel.layout import Layout
-from ilm_ray.pretrain.attempts import Attempts, failed, finished, lost, started
-from ilm_ray.pretrain.diagnosis import IDLE, Diagnosis, write_diagnosis
+from ilm_ray.pretrain.attempts import Attempts, finished
+from ilm_ray.pretrain.beside import checkpoint_figures, hold
+from ilm_ray.pretrain.diagnosis import IDLE
+from ilm_ray.pretrain.follower import Follower
 from ilm_ray.pretrain.layouts import Stretch, Stretches
+from ilm_ray.pretrain.logs import TrainingLog
 from ilm_ray.pretrain.loop import HasPhases, LoopSettings, SkipsData, Task, train
 from ilm_ray.pretrain.opinion import second_opinion
 from ilm_ray.pretrain.watch import Watch
@@ -38,6 +39,7 @@ from ilm_ray.pretrain.watch import Watch
 # Our own rule ends a hopeless run (`Attempts.hopeless`); this one those whose workers never come to our code.
 MAX_FAILURES = 100
 GRACE_S = 120.0  # by which a rank that waits for a hung one outlives it: the hung one says more of why
+MEASURE_S = 600.0  # after the end of training, for checkpoints that are still measured
 ELASTIC_EVERY_S = 30.0  # how often a smaller worker group looks whether the cluster has room for more
 
 
@@ -45,9 +47,13 @@ class TrainingFailed(RuntimeError):
     """Training ended before its last step; the message is its diagnosis."""
 
 
-def run_training(context: Context, make_task: Callable[[Config, Path], Task], weight_decay: float) -> Result:
+def run_training(
+    context: Context, make_task: Callable[[Config, Path], Task], weight_decay: float, measure_beside: bool = False
+) -> Result:
     """Train a task on Ray Train workers; evaluations and the last row become the stage's metrics.
 
+    With `measure_beside` held-out bits per byte of every n-th checkpoint (`pretrain.evaluate_every`) go to
+    `beside.jsonl`.
     A worker that dies, hangs or fails is replaced, and training goes on from the last checkpoint. Raises TrainingFailed
     with the diagnosis where that does not help, UserError where the input is at fault.
     """
@@ -79,29 +85,32 @@ def run_training(context: Context, make_task: Callable[[Config, Path], Task], we
     )
     ask = pretrain.opinion
     opinion = None if ask is None else partial(second_opinion, ask.url, ask.model)
-    with _Follower(folder, attempts, context.journal, opinion) as follower:
+    beside = _Beside(config, context.run_dir, folder) if measure_beside and pretrain.evaluate_every else None
+    with Follower(folder, attempts, context.journal, opinion, beside.look if beside else _nothing) as follower:
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise TrainingFailed(f"Ray Train gave up: {error}; see {attempts.folder}") from error
         finally:
             follower.close()
+            if beside is not None:
+                beside.finish()
     last = attempts.all()[-1]
     if not finished(last):
-        why = _rows(attempts.folder / "diagnoses.jsonl")[-1]
+        why = read_journal(attempts.folder / "diagnoses.jsonl")[-1]
         kind = UserError if why["category"] == "bad_input" else TrainingFailed
         raise kind(f"{why['line']} Evidence: {last}")
-    rows = _rows(folder / "metrics.jsonl")
+    rows = read_journal(folder / "metrics.jsonl")
     files = [folder / "model" / name for name in ("model.safetensors", "shape.json")]
     files += [folder / name for name in ("metrics.jsonl", "evaluations.jsonl")]
     summary = {k: rows[-1][k] for k in ("step", "loss", "tokens", "tokens_per_second")}
-    faults = _rows(attempts.folder / "diagnoses.jsonl")
+    faults = read_journal(attempts.folder / "diagnoses.jsonl")
     return Result(
         files,
         {
             "summary": summary,
-            "evaluations": _rows(folder / "evaluations.jsonl"),
-            "incidents": _rows(folder / "incidents.jsonl"),
+            "evaluations": read_journal(folder / "evaluations.jsonl"),
+            "incidents": read_journal(folder / "incidents.jsonl"),
             "faults": [{k: row[k] for k in ("attempt", "category", "step", "line")} for row in faults],
         },
     )
@@ -130,7 +139,7 @@ def _train_in_stretches(
 ) -> None:
     """Each stretch of `task` in its layout, on those of the workers that it has a place for."""
     c, rank, ranks = config.pretrain, dist.get_rank(), dist.get_world_size()
-    log = _Log(folder, task, rank)
+    log = TrainingLog(folder, task, rank)
     plan = Stretches(ranks, (Stretch(task.steps, Layout(), 0),), "")
     if isinstance(task, HasPhases):
         plan = task.lay_out(ranks, known_device(torch.cuda.get_device_name() if torch.cuda.is_available() else None))
@@ -175,132 +184,61 @@ class _KeepsExceptions(UserCallback):
             write_text_atomic(begun[-1] / "controller.json", json.dumps(said))
 
 
-class _Log:
-    """Rank 0 writes `metrics.jsonl`, `evaluations.jsonl`, `incidents.jsonl` and `looks.jsonl`."""
+class _Beside:
+    """In the driver: hands checkpoints to Ray tasks that measure them while training goes on and does not wait."""
 
-    def __init__(self, folder: Path, task: Task, rank: int) -> None:
-        self.folder, self.task, self.rank = folder, task, rank
+    def __init__(self, config: Config, run_dir: Path, folder: Path) -> None:
+        self.config, self.run_dir, self.folder = config, run_dir, folder
+        self.every = config.pretrain.evaluate_every or 1
+        self.unit = self.every * config.pretrain.checkpoint_every
+        # What was handed over before this driver came is measured again: its task went with its driver.
+        self.known = {row["step"] for row in read_journal(folder / "beside.jsonl")}
+        self.running: dict[Any, Path] = {}
+        self.task = ray.remote(num_cpus=1, max_retries=1)(checkpoint_figures)
 
-    def __call__(self, row: dict[str, Any]) -> None:
-        if self.rank:
+    def look(self) -> None:
+        """Hand over new checkpoints, take what is done."""
+        for checkpoint in commit.committed(self.folder / "checkpoints"):
+            step = commit.step_of(checkpoint)
+            if step in self.known or step % self.unit:
+                continue
+            self.known.add(step)
+            try:
+                held = hold(checkpoint, self.folder / "measured")
+            except FileNotFoundError:  # deleted meanwhile: training makes them faster than this looks
+                self._append({"step": step, "error": "the checkpoint was gone before it could be measured"})
+                continue
+            self.running[self.task.remote(self.config, self.run_dir, held)] = held
+        self._take(0.0)
+
+    def finish(self) -> None:
+        """Wait, for a bounded time, for what is under way."""
+        deadline = time.monotonic() + MEASURE_S
+        while self.running and time.monotonic() < deadline:
+            self._take(1.0)
+        for task, held in self.running.items():
+            ray.cancel(task, force=True)
+            self._append(
+                {"step": commit.step_of(held), "error": f"not measured within {MEASURE_S:.0f} s after the end"}
+            )
+        shutil.rmtree(self.folder / "measured", ignore_errors=True)
+
+    def _take(self, timeout_s: float) -> None:
+        if not self.running:
             return
-        if "begins" in row:  # what a crashed attempt logged past its last checkpoint will be logged again
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._back_to(row["step"])
-        elif "evaluations" in row:
-            for evaluation in row["evaluations"]:
-                self._append("evaluations.jsonl", {"step": row["step"], **evaluation})
-        elif "look" in row:
-            self._append("looks.jsonl", row)
-        elif "incident" in row:
-            self._back_to(row.pop("back_to", row["step"]))
-            self._append("incidents.jsonl", row)
-        else:
-            if isinstance(self.task, HasPhases):
-                row["phase"] = self.task.phases[self.task.phase_of(row["step"] - 1)[0]].name
-            self._append("metrics.jsonl", row | {"steps": self.task.steps})
-            stage = {"stage": self.folder.name}
-            for metric, name in metrics.OF_TRAINING_ROWS:
-                if name in row:
-                    metrics.gauge(*metric).set(row[name], stage)
+        done, _ = ray.wait(list(self.running), num_returns=len(self.running), timeout=timeout_s)
+        for task in done:
+            held = self.running.pop(task)
+            try:
+                self._append(ray.get(task))
+            except ray.exceptions.RayError as error:
+                said = str(error).strip().splitlines()[-1]
+                self._append({"step": commit.step_of(held), "error": f"it could not be measured: {said}"})
+            shutil.rmtree(held, ignore_errors=True)
 
-    def _back_to(self, step: int) -> None:
-        """Drop what was logged of steps that will be done again."""
-        _keep(self.folder / "metrics.jsonl", lambda row: row["step"] <= step)
-        _keep(self.folder / "evaluations.jsonl", lambda row: row["step"] < step)
-        _keep(self.folder / "incidents.jsonl", lambda row: row["step"] < step)
-
-    def _append(self, name: str, row: dict[str, Any]) -> None:
-        with (self.folder / name).open("a", encoding="utf-8") as out:
+    def _append(self, row: dict[str, Any]) -> None:
+        with (self.folder / "beside.jsonl").open("a", encoding="utf-8") as out:
             out.write(json.dumps(row) + "\n")
 
 
-class _Follower:
-    """In the driver: shows progress, because a worker's own output does not reach the person who waits, and says of
-    every attempt that ended too early what ended it."""
-
-    def __init__(
-        self,
-        folder: Path,
-        attempts: Attempts,
-        journal: Journal,
-        opinion: Callable[[Diagnosis], str] | None,
-        every_s: float = 2.0,
-    ) -> None:
-        self.folder, self.attempts, self.journal, self.opinion = folder, attempts, journal, opinion
-        self.every_s, self.shown, self.incidents = every_s, 0, 0
-        self.laid_out = len(attempts.all())
-        self.start = commit.newest_step(folder / "checkpoints")
-        self.progress: Progress | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-        (folder / "incidents.jsonl").touch()
-
-    def __enter__(self) -> "_Follower":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop following, and diagnose the last attempt if it failed."""
-        if self._stop.is_set():
-            return
-        self._stop.set()
-        self._thread.join()
-        self._look()
-        self._diagnose(self.attempts.all())
-
-    def _follow(self) -> None:
-        while not self._stop.wait(self.every_s):
-            self._look()
-            self._diagnose(self.attempts.all()[:-1])
-
-    def _look(self) -> None:
-        rows = read_journal(self.folder / "metrics.jsonl")
-        if rows and rows[-1]["step"] != self.shown:
-            last = rows[-1]
-            self.progress = self.progress or Progress(self.folder.name, last["steps"], done=self.start)
-            self.shown = last["step"]
-            self.progress.update(self.shown, loss=last["loss"], tokens_per_second=last["tokens_per_second"])
-        incidents = read_journal(self.folder / "incidents.jsonl")
-        for row in incidents[self.incidents :]:
-            self.journal.event("incident", **{k: row[k] for k in ("step", "incident", "why", "action")})
-        self.incidents = len(incidents)
-        for attempt in self.attempts.all()[self.laid_out :]:
-            if (attempt / "layout.txt").exists():
-                self.journal.event("layout", why=(attempt / "layout.txt").read_text(encoding="utf-8"))
-                self.laid_out = int(attempt.name.split("-")[1]) + 1
-
-    def _diagnose(self, over: list[Path]) -> None:
-        known = {row["attempt"] for row in _rows(self.attempts.folder / "diagnoses.jsonl")}
-        following = dict(zip(self.attempts.all(), self.attempts.all()[1:], strict=False))
-        for number, attempt in enumerate(over):
-            if number in known or finished(attempt):
-                continue
-            after = following.get(attempt)
-            cost = {} if after is None else lost(attempt, after)
-            if failed(attempt) or after is None:
-                row = write_diagnosis(attempt, self.opinion)
-                said = {"second_opinion": row["second_opinion"]} if "second_opinion" in row else {}
-                self.journal.event("recover" if after else "fail", why=row["line"], **cost, **said)
-            elif started(after)["workers"] != started(attempt)["workers"]:
-                self.journal.event("resize", workers=started(after)["workers"], **cost)
-
-
-def _keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
-    """Rewrite a JSON Lines log without the rows that are not wanted; a last line cut by a crash goes too."""
-    kept = []
-    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if wanted(row):
-            kept.append(line + "\n")
-    write_text_atomic(path, "".join(kept))
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return read_journal(path)
+def _nothing() -> None: ...
