@@ -22,7 +22,11 @@ _OPTIONS = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
 def states_of(parts: Sequence[Part]) -> States:
-    """{"model": weights, "optimizer": states} of all parts: they share no layer, so they share no name."""
+    """{"model": weights, "optimizer": moments} of all parts: they share no layer, so they share no name.
+
+    What an optimizer has beside its moments (rates, betas, decay) is left out: the configuration and the schedule give
+    it, and flattened it would be ten small objects a parameter, most of the time that saving a small model takes.
+    """
     return _together(_each(parts))
 
 
@@ -36,7 +40,7 @@ def load_states(path: Path, parts: Sequence[Part], group: dist.ProcessGroup) -> 
             model,
             optimizer,
             model_state_dict={name: loaded["model"][name] for name in weights},
-            optim_state_dict={name: loaded["optimizer"][name] for name in moments},
+            optim_state_dict={name: loaded["optimizer"].get(name, value) for name, value in moments.items()},
             options=_OPTIONS,
         )
 
@@ -72,12 +76,16 @@ def _each(parts: Sequence[Part]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
 def _together(each: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> States:
     return {
         "model": {name: value for weights, _ in each for name, value in weights.items()},
-        "optimizer": {name: value for _, moments in each for name, value in moments.items()},
+        "optimizer": {name: value for _, moments in each for name, value in moments.items() if _is_moment(name)},
     }
 
 
+def _is_moment(name: str) -> bool:
+    return not name.startswith("param_groups.")
+
+
 class _Planner(DefaultLoadPlanner):
-    """torch's own unpickles whatever is no tensor (rates, betas): a checkpoint from a store could run any code."""
+    """torch's own unpickles what a checkpoint says is no tensor: one from a store could run any code."""
 
     def load_bytes(self, read_item: Any, value: Any) -> None:
         path = self.mappings[read_item.dest_index.fqn]
