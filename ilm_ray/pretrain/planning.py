@@ -8,7 +8,7 @@ from ilm_ray.config.fit import parameter_count
 from ilm_ray.config.schema import PhaseConfig, PretrainConfig
 from ilm_ray.parallel.devices import Device
 from ilm_ray.parallel.elastic import usable
-from ilm_ray.parallel.planner import Choice, Plan, Work, choose_layout
+from ilm_ray.parallel.planner import Choice, Plan, Work
 from ilm_ray.parallel.step import Step
 from ilm_ray.pretrain.phases import shape_of
 
@@ -47,9 +47,9 @@ def settled(config: Config, choice: Choice) -> Config:
 
 
 def choose_layouts(config: Config, vocab_size: int, ranks: int, device: Device) -> list[Choice]:
-    """For each phase the layout that is fastest in it, alone. Raises UserError where one has none."""
+    """For each phase alone the fastest layout of up to `ranks` ranks. Raises UserError where one has none."""
     shape = shape_of(config, vocab_size)
-    return [choose_layout(shape, ranks, device, [work]) for work in work_of(config.pretrain)]
+    return [usable(None, ranks, shape, device, [work]) for work in work_of(config.pretrain)]
 
 
 @dataclass(frozen=True)
