@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ilm_ray.model.internlm2 import Block, CausalLM, rotate
+from ilm_ray.model.internlm2 import Block, CausalLM
+from ilm_ray.model.rotary import rotary_tables, split_rotated
 
 
 @torch.no_grad()
@@ -81,26 +82,27 @@ class _Cache:
         seen = (columns <= queries[:, None]) & (columns >= self.pads[:, None, None])
         # A padded query sees itself: a row without any key would give NaN, and NaN times 0 is NaN.
         mask = (seen | (columns == queries[:, None]))[:, None]
-        x = self.model.model.tok_embeddings(tokens)
+        x, shape = self.model.model.tok_embeddings(tokens), self.model.shape
+        turns = rotary_tables(positions.flatten(), shape.head_dim, shape.rope_base, x.dtype)
         for layer, block in enumerate(self.model.model.layers.values()):
             assert isinstance(block, Block)
-            x = self._block(block, layer, x, positions, mask, first, last)
+            x = self._block(block, layer, x, turns, mask, first, last)
         self.filled = last
         return self.model.output(self.model.model.norm(x[:, -1]))
 
     def _block(
-        self, block: Block, layer: int, x: Tensor, positions: Tensor, mask: Tensor, first: int, last: int
+        self, block: Block, layer: int, x: Tensor, turns: tuple[Tensor, Tensor], mask: Tensor, first: int, last: int
     ) -> Tensor:
         s, (rows, columns, _) = self.model.shape, x.shape
-        flat, at = block.attention_norm(x).flatten(0, 1), positions.flatten()
-        qkv = block.attention.wqkv(flat).view(rows * columns, s.kv_heads, s.queries_per_kv + 2, s.head_dim)
+        qkv = block.attention.wqkv(block.attention_norm(x).flatten(0, 1)).view(
+            rows * columns, s.kv_heads, s.queries_per_kv + 2, s.head_dim
+        )
 
         def by_head(t: Tensor) -> Tensor:
             return t.view(rows, columns, -1, s.head_dim).transpose(1, 2)
 
-        q = by_head(rotate(qkv[:, :, :-2].flatten(1, 2), at, s.rope_base))
-        self.store[layer, 0, :, :, first:last] = by_head(rotate(qkv[:, :, -2], at, s.rope_base))
-        self.store[layer, 1, :, :, first:last] = by_head(qkv[:, :, -1])
+        q, k, v = (by_head(t) for t in split_rotated(qkv, *turns))
+        self.store[layer, 0, :, :, first:last], self.store[layer, 1, :, :, first:last] = k, v
         keys, values = self.store[layer, 0, :, :, :last], self.store[layer, 1, :, :, :last]
         out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=True)
         x = x + block.attention.wo(out.transpose(1, 2).flatten(2))

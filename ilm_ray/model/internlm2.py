@@ -7,13 +7,18 @@ matrix. Names are those of the released checkpoints.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ilm_ray.model.attention import attention
-from ilm_ray.model.loss import token_losses
+from ilm_ray.model.loss import summed_loss, token_losses
+from ilm_ray.model.pointwise import RMSNorm, swiglu
+from ilm_ray.model.rotary import rotary_tables, split_rotated
+
+Reduction = Literal["none", "sum"]
 
 
 @dataclass(frozen=True)
@@ -60,16 +65,22 @@ class Packed:
         return Packed(self.tokens.to(device), self.positions.to(device), self.cu_seqlens.to(device), self.max_seqlen)
 
 
-def rotate(x: Tensor, positions: Tensor, base: float) -> Tensor:
-    """Rotary embedding in Hugging Face's half-split form. x: (tokens, heads, head_dim), positions: (tokens)."""
-    half = x.shape[-1] // 2
-    exact = torch.promote_types(x.dtype, torch.float32)
-    # Computed here, not kept in a buffer: a non-persistent buffer is garbage after loading on the meta device.
-    frequencies = base ** (-torch.arange(half, device=x.device, dtype=exact) / half)
-    angles = positions.to(exact)[:, None] * frequencies
-    cos, sin = angles.cos()[:, None, :], angles.sin()[:, None, :]
-    a, b = x.to(exact).split(half, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+@dataclass(frozen=True)
+class Documents:
+    """What every layer must know of a batch: rotary tables (tokens, head_dim / 2) and the documents' borders.
+
+    A plain object, so that FSDP2's mixed precision, which casts tensors among a block's arguments, leaves it alone.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    cu_seqlens: Tensor
+    max_seqlen: int
+
+    @classmethod
+    def of(cls, batch: Packed, shape: Shape, dtype: torch.dtype) -> "Documents":
+        cos, sin = rotary_tables(batch.positions, shape.head_dim, shape.rope_base, dtype)
+        return cls(cos, sin, batch.cu_seqlens, batch.max_seqlen)
 
 
 class Attention(nn.Module):
@@ -82,13 +93,12 @@ class Attention(nn.Module):
         self.wo = nn.Linear(shape.heads * shape.head_dim, shape.hidden, bias=False)
         self.attend: Callable[..., Tensor] = attention  # who has rows of a longer batch only puts an exchange around it
 
-    def forward(self, x: Tensor, batch: Packed) -> Tensor:
+    def forward(self, x: Tensor, documents: Documents) -> Tensor:
         s = self.shape
         # -1 lets the local number of groups follow from the weight: a tensor-parallel shard is a plain split.
         qkv = self.wqkv(x).view(len(x), -1, s.queries_per_kv + 2, s.head_dim)
-        q = rotate(qkv[:, :, :-2].flatten(1, 2), batch.positions, s.rope_base)
-        k = rotate(qkv[:, :, -2], batch.positions, s.rope_base)
-        out = self.attend(q, k, qkv[:, :, -1], batch.cu_seqlens, batch.max_seqlen)
+        q, k, v = split_rotated(qkv, documents.cos, documents.sin)
+        out = self.attend(q, k, v, documents.cu_seqlens, documents.max_seqlen)
         return self.wo(out.flatten(1))
 
 
@@ -102,19 +112,19 @@ class FeedForward(nn.Module):
         self.w2 = nn.Linear(shape.mlp_hidden, shape.hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+        return self.w2(swiglu(self.w1(x), self.w3(x)))
 
 
 class Block(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(shape.hidden, eps=shape.norm_eps)
+        self.attention_norm = RMSNorm(shape.hidden, eps=shape.norm_eps)
         self.attention = Attention(shape)
-        self.ffn_norm = nn.RMSNorm(shape.hidden, eps=shape.norm_eps)
+        self.ffn_norm = RMSNorm(shape.hidden, eps=shape.norm_eps)
         self.feed_forward = FeedForward(shape)
 
-    def forward(self, x: Tensor, batch: Packed) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), batch)
+    def forward(self, x: Tensor, documents: Documents) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), documents)
         return x + self.feed_forward(self.ffn_norm(x))
 
 
@@ -123,15 +133,17 @@ class Backbone(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
+        self.shape = shape
         self.tok_embeddings = nn.Embedding(shape.vocab_size, shape.hidden)
         # A dict keyed by the global layer number: names survive when a pipeline stage keeps some of them.
         self.layers = nn.ModuleDict({str(i): Block(shape) for i in range(shape.layers)})
-        self.norm = nn.RMSNorm(shape.hidden, eps=shape.norm_eps)
+        self.norm = RMSNorm(shape.hidden, eps=shape.norm_eps)
 
     def forward(self, batch: Packed) -> Tensor:
         x = self.tok_embeddings(batch.tokens)
+        documents = Documents.of(batch, self.shape, x.dtype)
         for block in self.layers.values():
-            x = block(x, batch)
+            x = block(x, documents)
         return self.norm(x)
 
 
@@ -140,19 +152,25 @@ class CausalLM(nn.Module):
 
     def __init__(self, shape: Shape, loss_chunk: int = 4096) -> None:
         super().__init__()
-        self.shape, self.loss_chunk = shape, loss_chunk
+        self.loss_chunk = loss_chunk
         self.model = Backbone(shape)
         self.output = nn.Linear(shape.hidden, shape.vocab_size, bias=False)
 
-    def forward(self, batch: Packed, labels: Tensor | None = None) -> Tensor:
+    @property
+    def shape(self) -> Shape:
+        return self.model.shape
+
+    def forward(self, batch: Packed, labels: Tensor | None = None, reduction: Reduction = "none") -> Tensor:
         """Logits (tokens, vocabulary); with labels (tokens), each token's loss in fp32, 0 where the label is -100.
 
         The loss of label[i] given tokens[..i] is minus its log-probability. With labels the logits never exist whole.
+        reduction=sum gives the sum of the losses, for a third less work of the head in the backward.
         """
         hidden = self.model(batch)
         if labels is None:
             return self.output(hidden)
-        return token_losses(hidden, self.output, labels, self.loss_chunk)
+        losses = token_losses if reduction == "none" else summed_loss
+        return losses(hidden, self.output, labels, self.loss_chunk)
 
 
 class ScalarModel(nn.Module):
@@ -160,9 +178,12 @@ class ScalarModel(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.shape = shape
         self.model = Backbone(shape)
         self.v_head = nn.Linear(shape.hidden, 1, bias=False)
+
+    @property
+    def shape(self) -> Shape:
+        return self.model.shape
 
     def forward(self, batch: Packed) -> Tensor:
         """One number per token: (tokens), fp32."""

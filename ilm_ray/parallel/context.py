@@ -82,6 +82,11 @@ def gather_rows(rows: Tensor, group: ProcessGroup) -> Tensor:
     return _GatherRows.apply(rows, group)
 
 
+def sum_slices(part: Tensor, group: ProcessGroup) -> Tensor:
+    """A sum over the rows of all slices from each one's; gradients as in `gather_rows`."""
+    return _SumSlices.apply(part, group)
+
+
 class _Exchange(torch.autograd.Function):
     """Split dimension `scatter` over the group, join dimension `gather`; the backward is the exchange undone."""
 
@@ -110,3 +115,15 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient[dist.get_rank(ctx.group) * ctx.count :][: ctx.count], None
+
+
+class _SumSlices(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, group: ProcessGroup) -> Tensor:
+        total = part.clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None

@@ -49,6 +49,9 @@ class Layout(BaseModel):
     gradients: Share = "full"
     optimizer: Share = "full"
     shard_group: Count = 8  # ranks that a `partial` state is split over: best those of one node
+    # none: the backward finds all it needs; selective: norms, rotation, SwiGLU are computed again; full: whole blocks
+    recompute: Literal["none", "selective", "full"] = "none"
+    compile: bool = False  # torch.compile for each block
     prefetch: Count = 1  # blocks whose parameters are gathered while one computes: more overlap, more memory
     # What of a block is computed again in its backward: nothing; all but matrix products and attention; all.
     recompute: Literal["none", "selective", "full"] = "none"

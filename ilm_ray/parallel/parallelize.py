@@ -10,10 +10,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor.parallel import loss_parallel
 
-from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel, Shape
-from ilm_ray.parallel.context import gather_rows, padded, slice_of, split_context
+from ilm_ray.model.internlm2 import CausalLM, Packed, Reduction, ScalarModel, Shape
+from ilm_ray.parallel.context import gather_rows, padded, slice_of, split_context, sum_slices
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.parallel.mesh import Meshes
+from ilm_ray.parallel.recompute import compile_blocks, recompute_blocks
 from ilm_ray.parallel.sharding import keep_states, shard_states
 from ilm_ray.parallel.stages import Pipeline, Window, cut
 from ilm_ray.parallel.tensor import split_tensors
@@ -44,10 +45,15 @@ def parallelize(model: CausalLM | ScalarModel, layout: Layout, device: torch.dev
         # 3. Context: attention looks beyond this rank's rows. No parameter is touched.
         if layout.cp > 1:
             split_context(part, meshes.group("cp"), layout.cp_kind)
-        # 4. States: FSDP2 over the dp * cp ranks that hold the same weights. It moves each block to the device as it
+        # 4. Recomputing: what a block does is settled by now, collectives within it included.
+        recompute_blocks(part, layout.recompute)
+        # 5. Compiling: sees the recomputation, so it may fuse it with the backward.
+        if layout.compile:
+            compile_blocks(part)
+        # 6. States: FSDP2 over the dp * cp ranks that hold the same weights. It moves each block to the device as it
         # splits it, so that no device ever holds the whole model.
         shard_states(part, meshes.states, layout, precision)
-    # 5. Schedule: last, for it must know that its stages are FSDP2 modules.
+    # 7. Schedule: last, for it must know that its stages are FSDP2 modules.
     pipeline = Pipeline(parts, layout, meshes, precision) if layout.pp > 1 else None  # type: ignore[arg-type]
     return ParallelModel(parts, layout, meshes, pipeline)
 
@@ -76,15 +82,19 @@ class ParallelModel:
         """Where the model is called and where its backward runs: with tp the logits are split over the vocabulary."""
         return loss_parallel() if self.layout.tp > 1 else nullcontext()
 
-    def __call__(self, batch: Packed, labels: Tensor | None = None) -> Tensor:
+    def __call__(self, batch: Packed, labels: Tensor | None = None, reduction: Reduction = "none") -> Tensor:
         """As the model's own call; inside `active()`. A pipeline gives no gradient here: see `backward_windows`."""
-        rows = len(batch.tokens)
+        rows, group = len(batch.tokens), self.meshes.group("cp")
         batch, labels = self._mine(batch, labels, _multiple(rows, self.layout.row_unit))
         if self.pipeline is not None:
             out = self.pipeline.forward(batch, labels)
+            if reduction == "sum":
+                out = out.sum()
         else:  # a scalar model takes no labels
-            out = self.parts[0](batch) if labels is None else self.parts[0](batch, labels)
-        return gather_rows(out, self.meshes.group("cp"))[:rows] if self.layout.cp > 1 else out[:rows]
+            out = self.parts[0](batch) if labels is None else self.parts[0](batch, labels, reduction)
+        if reduction == "sum":
+            return sum_slices(out, group) if self.layout.cp > 1 else out
+        return gather_rows(out, group)[:rows] if self.layout.cp > 1 else out[:rows]
 
     def backward(self, micros: Sequence[Micro], loss_of: Callable[[Micro], Tensor], scale: float) -> None:
         """Add up gradients of the sum of scale * loss_of(micro), averaged over the dp ranks. Not with a pipeline."""
@@ -101,7 +111,7 @@ class ParallelModel:
 
         def loss_of(window: Window) -> Tensor:
             batch, labels = window
-            losses.append(self(batch.to(self.device), labels.to(self.device)).sum())
+            losses.append(self(batch.to(self.device), labels.to(self.device), "sum"))
             return losses[-1]
 
         if self.pipeline is None:

@@ -16,7 +16,13 @@ from ilm_ray.parallel.layout import Layout
 
 
 def shard_states(model: CausalLM | ScalarModel, mesh: DeviceMesh, layout: Layout, precision: str) -> None:
-    """Shard each block, then the rest, in place. bf16 keeps fp32 master weights and reduces in fp32."""
+    """Shard each block, then the rest, in place. bf16 keeps fp32 master weights and reduces in fp32.
+
+    A lone rank in fp32 is left as it is: FSDP2 would copy all weights and gradients for nothing.
+    """
+    if mesh.size() == 1 and layout.tp == 1 and precision == "fp32":
+        model.to(mesh.device_type)
+        return
     policy = (
         MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         if precision == "bf16"
@@ -47,7 +53,8 @@ def _kept_after_forward(layout: Layout) -> bool | int:
 
 def keep_states(model: nn.Module, layout: Layout, last: bool) -> None:
     """Say what the backward that follows leaves behind. `last`: it is that of a step's last micro-batch."""
-    assert isinstance(model, FSDPModule)
+    if not isinstance(model, FSDPModule):  # nothing is split
+        return
     model.set_reshard_after_backward(last or layout.parameters != "replica")
     model.set_requires_gradient_sync(last or layout.gradients != "replica")
     model.set_requires_all_reduce(last)  # copies of a group add up their gradients once a step

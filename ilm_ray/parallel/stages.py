@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 
-from ilm_ray.model.internlm2 import CausalLM, Packed
+from ilm_ray.model.internlm2 import CausalLM, Packed, Reduction
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.parallel.mesh import Meshes
 
@@ -43,6 +43,9 @@ class Pipeline:
         parameter = next(parts[0].parameters())
         self.device = parameter.device
         self.dtype = torch.bfloat16 if precision == "bf16" else parameter.dtype  # of what goes from stage to stage
+        # Summed losses leave a gradient of the head's size with each micro-batch until its backward, and GPipe's come
+        # after all forwards.
+        self.reduction: Reduction = "none" if layout.schedule == "gpipe" else "sum"
         self._schedules: dict[tuple[int, int], Any] = {}
         for number, part in zip(self.numbers, parts, strict=True):
             part.register_forward_pre_hook(self._feed(number), prepend=True, with_kwargs=True)
@@ -100,7 +103,7 @@ class Pipeline:
             batch, labels = self.windows[int(named["number"])]
             if stage > 0:
                 batch = dataclasses.replace(batch, tokens=arguments[0])
-            return (batch, labels if stage == self.last else None), {}
+            return (batch, labels, self.reduction) if stage == self.last else (batch,), {}
 
         return hook
 
@@ -109,7 +112,10 @@ class Pipeline:
         if (count, rows) not in self._schedules:
             hidden, losses = (
                 torch.empty(shape, dtype=dtype, device="meta", requires_grad=True)
-                for shape, dtype in ((self._hidden_shape(rows), self.dtype), ((rows,), self._loss_dtype))
+                for shape, dtype in (
+                    (self._hidden_shape(rows), self.dtype),
+                    ((rows,) if self.reduction == "none" else (), self._loss_dtype),
+                )
             )
             stages = [
                 PipelineStage(

@@ -14,7 +14,7 @@ from ilm_ray.config.schema import PhaseConfig, PretrainConfig
 from ilm_ray.corpus.mixture import Mixture
 from ilm_ray.corpus.tokens import TokenSource
 from ilm_ray.errors import UserError
-from ilm_ray.model.internlm2 import Block, CausalLM, Packed, Shape, initialize
+from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
 from ilm_ray.model.loss import IGNORE
 from ilm_ray.parallel.parallelize import ParallelModel
 from ilm_ray.pretrain.heldout import Window, bits_per_byte, heldout_windows
@@ -31,10 +31,7 @@ def shape_of(config: Config, vocab_size: int) -> Shape:
 def set_rope_base(model: ParallelModel, base: float) -> None:
     """Change the RoPE base of a model in place."""
     for part in model.parts:
-        part.shape = dataclasses.replace(part.shape, rope_base=base)
-        for block in part.model.layers.values():
-            assert isinstance(block, Block)
-            block.attention.shape = part.shape
+        part.model.shape = dataclasses.replace(part.shape, rope_base=base)
 
 
 def open_sources(folder: Path, split: str) -> dict[str, TokenSource]:
@@ -158,5 +155,5 @@ class PretrainTask:
 def next_token_losses(model: Any, batch: Packed, labels: Tensor) -> Losses:
     """Summed cross-entropy of a packed batch and the number of predicted tokens."""
     device = next(model.parameters()).device
-    losses = model(batch.to(device), labels.to(device))
-    return Losses(losses.sum(), float((labels != IGNORE).sum()))
+    loss = model(batch.to(device), labels.to(device), "sum")
+    return Losses(loss, float((labels != IGNORE).sum()))

@@ -18,9 +18,13 @@ def cosine_lr(step: int, steps: int, max_lr: float, warmup_ratio: float, final_r
 def adamw(
     named: Iterable[tuple[str, nn.Parameter]], betas: tuple[float, float], eps: float, weight_decay: float
 ) -> optim.AdamW:
-    """AdamW without decay on norms and embeddings (not stated in the report; the usual choice)."""
+    """AdamW without decay on norms and embeddings (not stated in the report; the usual choice).
+
+    One fused pass over all parameters, except where norms lie on another mesh than matrices, which torch refuses.
+    """
     decayed, free = list[nn.Parameter](), list[nn.Parameter]()
     for name, parameter in named:
         (free if parameter.dim() < 2 or "tok_embeddings" in name else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return optim.AdamW(groups, lr=0.0, betas=betas, eps=eps)
+    meshes = {getattr(parameter, "device_mesh", None) for parameter in free + decayed}
+    return optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=len(meshes) == 1, foreach=False)

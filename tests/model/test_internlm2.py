@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ilm_ray.model.attention import attention
 from ilm_ray.model.huggingface import from_llama, full_weights, load_causal, save_internlm2, save_llama, to_llama
-from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
+from ilm_ray.model.internlm2 import CausalLM, Documents, Packed, Shape, initialize
 from ilm_ray.model.loss import IGNORE
 
 SHAPE = Shape(
@@ -97,8 +97,9 @@ def test_weights_survive_both_layouts_bit_for_bit(model: CausalLM, tmp_path: Pat
 def test_a_split_of_wqkv_on_group_borders_is_a_smaller_model(model: CausalLM, ranks: int) -> None:
     """Tensor parallelism is a plain chunk of `wqkv` (rows) and `wo` (columns): partial outputs add up to the whole."""
     block = model.model.layers["0"].attention
-    batch = Packed.of(documents())
-    x = torch.randn(len(batch.tokens), SHAPE.hidden, generator=torch.Generator().manual_seed(4))
+    packed = Packed.of(documents())
+    batch = Documents.of(packed, SHAPE, torch.float32)
+    x = torch.randn(len(packed.tokens), SHAPE.hidden, generator=torch.Generator().manual_seed(4))
     whole = block(x, batch)
     total = torch.zeros_like(whole)
     rows, columns = block.wqkv.weight.chunk(ranks, 0), block.wo.weight.chunk(ranks, 1)

@@ -1,0 +1,60 @@
+"""Rotary position embedding (RoFormer, arXiv 2104.09864) in Hugging Face's half-split form."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def rotary_tables(positions: Tensor, head_dim: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every position's angles, each (tokens, head_dim / 2), fp32 or what `dtype` has beyond that.
+
+    positions: (tokens). Computed for each batch, once for all layers: a buffer that is not saved is garbage after
+    building on the meta device.
+    """
+    half = head_dim // 2
+    exact = torch.promote_types(dtype, torch.float32)
+    frequencies = base ** (-torch.arange(half, device=positions.device, dtype=exact) / half)
+    angles = positions.to(exact)[:, None] * frequencies
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x turned by its token's angles; x: (tokens, ..., head_dim), tables: (tokens, head_dim / 2)."""
+    half = x.shape[-1] // 2
+    between = (1,) * (x.dim() - 2)
+    cos, sin = cos.view(len(cos), *between, half), sin.view(len(sin), *between, half)
+    a, b = x[..., :half], x[..., half:]
+    out = torch.empty(x.shape, dtype=cos.dtype, device=x.device)
+    first, second = out[..., :half], out[..., half:]
+    torch.mul(a, cos, out=first)
+    torch.mul(b, cos, out=second)
+    first.addcmul_(b.to(cos.dtype), sin, value=-1)
+    second.addcmul_(a.to(cos.dtype), sin)
+    return out.to(x.dtype)
+
+
+def split_rotated(qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotated queries (tokens, heads, head_dim), rotated keys and values (tokens, groups, head_dim).
+
+    qkv: (tokens, groups, queries a group + 2, head_dim), the fused projection; it need not be kept for the backward.
+    """
+    return _SplitRotated.apply(qkv, cos, sin)
+
+
+class _SplitRotated(torch.autograd.Function):
+    """One node: autograd on slices would make a zeroed tensor of the size of `qkv` for each of the three."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(cos, sin)
+        q, k = rotate(qkv[:, :, :-2], cos, sin), rotate(qkv[:, :, -2], cos, sin)
+        return q.flatten(1, 2), k, qkv[:, :, -1].contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        q, k, v = gradients
+        q = q.unflatten(1, (k.shape[1], -1))
+        turned_back = rotate(q, cos, -sin), rotate(k, cos, -sin)[:, :, None], v[:, :, None]
+        return torch.cat(turned_back, dim=2), None, None
