@@ -1,163 +1,136 @@
-"""Which layout to train in: a ranked table of predictions, nothing measured. Needs no Ray and no device.
+"""What a run would need, before anything runs: layouts, memory, time (predictions). Needs no Ray and no device.
 
-    python jobs/plan.py --preset 7b --devices 1024 --device h100 [--context 4096] [--top 10]
+    python jobs/plan.py --preset 7b --devices 1024 --device h100 [--context 4096] [--top 10]     layouts, fastest first
+    python jobs/plan.py --preset 7b --devices 64 --device h100 --phases [pretrain.layout=auto]   dry run: phases, hours
+    python jobs/plan.py --preset nano --devices 2 --device cpu --calibrate calibration.json      measure this machine
+    python jobs/plan.py --preset nano --devices 2 --calibration calibration.json --phases        plan with that
     python jobs/plan.py --table > docs/plans.md
 
-Model, batch and precision are the preset's. `--table` plans all presets of the report on 8, 64 and 1,024 H100 and H200.
+Model, phases, batch, precision and layout are the preset's, unless `--config FILE` or `key.sub=value` say otherwise.
+`--calibrate` starts a process for each device of this machine. `--table` plans all presets of the report.
 Exit codes as for every job: 0 done, 2 bad input (also: nothing fits), 1 anything else.
 """
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ilm_ray.config import Config, load_config
 from ilm_ray.errors import UserError
-from ilm_ray.parallel.devices import ATTAINABLE_LINK, DEVICES, GIB, USABLE_MEMORY, Device
-from ilm_ray.parallel.planner import Plan, Ranking, rank, written
-from ilm_ray.parallel.step import Step
+from ilm_ray.parallel.calibration import read_calibration, write_calibration
+from ilm_ray.parallel.devices import DEVICES, Device
+from ilm_ray.parallel.planner import written
+from ilm_ray.pretrain.planning import choose_layouts, forecast, training_layout
 from ilm_ray.pretrain.shape import shape_of
 from jobs._plain import Parser, run_plain
-
-PRESETS, COUNTS, CONTEXTS, KINDS = ("1_8b", "7b", "20b"), (8, 64, 1024), (4096, 32768, 262144), ("h100", "h200")
-COLUMNS = ("tokens/s/device", "MFU", "MFU, causal", "GiB", "micro-batch", "limit", "layout")
-
-PAGE_HEAD = """# Plans: predictions, never measured
-
-Written by `python jobs/plan.py --table`. For each model, context, number and kind of devices: the layout that is
-predicted to be fastest among those that fit. No line of this page was run, and no layout was tried at this scale. The
-arithmetic and its sources: `ilm_ray/parallel/{{planner,memory,traffic,devices}}.py`.
-
-Assumed: {attainable:.0%} of the dense bf16 peak (989 TFLOP/s) without communication; {link:.0%} of a link's rate (in a
-node of 8: 450 GB/s a device; between nodes: 400 GB/s a node); {memory:.0%} of the memory. The model has no activation
-checkpointing, so long contexts need many devices. Batch, precision and loss chunk are the presets'; every sequence is
-taken as one document. With `gather` the rank of the last slice attends to nearly twice as many keys as the mean: that
-counts as computing. MFU counts the attention of all keys, "causal" half of it. Layouts end with where parameters,
-gradients and optimizer states live. `limit`: what takes most time beside computing, if it takes a tenth of the step.
-
-Against InternEvo's measurements (7B, 1,024 A100, 2,048 tokens; nothing was fitted to them but the 59% of peak of its
-run on 8): optimizer states in groups of 8 at 16M, 8M and 4M tokens a step: 3,388, 2,840 and 2,145 tokens/s/device are
-predicted, 3,625, 2,817 and 2,346 were measured. Optimizer states over all 1,024: 3,805 predicted, 2,271 measured: that
-collapse is **not** reproduced. A likely reason, not tested: InternEvo sends each owner's weights apart,
-FSDP2 a block at once. All three states split: 3,317 in groups of 8 and 2,227 over all are predicted.
-"""
+from jobs._plans import (
+    COLUMNS,
+    PHASE_COLUMNS,
+    cells,
+    checkpoint_line,
+    distinct,
+    figures,
+    page,
+    phase_cells,
+    ranking,
+    reasons,
+    table,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table and the JSON line, or the page of all plans; return the exit code."""
+    """Print what was asked for and the JSON line, or the page of all plans; return the exit code."""
     if "--table" in (sys.argv[1:] if argv is None else argv):
-        print("\n".join(_page()))
+        print("\n".join(page()))
         return 0
 
     def work(summary: dict[str, Any]) -> None:
         arguments = _parser().parse_args(argv)
-        summary |= {name: getattr(arguments, name) for name in ("preset", "devices", "device")}
-        config, device = load_config(arguments.preset), DEVICES[arguments.device]
-        context = arguments.context or config.pretrain.phases[0].context
-        found = _plan(config, arguments.devices, device, context)
-        plans = _distinct(found.plans, arguments.top)
-        if not plans:
-            raise UserError(
-                f"no layout of {arguments.preset} on {arguments.devices} {device.name} at context {context}: "
-                f"{_reasons(found)}; use more devices, a shorter context or a larger batch"
-            )
-        for line in _table(("", *COLUMNS), ((str(i), *_cells(plan)) for i, plan in enumerate(plans, 1))):
-            print(line)
-        print(f"Predictions. {len(found.plans)} layouts fit; left out: {_reasons(found) or 'none'}.")
-        summary |= {"context": context, "fit": len(found.plans), "left_out": dict(found.left_out)}
-        summary["plans"] = [_figures(plan) for plan in plans]
+        config = load_config(arguments.preset, arguments.config, arguments.settings)
+        device = _device(arguments)
+        summary |= {"preset": arguments.preset, "devices": arguments.devices, "device": device.name}
+        if arguments.calibrate is not None:
+            shape = shape_of(config, config.tokenizer.vocab_size)
+            write_calibration(arguments.calibrate, shape, config.pretrain.precision, arguments.devices, device)
+            summary |= {"calibration": str(arguments.calibrate), "about": read_calibration(arguments.calibrate)[1]}
+        elif arguments.phases:
+            _dry_run(config, arguments.devices, device, summary)
+        else:
+            context = arguments.context or config.pretrain.phases[0].context
+            _layouts(config, arguments.devices, device, context, arguments.top, summary)
 
     return run_plain("plan", work)
 
 
-def _plan(config: Config, devices: int, device: Device, context: int) -> Ranking:
-    """Raises UserError where the preset's batch is no whole number of sequences."""
-    pretrain = config.pretrain
-    tokens = pretrain.phases[0].batch_tokens
-    if tokens % context:
-        raise UserError(f"--context {context} must divide the preset's batch of {tokens} tokens; choose another")
-    step = Step(context, tokens // context, precision=pretrain.precision, loss_chunk=pretrain.loss_chunk)
-    return rank(shape_of(config, config.tokenizer.vocab_size), devices, device, step)
+def _device(arguments: argparse.Namespace) -> Device:
+    if arguments.calibration is not None:
+        device, about = read_calibration(arguments.calibration)
+        print(f"Measured on {about['date']}: {about['ranks']} x {about['hardware']}, torch {about['torch']}.")
+        return device
+    if arguments.device is None:
+        raise UserError("say which devices: --device KIND of their data sheet, or --calibration FILE")
+    return DEVICES[arguments.device]
 
 
-def _distinct(plans: Iterable[Plan], top: int) -> list[Plan]:
-    """The first of those with the same figures: with one micro-batch the gradients' setting, for one, has no effect."""
-    found: dict[tuple[float, int], Plan] = {}
-    for plan in plans:
-        found.setdefault((plan.tokens_per_second, plan.memory.total), plan)
-        if len(found) == top:
-            break
-    return list(found.values())
+def _layouts(config: Config, devices: int, device: Device, context: int, top: int, summary: dict[str, Any]) -> None:
+    """The ranked table of one context."""
+    found = ranking(config, devices, device, context)
+    plans = distinct(found.plans, top)
+    if not plans:
+        raise UserError(
+            f"no layout of {config.preset} on {devices} {device.name} at context {context}: "
+            f"{reasons(found)}; use more devices, a shorter context or a larger batch"
+        )
+    for line in table(("", *COLUMNS), ((str(i), *cells(plan)) for i, plan in enumerate(plans, 1))):
+        print(line)
+    print(f"Predictions. {len(found.plans)} layouts fit; left out: {reasons(found) or 'none'}.")
+    summary |= {"context": context, "fit": len(found.plans), "left_out": dict(found.left_out)}
+    summary["plans"] = [figures(plan) for plan in plans]
 
 
-def _cells(plan: Plan) -> tuple[str, ...]:
-    return (
-        f"{plan.tokens_per_second:,.0f}",
-        f"{plan.mfu:.1%}",
-        f"{plan.mfu_causal:.1%}",
-        f"{plan.memory.total / GIB:.1f}",
-        f"{plan.step.at_once} x {plan.step.context}",
-        plan.limit,
-        written(plan.layout),
+def _dry_run(config: Config, devices: int, device: Device, summary: dict[str, Any]) -> None:
+    """The phases in the layout that training would use on `devices` devices, and what each would gain alone."""
+    vocab_size = config.tokenizer.vocab_size
+    choice = training_layout(config, vocab_size, devices, device)
+    rows = forecast(config.pretrain, choice.plans, devices)
+    tokens = sum(row.tokens for row in rows)
+    for line in table(PHASE_COLUMNS, (phase_cells(row, tokens) for row in rows)):
+        print(line)
+    hours, device_hours = (sum(getattr(row, name) for row in rows) / 3600 for name in ("seconds", "device_seconds"))
+    print(f"Layout: {choice.why}.")
+    for row, alone in zip(rows, choose_layouts(config, vocab_size, devices, device), strict=True):
+        if alone.seconds < 0.99 * row.seconds:
+            less = f"{1 - alone.seconds / row.seconds:.0%} less time"
+            print(f"{row.phase.name} alone would take {less} in {written(alone.layout)} ({alone.why}).")
+    print(checkpoint_line(config, vocab_size))
+    print(
+        f"Predictions, without evaluation, checkpoints and restarts: {tokens:,} tokens in {hours:,.4g} hours "
+        f"({hours / 24:,.3g} days), {device_hours:,.4g} device-hours."
     )
-
-
-def _figures(plan: Plan) -> dict[str, Any]:
-    return {
-        "layout": plan.layout.model_dump(exclude_defaults=True),
-        "micro_tokens": plan.step.at_once * plan.step.context,
-        "tokens_per_second_per_device": round(plan.tokens_per_second, 1),
-        "mfu": round(plan.mfu, 4),
-        "mfu_causal": round(plan.mfu_causal, 4),
-        "memory_bytes": plan.memory.total,
-        "memory": vars(plan.memory),
-        "seconds": {name: round(value, 6) for name, value in vars(plan.times).items()},
-        "sent_bytes": {kind: round(size) for kind, size in plan.sent.items()},
-        "limit": plan.limit,
-    }
-
-
-def _reasons(found: Ranking) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in found.left_out.most_common())
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """As Markdown, columns aligned."""
-    cells = [tuple(head), *map(tuple, rows)]
-    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(head))]
-    for number, row in enumerate(cells):
-        yield "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        if number == 0:
-            yield "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-
-
-def _page() -> Iterator[str]:
-    """docs/plans.md."""
-    yield from PAGE_HEAD.format(
-        attainable=DEVICES["h100"].attainable, link=ATTAINABLE_LINK, memory=USABLE_MEMORY
-    ).splitlines()
-    for preset in PRESETS:
-        config = load_config(preset)
-        yield f"\n## {preset}, {config.pretrain.phases[0].batch_tokens:,} tokens a step\n"
-        rows = []
-        for context in CONTEXTS:
-            for count in COUNTS:
-                for kind in KINDS:
-                    plans = _distinct(_plan(config, count, DEVICES[kind], context).plans, 1)
-                    cells = _cells(plans[0]) if plans else ("none fits", *[""] * (len(COLUMNS) - 1))
-                    rows.append((f"{context:,}", f"{count:,} {kind}", *cells))
-        yield from _table(("context", "devices", *COLUMNS), rows)
+    summary |= {"layout": choice.layout.model_dump(exclude_defaults=True), "why": choice.why, "tokens": tokens}
+    summary |= {"hours": round(hours, 3), "device_hours": round(device_hours, 1)}
+    summary["phases"] = [
+        {"phase": row.phase.name, "tokens": row.tokens, "steps": row.phase.steps, "hours": round(row.seconds / 3600, 3)}
+        | figures(row.plan)
+        for row in rows
+    ]
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="jobs/plan.py", description="Which layout to train in: a ranked table of predictions.")
+    parser = Parser(prog="jobs/plan.py", description="What a run would need: layouts, memory, time (predictions).")
     parser.add_argument("--preset", required=True)
+    parser.add_argument("--config", type=Path, help="YAML file of settings over the preset's")
     parser.add_argument("--devices", type=_positive, required=True, help="how many")
-    parser.add_argument("--device", choices=sorted(DEVICES), required=True, help="of which kind")
+    parser.add_argument("--device", choices=sorted(DEVICES), help="of which kind: figures of its data sheet")
+    parser.add_argument("--calibration", type=Path, metavar="FILE", help="measured figures instead")
+    parser.add_argument("--calibrate", type=Path, metavar="FILE", help="measure this machine and write FILE")
+    parser.add_argument("--phases", action="store_true", help="dry run of pre-training: its phases, hours, checkpoints")
     parser.add_argument("--context", type=_positive, help="tokens of a sequence (default: the first phase's)")
     parser.add_argument("--top", type=_positive, default=10, help="plans to show (default 10)")
     parser.add_argument("--table", action="store_true", help="print docs/plans.md instead, which takes minutes")
+    parser.add_argument("settings", nargs="*", metavar="key.sub=value")
     return parser
 
 

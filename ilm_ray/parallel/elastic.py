@@ -91,7 +91,7 @@ def _least_seconds(ranks: int, shape: Shape, device: Device, works: Sequence[Wor
 
 
 def _why(choice: Choice, ranks: int, works: Sequence[Work]) -> str:
-    """ "13 workers: dp6 tp2, 1 idle; 96 sequences a step: 16 each"."""
+    """ "13 workers: dp6 tp2, 1 idle; 96 sequences a step: 16 each; predicted ..."."""
     dp = choice.layout.dp
     assert dp is not None
     idle = f", {ranks - choice.ranks} idle" if ranks > choice.ranks else ""
@@ -99,7 +99,7 @@ def _why(choice: Choice, ranks: int, works: Sequence[Work]) -> str:
     shares = ", ".join(str(batch // dp) for batch in batches)
     return (
         f"{ranks} workers: {written(choice.layout)}{idle}; "
-        f"{', '.join(map(str, batches))} sequences a step: {shares} each"
+        f"{', '.join(map(str, batches))} sequences a step: {shares} each; {choice.why}"
     )
 
 

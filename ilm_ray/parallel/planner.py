@@ -144,7 +144,7 @@ class Choice:
     layout: Layout
     plans: tuple[Plan, ...]
     seconds: float  # all the work
-    why: str  # one line
+    why: str  # one line: what is predicted, and of `choose_layout` also by how much it beats another
 
     @property
     def ranks(self) -> int:
@@ -168,7 +168,7 @@ def plan_work(shape: Shape, layout: Layout, device: Device, works: Sequence[Work
             reason = error
             continue
         seconds = sum(work.steps * plan.times.total for work, plan in zip(works, plans, strict=True))
-        found.append(Choice(tried, plans, seconds, written(tried)))
+        found.append(Choice(tried, plans, seconds, _need(plans, device)))
         if recompute == layout.recompute:
             break
     if not found:
@@ -198,20 +198,20 @@ def choose_layout(shape: Shape, ranks: int, device: Device, works: Sequence[Work
             "workers, a shorter context or another batch"
         )
     best, *others = sorted(found, key=lambda c: (c.seconds, max(plan.memory.total for plan in c.plans)))
-    return replace(best, why=_why(best, others, device))
+    return replace(best, why=best.why + _next_best(best, others))
 
 
-def _why(best: Choice, others: Sequence[Choice], device: Device) -> str:
-    need = max(plan.memory.total for plan in best.plans)
-    line = (
-        f"{written(best.layout)}: predicted {best.plans[0].tokens_per_second:,.0f} tokens/s a rank and "
-        f"{need / GIB:.2g} of {device.usable_memory / GIB:.2g} GiB"
-    )
+def _need(plans: Sequence[Plan], device: Device) -> str:
+    memory = max(plan.memory.total for plan in plans)
+    speeds = " / ".join(f"{plan.tokens_per_second:,.0f}" for plan in plans)
+    return f"predicted {speeds} tokens/s a rank and {memory / GIB:.3g} of {device.usable_memory / GIB:.3g} GiB"
+
+
+def _next_best(best: Choice, others: Sequence[Choice]) -> str:
+    """The next that differs in more than where its states live."""
     degrees = (best.layout.dp, best.layout.pp, best.layout.cp, best.layout.tp)
     other = next((c for c in others if (c.layout.dp, c.layout.pp, c.layout.cp, c.layout.tp) != degrees), None)
-    if other is None:
-        return line
-    return f"{line}; next best {written(other.layout)}: {other.seconds / best.seconds - 1:.0%} slower"
+    return f"; next best {written(other.layout)}: {other.seconds / best.seconds - 1:.1%} slower" if other else ""
 
 
 def written(layout: Layout) -> str:

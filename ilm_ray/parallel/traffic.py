@@ -15,6 +15,17 @@ Operation = Literal["gather", "scatter", "all_reduce", "all_to_all", "send"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
+def sent(operation: Operation, ranks: int, size: float) -> float:
+    """Bytes that each of `ranks` ranks sends (ring algorithms); size: as `Collective.size`."""
+    others = (ranks - 1) / ranks
+    return {"all_reduce": 2 * others, "send": 1.0}.get(operation, others) * size
+
+
+def hops(operation: Operation, ranks: int) -> int:
+    """Messages of a rank one after the other (ring algorithms)."""
+    return {"all_reduce": 2 * (ranks - 1), "send": 1}.get(operation, ranks - 1)
+
+
 @dataclass(frozen=True)
 class Collective:
     """`times` times the same in a step. `size`: bytes of the whole: gathered, reduced, or exchanged by one rank.
@@ -34,23 +45,16 @@ class Collective:
     @property
     def sent(self) -> float:
         """Bytes that a rank sends in a step (ring algorithms)."""
-        others = (self.group.size - 1) / self.group.size
-        once = {"all_reduce": 2 * others, "send": 1.0}.get(self.operation, others)
-        return self.times * once * self.size
+        return self.times * sent(self.operation, self.group.size, self.size)
 
     def seconds(self, device: Device) -> float:
         """Latency and transfer one after the other, as NCCL estimates its own (src/graph/tuning.cc)."""
         measured = device.links.get(self.operation)
         if measured is not None and self.group.in_node(device) == self.group.size:
-            return self.times * self._hops * measured.hop + self.sent / measured.rate
+            return self.times * hops(self.operation, self.group.size) * measured.hop + self.sent / measured.rate
         direct = self.operation in ("all_to_all", "send")
         rate = self.group.direct_rate(device) if direct else self.group.ring_rate(device)
         return self.times * self._latency(device) + self.sent / rate
-
-    @property
-    def _hops(self) -> int:
-        """Messages one after the other, of a rank in a ring."""
-        return {"send": 1, "all_reduce": 2 * (self.group.size - 1)}.get(self.operation, self.group.size - 1)
 
     def _latency(self, device: Device) -> float:
         if self.operation == "all_reduce":

@@ -8,7 +8,7 @@ from ilm_ray.config.fit import parameter_count
 from ilm_ray.config.schema import PhaseConfig, PretrainConfig
 from ilm_ray.parallel.devices import Device
 from ilm_ray.parallel.elastic import usable
-from ilm_ray.parallel.planner import Choice, Plan, Work, choose_layout
+from ilm_ray.parallel.planner import Choice, Plan, Work
 from ilm_ray.parallel.step import Step
 from ilm_ray.pretrain.shape import shape_of
 
@@ -34,22 +34,10 @@ def training_layout(config: Config, vocab_size: int, ranks: int, device: Device)
     return usable(None if layout == "auto" else layout, ranks, shape_of(config, vocab_size), device, works)
 
 
-def settled(config: Config, choice: Choice) -> Config:
-    """`config` as `choice` has it: its layout, as many workers as it uses, micro-batches no larger than planned."""
-    contexts = [phase.context for phase in config.pretrain.phases]
-    planned = [(plan.step.at_once + 1) * context - 1 for plan, context in zip(choice.plans, contexts, strict=True)]
-    pretrain = config.pretrain.model_dump() | {
-        "layout": choice.layout.model_dump(),
-        "workers": choice.ranks,
-        "micro_tokens": min(config.pretrain.micro_tokens, *planned),
-    }
-    return Config.model_validate(config.model_dump() | {"pretrain": pretrain})
-
-
 def choose_layouts(config: Config, vocab_size: int, ranks: int, device: Device) -> list[Choice]:
-    """For each phase the layout that is fastest in it, alone. Raises UserError where one has none."""
+    """For each phase alone the fastest layout of up to `ranks` ranks. Raises UserError where one has none."""
     shape = shape_of(config, vocab_size)
-    return [choose_layout(shape, ranks, device, [work]) for work in work_of(config.pretrain)]
+    return [usable(None, ranks, shape, device, [work]) for work in work_of(config.pretrain)]
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,15 @@ from ilm_ray.config.load import save_config
 from ilm_ray.errors import UserError
 from ilm_ray.parallel.devices import DEVICES
 from ilm_ray.parallel.layout import Layout
+from ilm_ray.pretrain.layouts import stretches
 from ilm_ray.pretrain.planning import (
     checkpoint_bytes,
     choose_layouts,
     forecast,
-    settled,
     training_layout,
     work_of,
 )
+from ilm_ray.pretrain.shape import shape_of
 
 H100, CPU = DEVICES["h100"], DEVICES["cpu"]
 
@@ -54,21 +55,32 @@ def test_the_work_is_the_phases() -> None:
     assert tokens[2] == pytest.approx(24.4e9, rel=1e-3)
 
 
-@pytest.mark.parametrize("ranks", [5, 8])
-def test_settled_is_a_configuration_that_the_job_accepts(ranks: int) -> None:
-    config = load_config("nano", overrides=["pretrain.layout=auto"])
-    choice = training_layout(config, 2048, ranks, CPU)
-    found = settled(config, choice).pretrain
-    assert found.layout == choice.layout and found.workers == choice.ranks <= ranks
-    for phase, plan in zip(found.phases, choice.plans, strict=True):
-        assert max(1, found.micro_tokens // phase.context) <= plan.step.at_once
+@pytest.mark.parametrize("ranks", [2, 5, 8])
+def test_stretches_cover_all_steps_with_layouts_of_the_ranks_that_are_used(ranks: int) -> None:
+    config = load_config("nano", overrides=["pretrain.layout=auto"]).pretrain
+    shape = shape_of(load_config("nano"), 2048)
+    found = stretches(config, shape, ranks, CPU)
+    assert found.used <= ranks and found.why.startswith(f"{ranks} workers")
+    assert [stretch.until for stretch in found.all] == [420, 510, 570]
+    for stretch, phase in zip(found.all, config.phases, strict=True):
+        layout = stretch.layout
+        assert layout.dp is not None and layout.dp * layout.replica_ranks == found.used
+        layout.require_model(shape, 2048)
+        layout.require_batch(phase.name, phase.sequences, stretch.at_once)
+        assert phase.context * stretch.at_once <= max(config.micro_tokens, phase.context)
+
+
+def test_what_is_set_is_taken_as_it_is_on_the_workers_that_are_set() -> None:
+    config = load_config("nano", overrides=["pretrain.layout={tp: 2}", "pretrain.workers=4"])
+    found = stretches(config.pretrain, shape_of(config, 2048), 4, CPU)
+    assert {stretch.layout for stretch in found.all} == {Layout(tp=2).on(4)} and found.why == ""
 
 
 def test_a_named_layout_is_kept_on_the_workers_that_there_are() -> None:
     config = load_config("nano", overrides=["pretrain.layout={tp: 2}", "pretrain.workers=8"])
     choice = training_layout(config, 2048, 5, CPU)
     assert isinstance(choice.layout, Layout) and (choice.layout.dp, choice.layout.tp) == (2, 2)
-    assert choice.why == "5 workers: dp2 tp2, full/full/full, 1 idle; 16, 4 sequences a step: 8, 2 each"
+    assert choice.why.startswith("5 workers: dp2 tp2, full/full/full, 1 idle; 16, 4 sequences a step: 8, 2 each; ")
 
 
 def test_a_phase_alone_is_never_slower_than_in_the_layout_of_all() -> None:

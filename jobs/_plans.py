@@ -1,0 +1,144 @@
+"""How plans are shown: the ranked table, the phases of a run, docs/plans.md."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from ilm_ray.config import Config, load_config
+from ilm_ray.errors import UserError
+from ilm_ray.parallel.devices import ATTAINABLE_LINK, DEVICES, GB, GIB, USABLE_MEMORY, Device
+from ilm_ray.parallel.planner import Plan, Ranking, rank, written
+from ilm_ray.parallel.step import Step
+from ilm_ray.pretrain.planning import Forecast, checkpoint_bytes
+from ilm_ray.pretrain.shape import shape_of
+
+PRESETS, COUNTS, CONTEXTS, KINDS = ("1_8b", "7b", "20b"), (8, 64, 1024), (4096, 32768, 262144), ("h100", "h200")
+COLUMNS = ("tokens/s/device", "MFU", "MFU, causal", "GiB", "micro-batch", "limit", "layout")
+PHASE_COLUMNS = ("phase", "tokens", "share", "steps", "batch", "micro-batch", "RoPE base", "GiB", "tokens/s", "hours")
+
+PAGE_HEAD = """# Plans: predictions, never measured
+
+Written by `python jobs/plan.py --table`. For each model, context, number and kind of devices: the layout that is
+predicted to be fastest among those that fit. No line of this page was run, and no layout was tried at this scale. The
+arithmetic and its sources: `ilm_ray/parallel/{{planner,memory,traffic,devices}}.py`.
+
+Assumed: {attainable:.0%} of the dense bf16 peak (989 TFLOP/s) without communication; {link:.0%} of a link's rate (in a
+node of 8: 450 GB/s a device; between nodes: 400 GB/s a node); {memory:.0%} of the memory. The model has no activation
+checkpointing, so long contexts need many devices. Batch, precision and loss chunk are the presets'; every sequence is
+taken as one document. With `gather` the rank of the last slice attends to nearly twice as many keys as the mean: that
+counts as computing. MFU counts the attention of all keys, "causal" half of it. Layouts end with where parameters,
+gradients and optimizer states live. `limit`: what takes most time beside computing, if it takes a tenth of the step.
+
+Against InternEvo's measurements (7B, 1,024 A100, 2,048 tokens; nothing was fitted to them but the 59% of peak of its
+run on 8): optimizer states in groups of 8 at 16M, 8M and 4M tokens a step: 3,388, 2,840 and 2,145 tokens/s/device are
+predicted, 3,625, 2,817 and 2,346 were measured. Optimizer states over all 1,024: 3,805 predicted, 2,271 measured: that
+collapse is **not** reproduced. A likely reason, not tested: InternEvo sends each owner's weights apart,
+FSDP2 a block at once. All three states split: 3,317 in groups of 8 and 2,227 over all are predicted.
+"""
+
+
+def ranking(config: Config, devices: int, device: Device, context: int) -> Ranking:
+    """Raises UserError where the preset's batch is no whole number of sequences."""
+    pretrain = config.pretrain
+    tokens = pretrain.phases[0].batch_tokens
+    if tokens % context:
+        raise UserError(f"--context {context} must divide the preset's batch of {tokens} tokens; choose another")
+    sequences = tokens // context
+    step = Step(context, sequences, sequences, pretrain.precision, pretrain.loss_chunk)  # any micro-batch
+    return rank(shape_of(config, config.tokenizer.vocab_size), devices, device, step)
+
+
+def distinct(plans: Iterable[Plan], top: int) -> list[Plan]:
+    """The first of those with the same figures: with one micro-batch the gradients' setting, for one, has no effect."""
+    found: dict[tuple[float, int], Plan] = {}
+    for plan in plans:
+        found.setdefault((plan.tokens_per_second, plan.memory.total), plan)
+        if len(found) == top:
+            break
+    return list(found.values())
+
+
+def cells(plan: Plan) -> tuple[str, ...]:
+    return (
+        f"{plan.tokens_per_second:,.0f}",
+        f"{plan.mfu:.1%}",
+        f"{plan.mfu_causal:.1%}",
+        f"{plan.memory.total / GIB:.1f}",
+        f"{plan.step.at_once} x {plan.step.context}",
+        plan.limit,
+        written(plan.layout),
+    )
+
+
+def figures(plan: Plan) -> dict[str, Any]:
+    return {
+        "layout": plan.layout.model_dump(exclude_defaults=True),
+        "micro_tokens": plan.step.at_once * plan.step.context,
+        "tokens_per_second_per_device": round(plan.tokens_per_second, 1),
+        "mfu": round(plan.mfu, 4),
+        "mfu_causal": round(plan.mfu_causal, 4),
+        "memory_bytes": plan.memory.total,
+        "memory": vars(plan.memory),
+        "seconds": {name: round(value, 6) for name, value in vars(plan.times).items()},
+        "sent_bytes": {kind: round(size) for kind, size in plan.sent.items()},
+        "limit": plan.limit,
+    }
+
+
+def phase_cells(row: Forecast, all_tokens: int) -> tuple[str, ...]:
+    """Of PHASE_COLUMNS."""
+    plan, phase = row.plan, row.phase
+    return (
+        phase.name,
+        f"{row.tokens:,}",
+        f"{row.tokens / all_tokens:.1%}",
+        f"{phase.steps:,}",
+        f"{phase.batch_tokens:,}",
+        f"{plan.step.at_once} x {phase.context}",
+        f"{phase.rope_base:,.0f}",
+        f"{plan.memory.total / GIB:.1f}",
+        f"{row.tokens_per_second:,.0f}",
+        f"{row.seconds / 3600:,.4g}",
+    )
+
+
+def checkpoint_line(config: Config, vocab_size: int) -> str:
+    """What checkpoints take, and how often one is written."""
+    training, weights = checkpoint_bytes(config, vocab_size)
+    pretrain = config.pretrain
+    return (
+        f"Checkpoints: {training / GB:,.3g} GB each (weights and two moments in fp32), every "
+        f"{pretrain.checkpoint_every:,} steps, {pretrain.keep_checkpoints} kept; exported weights in bf16: "
+        f"{weights / GB:,.3g} GB."
+    )
+
+
+def reasons(found: Ranking) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in found.left_out.most_common())
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """As Markdown, columns aligned."""
+    lines = [tuple(head), *map(tuple, rows)]
+    widths = [max(3, *(len(row[i]) for row in lines)) for i in range(len(head))]
+    for number, row in enumerate(lines):
+        yield "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        if number == 0:
+            yield "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+
+
+def page() -> Iterator[str]:
+    """docs/plans.md."""
+    yield from PAGE_HEAD.format(
+        attainable=DEVICES["h100"].attainable, link=ATTAINABLE_LINK, memory=USABLE_MEMORY
+    ).splitlines()
+    for preset in PRESETS:
+        config = load_config(preset)
+        yield f"\n## {preset}, {config.pretrain.phases[0].batch_tokens:,} tokens a step\n"
+        rows = []
+        for context in CONTEXTS:
+            for count in COUNTS:
+                for kind in KINDS:
+                    plans = distinct(ranking(config, count, DEVICES[kind], context).plans, 1)
+                    shown = cells(plans[0]) if plans else ("none fits", *[""] * (len(COLUMNS) - 1))
+                    rows.append((f"{context:,}", f"{count:,} {kind}", *shown))
+        yield from table(("context", "devices", *COLUMNS), rows)
