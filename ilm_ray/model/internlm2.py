@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ilm_ray.model.attention import attention
+from ilm_ray.model.initial import draw_normal
 from ilm_ray.model.loss import summed_loss, token_losses
 from ilm_ray.model.pointwise import RMSNorm, swiglu
 from ilm_ray.model.rotary import rotary_tables, split_rotated
@@ -191,9 +192,10 @@ class ScalarModel(nn.Module):
 
 
 def initialize(model: CausalLM | ScalarModel, seed: int) -> None:
-    """Normal weights; `wo` and `w2` are scaled down with depth, as in InternEvo's published configuration."""
-    std = model.shape.init_std
-    generator = torch.Generator().manual_seed(seed)
+    """Normal weights; `wo` and `w2` are scaled down with depth, as in InternEvo's published configuration.
+
+    Weights depend on the seed and on names alone: those of a layout's shares are those of the whole model.
+    """
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:
             nn.init.ones_(parameter)
@@ -202,4 +204,4 @@ def initialize(model: CausalLM | ScalarModel, seed: int) -> None:
         if name.endswith(("wo.weight", "w2.weight")):
             layer = int(name.split("layers.")[1].split(".")[0])
             scale = 1 / math.sqrt(2 * (layer + 1))
-        nn.init.normal_(parameter, std=std * scale, generator=generator)
+        draw_normal(parameter, f"{seed}/{name}", model.shape.init_std * scale)

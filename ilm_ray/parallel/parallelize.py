@@ -25,6 +25,9 @@ Micro = TypeVar("Micro")
 def parallelize(model: CausalLM | ScalarModel, layout: Layout, device: torch.device, precision: str) -> "ParallelModel":
     """Lay `model`, whole and the same on every rank, out over all ranks. Every rank calls it.
 
+    A model on the meta device, which no rank ever holds whole, comes out with memory but without values: the caller
+    gives each of `parts` its weights, by `initialize` or from a checkpoint.
+
     The order matters: what is cut first is what a later step sees. precision: fp32 keeps the model's own type, bf16
     computes in bfloat16 and keeps master weights and reductions in fp32.
     """
@@ -53,6 +56,8 @@ def parallelize(model: CausalLM | ScalarModel, layout: Layout, device: torch.dev
         # 6. States: FSDP2 over the dp * cp ranks that hold the same weights. It moves each block to the device as it
         # splits it, so that no device ever holds the whole model.
         shard_states(part, meshes.states, layout, precision)
+        if next(part.parameters()).is_meta:
+            part.to_empty(device=device)
     # 7. Schedule: last, for it must know that its stages are FSDP2 modules.
     pipeline = Pipeline(parts, layout, meshes, precision) if layout.pp > 1 else None  # type: ignore[arg-type]
     return ParallelModel(parts, layout, meshes, pipeline)

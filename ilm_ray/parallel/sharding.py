@@ -21,7 +21,8 @@ def shard_states(model: CausalLM | ScalarModel, mesh: DeviceMesh, layout: Layout
     A lone rank in fp32 is left as it is: FSDP2 would copy all weights and gradients for nothing.
     """
     if mesh.size() == 1 and layout.tp == 1 and precision == "fp32":
-        model.to(mesh.device_type)
+        if not next(model.parameters()).is_meta:
+            model.to(mesh.device_type)
         return
     policy = (
         MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)

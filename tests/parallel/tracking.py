@@ -65,7 +65,7 @@ class Tracker(TorchDispatchMode):
             return NotImplemented  # let it become the ops on local tensors that it stands for
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves((args, kwargs, out)):
-            if type(leaf) in (torch.Tensor, torch.nn.Parameter):  # wrappers have no memory of their own
+            if type(leaf) in (torch.Tensor, torch.nn.Parameter) and not leaf.is_meta:  # wrappers have no memory either
                 self._see(leaf.untyped_storage())
         self._count(func, args, out)
         return out

@@ -1,0 +1,60 @@
+"""A model that no rank holds whole starts with the weights of the whole one, in any layout."""
+
+import pytest
+import torch
+
+from ilm_ray.model import initial
+from ilm_ray.model.internlm2 import CausalLM, initialize
+from ilm_ray.parallel.layout import Layout
+from ilm_ray.parallel.parallelize import parallelize
+from tests.parallel.tracking import Tracker
+from tests.parallel.training import SHAPE
+from tests.processes import run_ranks
+
+BAND = 320  # five rows of most matrices: shares begin and end within bands
+LAYOUTS = {
+    "dp4": Layout(),
+    "dp2 tp2 sp, partial": Layout(cp=2, tp=2, sequence_parallel=True),
+    "tp4": Layout(tp=4),
+    "pp2 tp2": Layout(pp=2, tp=2, gradients="replica"),
+}
+
+
+def _compare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(initial, "BAND", BAND)
+    whole = CausalLM(SHAPE)
+    initialize(whole, 5)
+    expected = dict(whole.named_parameters())
+    largest = max(p.numel() for p in expected.values())
+    for name, layout in LAYOUTS.items():
+        with Tracker() as tracker:
+            with torch.device("meta"):
+                model = CausalLM(SHAPE)
+            laid_out = parallelize(model, layout, torch.device("cpu"), "fp32")
+            for part in laid_out.parts:
+                initialize(part, 5)
+            peak = tracker.peak
+        stored = sum(p.to_local().numel() for p in laid_out.parameters())
+        # A norm that each tensor-parallel rank has whole, two bands and torch's own copies of no more than those.
+        assert peak <= 4 * (stored + 4 * BAND) < 4 * (stored + largest), name
+        for part in laid_out.parts:
+            for key, parameter in part.named_parameters():
+                assert torch.equal(parameter.full_tensor(), expected[key]), (name, key)
+
+
+def test_shares_are_those_of_the_whole_and_little_more_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_ranks(_compare, 4, monkeypatch)
+
+
+def test_weights_are_normal_and_differ_by_seed_name_and_band(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(initial, "BAND", BAND)
+    models = [CausalLM(SHAPE) for _ in range(3)]
+    for model, seed in zip(models, (1, 1, 2), strict=True):
+        initialize(model, seed)
+    head = models[0].output.weight
+    assert torch.equal(head, models[1].output.weight) and not torch.equal(head, models[2].output.weight)
+    rows = torch.cat([head, models[0].model.tok_embeddings.weight])
+    assert len(rows.unique(dim=0)) == len(rows)
+    assert rows.std().item() == pytest.approx(SHAPE.init_std, rel=0.05) and abs(rows.mean().item()) < 0.01
+    deep = models[0].model.layers["3"].feed_forward.w2.weight
+    assert deep.std().item() == pytest.approx(SHAPE.init_std / 8**0.5, rel=0.05)
