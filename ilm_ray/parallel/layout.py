@@ -53,8 +53,6 @@ class Layout(BaseModel):
     recompute: Literal["none", "selective", "full"] = "none"
     compile: bool = False  # torch.compile for each block
     prefetch: Count = 1  # blocks whose parameters are gathered while one computes: more overlap, more memory
-    # What of a block is computed again in its backward: nothing; all but matrix products and attention; all.
-    recompute: Literal["none", "selective", "full"] = "none"
 
     @field_validator("schedule", mode="before")
     @classmethod
