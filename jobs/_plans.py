@@ -19,20 +19,23 @@ PAGE_HEAD = """# Plans: predictions, never measured
 
 Written by `python jobs/plan.py --table`. For each model, context, number and kind of devices: the layout that is
 predicted to be fastest among those that fit. No line of this page was run, and no layout was tried at this scale. The
-arithmetic and its sources: `ilm_ray/parallel/{{planner,memory,traffic,devices}}.py`.
+arithmetic and its sources: `ilm_ray/parallel/{{planner,timing,memory,traffic,devices}}.py`.
 
 Assumed: {attainable:.0%} of the dense bf16 peak (989 TFLOP/s) without communication; {link:.0%} of a link's rate (in a
-node of 8: 450 GB/s a device; between nodes: 400 GB/s a node); {memory:.0%} of the memory. The model has no activation
-checkpointing, so long contexts need many devices. Batch, precision and loss chunk are the presets'; every sequence is
-taken as one document. With `gather` the rank of the last slice attends to nearly twice as many keys as the mean: that
-counts as computing. MFU counts the attention of all keys, "causal" half of it. Layouts end with where parameters,
-gradients and optimizer states live. `limit`: what takes most time beside computing, if it takes a tenth of the step.
+node of 8: 450 GB/s a device; between nodes: 400 GB/s a node); {memory:.0%} of the memory. Batch, precision and loss
+chunk are the presets'; every sequence is taken as one document. Activations are computed again only where the layout
+would not fit otherwise ("recompute"). With `gather` the rank of the last slice attends to nearly twice as many keys as
+the mean: that counts as computing. MFU counts the attention of all keys, "causal" half of it; what is computed twice
+counts once. Layouts end with where parameters, gradients and optimizer states live. `limit`: what takes most time
+beside computing, if it takes a tenth of the step.
 
 Against InternEvo's measurements (7B, 1,024 A100, 2,048 tokens; nothing was fitted to them but the 59% of peak of its
-run on 8): optimizer states in groups of 8 at 16M, 8M and 4M tokens a step: 3,388, 2,840 and 2,145 tokens/s/device are
-predicted, 3,625, 2,817 and 2,346 were measured. Optimizer states over all 1,024: 3,805 predicted, 2,271 measured: that
-collapse is **not** reproduced. A likely reason, not tested: InternEvo sends each owner's weights apart,
-FSDP2 a block at once. All three states split: 3,317 in groups of 8 and 2,227 over all are predicted.
+run on 8): optimizer states in groups of 8 at 16M, 8M and 4M tokens a step: 3,388, 2,804 and 2,085 tokens/s/device are
+predicted, 3,625, 2,817 and 2,346 were measured. Optimizer states over all 1,024: 3,855 are predicted for FSDP2, 2,271
+were measured with InternEvo, which gives whole tensors to ranks and then reduces and broadcasts for each owner apart.
+That alone explains it (`ilm_ray/parallel/owner_broadcast.py`): 4,148, 3,592, 3,587, 3,567, 3,489, 3,209, 2,823 and
+2,325 on 8, 16, ... 1,024 devices, where 4,062, 3,842, 3,752, 3,690, 3,571, 3,209, 2,861 and 2,271 were measured. All
+three states split: 3,317 in groups of 8 and 2,227 over all are predicted.
 """
 
 

@@ -29,7 +29,7 @@ class Memory:
 
 def peak_memory(shape: Shape, layout: Layout, step: Step, fused: bool) -> Memory:
     """That of the rank of the pipeline that needs most. `fused`: as of the device (`devices.Device`)."""
-    kept = activations(shape, layout, step, fused)
+    kept = activations(shape, layout, step)
     # Where all ranks hold as many blocks, later ones keep fewer micro-batches.
     even = shape.layers % layout.stages == 0
     ranks = {0, min(1, layout.pp - 1), layout.pp - 1} if even else range(layout.pp)
@@ -42,20 +42,20 @@ def _of_rank(shape: Shape, layout: Layout, step: Step, rank: int, kept: "Activat
     waiting = 4 * held.all if layout.gradients == "replica" and micros > 1 else 0
     reduced = 4 * share if layout.gradients != "replica" and micros > 1 else 0
     kept_here = int(kept.block * _blocks_in_flight(held, layout, micros, rank))
+    kept_here += kept.tables * (layout.pp - rank if layout.pp > 1 else 1)
     if rank == layout.pp - 1:
         kept_here += kept.head
     states = {"weights": 4 * share, "optimizer": 8 * share}
-    gathered = int(_gathered(held, layout) * width)
+    gathered = int(_gathered(held, layout, step) * width)
+    reduced_root = 4 * held.root + max(0, (4 if waiting else width) * held.root - 4 * held.root // group)
     moments = [
         # The backward begins: all activations are there, then the loss or the last block computes.
         Memory(**states, gradients=waiting + reduced + width * held.head, gathered=gathered, activations=kept_here,
                transient=max(_of_loss(shape, layout, step) if held.head else 0,
-                             _of_block(shape, layout, step, held) + kept.again)),
+                             _of_block(shape, layout, step, held, fused) + kept.again)),
         # It ends: parameters are split again, embedding and head are reduced as one, from and to fp32.
         Memory(**states, gradients=4 * share, gathered=0, activations=0,
-               transient=4 * held.root + max(0, (4 if waiting else width) * held.root - 4 * held.root // group)),
-        # AdamW: over lists of tensors on CUDA (`foreach`), with one number of scratch a parameter; else one by one.
-        Memory(**states, gradients=4 * share, gathered=0, activations=0, transient=4 * share if fused else 0),
+               transient=0 if _unwrapped(layout, step) else reduced_root),
     ]  # fmt: skip
     return max(moments, key=lambda m: m.total)
 
@@ -76,8 +76,10 @@ def _blocks_in_flight(held: Pieces, layout: Layout, micros: int, rank: int) -> f
     return held.blocks * min(micros, chunks / layout.virtual_stages)
 
 
-def _gathered(held: Pieces, layout: Layout) -> float:
+def _gathered(held: Pieces, layout: Layout, step: Step) -> float:
     """Numbers of parameters that are whole on a rank when a backward begins."""
+    if _unwrapped(layout, step):
+        return 0.0
     # torch's pipeline schedules split nothing again after a backward until the last one.
     if layout.parameters == "replica" or layout.pp > 1:
         return held.all
@@ -87,64 +89,74 @@ def _gathered(held: Pieces, layout: Layout) -> float:
     return ahead
 
 
+def _unwrapped(layout: Layout, step: Step) -> bool:
+    """A rank that shares its weights with none and computes in their type is left without FSDP2."""
+    return layout.sharding_ranks == 1 and layout.tp == 1 and step.precision == "fp32"
+
+
 @dataclass(frozen=True)
 class Activations:
     """Bytes that one micro-batch leaves on a rank until its backward."""
 
     block: int
-    head: int  # final norm: its input and what it gives to the head
+    head: int  # the final norm's input, and the gradient that the loss leaves for what the norm gives
+    tables: int  # rotary, for all blocks
     again: int = 0  # of the block whose backward runs: what was not kept and is computed again
 
 
-def activations(shape: Shape, layout: Layout, step: Step, fused: bool) -> Activations:
+def activations(shape: Shape, layout: Layout, step: Step) -> Activations:
     """What is kept for the backward: all that autograd needs, or what `layout.recompute` leaves of it.
 
-    full: a block's input. selective: that too, and what matrix products and attention give.
+    full: a block's input. selective: that too, and what `parallel.recompute` keeps.
     """
-    whole = _kept_by_autograd(shape, layout, step, fused)
-    if layout.recompute == "none":
-        return whole
-    row = step.width * shape.hidden // (layout.tp if layout.sequence_parallel else 1)
-    if layout.recompute == "selective":
-        # wqkv, attention with its log-sum-exp, wo, w1 and w3, w2; those of wo and w2 before ranks add them up.
-        queries, pairs = shape.heads * shape.head_dim, 2 * shape.kv_heads * shape.head_dim
-        parts = (2 * queries + pairs + 2 * shape.mlp_hidden) // layout.tp + 2 * shape.hidden
-        row += step.width * parts + 4 * shape.heads // layout.tp
-    block = step.rows(layout) * row
-    return Activations(block, whole.head, again=max(0, whole.block - block))
+    rows, width = step.rows(layout), step.width
+    parted = shape.hidden // (layout.tp if layout.sequence_parallel else 1)
+    whole = _kept_by_autograd(shape, layout, width, parted)
+    kept = {"none": whole, "selective": _kept_by_selection(shape, layout, width, parted), "full": width * parted}
+    return Activations(
+        block=rows * kept[layout.recompute],
+        head=rows * width * (parted + shape.hidden),
+        tables=rows * 4 * shape.head_dim,  # cosine and sine of half as many angles, in fp32
+        again=rows * max(0, whole - kept[layout.recompute]),
+    )
 
 
-def _kept_by_autograd(shape: Shape, layout: Layout, step: Step, fused: bool) -> Activations:
-    """Of a block: two norms, rotary tables, attention, MLP (gate, up, silu(gate), product)."""
-    rows, width, tp = step.rows(layout), step.width, layout.tp
-    queries, pairs = shape.heads * shape.head_dim // tp, 2 * shape.kv_heads * shape.head_dim // tp
-    rows_parted = tp if layout.sequence_parallel else 1
-    # A norm keeps its input; where it is made of parts, that in fp32 and the normalised too. What follows keeps the
-    # result, whole: with sequence parallelism it is gathered.
-    norm = (width if fused else 8) * shape.hidden // rows_parted + width * shape.hidden
-    rotary = 8 * shape.head_dim  # sine and cosine in fp32, once for queries and once for keys
-    if layout.cp == 1:  # the fused projection (values are a view of it), rotated queries and keys
-        attention = 2 * queries + 3 * pairs // 2
-    elif layout.cp_kind == "ulysses":  # the exchanged projection, and queries cut out of it
-        attention = 2 * queries + pairs
-    else:  # queries; keys and values of all ranks; on a CPU the mask, as numbers to add
-        attention = queries + pairs * layout.cp + (0 if fused else step.context)
-    # What attention gives, kept by it and by `wo`: once where that is one tensor. Exchanged it is two, and on a CPU.
-    exchanged = layout.cp > 1 and layout.cp_kind == "ulysses"
-    results = queries if fused and not exchanged else 2 * queries
-    sums = 4 * shape.heads // tp  # log-sum-exp of each query
-    mlp = 4 * shape.mlp_hidden // tp
-    block = 2 * norm + rotary + width * (attention + results + mlp) + sums
-    return Activations(rows * block, rows * norm)
+def _kept_by_autograd(shape: Shape, layout: Layout, width: int, parted: int) -> int:
+    """Bytes a row of a block: two norms, attention, MLP (gate, up, their product)."""
+    queries, pairs = shape.heads * shape.head_dim // layout.tp, 2 * shape.kv_heads * shape.head_dim // layout.tp
+    # A norm keeps its input and a factor a row; what follows keeps the result, whole: with sequence parallelism it is
+    # gathered.
+    norms = 2 * (width * (parted + shape.hidden) + 4)
+    attended = queries + pairs * (layout.cp if layout.cp_kind == "gather" else 1)
+    # What attention gives is kept by it and by `wo`: once where that is one tensor. Exchanged it is two.
+    results = 2 * queries if layout.cp > 1 and layout.cp_kind == "ulysses" else queries
+    sums = 4 * shape.heads // layout.tp  # log-sum-exp of each query
+    return norms + width * (attended + results + 3 * shape.mlp_hidden // layout.tp) + sums
+
+
+def _kept_by_selection(shape: Shape, layout: Layout, width: int, parted: int) -> int:
+    """Bytes a row of a block: its input; wqkv, attention with its log-sum-exp, wo, w1 and w3, w2; sums over ranks."""
+    queries, pairs = shape.heads * shape.head_dim // layout.tp, 2 * shape.kv_heads * shape.head_dim // layout.tp
+    products = 2 * queries + pairs + 2 * shape.mlp_hidden // layout.tp + 2 * shape.hidden
+    summed = 2 * parted if layout.tp > 1 else 0
+    return width * (parted + products + summed) + 4 * shape.heads // layout.tp
 
 
 def _of_loss(shape: Shape, layout: Layout, step: Step) -> int:
-    """A chunk's backward: log-probabilities, their gradient and that of the logits, in fp32."""
-    return 12 * min(step.loss_chunk, step.rows(layout)) * shape.vocab_size // layout.tp
+    """A chunk's logits, and in fp32 their log-probabilities, which become the gradient; that once more in bf16.
+
+    GPipe's losses are computed chunk by chunk in the backward: then log-probabilities and two gradients, in fp32.
+    """
+    number = 12 if layout.schedule == "gpipe" and layout.pp > 1 else 8
+    return number * min(step.loss_chunk, step.rows(layout)) * shape.vocab_size // layout.tp
 
 
-def _of_block(shape: Shape, layout: Layout, step: Step, held: Pieces) -> int:
+def _of_block(shape: Shape, layout: Layout, step: Step, held: Pieces, fused: bool) -> int:
     """The backward of an MLP: gradients of two inner and two outer tensors, those of the block's weights, and these
-    once more in fp32 for the reduction."""
+    once more in fp32 for the reduction. Where slices gather keys, a CPU makes a mask of numbers to add and its bits.
+    """
     inner = step.rows(layout) * (2 * shape.mlp_hidden // layout.tp + 2 * shape.hidden) * step.width
-    return inner + held.block * (step.width + 4)
+    gathers = layout.cp > 1 and layout.cp_kind == "gather" and not fused
+    mask = step.rows(layout) * step.context * (step.width + 1) if gathers else 0
+    reduced = 0 if _unwrapped(layout, step) else 4
+    return max(inner, mask) + held.block * (step.width + reduced)

@@ -78,8 +78,9 @@ def _compute(shape: Shape, layout: Layout, step: Step, device: Device, held: Pie
     peak = device.peak_flops / (1 if step.precision == "bf16" else 2) / device.ranks_a_core
     head = 6 * held.head * tokens / (peak * (device.attainable_head or device.attainable))
     blocks = 3 * _block_forwards(shape, layout, step, device, held)
-    again = head / 3 if step.rows(layout) > step.loss_chunk else 0.0  # the loss computes its chunks' logits twice
-    return (blocks + head) / 3, (blocks + head) * 2 / 3 + again
+    # The loss leaves the head's gradients in the forward; that of GPipe computes its chunks' logits twice.
+    again = head / 3 if layout.schedule == "gpipe" and layout.pp > 1 else 0.0
+    return blocks / 3 + head, blocks * 2 / 3 + again
 
 
 def _block_forwards(shape: Shape, layout: Layout, step: Step, device: Device, held: Pieces) -> float:
@@ -97,16 +98,19 @@ def _block_forwards(shape: Shape, layout: Layout, step: Step, device: Device, he
 
 
 def _recompute(shape: Shape, layout: Layout, step: Step, device: Device, held: Pieces) -> float:
-    """full: the blocks' forwards once more. selective: what is neither a product nor attention moves through memory."""
+    """full: the blocks' forwards once more, but for w2, whose result no backward needs. selective: what is neither a
+    product nor attention moves through memory."""
     if layout.recompute == "none":
         return 0.0
+    rows = held.blocks * step.micros(layout) * step.rows(layout)
     if layout.recompute == "full":
-        return _block_forwards(shape, layout, step, device, held)
+        peak = device.peak_flops / (1 if step.precision == "bf16" else 2) / device.ranks_a_core
+        last = rows * 2 * shape.hidden * shape.mlp_hidden / layout.tp / (peak * device.attainable)
+        return _block_forwards(shape, layout, step, device, held) - last
     # Read and written: two norms and residuals, queries and keys to rotate, silu(gate) and its product with up.
     rotated = 2 * (shape.heads + shape.kv_heads) * shape.head_dim
     numbers = 6 * shape.hidden / (layout.tp if layout.sequence_parallel else 1)
     numbers += (rotated + 5 * shape.mlp_hidden) / layout.tp
-    rows = held.blocks * step.micros(layout) * step.rows(layout)
     return rows * numbers * step.width / device.memory_rate
 
 

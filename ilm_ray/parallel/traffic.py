@@ -97,21 +97,25 @@ def activation_traffic(shape: Shape, layout: Layout, step: Step, held: Pieces) -
 
     Blocks that are computed again in the backward exchange again what they did in the forward.
     """
-    blocks = _tensor_blocks(shape, layout, step, held) + _context(shape, layout, step, held)
-    again = [replace(c, phase="backward") for c in blocks if c.phase == "forward" and layout.recompute != "none"]
-    return blocks + again + _tensor_ends(shape, layout, step, held) + _pipeline(shape, layout, step)
+    context, tensor = _context(shape, layout, step, held), _tensor_blocks(shape, layout, step, held)
+    again = [replace(c, phase="backward") for c in context if c.phase == "forward" and layout.recompute != "none"]
+    return context + again + tensor + _tensor_ends(shape, layout, step, held) + _pipeline(shape, layout, step)
 
 
 def _tensor_blocks(shape: Shape, layout: Layout, step: Step, held: Pieces) -> list[Collective]:
     """Of attention and MLP (arXiv 1909.08053 section 3; with sequence parallelism arXiv 2205.05198 section 4.2.2)."""
     each = functools.partial(_of_hidden, shape, layout, step)
+    # Computed again: what is gathered for wqkv, w1 and w3; with `full` also the sum after wo, not that after w2.
+    gathered = 2 * held.blocks if layout.recompute != "none" else 0
+    summed = held.blocks if layout.recompute == "full" else 0
     if layout.tp == 1:
         return []
     if layout.sequence_parallel:
         # wo and w2 scatter rows, before wqkv and w1/w3 they are gathered; backward the other way round.
-        return [each(o, p, 2 * held.blocks) for p in PHASES for o in ("gather", "scatter")]
+        found = [each(o, p, 2 * held.blocks) for p in PHASES for o in ("gather", "scatter")]
+        return [*found, each("gather", "backward", gathered), each("scatter", "backward", summed)]
     # Backward three: w1 and w3 each add up the gradient of what they share.
-    return [each("all_reduce", "forward", 2 * held.blocks), each("all_reduce", "backward", 3 * held.blocks)]
+    return [each("all_reduce", "forward", 2 * held.blocks), each("all_reduce", "backward", 3 * held.blocks + summed)]
 
 
 def _tensor_ends(shape: Shape, layout: Layout, step: Step, held: Pieces) -> list[Collective]:
@@ -124,10 +128,11 @@ def _tensor_ends(shape: Shape, layout: Layout, step: Step, held: Pieces) -> list
             if layout.sequence_parallel
             else [each("all_reduce", "forward", 1)]
         )
-    if layout.tp > 1 and held.head:  # the head's input, chunk by chunk
-        chunks = -(-step.rows(layout) // step.loss_chunk)
+    if layout.tp > 1 and held.head:
         found += [each("gather", "forward", 1)] * layout.sequence_parallel
-        found.append(each("all_reduce", "backward", chunks, 1 / chunks))
+        # The gradient of the head's input, all at once; chunk by chunk with GPipe.
+        chunks = -(-step.rows(layout) // step.loss_chunk) if layout.schedule == "gpipe" and layout.pp > 1 else 1
+        found.append(each("all_reduce", "forward", chunks, 1 / chunks))
     return found
 
 
