@@ -35,7 +35,7 @@ def _train(folder: str, url: str) -> None:
         for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()
-        model.shape = replace(SHAPE, rope_base=1000.0 * step)
+        model.model.shape = replace(SHAPE, rope_base=1000.0 * step)
         save_internlm2(model, Path(folder) / f"model-{step}")
         state = {"tokens": 100 * step, "shape": asdict(model.shape)}
         checkpoints.save(step, [(model, optimizer)], state, last=step == 3)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ilm_ray.errors import UserError
 from ilm_ray.model.internlm2 import Shape
 from ilm_ray.parallel.candidates import layouts
-from ilm_ray.parallel.devices import DEVICES, GIB, Device, known_device
+from ilm_ray.parallel.devices import DEVICES, GIB, USABLE_MEMORY, Device, known_device
 from ilm_ray.parallel.elastic import usable
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.parallel.planner import Choice, Work, choose_layout, plan_work, predict
@@ -71,9 +71,12 @@ def _micro_batches(layout: Layout, work: Work) -> list[int]:
 
 
 def test_a_phase_that_needs_more_memory_makes_the_others_compute_again_too() -> None:
-    device = replace(CPU, memory=int(0.35 * GIB))
     layout = Layout().on(2)
     works = [Work(Step(256, 4)), Work(Step(8192, 4))]
+    # Between what the long sequences need as they are and when all is computed again.
+    again = layout.model_copy(update={"recompute": "full"})
+    least, most = (predict(SHAPE, tried, works[1].step, CPU).memory.total for tried in (again, layout))
+    device = replace(CPU, memory=int((least + most) / 2 / USABLE_MEMORY))
     alone = plan_work(SHAPE, layout, device, works[:1])
     both = plan_work(SHAPE, layout, device, works)
     assert alone.layout.recompute == "none" and both.layout.recompute != "none"
