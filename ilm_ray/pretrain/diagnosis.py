@@ -3,7 +3,7 @@
 import errno
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,8 +86,11 @@ def read_traces(folder: Path) -> list[Trace]:
     ]
 
 
-def diagnose(traces: Sequence[Trace]) -> Diagnosis:
-    """The first rule that holds. An error of a rank's own comes before silence, silence before what others say."""
+def diagnose(traces: Sequence[Trace], lost_nodes: Iterable[str] = ()) -> Diagnosis:
+    """The first rule that holds. An error of a rank's own comes before silence, silence before what others say.
+
+    lost_nodes: ids of nodes that have left the cluster; Ray's word of a dead worker names the node it was on.
+    """
     traces = [trace for trace in traces if trace.life.get("doing") != IDLE]
     own = sorted(
         (t for t in traces if t.error and not t.partner_gone), key=lambda t: t.error["time"] if t.error else 0.0
@@ -102,9 +105,14 @@ def diagnose(traces: Sequence[Trace]) -> Diagnosis:
         first = min(hung, key=lambda t: (t.life["step"], t.life["doing"] in _WAITS_FOR_OTHERS, -t.life["seconds"]))
         advice = f"Its stacks are in rank-{first.rank}.stack.txt; look at its storage and network, or raise hang_s."
         return _found("hang", advice, first, traces)
+    nodes = "|".join([_NODE_GONE.pattern, *map(re.escape, lost_nodes)])
     for pattern, category, advice in (
         (_RAY_KILLED_FOR_MEMORY, "out_of_memory", "Lower micro_tokens, recompute activations or split states further."),
-        (_NODE_GONE, "node_lost", "Training goes on where enough nodes are left; see why the node went."),
+        (
+            re.compile(nodes, re.IGNORECASE),
+            "node_lost",
+            "It goes on where enough nodes are left; see why it went.",
+        ),
     ):
         named = [t for t in traces if pattern.search(t.ray)]
         if named:
@@ -122,9 +130,11 @@ def diagnose(traces: Sequence[Trace]) -> Diagnosis:
     return Diagnosis("no_trace", "No rank came as far as leaving a sign of life: see Ray's logs of the workers.")
 
 
-def write_diagnosis(attempt: Path, opinion: Callable[[Diagnosis], str] | None = None) -> dict[str, Any]:
+def write_diagnosis(
+    attempt: Path, opinion: Callable[[Diagnosis], str] | None = None, lost_nodes: Iterable[str] = ()
+) -> dict[str, Any]:
     """Diagnose an attempt from its folder and append the row to `diagnoses.jsonl` beside it."""
-    found = diagnose(read_traces(attempt))
+    found = diagnose(read_traces(attempt), lost_nodes)
     row: dict[str, Any] = {"attempt": int(attempt.name.split("-")[1]), **asdict(found), "line": found.line()}
     if opinion is not None:
         row["second_opinion"] = opinion(found)

@@ -1,7 +1,7 @@
 """The driver's view of a training that goes on elsewhere: progress, bad steps, diagnoses."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Self
 
@@ -14,7 +14,8 @@ from ilm_ray.pretrain.diagnosis import Diagnosis, write_diagnosis
 
 class Follower:
     """In the driver: shows progress, because a worker's own output does not reach the person who waits, and says of
-    every attempt that ended too early what ended it. `also` is called each time it looks."""
+    every attempt that ended too early what ended it. `also` is called each time it looks; `lost_nodes` gives
+    the ids of nodes that have left the cluster."""
 
     def __init__(
         self,
@@ -23,10 +24,11 @@ class Follower:
         journal: Journal,
         opinion: Callable[[Diagnosis], str] | None,
         also: Callable[[], None],
+        lost_nodes: Callable[[], Iterable[str]],
         every_s: float = 2.0,
     ) -> None:
         self.folder, self.attempts, self.journal, self.opinion = folder, attempts, journal, opinion
-        self.also = also
+        self.also, self.lost_nodes = also, lost_nodes
         self.every_s, self.shown, self.incidents = every_s, 0, 0
         self.laid_out = len(attempts.all())
         self.start = commit.newest_step(folder / "checkpoints")
@@ -82,7 +84,7 @@ class Follower:
             after = following.get(attempt)
             cost = {} if after is None else lost(attempt, after)
             if failed(attempt) or after is None:
-                row = write_diagnosis(attempt, self.opinion)
+                row = write_diagnosis(attempt, self.opinion, self.lost_nodes())
                 said = {"second_opinion": row["second_opinion"]} if "second_opinion" in row else {}
                 self.journal.event("recover" if after else "fail", why=row["line"], **cost, **said)
             elif started(after)["workers"] != started(attempt)["workers"]:

@@ -1,6 +1,7 @@
 """Ray Train around the training loop: workers, process group, restart after a fault with its diagnosis, metrics."""
 
 import json
+import re
 import shutil
 import time
 import traceback
@@ -86,7 +87,8 @@ def run_training(
     ask = pretrain.opinion
     opinion = None if ask is None else partial(second_opinion, ask.url, ask.model)
     beside = _Beside(config, context.run_dir, folder) if measure_beside and pretrain.evaluate_every else None
-    with Follower(folder, attempts, context.journal, opinion, beside.look if beside else _nothing) as follower:
+    also = beside.look if beside else _nothing
+    with Follower(folder, attempts, context.journal, opinion, also, _lost_nodes) as follower:
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -180,7 +182,7 @@ class _KeepsExceptions(UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         begun = self.attempts.all()
         if begun and not (begun[-1] / "controller.json").exists():
-            said = {str(rank): f"{type(e).__name__}: {e}"[-2000:] for rank, e in worker_exceptions.items()}
+            said = {str(rank): _said(e) for rank, e in worker_exceptions.items()}
             write_text_atomic(begun[-1] / "controller.json", json.dumps(said))
 
 
@@ -239,6 +241,17 @@ class _Beside:
     def _append(self, row: dict[str, Any]) -> None:
         with (self.folder / "beside.jsonl").open("a", encoding="utf-8") as out:
             out.write(json.dumps(row) + "\n")
+
+
+def _said(error: Exception) -> str:
+    """Type, the worker's node where Ray names it, and the end of the message, which is the cause."""
+    text = str(error)
+    node = re.search(r"node_id='(\w+)'", text)
+    return f"{type(error).__name__}{f' on node {node[1]}' if node else ''}: {text[-1500:]}"
+
+
+def _lost_nodes() -> list[str]:
+    return [node["NodeID"] for node in ray.nodes() if not node["Alive"]]
 
 
 def _nothing() -> None: ...

@@ -130,6 +130,9 @@ def test_what_ray_knows_of_a_dead_worker_comes_before_guesses(tmp_path: Path) ->
         (attempt / "controller.json").write_text(json.dumps({"2": said}))
         found = diagnose(read_traces(attempt))
         assert (found.category, found.rank) == (category, 2) and failed(attempt)
+    (attempt / "controller.json").write_text(json.dumps({"2": "ActorUnavailableError on node abc12: no connection"}))
+    assert diagnose(read_traces(attempt)).category == "worker_killed"
+    assert diagnose(read_traces(attempt), ["abc12"]).category == "node_lost"
 
 
 def test_attempts_without_progress_and_final_ones_are_not_repeated(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ from tests.pretrain.real_run import real_config, recording
 from tests.pretrain.test_eight_workers import SlowRecording
 
 folder = Path(sys.argv[1])
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 150 * 2**20})
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 150 * 2**20})
 args = {"object_store_memory": 80 * 2**20}
 cluster.add_node(num_cpus=5, **args)
 second = cluster.add_node(num_cpus=3, **args)
@@ -123,8 +123,8 @@ def starts():
 
 def play():
     while not reached(30): time.sleep(0.5)
-    cluster.remove_node(second, allow_graceful=False)
     known = len(starts())
+    cluster.remove_node(second, allow_graceful=False)
     while len(starts()) == known or not reached(90): time.sleep(0.5)
     cluster.add_node(num_cpus=3, **args)
 
@@ -170,6 +170,8 @@ def test_workers_go_and_come_back_while_tokens_a_step_stay(eight_cpus: None, sou
     for event in read_journal(folder / "journal.jsonl"):
         print(event)
     assert [start["workers"] for start in starts] == [8, 5, 8]
+    (fault,) = [json.loads(line) for line in (folder / "pretrain/attempts/diagnoses.jsonl").read_text().splitlines()]
+    assert fault["category"] == "node_lost"
     assert [row["step"] for row in rows] == list(range(1, 401))
     assert {b["tokens"] - a["tokens"] for a, b in itertools.pairwise(rows)} == {1024}
     apart = max(abs(a["loss"] - b["loss"]) for a, b in zip(rows, alone, strict=True))
