@@ -1,6 +1,7 @@
 """Pre-train InternLM2 over its phases on Ray Train workers: tokens -> `<run>/pretrain/model`."""
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -8,7 +9,8 @@ import ray
 from ilm_ray.config import Config
 from ilm_ray.corpus.mixture import MAX_PASSES
 from ilm_ray.corpus.stage import Context, Result, Stage
-from ilm_ray.parallel.devices import known_device
+from ilm_ray.parallel.calibration import read_calibration
+from ilm_ray.parallel.devices import Device, known_device
 from ilm_ray.pretrain.phases import PretrainTask, phase_mixtures
 from ilm_ray.pretrain.planning import settled, training_layout
 from ilm_ray.pretrain.trainer import run_training
@@ -16,7 +18,8 @@ from ilm_ray.tokenizer.tokenizer import Tokenizer
 from jobs._job import run_job
 
 # What changes how the work is done and not what comes of it.
-_NO_RESULT = {"checkpoint_every", "keep_checkpoints", "log_every", "workers", "layout", "loss_chunk", "micro_tokens"}
+_NO_RESULT = {"checkpoint_every", "keep_checkpoints", "log_every", "workers", "loss_chunk", "micro_tokens"}
+_NO_RESULT |= {"layout", "calibration"}
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -37,11 +40,18 @@ def _work(context: Context) -> Result:
 def _laid_out(context: Context) -> Config:
     """The configuration with the planner's layout for the devices of this cluster; the journal says why that one."""
     vocab_size = Tokenizer.load(context.of("tokenizer")).vocab_size
-    kinds = sorted(name for name in ray.cluster_resources() if name.startswith("accelerator_type:"))
-    device = known_device(kinds[0].partition(":")[2] if kinds else None)
-    choice = training_layout(context.config, vocab_size, context.config.pretrain.workers, device)
+    pretrain = context.config.pretrain
+    choice = training_layout(context.config, vocab_size, pretrain.workers, _device(pretrain.calibration))
     context.journal.event("note", why=f"layout=auto: {choice.why}")
     return settled(context.config, choice)
+
+
+def _device(calibration: str | None) -> Device:
+    """The cluster's kind of device, as it was measured or from its data sheet."""
+    if calibration is not None:
+        return read_calibration(Path(calibration))[0]
+    kinds = sorted(name for name in ray.cluster_resources() if name.startswith("accelerator_type:"))
+    return known_device(kinds[0].partition(":")[2] if kinds else None)
 
 
 def _look_ahead(context: Context) -> list[dict[str, Any]]:
