@@ -6,6 +6,7 @@ from typing import Any
 from ilm_ray.config import Config
 from ilm_ray.corpus.mixture import MAX_PASSES
 from ilm_ray.corpus.stage import Context, Result, Stage
+from ilm_ray.pretrain.layouts import cluster_device
 from ilm_ray.pretrain.phases import PretrainTask, phase_mixtures
 from ilm_ray.pretrain.trainer import run_training
 from jobs._job import run_job
@@ -14,7 +15,7 @@ from jobs._job import run_job
 _NO_RESULT = {
     *("checkpoint_every", "keep_checkpoints", "store", "store_keep", "store_keep_every", "store_cold"),
     *("cold_after_hours", "log_every", "workers", "min_workers", "layout", "loss_chunk", "micro_tokens", "hang_s"),
-    *("opinion", "evaluate_every"),
+    *("opinion", "evaluate_every", "calibration"),
 }
 
 
@@ -24,6 +25,8 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _work(context: Context) -> Result:
+    if context.config.pretrain.calibration:  # a wrong file is found before anything runs
+        cluster_device(context.config.pretrain.calibration, None)
     drawn = _look_ahead(context)
     result = run_training(context, PretrainTask, context.config.pretrain.weight_decay, measure_beside=True)
     return replace(result, metrics=result.metrics | {"drawn": drawn})

@@ -218,6 +218,7 @@ class PretrainConfig(Section):
     # How workers share the model; by default each reads its own sequences and keeps a share of all states. auto: the
     # fastest that the planner finds (ilm_ray/parallel/planner.py).
     layout: Layout | Literal["auto"] = Layout()
+    calibration: str | None = None  # file of jobs/plan.py --calibrate, for auto; None: figures of data sheets
     precision: Literal["fp32", "bf16"] = "bf16"
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8

@@ -3,6 +3,7 @@
 Every rank measures at the same time, so what ranks share (cores, memory, links) is shared here as it is in training.
 """
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,10 +14,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ilm_ray.model.internlm2 import Block, Packed, Shape
-from ilm_ray.model.loss import token_losses
+from ilm_ray.errors import UserError
+from ilm_ray.model.internlm2 import Block, CausalLM, Documents, Packed, Shape
+from ilm_ray.model.loss import summed_loss
 from ilm_ray.parallel.devices import Device, Link
-from ilm_ray.parallel.step import block_matrices
+from ilm_ray.parallel.layout import Layout
+from ilm_ray.parallel.parallelize import parallelize
+from ilm_ray.parallel.planner import predict
+from ilm_ray.parallel.step import Step, block_matrices
 from ilm_ray.parallel.timing import OPTIMIZER_BYTES
 from ilm_ray.parallel.traffic import Operation, hops, sent
 
@@ -25,6 +30,7 @@ from ilm_ray.parallel.traffic import Operation, hops, sent
 REPEATS = 8
 SIZES = (2**16, 2**20, 2**23)  # bytes of a collective
 LOSS_ROWS = 512
+WHOLE: dict[str, Any] = {"parameters": "replica", "gradients": "replica", "optimizer": "replica"}
 
 Sample = tuple[float, float, float]  # what goes into the two columns of a fit, and the seconds that were measured
 
@@ -42,7 +48,7 @@ def calibrate(shape: Shape, precision: str, rows: Sequence[int], cores: int, she
     block_seconds, second_a_flop = fit([_block(shape, device, dtype, n) for n in rows])
     head_flops, head_seconds = _head(shape, device, dtype)
     parameters, optimizer_seconds = _optimizer(shape, device)
-    return replace(
+    measured = replace(
         sheet,
         name=f"measured {sheet.name}",
         memory=_memory(device),
@@ -53,6 +59,7 @@ def calibrate(shape: Shape, precision: str, rows: Sequence[int], cores: int, she
         block_seconds=block_seconds,
         links=_links(device, sheet.node_devices),
     )
+    return replace(measured, overheads=_overheads(shape, precision, rows[0], device, measured))
 
 
 def fit(samples: Sequence[Sample]) -> tuple[float, float]:
@@ -85,11 +92,11 @@ def _seconds(work: Callable[[], Any], device: torch.device) -> float:
 def _block(shape: Shape, device: torch.device, dtype: torch.dtype, rows: int) -> Sample:
     """(1, floating-point operations, seconds) of forward and backward of a block on one document of `rows` tokens."""
     block = Block(shape).to(device, dtype)
-    batch = Packed.of([[0] * rows]).to(device)
+    documents = Documents.of(Packed.of([[0] * rows]).to(device), shape, dtype)
     x = torch.randn(rows, shape.hidden, device=device, dtype=dtype, requires_grad=True)
 
     def work() -> None:
-        block(x, batch).sum().backward()
+        block(x, documents).sum().backward()
 
     attention = 12 * shape.heads * shape.head_dim * rows / 2
     return 1.0, rows * (6 * block_matrices(shape) + attention), _seconds(work, device)
@@ -101,7 +108,7 @@ def _head(shape: Shape, device: torch.device, dtype: torch.dtype) -> tuple[float
     hidden = torch.randn(LOSS_ROWS, shape.hidden, device=device, dtype=dtype, requires_grad=True)
     labels = torch.zeros(LOSS_ROWS, dtype=torch.long, device=device)
     flops = 6.0 * shape.hidden * shape.vocab_size * LOSS_ROWS
-    return flops, _seconds(lambda: token_losses(hidden, head, labels, LOSS_ROWS).sum().backward(), device)
+    return flops, _seconds(lambda: summed_loss(hidden, head, labels, LOSS_ROWS).backward(), device)
 
 
 def _optimizer(shape: Shape, device: torch.device) -> tuple[int, float]:
@@ -109,7 +116,7 @@ def _optimizer(shape: Shape, device: torch.device) -> tuple[int, float]:
     weights = list(Block(shape).to(device).parameters())
     for weight in weights:
         weight.grad = torch.full_like(weight, 1e-3)
-    optimizer = torch.optim.AdamW(weights, lr=1e-4)
+    optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=True)  # as pretrain.schedule has it
 
     def work() -> None:
         nn.utils.clip_grad_norm_(weights, 1e-3)
@@ -158,6 +165,32 @@ def _collective(operation: Operation, group: Any, number: int, device: torch.dev
             dist.recv(tensor, group=group, group_src=rank - 1)
 
     return send
+
+
+def _overheads(shape: Shape, precision: str, rows: int, device: torch.device, measured: Device) -> dict[str, float]:
+    """What short real steps of two blocks take beyond what `measured` predicts of them."""
+    kinds = {
+        "shards": Layout(),
+        "tensor": Layout(tp=2, **WHOLE),
+        "sequence": Layout(tp=2, sequence_parallel=True, **WHOLE),
+        "context": Layout(cp=2, **WHOLE),
+    }
+    small, found = replace(shape, layers=2), {}
+    for kind, wanted in kinds.items():
+        try:
+            layout = wanted.on(dist.get_world_size())
+            layout.require_model(small, small.vocab_size)
+        except UserError:  # an odd number of ranks, or of heads
+            continue
+        assert layout.dp is not None
+        step = Step(rows, 2 * layout.dp, precision=precision, loss_chunk=LOSS_ROWS)  # type: ignore[arg-type]
+        model = parallelize(CausalLM(small, LOSS_ROWS), layout, device, precision)
+        windows = [(Packed.of([[0] * rows]), torch.zeros(rows, dtype=torch.long))] * step.micros(layout)
+        seconds = _seconds(functools.partial(model.backward_windows, windows, 1e-6), device)
+        times = predict(small, layout, step, measured).times
+        passes = small.layers * step.micros(layout)
+        found[kind] = max(0.0, seconds - (times.total - times.optimizer)) / passes
+    return found
 
 
 def _memory(device: torch.device) -> int:

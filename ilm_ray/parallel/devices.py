@@ -49,6 +49,9 @@ class Device:
     attainable_head: float | None = None  # of the head with its loss; None: as the blocks
     block_seconds: float = 0.0  # of a block's forward and backward, whatever the number of rows
     links: Mapping[str, Link] = field(default_factory=dict)  # by operation; those absent follow from the data sheet
+    # Seconds a block and micro-batch beyond what is computed and sent: dispatch, hooks, waiting for each other. By what
+    # causes them: shards, tensor, sequence, context.
+    overheads: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def usable_memory(self) -> int:

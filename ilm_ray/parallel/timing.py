@@ -45,8 +45,10 @@ def _rank_time(shape: Shape, layout: Layout, step: Step, device: Device, rank: i
     again = _recompute(shape, layout, step, device, held)
     states = state_traffic(layout, step, held)
     moved = activation_traffic(shape, layout, step, held)
+    over = _overheads(layout, device, held.blocks * micros)
     waits = {
-        kind: sum(c.seconds(device) for c in moved if c.kind == kind) for kind in ("tensor", "context", "pipeline")
+        kind: over[kind] + sum(c.seconds(device) for c in moved if c.kind == kind)
+        for kind in ("tensor", "context", "pipeline")
     }
     # Narayanan et al., arXiv 2104.04473 section 2.2: (p - 1) / (v m) of the time of a rank's own micro-batches.
     busy = forward + backward + again + sum(waits.values())
@@ -55,11 +57,22 @@ def _rank_time(shape: Shape, layout: Layout, step: Step, device: Device, rank: i
         compute=forward + backward,
         recompute=again,
         bubble=bubble,
-        states=_exposed(states, {"forward": forward, "backward": backward + again}, micros, device),
+        states=over["states"] + _exposed(states, {"forward": forward, "backward": backward + again}, micros, device),
         optimizer=OPTIMIZER_BYTES * -(-held.all // layout.optimizer_group) / device.memory_rate,
         **waits,
     )
     return times, [*states, *moved]
+
+
+def _overheads(layout: Layout, device: Device, blocks: int) -> dict[str, float]:
+    """Measured seconds of dispatch and hooks of `blocks` passes through a block, by what of `Times` they belong to."""
+    kinds = {
+        "states": "shards" if layout.parameters != "replica" else "",
+        "tensor": ("sequence" if layout.sequence_parallel else "tensor") if layout.tp > 1 else "",
+        "context": "context" if layout.cp > 1 else "",
+        "pipeline": "",
+    }
+    return {part: blocks * device.overheads.get(kind, 0.0) for part, kind in kinds.items()}
 
 
 def _idle(device: Device) -> float:

@@ -1,11 +1,13 @@
 """Which layout each stretch of a training runs in, on as many workers as there happen to be."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ilm_ray.config.schema import PretrainConfig
 from ilm_ray.errors import UserError
 from ilm_ray.model.internlm2 import Shape
-from ilm_ray.parallel.devices import Device
+from ilm_ray.parallel.calibration import read_calibration
+from ilm_ray.parallel.devices import Device, known_device
 from ilm_ray.parallel.elastic import usable
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.parallel.planner import choose_layout
@@ -30,8 +32,9 @@ class Stretches:
     why: str
 
 
-def stretches(pretrain: PretrainConfig, shape: Shape, ranks: int, device: Device) -> Stretches:
-    """The layouts of the phases on `ranks` workers. Raises UserError where there is none.
+def stretches(pretrain: PretrainConfig, shape: Shape, ranks: int, gpu: str | None) -> Stretches:
+    """The layouts of the phases on `ranks` workers. gpu: CUDA's name of it, None for a CPU. Raises UserError where there
+    is none.
 
     The layout that is set is taken as it is on the number of workers that is set. On fewer, or with `auto`, the planner
     chooses; with `auto` each phase has the layout that suits it best.
@@ -42,6 +45,7 @@ def stretches(pretrain: PretrainConfig, shape: Shape, ranks: int, device: Device
         layout = pretrain.layout.on(ranks)
         found = tuple(Stretch(end, layout, work.step.at_once) for end, work in zip(ends, works, strict=True))
         return Stretches(ranks, found, "")
+    device = cluster_device(pretrain.calibration, gpu)
     base = None if pretrain.layout == "auto" else pretrain.layout
     together = usable(base, ranks, shape, device, works)
     choices = [(together.layout, plan.step.at_once, "") for plan in together.plans]
@@ -58,3 +62,11 @@ def stretches(pretrain: PretrainConfig, shape: Shape, ranks: int, device: Device
         tuple(Stretch(end, layout, at_once) for end, (layout, at_once, _) in zip(ends, choices, strict=True)),
         "; ".join([together.why, *whys]),
     )
+
+
+def cluster_device(calibration: str | None, gpu: str | None) -> Device:
+    """The kind of device to plan for: as it was measured, else by CUDA's name from its data sheet; None: a CPU.
+
+    Raises UserError where the file is no calibration, or there is no data of such a device.
+    """
+    return known_device(gpu) if calibration is None else read_calibration(Path(calibration))[0]

@@ -15,7 +15,6 @@ from ilm_ray.checkpoints.checkpoints import Checkpoints, Storage
 from ilm_ray.config.schema import PhaseConfig, SpikeConfig
 from ilm_ray.model.huggingface import save_internlm2
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel
-from ilm_ray.parallel.devices import Device
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.parallel.parallelize import ParallelModel, parallelize
 from ilm_ray.parallel.sharding import clip_gradients, summed
@@ -79,7 +78,7 @@ class HasPhases(Protocol):
     phases: Sequence[PhaseConfig]
 
     def phase_of(self, step: int) -> tuple[int, int]: ...
-    def lay_out(self, ranks: int, device: Device) -> Stretches: ...
+    def lay_out(self, ranks: int, gpu: str | None) -> Stretches: ...
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from ilm_ray.corpus.tokens import TokenSource
 from ilm_ray.errors import UserError
 from ilm_ray.model.internlm2 import CausalLM, Packed, initialize
 from ilm_ray.model.loss import IGNORE
-from ilm_ray.parallel.devices import Device
 from ilm_ray.parallel.parallelize import ParallelModel
 from ilm_ray.pretrain.guard import nth_kept
 from ilm_ray.pretrain.heldout import Window, bits_per_byte, phase_windows
@@ -112,9 +111,9 @@ class PretrainTask:
         number, inside = self.phase_of(step)
         return number, nth_kept(inside, self.skipped[number])
 
-    def lay_out(self, ranks: int, device: Device) -> Stretches:
+    def lay_out(self, ranks: int, gpu: str | None) -> Stretches:
         """The layouts to train in on so many workers; from now on micro-batches are as large as those allow."""
-        found = stretches(self.config.pretrain, shape_of(self.config, self.vocab_size), ranks, device)
+        found = stretches(self.config.pretrain, shape_of(self.config, self.vocab_size), ranks, gpu)
         self.at_once = [stretch.at_once for stretch in found.all]
         return found
 

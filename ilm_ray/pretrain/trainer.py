@@ -24,7 +24,6 @@ from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.stage import Context, Result
 from ilm_ray.errors import UserError
 from ilm_ray.observe.journal import read_journal
-from ilm_ray.parallel.devices import known_device
 from ilm_ray.parallel.group import keep_ranks
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.pretrain.attempts import Attempts, finished
@@ -144,7 +143,7 @@ def _train_in_stretches(
     log = TrainingLog(folder, task, rank)
     plan = Stretches(ranks, (Stretch(task.steps, Layout(), 0),), "")
     if isinstance(task, HasPhases):
-        plan = task.lay_out(ranks, known_device(torch.cuda.get_device_name() if torch.cuda.is_available() else None))
+        plan = task.lay_out(ranks, torch.cuda.get_device_name() if torch.cuda.is_available() else None)
     if rank == 0 and plan.why:
         write_text_atomic(watch.folder / "layout.txt", plan.why)
     if not keep_ranks(plan.used, timeout_s=c.hang_s + GRACE_S):

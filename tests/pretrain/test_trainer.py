@@ -12,7 +12,6 @@ import torch
 from ilm_ray.config import Config, load_config
 from ilm_ray.corpus.stage import Context
 from ilm_ray.observe.journal import Journal, read_journal
-from ilm_ray.parallel.devices import Device
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.pretrain.layouts import Stretch, Stretches
 from ilm_ray.pretrain.trainer import run_training
@@ -107,7 +106,7 @@ class LaidOut(Toy):
     def phase_of(self, step: int) -> tuple[int, int]:
         return 0, step
 
-    def lay_out(self, ranks: int, device: Device) -> Stretches:
+    def lay_out(self, ranks: int, gpu: str | None) -> Stretches:
         first = Layout(pp=2, tp=2, sequence_parallel=True, gradients="replica").on(ranks)
         return Stretches(ranks, (Stretch(3, first, 1), Stretch(6, Layout(tp=2).on(ranks), 1)), "two layouts")
 
