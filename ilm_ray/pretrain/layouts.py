@@ -33,8 +33,9 @@ class Stretches:
 
 
 def stretches(pretrain: PretrainConfig, shape: Shape, ranks: int, gpu: str | None) -> Stretches:
-    """The layouts of the phases on `ranks` workers. gpu: CUDA's name of it, None for a CPU. Raises UserError where there
-    is none.
+    """The layouts of the phases on `ranks` workers. Raises UserError where there is none.
+
+    gpu: CUDA's name of it, None for a CPU.
 
     The layout that is set is taken as it is on the number of workers that is set. On fewer, or with `auto`, the planner
     chooses; with `auto` each phase has the layout that suits it best.
