@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn, optim
+from torch.distributed.tensor import DTensor
 
 from ilm_ray.corpus.mixture import packed_from_arrays
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
@@ -129,6 +130,10 @@ def train_step(model: ParallelModel, optimizers: Sequence[optim.Optimizer], step
     return loss.item() / valid_tokens(step), norm
 
 
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def _train(cases: Sequence[tuple[Layout, torch.dtype]], folder: str) -> None:
     logging.getLogger("torch.distributed.tensor").setLevel(logging.ERROR)  # full_tensor gathers over two meshes in turn
     for number, (layout, dtype) in enumerate(cases):
@@ -142,9 +147,9 @@ def _train(cases: Sequence[tuple[Layout, torch.dtype]], folder: str) -> None:
             out.norms.append(norm)
         for part in model.parts:
             for name, parameter in part.named_parameters():
-                out.weights[name] = parameter.full_tensor().detach().clone()
                 assert parameter.grad is not None
-                out.gradients[name] = parameter.grad.full_tensor().clone()
+                out.weights[name] = _whole(parameter).detach().clone()
+                out.gradients[name] = _whole(parameter.grad).clone()
         with model.active():  # last, for it leaves parameters gathered that are read from shards above
             out.forward = forward(model)
         if all(model.meshes.rank(name) == 0 for name in ("dp", "cp", "tp")):
