@@ -112,7 +112,8 @@ def _document_attention_backward(
     cu_seqlens: Tensor,
     cu_seqlens_k: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_q, grad_k, grad_v = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v))
+    grad_q = torch.empty_like(q, memory_format=torch.contiguous_format)
+    grad_k, grad_v = (torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (k, v))  # some are not seen
     for run in runs(cu_seqlens, cu_seqlens_k):
         query_side = [_by_head(t, run.documents, run.queries) for t in (gradient, q, out, sums)]
         one_gradient, one_q, one_out, log_sum = query_side

@@ -7,30 +7,27 @@ from torch import Tensor
 
 
 def rotary_tables(positions: Tensor, head_dim: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every position's angles, each (tokens, head_dim / 2), fp32 or what `dtype` has beyond that.
+    """Of every position's angles the cosine, twice side by side (tokens, head_dim), the sine once (tokens, head_dim / 2).
 
-    positions: (tokens). Computed for each batch, once for all layers: a buffer that is not saved is garbage after
-    building on the meta device.
+    positions: (tokens); the tables are fp32, or fp64 for that `dtype`. Computed for each batch, once for all layers: a
+    buffer that is not saved is garbage after building on the meta device.
     """
     half = head_dim // 2
     exact = torch.promote_types(dtype, torch.float32)
     frequencies = base ** (-torch.arange(half, device=positions.device, dtype=exact) / half)
     angles = positions.to(exact)[:, None] * frequencies
-    return angles.cos(), angles.sin()
+    return angles.cos().repeat(1, 2), angles.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x turned by its token's angles; x: (tokens, ..., head_dim), tables: (tokens, head_dim / 2)."""
+    """x turned by its token's angles; x: (tokens, ..., head_dim), tables as of `rotary_tables`."""
     half = x.shape[-1] // 2
     between = (1,) * (x.dim() - 2)
-    cos, sin = cos.view(len(cos), *between, half), sin.view(len(sin), *between, half)
-    a, b = x[..., :half], x[..., half:]
-    out = torch.empty(x.shape, dtype=cos.dtype, device=x.device)
-    first, second = out[..., :half], out[..., half:]
-    torch.mul(a, cos, out=first)
-    torch.mul(b, cos, out=second)
-    first.addcmul_(b.to(cos.dtype), sin, value=-1)
-    second.addcmul_(a.to(cos.dtype), sin)
+    cos, sin = cos.view(len(cos), *between, 2 * half), sin.view(len(sin), *between, half)
+    a, b = x[..., :half].to(sin.dtype), x[..., half:].to(sin.dtype)
+    out = x * cos
+    out[..., :half].addcmul_(b, sin, value=-1)
+    out[..., half:].addcmul_(a, sin)
     return out.to(x.dtype)
 
 

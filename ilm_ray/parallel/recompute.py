@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel
@@ -31,9 +32,23 @@ def recompute_blocks(model: CausalLM | ScalarModel, how: Literal["none", "select
 
 
 def compile_blocks(model: CausalLM | ScalarModel) -> None:
-    """torch.compile each block on its own, in place: all have the same code, so it is compiled once."""
+    """torch.compile each block on its own, in place: all have the same code, so it is compiled once.
+
+    A second and last time at the second number of tokens, which makes sizes variables; lengths of documents are none.
+    """
     for block in model.model.layers.values():
-        _replace_forward(block, torch.compile)
+        _replace_forward(block, _compiled)
+
+
+def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
+    compiled = torch.compile(forward)
+
+    def forward_compiled(x: Tensor, *others: Any) -> Any:
+        # With tp the embedding's sum over ranks is still under way. As it is, torch 2.13 gives a wrong gradient of it,
+        # without an error; any operation makes it a plain tensor.
+        return compiled(x.clone() if isinstance(x, AsyncCollectiveTensor) else x, *others)
+
+    return forward_compiled
 
 
 def _replace_forward(block: nn.Module, change: Callable[[Any], Any]) -> None:

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ilm_ray.model.attention import attention
+from ilm_ray.model.attention import attention, attention_by_run
 from ilm_ray.model.huggingface import from_llama, full_weights, load_causal, save_internlm2, save_llama, to_llama
 from ilm_ray.model.internlm2 import CausalLM, Documents, Packed, Shape, initialize
-from ilm_ray.model.loss import IGNORE
+from ilm_ray.model.loss import IGNORE, summed_loss
+from ilm_ray.model.pointwise import RMSNorm, _RMSNorm, swiglu
+from ilm_ray.model.rotary import rotary_tables, split_rotated
 
 SHAPE = Shape(
     vocab_size=160, layers=3, hidden=96, kv_heads=2, queries_per_kv=3, head_dim=16, mlp_hidden=64, rope_base=1000.0
@@ -77,9 +79,59 @@ def test_chunked_loss_equals_cross_entropy_and_its_gradient(model: CausalLM) -> 
     expected = torch.autograd.grad(whole, list(model.parameters()))
     chunked = model(batch, labels)
     assert (chunked[::4] == 0).all()
-    torch.testing.assert_close(chunked.sum(), whole)
-    for a, b in zip(torch.autograd.grad(chunked.sum(), list(model.parameters())), expected, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    for loss in (chunked.sum(), model(batch, labels, "sum")):
+        torch.testing.assert_close(loss, whole)
+        for a, b in zip(torch.autograd.grad(3 * loss, list(model.parameters())), expected, strict=True):
+            torch.testing.assert_close(a, 3 * b, atol=1e-4, rtol=1e-4)
+
+
+def test_summed_loss_goes_backward_once_and_survives_extreme_logits() -> None:
+    head = torch.nn.Linear(4, 6, bias=False, dtype=torch.float64)
+    hidden = (1e4 * torch.randn(7, 4, dtype=torch.float64)).requires_grad_()
+    labels = torch.tensor([0, 1, IGNORE, 3, 4, 5, IGNORE])
+    loss = summed_loss(hidden, head, labels, chunk=3)
+    expected = F.cross_entropy(head(hidden), labels, ignore_index=IGNORE, reduction="sum")
+    torch.testing.assert_close(loss, expected)
+    ours = torch.autograd.grad(loss, (hidden, head.weight), retain_graph=True)
+    for a, b in zip(ours, torch.autograd.grad(expected, (hidden, head.weight)), strict=True):
+        torch.testing.assert_close(a, b)
+    with pytest.raises(RuntimeError, match="goes backward once"):
+        loss.backward()
+
+
+def test_norm_and_swiglu_have_the_gradients_that_differences_say() -> None:
+    generator = torch.Generator().manual_seed(6)
+    x, y = (torch.randn(5, 8, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    norm = RMSNorm(8, eps=1e-3, dtype=torch.float64)
+    torch.testing.assert_close(norm(x), F.rms_norm(x, (8,), norm.weight, 1e-3))
+    assert torch.autograd.gradcheck(lambda t, w: _RMSNorm.apply(t, w, 1e-3), (x, norm.weight))
+    torch.testing.assert_close(swiglu(x, y), F.silu(x) * y)
+    assert torch.autograd.gradcheck(swiglu, (x, y))
+
+
+def test_rotation_has_the_gradients_that_differences_say() -> None:
+    qkv = torch.randn(5, 2, 4, 6, generator=torch.Generator().manual_seed(7), dtype=torch.float64, requires_grad=True)
+    tables = rotary_tables(torch.tensor([0, 1, 2, 0, 1]), 6, 100.0, torch.float64)
+    assert torch.autograd.gradcheck(lambda t: split_rotated(t, *tables), qkv)
+
+
+def test_attention_on_a_cpu_equals_torch_s_own_with_more_keys_than_queries() -> None:
+    generator = torch.Generator().manual_seed(8)
+    q, k, v = (
+        torch.randn(n, heads, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+        for n, heads in ((9, 4), (16, 2), (16, 2))
+    )
+    # Two alike, one with more keys, one without queries of this rank's, one alone.
+    borders, borders_k = (torch.tensor(b, dtype=torch.int32) for b in ([0, 2, 4, 7, 7, 9], [0, 2, 4, 11, 12, 16]))
+    ours, theirs = attention(q, k, v, borders, 7, borders_k), attention_by_run(q, k, v, borders, borders_k)
+    torch.testing.assert_close(ours, theirs)
+    weight = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
+    for a, b in zip(
+        torch.autograd.grad((ours * weight).sum(), (q, k, v)),
+        torch.autograd.grad((theirs * weight).sum(), (q, k, v)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
 
 
 def test_weights_survive_both_layouts_bit_for_bit(model: CausalLM, tmp_path: Path) -> None:

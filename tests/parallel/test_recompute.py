@@ -1,5 +1,7 @@
 """Activation checkpointing: the same gradients bit for bit, and exactly the memory that its definition leaves."""
 
+import functools
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -7,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ilm_ray.model.internlm2 import CausalLM, Documents, initialize
-from ilm_ray.parallel.recompute import recompute_blocks
+from ilm_ray.parallel.layout import Layout
+from ilm_ray.parallel.recompute import compile_blocks, recompute_blocks
 from tests.parallel.tracking import Tracker
-from tests.parallel.training import SHAPE, window
+from tests.parallel.training import SHAPE, train_alone, train_layouts, window
 
 How = Literal["none", "selective", "full"]
 
@@ -69,3 +72,89 @@ def test_a_block_keeps_what_its_kind_says() -> None:
     assert _kept_by_block("none") == 4 * rows * sum(everything.values())
     assert _kept_by_block("full") == 0
     assert _kept_by_block("selective") == 4 * rows * sum(products.values())
+
+
+LAYOUTS = {
+    "dp4, partial": Layout(parameters="partial", gradients="partial", optimizer="partial", shard_group=2),
+    "dp2 tp2 sp": Layout(tp=2, sequence_parallel=True),
+    "dp2 pp2 1f1b": Layout(pp=2, gradients="replica"),
+    "tp2 cp2 ulysses": Layout(tp=2, cp=2),
+}
+
+
+def _check_layouts(layouts: dict[str, Layout], folder: Path) -> None:
+    """Every kind of recomputing gives, to the last bit, the three steps of the same layout without."""
+    kinds: list[How] = ["none", "selective", "full"]
+    changed = [one.model_copy(update={"recompute": how}) for one in layouts.values() for how in kinds]
+    cases = [(layout, torch.float64) for layout in changed]
+    trained = iter(train_layouts(cases, 4, folder, deadline_s=280))
+    for name in layouts:
+        plain, *others = (next(trained) for _ in kinds)
+        for how, other in zip(kinds[1:], others, strict=True):
+            assert max(plain.differences(other).values()) == 0, (name, how)
+
+
+def test_layouts_train_with_it_as_without(tmp_path: Path) -> None:
+    _check_layouts({name: LAYOUTS[name] for name in ("dp2 pp2 1f1b", "tp2 cp2 ulysses")}, tmp_path)
+
+
+@pytest.mark.slow
+def test_more_layouts_train_with_it_as_without(tmp_path: Path) -> None:
+    more = {
+        "cp4 gather": Layout(cp=4, cp_kind="gather"),
+        "pp2 tp2 gpipe": Layout(pp=2, schedule="gpipe", tp=2, gradients="replica"),
+    }
+    _check_layouts({name: LAYOUTS[name] for name in ("dp4, partial", "dp2 tp2 sp")} | more, tmp_path)
+
+
+@pytest.fixture()
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile without its code generator: graphs and gradients are the same, seconds rather than minutes."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+
+
+@pytest.mark.parametrize("how", ["none", "selective", "full"])
+def test_lengths_of_documents_compile_nothing_anew(how: How, traced: None) -> None:
+    plain, compiled = _model("none"), _model(how)
+    compile_blocks(compiled)
+    shapes = set()
+    for step, numbers in enumerate(([0], [1, 2], [3], [4, 5, 6], [7, 8], [1, 2, 3, 4, 5])):
+        batch, labels = window(step, numbers)
+        shapes.add((len(labels), len(batch.cu_seqlens)))
+        for model in (plain, compiled):
+            model.zero_grad()
+            model(batch, labels, "sum").backward()
+        for ours, theirs in zip(compiled.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-12, rtol=1e-12)
+    assert len(shapes) > 4
+    counted = torch._dynamo.utils.counters
+    assert not counted["graph_break"]
+    # A size first taken for fixed becomes a variable at the second; borders may become one a batch later than rows.
+    assert counted["stats"]["unique_graphs"] <= 3
+
+
+COMPILED = {
+    "dp2 tp2": Layout(tp=2, compile=True),  # the embedding's asynchronous sum enters the first block
+    "pp2 cp2 ulysses, selective": Layout(pp=2, cp=2, gradients="replica", compile=True, recompute="selective"),
+}
+
+
+def test_compiled_layouts_train_as_one_process(tmp_path: Path, traced: None) -> None:
+    alone = train_alone(torch.float64)
+    cases = [(layout, torch.float64) for layout in COMPILED.values()]
+    for name, trained in zip(COMPILED, train_layouts(cases, 4, tmp_path, deadline_s=200), strict=True):
+        assert max(trained.differences(alone).values()) < 1e-9, name
+
+
+@pytest.mark.slow
+def test_generated_code_computes_the_same() -> None:
+    torch._dynamo.reset()
+    plain, compiled = _model("none", torch.float32), _model("selective", torch.float32)
+    compile_blocks(compiled)
+    batch, labels = window(0, [0, 1])
+    for model in (plain, compiled):
+        model(batch, labels, "sum").backward()
+    for ours, theirs in zip(compiled.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-4, rtol=1e-4)
