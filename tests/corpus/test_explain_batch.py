@@ -121,6 +121,21 @@ def test_a_finished_run_is_explained_as_it_was_trained_or_not_at_all(run_dir: Pa
         explain(tmp_path, 7)
 
 
+def test_batches_that_training_left_out_are_left_out(run_dir: Path, tmp_path: Path) -> None:
+    for name in ("tokens", "tokenizer", "text"):
+        (tmp_path / name).symlink_to(run_dir / name)
+    shutil.copy(run_dir / "config.yaml", tmp_path)
+    task = PretrainTask(_config(), run_dir)
+    task.skip(1, 2)  # after a spike in step 2, counted from 0
+    (tmp_path / "pretrain").mkdir()
+    incident = {"step": 2, "incident": "spike", "why": "", "action": "", "skipped": task.skipped}
+    (tmp_path / "pretrain" / "incidents.jsonl").write_text(json.dumps(incident) + "\n")
+    for step in (1, 2, 3):
+        expected = [t for batch, _ in task.micro_batches(step - 1, 0, 1) for t in batch.tokens.tolist()]
+        assert _tokens(explain(tmp_path, step)) == expected
+    assert explain(tmp_path, 2).sequences == explain(run_dir, 4).sequences
+
+
 def test_the_layout_of_the_workers_does_not_matter(run_dir: Path, tmp_path: Path) -> None:
     for name in ("tokens", "tokenizer", "text"):
         (tmp_path / name).symlink_to(run_dir / name)
