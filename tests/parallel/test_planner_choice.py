@@ -71,7 +71,7 @@ def _micro_batches(layout: Layout, work: Work) -> list[int]:
 
 
 def test_a_phase_that_needs_more_memory_makes_the_others_compute_again_too() -> None:
-    device = replace(CPU, memory=int(0.35 * GIB))
+    device = replace(CPU, memory=int(0.2 * GIB))
     layout = Layout().on(2)
     works = [Work(Step(256, 4)), Work(Step(8192, 4))]
     alone = plan_work(SHAPE, layout, device, works[:1])
