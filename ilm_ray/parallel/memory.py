@@ -48,6 +48,10 @@ def _of_rank(shape: Shape, layout: Layout, step: Step, rank: int, kept: "Activat
     states = {"weights": 4 * share, "optimizer": 8 * share}
     gathered = int(_gathered(held, layout, step) * width)
     reduced_root = 4 * held.root + max(0, (4 if waiting else width) * held.root - 4 * held.root // group)
+    if reduced:  # what earlier micro-batches left is added to only once the new share is there
+        reduced_root += 4 * held.root // group
+    if group > 1 and not fused:  # gloo scatters a copy
+        reduced_root += 4 * held.root
     moments = [
         # The backward begins: all activations are there, then the loss or the last block computes.
         Memory(**states, gradients=waiting + reduced + width * held.head, gathered=gathered, activations=kept_here,
@@ -156,7 +160,9 @@ def _of_block(shape: Shape, layout: Layout, step: Step, held: Pieces, fused: boo
     once more in fp32 for the reduction. Where slices gather keys, a CPU makes a mask of numbers to add and its bits.
     """
     inner = step.rows(layout) * (2 * shape.mlp_hidden // layout.tp + 2 * shape.hidden) * step.width
+    # When attention's turn comes, what the MLP kept is gone.
+    gone = step.width * (3 * shape.mlp_hidden // layout.tp + 2 * shape.hidden)
     gathers = layout.cp > 1 and layout.cp_kind == "gather" and not fused
-    mask = step.rows(layout) * step.context * (step.width + 1) if gathers else 0
+    mask = step.rows(layout) * (step.context * (step.width + 1) - gone) if gathers else 0
     reduced = 0 if _unwrapped(layout, step) else 4
     return max(inner, mask) + held.block * (step.width + reduced)

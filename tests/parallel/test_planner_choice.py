@@ -22,7 +22,7 @@ SHAPE = Shape(vocab_size=512, layers=4, hidden=256, kv_heads=4, queries_per_kv=2
 WORKS = (Work(Step(256, 96, at_once=4), steps=100), Work(Step(1024, 24, at_once=1), steps=10))
 CPU = replace(DEVICES["cpu"], overlap=True)  # slow beside its links, as a GPU is with a model of its size
 # Too small for whole states and all activations, so that memory has a say.
-KINDS = {"large": CPU, "small": replace(CPU, memory=int(0.06 * GIB))}
+KINDS = {"large": CPU, "small": replace(CPU, memory=int(0.045 * GIB))}
 BASES = (
     None,
     Layout(),
