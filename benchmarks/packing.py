@@ -3,10 +3,10 @@
     python benchmarks/packing.py [--context 4096] [--rounds 5] [--size nano wide] [--threads 1]
 
 Forward and backward of a row of `context` tokens. `one`: a single document, causal and nothing else, which is what a
-trainer without document masks computes. `mean 1,000`, `mean 150`: log-normal lengths (sigma 1), kept apart. `masked
-one`: the cost of the usual mask, a boolean block-diagonal matrix given to scaled_dot_product_attention, for
-comparison. Documents attend to less, so packed rows may well be faster. Rounds alternate; `cpu` counts the seconds
-that this process computed, which other processes disturb less than `wall`.
+trainer without document masks computes. `mean 1000`, `mean 150`: log-normal lengths (sigma 1), kept apart. `masked`:
+the usual mask, a boolean block-diagonal matrix given to scaled_dot_product_attention, for comparison. Documents attend
+to less, so packed rows may well be faster. Rounds alternate; `cpu` counts the seconds that this process computed, which
+other processes disturb less than `wall`.
 """
 
 import argparse

@@ -89,9 +89,7 @@ class Ours:
     """As `ilm_ray.pretrain.loop` does it, on one rank."""
 
     def __init__(self, model: CausalLM, data: list[Packed], compiled: bool) -> None:
-        self.model = parallelize(model, Layout(), torch.device("cpu"), "fp32")
-        if compiled:
-            raise NotImplementedError
+        self.model = parallelize(model, Layout(compile=compiled), torch.device("cpu"), "fp32")
         self.optimizer = adamw(model.named_parameters(), BETAS, EPS, DECAY)
         self.optimizer.param_groups[0]["lr"] = self.optimizer.param_groups[1]["lr"] = RATE
         self.data = itertools.cycle([(batch, labels_of(batch)) for batch in data])

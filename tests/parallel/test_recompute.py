@@ -74,20 +74,26 @@ def test_a_block_keeps_what_its_kind_says() -> None:
     assert _kept_by_block("selective") == 4 * rows * sum(products.values())
 
 
-LAYOUTS = {
+TWO = {
+    "pp2 1f1b": Layout(pp=2, gradients="replica"),
+    "cp2 ulysses": Layout(cp=2),
+}
+FOUR = {
     "dp4, partial": Layout(parameters="partial", gradients="partial", optimizer="partial", shard_group=2),
     "dp2 tp2 sp": Layout(tp=2, sequence_parallel=True),
     "dp2 pp2 1f1b": Layout(pp=2, gradients="replica"),
     "tp2 cp2 ulysses": Layout(tp=2, cp=2),
+    "cp4 gather": Layout(cp=4, cp_kind="gather"),
+    "pp2 tp2 gpipe": Layout(pp=2, schedule="gpipe", tp=2, gradients="replica"),
 }
 
 
-def _check_layouts(layouts: dict[str, Layout], folder: Path) -> None:
+def _check_layouts(layouts: dict[str, Layout], ranks: int, folder: Path) -> None:
     """Every kind of recomputing gives, to the last bit, the three steps of the same layout without."""
     kinds: list[How] = ["none", "selective", "full"]
     changed = [one.model_copy(update={"recompute": how}) for one in layouts.values() for how in kinds]
     cases = [(layout, torch.float64) for layout in changed]
-    trained = iter(train_layouts(cases, 4, folder, deadline_s=280))
+    trained = iter(train_layouts(cases, ranks, folder, deadline_s=280))
     for name in layouts:
         plain, *others = (next(trained) for _ in kinds)
         for how, other in zip(kinds[1:], others, strict=True):
@@ -95,16 +101,12 @@ def _check_layouts(layouts: dict[str, Layout], folder: Path) -> None:
 
 
 def test_layouts_train_with_it_as_without(tmp_path: Path) -> None:
-    _check_layouts({name: LAYOUTS[name] for name in ("dp2 pp2 1f1b", "tp2 cp2 ulysses")}, tmp_path)
+    _check_layouts(TWO, 2, tmp_path)
 
 
 @pytest.mark.slow
 def test_more_layouts_train_with_it_as_without(tmp_path: Path) -> None:
-    more = {
-        "cp4 gather": Layout(cp=4, cp_kind="gather"),
-        "pp2 tp2 gpipe": Layout(pp=2, schedule="gpipe", tp=2, gradients="replica"),
-    }
-    _check_layouts({name: LAYOUTS[name] for name in ("dp4, partial", "dp2 tp2 sp")} | more, tmp_path)
+    _check_layouts(FOUR, 4, tmp_path)
 
 
 @pytest.fixture()
@@ -135,17 +137,22 @@ def test_lengths_of_documents_compile_nothing_anew(how: How, traced: None) -> No
     assert counted["stats"]["unique_graphs"] <= 3
 
 
-COMPILED = {
-    "dp2 tp2": Layout(tp=2, compile=True),  # the embedding's asynchronous sum enters the first block
-    "pp2 cp2 ulysses, selective": Layout(pp=2, cp=2, gradients="replica", compile=True, recompute="selective"),
-}
-
-
-def test_compiled_layouts_train_as_one_process(tmp_path: Path, traced: None) -> None:
+def _check_compiled(layouts: list[Layout], ranks: int, folder: Path) -> None:
     alone = train_alone(torch.float64)
-    cases = [(layout, torch.float64) for layout in COMPILED.values()]
-    for name, trained in zip(COMPILED, train_layouts(cases, 4, tmp_path, deadline_s=200), strict=True):
-        assert max(trained.differences(alone).values()) < 1e-9, name
+    cases = [(layout, torch.float64) for layout in layouts]
+    for layout, trained in zip(layouts, train_layouts(cases, ranks, folder, deadline_s=250), strict=True):
+        assert max(trained.differences(alone).values()) < 1e-9, layout
+
+
+def test_a_compiled_layout_trains_as_one_process(tmp_path: Path, traced: None) -> None:
+    _check_compiled([Layout(tp=2, compile=True)], 2, tmp_path)  # the embedding's sum under way enters the first block
+
+
+@pytest.mark.slow
+def test_compiled_layouts_train_as_one_process(tmp_path: Path, traced: None) -> None:
+    together = Layout(pp=2, cp=2, gradients="replica", compile=True, recompute="selective")
+    sequence = Layout(tp=2, sequence_parallel=True, compile=True, recompute="selective")
+    _check_compiled([together, sequence, Layout(compile=True, recompute="full")], 4, tmp_path)
 
 
 @pytest.mark.slow
