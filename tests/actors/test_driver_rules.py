@@ -99,7 +99,7 @@ def test_without_zero_a_bad_gradient_is_found_and_a_missing_norm_is_none() -> No
 
 
 def test_kernels_of_half_precision_get_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_module, "per_document_attention", lambda *_: "each document")
+    monkeypatch.setattr(attention_module, "attention_by_run", lambda *_: "each document")
     monkeypatch.setattr(attention_module, "_cuda_kernel", lambda: lambda *_: "kernel")
     found = {}
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
