@@ -35,7 +35,6 @@ class Follower:
         self.progress: Progress | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
-        (folder / "incidents.jsonl").touch()
 
     def __enter__(self) -> Self:
         self._thread.start()

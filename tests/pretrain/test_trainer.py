@@ -42,9 +42,9 @@ def make_task(config: Config, run_dir: Path) -> DyingOnce:
 
 def test_a_killed_worker_costs_no_result(local_ray: None, tmp_path: Path) -> None:
     config = load_config("nano", None, ["pretrain.clip_norm=0.5"])
-    folder = tmp_path / "run" / "toy"
-    folder.mkdir(parents=True)
-    context = Context(config, folder, folder.parent, Journal(folder / "journal.jsonl"))
+    folder = tmp_path / "run" / "toy"  # not there yet, as that of a model trained within another stage
+    folder.parent.mkdir()
+    context = Context(config, folder, folder.parent, Journal(folder.parent / "journal.jsonl"))
     result = run_training(context, make_task, weight_decay=0.1)
     assert (folder.parent / "died").exists()
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
