@@ -18,7 +18,7 @@ from fastwarc.warc import ArchiveIterator
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES_PER_FILE = 36
-DEADLINE_S = 120.0  # for a moment to come, or for the job to end
+DEADLINE_S = 600.0  # of one run; a machine that is busy with other work takes minutes
 # By the title that Ray gives a process. Its agents are no workers: a node does not outlive its agent.
 IS_A: dict[str, Callable[[str], bool]] = {
     "task": lambda title: title.startswith("ray::") and not re.search("IDLE|Actor|Agent", title),
@@ -157,7 +157,7 @@ def written(run_dir: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_ten_kills_change_no_byte(shared_data: Path, tmp_path: Path) -> None:
     sources = sorted((shared_data / "web").glob("CC-MAIN-*/*.warc.gz"))
     assert len(sources) >= 8
