@@ -26,18 +26,18 @@ from torch import Tensor
 
 from ilm_ray.model.attention import attention
 from ilm_ray.model.internlm2 import Attention, CausalLM, Packed, Shape, initialize
+from ilm_ray.parallel.devices import DEVICES
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.parallel.parallelize import parallelize
 from ilm_ray.parallel.sharding import clip_gradients
 from ilm_ray.parallel.step import flops_per_token
+from ilm_ray.pretrain.meter import peak_flops
 
 SIZES = {
     "1_8b": Shape(92_544, 24, 2048, 8, 2, 128, 8192),
     "7b": Shape(92_544, 32, 4096, 8, 4, 128, 14_336),
     "tiny": Shape(512, 2, 64, 2, 2, 16, 128),
 }
-# Dense bf16 peak, FLOP/s; the SXM cards' data sheets.
-PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
 Attend = Callable[..., Tensor]
 
 
@@ -119,7 +119,7 @@ def measure(case: dict[str, Any], args: argparse.Namespace, device: torch.device
         last = step()
     wait()
     seconds = (time.perf_counter() - started) / args.steps
-    peak = args.peak or next((value for key, value in PEAKS.items() if key in _card(device)), None)
+    peak = args.peak or (peak_flops(_card(device)) if device.type == "cuda" else None)
     figures: dict[str, Any] = {
         "tokens_s": round(tokens / seconds, 1), "step_s": round(seconds, 4), "first_loss": round(first, 4),
         "last_loss": round(float(last) / tokens, 4),
@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--loss-chunk", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--peak", type=float, help="FLOP/s of the card, where it is not one of " + ", ".join(PEAKS))
+    parser.add_argument("--peak", type=float, help="FLOP/s of the card, where it is not one of " + ", ".join(DEVICES))
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
     if args.tiny:
