@@ -18,8 +18,8 @@ from ilm_ray.alignment.sft import deal, plan_batches, read_rows
 from ilm_ray.config import Config
 from ilm_ray.corpus.mixture import packed_from_arrays
 from ilm_ray.errors import UserError
-from ilm_ray.model.huggingface import load_scalar
-from ilm_ray.model.internlm2 import ScalarModel
+from ilm_ray.model.huggingface import load_shape, read_weights
+from ilm_ray.model.internlm2 import CausalLM, ScalarModel
 from ilm_ray.pretrain.loop import Losses
 from ilm_ray.pretrain.schedule import cosine_lr
 from ilm_ray.tokenizer.chatml import encode_chat
@@ -113,7 +113,10 @@ class RewardTask:
         self.steps = len(self.plan)
 
     def build(self) -> ScalarModel:
-        return load_scalar(self.base, head_seed=self.config.seed)
+        return ScalarModel(load_shape(self.base))
+
+    def fill(self, part: CausalLM | ScalarModel) -> None:
+        read_weights(part, self.base, head_seed=self.config.seed)
 
     def learning_rate(self, step: int) -> float:
         r, c = self.config.reward, self.config.pretrain

@@ -16,8 +16,8 @@ from ilm_ray.config import Config
 from ilm_ray.corpus.jsonl import Row, read_jsonl
 from ilm_ray.corpus.mixture import Mixture, Piece, packed_from_arrays
 from ilm_ray.errors import UserError
-from ilm_ray.model.huggingface import load_causal
-from ilm_ray.model.internlm2 import CausalLM, Packed
+from ilm_ray.model.huggingface import load_shape, read_weights
+from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel
 from ilm_ray.model.loss import IGNORE
 from ilm_ray.pretrain.loop import Losses
 from ilm_ray.pretrain.phases import next_token_losses, open_sources
@@ -119,7 +119,10 @@ class SFTTask:
         self.mixed = round(config.sft.batch_tokens * share / (1 - share) / config.sft.context)
 
     def build(self) -> CausalLM:
-        return load_causal(self.base)
+        return CausalLM(load_shape(self.base))
+
+    def fill(self, part: CausalLM | ScalarModel) -> None:
+        read_weights(part, self.base)
 
     def learning_rate(self, step: int) -> float:
         c = self.config.pretrain

@@ -44,7 +44,8 @@ class Task(Protocol):
     """What is trained. `micro_batches` must give every rank the same number of them: their forwards are collective.
 
     A rank here is a replica of the model, be it one worker or several; all workers of a replica get the same batches.
-    With a pipeline a micro-batch is (packed tokens, labels), and the loss the sum of the tokens' losses.
+    With a pipeline a micro-batch is (packed tokens, labels), and the loss the sum of the tokens' losses. `build` is
+    called for the meta device: what values it gives are lost. `fill` gives a rank's share of the model its first ones.
     """
 
     steps: int
@@ -52,6 +53,7 @@ class Task(Protocol):
     log_every: int
 
     def build(self) -> CausalLM | ScalarModel: ...
+    def fill(self, part: CausalLM | ScalarModel) -> None: ...
     def learning_rate(self, step: int) -> float: ...
     def micro_batches(self, step: int, rank: int, ranks: int) -> list[Micro]: ...
     def count(self, micro: Micro) -> float: ...
@@ -137,7 +139,9 @@ class _Trainer:
         self.task, self.settings, self.folder, self.log, self.watch = task, settings, folder, log, watch
         watch.at(0, "building the model")
         self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else CPU
-        self.model = parallelize(task.build(), settings.layout, self.device, settings.precision)
+        with torch.device("meta"):  # no rank ever holds the whole
+            whole = task.build()
+        self.model = parallelize(whole, settings.layout, self.device, settings.precision)
         self.optimizers = [
             adamw(part.named_parameters(), settings.betas, settings.eps, settings.weight_decay)
             for part in self.model.parts
@@ -149,7 +153,9 @@ class _Trainer:
         self.step, self.tokens, self.guard = 0, 0, Guard(settings.spike) if settings.spike else None
         self.window = _Window()
         self.checkpoints = Checkpoints(folder / "checkpoints", settings.storage)
-        self._restore()
+        if not self._restore():
+            for part in self.model.parts:
+                task.fill(part)
         log({"step": self.step, "begins": True})
 
     def before_step(self) -> None:

@@ -88,6 +88,7 @@ def _examples(task: Any, micro: list[Any]) -> list[tuple[int, ...]]:
 def test_ranks_share_a_step_in_equally_many_bounded_micro_batches(run_dir: Path, make: Any) -> None:
     task = make(_config(run_dir), run_dir)
     model = task.build()
+    task.fill(model)
     assert task.steps > 1
     for step in range(task.steps):
         seen = []
@@ -118,6 +119,7 @@ def test_ranks_share_a_step_in_equally_many_bounded_micro_batches(run_dir: Path,
 def test_an_idle_rank_has_no_loss_and_yet_a_gradient_for_every_parameter(run_dir: Path, make: Any) -> None:
     task = make(_config(run_dir), run_dir)
     model = task.build()
+    task.fill(model)
     losses = task.losses(model, [])
     losses.loss.backward()
     assert losses.loss.item() == 0.0 and losses.count == 0.0 and task.tokens([]) == 0
