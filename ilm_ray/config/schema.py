@@ -258,9 +258,12 @@ class PretrainConfig(Section):
                     f"context={phase.context}"
                 )
             if layout is not None:
-                at_once = max(1, self.micro_tokens // phase.context)
-                layout.require_batch(f"phase {phase.name}", phase.sequences, at_once)
+                layout.require_batch(f"phase {phase.name}", phase.sequences, self.at_once(phase))
         return self
+
+    def at_once(self, phase: PhaseConfig) -> int:
+        """Sequences of a micro-batch."""
+        return max(1, self.micro_tokens // phase.context)
 
 
 class LongTextConfig(Section):

@@ -96,7 +96,7 @@ class PretrainTask:
         self.heldout = open_sources(run_dir / "tokens", "heldout")
         self.skipped: list[list[int]] = [[] for _ in self.phases]  # batches left out, by phase, ascending
         # Sequences of a micro-batch, by phase.
-        self.at_once = [max(1, config.pretrain.micro_tokens // phase.context) for phase in self.phases]
+        self.at_once = [config.pretrain.at_once(phase) for phase in self.phases]
 
     def build(self) -> CausalLM:
         return CausalLM(shape_of(self.config, self.vocab_size), self.config.pretrain.loss_chunk)
