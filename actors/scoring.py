@@ -9,7 +9,7 @@ from pathlib import Path
 
 from actors.experience import ExperienceMaker, Parts
 from actors.group import Figures, Role, figures, start_groups, stop_groups
-from actors.ppo_driver import ChatTokens, Inputs, gpu_share, reward_settings, rollout_settings
+from actors.ppo_roles import ChatTokens, Inputs, gpu_share, reward_settings, rollout_settings
 from actors.reference import FrozenSettings, Reference
 from actors.reward import Reward
 from actors.rollout import Rollout

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from actors.policy import PretrainMix
-from actors.ppo_driver import Inputs, PPORun
+from actors.ppo_driver import PPORun
+from actors.ppo_roles import Inputs
 from actors.rollout import choose_backend
 from actors.scoring import chat_tokens, prompt_file, read_prompts
 from ilm_ray.alignment.sft import read_rows, require_splits
@@ -47,7 +48,7 @@ def _work(context: Context) -> Result:
         micro_tokens=config.pretrain.micro_tokens,
         seed=config.seed,
     )
-    with PPORun(config.ppo, inputs, folder) as run:
+    with PPORun(config.ppo, inputs, folder, context.journal) as run:
         rows = run.run(tokenizer.decode)
     shown = ("reward", "kl", "response_tokens", "logprob_gap", "clip_fraction", "pretrain_loss")
     summary = {

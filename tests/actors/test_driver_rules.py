@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from toy import toy_inputs, toy_ppo
 
-from actors.ppo_driver import _append, _keep_before, _lines, gpu_share, ppo_roles
+from actors.ppo_log import append, keep_before, lines
+from actors.ppo_roles import gpu_share, ppo_roles
 from actors.zero import ZeroRank
 from ilm_ray.config import load_config
 from ilm_ray.errors import UserError
@@ -22,17 +23,17 @@ from jobs import ppo as ppo_job
 def test_a_log_is_cut_at_an_iteration_whatever_its_texts_hold(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     rows = [{"iteration": i, "response": f"one\u2028two\x85three {i}"} for i in range(4)]
-    _append(path, rows)
+    append(path, rows)
     with path.open("a") as out:
         out.write('{"iteration": 4, "resp')
-    _keep_before(path, 2)
-    assert [json.loads(line) for line in _lines(path)] == rows[:2]
+    keep_before(path, 2)
+    assert [json.loads(line) for line in lines(path)] == rows[:2]
     assert [p.name for p in tmp_path.iterdir()] == ["samples.jsonl"]
 
 
 def test_a_log_row_is_valid_json_or_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        _append(tmp_path / "metrics.jsonl", [{"kl": float("nan")}])
+        append(tmp_path / "metrics.jsonl", [{"kl": float("nan")}])
 
 
 @pytest.mark.parametrize(

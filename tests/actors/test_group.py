@@ -8,7 +8,6 @@ import pytest
 import torch
 from ray import cloudpickle
 
-from actors import group as groups_module
 from actors.group import GroupError, Role, figures, start_groups, step, stop_groups
 from ilm_ray.errors import UserError
 
@@ -60,7 +59,6 @@ def test_waits_name_who_is_silent_who_failed_and_who_leaks() -> None:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_what_cannot_be_placed_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups_module, "PLACEMENT_DEADLINE_S", 0.5)
+def test_what_cannot_be_placed_is_refused_at_once() -> None:
     with pytest.raises(UserError, match=r"no room for the 3 rank\(s\) of 'giant' \(900 CPU.*CPU and"):
-        start_groups([Role("giant", Sleeper, None, ranks=3, cpus=900)], "test-giant", 5)
+        start_groups([Role("giant", Sleeper, None, ranks=3, cpus=900)], "test-giant", 5, 0.5)

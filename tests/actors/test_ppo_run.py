@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 from toy import SHAPE, toy_inputs, toy_mix, toy_ppo
 
 from actors.group import GroupError, Role, figures, start_groups, stop_groups
-from actors.ppo_driver import PPORun, _lines, rollout_settings
+from actors.ppo_driver import PPORun
+from actors.ppo_log import lines
+from actors.ppo_roles import rollout_settings
 from actors.reference import FrozenSettings, Reference
 from actors.rollout import VLLM_ENV, Rollout, choose_backend
 from actors.scoring import _score
@@ -97,7 +99,7 @@ def _finish_again(run: PPORun, rows: list[dict[str, Any]]) -> None:
     assert run.state.cursor == used + sequences(run, rows[2])
     for name, weight in load_file(path).items():
         torch.testing.assert_close(weight, uninterrupted[name], atol=1e-6, rtol=1e-5)
-    samples = [json.loads(line) for line in _lines(run.folder / "samples.jsonl")]
+    samples = [json.loads(line) for line in lines(run.folder / "samples.jsonl")]
     assert {s["domain"] for s in samples} == {"code", "helpful"}
 
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from toy import END, REWARD, SHAPE, toy_inputs, toy_models, toy_ppo
 
 from actors.policy import Policy, PolicySettings
-from actors.ppo_driver import reward_settings, rollout_settings
+from actors.ppo_roles import reward_settings, rollout_settings
 from actors.reference import FrozenSettings, Reference
 from actors.reward import Reward
 from actors.rollout import Rollout
