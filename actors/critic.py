@@ -34,6 +34,7 @@ class Critic(ZeroRank):
     def build(self) -> tuple[None, Figures]:
         s = self.settings
         torch.manual_seed(s.seed)
+        self.zero_stage = s.ppo.critic_zero_stage
         self.make_engine(load_scalar(s.model, head_seed=s.seed + 1), s.ppo.critic_lr)
         return None, {}
 

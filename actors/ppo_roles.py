@@ -107,6 +107,7 @@ def rollout_settings(ppo: PPOConfig, inputs: Inputs, backend: str, gpu: float) -
         top_p=ppo.top_p,
         stop_ids=inputs.chat.stop_ids,
         seed=inputs.seed,
+        deadline_s=ppo.deadline_s,
         gpu_memory_share=0.9 * (gpu or 1.0),
     )
 

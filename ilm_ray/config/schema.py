@@ -354,7 +354,8 @@ class PPOConfig(Section):
     reference_ranks: Count = 4
     reward_ranks: Count = 4
     rollout_engines: Count = 8
-    zero_stage: Literal[0, 1, 2, 3] = 2
+    policy_zero_stage: Literal[0, 1, 2, 3] = 2
+    critic_zero_stage: Literal[0, 1, 2, 3] = 2
     precision: Literal["fp32", "bf16"] = "bf16"
     rollout_backend: Literal["auto", "vllm", "torch"] = "auto"
     logprob_gap_bound: float = 0.1

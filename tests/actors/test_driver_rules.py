@@ -72,8 +72,8 @@ class StubEngine:
 
 
 def _rank(norm: float | None, stage: int) -> Any:
-    rank = ZeroRank(0, 1, SimpleNamespace(ppo=toy_ppo(zero_stage=stage), micro_tokens=8))
-    rank.role, rank.engine = "critic", StubEngine(norm)
+    rank = ZeroRank(0, 1, SimpleNamespace(ppo=toy_ppo(), micro_tokens=8))
+    rank.role, rank.engine, rank.zero_stage = "critic", StubEngine(norm), stage
     return rank
 
 
