@@ -32,6 +32,7 @@ from actors.group import (
 from actors.ppo_log import append, keep_before, lines, readable
 from actors.ppo_roles import Inputs, ppo_roles
 from actors.recovery import Fall, why_hopeless
+from ilm_ray.alignment import blackbox
 from ilm_ray.alignment.ppo import prompt_numbers
 from ilm_ray.config.schema import PPOConfig
 from ilm_ray.corpus.files import write_text_atomic
@@ -54,6 +55,8 @@ class State:
     iteration: int = 0  # iterations done, warm-up included
     version: int = 0  # policy updates done
     cursor: int = 0  # pre-training sequences consumed
+    best: int | None = None  # iterations done when the policy with the best validation reward was there
+    best_reward: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,11 @@ class PPORun:
         self.state = State()
         self.served: int | None = None  # weight version that the engines have
         self.groups: dict[str, Group] = {}
-        self.roles = ppo_roles(ppo, inputs)
+        self.roles = ppo_roles(ppo, inputs, folder)
         self.falls: list[Fall] = []
         self._torn = False  # the learners' weights are not (yet) those of `state`
         self._repair: Repair | None = None
+        self._unlogged: tuple[Figures, list[Figures]] | None = None  # row and samples of an iteration just done
 
     def __enter__(self) -> "PPORun":
         try:
@@ -105,12 +109,17 @@ class PPORun:
 
     def _advance(self, decode: Callable[[list[int]], str], progress: Progress) -> bool:
         """The next iteration with its logs and checkpoint, or the model where there is none left: then False."""
-        if self.state.iteration == self.total:
-            self._figures(self.groups["policy"].start("export", self.folder / "model"))
+        if self._unlogged is None and self.state.iteration == self.total:
+            self._export()
             return False
-        row, shown = self.iterate()
+        # Kept until it is logged: the iteration is done, even if a rank is lost in the validation behind it.
+        self._unlogged = self._unlogged or self.iterate()
+        row, shown = self._unlogged
+        if self._validation_due():
+            row["validation_reward"] = self.validate()
         append(self.folder / "metrics.jsonl", [row])
         append(self.folder / "samples.jsonl", [readable(sample, row, decode) for sample in shown])
+        self._unlogged = None
         progress.update(self.state.iteration, reward=row["reward"], kl=row["kl"], tokens=row["response_tokens"])
         if self.state.iteration % self.ppo.checkpoint_every == 0 and self.state.iteration < self.total:
             self.checkpoint()
@@ -192,7 +201,7 @@ class PPORun:
         parts = Parts(*(len(work.payloads) for work in sources))
         shown = SAMPLES if number % SAMPLE_EVERY == 0 or number == self.total - 1 else 0
         made = groups["experience"].start(
-            "assemble", parts, shown, *(payload for work in sources for payload in work.payloads)
+            "assemble", parts, number, shown, *(payload for work in sources for payload in work.payloads)
         )
         answers = self._figures(*sources, made)
         row = answers[-1][0]
@@ -215,6 +224,35 @@ class PPORun:
         seconds["all"] = time.monotonic() - started
         row["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
         return {"iteration": number, "warmup": frozen, **row}, samples
+
+    def _validation_due(self) -> bool:
+        every, done = self.ppo.validate_every, self.state.iteration - self.ppo.critic_warmup
+        return every is not None and done > 0 and (done % every == 0 or self.state.iteration == self.total)
+
+    def validate(self) -> float:
+        """Mean reward on the prompts that nothing is trained on; the policy is kept where none before it had more."""
+        self.transfer()
+        engines = len(self.groups["rollout"].actors)
+        prompts = self.inputs.validation
+        arguments = [(prompts[i::engines], self.state.version, _seed(self.inputs.seed, -1, i)) for i in range(engines)]
+        rolled = self.groups["rollout"].start_each("rollout", arguments)
+        scores = self.groups["reward"].start("score", *rolled.payloads)
+        ranks = self._figures(rolled, scores)[1]
+        reward = float(sum(rank["total"] for rank in ranks)) / sum(rank["count"] for rank in ranks)
+        if self.state.best_reward is None or reward > self.state.best_reward:
+            self._figures(self.groups["policy"].start("export", self._candidate(self.state.iteration)))
+            self.state.best, self.state.best_reward = self.state.iteration, reward
+        return reward
+
+    def _candidate(self, iteration: int) -> Path:
+        return self.folder / "candidates" / f"iteration-{iteration:06d}"
+
+    def _export(self) -> None:
+        """The model of the run: the policy with the best validation reward, else the last."""
+        if self.state.best is None:
+            self._figures(self.groups["policy"].start("export", self.folder / "model"))
+        else:
+            shutil.copytree(self._candidate(self.state.best), self.folder / "model", dirs_exist_ok=True)
 
     def transfer(self) -> float:
         """Give the engines the policy's weights if theirs are others, in one message; returns the seconds it took."""
@@ -240,6 +278,11 @@ class PPORun:
         write_text_atomic(target / COMMIT, json.dumps(vars(self.state)))
         for old in self._committed()[:-KEEP_CHECKPOINTS]:
             shutil.rmtree(old)
+        # A state that the run may go back to may name an older candidate than the newest one.
+        wanted = {self._candidate(state.best) for state in map(_state_of, self._committed()) if state.best is not None}
+        for candidate in (self.folder / "candidates").glob("iteration-*"):
+            if candidate not in wanted:
+                shutil.rmtree(candidate)
         return target
 
     def restore(self) -> None:
@@ -248,7 +291,8 @@ class PPORun:
         What was logged behind it will be logged again.
         """
         committed = self._committed()
-        self.state = State(**json.loads((committed[-1] / COMMIT).read_text())) if committed else State()
+        self.state, self._unlogged = _state_of(committed[-1]) if committed else State(), None
+        blackbox.drop_from(self.folder, self.state.iteration)
         for name in ("metrics.jsonl", "samples.jsonl"):
             keep_before(self.folder / name, self.state.iteration)
         self.served = None  # the numbers of versions are given anew
@@ -280,6 +324,10 @@ class PPORun:
 
     def _figures(self, *works: Work) -> list[list[Figures]]:
         return figures(works, self.ppo.deadline_s)
+
+
+def _state_of(checkpoint: Path) -> State:
+    return State(**json.loads((checkpoint / COMMIT).read_text()))
 
 
 def _seed(seed: int, iteration: int, engine: int) -> int:

@@ -1,13 +1,14 @@
 """The roles of PPO: what they start from, their settings, and their shares of the GPUs."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 
 from actors.critic import Critic, CriticSettings
-from actors.experience import ExperienceMaker
+from actors.experience import ExperienceMaker, ExperienceSettings
 from actors.group import Role
 from actors.policy import Policy, PolicySettings, PretrainMix
 from actors.reference import FrozenSettings, Reference
@@ -42,10 +43,14 @@ class Inputs:
     reward_context: int
     micro_tokens: int
     seed: int
+    validation: Sequence[Prompt] = ()  # prompts that nothing is trained on; needed where ppo.validate_every is set
 
 
-def ppo_roles(ppo: PPOConfig, inputs: Inputs) -> list[Role]:
-    """The six roles. On GPUs every rank has one of its own, or an equal share where there are fewer GPUs than ranks."""
+def ppo_roles(ppo: PPOConfig, inputs: Inputs, folder: Path) -> list[Role]:
+    """The six roles; experience is kept in `folder`.
+
+    On GPUs every rank has one of its own, or an equal share where there are fewer GPUs than ranks.
+    """
     backend = choose_backend(ppo.rollout_backend)
     ranks = ppo.policy_ranks + ppo.critic_ranks + ppo.reference_ranks + ppo.reward_ranks + ppo.rollout_engines
     gpu = gpu_share(ranks)
@@ -83,7 +88,7 @@ def ppo_roles(ppo: PPOConfig, inputs: Inputs) -> list[Role]:
         ),
         Role("reference", Reference, frozen, ppo.reference_ranks, gpus=gpu),
         Role("reward", Reward, reward_settings(ppo, inputs), ppo.reward_ranks, gpus=gpu),
-        Role("experience", ExperienceMaker, ppo),
+        Role("experience", ExperienceMaker, ExperienceSettings(ppo, folder)),
     ]
 
 

@@ -49,8 +49,8 @@ def test_ranks_of_one_group_do_not_share_a_gpu(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 1.0})
     inputs = toy_inputs(tmp_path)
     with pytest.raises(UserError, match="NCCL lets no two ranks of one group share a GPU"):
-        ppo_roles(toy_ppo(policy_ranks=2), inputs)
-    assert {role.gpus for role in ppo_roles(toy_ppo(policy_ranks=1), inputs)} == {0.0, 0.2}
+        ppo_roles(toy_ppo(policy_ranks=2), inputs, tmp_path)
+    assert {role.gpus for role in ppo_roles(toy_ppo(policy_ranks=1), inputs, tmp_path)} == {0.0, 0.2}
 
 
 class StubEngine:

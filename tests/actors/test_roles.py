@@ -146,7 +146,7 @@ def _experience() -> Experience:
     masks = [torch.rand(n - p, generator=generator) < 0.8 for p, n in lengths]
     old = [-3.0 - torch.rand(n - p, generator=generator) for p, n in lengths]
     advantages = [torch.randn(n - p, generator=generator) for p, n in lengths]
-    return Experience(sequences, [p for p, _ in lengths], masks, old, advantages, advantages, 0)
+    return Experience(sequences, [p for p, _ in lengths], masks, old, advantages, advantages, advantages, 0)
 
 
 LR, CONTEXT = 0.5, 4

@@ -70,6 +70,7 @@ def toy_ppo(**changes: object) -> PPOConfig:
         "rollout_backend": "torch",
         "logprob_gap_bound": 1e-3,
         "checkpoint_every": 2,
+        "validate_every": None,
         "deadline_s": 240.0,
     }
     return PPOConfig.model_validate({**settings, **changes})
