@@ -227,7 +227,9 @@ class PPORun:
 
     def _validation_due(self) -> bool:
         every, done = self.ppo.validate_every, self.state.iteration - self.ppo.critic_warmup
-        return every is not None and done > 0 and (done % every == 0 or self.state.iteration == self.total)
+        if every is None or not self.inputs.validation:
+            return False
+        return done > 0 and (done % every == 0 or self.state.iteration == self.total)
 
     def validate(self) -> float:
         """Mean reward on the prompts that nothing is trained on; the policy is kept where none before it had more."""

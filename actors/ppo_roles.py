@@ -43,7 +43,7 @@ class Inputs:
     reward_context: int
     micro_tokens: int
     seed: int
-    validation: Sequence[Prompt] = ()  # prompts that nothing is trained on; needed where ppo.validate_every is set
+    validation: Sequence[Prompt] = ()  # nothing is trained on them; none: the last policy is the result
 
 
 def ppo_roles(ppo: PPOConfig, inputs: Inputs, folder: Path) -> list[Role]:

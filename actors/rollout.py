@@ -239,7 +239,8 @@ class Rollout:
         if wrong := differing(digests(self.engine.read()), self.held):
             self.version = None
             raise RuntimeError(f"the engine's weights of version {version} changed after they were loaded: {wrong}")
-        answers = self.engine.generate([p.ids for p in prompts], self.settings, seed)
+        # There may be more engines than prompts.
+        answers = self.engine.generate([p.ids for p in prompts], self.settings, seed) if prompts else []
         tokens = sum(len(ids) for ids, _ in answers)
         behaviour = [torch.tensor(logprobs) for _, logprobs in answers]
         return Rollouts(prompts, [ids for ids, _ in answers], behaviour, version), {"tokens": tokens}

@@ -160,8 +160,9 @@ def test_any_rank_may_die_in_any_phase(tmp_path: Path, watch: Any, phase: str) -
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
-def test_a_learner_that_dies_while_the_model_is_written(tmp_path: Path, watch: Any) -> None:
-    strike_and_compare(tmp_path, watch, [Blow("export", "policy")], settings(2), 3)
+@pytest.mark.parametrize("validate_every", [None, 1])
+def test_a_learner_that_dies_while_a_model_is_written(tmp_path: Path, watch: Any, validate_every: int | None) -> None:
+    strike_and_compare(tmp_path, watch, [Blow("export", "policy")], settings(3, validate_every=validate_every), 3)
 
 
 @pytest.mark.slow
