@@ -342,6 +342,8 @@ class PPOConfig(Section):
     discount: Share = 1.0  # ours
     gae_lambda: Share = 0.99
     clip_range: float = 0.2  # ours
+    normalize_advantages: bool = False
+    value_clip: float | None = Field(None, gt=0)
     kl_coefficient: float = 0.01
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"  # ours
     reward_clip: float | None = None  # ours: the barrier already keeps scores within +-5
@@ -357,11 +359,14 @@ class PPOConfig(Section):
     reference_ranks: Count = 4
     reward_ranks: Count = 4
     rollout_engines: Count = 8
-    zero_stage: Literal[0, 1, 2, 3] = 2
+    policy_zero_stage: Literal[0, 1, 2, 3] = 2
+    critic_zero_stage: Literal[0, 1, 2, 3] = 2
     precision: Literal["fp32", "bf16"] = "bf16"
     rollout_backend: Literal["auto", "vllm", "torch"] = "auto"
     logprob_gap_bound: float = 0.1
     checkpoint_every: Count = 10
+    validate_every: Count | None = 20  # iterations; None: the last policy is the result (ours)
+    validation_prompts: Count = 512  # of `prompts`, kept out of training where validate_every is set (ours)
     deadline_s: float = 600.0
 
 
