@@ -21,6 +21,7 @@ from ilm_ray.corpus.mixture import packed_from_arrays
 from ilm_ray.errors import UserError
 from ilm_ray.model.huggingface import load_shape, read_weights
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel
+from ilm_ray.pretrain.layouts import Stretches, one_stretch
 from ilm_ray.pretrain.loop import Losses
 from ilm_ray.pretrain.schedule import cosine_lr
 from ilm_ray.tokenizer.chatml import encode_chat
@@ -121,6 +122,10 @@ class RewardTask:
 
     def fill(self, part: CausalLM | ScalarModel) -> None:
         read_weights(part, self.base, head_seed=self.config.seed)
+
+    def lay_out(self, ranks: int, gpu: str | None) -> Stretches:
+        """As `pretrain.layout`, without its pipeline: the scores of a micro-batch's pairs belong together."""
+        return one_stretch(self.config.pretrain, load_shape(self.base), ranks, self.steps, pipeline=False)
 
     def learning_rate(self, step: int) -> float:
         r, c = self.config.reward, self.config.pretrain

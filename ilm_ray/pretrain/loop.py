@@ -74,13 +74,19 @@ class SkipsData(Protocol):
 
 
 @runtime_checkable
+class LaysOut(Protocol):
+    """A task that says in which layout, or layouts, it is trained; others are data-parallel."""
+
+    def lay_out(self, ranks: int, gpu: str | None) -> Stretches: ...
+
+
+@runtime_checkable
 class HasPhases(Protocol):
-    """A task whose phases may each want a layout of their own."""
+    """A task that goes through phases."""
 
     phases: Sequence[PhaseConfig]
 
     def phase_of(self, step: int) -> tuple[int, int]: ...
-    def lay_out(self, ranks: int, gpu: str | None) -> Stretches: ...
 
 
 @runtime_checkable
