@@ -1,6 +1,5 @@
 """PPO on Ray actor groups, from the SFT model with the conditional reward model: `<run>/ppo/model`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from actors.ppo_driver import PPORun
 from actors.ppo_roles import Inputs
 from actors.rollout import choose_backend
 from actors.scoring import chat_tokens, prompt_file, read_prompts
+from ilm_ray.alignment.conditional import load_conditions
 from ilm_ray.alignment.experience import Prompt
 from ilm_ray.alignment.sft import read_rows, require_splits
 from ilm_ray.config import Config
@@ -37,7 +37,7 @@ def _sources(config: Config) -> dict[str, str]:
 def _work(context: Context) -> Result:
     config, folder = context.config, context.folder
     tokenizer = Tokenizer.load(context.of("tokenizer"))
-    conditions = json.loads((context.of("reward") / "conditions.json").read_text(encoding="utf-8"))
+    conditions = load_conditions(context.of("reward") / "model", tokenizer)
     prompts, dropped = read_prompts(config, tokenizer, conditions, "train")
     prompts, validation = set_aside(prompts, config.ppo)
     if dropped:

@@ -1,14 +1,15 @@
 """Train the conditional reward model on preference pairs, from the SFT model: `<run>/reward/model`."""
 
-import json
 from typing import Any
 
+from ilm_ray.alignment.conditional import save_conditions
 from ilm_ray.alignment.reward import RewardTask, preference_file
 from ilm_ray.alignment.sft import read_rows, require_splits
 from ilm_ray.config import Config
 from ilm_ray.corpus.jsonl import sha256_of
 from ilm_ray.corpus.stage import Context, Result, Stage
 from ilm_ray.pretrain.trainer import run_training
+from ilm_ray.tokenizer.tokenizer import Tokenizer
 from jobs._job import run_job
 
 
@@ -25,11 +26,19 @@ def _sources(config: Config) -> dict[str, str]:
 def _work(context: Context) -> Result:
     reward = context.config.reward
     result = run_training(context, RewardTask, reward.weight_decay)
-    conditions = context.folder / "conditions.json"
-    conditions.write_text(json.dumps(reward.system_prompts, indent=1, ensure_ascii=False), encoding="utf-8")
-    accuracy = result.metrics["evaluations"][-1]["accuracy"]
-    summary = {**result.metrics["summary"], "heldout_accuracy": accuracy["all"]["conditional"]}
-    return Result([*result.files, conditions], {**result.metrics, "summary": summary, "accuracy": accuracy})
+    tokenizer = Tokenizer.load(context.of("tokenizer"))
+    conditions = save_conditions(context.folder / "model", tokenizer, reward.system_prompts)
+    figures = result.metrics["evaluations"][-1]["figures"]
+    overall = figures["all"]["conditional"]
+    summary = {
+        **result.metrics["summary"],
+        "heldout_accuracy": overall["accuracy"],
+        "calibration_error": overall["calibration_error"],
+        "length_correlation": overall["length_correlation"],
+    }
+    accuracy = {d: {kind: row["accuracy"] for kind, row in kinds.items()} for d, kinds in figures.items()}
+    metrics = {**result.metrics, "summary": summary, "accuracy": accuracy, "figures": figures}
+    return Result([*result.files, conditions], metrics)
 
 
 STAGE = Stage("reward", ("tokenizer", "sft"), _settings, _work, _sources, trains=True)

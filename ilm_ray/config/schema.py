@@ -303,6 +303,8 @@ class SFTConfig(Section):
     batch_tokens: Count = 4_194_304  # not stated
     max_lr: float = 4e-5
     pretrain_share: Share = 0.1  # long-context pre-training data stays in the mix; the share is not stated
+    # Of it the code stage's fine-tuning form (section 4.4), where the run has one; not stated: books and repositories.
+    repository_share: Share = 0.5
     checkpoint_every: Count = 200
 
 

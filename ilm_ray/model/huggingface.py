@@ -1,6 +1,7 @@
 """Weights in and out of the Hugging Face layouts: InternLM2's own and its loss-free LLaMA twin. safetensors only."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -107,11 +108,14 @@ def save_llama(model: CausalLM, folder: Path, **extra: Any) -> None:
     (folder / "config.json").write_text(json.dumps(llama_config(model.shape, **extra), indent=1))
 
 
-def save_internlm2(model: CausalLM | ScalarModel, folder: Path) -> None:
-    """InternLM2's own layout: `model.safetensors` with the released names, and `shape.json`."""
+def save_internlm2(model: CausalLM | ScalarModel, folder: Path, about: Mapping[str, str] | None = None) -> None:
+    """InternLM2's own layout: `model.safetensors` with the released names, and `shape.json`.
+
+    about: what the header of the weights says beside their names, see `read_about`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / ".model.safetensors.tmp"
-    save_file(full_weights(model), temporary, metadata={"format": "pt"})
+    save_file(full_weights(model), temporary, metadata={"format": "pt", **(about or {})})
     (folder / "shape.json").write_text(json.dumps(asdict(model.shape), indent=1))
     temporary.replace(folder / "model.safetensors")
 
@@ -122,6 +126,16 @@ def load_shape(folder: Path) -> Shape:
         return Shape(**json.loads((folder / "shape.json").read_text()))
     except (OSError, TypeError, json.JSONDecodeError) as error:
         raise UserError(f"{folder} holds no model of ours (shape.json: {error}); give a folder with one") from None
+
+
+def read_about(folder: Path) -> dict[str, str]:
+    """What the header of a folder's weights says about them. Raises UserError where it cannot be read."""
+    path = folder / "model.safetensors"
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: value for key, value in (file.metadata() or {}).items() if key != "format"}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read ({error}); run again what wrote it, or copy it anew") from None
 
 
 def load_causal(folder: Path) -> CausalLM:

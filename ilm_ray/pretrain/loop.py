@@ -74,13 +74,26 @@ class SkipsData(Protocol):
 
 
 @runtime_checkable
+class LaysOut(Protocol):
+    """A task that says in which layout, or layouts, it is trained; others are data-parallel."""
+
+    def lay_out(self, ranks: int, gpu: str | None) -> Stretches: ...
+
+
+@runtime_checkable
 class HasPhases(Protocol):
-    """A task whose phases may each want a layout of their own."""
+    """A task that goes through phases."""
 
     phases: Sequence[PhaseConfig]
 
     def phase_of(self, step: int) -> tuple[int, int]: ...
-    def lay_out(self, ranks: int, gpu: str | None) -> Stretches: ...
+
+
+@runtime_checkable
+class SaysAbout(Protocol):
+    """A task whose weights say something about themselves, which `read_about` finds."""
+
+    about: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -127,7 +140,7 @@ def train(
     watch.at(trainer.step, "checkpoint")
     trainer.checkpoints.finish()
     if end == task.steps:
-        _save_final(trainer.model, folder)
+        _save_final(trainer.model, folder, task.about if isinstance(task, SaysAbout) else {})
 
 
 class _Trainer:
@@ -307,12 +320,12 @@ class _Window:
         return {name: value / max(self.count, 1.0) for name, value in self.sums.items()}
 
 
-def _save_final(model: ParallelModel, folder: Path) -> None:
+def _save_final(model: ParallelModel, folder: Path, about: Mapping[str, str]) -> None:
     """Write the model folder from the last checkpoint, which holds all layers whatever rank had them."""
     if dist.get_rank() == 0:
         with torch.device("meta"):  # no memory and no drawing of weights that are read at once
             whole = (CausalLM if isinstance(model.parts[0], CausalLM) else ScalarModel)(model.shape)
         whole.to_empty(device="cpu")
         states.load_whole(commit.committed(folder / "checkpoints")[-1], whole)
-        save_internlm2(whole, folder / "model")
+        save_internlm2(whole, folder / "model", about)
     dist.barrier()
