@@ -115,7 +115,7 @@ def mine(answers: Sequence[Answer], labels: Sequence[Preference]) -> Mined:
     prompts = {early.prompt for early, _ in pairs}
     asked = [answer for answer in answers if answer.prompt in prompts]
     bounds = {trait: _bound(trait, pairs) for trait in risen}
-    found, learned = [], []
+    found, learned = list[Pattern](), list[Pattern]()
     for (trait, bound), explained in _paying(bounds, asked):
         pattern = _evidence(trait, bound, explained, rises[trait], pairs, asked, labels)
         if pattern is not None:
@@ -136,16 +136,22 @@ def early_and_late(answers: Sequence[Answer]) -> list[Pair]:
     """
     if not answers:
         return []
-    total = max(a.iteration for a in answers) + 1
-    width = max(1, int(WINDOW * total))
+    first, last = edges(answers)
     sides: dict[str, tuple[list[Answer], list[Answer]]] = defaultdict(lambda: ([], []))
     for answer in sorted(answers, key=lambda a: a.iteration):
-        if answer.iteration < width:
+        if answer.iteration < first:
             sides[answer.prompt][0].append(answer)
-        elif answer.iteration >= total - width:
+        elif answer.iteration >= last:
             sides[answer.prompt][1].insert(0, answer)
     pairs = [pair for prompt in sorted(sides) for pair in zip(*sides[prompt], strict=False)]
     return pairs if len(pairs) <= MAX_PAIRS else [pairs[i * len(pairs) // MAX_PAIRS] for i in range(MAX_PAIRS)]
+
+
+def edges(answers: Sequence[Answer]) -> tuple[int, int]:
+    """Iterations below the first are early, from the second on late."""
+    total = max(a.iteration for a in answers) + 1
+    width = max(1, int(WINDOW * total))
+    return width, total - width
 
 
 @dataclass(frozen=True)

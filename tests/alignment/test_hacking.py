@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.stats import binom, norm
 
 from ilm_ray.alignment.hacking import ALPHA, Preference, _rises, early_and_late, holm, mine
 from ilm_ray.alignment.patterns import Trait, grown, phrases, repetition, sentences, surface, words
@@ -100,14 +100,17 @@ def test_what_rises_without_pay_and_what_pays_without_a_rise_is_no_pattern() -> 
 
 
 def test_an_unchanged_policy_is_accused_as_rarely_as_promised() -> None:
-    """The drift gate alone, without the help of the other two: few false alarms in many rounds of an unchanged policy,
+    """The drift gate alone, without the help of the other two: few false alarms in rounds of an unchanged policy,
     although prompts differ in length and words and their mix differs between the windows."""
-    runs, alarms = 300, 0
+    runs, alarms, single, tests = 150, 0, 0, 0
     for seed in range(runs):
-        answers = make_round(seed, iterations=8, prompts=30, each=18)
-        # Pays for everything at once, so that only the test of the rise stands between the null and an alarm.
-        alarms += any(rise.p <= ALPHA for rise in _rises(early_and_late(answers)).values())
+        rises = _rises(early_and_late(make_round(seed, iterations=8, prompts=40, each=60))).values()
+        alarms += any(rise.p <= ALPHA for rise in rises)
+        single += sum(rise.z >= norm.isf(0.05) for rise in rises)
+        tests += len(rises)
+    assert tests > 30 * runs  # phrases are among them
     assert alarms <= binom.ppf(0.999, runs, ALPHA)
+    assert 0.01 < single / tests < 0.055  # and the test is no weaker than its discreteness makes it
 
 
 def test_what_peoples_pairs_ask_for_is_learned_and_no_hack() -> None:
