@@ -37,6 +37,7 @@ from jobs._job import run_job
 PATTERNS, PATCHES, COMPARISONS, LABELS, PAIRS = (
     *("patterns.json", "patches.jsonl", "comparisons.jsonl", "labels.jsonl", "pairs.jsonl"),
 )
+_PPO_FIGURES = ("iterations", "reward_first", "reward", "kl", "response_tokens")  # no timings: files are compared
 _KEYS = ("domain", "prompt", "chosen", "rejected")
 
 
@@ -213,7 +214,8 @@ def _anything_new(context: Context, number: int) -> bool:
 
 def _told(context: Context, number: int, done: dict[str, Manifest]) -> dict[str, Any]:
     found = json.loads((context.of(_name(number, "patterns")) / PATTERNS).read_text(encoding="utf-8"))
-    told = {**found, "ppo": done["ppo"].metrics["summary"], "model": f"{_name(number, 'ppo')}/model"}
+    ppo_figures = {k: v for k, v in done["ppo"].metrics["summary"].items() if k in _PPO_FIGURES}
+    told = {**found, "ppo": ppo_figures, "model": f"{_name(number, 'ppo')}/model"}
     if "reward" in done:
         told["compared"] = done["reward"].metrics["compared"]
     return told
