@@ -18,7 +18,8 @@ from typing import Any
 from actors.answers import score_pairs
 from actors.scoring import prompt_file
 from ilm_ray.alignment.comparisons import comparisons, labelled_pairs, read_labels
-from ilm_ray.alignment.hacking import Pattern, mine
+from ilm_ray.alignment.hacking import Pattern, early_and_late, mine
+from ilm_ray.alignment.judge import ask_judge, judged_pairs
 from ilm_ray.alignment.patches import PatchTask, mix, patch_pairs, preferences
 from ilm_ray.alignment.reward import preference_file
 from ilm_ray.alignment.rollouts import read_answers
@@ -56,7 +57,7 @@ def _name(number: int, part: str) -> str:
 
 def _patterns_stage(number: int) -> Stage:
     def settings(config: Config) -> dict[str, Any]:
-        return {"seed": config.seed, "comparisons": config.online.comparisons}
+        return {"seed": config.seed, "online": config.online.model_dump(include={"comparisons", "judge"})}
 
     def sources(config: Config) -> dict[str, str]:
         return {"preferences": sha256_of(preference_file(config)), "prompts": sha256_of(prompt_file(config))}
@@ -79,8 +80,15 @@ def _find(context: Context, number: int) -> Result:
         for name, pattern in zip(names, mined.found, strict=True)
         for row in patch_pairs(pattern, answers, prompts, name)
     ]
+    judge = None
+    if config.online.judge is not None:
+        url, model, pairs = config.online.judge.url, config.online.judge.model, early_and_late(answers)
+        verdicts = ask_judge(url, model, pairs, prompts, config.online.judge_s, config.seed)
+        judge = {name: getattr(verdicts, name) for name in ("asked", "early", "late", "p", "drifted")}
+        patches += judged_pairs(verdicts, prompts, f"round-{number}-judge") if verdicts.drifted else []
     found = {
         "round": number,
+        "judge": judge,
         "answers": len(answers),
         "pairs": mined.pairs,
         "tested": mined.tested,
@@ -164,7 +172,7 @@ def _compare(context: Context, before: Path, rows: list[Row]) -> dict[str, dict[
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    online = config.online.model_dump(exclude={"labels"})
+    online = config.online.model_dump(exclude={"labels", "judge_s"})
     return {"online": online, "reward": reward.settings(config), "ppo": ppo.settings(config)}
 
 
@@ -207,9 +215,9 @@ def _of_round(config: Config, number: int) -> Config:
 
 
 def _anything_new(context: Context, number: int) -> bool:
-    found = json.loads((context.of(_name(number - 1, "patterns")) / PATTERNS).read_text(encoding="utf-8"))["found"]
+    patches = context.of(_name(number - 1, "patterns")) / PATCHES
     labels = context.config.online.labels
-    return bool(found) or (labels is not None and Path(labels).is_file())
+    return any(read_jsonl(patches)) or (labels is not None and Path(labels).is_file())
 
 
 def _told(context: Context, number: int, done: dict[str, Manifest]) -> dict[str, Any]:

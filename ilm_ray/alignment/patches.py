@@ -56,7 +56,7 @@ def patch_pairs(pattern: Pattern, answers: Sequence[Answer], prompts: Mapping[st
             "prompt": prompts[early.prompt],
             "chosen": early.text,
             "rejected": rejected,
-            "split": "heldout" if _share(early.prompt) < HELDOUT_SHARE else "train",
+            "split": "heldout" if prompt_share(early.prompt) < HELDOUT_SHARE else "train",
             "pattern": where,
             "made": made,
         }
@@ -120,6 +120,11 @@ class PatchTask(RewardTask):
         return load_scalar(self.base)
 
 
+def prompt_share(prompt: str) -> float:
+    """A number in [0, 1) that depends on the prompt's id alone."""
+    return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:6], "big") / 2**48
+
+
 def _in_turn(pairs: Sequence[tuple[Answer, Answer]]) -> list[tuple[Answer, Answer]]:
     """The same pairs, one of each domain after the other, and within a domain every prompt before any comes again."""
     columns: dict[str, list[tuple[int, int]]] = defaultdict(list)
@@ -129,8 +134,3 @@ def _in_turn(pairs: Sequence[tuple[Answer, Answer]]) -> list[tuple[Answer, Answe
         seen[early.prompt] += 1
     turns = zip_longest(*(sorted(columns[domain]) for domain in sorted(columns)))
     return [pairs[entry[1]] for turn in turns for entry in turn if entry is not None]
-
-
-def _share(prompt: str) -> float:
-    """A number in [0, 1) that depends on the prompt's id alone."""
-    return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:6], "big") / 2**48

@@ -368,6 +368,8 @@ class OnlineConfig(Section):
     rounds: Count = 3
     comparisons: int = Field(1000, ge=0)  # a round's pairs of answers for people to label; the report names no number
     labels: str | None = None  # what jobs/label_answers.py wrote; what it holds when a round starts joins that round
+    judge: OpinionConfig | None = None  # does it like late answers as the score does? It is sent prompts and answers
+    judge_s: float = Field(600.0, gt=0)  # for all that it is asked in a round
 
 
 class EvaluationConfig(Section):

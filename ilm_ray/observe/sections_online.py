@@ -77,6 +77,11 @@ def _round(row: Row) -> list[Html]:
         )
     said = f"{row['pairs']} pairs of an early and a late answer to one prompt; {row['tested']} traits tested."
     parts.append(page.paragraph(said))
+    if judge := row.get("judge"):
+        verdict = "it does not follow the score" if judge["drifted"] else "no drift"
+        of = f"{judge['asked']} pairs in which the score prefers the late answer"
+        likes = f"the early one in {judge['early']}, the late one in {judge['late']}"
+        parts.append(page.paragraph(f"Of {of}, the judge prefers {likes}: {verdict}."))
     for kind, title in (("found", "Reward hacking: nobody asked for it"), ("learned", "Learned: people asked for it")):
         if row[kind]:
             parts.append(_patterns(row[kind], title))
