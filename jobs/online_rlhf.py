@@ -123,16 +123,9 @@ def _reward_stage(number: int) -> Stage:
 
 
 def _patch(context: Context, number: int) -> Result:
-    """Train the reward model of the round before on all patches, the labels there are, and old pairs; compare both.
-
-    Labels are copied as the round starts: those that come later join the next one, and a resumed round keeps its own.
-    """
+    """Train the reward model of the round before on all patches, the labels there are, and old pairs; compare both."""
     config, folder = context.config, context.folder
-    given = config.online.labels
-    if not (folder / LABELS).exists():
-        earlier = {row["id"] for n in range(2, number) for row in read_jsonl(context.of(_name(n, "reward")) / LABELS)}
-        fresh = read_labels(Path(given)) if given and Path(given).is_file() else []
-        write_jsonl(folder / LABELS, (row for row in fresh if row["id"] not in earlier))
+    take_labels(context, number)
     people = _people(context, number)
     patches = [row for n in range(1, number) for row in read_jsonl(context.of(_name(n, "patterns")) / PATCHES)]
     old = read_rows(preference_file(config), _KEYS, "reward.data")
@@ -145,6 +138,19 @@ def _patch(context: Context, number: int) -> Result:
     files = [*trained.files, *(folder / name for name in (LABELS, PAIRS, "compared.json"))]
     summary = {**trained.metrics["summary"], "patches": len(patches), "labels": len(people)}
     return Result(files, {**trained.metrics, "summary": summary, "compared": compared})
+
+
+def take_labels(context: Context, number: int) -> None:
+    """Copy what people have labelled since the round before, unless this round has done so already.
+
+    Labels that come later join the next round, and a round that was killed goes on with those it began with.
+    """
+    target, given = context.folder / LABELS, context.config.online.labels
+    if target.exists():
+        return
+    earlier = {row["id"] for n in range(2, number) for row in read_jsonl(context.of(_name(n, "reward")) / LABELS)}
+    fresh = read_labels(Path(given)) if given and Path(given).is_file() else []
+    write_jsonl(target, (row for row in fresh if row["id"] not in earlier))
 
 
 def _compare(context: Context, before: Path, rows: list[Row]) -> dict[str, dict[str, Any]]:
