@@ -10,6 +10,7 @@ from jobs import (
     decontaminate,
     evaluation,
     long_text,
+    online_rlhf,
     ppo,
     pretrain,
     reward,
@@ -33,6 +34,7 @@ STAGES = [
         sft,
         reward,
         ppo,
+        online_rlhf,
         evaluation,
     )
 ]

@@ -1,5 +1,6 @@
 """PPO on Ray actor groups, from the SFT model with the conditional reward model: `<run>/ppo/model`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ilm_ray.tokenizer.tokenizer import Tokenizer
 from jobs._job import run_job
 
 
-def _settings(config: Config) -> dict[str, Any]:
+def settings(config: Config) -> dict[str, Any]:
     # Nothing here changes what a finished run has learned: raising a bound after a failure must not cost checkpoints.
     left_out = {"prompts", "checkpoint_every", "deadline_s", "rollout_backend", "logprob_gap_bound"}
     backend = choose_backend(config.ppo.rollout_backend)
@@ -34,17 +35,17 @@ def _sources(config: Config) -> dict[str, str]:
     return {"prompts": sha256_of(path)}
 
 
-def _work(context: Context) -> Result:
+def _work(context: Context, reward: str) -> Result:
     config, folder = context.config, context.folder
     tokenizer = Tokenizer.load(context.of("tokenizer"))
-    conditions = load_conditions(context.of("reward") / "model", tokenizer)
+    conditions = load_conditions(context.of(reward) / "model", tokenizer)
     prompts, dropped = read_prompts(config, tokenizer, conditions, "train")
     prompts, validation = set_aside(prompts, config.ppo)
     if dropped:
         context.journal.event("drop", prompts=dropped, why=f"longer than {config.ppo.max_prompt_tokens} tokens")
     inputs = Inputs(
         policy=context.of("sft") / "model",
-        reward=context.of("reward") / "model",
+        reward=context.of(reward) / "model",
         prompts=prompts,
         chat=chat_tokens(tokenizer, conditions),
         pretrain=_pretrain_mix(config, context.of("tokens")),
@@ -89,7 +90,13 @@ def _pretrain_mix(config: Config, tokens: Path) -> PretrainMix | None:
     return PretrainMix(tokens, config.pretrain.phases[-1].mixture, config.sft.context)
 
 
-STAGE = Stage("ppo", ("tokenizer", "tokens", "sft", "reward"), _settings, _work, _sources, trains=True)
+def ppo_stage(name: str, reward: str) -> Stage:
+    """PPO with the reward model of stage `reward`; always from the SFT model."""
+    needs = ("tokenizer", "tokens", "sft", reward)
+    return Stage(name, needs, settings, partial(_work, reward=reward), _sources, trains=True)
+
+
+STAGE = ppo_stage("ppo", "reward")
 
 if __name__ == "__main__":
     run_job("ppo", [STAGE])

@@ -1,5 +1,7 @@
 """Train the conditional reward model on preference pairs, from the SFT model: `<run>/reward/model`."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ilm_ray.alignment.conditional import save_conditions
@@ -13,19 +15,20 @@ from ilm_ray.tokenizer.tokenizer import Tokenizer
 from jobs._job import run_job
 
 
-def _settings(config: Config) -> dict[str, Any]:
+def settings(config: Config) -> dict[str, Any]:
     return {"seed": config.seed, "reward": config.reward.model_dump(exclude={"checkpoint_every", "data"})}
 
 
-def _sources(config: Config) -> dict[str, str]:
+def sources(config: Config) -> dict[str, str]:
     path = preference_file(config)
     require_splits(read_rows(path, ("domain", "prompt", "chosen", "rejected"), "reward.data"), "reward.data")
     return {"preferences": sha256_of(path)}
 
 
-def _work(context: Context) -> Result:
+def train_reward(context: Context, make_task: Callable[[Config, Path], RewardTask]) -> Result:
+    """Train a reward model and keep its conditions beside it; accuracy on the pairs held out among the metrics."""
     reward = context.config.reward
-    result = run_training(context, RewardTask, reward.weight_decay)
+    result = run_training(context, make_task, reward.weight_decay)
     tokenizer = Tokenizer.load(context.of("tokenizer"))
     conditions = save_conditions(context.folder / "model", tokenizer, reward.system_prompts)
     figures = result.metrics["evaluations"][-1]["figures"]
@@ -41,7 +44,11 @@ def _work(context: Context) -> Result:
     return Result([*result.files, conditions], metrics)
 
 
-STAGE = Stage("reward", ("tokenizer", "sft"), _settings, _work, _sources, trains=True)
+def _work(context: Context) -> Result:
+    return train_reward(context, RewardTask)
+
+
+STAGE = Stage("reward", ("tokenizer", "sft"), settings, _work, sources, trains=True)
 
 if __name__ == "__main__":
     run_job("reward", [STAGE])

@@ -372,6 +372,16 @@ class PPOConfig(Section):
     deadline_s: float = 600.0
 
 
+class OnlineConfig(Section):
+    """Rounds of online RLHF (report section 4.2.2). The stages reward and ppo are the first one."""
+
+    rounds: Count = 3
+    comparisons: int = Field(1000, ge=0)  # a round's pairs of answers for people to label; the report names no number
+    labels: str | None = None  # what jobs/label_answers.py wrote; what it holds when a round starts joins that round
+    judge: OpinionConfig | None = None  # does it like late answers as the score does? It is sent prompts and answers
+    judge_s: float = Field(600.0, gt=0)  # for all that it is asked in a round
+
+
 class EvaluationConfig(Section):
     samples: Count = 8  # conversations shown in the report
     heldout_prompts: Count = 256
@@ -395,6 +405,7 @@ class Config(Section):
     sft: SFTConfig = SFTConfig()
     reward: RewardConfig = RewardConfig()
     ppo: PPOConfig = PPOConfig()
+    online: OnlineConfig = OnlineConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")

@@ -20,6 +20,7 @@ STAGES = (
     "sft",
     "reward",
     "ppo",
+    "online",
     "evaluation",
 )
 

@@ -33,6 +33,7 @@ def make_run(run: Path) -> Path:
     _pretrain(run / "pretrain", rng)
     _small_stages(run, rng)
     _ppo(run / "ppo", rng)
+    _online(run)
     _evaluation(run / "evaluation")
     _long_text(run / "long_text", rng)
     write_jsonl(
@@ -182,6 +183,29 @@ def _ppo(folder: Path, rng: random.Random) -> None:
     )
 
 
+def _online(run: Path) -> None:
+    """Two rounds: a phrase found in the first, patched in the second."""
+    sample = {"prompt": "p1", "domain": "code", "early": HOSTILE, "late": HOSTILE}
+    scored = sample | {"early_score": 0.1, "late_score": 2.0}
+    pattern = {
+        **{"trait": {"kind": "phrase", "phrase": ["good", "!"]}, "shown": HOSTILE, "bound": 0.5, "severity": 1.62},
+        **{"early": 0.02, "late": 0.83, "early_share": 0.02, "late_share": 0.83, "z": 11.3, "p": 2e-27},
+        **{"score_with": 2.1, "score_without": 0.1, "explained": 0.61, "asked": 3, "differing": 9},
+        **{"domains": ["code", "maths"], "samples": [scored], "name": "round-1-1-phrase", "patches": 99},
+    }
+    length = pattern | {"trait": {"kind": "length", "phrase": []}, "shown": "length", "bound": 31.0, "patches": None}
+    scores = {"chosen": 0.4, "chosen_se": 0.1, "rejected": 2.2, "rejected_se": 0.1, "won": 0.1}
+    mended = scores | {"rejected": -1.1, "won": 0.95}
+    plain = {"answers": 1700, "pairs": 320, "tested": 211, "ppo": {"reward": 1.5, "kl": 4.0}}
+    (run / "online").mkdir()
+    rounds = [
+        {"round": 1, **plain, "found": [pattern], "learned": [length], "model": "ppo/model"},
+        {"round": 2, **plain, "found": [], "learned": [], "model": "rounds/2/ppo/model"}
+        | {"compared": {"round-1-1-phrase": {"pairs": 21, "before": scores, "after": mended}}},
+    ]
+    (run / "online" / "online.json").write_text(json.dumps(rounds))
+
+
 def _evaluation(folder: Path) -> None:
     folder.mkdir()
     model = {
@@ -267,6 +291,7 @@ def _manifests(run: Path) -> None:
             "figures": {d: {"conditional": figures} for d in DOMAINS},
         },
         "ppo": {},
+        "online": {},
         "evaluation": {},
     }
     (run / "code" / "files").mkdir(parents=True, exist_ok=True)
@@ -280,7 +305,7 @@ def _manifests(run: Path) -> None:
     events, now = [], 1_770_000_000.0
     for k, (stage, figures) in enumerate(metrics.items()):
         (run / stage).mkdir(exist_ok=True)
-        seconds = (9.5, 2.1, 3.2, 7.7, 21.3, 262.4, 101.3, 88.0, 190.5, 30.2)[k]
+        seconds = (9.5, 2.1, 3.2, 7.7, 21.3, 262.4, 101.3, 88.0, 190.5, 95.0, 30.2)[k]
         settings: dict[str, Any] = {}
         if stage == "long_text":
             settings = {"long_text": {"min_bytes": 32768}, "thresholds": read_thresholds(None)}

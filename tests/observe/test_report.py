@@ -26,6 +26,7 @@ SECTIONS = [
     "sft",
     "reward",
     "ppo",
+    "online",
     "evaluation",
     "timings",
     "record",
@@ -58,12 +59,13 @@ def test_every_stage_has_its_section_and_its_figures(fake_run: Path) -> None:
     found = Elements(write_report(fake_run).read_text(encoding="utf-8"))
     assert found.ids == SECTIONS
     assert found.tags.count("svg") >= 20
-    for words in ("nano-demo", "preset nano", "11 of 11 stages", "short_context", "conditional", "near_duplicate"):
+    for words in ("nano-demo", "preset nano", "12 of 12 stages", "short_context", "conditional", "near_duplicate"):
         assert words in found.text
     assert "NaN" not in found.text and "nan" not in found.text.replace("nano", "")
     assert "weight 1: 1.50, weight 3: 4.50" in found.text
     assert "How many apples are left?" in found.text
     assert "Calibration on held-out pairs" in found.text and "correlation of score and length" in found.text
+    assert "nobody asked for it" in found.text and "length above 31" in found.text
     assert "1 unreadable line" in found.text  # the log whose last line a crash has cut
 
 
@@ -107,7 +109,7 @@ def test_only_markup_made_here_passes_unescaped() -> None:
 def test_a_run_without_any_stage_still_has_a_report(tmp_path: Path) -> None:
     found = Elements(write_report(tmp_path).read_text(encoding="utf-8"))
     assert found.ids == SECTIONS
-    assert "0 of 11 stages finished" in found.text
+    assert "0 of 12 stages finished" in found.text
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -115,7 +117,7 @@ def test_any_stage_may_be_missing(fake_run: Path, stage: str) -> None:
     shutil.rmtree(fake_run / stage)
     found = Elements(write_report(fake_run).read_text(encoding="utf-8"))
     assert found.ids == SECTIONS
-    assert "10 of 11 stages finished" in found.text
+    assert "11 of 12 stages finished" in found.text
 
 
 def test_the_same_run_gives_the_same_bytes(fake_run: Path) -> None:
