@@ -1,17 +1,19 @@
 # make demo: the whole road on the shipped corpus (INPUT='glob of WARC files' for your own pages).
 # make test: what CI runs, with the same examples each time; make test-all draws new ones. Both set up .venv first; nothing
 # comes before them but Python 3.11, make and a C++ compiler.
+# make peers: our alignment arithmetic against verl, OpenRLHF and XTuner, which get an environment of their own.
 
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 RUN_DIR ?= runs/demo
 INPUT ?=
 SETTINGS ?=
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 LOCK := $(if $(GPU),pyproject.toml,requirements-cpu.lock)
 
-.PHONY: demo test test-all lint format setup lock clean
+.PHONY: demo test test-all peers lint format setup lock clean
 export DS_BUILD_OPS := 0
 export TORCH_EXTENSIONS_DIR := $(abspath $(VENV))/torch_extensions
 
@@ -40,6 +42,16 @@ test: setup
 test-all: setup
 	$(BIN)/python -m pytest -q -m ''
 
+peers: setup $(PEERS)/.ready
+	$(PEERS)/bin/python -m pytest -q tests/peers
+
+# Whatever the peers need that we have too is taken from our environment, behind theirs on the path.
+$(PEERS)/.ready: tests/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	realpath $(VENV)/lib/python3*/site-packages > $$(echo $(PEERS)/lib/python3*/site-packages)/zz_ours.pth
+	$(PEERS)/bin/pip install --quiet --no-deps --no-compile -r $<
+	touch $@
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -56,4 +68,4 @@ lock: setup
 	mv requirements-cpu.lock.new requirements-cpu.lock
 
 clean:
-	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(PEERS) runs .mypy_cache .ruff_cache .pytest_cache

@@ -9,7 +9,7 @@ import numpy as np
 import ray
 
 from actors.group import Figures, Role, figures, start_groups, step, stop_groups
-from actors.ppo_driver import gpu_share
+from actors.ppo_roles import gpu_share
 from ilm_ray.text.classifiers.bert import Bert, BertSettings
 from ilm_ray.text.classifiers.card import Card, make_card, write_card
 from ilm_ray.text.classifiers.labels import Labels, Split

@@ -34,6 +34,7 @@ class Critic(ZeroRank):
     def build(self) -> tuple[None, Figures]:
         s = self.settings
         torch.manual_seed(s.seed)
+        self.zero_stage = s.ppo.critic_zero_stage
         self.make_engine(load_scalar(s.model, head_seed=s.seed + 1), s.ppo.critic_lr)
         return None, {}
 
@@ -45,7 +46,7 @@ class Critic(ZeroRank):
 
     @step
     def train(self, experience: Experience, iteration: int) -> tuple[None, Figures]:
-        """ppo_epochs passes of mini_batches steps on the squared error, global token mean, no clipping."""
+        """ppo_epochs passes of mini_batches steps on the squared error, global token mean."""
         ppo, lengths = self.ppo, list(map(len, experience.sequences))
         sums, norm = torch.zeros(2, dtype=torch.float64), None
         for epoch in range(ppo.ppo_epochs):
@@ -68,7 +69,9 @@ class Critic(ZeroRank):
             flat = self.engine(Packed.of(sequences).to(self.device))
             mask = torch.cat([experience.masks[i] for i in micro]).to(self.device)
             returns = torch.cat([experience.returns[i] for i in micro]).to(self.device)
-            each = value_loss(torch.cat(per_response(flat, sequences, starts))[mask], returns[mask])
+            old = torch.cat([experience.old_values[i] for i in micro]).to(self.device)
+            values = torch.cat(per_response(flat, sequences, starts))
+            each = value_loss(values[mask], returns[mask], old[mask], self.ppo.value_clip)
             sums.add_(torch.tensor([each.sum().item(), float(mask.sum())], dtype=torch.float64))
             return each.sum() / tokens
 

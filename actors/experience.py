@@ -1,15 +1,15 @@
 """Puts rollouts, log-probabilities, values and scores together into what policy and critic train on."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from actors.group import Figures, step
-from ilm_ray.alignment.experience import Experience, Rollouts, gather_numbered, merge
-from ilm_ray.alignment.ppo import gae_of, kl_estimate, token_rewards
+from ilm_ray.alignment import blackbox
+from ilm_ray.alignment.assemble import Said, derive, experience_of, figures, one_a_domain_first, sequence_kl
+from ilm_ray.alignment.experience import Experience, gather_numbered, merge
 from ilm_ray.config.schema import PPOConfig
 from ilm_ray.observe import metrics
 
@@ -25,18 +25,24 @@ class Parts:
     reward: int
 
 
+@dataclass(frozen=True)
+class ExperienceSettings:
+    ppo: PPOConfig
+    folder: Path | None  # of the run's PPO stage: gets each iteration's experience as a file; None: no files
+
+
 class ExperienceMaker:
     """A single actor: its work is small beside a forward, and the driver may hold no tensor."""
 
-    def __init__(self, rank: int, world: int, settings: PPOConfig) -> None:
-        self.ppo = settings
+    def __init__(self, rank: int, world: int, settings: ExperienceSettings) -> None:
+        self.settings = settings
 
     @step
     def build(self) -> tuple[None, Figures]:
         return None, {}
 
     @step
-    def assemble(self, parts: Parts, samples: int, *args: Any) -> tuple[Experience, Figures]:
+    def assemble(self, parts: Parts, iteration: int, samples: int, *args: Any) -> tuple[Experience, Figures]:
         """args: what the ranks of the five groups returned. The figures carry `samples` sequences, as token ids."""
         queue = iter(args)
         rollouts, old, reference, values, scores = (
@@ -45,82 +51,36 @@ class ExperienceMaker:
         )
         rolled = merge(rollouts)
         by_number = {number: score for part in scores for number, score in part.items()}
-        experience, shown = make_experience(
-            self.ppo,
+        said = Said(
             rolled,
+            # All response tokens are the policy's own today; tool output will be False here.
+            [torch.ones(len(r), dtype=torch.bool) for r in rolled.responses],
             gather_numbered(old),
             gather_numbered(reference),
             gather_numbered(values),
             [by_number[i] for i in range(len(by_number))],
-            samples,
         )
-        metrics.gauge(*metrics.REWARD_MEAN).set(shown["reward"])
-        metrics.gauge(*metrics.KL).set(shown["kl"])
-        metrics.gauge(*metrics.RESPONSE_TOKENS).set(shown["response_tokens"])
-        return experience, shown
+        derived = derive(self.settings.ppo, said)
+        if self.settings.folder is not None:
+            blackbox.write(self.settings.folder, iteration, self.settings.ppo, said, derived)
+        row = figures(said, derived)
+        metrics.gauge(*metrics.REWARD_MEAN).set(row["reward"])
+        metrics.gauge(*metrics.KL).set(row["kl"])
+        metrics.gauge(*metrics.RESPONSE_TOKENS).set(row["response_tokens"])
+        return experience_of(said, derived), row | {"samples": _samples(said, samples)}
 
 
-def make_experience(
-    ppo: PPOConfig,
-    rolled: Rollouts,
-    old: Sequence[Tensor],
-    reference: Sequence[Tensor],
-    values: Sequence[Tensor],
-    scores: Sequence[float],
-    samples: int = 0,
-) -> tuple[Experience, Figures]:
-    """KL penalty and score as rewards, then GAE; and the figures of the iteration. Tensors: one a response token."""
-    # All response tokens are the policy's own today; tool output will be False here.
-    masks = [torch.ones(len(r), dtype=torch.bool) for r in rolled.responses]
-    bound = ppo.reward_clip
-    clipped = [s if bound is None else min(max(s, -bound), bound) for s in scores]
-    rewards = [
-        token_rewards(kl_estimate(o, f, ppo.kl_estimator), m, s, ppo.kl_coefficient)
-        for o, f, m, s in zip(old, reference, masks, clipped, strict=True)
+def _samples(said: Said, count: int) -> list[Figures]:
+    """Sequences to show, as token ids."""
+    rolled, kl = said.rolled, sequence_kl(said)
+    return [
+        {
+            "id": rolled.prompts[i].id,
+            "domain": rolled.prompts[i].domain,
+            "prompt": rolled.prompts[i].ids,
+            "response": rolled.responses[i],
+            "reward": said.scores[i],
+            "kl": kl[i],
+        }
+        for i in one_a_domain_first(rolled, count)
     ]
-    advantages, returns = gae_of(rewards, values, masks, ppo.discount, ppo.gae_lambda)
-    experience = Experience(
-        rolled.sequences, rolled.prompt_lengths, masks, list(old), advantages, returns, rolled.version
-    )
-    kl = [float((o - f).sum()) for o, f in zip(old, reference, strict=True)]
-    gaps = torch.cat([(b - o).abs() for b, o in zip(rolled.behaviour, old, strict=True)])
-    everything = torch.cat(list(old))
-    domains = sorted({p.domain for p in rolled.prompts})
-    by_domain = {d: _mean([s for s, p in zip(scores, rolled.prompts, strict=True) if p.domain == d]) for d in domains}
-    return experience, {
-        "reward": _mean(scores),
-        "reward_by_domain": by_domain,
-        "kl": _mean(kl),
-        "response_tokens": _mean([float(len(r)) for r in rolled.responses]),
-        "tokens": sum(map(len, rolled.sequences)),
-        "entropy": -float(everything.mean()),  # nats a token: mean surprise of the sampled tokens
-        "logprob_gap": float(gaps.mean()),
-        "value": float(torch.cat(list(values)).mean()),
-        "return": float(torch.cat(returns).mean()),
-        "version": rolled.version,
-        "samples": [
-            {
-                "id": rolled.prompts[i].id,
-                "domain": rolled.prompts[i].domain,
-                "prompt": rolled.prompts[i].ids,
-                "response": rolled.responses[i],
-                "reward": scores[i],
-                "kl": kl[i],
-            }
-            for i in _one_a_domain_first(rolled, samples)
-        ],
-    }
-
-
-def _one_a_domain_first(rolled: Rollouts, count: int) -> list[int]:
-    """Numbers of the sequences to show: every domain gets its turn."""
-    turns: dict[str, int] = {}
-    keys = []
-    for number, prompt in enumerate(rolled.prompts):
-        turns[prompt.domain] = turns.get(prompt.domain, 0) + 1
-        keys.append((turns[prompt.domain], prompt.domain, number))
-    return [number for _, _, number in sorted(keys)[:count]]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -6,27 +6,44 @@ group to group by reference; the driver only ever fetches the figures: numbers, 
 """
 
 import functools
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.evidence import log_tail, state_of
 from ilm_ray.errors import UserError
 
 Figures = dict[str, Any]
 # A placement group that fits is placed in well under a second; what cannot be placed is said at once.
 PLACEMENT_DEADLINE_S = 15.0
-LOG_TAIL_LINES = 8
+# The ranks beside a killed one see a broken connection before Ray knows of the death.
+DEATH_NOTICE_S = 3.0
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A rank that a run has to do without: what it was in, and what became of it (died, silent, out of reach)."""
+
+    group: str
+    rank: int
+    method: str
+    fate: str
 
 
 class GroupError(RuntimeError):
-    """Ranks died, failed or did not answer in time: which ones, their state, the tail of their log."""
+    """Ranks died, failed or did not answer in time: which ones, their state, the tail of their log.
+
+    lost: those that new ones could replace. Empty where a method raised: it would raise again.
+    """
+
+    def __init__(self, message: str, lost: Sequence[Lost]) -> None:
+        super().__init__(message)
+        self.lost = tuple(lost)
 
 
 def step(method: Callable[..., tuple[Any, Figures]]) -> Callable[..., tuple[Any, Figures]]:
@@ -61,6 +78,7 @@ class Work:
 
     group: "Group"
     method: str
+    needs: list[ray.ObjectRef]  # what other groups must have finished before
     payloads: list[ray.ObjectRef]
     receipts: list[ray.ObjectRef]
 
@@ -98,7 +116,8 @@ class Group:
             getattr(actor, method).options(num_returns=2).remote(*mine)
             for actor, mine in zip(self.actors, args, strict=True)
         ]
-        return Work(self, method, [payload for payload, _ in pairs], [receipt for _, receipt in pairs])
+        needs = list({one: None for mine in args for one in mine if isinstance(one, ray.ObjectRef)})
+        return Work(self, method, needs, [payload for payload, _ in pairs], [receipt for _, receipt in pairs])
 
     def stop(self) -> None:
         for actor in self.actors:
@@ -106,12 +125,15 @@ class Group:
         remove_placement_group(self.placement)
 
 
-def start_groups(roles: Sequence[Role], namespace: str, deadline_s: float) -> dict[str, Group]:
+def start_groups(
+    roles: Sequence[Role], namespace: str, deadline_s: float, placement_s: float = PLACEMENT_DEADLINE_S
+) -> dict[str, Group]:
     """Place and start all roles at the same time and wait until every rank has built what it holds.
 
-    Raises UserError where the cluster has no room, GroupError where a rank does not come up within `deadline_s`.
+    Raises UserError where the cluster has no room within `placement_s`, GroupError where a rank does not come up within
+    `deadline_s`. Nothing is left of the roles then.
     """
-    placements = _place(roles)
+    placements = _place(roles, placement_s)
     groups: dict[str, Group] = {}
     try:
         for role in roles:
@@ -147,12 +169,12 @@ def figures(works: Sequence[Work], deadline_s: float) -> list[list[Figures]]:
     while waiting:
         ready, _ = ray.wait(list(waiting), num_returns=1, timeout=max(0.0, until - time.monotonic()))
         if not ready:
-            raise GroupError(_silence(waiting.values(), deadline_s))
+            raise _silence(waiting.values(), deadline_s)
         work, rank = waiting.pop(ready[0])
         try:
             value = ray.get(ready[0])
         except ray.exceptions.RayError as error:
-            raise GroupError(_failure(works, work, rank, error)) from error
+            raise _failure(works, work, rank, error) from error
         found[number[id(work)], rank] = _plain(value, f"{work.group.names[rank]}.{work.method}")
     return [[found[i, rank] for rank in range(len(work.receipts))] for i, work in enumerate(works)]
 
@@ -172,14 +194,14 @@ def _first_only(group: Group) -> list[tuple[bool]]:
     return [(rank == 0,) for rank in range(group.role.ranks)]
 
 
-def _place(roles: Sequence[Role]) -> dict[str, PlacementGroup]:
+def _place(roles: Sequence[Role], deadline_s: float) -> dict[str, PlacementGroup]:
     placements = {
         role.name: placement_group(
             [{"CPU": role.cpus, **({"GPU": role.gpus} if role.gpus else {})}] * role.ranks, strategy="PACK"
         )
         for role in roles
     }
-    until = time.monotonic() + PLACEMENT_DEADLINE_S
+    until = time.monotonic() + deadline_s
     for role in roles:
         if not placements[role.name].wait(max(0.0, until - time.monotonic())):
             free = ray.available_resources()
@@ -193,51 +215,64 @@ def _place(roles: Sequence[Role]) -> dict[str, PlacementGroup]:
     return placements
 
 
+def lost_ranks(groups: Iterable[Group], method: str = "") -> list[Lost]:
+    """The ranks that are dead by Ray's own record."""
+    return [
+        Lost(group.role.name, rank, method, "died")
+        for group in groups
+        for rank, actor in enumerate(group.actors)
+        if state_of(actor).get("State") == "DEAD"
+    ]
+
+
 # The last line of both messages says it all: it is the one that a job prints.
-def _silence(waiting: Iterable[tuple[Work, int]], deadline_s: float) -> str:
-    late = list(waiting)
-    names = ", ".join(work.group.names[rank] for work, rank in late)
-    return "\n".join([*(_describe(*one) for one in late), f"no answer within {deadline_s:g} s from {names}"])
+def _silence(works: Iterable[tuple[Work, int]], deadline_s: float) -> GroupError:
+    """Blame those who had all that they needed; the rest only wait for them."""
+    late = list(works)
+    guilty = [(work, rank) for work, rank in late if _has_all(work)] or late
+    names = ", ".join(work.group.names[rank] for work, rank in guilty)
+    text = [*(_describe(work, rank) for work, rank in guilty), f"no answer within {deadline_s:g} s from {names}"]
+    return GroupError(
+        "\n".join(text), [Lost(work.group.role.name, rank, work.method, "silent") for work, rank in guilty]
+    )
 
 
-def _failure(works: Sequence[Work], work: Work, rank: int, error: Exception) -> str:
-    """Name the rank at fault: the dead ones among all groups involved, else the one whose method raised."""
-    dead = {
-        other.group.names[r]: (other, r)
-        for other in reversed(works)
-        for r, actor in enumerate(other.group.actors)
-        if _state(actor).get("State") == "DEAD"
-    }
-    culprits = dead or {work.group.names[rank]: (work, rank)}
+def _has_all(work: Work) -> bool:
+    return (
+        len(ray.wait(work.needs, num_returns=len(work.needs), timeout=0)[0]) == len(work.needs) if work.needs else True
+    )
+
+
+def _failure(works: Sequence[Work], work: Work, rank: int, error: Exception) -> GroupError:
+    """Blame the dead ones among all groups involved, else the rank whose method raised."""
     reason = [line.strip() for line in str(error).splitlines() if line.strip()]
-    what = "died" if dead else "failed"
-    last = f"{', '.join(culprits)} {what}: {reason[-1] if reason else type(error).__name__}"
-    return "\n".join([*(_describe(*one) for one in culprits.values()), last])
+    why = reason[-1] if reason else type(error).__name__
+    until = time.monotonic() + DEATH_NOTICE_S
+    while not (dead := _dead(works)) and time.monotonic() < until:
+        time.sleep(0.05)
+    if dead:
+        text = [*(_describe(other, r) for other, r in dead.values()), f"{', '.join(dead)} died: {why}"]
+        return GroupError(
+            "\n".join(text), [Lost(other.group.role.name, r, other.method, "died") for other, r in dead.values()]
+        )
+    name = work.group.names[rank]
+    # What a method raised it will raise again; anything else is Ray's loss of an actor's answer or argument.
+    raised = isinstance(error, ray.exceptions.RayTaskError)
+    lost = [] if raised else [Lost(work.group.role.name, rank, work.method, "out of reach")]
+    return GroupError("\n".join([_describe(work, rank), f"{name} failed: {why}"]), lost)
+
+
+def _dead(works: Sequence[Work]) -> dict[str, tuple[Work, int]]:
+    """Name -> (its last work, rank) of the ranks of these works that are dead."""
+    found: dict[str, tuple[Work, int]] = {}
+    for work in reversed(works):
+        for lost in lost_ranks([work.group]):
+            found.setdefault(work.group.names[lost.rank], (work, lost.rank))
+    return found
 
 
 def _describe(work: Work, rank: int) -> str:
-    state = _state(work.group.actors[rank])
+    state = state_of(work.group.actors[rank])
     head = f"{work.group.names[rank]} in {work.method}(): {state.get('State', 'unknown')}, pid {state.get('Pid', '?')}"
-    tail = _log_tail(state)
+    tail = log_tail(state)
     return head + ("\n    " + "\n    ".join(tail) if tail else "")
-
-
-def _state(actor: Any) -> dict[str, Any]:
-    # The public state API needs a running dashboard, which small clusters do without.
-    from ray._private.state import actors
-
-    return actors(actor._actor_id.hex()) or {}
-
-
-def _log_tail(state: dict[str, Any]) -> list[str]:
-    """Last lines of the rank's own log; empty where the rank never had a process or ran on another machine."""
-    pid = state.get("Pid") or 0
-    if not pid:
-        return []
-    node = ray._private.worker._global_node
-    folder = Path(node.get_logs_dir_path()) if node is not None else Path(os.devnull)
-    lines: list[str] = []
-    for path in sorted(folder.glob(f"worker-*-{pid}.out")) + sorted(folder.glob(f"worker-*-{pid}.err")):
-        text = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        lines += [line for line in text if line.strip() and not line.startswith(":")][-LOG_TAIL_LINES:]
-    return lines[-LOG_TAIL_LINES:]

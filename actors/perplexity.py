@@ -8,7 +8,7 @@ from pathlib import Path
 
 import ray
 
-from actors.ppo_driver import gpu_share
+from actors.ppo_roles import gpu_share
 from ilm_ray.corpus.jsonl import Row, read_jsonl, write_jsonl
 from ilm_ray.longtext.models import ScoringModel, load_scorer
 from ilm_ray.longtext.perplexity import Cut, score_documents

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from actors.group import Figures, step
-from actors.weights import WeightMessage, checksum
+from actors.weights import BUCKET_BYTES, WeightMessage, pack
 from actors.zero import ZeroRank
 from ilm_ray.alignment.experience import Experience, Rollouts, join, merge, nothing, per_response, response_labels
 from ilm_ray.alignment.ppo import even_micro_batches, plan_updates, policy_loss, share_out
@@ -47,6 +47,7 @@ class Policy(ZeroRank):
     def build(self) -> tuple[None, Figures]:
         s = self.settings
         torch.manual_seed(s.seed)
+        self.zero_stage = s.ppo.policy_zero_stage
         model = load_causal(s.model)
         self.shape, self.version = model.shape, 0
         self.make_engine(model, s.ppo.policy_lr)
@@ -153,16 +154,12 @@ class Policy(ZeroRank):
     @step
     def weights(self) -> tuple[WeightMessage | None, Figures]:
         """All weights in one message from rank 0. Every rank calls it."""
-        full = self.gather()
+        parts = (to_llama(part, self.shape) for part in self.gather(BUCKET_BYTES))
         if self.rank:
+            for _ in parts:  # the ranks meet in every part
+                pass
             return None, {}
-        llama = to_llama(full, self.shape)
-        size = sum(t.numel() * t.element_size() for t in llama.values())
-        return WeightMessage(llama, self.version), {
-            "version": self.version,
-            "checksum": checksum(llama),
-            "bytes": size,
-        }
+        return pack(parts, self.version)
 
     @step
     def set_version(self, version: int) -> tuple[None, Figures]:
@@ -173,7 +170,7 @@ class Policy(ZeroRank):
     @step
     def export(self, folder: Path) -> tuple[None, Figures]:
         """Write the model in InternLM2's layout, fp32. Every rank calls it."""
-        full = self.gather()
+        full = {name: tensor for part in self.gather(BUCKET_BYTES) for name, tensor in part.items()}
         if self.rank == 0:
             model = CausalLM(self.shape)
             model.load_state_dict(full)

@@ -2,63 +2,50 @@
 
 An iteration: rollout -> log-probabilities of policy and reference, values, conditional scores -> experience ->
 policy and critic steps -> the new weights to the engines. The first `critic_warmup` iterations leave the policy frozen.
+
+A run survives the loss of any rank. Groups that learn nothing are started again by themselves, and the iteration begins
+anew; policy and critic are started again together, and the run goes back to its newest checkpoint, or to its beginning,
+which is rebuilt from the seed. As all randomness follows from the seed and the counters of `State`, what is repeated
+comes out as it would have without the loss.
 """
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-import ray
-
-from actors.critic import Critic, CriticSettings
-from actors.experience import ExperienceMaker, Parts
-from actors.group import Figures, Group, Role, Work, figures, start_groups, stop_groups
-from actors.policy import Policy, PolicySettings, PretrainMix
-from actors.reference import FrozenSettings, Reference
-from actors.reward import Reward, RewardSettings
-from actors.rollout import VLLM_ENV, Rollout, RolloutSettings, choose_backend
-from ilm_ray.alignment.experience import Prompt
+from actors.experience import Parts
+from actors.group import (
+    PLACEMENT_DEADLINE_S,
+    Figures,
+    Group,
+    GroupError,
+    Work,
+    figures,
+    lost_ranks,
+    start_groups,
+    stop_groups,
+)
+from actors.ppo_log import append, keep_before, lines, readable
+from actors.ppo_roles import Inputs, ppo_roles
+from actors.recovery import Fall, why_hopeless
+from ilm_ray.alignment import blackbox
 from ilm_ray.alignment.ppo import prompt_numbers
 from ilm_ray.config.schema import PPOConfig
 from ilm_ray.corpus.files import write_text_atomic
-from ilm_ray.errors import UserError
-from ilm_ray.model.huggingface import load_shape
+from ilm_ray.observe.journal import Journal
 from ilm_ray.observe.progress import Progress
 
 COMMIT = "COMMIT"
 KEEP_CHECKPOINTS = 2
 SAMPLE_EVERY = 4  # iterations between shown samples
 SAMPLES = 4
+LEARNERS = ("policy", "critic")  # their weights are those of one state of the run, or none
 
-
-@dataclass(frozen=True)
-class ChatTokens:
-    """What the groups need to know of the tokenizer."""
-
-    prefixes: dict[str, list[int]]  # domain -> tokens of the reward model's condition
-    reward_id: int
-    end_id: int  # ends an assistant's message
-    tail: list[int]  # tokens that ChatML writes behind `end_id`
-    stop_ids: list[int]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Everything the loop starts from, beside its settings."""
-
-    policy: Path  # also the reference
-    reward: Path  # also the critic's body
-    prompts: list[Prompt]
-    chat: ChatTokens
-    pretrain: PretrainMix | None
-    reward_context: int
-    micro_tokens: int
-    seed: int
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -68,24 +55,43 @@ class State:
     iteration: int = 0  # iterations done, warm-up included
     version: int = 0  # policy updates done
     cursor: int = 0  # pre-training sequences consumed
+    best: int | None = None  # iterations done when the policy with the best validation reward was there
+    best_reward: float | None = None
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What was lost and is being replaced: for the journal."""
+
+    since: float
+    iteration: int
+    lost: list[str]
+    evidence: str
 
 
 class PPORun:
-    """Groups and state of one run. `with PPORun(...) as run: run.run(decode)`; leaving it stops all groups."""
+    """Groups and state of one run. `with PPORun(...) as run: run.run(decode)`; leaving it stops all groups.
 
-    def __init__(self, ppo: PPOConfig, inputs: Inputs, folder: Path) -> None:
+    `folder` gets the model, checkpoints and logs. `journal` hears of every rank that had to be replaced; without one
+    that is told in `<folder>/journal.jsonl`.
+    """
+
+    def __init__(self, ppo: PPOConfig, inputs: Inputs, folder: Path, journal: Journal | None = None) -> None:
         self.ppo, self.inputs, self.folder = ppo, inputs, folder
+        self.journal = journal or Journal(folder / "journal.jsonl")
         self.total = ppo.critic_warmup + ppo.iterations
         self.state = State()
         self.served: int | None = None  # weight version that the engines have
         self.groups: dict[str, Group] = {}
+        self.roles = ppo_roles(ppo, inputs, folder)
+        self.falls: list[Fall] = []
+        self._torn = False  # the learners' weights are not (yet) those of `state`
+        self._repair: Repair | None = None
+        self._unlogged: tuple[Figures, list[Figures]] | None = None  # row and samples of an iteration just done
 
     def __enter__(self) -> "PPORun":
-        # A namespace of its own: two runs may both have a policy-0.
-        namespace = f"ppo-{self.folder.parent.name}-{time.time_ns()}"
-        self.groups = start_groups(ppo_roles(self.ppo, self.inputs), namespace, self.ppo.deadline_s)
         try:
-            self.restore()
+            self._surviving(lambda: None)
         except BaseException:
             stop_groups(self.groups)
             raise
@@ -96,19 +102,89 @@ class PPORun:
 
     def run(self, decode: Callable[[list[int]], str]) -> list[Figures]:
         """All iterations that are left, checkpoints on the way, the model at the end. Returns all metric rows."""
-        metrics, samples = self.folder / "metrics.jsonl", self.folder / "samples.jsonl"
-        for path in (metrics, samples):  # what a killed run logged behind its last checkpoint will be logged again
-            _keep_before(path, self.state.iteration)
         progress = Progress("ppo", self.total, done=self.state.iteration)
-        while self.state.iteration < self.total:
-            row, shown = self.iterate()
-            _append(metrics, [row])
-            _append(samples, [_readable(sample, row, decode) for sample in shown])
-            progress.update(self.state.iteration, reward=row["reward"], kl=row["kl"], tokens=row["response_tokens"])
-            if self.state.iteration % self.ppo.checkpoint_every == 0 and self.state.iteration < self.total:
-                self.checkpoint()
-        self._figures(self.groups["policy"].start("export", self.folder / "model"))
-        return [json.loads(line) for line in _lines(metrics)]
+        while self._surviving(lambda: self._advance(decode, progress)):
+            pass
+        return [json.loads(line) for line in lines(self.folder / "metrics.jsonl")]
+
+    def _advance(self, decode: Callable[[list[int]], str], progress: Progress) -> bool:
+        """The next iteration with its logs and checkpoint, or the model where there is none left: then False."""
+        if self._unlogged is None and self.state.iteration == self.total:
+            self._export()
+            return False
+        # Kept until it is logged: the iteration is done, even if a rank is lost in the validation behind it.
+        self._unlogged = self._unlogged or self.iterate()
+        row, shown = self._unlogged
+        if self._validation_due():
+            row["validation_reward"] = self.validate()
+        append(self.folder / "metrics.jsonl", [row])
+        append(self.folder / "samples.jsonl", [readable(sample, row, decode) for sample in shown])
+        self._unlogged = None
+        progress.update(self.state.iteration, reward=row["reward"], kl=row["kl"], tokens=row["response_tokens"])
+        if self.state.iteration % self.ppo.checkpoint_every == 0 and self.state.iteration < self.total:
+            self.checkpoint()
+        return True
+
+    def _surviving(self, act: Callable[[], Result]) -> Result:
+        """`act` with all groups at work. Where ranks are lost on the way they are replaced, and `act` begins anew.
+
+        Raises GroupError where a method raised, or where too many attempts were lost (`recovery.why_hopeless`).
+        """
+        while True:
+            try:
+                self._start_missing()
+                return act()
+            except GroupError as error:
+                self._let_go(error)
+
+    def _start_missing(self) -> None:
+        missing = [role for role in self.roles if role.name not in self.groups]
+        if not missing:
+            return
+        # A namespace of its own: two runs may both have a policy-0, and so may one before and after a loss.
+        namespace = f"ppo-{self.folder.parent.name}-{time.time_ns()}"
+        # A lost node may come back; until a run has begun, there is nothing to wait for.
+        placement_s = self.ppo.deadline_s if self.falls else PLACEMENT_DEADLINE_S
+        started = start_groups(missing, namespace, self.ppo.deadline_s, placement_s)
+        self.groups |= started
+        if "rollout" in started:
+            self.served = None
+        if "policy" in started:
+            self._torn = True
+            self.restore()
+            self._torn = False
+        if self._repair is not None:
+            self.journal.event(
+                "recover",
+                stage="ppo",
+                iteration=self._repair.iteration,
+                lost=self._repair.lost,
+                restarted=sorted(started),
+                goes_on_at=self.state.iteration,
+                seconds=round(time.monotonic() - self._repair.since, 2),
+                why=self._repair.evidence,
+            )
+            self._repair = None
+
+    def _let_go(self, error: GroupError) -> None:
+        """Stop the groups that lost ranks, and both learners where the weights of one are in doubt."""
+        lost = {(one.group, one.rank): one for one in (*lost_ranks(self.groups.values(), "passing"), *error.lost)}
+        if not lost:
+            raise error
+        self.falls.append(Fall(self.state.iteration, frozenset((one.group, one.method) for one in lost.values())))
+        why = why_hopeless(self.falls)
+        if why:
+            raise GroupError(f"{error}; given up: {why}", error.lost) from error
+        names = {one.group for one in lost.values()}
+        if self._torn or not names.isdisjoint(LEARNERS):
+            names.update(LEARNERS)
+        said = [f"{one.group}-{one.rank} in {one.method}(): {one.fate}" for one in lost.values()]
+        if self._repair is not None:  # another loss before the first was made good
+            said = [*self._repair.lost, *said]
+        since = self._repair.since if self._repair else time.monotonic()
+        self._repair = Repair(since, self.state.iteration, said, str(error).splitlines()[-1])
+        for name in names & self.groups.keys():
+            self.groups.pop(name).stop()
 
     def iterate(self) -> tuple[Figures, list[Figures]]:
         """One iteration; the row for metrics.jsonl, and sequences to show as token ids."""
@@ -125,13 +201,14 @@ class PPORun:
         parts = Parts(*(len(work.payloads) for work in sources))
         shown = SAMPLES if number % SAMPLE_EVERY == 0 or number == self.total - 1 else 0
         made = groups["experience"].start(
-            "assemble", parts, shown, *(payload for work in sources for payload in work.payloads)
+            "assemble", parts, number, shown, *(payload for work in sources for payload in work.payloads)
         )
         answers = self._figures(*sources, made)
         row = answers[-1][0]
         samples = row.pop("samples")
         seconds |= {"rollout": _longest(answers[0]), "score": max(map(_longest, answers[1:5]))}
         self._check_gap(row)
+        self._torn = True  # until all have answered, some ranks may have taken the step and others not
         value = groups["critic"].start("train", made.payloads[0], number)
         works = [value]
         if not frozen:
@@ -143,9 +220,41 @@ class PPORun:
         if not frozen:
             self.state.cursor, self.state.version = trained[1][0]["cursor"], trained[1][0]["version"]
         self.state.iteration += 1
+        self._torn = False
         seconds["all"] = time.monotonic() - started
         row["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
         return {"iteration": number, "warmup": frozen, **row}, samples
+
+    def _validation_due(self) -> bool:
+        every, done = self.ppo.validate_every, self.state.iteration - self.ppo.critic_warmup
+        if every is None or not self.inputs.validation:
+            return False
+        return done > 0 and (done % every == 0 or self.state.iteration == self.total)
+
+    def validate(self) -> float:
+        """Mean reward on the prompts that nothing is trained on; the policy is kept where none before it had more."""
+        self.transfer()
+        engines = len(self.groups["rollout"].actors)
+        prompts = self.inputs.validation
+        arguments = [(prompts[i::engines], self.state.version, _seed(self.inputs.seed, -1, i)) for i in range(engines)]
+        rolled = self.groups["rollout"].start_each("rollout", arguments)
+        scores = self.groups["reward"].start("score", *rolled.payloads)
+        ranks = self._figures(rolled, scores)[1]
+        reward = float(sum(rank["total"] for rank in ranks)) / sum(rank["count"] for rank in ranks)
+        if self.state.best_reward is None or reward > self.state.best_reward:
+            self._figures(self.groups["policy"].start("export", self._candidate(self.state.iteration)))
+            self.state.best, self.state.best_reward = self.state.iteration, reward
+        return reward
+
+    def _candidate(self, iteration: int) -> Path:
+        return self.folder / "candidates" / f"iteration-{iteration:06d}"
+
+    def _export(self) -> None:
+        """The model of the run: the policy with the best validation reward, else the last."""
+        if self.state.best is None:
+            self._figures(self.groups["policy"].start("export", self.folder / "model"))
+        else:
+            shutil.copytree(self._candidate(self.state.best), self.folder / "model", dirs_exist_ok=True)
 
     def transfer(self) -> float:
         """Give the engines the policy's weights if theirs are others, in one message; returns the seconds it took."""
@@ -167,23 +276,32 @@ class PPORun:
         if target.exists():  # left by a run that was killed while saving
             shutil.rmtree(target)
         target.mkdir(parents=True)
-        self._figures(*(self.groups[role].start("save", target / role, "state") for role in ("policy", "critic")))
+        self._figures(*(self.groups[role].start("save", target / role, "state") for role in LEARNERS))
         write_text_atomic(target / COMMIT, json.dumps(vars(self.state)))
         for old in self._committed()[:-KEEP_CHECKPOINTS]:
             shutil.rmtree(old)
+        # A state that the run may go back to may name an older candidate than the newest one.
+        wanted = {self._candidate(state.best) for state in map(_state_of, self._committed()) if state.best is not None}
+        for candidate in (self.folder / "candidates").glob("iteration-*"):
+            if candidate not in wanted:
+                shutil.rmtree(candidate)
         return target
 
     def restore(self) -> None:
-        """Go on from the newest complete checkpoint; without one, from the beginning."""
+        """Go on from the newest complete checkpoint; without one, from the beginning, where fresh learners are.
+
+        What was logged behind it will be logged again.
+        """
         committed = self._committed()
-        if not committed:
-            return
-        newest = committed[-1]
-        self.state = State(**json.loads((newest / COMMIT).read_text()))
-        policy, critic = self.groups["policy"], self.groups["critic"]
-        loads = [group.start("restore", newest / group.role.name, "state") for group in (policy, critic)]
-        self._figures(*loads)
-        self._figures(policy.start("set_version", self.state.version))
+        self.state, self._unlogged = _state_of(committed[-1]) if committed else State(), None
+        blackbox.drop_from(self.folder, self.state.iteration)
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            keep_before(self.folder / name, self.state.iteration)
+        self.served = None  # the numbers of versions are given anew
+        if committed:
+            learners = [self.groups[name] for name in LEARNERS]
+            self._figures(*(group.start("restore", committed[-1] / group.role.name, "state") for group in learners))
+            self._figures(self.groups["policy"].start("set_version", self.state.version))
 
     def _committed(self) -> list[Path]:
         return sorted(marker.parent for marker in (self.folder / "checkpoints").glob(f"iteration-*/{COMMIT}"))
@@ -210,85 +328,8 @@ class PPORun:
         return figures(works, self.ppo.deadline_s)
 
 
-def ppo_roles(ppo: PPOConfig, inputs: Inputs) -> list[Role]:
-    """The six roles. On GPUs every rank has one of its own, or an equal share where there are fewer GPUs than ranks."""
-    backend = choose_backend(ppo.rollout_backend)
-    ranks = ppo.policy_ranks + ppo.critic_ranks + ppo.reference_ranks + ppo.reward_ranks + ppo.rollout_engines
-    gpu = gpu_share(ranks)
-    if 0 < gpu < 1 and max(ppo.policy_ranks, ppo.critic_ranks) > 1:
-        raise UserError(
-            f"the {ranks} ranks of PPO have {ray.cluster_resources()['GPU']:g} GPU(s), and NCCL lets no two ranks of "
-            f"one group share a GPU; lower ppo.*_ranks, or set ppo.policy_ranks and ppo.critic_ranks to 1"
-        )
-    micro = inputs.micro_tokens
-    frozen = FrozenSettings(inputs.policy, micro, ppo.precision)
-    return [
-        Role(
-            "rollout",
-            Rollout,
-            rollout_settings(ppo, inputs, backend, gpu),
-            ppo.rollout_engines,
-            gpus=gpu,
-            env=VLLM_ENV if backend == "vllm" else {},
-        ),
-        Role(
-            "policy",
-            Policy,
-            PolicySettings(ppo, inputs.policy, inputs.seed, micro, inputs.pretrain),
-            ppo.policy_ranks,
-            gpus=gpu,
-            rendezvous=True,
-        ),
-        Role(
-            "critic",
-            Critic,
-            CriticSettings(ppo, inputs.reward, inputs.seed, micro),
-            ppo.critic_ranks,
-            gpus=gpu,
-            rendezvous=True,
-        ),
-        Role("reference", Reference, frozen, ppo.reference_ranks, gpus=gpu),
-        Role("reward", Reward, reward_settings(ppo, inputs), ppo.reward_ranks, gpus=gpu),
-        Role("experience", ExperienceMaker, ppo),
-    ]
-
-
-def gpu_share(ranks: int) -> float:
-    """GPUs for each of `ranks` ranks: 0 without any, at most 1, hundredths below that.
-
-    A share lies on one GPU: 3 ranks on 2 GPUs take half a GPU each, not two thirds.
-    """
-    gpus = int(ray.cluster_resources().get("GPU", 0.0))
-    return math.floor(100 / math.ceil(ranks / gpus)) / 100 if gpus else 0.0
-
-
-def rollout_settings(ppo: PPOConfig, inputs: Inputs, backend: str, gpu: float) -> RolloutSettings:
-    return RolloutSettings(
-        shape=load_shape(inputs.policy),
-        backend=backend,
-        precision=ppo.precision,
-        max_tokens=ppo.max_prompt_tokens + ppo.max_new_tokens,
-        max_new_tokens=ppo.max_new_tokens,
-        temperature=ppo.temperature,
-        top_p=ppo.top_p,
-        stop_ids=inputs.chat.stop_ids,
-        seed=inputs.seed,
-        gpu_memory_share=0.9 * (gpu or 1.0),
-    )
-
-
-def reward_settings(ppo: PPOConfig, inputs: Inputs) -> RewardSettings:
-    c = inputs.chat
-    return RewardSettings(
-        inputs.reward,
-        inputs.micro_tokens,
-        ppo.precision,
-        c.prefixes,
-        c.reward_id,
-        c.end_id,
-        c.tail,
-        inputs.reward_context,
-    )
+def _state_of(checkpoint: Path) -> State:
+    return State(**json.loads((checkpoint / COMMIT).read_text()))
 
 
 def _seed(seed: int, iteration: int, engine: int) -> int:
@@ -297,32 +338,3 @@ def _seed(seed: int, iteration: int, engine: int) -> int:
 
 def _longest(ranks: list[Figures]) -> float:
     return max(figure["seconds"] for figure in ranks)
-
-
-def _readable(sample: Figures, row: Figures, decode: Callable[[list[int]], str]) -> Figures:
-    texts = {key: decode(sample[key]) for key in ("prompt", "response")}
-    return {"iteration": row["iteration"], "version": row["version"], **sample, **texts}
-
-
-def _append(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("a", encoding="utf-8") as out:
-        out.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-
-
-def _lines(path: Path) -> list[str]:
-    """Lines of a JSON Lines file. Only a newline ends one: texts inside may hold U+2028 or U+0085."""
-    return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
-
-
-def _keep_before(path: Path, iteration: int) -> None:
-    """Drop the rows of `iteration` and later from a log; a last line cut by a crash belongs to those."""
-    kept = []
-    for line in _lines(path) if path.exists() else []:
-        try:
-            early = json.loads(line)["iteration"] < iteration
-        except json.JSONDecodeError:
-            continue
-        if early:
-            kept.append(line + "\n")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(path, "".join(kept))

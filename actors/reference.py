@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from actors.group import Figures, step
-from actors.weights import WeightMessage, checksum
+from actors.weights import BUCKET_BYTES, WeightMessage, cut_by_bytes, pack
 from actors.zero import infer_micro_batches
 from ilm_ray.alignment.experience import Rollouts, merge
 from ilm_ray.alignment.ppo import cut_micro_batches, share_out
@@ -51,5 +51,7 @@ class Reference:
         """All weights in one message from rank 0, as version 0."""
         if self.rank:
             return None, {}
-        llama = to_llama(full_weights(self.model), self.model.shape)
-        return WeightMessage(llama, 0), {"version": 0, "checksum": checksum(llama)}
+        full = full_weights(self.model)
+        sizes = {name: t.numel() * t.element_size() for name, t in full.items()}
+        parts = cut_by_bytes(sizes, BUCKET_BYTES)
+        return pack((to_llama({name: full[name] for name in part}, self.model.shape) for part in parts), 0)

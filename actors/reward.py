@@ -53,4 +53,4 @@ class Reward:
             with torch.no_grad():
                 last = self.model(batch)[batch.cu_seqlens[1:].long() - 1]
             scores |= dict(zip(micro, last.tolist(), strict=True))
-        return scores, {}
+        return scores, {"total": sum(scores.values()), "count": len(scores)}

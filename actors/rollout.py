@@ -1,27 +1,31 @@
 """Rollout engines: vLLM inside the actor's own process, or the embedded torch generator; one interface.
 
-An engine serves nothing until it has received weights, found their checksum right and loaded them.
+An engine serves nothing until it has received weights, found every tensor as it was at the sender, loaded them and read
+them back out of itself; before each batch it reads them again.
 """
 
 import importlib.util
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from actors.group import Figures, step
-from actors.weights import WeightMessage, checksum
+from actors.weights import WeightMessage, checksum, differing, digests
 from ilm_ray.alignment.experience import Prompt, Rollouts
 from ilm_ray.errors import UserError
 from ilm_ray.model.generate import generate
-from ilm_ray.model.huggingface import Weights, from_llama, llama_config
+from ilm_ray.model.huggingface import Weights, from_llama, full_weights, llama_config, to_llama
 from ilm_ray.model.internlm2 import CausalLM, Shape
 
 Completion = tuple[list[int], list[float]]
+
+PROBED = 16  # columns that are read back of a matrix that cannot be read whole
 
 # vLLM reads these when it is imported. One process: no child to lose. 1 GiB of cache is plenty on a CPU, and its
 # own thread binding would take the cores from the ranks beside it.
@@ -46,6 +50,7 @@ class RolloutSettings:
     top_p: float
     stop_ids: list[int]
     seed: int
+    deadline_s: float  # for a bucket of weights to arrive
     gpu_memory_share: float = 0.9  # of the GPU's memory; less where other ranks share it
 
 
@@ -60,11 +65,20 @@ def choose_backend(wanted: str) -> str:
 class Engine(Protocol):
     """What a rollout actor drives."""
 
-    def load(self, weights: Weights) -> None:
+    def load(self, buckets: Iterable[Weights]) -> None:
         """Replace all weights (LLaMA names)."""
+
+    def read(self) -> Weights:
+        """What it really holds now, under LLaMA names. Of a matrix that it keeps in a form of its own: the columns
+        `probe_columns`."""
 
     def generate(self, prompts: Sequence[list[int]], settings: RolloutSettings, seed: int) -> list[Completion]:
         """New tokens and their log-probabilities under the untruncated distribution at temperature 1."""
+
+
+def probe_columns(count: int) -> list[int]:
+    """Up to PROBED columns of `count`, evenly over all."""
+    return [i * count // PROBED for i in range(PROBED)] if count > PROBED else list(range(count))
 
 
 class TorchEngine:
@@ -73,8 +87,18 @@ class TorchEngine:
         dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
         self.model = CausalLM(settings.shape).to(device, dtype).requires_grad_(False)
 
-    def load(self, weights: Weights) -> None:
-        self.model.load_state_dict(from_llama(weights, self.model.shape))
+    def load(self, buckets: Iterable[Weights]) -> None:
+        missing = set(self.model.state_dict())
+        for bucket in buckets:
+            part = from_llama(bucket, self.model.shape)
+            missing -= part.keys()
+            if unknown := self.model.load_state_dict(part, strict=False).unexpected_keys:
+                raise ValueError(f"weights that the model does not have: {', '.join(unknown)}")
+        if missing:
+            raise ValueError(f"weights are missing: {', '.join(sorted(missing))}")
+
+    def read(self) -> Weights:
+        return to_llama(full_weights(self.model), self.model.shape)
 
     def generate(self, prompts: Sequence[list[int]], settings: RolloutSettings, seed: int) -> list[Completion]:
         s = settings
@@ -85,6 +109,7 @@ class VllmEngine:
     def __init__(self, settings: RolloutSettings) -> None:
         from vllm import LLM
 
+        self.shape = settings.shape
         # Weights arrive before the first prompt, so the folder needs no file but config.json.
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "config.json").write_text(json.dumps(llama_config(settings.shape)))
@@ -101,10 +126,33 @@ class VllmEngine:
         # The first call compiles kernels and takes seconds; better now, while the other groups start.
         self.generate([[0, 0]], settings, 0)
 
-    def load(self, weights: Weights) -> None:
-        arguments = {"weights_iterator": iter(list(weights.items())), "is_checkpoint_format": True}
+    def load(self, buckets: Iterable[Weights]) -> None:
+        tensors = (item for bucket in buckets for item in bucket.items())
+        arguments = {"weights_iterator": tensors, "is_checkpoint_format": True}
         self.llm.collective_rpc("reload_weights", kwargs=arguments)
         self.llm.reset_prefix_cache()  # cached keys and values belong to the old weights
+
+    @torch.no_grad()
+    def read(self) -> Weights:
+        (model,) = self.llm.apply_model(lambda model: model)
+        kv = self.shape.kv_heads * self.shape.head_dim
+        fused = {  # vLLM's name -> LLaMA's names and rows
+            "qkv_proj": {"q_proj": self.shape.heads * self.shape.head_dim, "k_proj": kv, "v_proj": kv},
+            "gate_up_proj": {"gate_proj": self.shape.mlp_hidden, "up_proj": self.shape.mlp_hidden},
+        }
+        held: Weights = {}
+        for prefix, module in model.named_modules():
+            if not isinstance(getattr(module, "weight", None), torch.nn.Parameter):
+                continue
+            path, _, last = prefix.rpartition(".")
+            matrix = _readable(module)
+            # vLLM pads the vocabulary.
+            rows = fused.get(
+                last, {last: self.shape.vocab_size if last in ("embed_tokens", "lm_head") else len(matrix)}
+            )
+            for name, part in zip(rows, matrix[: sum(rows.values())].split(list(rows.values())), strict=True):
+                held[f"{path}.{name}.weight".removeprefix(".")] = part
+        return held
 
     def generate(self, prompts: Sequence[list[int]], settings: RolloutSettings, seed: int) -> list[Completion]:
         from vllm import SamplingParams
@@ -126,6 +174,15 @@ class VllmEngine:
         return [(list(o.token_ids), [next(iter(d.values())).logprob for d in o.logprobs]) for o in outputs]
 
 
+def _readable(module: Any) -> Tensor:
+    """The matrix of a layer of vLLM's, or its `probe_columns`."""
+    if module.weight.numel():
+        return module.weight
+    # On a CPU linear layers keep their weights in a kernel's own form; what one makes of unit vectors are its columns.
+    units = torch.eye(module.input_size, dtype=module.weight.dtype)[probe_columns(module.input_size)]
+    return module.cpu_linear(units, module.weight, None).T
+
+
 class Rollout:
     """One engine."""
 
@@ -133,6 +190,7 @@ class Rollout:
         self.rank, self.settings = rank, settings
         self.version: int | None = None  # None: no verified weights, no service
         self.checksum = ""
+        self.held: dict[str, str] = {}  # digests of what the engine held when that was verified
 
     @step
     def build(self) -> tuple[None, Figures]:
@@ -141,16 +199,31 @@ class Rollout:
 
     @step
     def load_weights(self, message: WeightMessage, version: int, expected: str) -> tuple[None, Figures]:
-        """Load a version of the weights; `expected` is the checksum at the sender."""
+        """Load a version of the weights; `expected` is the checksum at the sender.
+
+        Raises RuntimeError where another version arrives, where a tensor arrives changed, or where the engine does not
+        hold what it was given; it serves nothing then.
+        """
         self.version = None
-        received = checksum(message.weights)
-        if message.version != version or received != expected:
+        found = checksum(message.digests)
+        if message.version != version or found != expected:
             raise RuntimeError(
-                f"weights of version {message.version} with checksum {received} arrived, "
+                f"weights of version {message.version} with checksum {found} arrived, "
                 f"version {version} with {expected} was announced"
             )
-        self.engine.load(message.weights)
-        self.version, self.checksum = version, received
+        deadline_s = self.settings.deadline_s
+        arrived = {name: one for part in message.open(deadline_s) for name, one in digests(part).items()}
+        if wrong := differing(arrived, message.digests):
+            raise RuntimeError(f"weights of version {version} changed on their way: {wrong}")
+        self.engine.load(message.open(deadline_s))
+        held, wanted = self.engine.read(), dict(message.digests)
+        for part in message.open(deadline_s):
+            probed = {n: t for n, t in part.items() if n in held and held[n].shape != t.shape}
+            wanted |= digests({n: t[:, probe_columns(t.shape[1])] for n, t in probed.items()})
+        self.held = digests(held)
+        if wrong := differing(self.held, wanted):
+            raise RuntimeError(f"the engine does not hold the weights of version {version} that it loaded: {wrong}")
+        self.version, self.checksum = version, found
         return None, {}
 
     @step
@@ -163,7 +236,11 @@ class Rollout:
         """Answer prompts with the weights of `version`, no other."""
         if self.version != version:
             raise RuntimeError(f"weights of version {version} are asked for, verified ones are {self.version}")
-        answers = self.engine.generate([p.ids for p in prompts], self.settings, seed)
+        if wrong := differing(digests(self.engine.read()), self.held):
+            self.version = None
+            raise RuntimeError(f"the engine's weights of version {version} changed after they were loaded: {wrong}")
+        # There may be more engines than prompts.
+        answers = self.engine.generate([p.ids for p in prompts], self.settings, seed) if prompts else []
         tokens = sum(len(ids) for ids, _ in answers)
         behaviour = [torch.tensor(logprobs) for _, logprobs in answers]
         return Rollouts(prompts, [ids for ids, _ in answers], behaviour, version), {"tokens": tokens}

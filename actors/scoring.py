@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from actors.experience import ExperienceMaker, Parts
+from actors.experience import ExperienceMaker, ExperienceSettings, Parts
 from actors.group import Figures, Role, figures, start_groups, stop_groups
-from actors.ppo_driver import ChatTokens, Inputs, gpu_share, reward_settings, rollout_settings
+from actors.ppo_roles import ChatTokens, Inputs, gpu_share, reward_settings, rollout_settings
 from actors.reference import FrozenSettings, Reference
 from actors.reward import Reward
 from actors.rollout import Rollout
@@ -100,7 +100,7 @@ def _score(ppo: PPOConfig, inputs: Inputs, reference: Path) -> list[Figures]:
         Role("policy", Reference, FrozenSettings(inputs.policy, micro, ppo.precision), gpus=gpu),
         Role("reference", Reference, FrozenSettings(reference, micro, ppo.precision), gpus=gpu),
         Role("reward", Reward, reward_settings(ppo, inputs), gpus=gpu),
-        Role("experience", ExperienceMaker, ppo),
+        Role("experience", ExperienceMaker, ExperienceSettings(ppo, None)),
     ]
     groups = start_groups(roles, f"scoring-{time.time_ns()}", ppo.deadline_s)
     try:
@@ -114,7 +114,7 @@ def _score(ppo: PPOConfig, inputs: Inputs, reference: Path) -> list[Figures]:
         # There is no critic here: the reference's numbers stand where values are expected, and no one reads the result.
         sources = [rolled, policy, other, other, scores]
         made = groups["experience"].start(
-            "assemble", Parts(1, 1, 1, 1, 1), len(inputs.prompts), *(work.payloads[0] for work in sources)
+            "assemble", Parts(1, 1, 1, 1, 1), 0, len(inputs.prompts), *(work.payloads[0] for work in sources)
         )
         return figures([loaded, rolled, policy, other, scores, made], ppo.deadline_s)[-1][0]["samples"]
     finally:

@@ -3,7 +3,7 @@
 import datetime
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from actors.group import Figures, step
+from actors.weights import cut_by_bytes
 from ilm_ray.alignment.experience import per_response, response_labels
 from ilm_ray.alignment.ppo import even_micro_batches, share_out
 from ilm_ray.config.schema import PPOConfig
@@ -24,6 +25,7 @@ class ZeroRank:
     """Base of policy and critic."""
 
     role: str  # its name in messages
+    zero_stage: int
     ppo: PPOConfig
     micro_tokens: int
 
@@ -67,7 +69,7 @@ class ZeroRank:
             "gradient_accumulation_steps": 1,
             "gradient_clipping": self.ppo.clip_norm,
             "bf16": {"enabled": self.ppo.precision == "bf16"},
-            "zero_optimization": {"stage": self.ppo.zero_stage},
+            "zero_optimization": {"stage": self.zero_stage},
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 10**9,
         }
@@ -102,7 +104,7 @@ class ZeroRank:
             self.engine.backward(value * self.world)
         # Without ZeRO the gradients of all ranks are here, and nothing but this looks at them.
         grads = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
-        if self.ppo.zero_stage == 0 and grads:
+        if self.zero_stage == 0 and grads:
             require_finite(float(nn.utils.get_total_norm(grads)), f"gradient norm {where}")
         self.engine.step()
         norm = self.engine.get_global_grad_norm()
@@ -116,15 +118,19 @@ class ZeroRank:
         dist.all_reduce(sums)
         return sums.tolist()
 
-    def gather(self) -> Weights:
-        """Full weights on the CPU on rank 0, {} elsewhere. Every rank calls it."""
+    def gather(self, limit: int) -> Iterator[Weights]:
+        """Full weights on the CPU in parts of at most `limit` bytes: on rank 0, {} elsewhere. Every rank calls it."""
         import deepspeed
 
         named = dict(self.engine.module.named_parameters())
-        with deepspeed.zero.GatheredParameters(list(named.values()), enabled=self.ppo.zero_stage == 3):
-            if self.rank:
-                return {}
-            return {name: p.detach().to("cpu", copy=True).contiguous() for name, p in named.items()}
+        # Under ZeRO-3 a parameter that is not gathered has no elements; DeepSpeed keeps its shape beside it.
+        sizes = {name: getattr(p, "ds_numel", p.numel()) * p.element_size() for name, p in named.items()}
+        for names in cut_by_bytes(sizes, limit):
+            some = {name: named[name] for name in names}
+            with deepspeed.zero.GatheredParameters(list(some.values()), enabled=self.zero_stage == 3):
+                if self.rank == 0:
+                    part = {name: p.detach().to("cpu", copy=True).contiguous() for name, p in some.items()}
+            yield {} if self.rank else part
 
     @step
     def save(self, folder: Path, tag: str) -> tuple[None, Figures]:

@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ilm_ray.alignment.conditional import load_conditions, save_conditions
 from ilm_ray.checkpoints import commit
 from ilm_ray.checkpoints.checkpoints import Storage
 from ilm_ray.checkpoints.difference import differences, kind_of
@@ -158,6 +159,8 @@ def _export(a: argparse.Namespace) -> dict[str, Any]:
     ids = export_tokens({name: tokenizer.special(name) for name in SPECIALS})
     with _whole(a.out) as folder:
         export_model(model, folder, a.layout, DTYPES[a.dtype], ids)
+        if a.stage == "reward":  # without them its scores mean nothing
+            save_conditions(folder, tokenizer, load_conditions(a.run_dir / "reward" / "model", tokenizer))
         tokenizer.save_huggingface(folder)
     parameters = sum(p.numel() for p in model.parameters())
     said = {"stage": a.stage, "layout": a.layout, "dtype": a.dtype, "parameters": parameters, "out": str(a.out)}

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from actors.scoring import chat_tokens, read_prompts, score_policy
+from ilm_ray.alignment.conditional import load_conditions
 from ilm_ray.config import Config
 from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.manifest import load
@@ -26,7 +27,7 @@ def _work(context: Context) -> Result:
     models = {stage: run / stage / "model" for stage in ("pretrain", "sft", "ppo")}
     bits = heldout_bits_per_byte(models, run, config)
     tokenizer = Tokenizer.load(run / "tokenizer")
-    conditions = json.loads((run / "reward" / "conditions.json").read_text(encoding="utf-8"))
+    conditions = load_conditions(run / "reward" / "model", tokenizer)
     prompts = read_prompts(config, tokenizer, conditions, "heldout")[0][: config.evaluation.heldout_prompts]
     chat = chat_tokens(tokenizer, conditions)
     rows = {

@@ -3,6 +3,7 @@
     python jobs/explain.py threshold --run-dir DIR --rule RULE --at X [--side low|high] [--language L] [--samples N]
     python jobs/explain.py document URL-or-id --run-dir DIR
     python jobs/explain.py batch --step K --run-dir DIR [--rank R --ranks N]
+    python jobs/explain.py rollout --iteration N --run-dir DIR [--samples N] [--replay]
 
 Words for people come first unless --json is given; the last line is one JSON object as for every job. Exit codes: 0
 done, 2 bad input, 1 anything else.
@@ -13,6 +14,7 @@ import math
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="jobs/explain.py", description="Why a run decided as it did.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="threshold|document|batch")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="threshold|document|batch|rollout")
     _add_threshold(commands.add_parser("threshold", help="what would flip if a rule's threshold moved"))
     _add_document(commands.add_parser("document", help="what became of a document, and why"))
     _add_batch(commands.add_parser("batch", help="what a step of pre-training read, and where that is from"))
+    _add_rollout(commands.add_parser("rollout", help="what PPO's groups said of an iteration's answers"))
     for command in commands.choices.values():
         command.add_argument("--run-dir", type=Path, required=True, help="folder of a run")
         command.add_argument("--json", action="store_true", help="nothing but the JSON line, with all in it")
@@ -70,6 +73,13 @@ def _add_batch(command: argparse.ArgumentParser) -> None:
     command.set_defaults(answer=_batch)
 
 
+def _add_rollout(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--iteration", type=count, required=True, help="from 0, as in ppo/metrics.jsonl")
+    command.add_argument("--samples", type=count, default=1, help="rollouts of each domain (default 1)")
+    command.add_argument("--replay", action="store_true", help="do KL, GAE and losses again and show differences")
+    command.set_defaults(answer=_rollout)
+
+
 def _threshold(a: argparse.Namespace) -> Said:
     flips = explain_threshold.move(open_run(a.run_dir), a.rule, a.at, a.side, a.language, a.samples)
     return explain_threshold.lines(flips), explain_threshold.summary(flips), {"samples": flips.nearest}
@@ -88,6 +98,19 @@ def _batch(a: argparse.Namespace) -> Said:
 
     batch = explain_batch.explain(a.run_dir, a.step, a.rank, a.ranks)
     return list(explain_batch.lines(batch)), explain_batch.summary(batch), explain_batch.details(batch)
+
+
+def _rollout(a: argparse.Namespace) -> Said:
+    from ilm_ray.alignment import blackbox  # imports torch, which the other answers do without
+    from ilm_ray.tokenizer.tokenizer import Tokenizer
+
+    box = blackbox.read(a.run_dir / "ppo", a.iteration)
+    words = list(blackbox.lines(box, Tokenizer.load(a.run_dir / "tokenizer"), a.samples))
+    if not a.replay:
+        return words, blackbox.summary(box), {}
+    largest, found = blackbox.replay(box)
+    told = {"largest_difference": largest, "differences": [asdict(one) for one in found]}
+    return [*words, "", *blackbox.replay_lines(largest, found)], {**blackbox.summary(box), **told}, {}
 
 
 def _shown(line: str) -> str:

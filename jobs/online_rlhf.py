@@ -18,6 +18,7 @@ from typing import Any
 from actors.answers import score_pairs
 from actors.scoring import prompt_file
 from ilm_ray.alignment.comparisons import comparisons, labelled_pairs, read_labels
+from ilm_ray.alignment.conditional import load_conditions
 from ilm_ray.alignment.hacking import Pattern, early_and_late, mine
 from ilm_ray.alignment.judge import ask_judge, judged_pairs
 from ilm_ray.alignment.patches import PatchTask, mix, patch_pairs, preferences
@@ -160,7 +161,7 @@ def _compare(context: Context, before: Path, rows: list[Row]) -> dict[str, dict[
     """
     heldout = [row for row in rows if row.get("split", "train") == "heldout"]
     tokenizer = Tokenizer.load(context.of("tokenizer"))
-    conditions = json.loads((before.parent / "conditions.json").read_text(encoding="utf-8"))
+    conditions = load_conditions(before, tokenizer)
     compared: dict[str, dict[str, Any]] = {}
     for when, model in (("before", before), ("after", context.folder / "model")):
         scores = score_pairs(model, heldout, tokenizer, conditions, context.config)

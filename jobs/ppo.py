@@ -1,18 +1,22 @@
 """PPO on Ray actor groups, from the SFT model with the conditional reward model: `<run>/ppo/model`."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from actors.policy import PretrainMix
-from actors.ppo_driver import Inputs, PPORun
+from actors.ppo_driver import PPORun
+from actors.ppo_roles import Inputs
 from actors.rollout import choose_backend
 from actors.scoring import chat_tokens, prompt_file, read_prompts
+from ilm_ray.alignment.conditional import load_conditions
+from ilm_ray.alignment.experience import Prompt
 from ilm_ray.alignment.sft import read_rows, require_splits
 from ilm_ray.config import Config
+from ilm_ray.config.schema import PPOConfig
 from ilm_ray.corpus.jsonl import sha256_of
 from ilm_ray.corpus.stage import Context, Result, Stage
+from ilm_ray.errors import UserError
 from ilm_ray.tokenizer.tokenizer import Tokenizer
 from jobs._job import run_job
 
@@ -34,8 +38,9 @@ def _sources(config: Config) -> dict[str, str]:
 def _work(context: Context, reward: str) -> Result:
     config, folder = context.config, context.folder
     tokenizer = Tokenizer.load(context.of("tokenizer"))
-    conditions = json.loads((context.of(reward) / "conditions.json").read_text(encoding="utf-8"))
+    conditions = load_conditions(context.of(reward) / "model", tokenizer)
     prompts, dropped = read_prompts(config, tokenizer, conditions, "train")
+    prompts, validation = set_aside(prompts, config.ppo)
     if dropped:
         context.journal.event("drop", prompts=dropped, why=f"longer than {config.ppo.max_prompt_tokens} tokens")
     inputs = Inputs(
@@ -47,12 +52,14 @@ def _work(context: Context, reward: str) -> Result:
         reward_context=config.reward.context,
         micro_tokens=config.pretrain.micro_tokens,
         seed=config.seed,
+        validation=validation,
     )
-    with PPORun(config.ppo, inputs, folder) as run:
+    with PPORun(config.ppo, inputs, folder, context.journal) as run:
         rows = run.run(tokenizer.decode)
     shown = ("reward", "kl", "response_tokens", "logprob_gap", "clip_fraction", "pretrain_loss")
     summary = {
         "iterations": len(rows),
+        "best_iteration": run.state.best,
         "reward_first": rows[0]["reward"],
         **{key: rows[-1].get(key) for key in shown},
         "logprob_gap_max": max(row["logprob_gap"] for row in rows),
@@ -60,6 +67,20 @@ def _work(context: Context, reward: str) -> Result:
     }
     names = ("model/model.safetensors", "model/shape.json", "metrics.jsonl", "samples.jsonl")
     return Result([folder / name for name in names], {"summary": summary})
+
+
+def set_aside(prompts: list[Prompt], ppo: PPOConfig) -> tuple[list[Prompt], list[Prompt]]:
+    """Prompts to train on and prompts to validate with, the latter evenly from all; none without validation."""
+    if ppo.validate_every is None:
+        return prompts, []
+    count = ppo.validation_prompts
+    if count >= len(prompts):
+        raise UserError(
+            f"ppo.validation_prompts={count} leaves nothing of {len(prompts)} prompts to train on; lower it, add "
+            f"prompts or set ppo.validate_every=null"
+        )
+    chosen = {i * len(prompts) // count for i in range(count)}
+    return [p for i, p in enumerate(prompts) if i not in chosen], [prompts[i] for i in sorted(chosen)]
 
 
 def _pretrain_mix(config: Config, tokens: Path) -> PretrainMix | None:

@@ -1,16 +1,17 @@
 """Train the conditional reward model on preference pairs, from the SFT model: `<run>/reward/model`."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ilm_ray.alignment.conditional import save_conditions
 from ilm_ray.alignment.reward import RewardTask, preference_file
 from ilm_ray.alignment.sft import read_rows, require_splits
 from ilm_ray.config import Config
 from ilm_ray.corpus.jsonl import sha256_of
 from ilm_ray.corpus.stage import Context, Result, Stage
 from ilm_ray.pretrain.trainer import run_training
+from ilm_ray.tokenizer.tokenizer import Tokenizer
 from jobs._job import run_job
 
 
@@ -28,11 +29,19 @@ def train_reward(context: Context, make_task: Callable[[Config, Path], RewardTas
     """Train a reward model and keep its conditions beside it; accuracy on the pairs held out among the metrics."""
     reward = context.config.reward
     result = run_training(context, make_task, reward.weight_decay)
-    conditions = context.folder / "conditions.json"
-    conditions.write_text(json.dumps(reward.system_prompts, indent=1, ensure_ascii=False), encoding="utf-8")
-    accuracy = result.metrics["evaluations"][-1]["accuracy"]
-    summary = {**result.metrics["summary"], "heldout_accuracy": accuracy["all"]["conditional"]}
-    return Result([*result.files, conditions], {**result.metrics, "summary": summary, "accuracy": accuracy})
+    tokenizer = Tokenizer.load(context.of("tokenizer"))
+    conditions = save_conditions(context.folder / "model", tokenizer, reward.system_prompts)
+    figures = result.metrics["evaluations"][-1]["figures"]
+    overall = figures["all"]["conditional"]
+    summary = {
+        **result.metrics["summary"],
+        "heldout_accuracy": overall["accuracy"],
+        "calibration_error": overall["calibration_error"],
+        "length_correlation": overall["length_correlation"],
+    }
+    accuracy = {d: {kind: row["accuracy"] for kind, row in kinds.items()} for d, kinds in figures.items()}
+    metrics = {**result.metrics, "summary": summary, "accuracy": accuracy, "figures": figures}
+    return Result([*result.files, conditions], metrics)
 
 
 def _work(context: Context) -> Result:

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ilm_ray.alignment.sft import SFTTask, chat_file, read_rows
+from ilm_ray.alignment.repositories import tokenize_repositories
+from ilm_ray.alignment.sft import SFTTask, chat_file, long_sources, read_rows
 from ilm_ray.config import Config
 from ilm_ray.corpus.jsonl import sha256_of
 from ilm_ray.corpus.stage import Context, Result, Stage
@@ -21,7 +22,12 @@ def _sources(config: Config) -> dict[str, str]:
 
 
 def _work(context: Context) -> Result:
-    return run_training(context, SFTTask, context.config.pretrain.weight_decay)
+    sft = context.config.sft
+    written = tokenize_repositories(context.run_dir) if sft.pretrain_share and sft.repository_share else []
+    result = run_training(context, SFTTask, context.config.pretrain.weight_decay)
+    sources, shares = long_sources(context.config, context.run_dir)
+    mixed = {name: {"share": shares[name], "tokens": sources[name].total_tokens} for name in shares if name in sources}
+    return Result([*result.files, *written], {**result.metrics, "pretrain_data": mixed})
 
 
 STAGE = Stage("sft", ("tokenizer", "tokens", "pretrain"), _settings, _work, _sources, trains=True)

@@ -62,6 +62,7 @@ class Experience:
     prompt_lengths: list[int]
     masks: list[Tensor]  # False: the policy did not choose this token
     old_logprobs: list[Tensor]
+    old_values: list[Tensor]
     advantages: list[Tensor]
     returns: list[Tensor]
     version: int

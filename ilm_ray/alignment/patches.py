@@ -17,8 +17,8 @@ from ilm_ray.alignment.patterns import refusing_sentence, sentences, stands_firs
 from ilm_ray.alignment.reward import RewardTask
 from ilm_ray.config import Config
 from ilm_ray.corpus.jsonl import Row
-from ilm_ray.model.huggingface import load_scalar
-from ilm_ray.model.internlm2 import ScalarModel
+from ilm_ray.model.huggingface import read_weights
+from ilm_ray.model.internlm2 import CausalLM, ScalarModel
 
 FEWEST, MOST = 20, 100  # pairs a pattern, as the report has it
 HELDOUT_SHARE = 0.2  # of the prompts: what the patched model is measured on
@@ -116,8 +116,8 @@ class PatchTask(RewardTask):
         super().__init__(config, run_dir)
         self.base = earlier
 
-    def build(self) -> ScalarModel:
-        return load_scalar(self.base)
+    def fill(self, part: CausalLM | ScalarModel) -> None:
+        read_weights(part, self.base)
 
 
 def prompt_share(prompt: str) -> float:

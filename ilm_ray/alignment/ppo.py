@@ -1,7 +1,7 @@
 """PPO's arithmetic (report section 4.2.3): KL penalty, GAE, losses, and who trains on what.
 
-No advantage normalisation and no value clipping, as in the report. Every mean is over tokens and over the whole
-optimizer step, so that neither the number of ranks nor the size of a micro-batch changes the gradient.
+Advantage normalisation and value clipping are options and, as in the report, off by default. Every mean is over tokens
+and over the whole optimizer step: neither the number of ranks nor the size of a micro-batch changes the gradient.
 """
 
 from collections.abc import Sequence
@@ -79,9 +79,31 @@ def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, clip_range: float)
     return torch.maximum(plain, clipped), clipped > plain
 
 
-def value_loss(values: Tensor, returns: Tensor) -> Tensor:
-    """Half the squared error per token, not clipped."""
-    return (values - returns).square() / 2
+def value_loss(values: Tensor, returns: Tensor, old: Tensor | None = None, clip: float | None = None) -> Tensor:
+    """Half the squared error per token, all (tokens).
+
+    With `clip` it is that of the value held within `clip` of the `old` one, where that is larger: a step that leads
+    away from the old value by more has no gradient unless it leads away from the return.
+    """
+    plain = (values - returns).square()
+    if clip is None:
+        return plain / 2
+    if old is None:
+        raise ValueError("value clipping needs the old values")
+    held = old + (values - old).clamp(-clip, clip)
+    return torch.maximum(plain, (held - returns).square()) / 2
+
+
+def normalized(advantages: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
+    """Mean 0 and deviation 1 (unbiased) over the counted tokens of all sequences; 0 elsewhere."""
+    counted = torch.cat([a[m] for a, m in zip(advantages, masks, strict=True)])
+    if len(counted) < 2:
+        return [torch.zeros_like(a) for a in advantages]
+    mean, deviation = counted.mean(), counted.std()
+    return [
+        torch.where(m, (a - mean) / (deviation + 1e-8), torch.zeros_like(a))
+        for a, m in zip(advantages, masks, strict=True)
+    ]
 
 
 def prompt_numbers(iteration: int, count: int, total: int, seed: int) -> list[int]:

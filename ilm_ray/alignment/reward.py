@@ -11,15 +11,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ilm_ray import demo
-from ilm_ray.alignment.conditional import condition_prefix, conditioned
+from ilm_ray.alignment.conditional import HASH, condition_prefix, conditioned, conditions_hash
 from ilm_ray.alignment.experience import nothing
 from ilm_ray.alignment.ppo import cut_micro_batches
+from ilm_ray.alignment.reward_figures import pair_figures, pair_sums
 from ilm_ray.alignment.sft import deal, plan_batches, read_rows
 from ilm_ray.config import Config
 from ilm_ray.corpus.mixture import packed_from_arrays
 from ilm_ray.errors import UserError
-from ilm_ray.model.huggingface import load_scalar
-from ilm_ray.model.internlm2 import ScalarModel
+from ilm_ray.model.huggingface import load_shape, read_weights
+from ilm_ray.model.internlm2 import CausalLM, ScalarModel
+from ilm_ray.pretrain.layouts import Stretches, one_stretch
 from ilm_ray.pretrain.loop import Losses
 from ilm_ray.pretrain.schedule import cosine_lr
 from ilm_ray.tokenizer.chatml import encode_chat
@@ -53,6 +55,7 @@ class Pair:
     domain: str
     chosen: list[int]
     rejected: list[int]
+    answer_tokens: tuple[int, int] = (0, 0)  # of the two answers alone
 
     @property
     def tokens(self) -> int:
@@ -80,11 +83,12 @@ def read_pairs(config: Config, tokenizer: Tokenizer, split: str, conditional: bo
         whole = encode_chat(tokenizer, messages).ids
         return conditioned(prefixes[row["domain"]], whole, tokenizer.reward_id, config.reward.context)
 
-    return [
-        Pair(row["domain"], ids(row, row["chosen"]), ids(row, row["rejected"]))
-        for row in rows
-        if row.get("split", "train") == split
-    ]
+    def pair(row: dict[str, Any]) -> Pair:
+        answers = row["chosen"], row["rejected"]
+        lengths = [len(tokenizer.encode(answer)) for answer in answers]
+        return Pair(row["domain"], ids(row, answers[0]), ids(row, answers[1]), (lengths[0], lengths[1]))
+
+    return [pair(row) for row in rows if row.get("split", "train") == split]
 
 
 def pair_scores(model: Any, pairs: list[Pair]) -> tuple[Tensor, Tensor]:
@@ -103,6 +107,7 @@ class RewardTask:
         self.config, self.base = config, run_dir / "sft" / "model"
         self.checkpoint_every, self.log_every = config.reward.checkpoint_every, config.pretrain.log_every
         tokenizer = Tokenizer.load(run_dir / "tokenizer")
+        self.about = {HASH: conditions_hash(tokenizer, config.reward.system_prompts)}
         self.pairs = read_pairs(config, tokenizer, "train")
         self.heldout = {
             "conditional": read_pairs(config, tokenizer, "heldout"),
@@ -113,7 +118,14 @@ class RewardTask:
         self.steps = len(self.plan)
 
     def build(self) -> ScalarModel:
-        return load_scalar(self.base, head_seed=self.config.seed)
+        return ScalarModel(load_shape(self.base))
+
+    def fill(self, part: CausalLM | ScalarModel) -> None:
+        read_weights(part, self.base, head_seed=self.config.seed)
+
+    def lay_out(self, ranks: int, gpu: str | None) -> Stretches:
+        """As `pretrain.layout`, without its pipeline: the scores of a micro-batch's pairs belong together."""
+        return one_stretch(self.config.pretrain, load_shape(self.base), ranks, self.steps, pipeline=False)
 
     def learning_rate(self, step: int) -> float:
         r, c = self.config.reward, self.config.pretrain
@@ -150,22 +162,23 @@ class RewardTask:
         return Losses(ranking + r.barrier * penalty, float(len(micro)), figures)
 
     def before_step(self, model: Any, step: int, evaluate: Callable[..., Any]) -> dict[str, Any] | None:
-        """Accuracy on held-out pairs at the end, by domain, with and without the conditions."""
+        """Figures of held-out pairs at the end, by domain, with and without the conditions (see `pair_figures`)."""
         if step < self.steps:
             return None
-        accuracy: dict[str, dict[str, float]] = {}
+        figures: dict[str, dict[str, Any]] = {}
         for name, pairs in self.heldout.items():
+            total: list[float] = []
             for domain in sorted({p.domain for p in pairs}):
                 some = [p for p in pairs if p.domain == domain]
                 cut = cut_micro_batches(range(len(some)), [p.tokens for p in some], self.config.pretrain.micro_tokens)
-                micros = [[some[i] for i in micro] for micro in cut]
-                right, count = evaluate(model, micros, _right_and_count)
-                accuracy.setdefault(domain, {})[name] = right / count
-                accuracy.setdefault("all", {}).setdefault(name, 0.0)
-                accuracy["all"][name] += right / len(pairs)
-        return {"evaluations": [{"when": "end", "accuracy": accuracy, "pairs": len(self.heldout["conditional"])}]}
+                sums = evaluate(model, [[some[i] for i in micro] for micro in cut], _sums)
+                total = [a + b for a, b in zip(total, sums, strict=True)] if total else sums
+                figures.setdefault(domain, {})[name] = pair_figures(sums)
+            figures.setdefault("all", {})[name] = pair_figures(total)
+        return {"evaluations": [{"when": "end", "figures": figures}]}
 
 
-def _right_and_count(model: Any, pairs: list[Pair]) -> list[float]:
+def _sums(model: Any, pairs: list[Pair]) -> list[float]:
     chosen, rejected = pair_scores(model, pairs)
-    return [float((chosen > rejected).sum()), float(len(pairs))]
+    lengths = [p.answer_tokens for p in pairs]
+    return pair_sums(chosen.tolist(), rejected.tolist(), [n for n, _ in lengths], [n for _, n in lengths])

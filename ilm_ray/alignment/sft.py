@@ -12,13 +12,16 @@ from torch import Tensor
 from ilm_ray import demo
 from ilm_ray.alignment.experience import nothing
 from ilm_ray.alignment.ppo import cut_micro_batches, even_micro_batches, share_out
+from ilm_ray.alignment.repositories import SOURCE, open_repositories
 from ilm_ray.config import Config
 from ilm_ray.corpus.jsonl import Row, read_jsonl
-from ilm_ray.corpus.mixture import Mixture, Piece, packed_from_arrays
+from ilm_ray.corpus.mixture import Mixture, Piece, packed_from_arrays, present_shares
+from ilm_ray.corpus.tokens import TokenSource
 from ilm_ray.errors import UserError
-from ilm_ray.model.huggingface import load_causal
-from ilm_ray.model.internlm2 import CausalLM, Packed
+from ilm_ray.model.huggingface import load_shape, read_weights
+from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel
 from ilm_ray.model.loss import IGNORE
+from ilm_ray.pretrain.layouts import Stretches, one_stretch
 from ilm_ray.pretrain.loop import Losses
 from ilm_ray.pretrain.phases import next_token_losses, open_sources
 from ilm_ray.pretrain.schedule import cosine_lr
@@ -91,10 +94,15 @@ def deal(lengths: Sequence[int], micro_tokens: int, ranks: int) -> list[list[lis
 
 
 Example = tuple[np.ndarray, np.ndarray]  # token ids and labels
+Window = tuple[Packed, Tensor]  # the same of many, packed
 
 
 class SFTTask:
-    """Conversations, each a document of its own; a share of the tokens comes from the last phase's mixture."""
+    """Conversations, each a document of its own; a share of the tokens is pre-training data.
+
+    That is the last phase's mixture, and of it `repository_share` the repositories of the code stage's fine-tuning
+    form, where the run has them (report sections 4.1, 4.4). A micro-batch is packed tokens and the label of each.
+    """
 
     def __init__(self, config: Config, run_dir: Path) -> None:
         self.config, self.base = config, run_dir / "pretrain" / "model"
@@ -111,30 +119,41 @@ class SFTTask:
         lengths = np.array([len(ids) for ids, _ in self.examples])
         self.plan = plan_batches(lengths, config.sft.batch_tokens, config.sft.epochs, config.seed)
         self.steps = len(self.plan)
-        phase = config.pretrain.phases[-1]
-        self.mixture = Mixture(
-            open_sources(run_dir / "tokens", "train"), phase.mixture, config.sft.context, config.seed + 100
-        )
+        sources, shares = long_sources(config, run_dir)
+        self.mixture = Mixture(sources, shares, config.sft.context, config.seed + 100)
         share = config.sft.pretrain_share
         self.mixed = round(config.sft.batch_tokens * share / (1 - share) / config.sft.context)
+        self.stages = 1  # of the pipeline: so many micro-batches, or a multiple, fill it
 
     def build(self) -> CausalLM:
-        return load_causal(self.base)
+        return CausalLM(load_shape(self.base))
+
+    def fill(self, part: CausalLM | ScalarModel) -> None:
+        read_weights(part, self.base)
+
+    def lay_out(self, ranks: int, gpu: str | None) -> Stretches:
+        """As `pretrain.layout`, with as many replicas as there is room for."""
+        found = one_stretch(self.config.pretrain, load_shape(self.base), ranks, self.steps, pipeline=True)
+        self.stages = found.all[0].layout.pp
+        return found
 
     def learning_rate(self, step: int) -> float:
         c = self.config.pretrain
         return cosine_lr(step, self.steps, self.config.sft.max_lr, c.warmup_ratio, c.final_lr_ratio)
 
-    def micro_batches(self, step: int, rank: int, ranks: int) -> list[list[Example]]:
+    def micro_batches(self, step: int, rank: int, ranks: int) -> list[Window]:
         """This rank's share of the step's conversations and of the pieces of its pre-training sequences."""
         numbers = self.plan[step]
         first = step * self.mixed
         pieces = [piece for i in range(first, first + self.mixed) for piece in self.mixture.pieces(i)]
         lengths = [len(self.examples[i][0]) for i in numbers] + [p.stop - p.start for p in pieces]
         micros = deal(lengths, self.config.pretrain.micro_tokens, ranks)[rank]
+        micros += [[]] * (-len(micros) % self.stages)
         return [
-            [self.examples[numbers[i]] for i in micro if i < len(numbers)]
-            + self._read([pieces[i - len(numbers)] for i in micro if i >= len(numbers)])
+            _packed(
+                [self.examples[numbers[i]] for i in micro if i < len(numbers)]
+                + self._read([pieces[i - len(numbers)] for i in micro if i >= len(numbers)])
+            )
             for micro in micros
         ]
 
@@ -146,18 +165,18 @@ class SFTTask:
         cuts = batch.cu_seqlens.tolist()
         return [(batch.tokens[a:b].numpy(), labels[a:b].numpy()) for a, b in itertools.pairwise(cuts)]
 
-    def count(self, micro: list[Example]) -> float:
-        return float(sum((labels != IGNORE).sum() for _, labels in micro))
+    def count(self, micro: Window) -> float:
+        return float((micro[1] != IGNORE).sum())
 
-    def tokens(self, micro: list[Example]) -> int:
-        return sum(len(ids) for ids, _ in micro)
+    def tokens(self, micro: Window) -> int:
+        """Of a micro-batch that predicts nothing none: it is there for others to meet it."""
+        return len(micro[1]) if self.count(micro) else 0
 
     def context(self, step: int) -> int:
         return round(float(np.mean([len(self.examples[i][0]) for i in self.plan[step]])))
 
-    def losses(self, model: Any, micro: list[Example]) -> Losses:
-        # Without examples: a forward without labels, because the other ranks' forwards need a partner.
-        return next_token_losses(model, *(_packed(micro) if micro else nothing()))
+    def losses(self, model: Any, micro: Window) -> Losses:
+        return next_token_losses(model, *micro)
 
     def before_step(self, model: Any, step: int, evaluate: Callable[..., Any]) -> dict[str, Any] | None:
         """Loss on held-out conversations, before and after."""
@@ -170,11 +189,26 @@ class SFTTask:
         return {"evaluations": [{"when": "end" if step else "start", "heldout_loss": total / count}]}
 
 
-def _loss_and_count(model: Any, micro: tuple[Packed, Tensor]) -> list[float]:
+def long_sources(config: Config, run_dir: Path) -> tuple[dict[str, TokenSource], dict[str, float]]:
+    """Name -> tokens, and name -> share, of the pre-training data that stays in the mix."""
+    sources, shares = open_sources(run_dir / "tokens", "train"), dict(config.pretrain.phases[-1].mixture)
+    repositories, share = open_repositories(run_dir), config.sft.repository_share
+    if repositories is None or share == 0:
+        return sources, shares
+    present = present_shares(shares, sources)
+    scale = (1 - share) / sum(present.values())
+    mixed = {name: part * scale for name, part in present.items() if share < 1}
+    return sources | {SOURCE: repositories}, mixed | {SOURCE: share}
+
+
+def _loss_and_count(model: Any, micro: Window) -> list[float]:
     losses = next_token_losses(model, *micro)
     return [losses.loss.item(), losses.count]
 
 
-def _packed(examples: list[Example]) -> tuple[Packed, Tensor]:
+def _packed(examples: list[Example]) -> Window:
+    """Examples one after the other, each a document; without any a pack without labels."""
+    if not examples:
+        return nothing()
     batch = packed_from_arrays([ids.astype(np.int64) for ids, _ in examples])
     return batch, torch.from_numpy(np.concatenate([labels for _, labels in examples]))

@@ -13,7 +13,7 @@ from ilm_ray.corpus import manifest as manifests
 from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.stage import IN_PROGRESS, work_fingerprint
 from ilm_ray.errors import UserError
-from ilm_ray.model.huggingface import save_internlm2
+from ilm_ray.model.huggingface import read_about, save_internlm2
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape
 
 
@@ -56,12 +56,12 @@ def promote(folder: Path, step: int) -> dict[str, Any]:
     if done is None:
         raise UserError(f"{folder} is no finished stage; promote changes the model of one that is")
     path = whole_checkpoint(folder, step)
-    model, record = whole_model(path), commit.read(path)
+    model, record, about = whole_model(path), commit.read(path), read_about(folder / "model")
     summary = {**done.metrics.get("summary", {}), **_logged(folder / "metrics.jsonl", step)}
     summary |= {"step": step, "tokens": record.state["tokens"]}
     write_text_atomic(folder / IN_PROGRESS, work_fingerprint(folder) or "")
     (folder / manifests.NAME).unlink()
-    save_internlm2(model, folder / "model")
+    save_internlm2(model, folder / "model", about)
     files = manifests.describe_files(folder, [folder / name for name in done.files])
     metrics = {**done.metrics, "summary": summary, "promoted": step}
     manifests.commit(folder, replace(done, files=files, metrics=metrics))

@@ -258,9 +258,12 @@ class PretrainConfig(Section):
                     f"context={phase.context}"
                 )
             if layout is not None:
-                at_once = max(1, self.micro_tokens // phase.context)
-                layout.require_batch(f"phase {phase.name}", phase.sequences, at_once)
+                layout.require_batch(f"phase {phase.name}", phase.sequences, self.at_once(phase))
         return self
+
+    def at_once(self, phase: PhaseConfig) -> int:
+        """Sequences of a micro-batch."""
+        return max(1, self.micro_tokens // phase.context)
 
 
 class LongTextConfig(Section):
@@ -300,6 +303,8 @@ class SFTConfig(Section):
     batch_tokens: Count = 4_194_304  # not stated
     max_lr: float = 4e-5
     pretrain_share: Share = 0.1  # long-context pre-training data stays in the mix; the share is not stated
+    # Of it the code stage's fine-tuning form (section 4.4), where the run has one; not stated: books and repositories.
+    repository_share: Share = 0.5
     checkpoint_every: Count = 200
 
 
@@ -339,6 +344,8 @@ class PPOConfig(Section):
     discount: Share = 1.0  # ours
     gae_lambda: Share = 0.99
     clip_range: float = 0.2  # ours
+    normalize_advantages: bool = False
+    value_clip: float | None = Field(None, gt=0)
     kl_coefficient: float = 0.01
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"  # ours
     reward_clip: float | None = None  # ours: the barrier already keeps scores within +-5
@@ -354,11 +361,14 @@ class PPOConfig(Section):
     reference_ranks: Count = 4
     reward_ranks: Count = 4
     rollout_engines: Count = 8
-    zero_stage: Literal[0, 1, 2, 3] = 2
+    policy_zero_stage: Literal[0, 1, 2, 3] = 2
+    critic_zero_stage: Literal[0, 1, 2, 3] = 2
     precision: Literal["fp32", "bf16"] = "bf16"
     rollout_backend: Literal["auto", "vllm", "torch"] = "auto"
     logprob_gap_bound: float = 0.1
     checkpoint_every: Count = 10
+    validate_every: Count | None = 20  # iterations; None: the last policy is the result (ours)
+    validation_prompts: Count = 512  # of `prompts`, kept out of training where validate_every is set (ours)
     deadline_s: float = 600.0
 
 

@@ -39,8 +39,7 @@ def tokenize_corpus(context: Context) -> Result:
     ]
     if not items:
         raise UserError(f"no kept documents in {context.run_dir}/text and /code; give `input` files with text in them")
-    decontaminated = context.of("decontamination")
-    removed = _decontaminated(decontaminated)
+    removed = decontaminated(context.of("decontamination"))
     limits = _heldout_limits(items, languages, removed, context.config.pretrain.heldout_share)
     work = functools.partial(
         _tokenize_file,
@@ -64,7 +63,7 @@ def tokenize_corpus(context: Context) -> Result:
     if not counts:
         raise UserError(f"the kept documents in {context.run_dir} are empty")
     metrics = _metrics(counts)
-    if decontaminated.is_dir():
+    if context.of("decontamination").is_dir():
         metrics["summary"]["decontaminated"] = skipped
     return Result(files, metrics)
 
@@ -76,7 +75,7 @@ def source_of(row: Row, stage: str, languages: Iterable[str] | None) -> str | No
     return row["language"] if languages is None or row["language"] in languages else None
 
 
-def _decontaminated(folder: Path) -> Removed:
+def decontaminated(folder: Path) -> Removed:
     """What the stage `decontamination` removed, by the stage that the documents are from; nothing where it has not run.
 
     Raises UserError where its files are damaged.

@@ -6,7 +6,8 @@ from ilm_ray.config import Config
 from ilm_ray.config.schema import PhaseConfig
 from ilm_ray.errors import UserError
 from ilm_ray.longtext.copying import ROPE_BASE, initialize_copying
-from ilm_ray.model.internlm2 import CausalLM
+from ilm_ray.model.initial import copy_shares
+from ilm_ray.model.internlm2 import CausalLM, ScalarModel
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.pretrain.phases import PretrainTask, open_sources
 from ilm_ray.pretrain.shape import shape_of
@@ -22,10 +23,10 @@ class ScorerTask(PretrainTask):
         shares = {name: float(source.total_tokens) for name, source in sources.items() if source.total_tokens}
         super().__init__(scorer_config(config, shares), run_dir)
 
-    def build(self) -> CausalLM:
-        model = CausalLM(shape_of(self.config, self.vocab_size), self.config.pretrain.loss_chunk)
-        initialize_copying(model, self.config.seed)
-        return model
+    def fill(self, part: CausalLM | ScalarModel) -> None:
+        whole = CausalLM(shape_of(self.config, self.vocab_size))  # a small one
+        initialize_copying(whole, self.config.seed)
+        copy_shares(part, whole)
 
 
 def check_scorer_batch(config: Config) -> None:

@@ -1,16 +1,18 @@
 """Weights in and out of the Hugging Face layouts: InternLM2's own and its loss-free LLaMA twin. safetensors only."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from ilm_ray.errors import UserError
+from ilm_ray.model.initial import share_of
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape
 
 Weights = dict[str, Tensor]
@@ -106,11 +108,14 @@ def save_llama(model: CausalLM, folder: Path, **extra: Any) -> None:
     (folder / "config.json").write_text(json.dumps(llama_config(model.shape, **extra), indent=1))
 
 
-def save_internlm2(model: CausalLM | ScalarModel, folder: Path) -> None:
-    """InternLM2's own layout: `model.safetensors` with the released names, and `shape.json`."""
+def save_internlm2(model: CausalLM | ScalarModel, folder: Path, about: Mapping[str, str] | None = None) -> None:
+    """InternLM2's own layout: `model.safetensors` with the released names, and `shape.json`.
+
+    about: what the header of the weights says beside their names, see `read_about`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / ".model.safetensors.tmp"
-    save_file(full_weights(model), temporary, metadata={"format": "pt"})
+    save_file(full_weights(model), temporary, metadata={"format": "pt", **(about or {})})
     (folder / "shape.json").write_text(json.dumps(asdict(model.shape), indent=1))
     temporary.replace(folder / "model.safetensors")
 
@@ -123,36 +128,62 @@ def load_shape(folder: Path) -> Shape:
         raise UserError(f"{folder} holds no model of ours (shape.json: {error}); give a folder with one") from None
 
 
-def load_causal(folder: Path) -> CausalLM:
-    """The policy model of a folder. Raises UserError where it cannot be read."""
-    model = CausalLM(load_shape(folder))
-    model.load_state_dict(_read(folder))
-    return model
-
-
-def load_scalar(folder: Path, head_seed: int | None = None) -> ScalarModel:
-    """A reward or value model of a folder.
-
-    head_seed: ignore the saved head, be it a vocabulary or a reward head, and draw a random 1-d one.
-    """
-    model = ScalarModel(load_shape(folder))
-    weights = {n: w for n, w in _read(folder).items() if n != "output.weight"}
-    if head_seed is not None:
-        generator = torch.Generator().manual_seed(head_seed)
-        head = torch.randn(1, model.shape.hidden, generator=generator) / (model.shape.hidden + 1)
-        weights["v_head.weight"] = head
-    model.load_state_dict(weights)
-    return model
-
-
-def _read(folder: Path) -> Weights:
+def read_about(folder: Path) -> dict[str, str]:
+    """What the header of a folder's weights says about them. Raises UserError where it cannot be read."""
     path = folder / "model.safetensors"
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            return {key: value for key, value in (file.metadata() or {}).items() if key != "format"}
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read ({error}); run again what wrote it, or copy it anew") from None
 
 
-def full_weights(model: torch.nn.Module) -> Weights:
+def load_causal(folder: Path) -> CausalLM:
+    """The policy model of a folder. Raises UserError where it cannot be read."""
+    with torch.device("meta"):  # no drawing of weights that are read at once
+        model = CausalLM(load_shape(folder))
+    read_weights(model.to_empty(device="cpu"), folder)
+    return model
+
+
+def load_scalar(folder: Path, head_seed: int | None = None) -> ScalarModel:
+    """A reward or value model of a folder; `head_seed` as in `read_weights`."""
+    with torch.device("meta"):
+        model = ScalarModel(load_shape(folder))
+    read_weights(model.to_empty(device="cpu"), folder, head_seed)
+    return model
+
+
+@torch.no_grad()
+def read_weights(model: nn.Module, folder: Path, head_seed: int | None = None) -> None:
+    """Give a model the weights of a folder, where it is one rank's share of a laid-out model those alone.
+
+    head_seed: ignore the saved head, be it a vocabulary or a reward head, and draw a random 1-d one.
+    Raises UserError where the file cannot be read or its tensors are not those of the model.
+    """
+    path = folder / "model.safetensors"
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name, parameter in model.named_parameters():
+                local, where = share_of(parameter)
+                if name == "v_head.weight" and head_seed is not None:
+                    local.copy_(_random_head(parameter.shape[1], head_seed)[where])
+                elif local.numel():
+                    stored = file.get_slice(name)
+                    if stored.get_shape() != list(parameter.shape):
+                        raise UserError(
+                            f"{path}: {name} has shape {stored.get_shape()}, by shape.json it has "
+                            f"{list(parameter.shape)}; copy the folder anew"
+                        )
+                    local.copy_(stored[where])
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read ({error}); run again what wrote it, or copy it anew") from None
+
+
+def _random_head(hidden: int, seed: int) -> Tensor:
+    return torch.randn(1, hidden, generator=torch.Generator().manual_seed(seed)) / (hidden + 1)
+
+
+def full_weights(model: nn.Module) -> Weights:
     """Contiguous copies on the CPU, by name."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

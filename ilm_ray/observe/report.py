@@ -25,8 +25,9 @@ from ilm_ray.observe.sections_data import code_section, tokens_section
 from ilm_ray.observe.sections_decontamination import decontamination_section
 from ilm_ray.observe.sections_longtext import long_text_section
 from ilm_ray.observe.sections_online import online_section
+from ilm_ray.observe.sections_reward import reward_section
 from ilm_ray.observe.sections_text import funnel_steps, text_section
-from ilm_ray.observe.sections_training import pretrain_section, reward_section, sft_section
+from ilm_ray.observe.sections_training import pretrain_section, sft_section
 
 NAME = "report.html"
 SECTIONS = (

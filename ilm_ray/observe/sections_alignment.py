@@ -7,6 +7,7 @@ from typing import Any
 from ilm_ray.corpus.manifest import Manifest
 from ilm_ray.observe import page
 from ilm_ray.observe.charts import HALF, Band, Bars, Series, bar_chart, line_chart
+from ilm_ray.observe.journal import read_journal
 from ilm_ray.observe.page import Html
 from ilm_ray.observe.rundata import Row, as_number, column, is_number, read_json, read_rows
 
@@ -26,6 +27,8 @@ def ppo_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
     for domain in domains:
         flat = [row | {"value": (row.get("reward_by_domain") or {}).get(domain)} for row in rows]
         rewards.append(Series(domain, column(flat, "iteration", "value")))
+    if any("validation_reward" in row for row in rows):
+        rewards.append(Series("validation", column(rows, "iteration", "validation_reward")))
     warmup = [row["iteration"] for row in rows if row.get("warmup") and is_number(row.get("iteration"))]
     bands = [Band("critic warm-up", min(warmup), max(warmup))] if warmup else []
     chart = line_chart("Mean reward", rewards, "iteration", "reward", bands)
@@ -47,6 +50,7 @@ def ppo_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
             charts.append(page.figure(caption, chart, wide=False, unit=label))
     charts += _phase_seconds(rows)
     parts.append(page.row(charts))
+    parts += _recoveries(run_dir)
     samples, _ = read_rows(run_dir / "ppo" / "samples.jsonl")
     if samples:
         chosen = samples[-SAMPLES:]
@@ -127,6 +131,18 @@ def _by_domain(by_domain: dict[str, Any]) -> list[Html]:
         page.figure(caption, bar_chart(caption, domains, bars)),
         page.table(["domain", *STAGE_NAMES.values()], lines),
     ]
+
+
+def _recoveries(run_dir: Path) -> list[Html]:
+    """Ranks that were lost on the way and replaced."""
+    events = [e for e in read_journal(run_dir / "journal.jsonl") if e["kind"] == "recover" and e.get("stage") == "ppo"]
+    if not events:
+        return []
+    heads = ["iteration", "lost", "restarted", "went on at", "seconds"]
+    lines = [
+        (e["iteration"], "; ".join(e["lost"]), ", ".join(e["restarted"]), e["goes_on_at"], e["seconds"]) for e in events
+    ]
+    return [page.subheading("Ranks that were lost and replaced"), page.table(heads, lines)]
 
 
 def _phase_seconds(rows: list[Row]) -> list[Html]:

@@ -1,4 +1,4 @@
-"""Report sections about training: pre-training, SFT, the reward model (InternLM2 report sections 3.3, 4.1, 4.2.1)."""
+"""Report sections about training: pre-training, SFT (InternLM2 report sections 3.3, 4.1)."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ def pretrain_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
         return page.section("pretrain", "Pre-training", [page.note("Pre-training has not started.")])
     x = "global_step" if rows and "global_step" in rows[0] else "step"
     bands = phase_bands(rows, x)
-    parts = [*_broken(broken + broken_too)]
+    parts = [*broken_note(broken + broken_too)]
     if rows:
         loss = [Series("loss", column(rows, x, "loss"))]
         parts.append(
@@ -31,9 +31,9 @@ def pretrain_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
         parts.append(
             page.row(
                 [
-                    _small("Learning rate", rows, x, "lr", "step", ""),
-                    _small("Tokens per second", rows, x, "tokens_per_second", "step", ""),
-                    _small("Gradient norm", rows, x, "grad_norm", "step", "before clipping"),
+                    small("Learning rate", rows, x, "lr", "step", ""),
+                    small("Tokens per second", rows, x, "tokens_per_second", "step", ""),
+                    small("Gradient norm", rows, x, "grad_norm", "step", "before clipping"),
                 ]
             )
         )
@@ -55,44 +55,15 @@ def sft_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
         "sft",
         "Supervised fine-tuning",
         [
-            *_broken(broken),
+            *broken_note(broken),
             page.row(
                 [
-                    _small("Loss on answers", rows, "step", "loss", "step", "nats a token"),
-                    _small("Learning rate", rows, "step", "lr", "step", ""),
+                    small("Loss on answers", rows, "step", "loss", "step", "nats a token"),
+                    small("Learning rate", rows, "step", "lr", "step", ""),
                 ]
             ),
         ],
     )
-
-
-def reward_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
-    """Losses of the reward model and its accuracy with and without the condition in the system prompt."""
-    rows, broken = read_rows(run_dir / "reward" / "metrics.jsonl")
-    manifest = manifests.get("reward")
-    if not rows and manifest is None:
-        return page.section("reward", "Reward model", [page.note("The reward model has not been trained.")])
-    parts = [*_broken(broken)]
-    if rows:
-        names = [("loss", "loss"), ("ranking_loss", "ranking loss"), ("penalty", "log-barrier penalty")]
-        lines = [Series(name, column(rows, "step", key)) for key, name in names if any(key in row for row in rows)]
-        charts = [page.figure("Losses", line_chart("Losses", lines, "step", width=HALF), wide=False)]
-        if any("accuracy" in row for row in rows):
-            charts.append(_small("Accuracy in training", rows, "step", "accuracy", "step", "pairs ranked right"))
-        parts.append(page.row(charts))
-    accuracy = manifest.metrics.get("accuracy") if manifest else None
-    if isinstance(accuracy, dict) and accuracy:
-        parts += accuracy_parts(accuracy)
-    return page.section("reward", "Reward model", parts)
-
-
-def accuracy_parts(accuracy: dict[str, dict[str, float]]) -> list[Html]:
-    """{domain: {"conditional", "unconditional"}}: share of held-out pairs ranked right, as bars and table."""
-    domains = list(accuracy)
-    kinds = list(dict.fromkeys(k for row in accuracy.values() for k, v in row.items() if is_number(v) and v <= 1))
-    bars = [Bars(kind, [as_number(accuracy[d].get(kind)) for d in domains]) for kind in kinds]
-    caption = "Held-out pairs ranked right, by domain"
-    return [page.figure(caption, bar_chart(caption, domains, bars)), page.matrix(accuracy, "domain")]
 
 
 def phase_bands(rows: list[Row], x: str) -> list[Band]:
@@ -157,10 +128,10 @@ def _drawn(drawn: list[Row]) -> list[Html]:
     return [page.figure(caption, bar_chart(caption, phases, bars)), page.table(heads, table)]
 
 
-def _small(caption: str, rows: list[Row], x: str, y: str, x_label: str, y_label: str) -> Html:
+def small(caption: str, rows: list[Row], x: str, y: str, x_label: str, y_label: str) -> Html:
     chart = line_chart(caption, [Series(caption, column(rows, x, y))], x_label, y_label, width=HALF, height=220)
     return page.figure(caption, chart, wide=False, unit=y_label)
 
 
-def _broken(lines: int) -> list[Html]:
+def broken_note(lines: int) -> list[Html]:
     return [page.note(f"{lines} unreadable line(s) of the log are left out.")] if lines else []

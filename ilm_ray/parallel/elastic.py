@@ -42,7 +42,7 @@ def _kept(base: Layout, ranks: int, shape: Shape, device: Device, works: Sequenc
     """`base` with the largest dp that is possible."""
     for dp in range(ranks // base.replica_ranks, 0, -1):
         try:
-            layout = _with_dp(base, dp)
+            layout = with_dp(base, dp)
             layout.require_model(shape, shape.vocab_size)
             return plan_work(shape, layout, device, works)
         except (NoPlan, UserError):
@@ -50,7 +50,7 @@ def _kept(base: Layout, ranks: int, shape: Shape, device: Device, works: Sequenc
     return None
 
 
-def _with_dp(base: Layout, dp: int) -> Layout:
+def with_dp(base: Layout, dp: int) -> Layout:
     """`base` with another dp. Groups of a partial state get smaller where they must, or become all ranks."""
     states = ("parameters", "gradients", "optimizer")
     sharing = dp * base.cp

@@ -3,10 +3,14 @@
 import math
 import statistics
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from ilm_ray.config.schema import SpikeConfig
+
+TINY = 1e-30  # stands for a norm of 0, which has no logarithm
+MAX_EXPONENT = 700.0  # e to more than this is no float
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Guard:
             kind = "spike"
             why = (
                 f"{wrong} {found[wrong]:.4g} is above {limits[wrong]:.4g}, the mean of {len(self.usual[wrong])} steps "
-                f"and {self.settings.sigmas:g} standard deviations"
+                f"and {self.settings.sigmas:g} standard deviations{'' if wrong == 'loss' else ' (of its logarithm)'}"
             )
         self.bad += 1
         return Verdict(kind, why, roll_back=self.bad >= self.settings.patience)
@@ -63,10 +67,18 @@ class Guard:
         return {name: list(values) for name, values in self.usual.items()}
 
     def _limit(self, name: str) -> float:
-        values = self.usual[name]
-        if len(values) < max(2, self.settings.window // 2):
+        values: Iterable[float] = self.usual[name]
+        if len(self.usual[name]) < max(2, self.settings.window // 2):
             return math.inf
-        return statistics.fmean(values) + self.settings.sigmas * statistics.stdev(values)
+        if name == "loss":
+            return _above(values, self.settings.sigmas)
+        # A norm has a long tail: by its plain deviation, one sound batch in some hundreds would be left out.
+        return math.exp(min(_above([math.log(max(v, TINY)) for v in values], self.settings.sigmas), MAX_EXPONENT))
+
+
+def _above(values: Iterable[float], sigmas: float) -> float:
+    found = list(values)
+    return statistics.fmean(found) + sigmas * statistics.stdev(found)
 
 
 def nth_kept(number: int, skipped: list[int]) -> int:

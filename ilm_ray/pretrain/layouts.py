@@ -8,7 +8,7 @@ from ilm_ray.errors import UserError
 from ilm_ray.model.internlm2 import Shape
 from ilm_ray.parallel.calibration import read_calibration
 from ilm_ray.parallel.devices import Device, known_device
-from ilm_ray.parallel.elastic import usable
+from ilm_ray.parallel.elastic import usable, with_dp
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.parallel.planner import choose_layout
 from ilm_ray.pretrain.planning import work_of
@@ -16,7 +16,7 @@ from ilm_ray.pretrain.planning import work_of
 
 @dataclass(frozen=True)
 class Stretch:
-    """Steps up to `until` in one layout; at most `at_once` sequences in a micro-batch."""
+    """Steps up to `until` in one layout; at most `at_once` sequences in a micro-batch, 0: the task knows."""
 
     until: int
     layout: Layout
@@ -63,6 +63,32 @@ def stretches(pretrain: PretrainConfig, shape: Shape, ranks: int, gpu: str | Non
         tuple(Stretch(end, layout, at_once) for end, (layout, at_once, _) in zip(ends, choices, strict=True)),
         "; ".join([together.why, *whys]),
     )
+
+
+def one_stretch(pretrain: PretrainConfig, shape: Shape, ranks: int, steps: int, pipeline: bool) -> Stretches:
+    """One layout for a training that deals its batches out by tokens, so that any number of replicas will do.
+
+    It has the degrees of `pretrain.layout` (`auto`: none, every rank is a replica) and the largest dp that `ranks`
+    give. pipeline: whether the model can be cut into stages; otherwise a pipeline's ranks become replicas. Raises
+    UserError where `ranks` are too few or the model cannot be split so.
+    """
+    base = Layout() if pretrain.layout == "auto" else pretrain.layout
+    why = []
+    if base.pp > 1 and not pipeline:
+        whole = {"pp": 1, "schedule": "1f1b", "virtual_stages": 1}
+        why.append(f"the model has no pipeline: the ranks of pp={base.pp} are replicas")
+        base = Layout.model_validate(base.model_dump() | whole | {"dp": None})
+    dp, idle = divmod(ranks, base.replica_ranks)
+    if dp == 0:
+        raise UserError(
+            f"pretrain.layout: pp * cp * tp = {base.replica_ranks} ranks make one model, there are {ranks} workers; "
+            "lower a degree or raise pretrain.workers"
+        )
+    if idle:
+        why.append(f"{ranks} workers: {idle} idle")
+    layout = with_dp(base, dp)
+    layout.require_model(shape, shape.vocab_size)
+    return Stretches(ranks - idle, (Stretch(steps, layout, 0),), "; ".join(why))
 
 
 def cluster_device(calibration: str | None, gpu: str | None) -> Device:

@@ -44,7 +44,8 @@ class Task(Protocol):
     """What is trained. `micro_batches` must give every rank the same number of them: their forwards are collective.
 
     A rank here is a replica of the model, be it one worker or several; all workers of a replica get the same batches.
-    With a pipeline a micro-batch is (packed tokens, labels), and the loss the sum of the tokens' losses.
+    With a pipeline a micro-batch is (packed tokens, labels), and the loss the sum of the tokens' losses. `build` is
+    called for the meta device: what values it gives are lost. `fill` gives a rank's share of the model its first ones.
     """
 
     steps: int
@@ -52,6 +53,7 @@ class Task(Protocol):
     log_every: int
 
     def build(self) -> CausalLM | ScalarModel: ...
+    def fill(self, part: CausalLM | ScalarModel) -> None: ...
     def learning_rate(self, step: int) -> float: ...
     def micro_batches(self, step: int, rank: int, ranks: int) -> list[Micro]: ...
     def count(self, micro: Micro) -> float: ...
@@ -72,13 +74,26 @@ class SkipsData(Protocol):
 
 
 @runtime_checkable
+class LaysOut(Protocol):
+    """A task that says in which layout, or layouts, it is trained; others are data-parallel."""
+
+    def lay_out(self, ranks: int, gpu: str | None) -> Stretches: ...
+
+
+@runtime_checkable
 class HasPhases(Protocol):
-    """A task whose phases may each want a layout of their own."""
+    """A task that goes through phases."""
 
     phases: Sequence[PhaseConfig]
 
     def phase_of(self, step: int) -> tuple[int, int]: ...
-    def lay_out(self, ranks: int, gpu: str | None) -> Stretches: ...
+
+
+@runtime_checkable
+class SaysAbout(Protocol):
+    """A task whose weights say something about themselves, which `read_about` finds."""
+
+    about: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -125,7 +140,7 @@ def train(
     watch.at(trainer.step, "checkpoint")
     trainer.checkpoints.finish()
     if end == task.steps:
-        _save_final(trainer.model, folder)
+        _save_final(trainer.model, folder, task.about if isinstance(task, SaysAbout) else {})
 
 
 class _Trainer:
@@ -137,7 +152,9 @@ class _Trainer:
         self.task, self.settings, self.folder, self.log, self.watch = task, settings, folder, log, watch
         watch.at(0, "building the model")
         self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else CPU
-        self.model = parallelize(task.build(), settings.layout, self.device, settings.precision)
+        with torch.device("meta"):  # no rank ever holds the whole
+            whole = task.build()
+        self.model = parallelize(whole, settings.layout, self.device, settings.precision)
         self.optimizers = [
             adamw(part.named_parameters(), settings.betas, settings.eps, settings.weight_decay)
             for part in self.model.parts
@@ -149,7 +166,9 @@ class _Trainer:
         self.step, self.tokens, self.guard = 0, 0, Guard(settings.spike) if settings.spike else None
         self.window = _Window()
         self.checkpoints = Checkpoints(folder / "checkpoints", settings.storage)
-        self._restore()
+        if not self._restore():
+            for part in self.model.parts:
+                task.fill(part)
         log({"step": self.step, "begins": True})
 
     def before_step(self) -> None:
@@ -301,12 +320,12 @@ class _Window:
         return {name: value / max(self.count, 1.0) for name, value in self.sums.items()}
 
 
-def _save_final(model: ParallelModel, folder: Path) -> None:
+def _save_final(model: ParallelModel, folder: Path, about: Mapping[str, str]) -> None:
     """Write the model folder from the last checkpoint, which holds all layers whatever rank had them."""
     if dist.get_rank() == 0:
         with torch.device("meta"):  # no memory and no drawing of weights that are read at once
             whole = (CausalLM if isinstance(model.parts[0], CausalLM) else ScalarModel)(model.shape)
         whole.to_empty(device="cpu")
         states.load_whole(commit.committed(folder / "checkpoints")[-1], whole)
-        save_internlm2(whole, folder / "model")
+        save_internlm2(whole, folder / "model", about)
     dist.barrier()

@@ -14,7 +14,7 @@ from ilm_ray.config.schema import PhaseConfig, PretrainConfig
 from ilm_ray.corpus.mixture import Mixture
 from ilm_ray.corpus.tokens import TokenSource
 from ilm_ray.errors import UserError
-from ilm_ray.model.internlm2 import CausalLM, Packed, initialize
+from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel, initialize
 from ilm_ray.model.loss import IGNORE
 from ilm_ray.parallel.parallelize import ParallelModel
 from ilm_ray.pretrain.guard import nth_kept
@@ -96,12 +96,13 @@ class PretrainTask:
         self.heldout = open_sources(run_dir / "tokens", "heldout")
         self.skipped: list[list[int]] = [[] for _ in self.phases]  # batches left out, by phase, ascending
         # Sequences of a micro-batch, by phase.
-        self.at_once = [max(1, config.pretrain.micro_tokens // phase.context) for phase in self.phases]
+        self.at_once = [config.pretrain.at_once(phase) for phase in self.phases]
 
     def build(self) -> CausalLM:
-        model = CausalLM(shape_of(self.config, self.vocab_size), self.config.pretrain.loss_chunk)
-        initialize(model, self.config.seed)
-        return model
+        return CausalLM(shape_of(self.config, self.vocab_size), self.config.pretrain.loss_chunk)
+
+    def fill(self, part: CausalLM | ScalarModel) -> None:
+        initialize(part, self.config.seed)
 
     def phase_of(self, step: int) -> tuple[int, int]:
         return phase_of(self.phases, step)

@@ -20,8 +20,7 @@ def work_of(pretrain: PretrainConfig) -> list[Work]:
 
 def step_of(pretrain: PretrainConfig, phase: PhaseConfig) -> Step:
     """A step of `phase` with the micro-batches that the configuration names."""
-    at_once = max(1, pretrain.micro_tokens // phase.context)
-    return Step(phase.context, phase.sequences, at_once, pretrain.precision, pretrain.loss_chunk)
+    return Step(phase.context, phase.sequences, pretrain.at_once(phase), pretrain.precision, pretrain.loss_chunk)
 
 
 def training_layout(config: Config, vocab_size: int, ranks: int, device: Device) -> Choice:

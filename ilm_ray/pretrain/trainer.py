@@ -32,7 +32,7 @@ from ilm_ray.pretrain.diagnosis import IDLE
 from ilm_ray.pretrain.follower import Follower
 from ilm_ray.pretrain.layouts import Stretch, Stretches
 from ilm_ray.pretrain.logs import TrainingLog
-from ilm_ray.pretrain.loop import HasPhases, LoopSettings, SkipsData, Task, train
+from ilm_ray.pretrain.loop import LaysOut, LoopSettings, SkipsData, Task, train
 from ilm_ray.pretrain.opinion import second_opinion
 from ilm_ray.pretrain.watch import Watch
 
@@ -142,7 +142,7 @@ def _train_in_stretches(
     c, rank, ranks = config.pretrain, dist.get_rank(), dist.get_world_size()
     log = TrainingLog(folder, task, rank)
     plan = Stretches(ranks, (Stretch(task.steps, Layout(), 0),), "")
-    if isinstance(task, HasPhases):
+    if isinstance(task, LaysOut):
         plan = task.lay_out(ranks, torch.cuda.get_device_name() if torch.cuda.is_available() else None)
     if rank == 0 and plan.why:
         write_text_atomic(watch.folder / "layout.txt", plan.why)

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from toy import toy_inputs, toy_ppo
 
-from actors.ppo_driver import _append, _keep_before, _lines, gpu_share, ppo_roles
+from actors.ppo_log import append, keep_before, lines
+from actors.ppo_roles import gpu_share, ppo_roles
 from actors.zero import ZeroRank
 from ilm_ray.config import load_config
 from ilm_ray.errors import UserError
@@ -22,17 +23,17 @@ from jobs import ppo as ppo_job
 def test_a_log_is_cut_at_an_iteration_whatever_its_texts_hold(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     rows = [{"iteration": i, "response": f"one\u2028two\x85three {i}"} for i in range(4)]
-    _append(path, rows)
+    append(path, rows)
     with path.open("a") as out:
         out.write('{"iteration": 4, "resp')
-    _keep_before(path, 2)
-    assert [json.loads(line) for line in _lines(path)] == rows[:2]
+    keep_before(path, 2)
+    assert [json.loads(line) for line in lines(path)] == rows[:2]
     assert [p.name for p in tmp_path.iterdir()] == ["samples.jsonl"]
 
 
 def test_a_log_row_is_valid_json_or_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        _append(tmp_path / "metrics.jsonl", [{"kl": float("nan")}])
+        append(tmp_path / "metrics.jsonl", [{"kl": float("nan")}])
 
 
 @pytest.mark.parametrize(
@@ -48,8 +49,8 @@ def test_ranks_of_one_group_do_not_share_a_gpu(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 1.0})
     inputs = toy_inputs(tmp_path)
     with pytest.raises(UserError, match="NCCL lets no two ranks of one group share a GPU"):
-        ppo_roles(toy_ppo(policy_ranks=2), inputs)
-    assert {role.gpus for role in ppo_roles(toy_ppo(policy_ranks=1), inputs)} == {0.0, 0.2}
+        ppo_roles(toy_ppo(policy_ranks=2), inputs, tmp_path)
+    assert {role.gpus for role in ppo_roles(toy_ppo(policy_ranks=1), inputs, tmp_path)} == {0.0, 0.2}
 
 
 class StubEngine:
@@ -71,8 +72,8 @@ class StubEngine:
 
 
 def _rank(norm: float | None, stage: int) -> Any:
-    rank = ZeroRank(0, 1, SimpleNamespace(ppo=toy_ppo(zero_stage=stage), micro_tokens=8))
-    rank.role, rank.engine = "critic", StubEngine(norm)
+    rank = ZeroRank(0, 1, SimpleNamespace(ppo=toy_ppo(), micro_tokens=8))
+    rank.role, rank.engine, rank.zero_stage = "critic", StubEngine(norm), stage
     return rank
 
 

@@ -1,15 +1,18 @@
 """Groups: what fails is named, what does not answer is named, and no tensor reaches the driver."""
 
+import os
+import signal
 import sys
 import time
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from ray import cloudpickle
 
-from actors import group as groups_module
-from actors.group import GroupError, Role, figures, start_groups, step, stop_groups
+from actors.evidence import state_of
+from actors.group import GroupError, Lost, Role, figures, lost_ranks, start_groups, step, stop_groups
 from ilm_ray.errors import UserError
 
 # Workers cannot import a test module by its name.
@@ -30,6 +33,10 @@ class Sleeper:
         return None, {"rank": self.rank}
 
     @step
+    def wait_for(self, *others: None) -> tuple[None, dict[str, Any]]:
+        return None, {}
+
+    @step
     def fail(self) -> tuple[None, dict[str, Any]]:
         if self.rank:
             print("the last words of rank one", flush=True)
@@ -43,24 +50,51 @@ class Sleeper:
 
 @pytest.mark.usefixtures("local_ray")
 def test_waits_name_who_is_silent_who_failed_and_who_leaks() -> None:
-    groups = start_groups([Role("sleeper", Sleeper, None, ranks=2, cpus=0.1)], f"test-{time.time_ns()}", 60)
+    roles = [Role("sleeper", Sleeper, None, ranks=2, cpus=0.1), Role("waiter", Sleeper, None, cpus=0.1)]
+    groups = start_groups(roles, f"test-{time.time_ns()}", 60)
     try:
         sleeper = groups["sleeper"]
         assert [f["rank"] for f in figures([sleeper.start("sleep", 0.0)], 20)[0]] == [0, 1]
         with pytest.raises(GroupError, match=r"sleeper-1 in fail\(\): ALIVE(.|\n)*no such luck") as failed:
             figures([sleeper.start("fail")], 20)
+        assert failed.value.lost == ()  # it would fail again
         assert "the last words of rank one" in str(failed.value)
         with pytest.raises(TypeError, match=r"sleeper-[01].leak hands a Tensor to the driver"):
             figures([sleeper.start("leak")], 20)
         with pytest.raises(GroupError, match=r"no answer within 1 s") as silent:
             figures([sleeper.start("sleep", 5.0)], 1.0)
         assert "sleeper-1 in sleep(): ALIVE" in str(silent.value) and "sleeper-0" not in str(silent.value)
+        # One that waits for the other's result is not to blame, and is no loss.
+        slow = sleeper.start("sleep", 6.0)
+        after = groups["waiter"].start("wait_for", *slow.payloads)
+        with pytest.raises(GroupError, match=r"no answer within 0.5 s from sleeper-1$") as silent:
+            figures([slow, after], 0.5)
+        assert silent.value.lost == (Lost("sleeper", 1, "sleep", "silent"),)
+        os.kill(state_of(sleeper.actors[1])["Pid"], signal.SIGKILL)
+        with pytest.raises(GroupError, match=r"sleeper-1 died: ") as died:
+            figures([slow, after], 20)
+        assert died.value.lost == (Lost("sleeper", 1, "sleep", "died"),)
+        assert lost_ranks(groups.values()) == [Lost("sleeper", 1, "", "died")]
     finally:
         stop_groups(groups)
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_what_cannot_be_placed_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups_module, "PLACEMENT_DEADLINE_S", 0.5)
+def test_a_stopped_process_makes_room_for_its_successor() -> None:
+    role = Role("sleeper", Sleeper, None, ranks=2, cpus=3.0)  # all CPUs: the second start needs those of the first
+    first = start_groups([role], f"test-{time.time_ns()}", 60)["sleeper"]
+    pid = state_of(first.actors[1])["Pid"]
+    os.kill(pid, signal.SIGSTOP)
+    first.stop()
+    second = start_groups([role], f"test-{time.time_ns()}", 60, 60)["sleeper"]
+    try:
+        assert [f["rank"] for f in figures([second.start("sleep", 0.0)], 20)[0]] == [0, 1]
+        assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    finally:
+        second.stop()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_what_cannot_be_placed_is_refused_at_once() -> None:
     with pytest.raises(UserError, match=r"no room for the 3 rank\(s\) of 'giant' \(900 CPU.*CPU and"):
-        start_groups([Role("giant", Sleeper, None, ranks=3, cpus=900)], "test-giant", 5)
+        start_groups([Role("giant", Sleeper, None, ranks=3, cpus=900)], "test-giant", 5, 0.5)

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from safetensors.torch import load_file
 from toy import SHAPE, toy_inputs, toy_mix, toy_ppo
 
 from actors.group import GroupError, Role, figures, start_groups, stop_groups
-from actors.ppo_driver import PPORun, _lines, rollout_settings
+from actors.ppo_driver import PPORun, State
+from actors.ppo_log import lines
+from actors.ppo_roles import rollout_settings
 from actors.reference import FrozenSettings, Reference
 from actors.rollout import VLLM_ENV, Rollout, choose_backend
 from actors.scoring import _score
+from ilm_ray.alignment import blackbox
 from ilm_ray.alignment.experience import Prompt
 from ilm_ray.model.generate import generate
 from ilm_ray.model.huggingface import load_causal, save_internlm2
@@ -59,6 +63,14 @@ def test_a_run_learns_fails_loudly_and_resumes(tmp_path: Path, monkeypatch: pyte
         assert sent[0]["checksum"] == stamps[0]["checksum"]
         assert fetched <= {int, float, str, bool, type(None)}
 
+        # Each iteration's experience was kept, and doing its arithmetic again gives the same numbers.
+        for row in rows:
+            box = blackbox.read(folder, row["iteration"])
+            largest, found = blackbox.replay(box)
+            assert not found and max(largest.values()) <= 1e-6
+            assert sum(box.said.scores) / len(box.said.scores) == pytest.approx(row["reward"], abs=1e-9)
+            assert box.said.rolled.version == row["version"]
+
         # Going on from the checkpoint ends with the same weights; what is not committed does not count.
         assert [p.name for p in (folder / "checkpoints").iterdir()] == ["iteration-000002"]
         (folder / "checkpoints" / "iteration-000003").mkdir()
@@ -85,7 +97,7 @@ def sequences(run: PPORun, row: dict[str, Any]) -> int:
 def _finish_again(run: PPORun, rows: list[dict[str, Any]]) -> None:
     """Finish a resumed run and compare with the uninterrupted one, whose rows and model are there."""
     used = sequences(run, rows[1])
-    assert used > 1 and vars(run.state) == {"iteration": 2, "version": 1, "cursor": used}
+    assert used > 1 and run.state == State(2, 1, used)
     path = run.folder / "model" / "model.safetensors"
     uninterrupted = load_file(path)
     path.unlink()
@@ -97,7 +109,7 @@ def _finish_again(run: PPORun, rows: list[dict[str, Any]]) -> None:
     assert run.state.cursor == used + sequences(run, rows[2])
     for name, weight in load_file(path).items():
         torch.testing.assert_close(weight, uninterrupted[name], atol=1e-6, rtol=1e-5)
-    samples = [json.loads(line) for line in _lines(run.folder / "samples.jsonl")]
+    samples = [json.loads(line) for line in lines(run.folder / "samples.jsonl")]
     assert {s["domain"] for s in samples} == {"code", "helpful"}
 
 
@@ -109,6 +121,45 @@ def test_new_processes_resume_a_run_to_the_same_weights(tmp_path: Path) -> None:
         rows = run.run(lambda ids: "")
     with PPORun(ppo, inputs, folder) as run:
         _finish_again(run, rows)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_the_policy_that_validates_best_is_the_result(tmp_path: Path) -> None:
+    # Steps so long that the policy does not get better every time.
+    ppo = toy_ppo(iterations=5, validate_every=1, checkpoint_every=1, policy_lr=0.03)
+    inputs, folder = toy_inputs(tmp_path), tmp_path / "ppo"
+    with PPORun(ppo, inputs, folder) as run:
+        rows = run.run(lambda ids: "")
+        found = [row.get("validation_reward") for row in rows]
+        assert found[0] is None  # of the warm-up, in which the policy stands still
+        best = max(range(1, len(rows)), key=lambda i: found[i])
+        assert run.state.best == best + 1 and run.state.best_reward == found[best]
+    assert best < len(rows) - 1, "choose other steps: the last one must not be the best"
+    kept = folder / "candidates" / f"iteration-{best + 1:06d}" / "model.safetensors"
+    assert (folder / "model" / "model.safetensors").read_bytes() == kept.read_bytes()
+    # The candidate scores again what it scored then.
+    with PPORun(ppo, replace(inputs, policy=folder / "model"), tmp_path / "again") as run:
+        assert run.validate() == pytest.approx(found[best], abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_learners_of_different_sizes_and_stages_end_with_the_weights_of_single_ranks(tmp_path: Path) -> None:
+    inputs = toy_inputs(tmp_path, toy_mix(tmp_path), micro_tokens=64)
+    models = []
+    for name, sizes in (
+        ("alone", {"policy_ranks": 1, "critic_ranks": 1}),
+        ("sharded", {"policy_ranks": 2, "critic_ranks": 2, "policy_zero_stage": 3, "critic_zero_stage": 2}),
+    ):
+        with PPORun(toy_ppo(**sizes), inputs, tmp_path / name) as run:
+            rows = run.run(lambda ids: "")
+        models.append((load_file(tmp_path / name / "model" / "model.safetensors"), rows))
+    (alone, its), (sharded, theirs) = models
+    for name, weight in alone.items():
+        torch.testing.assert_close(sharded[name], weight, atol=1e-5, rtol=0)
+    for ours, other in zip(its, theirs, strict=True):
+        assert other["value_loss"] == pytest.approx(ours["value_loss"], abs=1e-5)
 
 
 @pytest.mark.slow

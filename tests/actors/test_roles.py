@@ -1,5 +1,6 @@
 """Actor classes without Ray: who may serve, who sees the condition, and one gradient whatever the layout."""
 
+import itertools
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -7,17 +8,19 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
 from toy import END, REWARD, SHAPE, toy_inputs, toy_models, toy_ppo
 
 from actors.policy import Policy, PolicySettings
-from actors.ppo_driver import reward_settings, rollout_settings
+from actors.ppo_roles import reward_settings, rollout_settings
 from actors.reference import FrozenSettings, Reference
 from actors.reward import Reward
 from actors.rollout import Rollout
-from actors.weights import WeightMessage, checksum
+from actors.weights import WeightMessage, checksum, cut_by_bytes, digests, pack
 from ilm_ray.alignment.experience import Experience, Prompt, Rollouts, response_labels
 from ilm_ray.alignment.ppo import policy_loss
-from ilm_ray.model.huggingface import from_llama, full_weights, load_causal, load_scalar
+from ilm_ray.model.huggingface import Weights, from_llama, full_weights, load_causal, load_scalar
 from ilm_ray.model.internlm2 import Packed
 from ilm_ray.model.loss import IGNORE
 
@@ -37,11 +40,53 @@ def test_an_engine_serves_verified_current_weights_only(tmp_path: Path) -> None:
     assert rolled.version == 0 and rolled.responses == again.responses
     with pytest.raises(RuntimeError, match="version 1 are asked for"):
         rollout.rollout(inputs.prompts, 1, 1)
-    name = next(iter(message.weights))
-    broken = {**message.weights, name: message.weights[name] + 1e-3}
-    with pytest.raises(RuntimeError, match="was announced"):
-        rollout.load_weights(WeightMessage(broken, 1), 1, stamp["checksum"])
+    later, announced = pack([*message.open(1.0)], 1)
+    with pytest.raises(RuntimeError, match=r"version 2 with .* was announced"):  # a transfer that came too late
+        rollout.load_weights(later, 2, announced["checksum"])
     with pytest.raises(RuntimeError, match="verified ones are None"):  # and the old ones are not served any more
+        rollout.rollout(inputs.prompts, 0, 1)
+
+
+def _changed(weights: Weights, how: str) -> tuple[Weights, str]:
+    """One tensor off by a little, or two of equal shape swapped; the word that must name it."""
+    gate, up = (f"model.layers.0.mlp.{name}_proj.weight" for name in ("gate", "up"))
+    if how == "swapped":
+        return {**weights, gate: weights[up], up: weights[gate]}, f"{gate}, {up}$"
+    return {
+        **weights,
+        up: weights[up] + torch.zeros_like(weights[up]).index_fill_(0, torch.tensor([1]), 1e-6),
+    }, f"{up}$"
+
+
+@pytest.mark.parametrize("how", ["corrupted", "swapped"])
+def test_weights_that_change_on_their_way_or_in_the_engine_are_named(tmp_path: Path, how: str) -> None:
+    inputs = toy_inputs(tmp_path)
+    rollout = Rollout(0, 1, rollout_settings(toy_ppo(), inputs, "torch", 0.0))
+    rollout.build()
+    reference = Reference(0, 1, FrozenSettings(inputs.policy, 4096, "fp32"))
+    reference.build()
+    message, stamp = reference.weights()
+    (weights,) = message.open(1.0)
+    other, named = _changed(weights, how)
+    with pytest.raises(RuntimeError, match=f"changed on their way: {named}"):
+        rollout.load_weights(WeightMessage(0, message.digests, [other]), 0, stamp["checksum"])
+
+    # After the check of what arrived: an engine that loads something else, or keeps what it had.
+    engine: Any = rollout.engine
+    load = engine.load
+    engine.load = lambda _: load([other])
+    with pytest.raises(RuntimeError, match=f"does not hold the weights of version 0 that it loaded: {named}"):
+        rollout.load_weights(message, 0, stamp["checksum"])
+    engine.load = lambda _: None
+    with pytest.raises(RuntimeError, match=f"does not hold .*: {named}"):
+        rollout.load_weights(message, 0, stamp["checksum"])
+
+    # After all checks.
+    engine.load = load
+    rollout.load_weights(message, 0, stamp["checksum"])
+    rollout.rollout(inputs.prompts, 0, 1)
+    load([other])
+    with pytest.raises(RuntimeError, match=f"weights of version 0 changed after they were loaded: {named}"):
         rollout.rollout(inputs.prompts, 0, 1)
 
 
@@ -54,8 +99,18 @@ def test_the_checksum_sees_bytes_names_shapes_and_types() -> None:
         {"a": torch.arange(6.0).bfloat16(), "b": torch.ones(2)},
         {"a": torch.arange(6.0), "b": torch.tensor([1.0, 1.0 + 1e-7])},
     ]
-    assert checksum(base) == checksum(same)
-    assert len({checksum(o) for o in [base, *others]}) == 5
+    assert checksum(digests(base)) == checksum(digests(same))
+    assert len({checksum(digests(o)) for o in [base, *others]}) == 5
+
+
+@given(st.dictionaries(st.text(max_size=3), st.integers(0, 50), max_size=12), st.integers(1, 60))
+def test_buckets_keep_the_order_and_the_limit(sizes: dict[str, int], limit: int) -> None:
+    parts = cut_by_bytes(sizes, limit)
+    assert [name for part in parts for name in part] == list(sizes)
+    assert all(len(part) == 1 or sum(sizes[name] for name in part) <= limit for part in parts)
+    # No two neighbours would have fitted together.
+    heads = [sum(sizes[n] for n in a) + sizes[b[0]] for a, b in itertools.pairwise(parts)]
+    assert all(load > limit for load in heads)
 
 
 def test_only_the_reward_model_sees_the_condition_and_the_end_of_the_turn(tmp_path: Path) -> None:
@@ -91,7 +146,7 @@ def _experience() -> Experience:
     masks = [torch.rand(n - p, generator=generator) < 0.8 for p, n in lengths]
     old = [-3.0 - torch.rand(n - p, generator=generator) for p, n in lengths]
     advantages = [torch.randn(n - p, generator=generator) for p, n in lengths]
-    return Experience(sequences, [p for p, _ in lengths], masks, old, advantages, advantages, 0)
+    return Experience(sequences, [p for p, _ in lengths], masks, old, advantages, advantages, advantages, 0)
 
 
 LR, CONTEXT = 0.5, 4
@@ -111,7 +166,7 @@ def _train_rank(rank: int, world: int, folder: Path, store: Path, micro_tokens: 
 
     torch.optim.AdamW = lambda parameters, lr, **_: torch.optim.SGD(parameters, lr=lr)  # type: ignore[misc, assignment]
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
-    ppo = _ppo().model_copy(update={"zero_stage": stage})
+    ppo = _ppo().model_copy(update={"policy_zero_stage": stage})
     policy = Policy(rank, world, PolicySettings(ppo, folder / "policy", 7, micro_tokens, None))
     policy.build()
     policy.mixture = FixedMix()  # type: ignore[assignment]
@@ -122,7 +177,10 @@ def _train_rank(rank: int, world: int, folder: Path, store: Path, micro_tokens: 
     message, _ = policy.weights()
     if rank == 0:
         assert message is not None
-        torch.save((from_llama(message.weights, SHAPE), figures), folder / f"world{world}-stage{stage}.pt")
+        torch.save(
+            (from_llama({n: t for part in message.open(1.0) for n, t in part.items()}, SHAPE), figures),
+            folder / f"world{world}-stage{stage}.pt",
+        )
     dist.destroy_process_group()
 
 

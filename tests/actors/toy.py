@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from actors.policy import PretrainMix
-from actors.ppo_driver import ChatTokens, Inputs
+from actors.ppo_roles import ChatTokens, Inputs
 from ilm_ray.alignment.experience import Prompt
 from ilm_ray.config.schema import PPOConfig
 from ilm_ray.corpus.tokens import write_shard
@@ -31,10 +31,16 @@ def toy_models(folder: Path) -> tuple[Path, Path]:
 
 
 def toy_inputs(folder: Path, pretrain: PretrainMix | None = None, micro_tokens: int = 4096) -> Inputs:
-    policy, reward = toy_models(folder)
+    toy_models(folder)
+    return inputs_of(folder, pretrain, micro_tokens)
+
+
+def inputs_of(folder: Path, pretrain: PretrainMix | None = None, micro_tokens: int = 4096) -> Inputs:
+    """The inputs of a run whose models are in `folder` already."""
     prompts = [Prompt(f"p{i}", ("code", "helpful")[i % 2], [BOS, *range(10 + i, 14 + i + i % 3)]) for i in range(8)]
     chat = ChatTokens({"code": [40, 41], "helpful": [42, 43, 44]}, REWARD, END, [5], [END])
-    return Inputs(policy, reward, prompts, chat, pretrain, 256, micro_tokens, 7)
+    validation = [Prompt(f"v{i}", ("code", "helpful")[i % 2], [BOS, *range(30 + i, 36 + i)]) for i in range(3)]
+    return Inputs(folder / "policy", folder / "reward", prompts, chat, pretrain, 256, micro_tokens, 7, validation)
 
 
 def toy_mix(folder: Path) -> PretrainMix:
@@ -65,6 +71,7 @@ def toy_ppo(**changes: object) -> PPOConfig:
         "rollout_backend": "torch",
         "logprob_gap_bound": 1e-3,
         "checkpoint_every": 2,
+        "validate_every": None,
         "deadline_s": 240.0,
     }
     return PPOConfig.model_validate({**settings, **changes})

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from actors.experience import make_experience
 from ilm_ray.alignment import ppo
+from ilm_ray.alignment.assemble import Said, derive, experience_of, figures, one_a_domain_first
 from ilm_ray.alignment.experience import Prompt, Rollouts, merge, per_response, response_labels
 from ilm_ray.config.schema import PPOConfig
 from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
@@ -145,14 +145,16 @@ def test_experience_from_hand_made_numbers() -> None:
     old = [torch.tensor([-1.0, -2.0]), torch.tensor([-0.5])]
     reference = [torch.tensor([-1.5, -2.0]), torch.tensor([-1.5])]
     values = [torch.tensor([0.1, 0.2]), torch.tensor([0.3])]
-    experience, figures = make_experience(settings_, rolled, old, reference, values, [2.0, -1.0], samples=2)
+    said = Said(rolled, [torch.ones(len(o), dtype=torch.bool) for o in old], old, reference, values, [2.0, -1.0])
+    derived = derive(settings_, said)
+    experience, row = experience_of(said, derived), figures(said, derived)
     # lambda 1, discount 1: the return is the sum of the rewards to come.
     torch.testing.assert_close(experience.returns[0], torch.tensor([-0.25 + 2.0, 2.0]))
     torch.testing.assert_close(experience.advantages[1], torch.tensor([-0.5 - 1.0 - 0.3]))
-    assert figures["kl"] == pytest.approx((0.5 + 1.0) / 2)
-    assert figures["reward_by_domain"] == {"code": 2.0, "maths": -1.0}
-    assert figures["logprob_gap"] == 0.0 and experience.version == 3
-    assert [s["response"] for s in figures["samples"]] == [[4, 5], [6]]
+    assert row["kl"] == pytest.approx((0.5 + 1.0) / 2)
+    assert row["reward_by_domain"] == {"code": 2.0, "maths": -1.0}
+    assert row["logprob_gap"] == 0.0 and experience.version == 3
+    assert one_a_domain_first(rolled, 2) == [0, 1]
 
 
 def test_rollouts_of_different_weights_do_not_mix() -> None:

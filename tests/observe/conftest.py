@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ilm_ray.alignment.reward_figures import pair_figures, pair_sums
 from ilm_ray.corpus.jsonl import write_jsonl
 from ilm_ray.corpus.manifest import Manifest, commit
 from ilm_ray.corpus.mixture import Drawn
@@ -259,6 +260,10 @@ def _manifests(run: Path) -> None:
         }
         for n, t, d, b in (("en", 1_834_021, 2711, 3.12), ("zh", 921_334, 1204, 2.68), ("code", 1_120_450, 398, 2.91))
     }
+    drawn = random.Random(3)
+    scores = [[drawn.gauss(mean, 1.0) for _ in range(90)] for mean in (1.0, 0.0)]
+    lengths = [[drawn.randrange(9) for _ in range(90)] for _ in range(2)]
+    figures = pair_figures(pair_sums(*scores, *lengths))
     metrics: dict[str, dict[str, Any]] = {
         "code": {
             "summary": {"files_in": 410, "documents": 41},
@@ -280,7 +285,10 @@ def _manifests(run: Path) -> None:
         },
         "sft": {},
         "reward": {
-            "accuracy": {d: {"conditional": 0.9 + k / 50, "unconditional": 0.6 + k / 40} for k, d in enumerate(DOMAINS)}
+            "accuracy": {
+                d: {"conditional": 0.9 + k / 50, "unconditional": 0.6 + k / 40} for k, d in enumerate(DOMAINS)
+            },
+            "figures": {d: {"conditional": figures} for d in DOMAINS},
         },
         "ppo": {},
         "online": {},

@@ -64,6 +64,7 @@ def test_every_stage_has_its_section_and_its_figures(fake_run: Path) -> None:
     assert "NaN" not in found.text and "nan" not in found.text.replace("nano", "")
     assert "weight 1: 1.50, weight 3: 4.50" in found.text
     assert "How many apples are left?" in found.text
+    assert "Calibration on held-out pairs" in found.text and "correlation of score and length" in found.text
     assert "nobody asked for it" in found.text and "length above 31" in found.text
     assert "1 unreadable line" in found.text  # the log whose last line a crash has cut
 

@@ -1,9 +1,15 @@
 """A model that no rank holds whole starts with the weights of the whole one, in any layout."""
 
+import dataclasses
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
+from ilm_ray.errors import UserError
 from ilm_ray.model import initial
+from ilm_ray.model.huggingface import load_causal, read_weights, save_internlm2
 from ilm_ray.model.internlm2 import CausalLM, initialize
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.parallel.parallelize import parallelize
@@ -40,6 +46,39 @@ def _compare(monkeypatch: pytest.MonkeyPatch) -> None:
         for part in laid_out.parts:
             for key, parameter in part.named_parameters():
                 assert torch.equal(parameter.full_tensor(), expected[key]), (name, key)
+
+
+def _read(folder: str) -> None:
+    expected = dict(load_causal(Path(folder)).named_parameters())
+    for name, layout in LAYOUTS.items():
+        with torch.device("meta"):
+            model = CausalLM(SHAPE)
+        with Tracker() as tracker:
+            laid_out = parallelize(model, layout, torch.device("cpu"), "fp32")
+            for part in laid_out.parts:
+                read_weights(part, Path(folder))
+            peak = tracker.peak
+        stored = sum(p.to_local().numel() for p in laid_out.parameters())
+        # The one matrix that is read counts as a whole, though only the pages of this rank's rows leave the disk.
+        assert peak <= 4 * (stored + 1.1 * max(p.numel() for p in expected.values())), name
+        for part in laid_out.parts:
+            for key, parameter in part.named_parameters():
+                assert torch.equal(parameter.full_tensor(), expected[key]), (name, key)
+
+
+def test_shares_read_from_a_folder_are_those_of_the_whole_and_little_more_is_held(tmp_path: Path) -> None:
+    whole = CausalLM(SHAPE)
+    initialize(whole, 5)
+    save_internlm2(whole, tmp_path)
+    run_ranks(_read, 4, str(tmp_path))
+
+
+def test_a_folder_whose_weights_are_of_another_size_is_refused(tmp_path: Path) -> None:
+    save_internlm2(CausalLM(SHAPE), tmp_path)
+    wider = dataclasses.replace(SHAPE, mlp_hidden=SHAPE.mlp_hidden * 2)
+    (tmp_path / "shape.json").write_text(json.dumps(dataclasses.asdict(wider)))
+    with pytest.raises(UserError, match=r"feed_forward\.w1\.weight has shape"):
+        load_causal(tmp_path)
 
 
 def test_shares_are_those_of_the_whole_and_little_more_is_held(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,24 @@ def test_three_dimensions_give_the_curve_of_one_worker_and_any_layout_goes_on(
         assert apart < 1e-5
 
 
+def test_layouts_that_the_planner_chooses_give_the_curve_of_one_worker(
+    eight_cpus: None, source: Path, tmp_path: Path
+) -> None:
+    """`layout=auto`: each of two phases on four workers in the layout that is predicted to be its fastest."""
+    phase = "{{name: {}, steps: {}, context: {}, rope_base: 1e4, batch_tokens: {}, max_lr: 3e-3, mixture: {{en: 1}}}}"
+    # The second has two sequences a step: data parallelism alone would leave half of the workers idle.
+    phases = f"pretrain.phases=[{phase.format('short', 20, 64, 1024)}, {phase.format('long', 10, 256, 512)}]"
+    alone = _run(tmp_path / "alone", source, real_config(1, 1, phases, "pretrain.micro_tokens=256"))
+    chosen = real_config(1, 4, phases, "pretrain.micro_tokens=256", "pretrain.layout=auto")
+    many = _run(tmp_path / "auto", source, chosen)
+    for path in sorted((tmp_path / "auto" / "pretrain" / "attempts").glob("attempt-*/layout.txt")):
+        print(path.read_text())
+    assert [row["step"] for row in many] == list(range(1, 31))
+    apart = max(abs(a["loss"] - b["loss"]) for a, b in zip(alone, many, strict=True))
+    print(f"layouts of the planner on four workers: losses differ by at most {apart:.2g}")
+    assert apart < 1e-4
+
+
 ELASTIC = """
 import sys, threading, time
 from pathlib import Path

@@ -44,6 +44,24 @@ def test_a_spike_is_told_from_noise_and_from_a_falling_loss() -> None:
     assert found is not None and not found.roll_back, "a good step in between: counted anew"
 
 
+def test_a_long_tail_of_norms_is_usual_and_a_jump_out_of_it_is_not() -> None:
+    """20,000 norms as a small model has them (log-normal, deviation 0.5): by their plain deviation, tens would fall."""
+    generator, rule = np.random.default_rng(5), SpikeConfig(sigmas=6.0, window=128, patience=2, rollbacks=2)
+    norms, guard = generator.lognormal(0, 0.5, 20_000), Guard(rule)
+    assert sum(guard.look(3.0 + 0.01 * generator.normal(), float(norm)) is not None for norm in norms) <= 1
+    plain = [norms[i] > norms[i - 128 : i].mean() + 6 * norms[i - 128 : i].std(ddof=1) for i in range(128, len(norms))]
+    assert sum(plain) >= 10
+    for norm in (40.0, 1e30):
+        assert guard.look(3.0, norm) is not None
+
+
+def test_norms_of_zero_and_of_any_size_have_a_limit() -> None:
+    guard = Guard(RULE)
+    for norm in (0.0, 1e300) * 10:
+        guard.look(3.0, norm)
+    assert guard.look(3.0, 1e303) is None
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_no_number_is_never_applied_not_even_at_once(bad: float) -> None:
     for loss, norm in ((bad, 1.0), (1.0, bad)):

@@ -27,6 +27,7 @@ def _alone() -> dict[str, dict[str, float]]:
     """Norms of the first step, by plain autograd over all documents at once."""
     toy, model = Toy(), Toy().build()
     assert isinstance(model, CausalLM)
+    toy.fill(model)
     micros = toy.micro_batches(0, 0, 1)
     sum(toy.losses(model, m).loss for m in micros).backward()  # type: ignore[union-attr]
     count = sum(toy.count(m) for m in micros)

@@ -12,7 +12,7 @@ import torch
 from ilm_ray.checkpoints import commit
 from ilm_ray.checkpoints.checkpoints import Storage
 from ilm_ray.model.huggingface import load_causal
-from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
+from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel, Shape, initialize
 from ilm_ray.model.loss import IGNORE
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.pretrain.loop import LoopSettings, Losses, train
@@ -33,9 +33,10 @@ class Toy:
         self.die_at = die_at
 
     def build(self) -> CausalLM:
-        model = CausalLM(SHAPE, loss_chunk=7)
-        initialize(model, 3)
-        return model.double()
+        return CausalLM(SHAPE, loss_chunk=7).double()
+
+    def fill(self, part: CausalLM | ScalarModel) -> None:
+        initialize(part, 3)
 
     def learning_rate(self, step: int) -> float:
         return cosine_lr(step, self.steps, 1e-2, 0.2, 0.1)
@@ -117,6 +118,7 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_training_changes_the_weights_and_lowers_a_repeated_loss(alone: Path) -> None:
     trained, fresh = load_causal(alone / "model"), Toy().build()
+    Toy().fill(fresh)
     moved = [(a - b).abs().max().item() for a, b in zip(trained.parameters(), fresh.parameters(), strict=True)]
     assert min(moved) > 1e-4
     micro = Toy().micro_batches(Toy.steps - 1, 0, 1)[0]

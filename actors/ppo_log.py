@@ -1,0 +1,38 @@
+"""Logs of a PPO run: JSON Lines with one row an iteration, cut where a run goes back."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from actors.group import Figures
+from ilm_ray.corpus.files import write_text_atomic
+
+
+def readable(sample: Figures, row: Figures, decode: Callable[[list[int]], str]) -> Figures:
+    texts = {key: decode(sample[key]) for key in ("prompt", "response")}
+    return {"iteration": row["iteration"], "version": row["version"], **sample, **texts}
+
+
+def append(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("a", encoding="utf-8") as out:
+        out.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+
+
+def lines(path: Path) -> list[str]:
+    """Lines of a JSON Lines file. Only a newline ends one: texts inside may hold U+2028 or U+0085."""
+    return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def keep_before(path: Path, iteration: int) -> None:
+    """Drop the rows of `iteration` and later from a log; a last line cut by a crash belongs to those."""
+    kept = []
+    for line in lines(path) if path.exists() else []:
+        try:
+            early = json.loads(line)["iteration"] < iteration
+        except json.JSONDecodeError:
+            continue
+        if early:
+            kept.append(line + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(path, "".join(kept))

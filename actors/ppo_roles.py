@@ -1,0 +1,131 @@
+"""The roles of PPO: what they start from, their settings, and their shares of the GPUs."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from actors.critic import Critic, CriticSettings
+from actors.experience import ExperienceMaker, ExperienceSettings
+from actors.group import Role
+from actors.policy import Policy, PolicySettings, PretrainMix
+from actors.reference import FrozenSettings, Reference
+from actors.reward import Reward, RewardSettings
+from actors.rollout import VLLM_ENV, Rollout, RolloutSettings, choose_backend
+from ilm_ray.alignment.experience import Prompt
+from ilm_ray.config.schema import PPOConfig
+from ilm_ray.errors import UserError
+from ilm_ray.model.huggingface import load_shape
+
+
+@dataclass(frozen=True)
+class ChatTokens:
+    """What the groups need to know of the tokenizer."""
+
+    prefixes: dict[str, list[int]]  # domain -> tokens of the reward model's condition
+    reward_id: int
+    end_id: int  # ends an assistant's message
+    tail: list[int]  # tokens that ChatML writes behind `end_id`
+    stop_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything the loop starts from, beside its settings."""
+
+    policy: Path  # also the reference
+    reward: Path  # also the critic's body
+    prompts: list[Prompt]
+    chat: ChatTokens
+    pretrain: PretrainMix | None
+    reward_context: int
+    micro_tokens: int
+    seed: int
+    validation: Sequence[Prompt] = ()  # nothing is trained on them; none: the last policy is the result
+
+
+def ppo_roles(ppo: PPOConfig, inputs: Inputs, folder: Path) -> list[Role]:
+    """The six roles; experience is kept in `folder`.
+
+    On GPUs every rank has one of its own, or an equal share where there are fewer GPUs than ranks.
+    """
+    backend = choose_backend(ppo.rollout_backend)
+    ranks = ppo.policy_ranks + ppo.critic_ranks + ppo.reference_ranks + ppo.reward_ranks + ppo.rollout_engines
+    gpu = gpu_share(ranks)
+    if 0 < gpu < 1 and max(ppo.policy_ranks, ppo.critic_ranks) > 1:
+        raise UserError(
+            f"the {ranks} ranks of PPO have {ray.cluster_resources()['GPU']:g} GPU(s), and NCCL lets no two ranks of "
+            f"one group share a GPU; lower ppo.*_ranks, or set ppo.policy_ranks and ppo.critic_ranks to 1"
+        )
+    micro = inputs.micro_tokens
+    frozen = FrozenSettings(inputs.policy, micro, ppo.precision)
+    return [
+        Role(
+            "rollout",
+            Rollout,
+            rollout_settings(ppo, inputs, backend, gpu),
+            ppo.rollout_engines,
+            gpus=gpu,
+            env=VLLM_ENV if backend == "vllm" else {},
+        ),
+        Role(
+            "policy",
+            Policy,
+            PolicySettings(ppo, inputs.policy, inputs.seed, micro, inputs.pretrain),
+            ppo.policy_ranks,
+            gpus=gpu,
+            rendezvous=True,
+        ),
+        Role(
+            "critic",
+            Critic,
+            CriticSettings(ppo, inputs.reward, inputs.seed, micro),
+            ppo.critic_ranks,
+            gpus=gpu,
+            rendezvous=True,
+        ),
+        Role("reference", Reference, frozen, ppo.reference_ranks, gpus=gpu),
+        Role("reward", Reward, reward_settings(ppo, inputs), ppo.reward_ranks, gpus=gpu),
+        Role("experience", ExperienceMaker, ExperienceSettings(ppo, folder)),
+    ]
+
+
+def gpu_share(ranks: int) -> float:
+    """GPUs for each of `ranks` ranks: 0 without any, at most 1, hundredths below that.
+
+    A share lies on one GPU: 3 ranks on 2 GPUs take half a GPU each, not two thirds.
+    """
+    gpus = int(ray.cluster_resources().get("GPU", 0.0))
+    return math.floor(100 / math.ceil(ranks / gpus)) / 100 if gpus else 0.0
+
+
+def rollout_settings(ppo: PPOConfig, inputs: Inputs, backend: str, gpu: float) -> RolloutSettings:
+    return RolloutSettings(
+        shape=load_shape(inputs.policy),
+        backend=backend,
+        precision=ppo.precision,
+        max_tokens=ppo.max_prompt_tokens + ppo.max_new_tokens,
+        max_new_tokens=ppo.max_new_tokens,
+        temperature=ppo.temperature,
+        top_p=ppo.top_p,
+        stop_ids=inputs.chat.stop_ids,
+        seed=inputs.seed,
+        deadline_s=ppo.deadline_s,
+        gpu_memory_share=0.9 * (gpu or 1.0),
+    )
+
+
+def reward_settings(ppo: PPOConfig, inputs: Inputs) -> RewardSettings:
+    c = inputs.chat
+    return RewardSettings(
+        inputs.reward,
+        inputs.micro_tokens,
+        ppo.precision,
+        c.prefixes,
+        c.reward_id,
+        c.end_id,
+        c.tail,
+        inputs.reward_context,
+    )

@@ -1,0 +1,86 @@
+"""vLLM's own parameters are read back: an engine that keeps old weights, or whose weights change, is found out."""
+
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy import toy_inputs, toy_ppo
+
+from actors.ppo_roles import rollout_settings
+from actors.rollout import VLLM_ENV, Rollout, choose_backend
+from actors.weights import digests, pack
+from ilm_ray.model.huggingface import full_weights, save_internlm2, to_llama
+from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
+
+SHAPE = Shape(vocab_size=500, layers=2, hidden=64, kv_heads=2, queries_per_kv=2, head_dim=32, mlp_hidden=96)
+
+
+def _weights(seed: int) -> dict[str, torch.Tensor]:
+    model = CausalLM(SHAPE)
+    initialize(model, seed)
+    return to_llama(full_weights(model), SHAPE)
+
+
+def _said(act: Any, *arguments: Any) -> str:
+    try:
+        act(*arguments)
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+def _check(folder: Path, precision: str) -> None:
+    """In a process of its own, as vLLM keeps global state. Leaves what was said in `folder`."""
+    os.environ.update(VLLM_ENV)
+    inputs = toy_inputs(folder)
+    model = CausalLM(SHAPE)
+    initialize(model, 0)
+    save_internlm2(model, folder / "policy")
+    rollout = Rollout(0, 1, rollout_settings(toy_ppo(precision=precision, max_prompt_tokens=32), inputs, "vllm", 0.0))
+    rollout.build()
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    one, two = ({n: t.to(dtype) for n, t in _weights(seed).items()} for seed in (0, 1))
+    said = []
+    for version, weights in enumerate((one, two)):
+        message, stamp = pack([weights], version)
+        said.append(_said(rollout.load_weights, message, version, stamp["checksum"]))
+        said.append(_said(rollout.rollout, inputs.prompts, version, 1))
+    whole = sum(rollout.held[name] == digest for name, digest in digests(two).items())
+    engine: Any = rollout.engine
+    load = engine.load
+    message, stamp = pack([one], 2)
+    engine.load = lambda buckets: None  # keeps the old weights
+    said.append(_said(rollout.load_weights, message, 2, stamp["checksum"]))
+    up = "model.layers.1.mlp.up_proj.weight"
+    engine.load = lambda buckets: load([{**one, up: two[up]}])  # one tensor stays old
+    said.append(_said(rollout.load_weights, message, 2, stamp["checksum"]))
+    engine.load = load
+    said.append(_said(rollout.load_weights, message, 2, stamp["checksum"]))
+    norm = "model.layers.0.input_layernorm.weight"
+    load([{**one, norm: one[norm] + 0.5}])  # after all checks
+    said.append(_said(rollout.rollout, inputs.prompts, 2, 1))
+    (folder / "said.txt").write_text("\n".join([str(whole), str(len(two)), *said]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_vllm_really_holds(tmp_path: Path, precision: str) -> None:
+    if choose_backend("auto") != "vllm":
+        pytest.skip("vLLM is not installed")
+    process = multiprocessing.get_context("spawn").Process(target=_check, args=(tmp_path, precision))
+    process.start()
+    process.join(280)
+    if process.is_alive():
+        process.kill()
+    assert process.exitcode == 0
+    whole, count, *said = (tmp_path / "said.txt").read_text().split("\n")
+    print(f"{precision}: {whole} of {count} tensors are read whole")
+    assert said[:4] == [""] * 4  # two versions, one after the other
+    kept, one_old, good, changed = said[4:]
+    assert "does not hold the weights of version 2" in kept and "more" in kept
+    assert one_old.endswith("it loaded: model.layers.1.mlp.up_proj.weight")
+    assert good == ""
+    assert changed.endswith("changed after they were loaded: model.layers.0.input_layernorm.weight")

@@ -1,0 +1,14 @@
+"""The tiny run folder of the tests of SFT and reward model."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.alignment.small_run import make_run
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    make_run(folder)
+    return folder

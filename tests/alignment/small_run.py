@@ -1,0 +1,72 @@
+"""A tiny run folder with all that SFT and the reward model start from."""
+
+import json
+from pathlib import Path
+
+from ilm_ray.config import Config, load_config
+from ilm_ray.corpus.tokens import write_shard
+from ilm_ray.model.huggingface import save_internlm2
+from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
+from ilm_ray.parallel.layout import Layout
+from ilm_ray.tokenizer.tokenizer import Tokenizer
+
+MICRO_TOKENS = 120
+SHAPE = Shape(vocab_size=320, layers=2, hidden=32, kv_heads=2, queries_per_kv=1, head_dim=16, mlp_hidden=48)
+
+
+def _message(role: str, text: str) -> dict[str, str]:
+    return {"role": role, "content": text}
+
+
+def make_run(folder: Path) -> None:
+    """Write tokenizer, token shards, models, conversations and preference pairs into `folder`."""
+    (folder / "tokenizer").mkdir()
+    Tokenizer([bytes([i]) for i in range(256)], SHAPE.vocab_size).save(folder / "tokenizer")
+    documents = [
+        {"tokens": [300, *range(i, i + 9 + i)], "bytes": 9 + i, "id": i, "url": str(i), "dump": "d"} for i in range(20)
+    ]
+    write_shard(folder / "tokens" / "en" / "train", 0, documents)
+    model = CausalLM(SHAPE)
+    initialize(model, 0)
+    for stage in ("pretrain", "sft"):
+        save_internlm2(model, folder / stage / "model")
+    chats = [
+        {"messages": [_message("user", "q" * (1 + i % 5)), _message("assistant", "a" * (3 + 7 * i % 30))]}
+        for i in range(30)
+    ]
+    pairs = [
+        {
+            "domain": ("code", "helpful")[i % 2],
+            "prompt": [_message("user", "q" * (1 + i % 3))],
+            "chosen": "c" * (1 + i % 7),
+            "rejected": "r" * (1 + i % 4),
+            "split": "train" if i % 4 else "heldout",
+        }
+        for i in range(16)
+    ]
+    for name, rows in (("chat", chats), ("pairs", pairs)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def config_of(run_dir: Path, layout: Layout | None = None, workers: int = 1) -> Config:
+    config = load_config(
+        "nano",
+        None,
+        [
+            f"sft.data={run_dir / 'chat.jsonl'}",
+            f"reward.data={run_dir / 'pairs.jsonl'}",
+            "sft.context=64",
+            "sft.batch_tokens=300",
+            "sft.pretrain_share=0.4",
+            "reward.batch_tokens=400",
+            "reward.context=200",
+        ],
+    )
+    prompts = {"code": "C.", "helpful": "H."}
+    pretrain = {"micro_tokens": MICRO_TOKENS, "layout": layout or Layout(), "workers": workers, "log_every": 1}
+    return config.model_copy(
+        update={
+            "pretrain": config.pretrain.model_copy(update=pretrain),
+            "reward": config.reward.model_copy(update={"system_prompts": prompts}),
+        }
+    )

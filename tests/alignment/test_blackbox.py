@@ -1,0 +1,119 @@
+"""The black box: what is written is what was trained on, and doing the arithmetic again finds what was changed."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ilm_ray.alignment import blackbox
+from ilm_ray.alignment.assemble import Said, derive
+from ilm_ray.alignment.experience import Prompt, Rollouts
+from ilm_ray.config.schema import PPOConfig
+from ilm_ray.errors import UserError
+
+PPO = PPOConfig(kl_estimator="k3", reward_clip=1.0, normalize_advantages=True, value_clip=0.2, kl_coefficient=0.3)
+
+
+def said(seed: int = 0) -> Said:
+    """Five rollouts of two domains, one of a single token, one with a gap that the policy did not choose."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = [7, 1, 12, 3, 5]
+
+    def drawn(scale: float) -> list[torch.Tensor]:
+        return [scale * torch.randn(n, generator=generator) for n in lengths]
+
+    masks = [torch.ones(n, dtype=torch.bool) for n in lengths]
+    masks[2][4:7] = False
+    prompts = [Prompt(f"p{i}", ("code", "helpful")[i % 2], [1, 2 + i]) for i in range(5)]
+    rolled = Rollouts(prompts, [list(range(10, 10 + n)) for n in lengths], drawn(1.0), 3)
+    return Said(rolled, masks, drawn(1.0), drawn(1.0), drawn(0.5), torch.randn(5, generator=generator).tolist())
+
+
+def write(folder: Path) -> Path:
+    one = said()
+    blackbox.write(folder, 6, PPO, one, derive(PPO, one))
+    return blackbox.path_of(folder, 6)
+
+
+def test_what_is_read_back_is_what_was_written_and_comes_out_again(tmp_path: Path) -> None:
+    path, one = write(tmp_path), said()
+    box = blackbox.read(tmp_path, 6)
+    assert box.said.rolled.prompts == one.rolled.prompts and box.said.rolled.responses == one.rolled.responses
+    assert box.said.scores == one.scores and box.said.rolled.version == 3
+    for name in ("masks", "old", "reference", "values"):
+        assert all(torch.equal(a, b) for a, b in zip(getattr(box.said, name), getattr(one, name), strict=True))
+    largest, found = blackbox.replay(box)
+    assert found == [] and max(largest.values()) <= blackbox.TOLERANCE
+    assert set(largest) == {"kl", "rewards", "advantages", "returns", "policy_loss", "value_loss"}
+    # The form that other readers rely on.
+    table = pq.read_table(path)
+    assert {"prompt_id", "domain", "prompt", "response", "score", "kl", "version", "iteration"} <= set(
+        table.column_names
+    )
+    assert table["iteration"].to_pylist() == [6] * 5 and [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def _planted(path: Path, column: str, row: int, token: int) -> None:
+    table = pq.read_table(path)
+    values = table[column].to_pylist()
+    values[row][token] += 1e-4
+    number = table.column_names.index(column)
+    pq.write_table(table.set_column(number, column, pa.array(values, pa.list_(pa.float32()))), path)
+
+
+@pytest.mark.parametrize(
+    ("column", "seen_in"),
+    [
+        ("advantage", {"advantages"}),
+        ("kl", {"kl"}),
+        ("reward", {"rewards"}),
+        ("return", {"returns"}),
+        ("ref_logprob", {"kl", "rewards", "returns", "advantages"}),
+    ],
+)
+def test_a_planted_difference_is_found_and_placed(tmp_path: Path, column: str, seen_in: set[str]) -> None:
+    path = write(tmp_path)
+    _planted(path, column, 2, 9)
+    _, found = blackbox.replay(blackbox.read(tmp_path, 6))
+    assert seen_in <= {one.what for one in found}
+    first = found[0]
+    assert first.place == "rollout 2 (p2), response token 9" or column == "ref_logprob"
+    assert abs(first.recorded - first.again) > 5e-6
+    said_so = list(blackbox.replay_lines(*blackbox.replay(blackbox.read(tmp_path, 6))))
+    assert any("differ first at" in line for line in said_so)
+
+
+def test_other_losses_in_the_record_are_found(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    table = pq.read_table(path)
+    told = json.loads(table.schema.metadata[blackbox.LOSSES])
+    metadata = {**table.schema.metadata, blackbox.LOSSES: json.dumps({**told, "policy_loss": told["policy_loss"] + 1})}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    _, found = blackbox.replay(blackbox.read(tmp_path, 6))
+    assert [(one.what, round(one.recorded - one.again, 6)) for one in found] == [("policy_loss", 1.0)]
+
+
+def test_what_is_no_black_box_is_refused_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there: none.*--iteration"):
+        blackbox.read(tmp_path, 0)
+    path = write(tmp_path)
+    with pytest.raises(UserError, match="there: iteration-000006 to iteration-000006"):
+        blackbox.read(tmp_path, 5)
+    for content in (b"no parquet", pq.read_table(path).drop_columns(["value"])):
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            pq.write_table(content, path)
+        with pytest.raises(UserError, match="cannot be read"):
+            blackbox.read(tmp_path, 6)
+
+
+def test_a_run_that_goes_back_drops_the_files_behind(tmp_path: Path) -> None:
+    one = said()
+    for number in (2, 10, 11):
+        blackbox.write(tmp_path, number, PPO, one, derive(PPO, one))
+    blackbox.drop_from(tmp_path, 10)
+    assert [path.stem for path in (tmp_path / "rollouts").iterdir()] == ["iteration-000002"]
