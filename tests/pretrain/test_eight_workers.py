@@ -106,7 +106,7 @@ def test_layouts_that_the_planner_chooses_give_the_curve_of_one_worker(
 
 
 ELASTIC = """
-import sys, threading, time
+import os, sys, threading, time, traceback
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
@@ -121,7 +121,6 @@ cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_s
 args = {"object_store_memory": 80 * 2**20}
 cluster.add_node(num_cpus=5, **args)
 second = cluster.add_node(num_cpus=3, **args)
-import os
 env = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": os.getcwd()}
 ray.init(address=cluster.address, log_to_driver=False, runtime_env={"env_vars": env})
 trainer.ELASTIC_EVERY_S = 5.0
@@ -138,11 +137,15 @@ def starts():
     return [p for p in (stage / "attempts").glob("attempt-*/start.json")]
 
 def play():
-    while not reached(30): time.sleep(0.5)
-    known = len(starts())
-    cluster.remove_node(second, allow_graceful=False)
-    while len(starts()) == known or not reached(90): time.sleep(0.5)
-    cluster.add_node(num_cpus=3, **args)
+    try:
+        while not reached(30): time.sleep(0.5)
+        known = len(starts())
+        cluster.remove_node(second, allow_graceful=False)
+        while len(starts()) == known or not reached(90): time.sleep(0.5)
+        cluster.add_node(num_cpus=3, **args)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(7)
 
 threading.Thread(target=play, daemon=True).start()
 trainer.run_training(Context(config, stage, folder, Journal(folder / "journal.jsonl")), SlowRecording(folder), 0.1)
