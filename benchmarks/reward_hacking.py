@@ -65,6 +65,7 @@ PPO = (
     "policy_ranks=1",
     "pretrain_coefficient=0.0",
     "rollout_backend=torch",
+    "deadline_s=900",
 )
 
 
@@ -159,7 +160,8 @@ def make_run(run: Path, plant: str, seed: int) -> tuple[Config, Config]:
     rng = random.Random(f"{seed}-{plant}")
     tokenizer = word_tokenizer()
     tokenizer.save(run / "tokenizer")
-    save_internlm2(train_policy(tokenizer, seed), run / "sft" / "model")
+    if not (run / "sft" / "manifest.json").exists():  # a measurement that was interrupted goes on
+        save_internlm2(train_policy(tokenizer, seed), run / "sft" / "model")
     for stage in ("tokenizer", "tokens", "sft"):
         (run / stage).mkdir(exist_ok=True)
         commit(run / stage, Manifest(stage, {"plant": plant}, {}))
