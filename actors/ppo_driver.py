@@ -43,6 +43,7 @@ COMMIT = "COMMIT"
 KEEP_CHECKPOINTS = 2
 SAMPLE_EVERY = 4  # iterations between shown samples
 SAMPLES = 4
+EVIDENCE_CHARS = 200  # Ray adds advice of many sentences to a death
 LEARNERS = ("policy", "critic")  # their weights are those of one state of the run, or none
 
 Result = TypeVar("Result")
@@ -182,7 +183,7 @@ class PPORun:
         if self._repair is not None:  # another loss before the first was made good
             said = [*self._repair.lost, *said]
         since = self._repair.since if self._repair else time.monotonic()
-        self._repair = Repair(since, self.state.iteration, said, str(error).splitlines()[-1])
+        self._repair = Repair(since, self.state.iteration, said, str(error).splitlines()[-1][:EVIDENCE_CHARS])
         for name in names & self.groups.keys():
             self.groups.pop(name).stop()
 

@@ -13,6 +13,10 @@ from ilm_ray.alignment.assemble import Said, derive
 from ilm_ray.alignment.experience import Prompt, Rollouts
 from ilm_ray.config.schema import PPOConfig
 from ilm_ray.errors import UserError
+from ilm_ray.tokenizer.base import first_tokens
+from ilm_ray.tokenizer.cl100k import cl100k
+from ilm_ray.tokenizer.tokenizer import Tokenizer
+from jobs import explain
 
 PPO = PPOConfig(kl_estimator="k3", reward_clip=1.0, normalize_advantages=True, value_clip=0.2, kl_coefficient=0.3)
 
@@ -109,6 +113,23 @@ def test_what_is_no_black_box_is_refused_in_a_line(tmp_path: Path) -> None:
             pq.write_table(content, path)
         with pytest.raises(UserError, match="cannot be read"):
             blackbox.read(tmp_path, 6)
+
+
+def test_the_job_shows_each_domain_and_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Tokenizer(first_tokens(cl100k()[0], 300), 512).save(tmp_path / "tokenizer")
+    path = write(tmp_path / "ppo")
+    question = ["rollout", "--iteration", "6", "--run-dir", str(tmp_path), "--samples", "1", "--replay"]
+    assert explain.main(question) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in out if "  score " in line] == ["code", "helpful"]
+    assert sum(line.startswith("  token") for line in out) == 2
+    said = json.loads(out[-1])
+    assert said["status"] == "done" and said["differences"] == [] and said["rollouts"] == 5
+    _planted(path, "kl", 4, 1)
+    assert explain.main([*question, "--json"]) == 0
+    (one,) = json.loads(capsys.readouterr().out)["differences"]
+    assert one["what"] == "kl" and one["place"] == "rollout 4 (p4), response token 1"
+    assert explain.main([*question[:2], "7", *question[3:]]) == 2
 
 
 def test_a_run_that_goes_back_drops_the_files_behind(tmp_path: Path) -> None:
