@@ -15,7 +15,6 @@ LOCK := $(if $(GPU),pyproject.toml,requirements-cpu.lock)
 
 .PHONY: demo test test-all peers lint format setup lock clean
 export DS_BUILD_OPS := 0
-export TORCH_EXTENSIONS_DIR := $(abspath $(VENV))/torch_extensions
 
 setup: $(VENV)/.ready
 
@@ -27,7 +26,7 @@ ifdef GPU
 else
 	$(BIN)/pip install --quiet --no-deps --no-compile -r requirements-cpu.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
-	@# Compiling bytecode and DeepSpeed's one extension side by side saves half a minute of the first start.
+	@# Compiling bytecode and numba's loops side by side saves time at the first start.
 	$(BIN)/python -m compileall -q -j 2 $(VENV)/lib > /dev/null 2>&1 & \
 	$(BIN)/python -m cluster.prebuild; status=$$?; wait; exit $$status
 endif

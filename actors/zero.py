@@ -64,6 +64,9 @@ class ZeroRank:
         """DeepSpeed around the model. AdamW without weight decay, constant rate; betas are not stated (ours)."""
         import deepspeed
 
+        # An extension that only inference uses. A rank killed while torch loads it leaves a lock behind, on which every
+        # later rank would wait without a word.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         config = {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,

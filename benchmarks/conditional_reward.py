@@ -36,8 +36,8 @@ from ilm_ray.model.internlm2 import CausalLM, initialize
 from ilm_ray.pretrain.loop import LoopSettings, Task, train
 from ilm_ray.pretrain.shape import shape_of
 from ilm_ray.pretrain.watch import Watch
-from ilm_ray.tokenizer.base import count_tokens, most_used_tokens
-from ilm_ray.tokenizer.cl100k import cl100k, cl100k_encoding
+from ilm_ray.tokenizer.base import first_tokens
+from ilm_ray.tokenizer.cl100k import cl100k
 from ilm_ray.tokenizer.tokenizer import Tokenizer
 
 PROMPTS = {
@@ -158,8 +158,7 @@ def _prepare(rows: list[Row], seed: int, folder: Path) -> Config:
     folder.mkdir(parents=True)
     training = [row for row in rows if row["split"] == "train"]
     texts = sorted({f"{row['prompt'][0]['content']}\n{row[key]}" for row in training for key in ("chosen", "rejected")})
-    base = most_used_tokens(cl100k()[0], count_tokens(cl100k_encoding(), texts), VOCABULARY - 64)
-    tokenizer = Tokenizer(base, VOCABULARY)
+    tokenizer = Tokenizer(first_tokens(cl100k()[0], VOCABULARY - 64), VOCABULARY)
     (folder / "tokenizer").mkdir()
     tokenizer.save(folder / "tokenizer")
     documents = [
@@ -187,6 +186,7 @@ def _prepare(rows: list[Row], seed: int, folder: Path) -> Config:
             f"reward.data={folder / 'pairs.jsonl'}",
             f"reward.system_prompts={json.dumps(PROMPTS)}",
             "reward.epochs=6",
+            "reward.batch_tokens=2048",
             "reward.max_lr=1.0e-3",
             "reward.min_lr=1.0e-4",
             "pretrain.micro_tokens=4096",

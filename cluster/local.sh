@@ -51,7 +51,7 @@ up() {
     mkdir -p "$folder"
     chmod 700 "$folder"
     (umask 077 && "$(dirname "$ray")/python" -c 'import secrets; print(secrets.token_hex(32))' > "$folder/token")
-    # Jobs find `python`, and Ray finds ninja, in the environment that this Ray belongs to.
+    # Jobs find `python` in the environment that this Ray belongs to.
     if ! PATH="$(dirname "$ray"):$PATH" RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/token" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
         RAY_metrics_report_interval_ms="${RAY_metrics_report_interval_ms:-5000}" RAY_TRAIN_ENABLE_STATE_TRACKING=1 \
         AUTOSCALER_METRIC_PORT=$((port_base + 6)) DASHBOARD_METRIC_PORT=$((port_base + 7)) \

@@ -78,7 +78,7 @@ class LocalRay:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
 
-        env = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **_extension_dir()}
+        env = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         if "RAY_ADDRESS" in os.environ:
             ray.init(runtime_env={"env_vars": env}, logging_level="warning", log_to_driver=False)
         else:
@@ -181,11 +181,6 @@ def _one_line(error: Exception) -> str:
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def _extension_dir() -> dict[str, str]:
-    """Where `make setup` prebuilt DeepSpeed's extension: a rank killed while building leaves a lock that hangs all."""
-    return {"TORCH_EXTENSIONS_DIR": os.environ.get("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))}
 
 
 def _quiet_ray_data() -> None:

@@ -1,7 +1,6 @@
 """One Ray for the whole test session, and where the real data lies."""
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +10,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private cluster of this test session
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
-EXTENSIONS = str(Path(sys.prefix) / "torch_extensions")
-os.environ.setdefault("TORCH_EXTENSIONS_DIR", EXTENSIONS)
 
 
 @pytest.fixture(scope="session")
@@ -25,9 +22,7 @@ def local_ray() -> Iterator[None]:
         include_dashboard=False,
         log_to_driver=False,
         object_store_memory=300 * 2**20,
-        runtime_env={
-            "env_vars": {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCH_EXTENSIONS_DIR": EXTENSIONS}
-        },
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}},
     )
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield

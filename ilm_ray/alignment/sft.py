@@ -66,6 +66,7 @@ def deal(lengths: Sequence[int], micro_tokens: int, ranks: int) -> list[list[lis
 
 Example = tuple[np.ndarray, np.ndarray]  # token ids and labels
 Window = tuple[Packed, Tensor]  # the same of many, packed
+IDLE: Window = nothing()  # a micro-batch without examples: other ranks' forwards need a partner
 
 
 class SFTTask:
@@ -140,8 +141,7 @@ class SFTTask:
         return float((micro[1] != IGNORE).sum())
 
     def tokens(self, micro: Window) -> int:
-        """Of a micro-batch that predicts nothing none: it is there for others to meet it."""
-        return len(micro[1]) if self.count(micro) else 0
+        return 0 if micro is IDLE else len(micro[1])
 
     def context(self, step: int) -> int:
         return round(float(np.mean([len(self.examples[i][0]) for i in self.plan[step]])))
@@ -178,8 +178,8 @@ def _loss_and_count(model: Any, micro: Window) -> list[float]:
 
 
 def _packed(examples: list[Example]) -> Window:
-    """Examples one after the other, each a document; without any a pack without labels."""
+    """Examples one after the other, each a document; without any `IDLE`."""
     if not examples:
-        return nothing()
+        return IDLE
     batch = packed_from_arrays([ids.astype(np.int64) for ids, _ in examples])
     return batch, torch.from_numpy(np.concatenate([labels for _, labels in examples]))

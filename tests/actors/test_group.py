@@ -51,7 +51,7 @@ class Sleeper:
 @pytest.mark.usefixtures("local_ray")
 def test_waits_name_who_is_silent_who_failed_and_who_leaks() -> None:
     roles = [Role("sleeper", Sleeper, None, ranks=2, cpus=0.1), Role("waiter", Sleeper, None, cpus=0.1)]
-    groups = start_groups(roles, f"test-{time.time_ns()}", 60)
+    groups = start_groups(roles, f"test-{time.time_ns()}", 240)
     try:
         sleeper = groups["sleeper"]
         assert [f["rank"] for f in figures([sleeper.start("sleep", 0.0)], 20)[0]] == [0, 1]
@@ -82,11 +82,11 @@ def test_waits_name_who_is_silent_who_failed_and_who_leaks() -> None:
 @pytest.mark.usefixtures("local_ray")
 def test_a_stopped_process_makes_room_for_its_successor() -> None:
     role = Role("sleeper", Sleeper, None, ranks=2, cpus=3.0)  # all CPUs: the second start needs those of the first
-    first = start_groups([role], f"test-{time.time_ns()}", 60)["sleeper"]
+    first = start_groups([role], f"test-{time.time_ns()}", 240)["sleeper"]
     pid = state_of(first.actors[1])["Pid"]
     os.kill(pid, signal.SIGSTOP)
     first.stop()
-    second = start_groups([role], f"test-{time.time_ns()}", 60, 60)["sleeper"]
+    second = start_groups([role], f"test-{time.time_ns()}", 240, 60)["sleeper"]
     try:
         assert [f["rank"] for f in figures([second.start("sleep", 0.0)], 20)[0]] == [0, 1]
         assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE

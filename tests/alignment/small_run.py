@@ -11,7 +11,7 @@ from ilm_ray.parallel.layout import Layout
 from ilm_ray.tokenizer.tokenizer import Tokenizer
 
 MICRO_TOKENS = 120
-SHAPE = Shape(vocab_size=320, layers=2, hidden=32, kv_heads=2, queries_per_kv=1, head_dim=16, mlp_hidden=48)
+SHAPE = Shape(vocab_size=320, layers=2, hidden=64, kv_heads=2, queries_per_kv=1, head_dim=32, mlp_hidden=96)
 
 
 def _message(role: str, text: str) -> dict[str, str]:

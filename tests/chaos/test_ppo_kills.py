@@ -191,7 +191,7 @@ from tests.actors.toy import inputs_of
 from tests.chaos.test_ppo_kills import Journal, PPORun, settings
 
 address, folder, iterations = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-env = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCH_EXTENSIONS_DIR": sys.argv[4]}
+env = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": env})
 run_dir, inputs = folder / "struck", inputs_of(folder, PretrainMix(folder / "tokens", {"en": 1.0}, 16))
 (run_dir / "ppo").mkdir(parents=True, exist_ok=True)
@@ -211,7 +211,7 @@ def test_a_killed_driver_goes_on_to_the_same_weights(tmp_path: Path) -> None:
 
     def start() -> subprocess.Popen[bytes]:
         address = ray.get_runtime_context().gcs_address
-        arguments = [address, str(tmp_path), str(iterations), os.environ["TORCH_EXTENSIONS_DIR"]]
+        arguments = [address, str(tmp_path), str(iterations)]
         env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         return subprocess.Popen([sys.executable, "-c", DRIVER, *arguments], cwd=REPOSITORY, env=env)
 

@@ -27,7 +27,8 @@ def _ours_value(values: Tensor, _old: Tensor, returns: Tensor, mask: Tensor) -> 
     return value_loss(values[mask], returns[mask]).sum() / mask.sum()
 
 
-def _verl_policy(dual_clip: float = OFF, **batch: Any) -> Loss:
+def _verl_policy(dual_clip: float | None = OFF, **batch: Any) -> Loss:
+    """dual_clip None: its own default."""
     algorithms = verl_algorithms()
     from verl.workers.config import ActorConfig  # type: ignore[import-not-found,unused-ignore]
 
@@ -38,7 +39,7 @@ def _verl_policy(dual_clip: float = OFF, **batch: Any) -> Loss:
         clip_ratio=CLIP,
         clip_ratio_low=CLIP,
         clip_ratio_high=CLIP,
-        clip_ratio_c=dual_clip,
+        **({} if dual_clip is None else {"clip_ratio_c": dual_clip}),
     )
     config.global_batch_info.update(batch)
     loss = algorithms.get_policy_loss_fn("vanilla")
@@ -90,7 +91,7 @@ def test_verl_clips_a_second_time_by_default() -> None:
     new = c.reference + 4 * (c.policy - c.reference)
     once, clipped = policy_loss(new, c.reference, c.rewards, CLIP)
     twice = torch.where(c.rewards < 0, once.minimum(-3 * c.rewards), once)
-    found = _verl_policy(3.0)(new, c.reference, c.rewards, c.mask)
+    found = _verl_policy(None)(new, c.reference, c.rewards, c.mask)
     torch.testing.assert_close(found, twice.mean(), **EXACT)
     assert (once.mean() - found) > 1e-3 and not clipped[twice < once].any()
 
@@ -124,15 +125,18 @@ def test_value_loss_and_its_gradient(system: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("system", VALUE)
-def test_both_clip_values_where_told_to(system: str) -> None:
-    """verl's default is 0.5. The larger of the two errors counts: a value that has moved too far gets no gradient."""
+def test_clipped_value_loss_and_its_gradient(system: str) -> None:
+    """verl clips always, OpenRLHF and we where asked to; the larger of the two errors counts."""
     c = case(MASKS["full, no end token"], 4)
-    old, returns = c.policy, c.rewards
-    near = old + (c.values - old).clamp(-0.5, 0.5)
-    expected = value_loss(c.values, returns).maximum(value_loss(near, returns)).mean()
-    found = VALUE[system](0.5)(c.values, old, returns, c.mask)
-    torch.testing.assert_close(found, expected, **EXACT)
-    assert found - _ours_value(c.values, old, returns, c.mask) > 1e-3
+
+    def ours(values: Tensor, old: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+        return value_loss(values[mask], returns[mask], old[mask], 0.5).sum() / mask.sum()
+
+    one = _value_and_gradient(ours, c.values, c.policy, c.rewards, c.mask)
+    other = _value_and_gradient(VALUE[system](0.5), c.values, c.policy, c.rewards, c.mask)
+    for mine, theirs in zip(one, other, strict=True):
+        torch.testing.assert_close(mine, theirs, **EXACT)
+    assert one[0] - _ours_value(c.values, c.policy, c.rewards, c.mask) > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["policy", "value"])

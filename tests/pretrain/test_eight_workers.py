@@ -27,9 +27,7 @@ STEPS, MIDDLE = 50, 25
 def eight_cpus() -> Any:
     import ray
 
-    from tests.conftest import EXTENSIONS
-
-    env = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCH_EXTENSIONS_DIR": EXTENSIONS}
+    env = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     env["PYTHONPATH"] = str(Path(__file__).parents[2])
     started = not ray.is_initialized()
     if started:
