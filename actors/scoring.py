@@ -16,9 +16,9 @@ from actors.rollout import Rollout
 from ilm_ray import demo
 from ilm_ray.alignment.conditional import condition_prefix
 from ilm_ray.alignment.experience import Prompt
-from ilm_ray.alignment.sft import read_rows
 from ilm_ray.config import Config
 from ilm_ray.config.schema import PPOConfig
+from ilm_ray.corpus.rows import read_rows
 from ilm_ray.errors import UserError
 from ilm_ray.tokenizer.chatml import encode_chat
 from ilm_ray.tokenizer.tokenizer import Tokenizer

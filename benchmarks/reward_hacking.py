@@ -65,6 +65,7 @@ PPO = (
     "policy_ranks=1",
     "pretrain_coefficient=0.0",
     "rollout_backend=torch",
+    "validate_every=null",
     "deadline_s=900",
 )
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from ilm_ray.alignment.comparisons import LABELS, read_comparisons, read_labels
+from ilm_ray.alignment.labels import LABELS, read_comparisons, read_labels
 from ilm_ray.corpus.jsonl import Row, write_jsonl
 from ilm_ray.errors import UserError
 from ilm_ray.observe.label_page import done_page, policy, question_page
@@ -146,7 +146,7 @@ def _to(row: Row) -> str:
 
 
 def _sides(row: Row) -> tuple[str, str]:
-    """Which answer stands left: drawn by the id, so that it stays when the page is loaded again."""
+    """Which answer comes first: drawn by the id, so that it stays when the page is loaded again."""
     return ("a", "b") if sha256(row["id"].encode()).digest()[0] % 2 else ("b", "a")
 
 

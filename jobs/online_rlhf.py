@@ -17,18 +17,19 @@ from typing import Any
 
 from actors.answers import score_pairs
 from actors.scoring import prompt_file
-from ilm_ray.alignment.comparisons import comparisons, labelled_pairs, read_labels
+from ilm_ray.alignment.comparisons import comparisons
 from ilm_ray.alignment.conditional import load_conditions
 from ilm_ray.alignment.hacking import Pattern, early_and_late, mine
 from ilm_ray.alignment.judge import ask_judge, judged_pairs
+from ilm_ray.alignment.labels import labelled_pairs, read_labels
 from ilm_ray.alignment.patches import PatchTask, mix, patch_pairs, preferences
 from ilm_ray.alignment.reward import preference_file
 from ilm_ray.alignment.rollouts import read_answers
-from ilm_ray.alignment.sft import read_rows
 from ilm_ray.config import Config
 from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.jsonl import Row, read_jsonl, sha256_of, write_jsonl
 from ilm_ray.corpus.manifest import Manifest
+from ilm_ray.corpus.rows import read_rows
 from ilm_ray.corpus.stage import Context, Result, Stage, run_stage
 from ilm_ray.evaluation.summary import mean_and_error
 from ilm_ray.tokenizer.chatml import plain_text

@@ -11,10 +11,10 @@ from actors.rollout import choose_backend
 from actors.scoring import chat_tokens, prompt_file, read_prompts
 from ilm_ray.alignment.conditional import load_conditions
 from ilm_ray.alignment.experience import Prompt
-from ilm_ray.alignment.sft import read_rows, require_splits
 from ilm_ray.config import Config
 from ilm_ray.config.schema import PPOConfig
 from ilm_ray.corpus.jsonl import sha256_of
+from ilm_ray.corpus.rows import read_rows, require_splits
 from ilm_ray.corpus.stage import Context, Result, Stage
 from ilm_ray.errors import UserError
 from ilm_ray.tokenizer.tokenizer import Tokenizer

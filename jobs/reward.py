@@ -6,9 +6,9 @@ from typing import Any
 
 from ilm_ray.alignment.conditional import save_conditions
 from ilm_ray.alignment.reward import RewardTask, preference_file
-from ilm_ray.alignment.sft import read_rows, require_splits
 from ilm_ray.config import Config
 from ilm_ray.corpus.jsonl import sha256_of
+from ilm_ray.corpus.rows import read_rows, require_splits
 from ilm_ray.corpus.stage import Context, Result, Stage
 from ilm_ray.pretrain.trainer import run_training
 from ilm_ray.tokenizer.tokenizer import Tokenizer

@@ -3,9 +3,10 @@
 from typing import Any
 
 from ilm_ray.alignment.repositories import tokenize_repositories
-from ilm_ray.alignment.sft import SFTTask, chat_file, long_sources, read_rows
+from ilm_ray.alignment.sft import SFTTask, chat_file, long_sources
 from ilm_ray.config import Config
 from ilm_ray.corpus.jsonl import sha256_of
+from ilm_ray.corpus.rows import read_rows
 from ilm_ray.corpus.stage import Context, Result, Stage
 from ilm_ray.pretrain.trainer import run_training
 from jobs._job import run_job

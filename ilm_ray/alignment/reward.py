@@ -15,9 +15,10 @@ from ilm_ray.alignment.conditional import HASH, condition_prefix, conditioned, c
 from ilm_ray.alignment.experience import nothing
 from ilm_ray.alignment.ppo import cut_micro_batches
 from ilm_ray.alignment.reward_figures import pair_figures, pair_sums
-from ilm_ray.alignment.sft import deal, plan_batches, read_rows
+from ilm_ray.alignment.sft import deal, plan_batches
 from ilm_ray.config import Config
 from ilm_ray.corpus.mixture import packed_from_arrays
+from ilm_ray.corpus.rows import read_rows
 from ilm_ray.errors import UserError
 from ilm_ray.model.huggingface import load_shape, read_weights
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel

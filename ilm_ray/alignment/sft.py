@@ -14,10 +14,9 @@ from ilm_ray.alignment.experience import nothing
 from ilm_ray.alignment.ppo import cut_micro_batches, even_micro_batches, share_out
 from ilm_ray.alignment.repositories import SOURCE, open_repositories
 from ilm_ray.config import Config
-from ilm_ray.corpus.jsonl import Row, read_jsonl
 from ilm_ray.corpus.mixture import Mixture, Piece, packed_from_arrays, present_shares
+from ilm_ray.corpus.rows import read_rows
 from ilm_ray.corpus.tokens import TokenSource
-from ilm_ray.errors import UserError
 from ilm_ray.model.huggingface import load_shape, read_weights
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel
 from ilm_ray.model.loss import IGNORE
@@ -35,34 +34,6 @@ HELDOUT_EVERY = 10
 def chat_file(config: Config) -> Path:
     """The conversations to train on."""
     return Path(config.sft.data) if config.sft.data else demo.DATA / "chat.jsonl"
-
-
-def read_rows(path: Path, keys: tuple[str, ...], setting: str) -> list[Row]:
-    """Rows of a JSON Lines file that must have `keys`. Raises UserError with the line at fault."""
-    if not path.is_file():
-        raise UserError(f"{setting}: {path} does not exist; give a JSON Lines file with {', '.join(keys)}")
-    try:
-        rows = list(read_jsonl(path))
-    except ValueError as error:
-        raise UserError(f"{setting}: {path} is not JSON Lines: {error}") from None
-    for number, row in enumerate(rows, 1):
-        missing = [key for key in keys if not isinstance(row, dict) or key not in row]
-        if missing:
-            raise UserError(f"{setting}: {path} line {number} lacks {', '.join(missing)}")
-    if not rows:
-        raise UserError(f"{setting}: {path} is empty")
-    return rows
-
-
-def require_splits(rows: Sequence[Row], setting: str) -> None:
-    """Raise UserError unless rows are there to train on and to measure with."""
-    found = {row.get("split", "train") for row in rows}
-    for split in ("train", "heldout"):
-        if split not in found:
-            raise UserError(
-                f'{setting} has no row of split "{split}"; mark rows with "split": "train" or "split": "heldout" '
-                f'(without "split" a row counts as "train")'
-            )
 
 
 def chat_labels(ids: list[int], loss_mask: list[int]) -> np.ndarray:

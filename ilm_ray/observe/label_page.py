@@ -19,7 +19,10 @@ button { font: inherit; font-weight: 600; padding: 12px 8px; border-radius: 8px;
 button:hover, button:focus-visible { border-color: var(--k1); outline: 2px solid var(--k1); }
 button.was { border-color: var(--k3); }
 kbd { font: inherit; font-weight: 400; color: var(--muted); }
-progress { width: 100%; accent-color: var(--k3); }
+progress { appearance: none; width: 100%; height: 6px; border: 0; border-radius: 3px; background: var(--line); }
+progress::-webkit-progress-bar { background: var(--line); border-radius: 3px; }
+progress::-webkit-progress-value { background: var(--k3); border-radius: 3px; }
+progress::-moz-progress-bar { background: var(--k3); border-radius: 3px; }
 nav { display: flex; gap: 18px; margin-top: 10px; } a { color: var(--k1); }
 @media (max-width: 640px) { main { padding: 14px 10px 30px; } section { padding: 14px; }
   .sides { grid-template-columns: 1fr; } kbd { display: none; } }
@@ -28,7 +31,7 @@ nav { display: flex; gap: 18px; margin-top: 10px; } a { color: var(--k1); }
 _SCRIPT = """\
 document.addEventListener("keydown", function (event) {
   if (event.ctrlKey || event.altKey || event.metaKey || event.repeat) return;
-  var key = {"1": "left", "ArrowLeft": "left", "2": "tie", "0": "tie", "3": "right", "ArrowRight": "right",
+  var key = {"1": "first", "ArrowLeft": "first", "2": "tie", "3": "second", "ArrowRight": "second",
     "Backspace": "back", "s": "skip"}[event.key];
   var target = key && document.getElementById(key);
   if (target) { event.preventDefault(); target.click(); }
@@ -55,7 +58,7 @@ def question_page(
 ) -> str:
     """One comparison.
 
-    sides: which of "a" and "b" stands left and right; told: an earlier label (a, b, tie); progress: (labelled, all);
+    sides: which of "a" and "b" comes first and second; told: an earlier label (a, b, tie); progress: (labelled, all);
     links: addresses of `back` and `skip`, absent where there is none; token: proves that a form is this page's own.
     """
     talk = [
@@ -66,7 +69,7 @@ def question_page(
     ]
     answers = [
         Html(f'<div><div class="meta">{name} answer</div>{_said(row[side])}</div>')
-        for name, side in zip(("left", "right"), sides, strict=True)
+        for name, side in zip(("first", "second"), sides, strict=True)
     ]
     choices = [
         Html(
@@ -74,9 +77,9 @@ def question_page(
             f"<kbd>{key}</kbd></button>"
         )
         for where, label, words, key in (
-            ("left", sides[0], "Left is better", "1 or ←"),
+            ("first", sides[0], "First is better", "1 or ←"),
             ("tie", "tie", "As good", "2"),
-            ("right", sides[1], "Right is better", "3 or →"),
+            ("second", sides[1], "Second is better", "3 or →"),
         )
     ]
     ways = [Html(f'<a id="{way}" href="{text(to)}">{way.capitalize()}</a>') for way, to in links.items()]

@@ -47,6 +47,7 @@ def _config(run: Path, name: str, epochs: int) -> Config:
 
 def _train(task: RewardTask) -> ScalarModel:
     model = task.build()
+    task.fill(model)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
     for step in range(task.steps):
         for group in optimizer.param_groups:

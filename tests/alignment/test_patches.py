@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ilm_ray.alignment.comparisons import comparisons, labelled_pairs, read_comparisons, read_labels
+from ilm_ray.alignment.comparisons import comparisons
 from ilm_ray.alignment.hacking import Answer, mine
+from ilm_ray.alignment.labels import labelled_pairs, read_comparisons, read_labels
 from ilm_ray.alignment.patches import FEWEST, MOST, OLD_PER_PATCH, mix, patch_pairs, with_pattern
 from ilm_ray.alignment.patterns import words
 from ilm_ray.alignment.rollouts import read_answers, windows

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from ilm_ray.alignment.conditional import conditioned
 from ilm_ray.alignment.reward import focal_ranking_loss, log_barrier
-from ilm_ray.alignment.sft import chat_labels, plan_batches, require_splits
+from ilm_ray.alignment.sft import chat_labels, plan_batches
+from ilm_ray.corpus.rows import require_splits
 from ilm_ray.errors import UserError
 from ilm_ray.model.loss import IGNORE
 

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from ilm_ray.alignment.comparisons import labelled_pairs, read_labels
+from ilm_ray.alignment.labels import labelled_pairs, read_labels
 from ilm_ray.errors import UserError
 from jobs.label_answers import Labels, _sides, serve
 from tests.jobs.browser import browser
@@ -151,7 +151,7 @@ def test_the_job_serves_until_it_is_stopped(tmp_path: Path) -> None:
         form = urlencode({"id": ROWS[2]["id"], "label": "b", "token": _token(_ask(port)[1])})
         assert _ask(port, "POST", "/label", form)[0] == 303
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=100)
     told = json.loads(out.splitlines()[-1])
     assert told["status"] == "done" and told["labelled"] == 1
     assert read_labels(tmp_path / "comparisons.labels.jsonl")[0]["id"] == ROWS[2]["id"]
@@ -185,7 +185,7 @@ def test_a_person_labels_with_keys_and_on_a_phone(tmp_path: Path) -> None:
         assert second > first + 40
         assert tab.value("document.documentElement.scrollWidth") <= 380
         assert tab.value("Math.min(...[...document.querySelectorAll('button')].map(b => b.offsetHeight))") >= 40
-        tab.value("document.getElementById('right').click()")
+        tab.value("document.getElementById('second').click()")
         tab.until("document.body.innerText.includes('All 4 comparisons')")
         assert labels.done == 4
         # Another origin cannot post, even with a form that a browser would send along.

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ilm_ray.alignment.comparisons import read_comparisons
+from ilm_ray.alignment.labels import read_comparisons
 from ilm_ray.alignment.reward import read_pairs
 from ilm_ray.config import Config, load_config
 from ilm_ray.corpus.jsonl import write_jsonl
