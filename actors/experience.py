@@ -54,9 +54,9 @@ class ExperienceMaker:
             [by_number[i] for i in range(len(by_number))],
             samples,
         )
-        metrics.gauge(*metrics.REWARD_MEAN).set(shown["reward"])
-        metrics.gauge(*metrics.KL).set(shown["kl"])
-        metrics.gauge(*metrics.RESPONSE_TOKENS).set(shown["response_tokens"])
+        metrics.gauge(metrics.REWARD_MEAN).set(shown["reward"])
+        metrics.gauge(metrics.KL).set(shown["kl"])
+        metrics.gauge(metrics.RESPONSE_TOKENS).set(shown["response_tokens"])
         return experience, shown
 
 

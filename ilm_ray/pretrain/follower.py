@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from ilm_ray.checkpoints import commit
+from ilm_ray.observe import metrics
 from ilm_ray.observe.journal import Journal, read_journal
 from ilm_ray.observe.progress import Progress
 from ilm_ray.pretrain.attempts import Attempts, failed, finished, lost, started
@@ -84,6 +85,8 @@ class Follower:
             cost = {} if after is None else lost(attempt, after)
             if failed(attempt) or after is None:
                 row = write_diagnosis(attempt, self.opinion, self.lost_nodes())
+                tags = {"stage": self.folder.name, "category": row["category"]}
+                metrics.counter(metrics.FAILURES).inc(tags=tags)
                 said = {"second_opinion": row["second_opinion"]} if "second_opinion" in row else {}
                 self.journal.event("recover" if after else "fail", why=row["line"], **cost, **said)
             elif started(after)["workers"] != started(attempt)["workers"]:

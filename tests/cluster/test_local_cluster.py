@@ -24,7 +24,7 @@ from ilm_ray.observe import metrics
 @ray.remote
 class Worker:
     def work(self):
-        metrics.counter(*metrics.DOCUMENTS).inc(7, tags={"stage": "cluster_test", "outcome": "kept"})
+        metrics.counter(metrics.DOCUMENTS).inc(7, tags={"stage": "cluster_test", "outcome": "kept"})
 
 if __name__ == "__main__":
     ray.init(logging_level="warning")
