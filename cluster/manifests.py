@@ -24,6 +24,7 @@ from cluster.values import (
     RAY_VERSION,
     ROOT,
     RUNS,
+    STOP_S,
     VERSION,
     Need,
     Node,
@@ -56,6 +57,7 @@ def pod(node: Node) -> dict[str, Any]:
         "env": [
             {"name": "OMP_NUM_THREADS", "value": "1"},
             {"name": "RAY_TRAIN_ENABLE_STATE_TRACKING", "value": "1"},
+            {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": str(STOP_S)},
         ],
         "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
         "resources": {"requests": dict(resources), "limits": dict(resources)},
@@ -148,7 +150,8 @@ def rayjob(preset: str, need: Need) -> dict[str, Any]:
 
 def ray_up(preset: str, need: Need) -> dict[str, Any]:
     """Machines with Python 3.11, make and a C++ compiler, RUNS mounted on all. The addresses are examples."""
-    environment = f"cd {HOME} && export PATH={HOME}/.venv/bin:$PATH RAY_AUTH_MODE=token OMP_NUM_THREADS=1"
+    environment = f"cd {HOME} && export PATH={HOME}/.venv/bin:$PATH RAY_AUTH_MODE=token OMP_NUM_THREADS=1 "
+    environment += f"RAY_JOB_STOP_WAIT_TIME_S={STOP_S}"
     workers = need.data + need.gpu
     return {
         "cluster_name": f"ilm-{_dashed(preset)}",
@@ -189,6 +192,7 @@ def slurm(preset: str, need: Need) -> str:
         "HOME": HOME,
         "RUNS": RUNS,
         "METRICS_PORT": str(METRICS_PORT),
+        "STOP_S": str(STOP_S),
     }.items():
         text = text.replace(f"@{name}@", value)
     return text

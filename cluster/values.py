@@ -24,6 +24,7 @@ HOME = "/opt/ilm_ray"  # of the repository, in the image and on machines
 RUNS = "/runs"  # on storage that every node mounts: shards, checkpoints, results
 CLAIM = "ilm-runs"  # the ReadWriteMany claim behind RUNS
 METRICS_PORT = 8080
+STOP_S = 180  # between `ray job stop` and the end by force: time for a checkpoint
 HOURS = 24  # a job that has not ended by then is ended
 
 
