@@ -13,7 +13,7 @@ SETTINGS ?=
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 LOCK := $(if $(GPU),pyproject.toml,requirements-cpu.lock)
 
-.PHONY: demo test test-all peers lint format setup lock clean
+.PHONY: demo test test-all peers lint format setup lock sbom audit clean
 export DS_BUILD_OPS := 0
 
 setup: $(VENV)/.ready
@@ -66,5 +66,18 @@ lock: setup
 	$(BIN)/python -m cluster.lock > requirements-cpu.lock.new
 	mv requirements-cpu.lock.new requirements-cpu.lock
 
+# What the CPU environment consists of, as CycloneDX (sbom.json), and which of it has known vulnerabilities. The tools
+# get an environment of their own. `audit` asks PyPI's vulnerability database, so it needs a network.
+sbom: .venv-audit/.ready
+	.venv-audit/bin/cyclonedx-py requirements requirements-cpu.lock --output-file sbom.json
+
+audit: .venv-audit/.ready
+	.venv-audit/bin/pip-audit --no-deps --disable-pip --requirement requirements-cpu.lock
+
+.venv-audit/.ready:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet cyclonedx-bom pip-audit
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(PEERS) runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(PEERS) .venv-audit sbom.json runs .mypy_cache .ruff_cache .pytest_cache

@@ -64,9 +64,9 @@ class ExperienceMaker:
         if self.settings.folder is not None:
             blackbox.write(self.settings.folder, iteration, self.settings.ppo, said, derived)
         row = figures(said, derived)
-        metrics.gauge(*metrics.REWARD_MEAN).set(row["reward"])
-        metrics.gauge(*metrics.KL).set(row["kl"])
-        metrics.gauge(*metrics.RESPONSE_TOKENS).set(row["response_tokens"])
+        metrics.gauge(metrics.REWARD_MEAN).set(row["reward"])
+        metrics.gauge(metrics.KL).set(row["kl"])
+        metrics.gauge(metrics.RESPONSE_TOKENS).set(row["response_tokens"])
         return experience_of(said, derived), row | {"samples": _samples(said, samples)}
 
 

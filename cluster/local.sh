@@ -54,6 +54,7 @@ up() {
     # Jobs find `python` in the environment that this Ray belongs to.
     if ! PATH="$(dirname "$ray"):$PATH" RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/token" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
         RAY_metrics_report_interval_ms="${RAY_metrics_report_interval_ms:-5000}" RAY_TRAIN_ENABLE_STATE_TRACKING=1 \
+        RAY_JOB_STOP_WAIT_TIME_S="${RAY_JOB_STOP_WAIT_TIME_S:-180}" \
         AUTOSCALER_METRIC_PORT=$((port_base + 6)) DASHBOARD_METRIC_PORT=$((port_base + 7)) \
         "$ray" start --head ${cpus:+--num-cpus "$cpus"} --port "$port_base" \
         --dashboard-host 127.0.0.1 --dashboard-port $((port_base + 1)) --metrics-export-port $((port_base + 2)) \

@@ -2,14 +2,15 @@
 
     python jobs/<job>.py [--preset nano|1_8b|7b|20b] [--config FILE] [--run-dir DIR] [key.sub=value ...]
 
-Exit code 0: done. 2: bad input or configuration, one line says what, where and what to do. 1: anything else, and
-`<run-dir>/error.txt` holds the evidence.
+Exit code 0: done. 2: bad input or configuration, one line says what, where and what to do. 143: stopped by SIGTERM
+(`ray job stop`), the same command goes on from there. 1: anything else, and `<run-dir>/error.txt` holds the evidence.
 """
 
 import argparse
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from ilm_ray.errors import UserError
 from ilm_ray.observe.journal import Journal
 from ilm_ray.observe.report import write_report
 from ilm_ray.observe.tensorboard import write_tensorboard
+from ilm_ray.stopping import EXIT_CODE, Stopped, stop_at_once
 
 
 def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None) -> NoReturn:
@@ -41,6 +43,7 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
             _open_run_dir(run_dir, config)
             journal = Journal(run_dir / "journal.jsonl")
             journal.event("start", job=job, preset=config.preset)
+            signal.signal(signal.SIGTERM, stop_at_once)  # after Ray has set its own
             try:
                 for stage in stages:
                     done[stage.name] = run_stage(stage, config, run_dir, journal)
@@ -56,6 +59,9 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
         said = str(getattr(error, "cause", error))  # one that was raised in a Ray task comes with the task's traceback
         print(f"{job}: {said}", file=sys.stderr)
         _finish({"job": job, "status": "refused", "run_dir": _text(run_dir), "error": said}, 2)
+    except Stopped as stop:
+        print(f"{job}: {stop}", file=sys.stderr)
+        _finish({"job": job, "status": "stopped", "run_dir": _text(run_dir)}, EXIT_CODE)
     except Exception as error:
         evidence = _keep_evidence(run_dir)
         print(f"{job}: {type(error).__name__}: {_one_line(error)}; evidence: {evidence}", file=sys.stderr)

@@ -17,6 +17,7 @@ from ilm_ray.corpus.split import Candidates, candidates, heldout_limit, merge, s
 from ilm_ray.corpus.stage import Context, Result
 from ilm_ray.corpus.tokens import ShardWriter
 from ilm_ray.errors import UserError
+from ilm_ray.observe.metrics import TOKENS, counter
 from ilm_ray.observe.progress import Progress
 from ilm_ray.tokenizer.tokenizer import Tokenizer
 
@@ -56,6 +57,8 @@ def tokenize_corpus(context: Context) -> Result:
         files += [context.folder / name for name in receipt["files"]]
         skipped += receipt["decontaminated"]
         for source, split, documents, tokens, size in receipt["counts"]:
+            if tokens:  # Ray refuses to count by nothing
+                counter(TOKENS).inc(tokens, tags={"source": source})
             for unit, value in (("documents", documents), ("tokens", tokens), ("bytes", size)):
                 counts[source][unit] += value
                 counts[source][f"{split}_{unit}"] += value

@@ -37,6 +37,7 @@ from ilm_ray.decontamination.items import Item, find_benchmarks, read_benchmarks
 from ilm_ray.decontamination.match import find_passages, find_runs, run_slots
 from ilm_ray.decontamination.words import runs_of, split_words
 from ilm_ray.demo import DATA
+from ilm_ray.observe.metrics import DOCUMENTS, counter
 from ilm_ray.observe.progress import Progress
 
 BATCH = 64
@@ -66,6 +67,11 @@ def decontaminate(context: Context) -> Result:
     for done, receipt in enumerate(run_tasks(files, work), 1):
         documents[receipt["stage"]] += receipt["documents"]
         removed[receipt["stage"]] += receipt["removed"]
+        kept = receipt["documents"] - receipt["removed"]
+        for outcome, count in (("kept", kept), ("removed", receipt["removed"])):
+            if count:  # Ray refuses to count by nothing
+                tags = {"stage": f"decontamination/{receipt['stage']}", "outcome": outcome}
+                counter(DOCUMENTS).inc(count, tags=tags)
         found.update({int(item): count for item, count in receipt["items"].items()})
         progress.update(done, removed=removed.total())
     written = [_removed_path(context.folder, file) for file in files]

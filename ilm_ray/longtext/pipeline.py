@@ -44,7 +44,7 @@ def mark_long(context: Context, scorer: Row) -> Result:
     write_text_atomic(files[0], json.dumps(funnel, indent=1))
     for row in funnel:
         outcome = "kept" if row["rule"] == KEPT else "removed"
-        counter(*DOCUMENTS).inc(row["documents"], tags={"stage": f"long_text/{row['step']}", "outcome": outcome})
+        counter(DOCUMENTS).inc(row["documents"], tags={"stage": f"long_text/{row['step']}", "outcome": outcome})
 
     def total(unit: str, step: str, kept: bool | None = None) -> int:
         return sum(r[unit] for r in funnel if r["step"] == step and (kept is None or (r["rule"] == KEPT) == kept))

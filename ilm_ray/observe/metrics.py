@@ -1,32 +1,95 @@
 """Live metrics of a run: Ray's own counters and gauges, which every node exports to Prometheus as `ray_ilm_*`.
 
-Set them inside actors and tasks. Ray pushes the values of a process every few seconds (10 by default), so a gauge that
-a driver sets once just before it ends is never exported. A counter gains the suffix `_total` on the way out.
+The table below is the one place where they are named. The dashboards and `docs/metrics.md` are written from it
+(`python -m cluster.dashboards`). Set metrics inside actors and tasks: Ray pushes the values of a process every few
+seconds (10 by default), so a gauge that a driver sets once just before it ends is never exported.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
-from ray.util.metrics import Counter, Gauge, Metric
+from ray.util.metrics import Counter, Gauge
 
 PREFIX = "ilm_"
+Board = Literal["data", "training", "rlhf", "health"]
 
-# The metrics of the pipeline: pass one as `counter(*DOCUMENTS)` or `gauge(*TRAIN_LOSS)`.
-DOCUMENTS = ("ilm_documents", "documents that a stage kept or removed", ("stage", "outcome"))
-TRAIN_LOSS = ("ilm_train_loss", "mean training loss of the last logged steps", ("stage",))
-TOKENS_PER_SECOND = ("ilm_tokens_per_second", "training tokens per second over all workers", ("stage",))
-LEARNING_RATE = ("ilm_learning_rate", "learning rate of the last step", ("stage",))
-GRADIENT_NORM = ("ilm_gradient_norm", "norm of the last step's gradient before clipping", ("stage",))
-MFU = ("ilm_mfu", "share of the devices' peak FLOP/s, the attention of all keys counted", ("stage",))
-DATA_WAIT = ("ilm_data_wait_share", "share of training time spent waiting for data", ("stage",))
-CHECKPOINT_WAIT = ("ilm_checkpoint_wait_share", "share of training time spent waiting for checkpoints", ("stage",))
-REWARD_MEAN = ("ilm_reward_mean", "mean reward score of the last PPO iteration", ())
-KL = ("ilm_kl", "mean KL(policy || reference) of the last PPO iteration, in nats a sequence", ())
-RESPONSE_TOKENS = ("ilm_response_tokens", "mean response length of the last PPO iteration, in tokens", ())
+
+@dataclass(frozen=True)
+class Row:
+    """A metric. unit: of its value, as people write it ("1" for what has none); board: the dashboard it is shown on."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    unit: str
+    board: Board
+    tags: tuple[str, ...]
+    description: str
+
+    @property
+    def exported(self) -> str:
+        """The name under which Prometheus finds it: Ray puts `ray_` before it, and `_total` behind a counter."""
+        return f"ray_{self.name}" + ("_total" if self.kind == "counter" else "")
+
+
+STAGE = ("stage",)
+
+DOCUMENTS = Row(
+    "ilm_documents", "counter", "documents", "data", ("stage", "outcome"), "documents that a step kept or removed"
+)
+TOKENS = Row("ilm_tokens", "counter", "tokens", "data", ("source",), "tokens written into shards")
+
+TRAIN_LOSS = Row(
+    "ilm_train_loss", "gauge", "nats/token", "training", STAGE, "mean training loss of the last logged steps"
+)
+TRAIN_STEP = Row("ilm_train_step", "gauge", "steps", "training", STAGE, "last logged step")
+TRAIN_STEPS = Row("ilm_train_steps", "gauge", "steps", "training", STAGE, "steps that the stage has in all")
+LEARNING_RATE = Row("ilm_learning_rate", "gauge", "1", "training", STAGE, "learning rate of the last step")
+GRADIENT_NORM = Row(
+    "ilm_gradient_norm", "gauge", "1", "training", STAGE, "norm of the last step's gradient before clipping"
+)
+TOKENS_PER_SECOND = Row(
+    "ilm_tokens_per_second", "gauge", "tokens/s", "training", STAGE, "training tokens over all workers"
+)
+MFU = Row("ilm_mfu", "gauge", "share", "training", STAGE, "share of the devices' peak FLOP/s, all keys counted")
+GOODPUT = Row(
+    "ilm_goodput",
+    "gauge",
+    "share",
+    "training",
+    STAGE,
+    "share of the time since the stage's first attempt that went into steps that count: not into starts, steps done "
+    "again, evaluation, or waiting for data and checkpoints",
+)
+DATA_WAIT = Row(
+    "ilm_data_wait_share", "gauge", "share", "training", STAGE, "share of training time spent waiting for data"
+)
+CHECKPOINT_WAIT = Row(
+    "ilm_checkpoint_wait_share", "gauge", "share", "training", STAGE, "share of training time waiting for checkpoints"
+)
+BAD_STEPS = Row(
+    "ilm_bad_steps", "counter", "steps", "training", ("stage", "incident"), "steps that the guard did not apply"
+)
+
+REWARD_MEAN = Row("ilm_reward_mean", "gauge", "1", "rlhf", (), "mean reward score of the last PPO iteration")
+KL = Row("ilm_kl", "gauge", "nats/sequence", "rlhf", (), "mean KL(policy || reference) of the last PPO iteration")
+RESPONSE_TOKENS = Row(
+    "ilm_response_tokens", "gauge", "tokens", "rlhf", (), "mean response length of the last PPO iteration"
+)
+
+FAILURES = Row(
+    "ilm_failures", "counter", "attempts", "health", ("stage", "category"), "attempts at training that a fault ended"
+)
+RUN_DISK_FREE = Row(
+    "ilm_run_disk_free_share", "gauge", "share", "health", STAGE, "share of the run folder's file system that is free"
+)
+
+TABLE = tuple(value for value in globals().values() if isinstance(value, Row))
 
 # What of a row of `metrics.jsonl` of training is exported, and as what.
 OF_TRAINING_ROWS = (
     (TRAIN_LOSS, "loss"),
+    (TRAIN_STEP, "step"),
+    (TRAIN_STEPS, "steps"),
     (LEARNING_RATE, "lr"),
     (TOKENS_PER_SECOND, "tokens_per_second"),
     (GRADIENT_NORM, "grad_norm"),
@@ -36,25 +99,26 @@ OF_TRAINING_ROWS = (
 )
 
 # One object a name in each process: Ray would register a second one of the same name again on every call.
-_known: dict[str, Metric] = {}
+_counters: dict[str, Counter] = {}
+_gauges: dict[str, Gauge] = {}
 
 
-def counter(name: str, description: str = "", tag_keys: Sequence[str] = ()) -> Counter:
-    """The process's counter of this name; `.inc(value, tags={...})`. Raises ValueError for a name that is not ours."""
-    return _cached(Counter, name, description, tuple(tag_keys))
+def counter(row: Row) -> Counter:
+    """The process's counter of `row`; `.inc(value, tags={...})`. Raises ValueError where the row is none."""
+    _check(row, "counter")
+    if row.name not in _counters:
+        _counters[row.name] = Counter(row.name, description=row.description, tag_keys=row.tags)
+    return _counters[row.name]
 
 
-def gauge(name: str, description: str = "", tag_keys: Sequence[str] = ()) -> Gauge:
-    """The process's gauge of this name; `.set(value, tags={...})`. Raises ValueError for a name that is not ours."""
-    return _cached(Gauge, name, description, tuple(tag_keys))
+def gauge(row: Row) -> Gauge:
+    """The process's gauge of `row`; `.set(value, tags={...})`. Raises ValueError where the row is none."""
+    _check(row, "gauge")
+    if row.name not in _gauges:
+        _gauges[row.name] = Gauge(row.name, description=row.description, tag_keys=row.tags)
+    return _gauges[row.name]
 
 
-def _cached(kind: type[Metric], name: str, description: str, tag_keys: tuple[str, ...]) -> Any:
-    if not name.startswith(PREFIX):
-        raise ValueError(f"metric '{name}' must start with '{PREFIX}'")
-    if name not in _known:
-        _known[name] = kind(name, description=description, tag_keys=tag_keys)
-    found = _known[name]
-    if not isinstance(found, kind) or tuple(found.info["tag_keys"]) != tag_keys:
-        raise ValueError(f"metric '{name}' exists already as {type(found).__name__} with tags {found.info['tag_keys']}")
-    return found
+def _check(row: Row, kind: str) -> None:
+    if row.kind != kind:
+        raise ValueError(f"metric '{row.name}' is a {row.kind}, not a {kind}")

@@ -16,7 +16,8 @@ WITHOUT_PROGRESS = 3
 
 @dataclass(frozen=True)
 class Attempts:
-    """`<stage>/attempts/attempt-<n>`: `start.json`, the traces of its ranks, and `done` if it came to the end."""
+    """`<stage>/attempts/attempt-<n>`: `start.json`, the traces of its ranks, and `done` if it came to the end, or
+    `stopped`."""
 
     folder: Path
 
@@ -35,7 +36,7 @@ class Attempts:
     def hopeless(self, step: int) -> str | None:
         """Why another attempt from `step` would end as the last ones did, or None."""
         before = self.all()
-        if before and (last := diagnose(read_traces(before[-1]))).final and not finished(before[-1]):
+        if before and (last := diagnose(read_traces(before[-1]))).final and not ended_well(before[-1]):
             return last.line()
         same = [path for path in before[-WITHOUT_PROGRESS:] if started(path).get("step") == step and failed(path)]
         if len(same) == WITHOUT_PROGRESS:
@@ -53,9 +54,18 @@ def finished(attempt: Path) -> bool:
     return (attempt / "done").exists()
 
 
+def stopped(attempt: Path) -> bool:
+    """It ended early because somebody asked, with a checkpoint."""
+    return (attempt / "stopped").exists()
+
+
+def ended_well(attempt: Path) -> bool:
+    return finished(attempt) or stopped(attempt)
+
+
 def failed(attempt: Path) -> bool:
     """It ended by a fault, not because the cluster changed its size."""
-    return not finished(attempt) and any(trace.error or trace.ray for trace in read_traces(attempt))
+    return not ended_well(attempt) and any(trace.error or trace.ray for trace in read_traces(attempt))
 
 
 def lost(attempt: Path, following: Path) -> dict[str, float]:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Self
 
 from ilm_ray.checkpoints import commit
+from ilm_ray.observe import metrics
 from ilm_ray.observe.journal import Journal, read_journal
 from ilm_ray.observe.progress import Progress
-from ilm_ray.pretrain.attempts import Attempts, failed, finished, lost, started
+from ilm_ray.pretrain.attempts import Attempts, ended_well, failed, lost, started
 from ilm_ray.pretrain.diagnosis import Diagnosis, write_diagnosis
 
 
@@ -78,12 +79,14 @@ class Follower:
         known = {row["attempt"] for row in read_journal(self.attempts.folder / "diagnoses.jsonl")}
         following = dict(zip(self.attempts.all(), self.attempts.all()[1:], strict=False))
         for number, attempt in enumerate(over):
-            if number in known or finished(attempt):
+            if number in known or ended_well(attempt):
                 continue
             after = following.get(attempt)
             cost = {} if after is None else lost(attempt, after)
             if failed(attempt) or after is None:
                 row = write_diagnosis(attempt, self.opinion, self.lost_nodes())
+                tags = {"stage": self.folder.name, "category": row["category"]}
+                metrics.counter(metrics.FAILURES).inc(tags=tags)
                 said = {"second_opinion": row["second_opinion"]} if "second_opinion" in row else {}
                 self.journal.event("recover" if after else "fail", why=row["line"], **cost, **said)
             elif started(after)["workers"] != started(attempt)["workers"]:

@@ -25,6 +25,7 @@ from ilm_ray.pretrain.look import asked, layer_norms, measured
 from ilm_ray.pretrain.meter import Meter
 from ilm_ray.pretrain.schedule import adamw
 from ilm_ray.pretrain.watch import Watch
+from ilm_ray.stopping import ASKED, Stopped
 
 CPU = torch.device("cpu")
 
@@ -124,7 +125,8 @@ def train(
 
     Every rank calls it inside an initialised process group. The final weights go to `folder/model`. `log` receives,
     on every rank, one row every `task.log_every` steps; losses in it are means over all ranks. With `until`, a step
-    before the end, it stops there with a checkpoint, from which another call goes on, be it in another layout.
+    before the end, it stops there with a checkpoint, from which another call goes on, be it in another layout. Raises
+    Stopped on every rank, once a checkpoint is saved, where `folder` holds ASKED.
     """
     end = task.steps if until is None else min(until, task.steps)
     trainer = _Trainer(task, settings, folder, log, watch)
@@ -133,6 +135,10 @@ def train(
         why = trainer.advance()
         if why is not None:
             trainer.leave_out(why)
+        elif trainer.asked_to_stop and trainer.step < task.steps:
+            trainer.save(last=True)
+            trainer.checkpoints.finish()
+            raise Stopped(f"stopped at step {trainer.step}, with a checkpoint")
         elif trainer.step % task.checkpoint_every == 0 or trainer.step == end:
             trainer.save(last=trainer.step == end)
     if end == task.steps:
@@ -163,6 +169,7 @@ class _Trainer:
         self.rank, self.ranks, self.replicas = meshes.rank("dp"), meshes.reading["dp"].size(), meshes.group("dp")
         self.evaluate, self.rollbacks = Evaluate(self.model), 0
         self.meter = Meter(self.model.shape, dist.get_world_size(), self.device)
+        self.asked_to_stop = False
         self.step, self.tokens, self.guard = 0, 0, Guard(settings.spike) if settings.spike else None
         self.window = _Window()
         self.checkpoints = Checkpoints(folder / "checkpoints", settings.storage)
@@ -284,8 +291,12 @@ class _Trainer:
         names = sorted({name for losses in found for name in losses.figures})
         mine = [sum(losses.loss.item() for losses in found)]
         mine += [sum(losses.figures[name] for losses in found) for name in names]
+        # One rank looks, all learn of it in the sum that they form anyway.
+        asked_here = float(dist.get_rank() == 0 and (self.folder / ASKED).exists())
         copies = self.settings.layout.replica_ranks  # each replica's sums are on all of its ranks
-        totals = [total / copies for total in summed(mine, self.device)]
+        *totals, asked_to_stop = summed([*mine, asked_here], self.device)
+        self.asked_to_stop = asked_to_stop > 0
+        totals = [total / copies for total in totals]
         return dict(zip(["loss", *names], totals, strict=True))
 
 

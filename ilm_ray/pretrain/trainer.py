@@ -26,7 +26,7 @@ from ilm_ray.errors import UserError
 from ilm_ray.observe.journal import read_journal
 from ilm_ray.parallel.group import keep_ranks
 from ilm_ray.parallel.layout import Layout
-from ilm_ray.pretrain.attempts import Attempts, finished
+from ilm_ray.pretrain.attempts import Attempts, finished, stopped
 from ilm_ray.pretrain.beside import checkpoint_figures, hold
 from ilm_ray.pretrain.diagnosis import IDLE
 from ilm_ray.pretrain.follower import Follower
@@ -35,6 +35,7 @@ from ilm_ray.pretrain.logs import TrainingLog
 from ilm_ray.pretrain.loop import LaysOut, LoopSettings, SkipsData, Task, train
 from ilm_ray.pretrain.opinion import second_opinion
 from ilm_ray.pretrain.watch import Watch
+from ilm_ray.stopping import Stopped, stop_after_checkpoint
 
 # Our own rule ends a hopeless run (`Attempts.hopeless`); this one those whose workers never come to our code.
 MAX_FAILURES = 100
@@ -55,7 +56,7 @@ def run_training(
     With `measure_beside` held-out bits per byte of every n-th checkpoint (`pretrain.evaluate_every`) go to
     `beside.jsonl`.
     A worker that dies, hangs or fails is replaced, and training goes on from the last checkpoint. Raises TrainingFailed
-    with the diagnosis where that does not help, UserError where the input is at fault.
+    with the diagnosis where that does not help, UserError where the input is at fault, Stopped after a SIGTERM.
     """
     config, folder = context.config, context.folder
     pretrain, on_gpu = config.pretrain, ray.cluster_resources().get("GPU", 0) > 0
@@ -87,7 +88,10 @@ def run_training(
     opinion = None if ask is None else partial(second_opinion, ask.url, ask.model)
     beside = _Beside(config, context.run_dir, folder) if measure_beside and pretrain.evaluate_every else None
     also = beside.look if beside else _nothing
-    with Follower(folder, attempts, context.journal, opinion, also, _lost_nodes) as follower:
+    with (
+        stop_after_checkpoint(folder),
+        Follower(folder, attempts, context.journal, opinion, also, _lost_nodes) as follower,
+    ):
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -97,6 +101,8 @@ def run_training(
             if beside is not None:
                 beside.finish()
     last = attempts.all()[-1]
+    if stopped(last):
+        raise Stopped(f"{folder.name} was stopped with a checkpoint; the same command goes on from there")
     if not finished(last):
         why = read_journal(attempts.folder / "diagnoses.jsonl")[-1]
         kind = UserError if why["category"] == "bad_input" else TrainingFailed
@@ -128,6 +134,10 @@ def _train_worker(settings: dict[str, Any]) -> None:
         try:
             task = settings["make_task"](config, run_dir)
             _train_in_stretches(task, config, settings["weight_decay"], run_dir, folder, watch)
+        except Stopped:  # no failure: Ray Train must not start the workers anew
+            if rank == 0:
+                (attempt / "stopped").touch()
+            return
         except BaseException as error:
             watch.failed(error, traceback.format_exc())
             raise

@@ -150,7 +150,7 @@ def _each_file(
         for name, outcomes in counts.items():
             for outcome, documents in outcomes.items():
                 if documents:  # Ray refuses to count by nothing
-                    counter(*DOCUMENTS).inc(documents, tags={"stage": f"text/{name}", "outcome": outcome})
+                    counter(DOCUMENTS).inc(documents, tags={"stage": f"text/{name}", "outcome": outcome})
         yield counts
 
 

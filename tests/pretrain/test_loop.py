@@ -18,6 +18,7 @@ from ilm_ray.parallel.layout import Layout
 from ilm_ray.pretrain.loop import LoopSettings, Losses, train
 from ilm_ray.pretrain.schedule import cosine_lr
 from ilm_ray.pretrain.watch import Watch
+from ilm_ray.stopping import ASKED, Stopped
 from tests.processes import run_ranks
 
 SETTINGS = LoopSettings("fp32", (0.9, 0.95), 1e-8, 0.1, clip_norm=0.5, storage=Storage(keep_local=2))
@@ -159,6 +160,37 @@ def test_a_run_killed_in_one_layout_and_resumed_in_another_equals_uninterrupted(
         assert {k: a[k] for k in ("loss", "grad_norm", "tokens")} == pytest.approx(
             {k: b[k] for k in ("loss", "grad_norm", "tokens")}, abs=1e-9
         )
+
+
+class Asked(Toy):
+    """Somebody asks for the end while rank 0 reads the batch of step 2."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def micro_batches(self, step: int, rank: int, ranks: int) -> list[Any]:
+        if step == 2 and rank == 0:
+            (self.folder / ASKED).touch()
+        return super().micro_batches(step, rank, ranks)
+
+
+def run_until_asked(folder: str, layout: Layout | None = None) -> None:
+    path, settings = Path(folder), replace(SETTINGS, layout=layout or Layout())
+    rank = int(os.environ["RANK"])
+    with pytest.raises(Stopped, match="step 3"):
+        train(Asked(path), settings, path, lambda row: None, Watch(path / "watch", rank, 60.0))
+
+
+@pytest.mark.parametrize("name", ["dp2", *LAYOUTS])
+def test_all_ranks_stop_together_with_a_checkpoint_of_the_step_they_are_at(
+    alone: Path, tmp_path: Path, name: str
+) -> None:
+    run_ranks(run_until_asked, 2, str(tmp_path), LAYOUTS.get(name))
+    assert commit.newest_step(tmp_path / "checkpoints") == 3  # 2 would be the newest otherwise
+    (tmp_path / ASKED).unlink()
+    run_ranks(run, 2, str(tmp_path))
+    assert differences(alone, tmp_path) < 1e-9
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 4)])

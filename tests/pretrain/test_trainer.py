@@ -4,17 +4,20 @@ import json
 import os
 import random
 import signal
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from ilm_ray.checkpoints import commit
 from ilm_ray.config import Config, load_config
 from ilm_ray.corpus.stage import Context
 from ilm_ray.observe.journal import Journal, read_journal
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.pretrain.layouts import Stretch, Stretches
 from ilm_ray.pretrain.trainer import run_training
+from ilm_ray.stopping import Stopped
 from tests.pretrain.test_loop import Toy, differences, load_weights, run
 from tests.processes import run_ranks
 
@@ -34,6 +37,43 @@ class DyingOnce(Toy):
 
     def before_step(self, model: object, step: int, evaluate: object) -> dict[str, object] | None:
         return {"evaluations": [{"when": "start"}]} if step == 0 else None
+
+
+class StoppingItsDriver(Toy):
+    """Sends the driver the signal of `ray job stop` at step 2, the first time only."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(None)
+        self.marker = run_dir / "driver"
+
+    def micro_batches(self, step: int, rank: int, ranks: int) -> list[object]:
+        if step == 2 and rank == 0 and self.marker.exists():
+            os.kill(int(self.marker.read_text()), signal.SIGTERM)
+            self.marker.unlink()
+            time.sleep(1)  # the driver needs a moment
+        return super().micro_batches(step, rank, ranks)
+
+
+def make_stopping(config: Config, run_dir: Path) -> StoppingItsDriver:
+    return StoppingItsDriver(run_dir)
+
+
+def test_a_stopped_driver_leaves_a_checkpoint_and_goes_on_from_it(local_ray: None, tmp_path: Path) -> None:
+    config = load_config("nano", None, ["pretrain.clip_norm=0.5"])
+    folder = tmp_path / "run" / "toy"
+    folder.mkdir(parents=True)
+    (folder.parent / "driver").write_text(str(os.getpid()))
+    context = Context(config, folder, folder.parent, Journal(folder.parent / "journal.jsonl"))
+    with pytest.raises(Stopped):
+        run_training(context, make_stopping, weight_decay=0.1)
+    stopped_at = commit.newest_step(folder / "checkpoints")
+    assert 3 <= stopped_at < Toy.steps
+    result = run_training(context, make_stopping, weight_decay=0.1)
+    starts = [json.loads(path.read_text())["step"] for path in sorted(folder.glob("attempts/*/start.json"))]
+    assert starts == [0, stopped_at]
+    assert result.metrics["faults"] == []  # a stop is none
+    run_ranks(run, 1, str(tmp_path / "alone"))
+    assert differences(folder, tmp_path / "alone") < 1e-9
 
 
 def make_task(config: Config, run_dir: Path) -> DyingOnce:

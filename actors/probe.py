@@ -1,0 +1,84 @@
+"""An actor a node that looks at the node from inside, for `jobs/doctor.py`."""
+
+import subprocess
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import ray
+import torch
+import torch.distributed as dist
+
+from ilm_ray.observe.doctor import (
+    Check,
+    check_gpus,
+    check_shared_memory,
+    check_storage,
+    installed_version,
+    own_versions,
+)
+
+MESSAGE_BYTES = 32 * 2**20
+ROUNDS = 3
+MUST_AGREE = ("ray", "torch", "numpy", "ilm_ray")
+
+
+class Probe:
+    """Lives on one node. Its methods give plain figures and checks, no tensors."""
+
+    def clock(self) -> float:
+        """Seconds since the epoch by this node's clock."""
+        return time.time()
+
+    def versions(self) -> dict[str, str | None]:
+        return {name: installed_version(name) for name in MUST_AGREE}
+
+    def look(self, run_dir: Path, run_bytes: int, store_bytes: int) -> list[Check]:
+        """Versions, GPUs, shared memory and storage of this node."""
+        return [
+            own_versions(),
+            gpus(),
+            check_shared_memory(Path("/dev/shm"), store_bytes),
+            check_storage(run_dir, run_bytes),
+        ]
+
+    def reads(self, path: Path, content: str) -> bool:
+        """Whether `path` holds `content` here."""
+        return path.is_file() and path.read_text() == content
+
+    def open_store(self, ranks: int) -> tuple[str, int]:
+        """Host and port of a meeting point for `ranks` ranks."""
+        self.store = dist.TCPStore(ray.util.get_node_ip_address(), 0, ranks, is_master=True, wait_for_workers=False)
+        return self.store.host, self.store.port
+
+    def bandwidth(self, rank: int, meeting: tuple[str, int], deadline_s: float) -> float:
+        """Bytes a second of an all-reduce between two ranks, the best of a few rounds."""
+        timeout, first = timedelta(seconds=deadline_s), rank == 0
+        store = self.store if first else dist.TCPStore(*meeting, 2, is_master=False, timeout=timeout)
+        group = dist.ProcessGroupGloo(store, rank, 2, timeout)
+        data = torch.ones(MESSAGE_BYTES // 4)
+        best = float("inf")
+        for _ in range(ROUNDS + 1):  # the first one opens the connections
+            started = time.monotonic()
+            group.allreduce([data]).wait()  # type: ignore[attr-defined]  # torch does not declare it
+            best = min(best, time.monotonic() - started)
+        return MESSAGE_BYTES / best
+
+
+def gpus() -> Check:
+    """The GPUs of this machine as the driver and torch see them."""
+    devices = _nvidia_smi()
+    usable = torch.cuda.device_count() if devices and torch.version.cuda else 0
+    names, driver = [name for name, _ in devices], devices[0][1] if devices else None
+    return check_gpus(len(devices), usable, names, torch.version.cuda, driver)
+
+
+def _nvidia_smi() -> list[tuple[str, str]]:
+    """(name, driver version) of each GPU; empty where there is no driver."""
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except FileNotFoundError:
+        return []
+    lines = done.stdout.splitlines() if done.returncode == 0 else []
+    return [(name, driver) for name, _, driver in (line.rpartition(", ") for line in lines)]

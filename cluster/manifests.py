@@ -1,0 +1,245 @@
+"""Write the files that bring a cluster up for a preset: `python -m cluster.manifests [--preset 7b --out DIR]`.
+
+`raycluster.yaml`, `rayjob.yaml` (KubeRay 1.5 or later), `ray_up.yaml` (machines by SSH), `slurm.sh`. Their values are
+those of `cluster/values.py`; the numbers of nodes follow from the preset. Without arguments the committed ones of
+`cluster/manifests/` are written.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.values import (
+    CLAIM,
+    DATA,
+    GPU,
+    HEAD,
+    HOME,
+    HOURS,
+    IMAGE,
+    LABEL,
+    METRICS_PORT,
+    RAY_VERSION,
+    ROOT,
+    RUNS,
+    STOP_S,
+    VERSION,
+    Need,
+    Node,
+    need_of,
+)
+from ilm_ray.config import load_config
+from ilm_ray.config.load import PRESETS
+
+COMMITTED = ("nano", "7b")
+FOLDER = Path("cluster", "manifests")
+HEADS = {
+    "raycluster.yaml": "A cluster for jobs that you submit: kubectl apply -f raycluster.yaml",
+    "rayjob.yaml": "One run of the pipeline with a cluster of its own: kubectl apply -f rayjob.yaml",
+    "ray_up.yaml": "Machines that SSH reaches: ray up ray_up.yaml. Yours: addresses, user, key.",
+}
+NAMES = {"app.kubernetes.io/name": "ilm-ray", "app.kubernetes.io/part-of": "ilm-ray"}
+USER = 1000
+
+
+def pod(node: Node) -> dict[str, Any]:
+    """A pod template. Requests equal limits: a pod that is promised its memory is not the first to be killed for it."""
+    resources: dict[str, Any] = {"cpu": str(node.cpus), "memory": f"{node.memory_gib}Gi"}
+    if node.gpus:
+        resources["nvidia.com/gpu"] = str(node.gpus)
+    container = {
+        "name": "ray",
+        "image": IMAGE,
+        "imagePullPolicy": "IfNotPresent",
+        "workingDir": HOME,
+        "env": [
+            {"name": "OMP_NUM_THREADS", "value": "1"},
+            {"name": "RAY_TRAIN_ENABLE_STATE_TRACKING", "value": "1"},
+            {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": str(STOP_S)},
+        ],
+        "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
+        "resources": {"requests": dict(resources), "limits": dict(resources)},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": "runs", "mountPath": RUNS}, {"name": "shm", "mountPath": "/dev/shm"}],
+    }
+    return {
+        "metadata": {
+            "labels": NAMES | {LABEL: node.role},
+            "annotations": {"prometheus.io/scrape": "true", "prometheus.io/port": str(METRICS_PORT)},
+        },
+        "spec": {
+            "automountServiceAccountToken": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": USER,
+                "runAsGroup": USER,
+                "fsGroup": USER,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [container],
+            "volumes": [
+                {"name": "runs", "persistentVolumeClaim": {"claimName": CLAIM}},
+                # The object store; it counts against the pod's memory.
+                {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{node.shm_gib}Gi"}},
+            ],
+        },
+    }
+
+
+def start_params(node: Node) -> dict[str, str]:
+    params = {"metrics-export-port": str(METRICS_PORT), "num-cpus": str(node.ray_cpus)}
+    if node is HEAD:
+        params["dashboard-host"] = "0.0.0.0"  # the submitter is another pod; the token guards it
+    return params
+
+
+def cluster_spec(need: Need) -> dict[str, Any]:
+    """The spec of a RayCluster: head, data nodes, and GPU nodes where the preset wants them."""
+    groups = [(DATA, need.data, need.data_max)] + ([(GPU, need.gpu, need.gpu)] if need.gpu else [])
+    return {
+        "rayVersion": RAY_VERSION,
+        "authOptions": {"mode": "token"},  # KubeRay makes the token and hands it to every pod of the cluster
+        "headGroupSpec": {
+            "labels": {LABEL: HEAD.role},
+            "rayStartParams": start_params(HEAD),
+            "template": pod(HEAD),
+        },
+        "workerGroupSpecs": [
+            {
+                "groupName": node.role,
+                "labels": {LABEL: node.role},
+                "replicas": count,
+                "minReplicas": count,
+                "maxReplicas": most,
+                "rayStartParams": start_params(node),
+                "template": pod(node),
+            }
+            for node, count, most in groups
+        ],
+    }
+
+
+def raycluster(preset: str, need: Need) -> dict[str, Any]:
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayCluster",
+        "metadata": _metadata(preset, "cluster"),
+        "spec": cluster_spec(need),
+    }
+
+
+def rayjob(preset: str, need: Need) -> dict[str, Any]:
+    """Stages are resumable, so a second attempt goes on where the first ended."""
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayJob",
+        "metadata": _metadata(preset, "pipeline"),
+        "spec": {
+            "entrypoint": f"python jobs/pipeline.py --preset {preset} --run-dir {RUNS}/{preset}",
+            "submissionMode": "K8sJobMode",
+            "backoffLimit": 2,
+            "activeDeadlineSeconds": HOURS * 3600,
+            "shutdownAfterJobFinishes": True,
+            "ttlSecondsAfterFinished": 3600,
+            "rayClusterSpec": cluster_spec(need),
+        },
+    }
+
+
+def ray_up(preset: str, need: Need) -> dict[str, Any]:
+    """Machines with Python 3.11, make and a C++ compiler, RUNS mounted on all. The addresses are examples."""
+    environment = f"cd {HOME} && export PATH={HOME}/.venv/bin:$PATH RAY_AUTH_MODE=token OMP_NUM_THREADS=1 "
+    environment += f"RAY_JOB_STOP_WAIT_TIME_S={STOP_S}"
+    workers = need.data + need.gpu
+    return {
+        "cluster_name": f"ilm-{_dashed(preset)}",
+        "max_workers": workers,
+        "provider": {
+            "type": "local",
+            "head_ip": "192.0.2.10",
+            "worker_ips": [f"192.0.2.{11 + number}" for number in range(workers)],
+        },
+        "auth": {"ssh_user": "ray", "ssh_private_key": "~/.ssh/id_ed25519"},
+        "file_mounts": {HOME: ".", "~/.ray/auth_token": "~/.ray/auth_token"},
+        "rsync_exclude": [".venv", "runs", ".git"],
+        "setup_commands": ["chmod 600 ~/.ray/auth_token", f"cd {HOME} && make setup"],
+        "head_start_ray_commands": [
+            f"{environment} && ray stop",
+            f"{environment} && ray start --head --port=6379 --num-cpus=0 --dashboard-host=127.0.0.1 "
+            f"--metrics-export-port={METRICS_PORT} --labels={LABEL}={HEAD.role} "
+            "--autoscaling-config=~/ray_bootstrap_config.yaml",
+        ],
+        "worker_start_ray_commands": [
+            f"{environment} && ray stop",
+            f"{environment} && if command -v nvidia-smi > /dev/null; then role=gpu; cpus=$(nvidia-smi -L | wc -l); "
+            f"else role=data; cpus=$(nproc); fi; ray start --address=$RAY_HEAD_IP:6379 --num-cpus=$cpus "
+            f"--metrics-export-port={METRICS_PORT} --labels={LABEL}=$role",
+        ],
+    }
+
+
+def slurm(preset: str, need: Need) -> str:
+    """One allocation of like nodes: with GPUs where the preset wants them. Its first node also is the head."""
+    gpus = f"#SBATCH --gpus-per-node={GPU.gpus}\n" if need.gpu else ""
+    text = (ROOT / "cluster" / "slurm.sh.in").read_text(encoding="utf-8")
+    for name, value in {
+        "PRESET": preset,
+        "NODES": str(need.gpu or need.data),
+        "GPUS": gpus,
+        "HOURS": str(HOURS),
+        "HOME": HOME,
+        "RUNS": RUNS,
+        "METRICS_PORT": str(METRICS_PORT),
+        "STOP_S": str(STOP_S),
+    }.items():
+        text = text.replace(f"@{name}@", value)
+    return text
+
+
+def files(preset: str) -> dict[str, str]:
+    """Name -> text of the files of a preset."""
+    need = need_of(load_config(preset))
+    made = {
+        "raycluster.yaml": raycluster(preset, need),
+        "rayjob.yaml": rayjob(preset, need),
+        "ray_up.yaml": ray_up(preset, need),
+    }
+    told = (
+        f"Preset {preset}: {need.data} data node(s), {need.gpu} GPU node(s). Written by `python -m cluster.manifests`."
+    )
+    texts = {name: f"# {HEADS[name]}\n# {told}\n" + _dump(value) for name, value in made.items()}
+    return texts | {"slurm.sh": slurm(preset, need)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write the files that bring a cluster up for a preset.")
+    parser.add_argument("--preset", choices=PRESETS)
+    parser.add_argument("--out", type=Path, help="folder to write into")
+    arguments = parser.parse_args()
+    if (arguments.preset is None) != (arguments.out is None):
+        parser.error("give both --preset and --out, or neither")
+    targets = {arguments.preset: arguments.out} if arguments.preset else {p: ROOT / FOLDER / p for p in COMMITTED}
+    for preset, folder in targets.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files(preset).items():
+            (folder / name).write_text(text, encoding="utf-8")
+            print(folder / name)
+
+
+def _metadata(preset: str, what: str) -> dict[str, Any]:
+    labels = NAMES | {"app.kubernetes.io/component": what, "app.kubernetes.io/version": VERSION}
+    return {"name": f"ilm-{_dashed(preset)}-{what}", "labels": labels}
+
+
+def _dashed(preset: str) -> str:
+    return preset.replace("_", "-")
+
+
+def _dump(value: dict[str, Any]) -> str:
+    return yaml.safe_dump(value, sort_keys=False, width=120)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The values of all cluster files, in one place: `python -m cluster.manifests` writes the files from them."""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ilm_ray.config import Config
+
+ROOT = Path(__file__).parents[1]
+PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def _pinned(pattern: str) -> str:
+    found = re.search(pattern, PROJECT, re.M)
+    assert found is not None, f"pyproject.toml has nothing like {pattern}"
+    return found[1]
+
+
+VERSION = _pinned(r'^version = "(.+)"')
+RAY_VERSION = _pinned(r'"ray\[[a-z,]+\]==([\d.]+)"')
+IMAGE = f"ilm-ray:{VERSION}"
+HOME = "/opt/ilm_ray"  # of the repository, in the image and on machines
+RUNS = "/runs"  # on storage that every node mounts: shards, checkpoints, results
+CLAIM = "ilm-runs"  # the ReadWriteMany claim behind RUNS
+METRICS_PORT = 8080
+STOP_S = 180  # between `ray job stop` and the end by force: time for a checkpoint
+HOURS = 24  # a job that has not ended by then is ended
+
+
+@dataclass(frozen=True)
+class Node:
+    """A kind of node. ray_cpus: what it offers to Ray, which may be less than it has; shm_gib: of the object store."""
+
+    role: str
+    cpus: int
+    memory_gib: int
+    shm_gib: int
+    gpus: int
+    ray_cpus: int
+
+
+# The head runs drivers and Ray's own services: no work of a stage goes there.
+HEAD = Node("head", cpus=8, memory_gib=32, shm_gib=8, gpus=0, ray_cpus=0)
+DATA = Node("data", cpus=16, memory_gib=64, shm_gib=16, gpus=0, ray_cpus=16)
+# One CPU a GPU is offered: ranks of training find a place, and the data stages go to the data nodes.
+GPU = Node("gpu", cpus=64, memory_gib=512, shm_gib=64, gpus=8, ray_cpus=8)
+LABEL = "ilm-role"  # of a node, in Ray and in Kubernetes: head, data or gpu
+
+
+@dataclass(frozen=True)
+class Need:
+    """How many nodes of which kind a preset wants. data_max: the data stages use as many as there are."""
+
+    data: int
+    data_max: int
+    gpu: int
+
+
+def need_of(config: Config) -> Need:
+    """GPU nodes for the larger of pre-training and PPO; nano needs none."""
+    if config.preset == "nano":
+        return Need(data=2, data_max=2, gpu=0)
+    ppo = config.ppo
+    ranks = ppo.policy_ranks + ppo.critic_ranks + ppo.reference_ranks + ppo.reward_ranks + ppo.rollout_engines
+    return Need(data=4, data_max=32, gpu=math.ceil(max(config.pretrain.workers, ranks) / GPU.gpus))
