@@ -5,7 +5,7 @@ over-fitted on the training set. L is the mean over items of an item's loss a to
 drawing the items of each set anew (percentile bootstrap).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,7 @@ def item_losses(model: CausalLM, tokenizer: Tokenizer, texts: Sequence[str], mic
     return found
 
 
-def contamination(losses: dict[str, Sequence[float]], seed: int, resamples: int = RESAMPLES) -> Contamination:
+def contamination(losses: Mapping[str, Sequence[float]], seed: int, resamples: int = RESAMPLES) -> Contamination:
     """The two differences with their intervals. losses: of each of SETS, one figure an item; none may be empty."""
     draw = np.random.default_rng(seed)
     drawn = {name: _means(np.asarray(losses[name], np.float64), resamples, draw) for name in SETS}
