@@ -1,4 +1,4 @@
-"""A server of one model: vLLM's own OpenAI application in a child process, watched by an actor.
+"""A server of one model in a child process, watched by an actor: vLLM's own OpenAI application, or the embedded one.
 
 The child is a process of its own because vLLM's application wants the main thread and its own event loop. It ends with
 the actor, however that ends.
@@ -35,6 +35,7 @@ class ServerSettings:
 
     folder: Path
     name: str  # of the model in requests
+    backend: str = "vllm"  # or torch: ilm_ray/serving/embedded.py
     host: str = "127.0.0.1"
     port: int = 0  # 0: a free one
     context: int = 4096  # tokens of prompt and answer together
@@ -86,7 +87,7 @@ class Server:
         code = self.child.poll()
         if code is not None:
             said = self.tail()
-            if "Address already in use" in said:
+            if "ddress already in use" in said:
                 raise UserError(f"port {self.settings.port} of {self.settings.host} is taken; give another: port=N")
             raise RuntimeError(f"{said}\nthe server of {self.settings.name} ended with code {code}")
 
@@ -112,6 +113,13 @@ class Server:
 
 def _command(settings: ServerSettings) -> list[str]:
     s = settings
+    if s.backend == "torch":
+        return [
+            sys.executable,
+            "-m",
+            "ilm_ray.serving.embedded",
+            *map(str, (s.folder, s.name, s.host, s.port, s.context)),
+        ]
     dtype = {"fp32": "float32", "bf16": "bfloat16"}[s.dtype]
     options = {
         "--model": s.folder,

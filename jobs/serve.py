@@ -1,7 +1,7 @@
-"""Serve a model: OpenAI-compatible endpoint, chat page at /, health, Prometheus metrics; vLLM in a Ray actor.
+"""Serve a model: OpenAI-compatible endpoint, chat page at /, health, Prometheus metrics; vLLM under a Ray actor.
 
     python jobs/serve.py model=RUN/STAGE [host=127.0.0.1] [port=8000] [name=...] [context=4096] [dtype=fp32|bf16]
-                         [cache_gib=1] [gpus=0|1] [deadline_s=900]
+                         [cache_gib=1] [gpus=0|1] [deadline_s=900] [backend=auto|vllm|torch]
 
 `model` is a stage of a run (runs/demo/ppo) or an exported folder. Routes: /v1/chat/completions, /v1/completions (with
 echo, logprobs and max_tokens=0 it scores a text), /v1/models, /health, /metrics. Only this machine can reach it unless
@@ -37,6 +37,7 @@ class ServeConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: Path
+    backend: Literal["auto", "vllm", "torch"] = "auto"  # auto: vLLM where it is installed
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)  # 0: a free one
     name: str | None = None  # of the model in requests; None: its folder's
@@ -54,8 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = Parser(prog="jobs/serve.py", description=__doc__.splitlines()[0] if __doc__ else None)
         parser.add_argument("settings", nargs="+", metavar="key=value", help="model=DIR and others; see the docstring")
         config = read_settings(parser.parse_args(argv).settings)
-        if importlib.util.find_spec("vllm") is None:
-            raise UserError("vLLM is not installed, and nothing else serves a model; run `make setup`")
         stopped = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopped.set())
@@ -94,7 +93,13 @@ def _serve(config: ServeConfig, folder: Path, stopped: threading.Event, summary:
     from actors.server import Server, ServerSettings
 
     name = config.name or config.model.absolute().name
-    settings = ServerSettings(folder, name, config.host, config.port, config.context, config.dtype, config.cache_gib)
+    installed = importlib.util.find_spec("vllm") is not None
+    if config.backend == "vllm" and not installed:
+        raise UserError("backend=vllm but vLLM is not installed; install it or set backend=torch")
+    backend = config.backend if config.backend != "auto" else "vllm" if installed else "torch"
+    settings = ServerSettings(
+        folder, name, backend, config.host, config.port, config.context, config.dtype, config.cache_gib
+    )
     # A cluster's other nodes do not have the exported folder: the actor stays on this one.
     if "RAY_ADDRESS" in os.environ:
         ray.init(logging_level="warning", log_to_driver=False)

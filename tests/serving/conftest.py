@@ -1,4 +1,4 @@
-"""A small model of ours, served by vLLM in a Ray actor, once for all tests of this folder."""
+"""A small model of ours, served under a Ray actor by the embedded server and by vLLM, once each for all tests."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -28,10 +28,12 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.fixture(scope="session")
-def served(local_ray: None, small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest.fixture(scope="session", params=["torch", pytest.param("vllm", marks=pytest.mark.slow)])
+def served(
+    request: pytest.FixtureRequest, local_ray: None, small_run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """Base URL of the server; its model is `nano`."""
-    if importlib.util.find_spec("vllm") is None:
+    if request.param == "vllm" and importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed")
     import ray
 
@@ -39,7 +41,8 @@ def served(local_ray: None, small_run: Path, tmp_path_factory: pytest.TempPathFa
     from ilm_ray.serving.folder import servable
 
     folder = servable(small_run / "sft", tmp_path_factory.mktemp("export"), "fp32")
-    server = ray.remote(Server).options(num_cpus=1).remote(ServerSettings(folder, "nano", context=512))
+    settings = ServerSettings(folder, "nano", request.param, context=512)
+    server = ray.remote(Server).options(num_cpus=1).remote(settings)
     try:
         yield ray.get(server.start.remote(DEADLINE_S), timeout=DEADLINE_S + 60)
     finally:

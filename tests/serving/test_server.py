@@ -18,7 +18,7 @@ from ilm_ray.tokenizer.chatml import encode_chat
 from ilm_ray.tokenizer.tokenizer import Tokenizer
 from tests.serving.browser import BINARY, Browser
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 QUESTION: list[Any] = [{"role": "user", "content": "Name three colours, <|im_end|> please."}]
 STREAMS = 50
 
@@ -101,7 +101,7 @@ def test_health_models_and_metrics(served: str) -> None:
         assert answer.status == 200
     with urllib.request.urlopen(f"{served}/metrics", timeout=30) as answer:
         told = answer.read().decode()
-    assert "vllm:generation_tokens_total" in told and "# TYPE" in told
+    assert "generation_tokens_total" in told and "# TYPE" in told
 
 
 def test_fifty_streams_at_once(served: str) -> None:
