@@ -1,6 +1,7 @@
 """Programs that mean harm, each of which must be a failed sample with its reason and leave nothing behind."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -162,6 +163,35 @@ os.kill(1, 9)
 print(open('/proc/self/status').read().split('CapEff:')[1].split()[0], os.getuid())
 """
     assert run_in_sandbox(program).stdout == "-1 -1 -1\n0000000000000000 65534\n"
+
+
+def test_a_plain_user_is_as_safe() -> None:
+    """Root runs the other tests; a plain user makes a user namespace first, and everything else within it."""
+    python, root = shutil.which("python3.11", path="/usr/bin"), Path(__file__).parents[2]
+    if os.geteuid() != 0 or python is None:
+        pytest.skip("needs root, to become another user, and a Python that all users may run")
+    program = """
+import os, socket
+print(sorted(os.listdir('/')), os.getuid())
+for attempt in (lambda: open('/usr/x', 'w'), lambda: socket.create_connection(('127.0.0.1', 9), 3), os.fork):
+    try: attempt()
+    except OSError: print('refused')
+"""
+    call = f"""
+from ilm_ray.evaluation.sandbox import *
+print(isolation())
+print(run_in_sandbox({program!r}, limits=Limits(processes=2)).stdout, end='')
+"""
+    env = {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [python, "-c", call], user=65534, group=65534, env=env, cwd="/tmp", capture_output=True, text=True
+    )
+    if "Permission denied" in done.stderr or "No module named" in done.stderr:
+        pytest.skip("other users cannot read the repository")
+    level, seen, *refused = done.stdout.splitlines()
+    if level != NAMESPACES:
+        pytest.skip(f"this system allows a plain user no more than '{level}'")
+    assert "home" not in seen and "root" not in seen and seen.endswith("65534") and refused == ["refused"] * 3
 
 
 def test_a_process_of_its_own_session_does_not_outlive_it() -> None:

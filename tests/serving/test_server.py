@@ -145,7 +145,8 @@ async def drive(url: str, pictures: Path) -> None:
         assert await browser.run("document.title") == "Chat"
         await browser.picture(pictures / "wide.png")
         # A long answer grows while one looks, until stop is pressed.
-        await browser.run(ask.format(440, json.dumps("Tell a long story.")))
+        await browser.run("document.getElementById('new').click()")
+        await browser.run(ask.format(400, json.dumps("Tell a long story.")))
         last = "[...document.querySelectorAll('.turn.assistant .said')].at(-1).textContent.length"
         first = await browser.until(last)
         await browser.until(f"{last} > {first}")
