@@ -172,7 +172,8 @@ class Embedded:
                 else:
                     new.append(step[0])
                     reason = "length" if len(new) == most else None
-                text, stopped = protocol.sayable(self.tokenizer.decode(new), asked.stops(), reason is not None)
+                decoded = self.tokenizer.decode(new, skip_special_tokens=True)  # as vLLM does
+                text, stopped = protocol.sayable(decoded, asked.stops(), reason is not None)
                 reason = "stop" if stopped else reason
                 if len(text) > len(said) or reason:
                     yield text[len(said) :], reason
