@@ -23,12 +23,6 @@ def score_pairs(
     """Scores (chosen, rejected) of pairs in the form of `reward.data`, under the condition of each pair's domain."""
     if not pairs:
         return []
-    prompts, responses = list[Prompt](), list[list[int]]()
-    for number, pair in enumerate(pairs):
-        ids = encode_chat(tokenizer, pair["prompt"], generation_prompt=True).ids
-        for side in ("chosen", "rejected"):
-            prompts.append(Prompt(f"{number}-{side}", pair["domain"], ids))
-            responses.append([*tokenizer.encode(pair[side]), tokenizer.im_end_id])
     chat, ppo = chat_tokens(tokenizer, conditions), config.ppo
     settings = RewardSettings(
         model,
@@ -40,13 +34,23 @@ def score_pairs(
         chat.tail,
         config.reward.context,
     )
-    rollouts = Rollouts(prompts, responses, [torch.zeros(len(ids)) for ids in responses], 0)
     gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
     groups = start_groups([Role("reward", Reward, settings, gpus=gpus)], f"answers-{time.time_ns()}", ppo.deadline_s)
     try:
-        work = groups["reward"].start("score", ray.put(rollouts))
+        work = groups["reward"].start("score", ray.put(as_rollouts(pairs, tokenizer)))
         figures([work], ppo.deadline_s)
         scores: dict[int, float] = ray.get(work.payloads[0], timeout=ppo.deadline_s)
     finally:
         stop_groups(groups)
     return [(scores[2 * i], scores[2 * i + 1]) for i in range(len(pairs))]
+
+
+def as_rollouts(pairs: Sequence[dict[str, Any]], tokenizer: Tokenizer) -> Rollouts:
+    """The answers of pairs as a policy would have given them: chosen, rejected, chosen, ...; each ends."""
+    prompts, responses = list[Prompt](), list[list[int]]()
+    for number, pair in enumerate(pairs):
+        ids = encode_chat(tokenizer, pair["prompt"], generation_prompt=True).ids
+        for side in ("chosen", "rejected"):
+            prompts.append(Prompt(f"{number}-{side}", pair["domain"], ids))
+            responses.append([*tokenizer.encode(pair[side]), tokenizer.im_end_id])
+    return Rollouts(prompts, responses, [torch.zeros(len(ids)) for ids in responses], 0)

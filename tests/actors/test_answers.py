@@ -1,0 +1,52 @@
+"""Pairs scored by PPO's reward actor get the scores that the reward model's own training gives them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from actors.answers import as_rollouts
+from actors.reward import Reward, RewardSettings
+from actors.scoring import chat_tokens
+from ilm_ray.alignment.reward import pair_scores, read_pairs
+from ilm_ray.config import load_config
+from ilm_ray.corpus.jsonl import write_jsonl
+from ilm_ray.model.huggingface import load_scalar, save_internlm2
+from ilm_ray.model.internlm2 import ScalarModel, Shape, initialize
+from ilm_ray.tokenizer.tokenizer import Tokenizer
+
+CONDITIONS = {"code": "C.", "helpful": "Be of use."}
+
+
+def test_scores_of_pairs_are_those_of_training(tmp_path: Path) -> None:
+    tokenizer = Tokenizer([bytes([i]) for i in range(256)], 320)
+    model = ScalarModel(
+        Shape(vocab_size=320, layers=1, hidden=32, kv_heads=2, queries_per_kv=1, head_dim=16, mlp_hidden=48)
+    )
+    initialize(model, 0)
+    save_internlm2(model, tmp_path / "model")
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "再"}]
+    pairs = [
+        {
+            "domain": ("code", "helpful")[i % 2],
+            "prompt": turns[-1 - 2 * (i % 2) :],
+            "chosen": "yes" * i,
+            "rejected": "好",
+        }
+        for i in range(1, 6)
+    ]
+    write_jsonl(tmp_path / "pairs.jsonl", pairs)
+    given = [f"reward.data={tmp_path / 'pairs.jsonl'}", f"reward.system_prompts={json.dumps(CONDITIONS)}"]
+    with torch.no_grad():
+        read = read_pairs(load_config("nano", None, given), tokenizer, "train")
+        expected = torch.stack(pair_scores(load_scalar(tmp_path / "model"), read), 1).flatten()
+    chat = chat_tokens(tokenizer, CONDITIONS)
+    settings = RewardSettings(
+        tmp_path / "model", 64, "fp32", chat.prefixes, chat.reward_id, chat.end_id, chat.tail, context=512
+    )
+    actor = Reward(0, 1, settings)
+    actor.build()
+    scores, _ = actor.score(as_rollouts(pairs, tokenizer))
+    assert [scores[i] for i in range(10)] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert len({round(score, 4) for score in scores.values()}) > 5
