@@ -4,6 +4,7 @@
 
 PYTHON ?= python3.11
 VENV := .venv
+EVAL := .venv-eval
 BIN := $(VENV)/bin
 RUN_DIR ?= runs/demo
 INPUT ?=
@@ -11,7 +12,7 @@ SETTINGS ?=
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 LOCK := $(if $(GPU),pyproject.toml,requirements-cpu.lock)
 
-.PHONY: demo test test-all lint format setup lock clean
+.PHONY: demo test test-all lint format setup lock eval-env eval-lock clean
 export DS_BUILD_OPS := 0
 export TORCH_EXTENSIONS_DIR := $(abspath $(VENV))/torch_extensions
 
@@ -55,5 +56,19 @@ lock: setup
 	$(BIN)/python -m cluster.lock > requirements-cpu.lock.new
 	mv requirements-cpu.lock.new requirements-cpu.lock
 
+# OpenCompass's own environment: its pins exclude ours. The same Python and the same Ray, whose workers run in it.
+eval-env: $(EVAL)/.ready
+
+$(EVAL)/.ready: requirements-eval.lock
+	$(PYTHON) -m venv $(EVAL)
+	$(EVAL)/bin/pip install --quiet --no-deps --no-compile -r requirements-eval.lock
+	-$(EVAL)/bin/python -m compileall -q -j 2 $(EVAL)/lib > /dev/null 2>&1
+	touch $@
+
+# Resolve its pins anew.
+eval-lock: setup
+	$(BIN)/python -m cluster.lock eval > requirements-eval.lock.new
+	mv requirements-eval.lock.new requirements-eval.lock
+
 clean:
-	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(EVAL) runs .mypy_cache .ruff_cache .pytest_cache
