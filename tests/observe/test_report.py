@@ -27,6 +27,7 @@ SECTIONS = [
     "reward",
     "ppo",
     "evaluation",
+    "benchmarks",
     "timings",
     "record",
 ]
