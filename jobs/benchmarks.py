@@ -1,11 +1,19 @@
 """Public benchmarks by OpenCompass: `benchmarks.model=FOLDER-or-URL benchmarks.suite=smoke benchmarks.data=FOLDER`."""
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ray
+from actors.server import Server, ServerSettings
+from ilm_ray.serving.folder import servable
+
 from actors.evaluator import SetOf, Target, plan_sets, run_sets
+from actors.ppo_driver import gpu_share
 from ilm_ray.config import Config
 from ilm_ray.config.schema import BenchmarksConfig
 from ilm_ray.corpus.files import write_text_atomic
@@ -18,6 +26,8 @@ from ilm_ray.evaluation.tables import area_means, benchmark_row
 from jobs._job import run_job
 
 SMOKE_EXAMPLES = 8
+SERVER_DEADLINE_S = 900.0
+STOP_DEADLINE_S = 60.0
 PLAN_DEADLINE_S = 600.0  # the first import of OpenCompass on a busy machine takes minutes
 
 
@@ -36,11 +46,7 @@ def _sources(config: Config) -> dict[str, str]:
             "benchmarks.model is not set; give the folder of a model (<run>/sft/model) or an endpoint's URL"
         )
     if not _is_url(chosen.model):
-        weights = Path(chosen.model) / "model.safetensors"
-        if not weights.is_file():
-            raise UserError(f"benchmarks.model={chosen.model} holds no model.safetensors; give the folder of a model")
-        with weights.open("rb") as file:
-            found["model"] = hashlib.file_digest(file, "sha256").hexdigest()
+        found["model"] = _weights_hash(Path(chosen.model))
     return found
 
 
@@ -60,11 +66,12 @@ def _work(context: Context) -> Result:
     sets = plan_sets([b for b in benchmarks if not b.lacks], target, python, PLAN_DEADLINE_S)
     if chosen.suite == "smoke":
         sets = [work for work in sets if work.name.endswith(SMOKE[work.benchmark.key] or (work.name,))]
-    run_sets([work for work in sets if not work.missing], target, python, chosen.workers, chosen.deadline_s)
-    rows = [
-        _row(benchmark, [work for work in sets if work.benchmark == benchmark], context.folder)
-        for benchmark in benchmarks
-    ]
+    present = [work for work in sets if not work.missing]
+    if not all((context.folder / "results" / work.file).exists() for work in present):
+        with _served(context, target) as ready:
+            run_sets(present, ready, python, chosen.workers, chosen.deadline_s)
+    sampled = target.examples is not None
+    rows = [_row(b, [work for work in sets if work.benchmark == b], context.folder, sampled) for b in benchmarks]
     table = context.folder / "benchmarks.json"
     document = {"model": chosen.model, "suite": chosen.suite, "examples": target.examples, "rows": rows}
     write_text_atomic(table, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
@@ -75,14 +82,29 @@ def _work(context: Context) -> Result:
     )
 
 
-def _row(benchmark: Benchmark, sets: list[SetOf], folder: Path) -> dict[str, Any]:
-    results = {
-        work.name: json.loads((folder / "results" / work.file).read_text(encoding="utf-8"))
-        for work in sets
-        if not work.missing
-    }
+@contextlib.contextmanager
+def _served(context: Context, target: Target) -> Iterator[Target]:
+    """The target at the URL that it names, or, where it names a folder, at a server of our own while this lasts."""
+    if _is_url(target.url):
+        yield target
+        return
+    folder = servable(Path(target.url), context.folder / "served", context.config.pretrain.precision)
+    settings = ServerSettings(folder, target.name, context=target.context, dtype=context.config.pretrain.precision)
+    server = ray.remote(Server).options(num_cpus=1, num_gpus=gpu_share(1)).remote(settings)
+    try:
+        url = ray.get(server.start.remote(SERVER_DEADLINE_S), timeout=SERVER_DEADLINE_S + STOP_DEADLINE_S)
+        yield replace(target, url=url, tokenizer=str(folder))
+    finally:
+        ray.wait([server.stop.remote()], timeout=STOP_DEADLINE_S)
+        ray.kill(server)
+
+
+def _row(benchmark: Benchmark, sets: list[SetOf], folder: Path, sampled: bool) -> dict[str, Any]:
+    present = [work for work in sets if not work.missing]
+    results = {w.name: json.loads((folder / "results" / w.file).read_text(encoding="utf-8")) for w in present}
     weights = {work.name: work.weight for work in sets}
-    return benchmark_row(benchmark, weights, {work.name: work.missing for work in sets if work.missing}, results)
+    missing = {work.name: work.missing for work in sets if work.missing}
+    return benchmark_row(benchmark, weights, missing, results, sampled)
 
 
 def _context(config: Config) -> int:
@@ -96,6 +118,18 @@ def _data_root(chosen: BenchmarksConfig) -> Path:
             "jobs/benchmark_data.py makes one of what the benchmarks' authors publish"
         )
     return Path(chosen.data)
+
+
+def _weights_hash(model: Path) -> str:
+    folder = model / "model" if (model / "model").is_dir() else model
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"benchmarks.model={model} holds no weights (*.safetensors); give the folder of a model")
+    whole = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
 
 
 def _is_url(model: str) -> bool:

@@ -10,14 +10,18 @@ Row = dict[str, Any]
 
 
 def benchmark_row(
-    benchmark: Benchmark, weights: Mapping[str, float], missing: Mapping[str, Sequence[str]], results: Mapping[str, Row]
+    benchmark: Benchmark,
+    weights: Mapping[str, float],
+    missing: Mapping[str, Sequence[str]],
+    results: Mapping[str, Row],
+    sampled: bool = False,
 ) -> Row:
     """One benchmark's figure and what it rests on.
 
     weights: of all its sets; missing: files of those whose data is absent; results: of the others, {score, metric,
-    examples, cut, seconds}, scores in per cent. `state`: done; partial, where the data of some sets is absent, so that
-    the figure is no figure of the benchmark; absent, with the score None, where that of all is; lacking, where
-    something else than data is.
+    examples, cut, seconds}, scores in per cent; sampled: they rest on some of the sets or examples by choice. `state`:
+    done; partial, where the data of some sets is absent, and sample, where sampled: both are no figures of the
+    benchmark; absent, with the score None, where the data of all sets is; lacking, where something else than data is.
     """
     row: Row = {
         "benchmark": benchmark.name,
@@ -41,7 +45,7 @@ def benchmark_row(
     total = sum(weights[name] for name in results)
     score = sum(weights[name] * result["score"] for name, result in results.items()) / total
     return row | {
-        "state": "partial" if missing else "done",
+        "state": "partial" if missing else "sample" if sampled else "done",
         "why": f"data of {len(missing)} of {len(weights)} sets absent: put it at {absent[0]}, ..." if missing else "",
         "score": round(score, 4),
         "metric": next(iter(results.values()))["metric"],

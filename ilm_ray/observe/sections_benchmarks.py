@@ -28,7 +28,7 @@ def benchmarks_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
     cut = "" if found["examples"] is None else f"; the first {found['examples']} examples of each set alone"
     parts = [page.paragraph(f"Model {found['model']}, suite {found['suite']}{cut}. Per cent unless said otherwise.")]
     areas = list(dict.fromkeys(row["area"] for row in rows))
-    parts.append(page.row([*_radar(rows), *_bars(rows, found["examples"] is None)]))
+    parts.append(page.row([*_radar(rows), *_bars(rows)]))
     for area in areas:
         of_area = [row for row in rows if row["area"] == area]
         parts += [page.heading(area.capitalize()), _table(of_area)]
@@ -59,12 +59,12 @@ def _radar(rows: list[Row]) -> list[Html]:
     return [page.figure(caption, chart, wide=False, unit="per cent")]
 
 
-def _bars(rows: list[Row], whole: bool) -> list[Html]:
+def _bars(rows: list[Row]) -> list[Html]:
     """Beside the published figures, but only where ours is a figure of the whole benchmark."""
     shown = [row for row in rows if row["score"] is not None]
     if not shown:
         return []
-    comparable = [row for row in shown if whole and row["state"] == "done"]
+    comparable = [row for row in shown if row["state"] == "done"]
     models = list(dict.fromkeys(model for row in comparable for model in row["published"]))
     bars = [Bars(OURS, [row["score"] for row in shown])]
     for model in models:

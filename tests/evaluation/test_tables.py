@@ -1,5 +1,7 @@
 """Rows of the tables: weighted means against brute force, and never a score for data that is not there."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +39,12 @@ def test_a_part_of_the_sets_is_called_a_part() -> None:
     assert "/d/b.csv" in row["why"]
 
 
+def test_a_sample_is_called_one_and_a_part_stays_a_part() -> None:
+    assert benchmark_row(ONE, {"a": 1.0}, {}, {"a": _result(40.0)}, sampled=True)["state"] == "sample"
+    both = benchmark_row(ONE, {"a": 1.0, "b": 1.0}, {"b": ["/d/b.csv"]}, {"a": _result(40.0)}, sampled=True)
+    assert both["state"] == "partial"
+
+
 def test_what_lacks_more_than_data_says_what() -> None:
     lacking = next(b for b in BENCHMARKS if b.lacks)
     row = benchmark_row(lacking, {}, {}, {})
@@ -65,3 +73,9 @@ def test_published_figures_are_of_the_asked_kind() -> None:
     assert set(FIGURES) <= {b.name for b in BENCHMARKS}
     assert all("Chat" not in model for model in published("MMLU", "base"))
     assert published("LongBench", "chat") == {}
+
+
+def test_the_guide_names_every_benchmark_with_its_configuration() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8").splitlines()
+    for b in BENCHMARKS:
+        assert any(f"| {b.name} | {b.kind} |" in line and f"`{b.config}`" in line for line in guide), b.key
