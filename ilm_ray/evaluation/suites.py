@@ -139,9 +139,9 @@ BENCHMARKS = (
         "HumanEval-X", CODE, "chat", "humanevalx.humanevalx_gen_620cfa", "gen", 0, HUMANEVAL_X, executes=True,
         lacks="compilers of its other languages and an evaluator for them",
     ),
-    Benchmark("L-Eval", LONG, "chat", "leval.leval", "gen", 0, ("data/leval/{name}/test.jsonl",), group="leval"),
+    Benchmark("L-Eval", LONG, "chat", "leval.leval", "gen", 0, ("data/leval/{name}/test.jsonl",)),
     Benchmark(
-        "LongBench", LONG, "chat", "longbench.longbench", "gen", 0, ("data/Longbench/data.zip",), group="longbench"
+        "LongBench", LONG, "chat", "longbench.longbench", "gen", 0, ("data/Longbench/data.zip",)
     ),
     Benchmark(
         "Needle-in-a-Haystack", LONG, "chat", "needlebench.needlebench_200k.needlebench_single_200k", "gen", 0,
@@ -153,7 +153,7 @@ BENCHMARKS = (
         "MathBench, code interpreter", TOOLS, "chat", "MathBench.deprecated_mathbench_agent_gen_48ec47", "gen", 0,
         MATHBENCH, lacks=LAGENT,
     ),
-    Benchmark("T-Eval", TOOLS, "chat", "teval.teval_en_gen_1ac254", "gen", 0, ("data/teval/EN",), group="teval"),
+    Benchmark("T-Eval", TOOLS, "chat", "teval.teval_en_gen_1ac254", "gen", 0, ("data/teval/EN",)),
     Benchmark(
         "CIBench", TOOLS, "chat", "CIBench.CIBench_template_gen_e6b12a", "gen", 0,
         ("data/cibench_dataset/cibench_template",), lacks=LAGENT,
