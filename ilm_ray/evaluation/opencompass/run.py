@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.config import ConfigDict
 from opencompass.tasks import OpenICLEvalTask, OpenICLInferTask
 
@@ -78,13 +79,14 @@ def samples(answers: dict[str, Row], details: Any) -> list[Row]:
     for number in range(min(SAMPLES, len(answers))):
         row = answers[str(number)]
         detail = _detail(details, number)
-        told = [detail[name] for name in ("correct", "is_correct") if isinstance(detail.get(name), bool)]
+        # OpenCompass keeps a list, of one for each time that a set was answered.
+        told = [value for name in ("correct", "is_correct") for value in np.atleast_1d(detail.get(name, []))]
         rows.append(
             {
                 "prompt": _prompt(row)[-SAMPLE_CHARS:],
                 "answer": str(row.get("prediction", ""))[:SAMPLE_CHARS],
                 "gold": str(row.get("gold", ""))[:SAMPLE_CHARS],
-                "correct": told[0] if told else None,
+                "correct": bool(told[0]) if told else None,
             }
         )
     return rows
