@@ -1,0 +1,158 @@
+"""A server of one model: vLLM's own OpenAI application in a child process, watched by an actor.
+
+The child is a process of its own because vLLM's application wants the main thread and its own event loop. It ends with
+the actor, however that ends.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from actors.rollout import VLLM_ENV
+from ilm_ray.errors import UserError
+
+POLL_S = 0.2
+GRACE_S = 20.0  # for running answers, when the server is asked to stop
+TAIL_LINES = 15
+_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What is served and where. folder: weights, config.json, tokenizer.json with its chat template."""
+
+    folder: Path
+    name: str  # of the model in requests
+    host: str = "127.0.0.1"
+    port: int = 0  # 0: a free one
+    context: int = 4096  # tokens of prompt and answer together
+    dtype: str = "fp32"  # or bf16
+    cache_gib: int = 1  # keys and values, on a CPU
+    gpu_memory_share: float = 0.9
+
+
+class Server:
+    """Starts, watches and stops the child."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self.url = ""
+        self.child: subprocess.Popen[bytes] | None = None
+        self.log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the actor
+
+    def start(self, deadline_s: float) -> str:
+        """Start and wait until it answers; its base URL (`http://host:port`).
+
+        Raises UserError where the port is taken, RuntimeError with the end of its log where it ends or is silent.
+        """
+        until = time.monotonic() + deadline_s
+        library = ctypes.CDLL(None)
+        self.child = subprocess.Popen(
+            _command(self.settings),
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | _environment(self.settings),
+            preexec_fn=lambda: library.prctl(_SET_PDEATHSIG, signal.SIGTERM),
+        )
+        while True:
+            self.check()
+            port = _listening(self.child.pid)
+            if port is not None and _healthy(f"{_base(self.settings.host, port)}/health"):
+                self.url = _base(self.settings.host, port)
+                return self.url
+            if time.monotonic() > until:
+                said = self.tail()
+                self.stop()
+                raise RuntimeError(f"{said}\nthe server of {self.settings.name} is not up after {deadline_s:g} s")
+            time.sleep(POLL_S)
+
+    def check(self) -> None:
+        """Raises where the child has ended."""
+        if self.child is None:
+            raise RuntimeError(f"the server of {self.settings.name} is not started")
+        code = self.child.poll()
+        if code is not None:
+            said = self.tail()
+            if "Address already in use" in said:
+                raise UserError(f"port {self.settings.port} of {self.settings.host} is taken; give another: port=N")
+            raise RuntimeError(f"{said}\nthe server of {self.settings.name} ended with code {code}")
+
+    def stop(self) -> None:
+        """Let running answers end for GRACE_S, then end it with all its processes."""
+        if self.child is None or self.child.poll() is not None:
+            return
+        family = psutil.Process(self.child.pid).children(recursive=True)
+        self.child.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.child.wait(GRACE_S)
+        for process in [self.child, *family]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.child.wait()
+
+    def tail(self) -> str:
+        """The last lines of the child's log."""
+        size = self.log.seek(0, os.SEEK_END)
+        data = os.pread(self.log.fileno(), 1 << 14, max(0, size - (1 << 14)))
+        return "\n".join(data.decode("utf-8", "replace").splitlines()[-TAIL_LINES:])
+
+
+def _command(settings: ServerSettings) -> list[str]:
+    s = settings
+    dtype = {"fp32": "float32", "bf16": "bfloat16"}[s.dtype]
+    options = {
+        "--model": s.folder,
+        "--host": s.host,
+        "--port": s.port,
+        "--served-model-name": s.name,
+        "--dtype": dtype,
+        "--max-model-len": s.context,
+        "--gpu-memory-utilization": s.gpu_memory_share,
+        "--max-logprobs": 20,
+        "--middleware": "ilm_ray.serving.page.ChatPage",
+        "--shutdown-timeout": int(GRACE_S / 2),
+    }
+    words = [str(word) for pair in options.items() for word in pair]
+    # Not vLLM's command line program, which does not start under the CPU package's name.
+    module = "vllm.entrypoints.launchers.api_server.entry"
+    return [sys.executable, "-m", module, *words, "--enforce-eager", "--disable-fastapi-docs"]
+
+
+def _environment(settings: ServerSettings) -> dict[str, str]:
+    apart = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}  # the application's engine is always a process of its own
+    return VLLM_ENV | apart | {"VLLM_CPU_KVCACHE_SPACE": str(settings.cache_gib)}
+
+
+def _listening(pid: int) -> int | None:
+    """The TCP port that a process listens on."""
+    with contextlib.suppress(psutil.Error):
+        for connection in psutil.Process(pid).net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN:
+                return int(connection.laddr.port)
+    return None
+
+
+def _base(host: str, port: int) -> str:
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
+    return f"http://{reachable}:{port}"
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2.0) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

@@ -1,0 +1,52 @@
+"""Which documents of a run's token shards hold items of a benchmark: by the rule of `ilm_ray/decontamination`.
+
+The shards are what a model was trained on, whatever happened before them; so they are decoded and looked through.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ilm_ray.config.schema import DecontaminationConfig
+from ilm_ray.corpus.jsonl import Row, batches
+from ilm_ray.corpus.tokens import TokenSource
+from ilm_ray.decontamination.index import Index, build_index
+from ilm_ray.decontamination.items import Item
+from ilm_ray.decontamination.pipeline import BATCH, contaminated
+from ilm_ray.tokenizer.tokenizer import Tokenizer
+
+
+def item_index(items: Sequence[Item], settings: DecontaminationConfig) -> Index:
+    """What is looked for. No run counts as too common: a false alarm is shown with its document, a leak is not lost."""
+    return build_index(items, settings.ngram, np.empty(0, np.uint64))
+
+
+def overlaps(
+    source: TokenSource, name: str, index: Index, tokenizer: Tokenizer, settings: DecontaminationConfig
+) -> Iterator[Row]:
+    """A row for each item that a document holds: its id, url, dump, the item, the share of it, both texts."""
+    specials = [tokenizer.bos_id, tokenizer.eos_id]
+    for numbers in batches(iter(range(len(source))), BATCH):
+        documents = []
+        for number in numbers:
+            ids = source.tokens(number)
+            about = source.provenance(number)
+            text = tokenizer.decode(ids[~np.isin(ids, specials)].tolist())
+            documents.append(({**about, "url": about.get("url", ""), "text": text}, name))
+        yield from contaminated(documents, index, settings.ngram, settings.share)
+
+
+def by_benchmark(index: Index, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Benchmark file -> items, those sought, those found, documents that hold one."""
+    sought = set(index.sought().tolist())
+    found = {row["item_number"] for row in rows}
+    counts: dict[str, dict[str, Any]] = {}
+    for number, item in enumerate(index.items):
+        count = counts.setdefault(item.benchmark, {"items": 0, "sought": 0, "found": 0, "documents": 0})
+        count["items"] += 1
+        count["sought"] += number in sought
+        count["found"] += number in found
+    for name, count in counts.items():
+        count["documents"] = len({(row["stage"], row["id"]) for row in rows if row["benchmark"] == name})
+    return counts

@@ -1,0 +1,43 @@
+"""From what a person names as a model to a folder that a server reads: weights, tokenizer and chat template."""
+
+from pathlib import Path
+
+from ilm_ray.errors import UserError
+from ilm_ray.model.exchange import DTYPES, export_model, export_tokens
+from ilm_ray.model.huggingface import load_causal
+from ilm_ray.tokenizer.tokenizer import SPECIALS, Tokenizer
+
+
+def servable(model: Path, scratch: Path, dtype: str) -> Path:
+    """`model` itself where it is an exported folder; else its export (LLaMA layout, `dtype`) in `scratch`.
+
+    model: an exported folder, a stage of a run (`runs/x/sft`) or that stage's `model`. Raises UserError for anything
+    else.
+    """
+    if (model / "config.json").is_file():
+        if not (model / "tokenizer.json").is_file():
+            raise UserError(f"model={model} has a config.json and no tokenizer.json; export it with its tokenizer")
+        return model
+    weights, tokens = model_and_tokenizer(model)
+    tokenizer = Tokenizer.load(tokens)
+    ids = export_tokens({name: tokenizer.special(name) for name in SPECIALS})
+    export_model(load_causal(weights), scratch, "llama", DTYPES[dtype], ids)
+    tokenizer.save_huggingface(scratch)
+    return scratch
+
+
+def model_and_tokenizer(model: Path) -> tuple[Path, Path]:
+    """The folders of a model's weights in our own layout and of its run's tokenizer.
+
+    model: a stage of a run or that stage's `model`. Raises UserError where either is not there.
+    """
+    weights = model if (model / "shape.json").is_file() else model / "model"
+    if not (weights / "shape.json").is_file():
+        raise UserError(
+            f"model={model} is no model: give a stage of a run (RUN_DIR/sft, RUN_DIR/ppo) or an exported folder "
+            "with config.json and tokenizer.json"
+        )
+    tokens = weights.absolute().parent.parent / "tokenizer"
+    if not tokens.is_dir():
+        raise UserError(f"model={model} has no tokenizer at {tokens}; give a stage within its run, or export it")
+    return weights, tokens

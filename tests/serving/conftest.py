@@ -1,0 +1,47 @@
+"""A small model of ours, served by vLLM in a Ray actor, once for all tests of this folder."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ilm_ray.model.huggingface import save_internlm2
+from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
+from ilm_ray.tokenizer.base import first_tokens
+from ilm_ray.tokenizer.cl100k import cl100k
+from ilm_ray.tokenizer.tokenizer import Tokenizer
+
+VOCABULARY = 1024
+DEADLINE_S = 900.0  # vLLM's start takes half a minute of processor time
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder with a tokenizer and, as its stage `sft`, a random model that seldom ends an answer."""
+    run = tmp_path_factory.mktemp("run")
+    ranks, _ = cl100k()
+    Tokenizer(first_tokens(ranks, 900), VOCABULARY).save(run / "tokenizer")
+    model = CausalLM(Shape(VOCABULARY, 2, 64, 2, 2, 32, 96, init_std=0.15))
+    initialize(model, 7)
+    save_internlm2(model, run / "sft" / "model")
+    return run
+
+
+@pytest.fixture(scope="session")
+def served(local_ray: None, small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Base URL of the server; its model is `nano`."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed")
+    import ray
+
+    from actors.server import Server, ServerSettings
+    from ilm_ray.serving.folder import servable
+
+    folder = servable(small_run / "sft", tmp_path_factory.mktemp("export"), "fp32")
+    server = ray.remote(Server).options(num_cpus=1).remote(ServerSettings(folder, "nano", context=512))
+    try:
+        yield ray.get(server.start.remote(DEADLINE_S), timeout=DEADLINE_S + 60)
+    finally:
+        ray.get(server.stop.remote(), timeout=60)
+        ray.kill(server)
