@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ilm_ray.evaluation.suites import Benchmark
 from ilm_ray.observe.progress import Progress
@@ -41,7 +42,7 @@ class Target:
 
     url: of an OpenAI-compatible endpoint without /v1; tokenizer: folder of its tokenizer.json, None where unknown;
     context: tokens of prompt and answer; data: the folder that holds OpenCompass's `data`; folder: where results go;
-    examples: of each set, None: all.
+    examples: of each set, None: all; node: of Ray, where evaluators must run to reach the endpoint, None: anywhere.
     """
 
     url: str
@@ -51,6 +52,7 @@ class Target:
     data: str
     folder: str
     examples: int | None
+    node: str | None = None
     request_s: float = 600.0
 
 
@@ -169,5 +171,12 @@ def run_sets(sets: Sequence[SetOf], target: Target, python: Path, workers: int, 
 
 def _start(target: Target, python: Path) -> Any:
     env = {"py_executable": str(python), "env_vars": OFFLINE}
-    options = {"num_cpus": 1, "max_restarts": RESTARTS, "max_task_retries": RESTARTS, "runtime_env": env}
+    options: dict[str, Any] = {
+        "num_cpus": 1,
+        "max_restarts": RESTARTS,
+        "max_task_retries": RESTARTS,
+        "runtime_env": env,
+    }
+    if target.node is not None:
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(target.node, soft=False)
     return ray.remote(Evaluator).options(**options).remote(target)

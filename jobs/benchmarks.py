@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from actors.server import Server, ServerSettings
-from ilm_ray.serving.folder import servable
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.evaluator import SetOf, Target, plan_sets, run_sets
 from actors.ppo_driver import gpu_share
+from actors.server import Server, ServerSettings
 from ilm_ray.config import Config
 from ilm_ray.config.schema import BenchmarksConfig
 from ilm_ray.corpus.files import write_text_atomic
@@ -23,6 +23,7 @@ from ilm_ray.errors import UserError
 from ilm_ray.evaluation.environment import interpreter
 from ilm_ray.evaluation.suites import SMOKE, Benchmark, suite
 from ilm_ray.evaluation.tables import area_means, benchmark_row
+from ilm_ray.serving.folder import servable
 from jobs._job import run_job
 
 SMOKE_EXAMPLES = 8
@@ -90,10 +91,12 @@ def _served(context: Context, target: Target) -> Iterator[Target]:
         return
     folder = servable(Path(target.url), context.folder / "served", context.config.pretrain.precision)
     settings = ServerSettings(folder, target.name, context=target.context, dtype=context.config.pretrain.precision)
-    server = ray.remote(Server).options(num_cpus=1, num_gpus=gpu_share(1)).remote(settings)
+    node = ray.get_runtime_context().get_node_id()  # the server answers on loopback, and the folder may be local
+    here = NodeAffinitySchedulingStrategy(node, soft=False)
+    server = ray.remote(Server).options(num_cpus=1, num_gpus=gpu_share(1), scheduling_strategy=here).remote(settings)
     try:
         url = ray.get(server.start.remote(SERVER_DEADLINE_S), timeout=SERVER_DEADLINE_S + STOP_DEADLINE_S)
-        yield replace(target, url=url, tokenizer=str(folder))
+        yield replace(target, url=url, tokenizer=str(folder), node=node)
     finally:
         ray.wait([server.stop.remote()], timeout=STOP_DEADLINE_S)
         ray.kill(server)
