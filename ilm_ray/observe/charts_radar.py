@@ -24,9 +24,9 @@ def radar_chart(title: str, axes: Sequence[str], values: Sequence[float], top: f
     parts = []
     for ring in range(1, RINGS + 1):
         height = top * ring / RINGS
-        corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(i, height) for i in range(len(axes))))
+        ring_at = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(i, height) for i in range(len(axes))))
         x, y = at(0, height)
-        parts.append(f'<polygon class="grid" fill="none" points="{corners}"/>')
+        parts.append(f'<polygon class="grid" fill="none" points="{ring_at}"/>')
         parts.append(f'<text x="{x + 4:.1f}" y="{y + 4:.1f}">{number(height)}</text>')
     for i, name in enumerate(axes):
         (x, y), (name_x, name_y) = at(i, top), at(i, top, GAP)
