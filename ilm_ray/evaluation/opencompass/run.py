@@ -9,6 +9,7 @@ import numpy as np
 from mmengine.config import ConfigDict
 from opencompass.tasks import OpenICLEvalTask, OpenICLInferTask
 
+from ilm_ray.evaluation.leftovers import drop_torn
 from ilm_ray.evaluation.opencompass.models import ServedBase, ServedChat, window
 from ilm_ray.evaluation.suites import Kind
 
@@ -56,10 +57,13 @@ def run_set(config: dict[str, Any], model: ConfigDict, folder: Path) -> Row:
         work_dir=str(folder),
         eval={"runner": {"task": {"dump_details": True}}},
     )
+    answered = folder / "predictions" / MODEL / f"{config['abbr']}.json"
+    scored = folder / "results" / MODEL / f"{config['abbr']}.json"
+    for path in (answered, scored):
+        drop_torn(path)
     OpenICLInferTask(task).run()
     OpenICLEvalTask(task).run()
-    answers = _read(folder / "predictions" / MODEL / f"{config['abbr']}.json")
-    result = _read(folder / "results" / MODEL / f"{config['abbr']}.json")
+    answers, result = _read(answered), _read(scored)
     metric = next((name for name in METRICS if isinstance(result.get(name), (int, float))), None)
     if metric is None:
         raise RuntimeError(f"{config['abbr']}: no score: {json.dumps(result, ensure_ascii=False)[:300]}")
