@@ -67,6 +67,11 @@ def items(folder: Path) -> Iterator[Item]:
         for sentence in sentences:  # as likelihoods are asked, and as a choice is
             yield Item(sentence, (), "", (sentences[row["gold"]],))
         yield Item(f"_ {row['continuation']}", ("\nA. ", "\nB. "), "AB"[row["gold"]], (), ("A", "B"))
+    yield from _flores(folder / "flores200/devtest")
+    for path in sorted(folder.glob("leval/*/*.jsonl")):
+        for row in _rows(path):
+            for question, answer in zip(row["instructions"], row["outputs"], strict=True):
+                yield Item(question, (row["input"][:200],), answer)
     packed = (folder / "humaneval/HumanEval.jsonl.gz").read_bytes()
     for row in map(json.loads, gzip.decompress(packed).decode().splitlines()):
         yield Item(row["prompt"], (), f"```python\n{row['prompt']}{row['canonical_solution']}\n```")
@@ -87,6 +92,23 @@ def _agieval(folder: Path) -> Iterator[Item]:
             hints = ("答案是：",) if chinese else ("The answer is ",)
             choices = tuple(f"{hints[0]}{LETTERS[i]}" for i in range(len(options)))
             yield Item(question, tuple(options), f"{hints[0]}{gold}", tuple(f"{h}{gold}" for h in hints), choices)
+
+
+def _flores(folder: Path) -> Iterator[Item]:
+    named = {
+        "deu_Latn": "German",
+        "fra_Latn": "French",
+        "jpn_Jpan": "Japanese",
+        "zho_Hans": "Chinese (Simpl)",
+        "zho_Hant": "Chinese (Trad)",
+    }
+    texts = {
+        code: (folder / f"{code}.devtest").read_text(encoding="utf-8").split("\n") for code in ("eng_Latn", *named)
+    }
+    for code, language in named.items():
+        for english, other in zip(texts["eng_Latn"][:100], texts[code][:100], strict=True):
+            yield Item(f"English statements to {language}.\n{english.strip()}", (), other.strip())
+            yield Item(f"{language} statements to English.\n{other.strip()}", (), english.strip())
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
