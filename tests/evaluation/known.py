@@ -43,10 +43,12 @@ def items(folder: Path) -> Iterator[Item]:
                 choices,
             )
     for path in sorted((folder / "cmmlu/test").glob("*.csv")):
-        for row in csv.DictReader(path.open(encoding="utf-8-sig")):
-            also = tuple(f"{x}. {row[x]}" for x in "ABCD")
-            choices = tuple(f"答案是: {x}" for x in "ABCD")
-            yield Item(row["Question"], also, f"答案是: {row['Answer']}", (f"答案是: {row['Answer']}",), choices)
+        with path.open(encoding="utf-8-sig") as file:
+            for row in csv.DictReader(file):
+                question, *texts = _filled({"question": row["Question"], **{x: row[x] for x in "ABCD"}})
+                also = tuple(f"{x}. {text}" for x, text in zip("ABCD", texts, strict=True))
+                choices = tuple(f"答案是: {x}" for x in "ABCD")
+                yield Item(question, also, f"答案是: {row['Answer']}", (f"答案是: {row['Answer']}",), choices)
     yield from _agieval(folder / "agieval")
     for part in ("m", "d"):
         for turns, questions, _ in json.loads((folder / f"c3/c3-{part}-dev.json").read_text(encoding="utf-8")):
@@ -77,6 +79,17 @@ def items(folder: Path) -> Iterator[Item]:
         yield Item(row["prompt"], (), f"```python\n{row['prompt']}{row['canonical_solution']}\n```")
     for row in json.loads((folder / "mbpp_sanitized/sanitized-mbpp.json").read_text(encoding="utf-8")):
         yield Item(row["prompt"], (row["test_list"][0],), f"```python\n{row['code']}\n```")
+
+
+def _filled(fields: dict[str, str]) -> list[str]:
+    """The fields as OpenCompass's prompts show them: it fills in one after the other, each also where the text of an
+    earlier one happens to hold its name in braces, as LaTeX's \\boldsymbol{A} does."""
+    shown = []
+    for number, text in enumerate(fields.values()):
+        for name, later in list(fields.items())[number + 1 :]:
+            text = text.replace(f"{{{name}}}", later)
+        shown.append(text)
+    return shown
 
 
 def _agieval(folder: Path) -> Iterator[Item]:
