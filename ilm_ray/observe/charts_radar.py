@@ -1,0 +1,43 @@
+"""A radar chart as SVG text: several figures of one scale, each on an axis of its own."""
+
+import math
+from collections.abc import Sequence
+
+from ilm_ray.observe.charts import HALF, cut, svg
+from ilm_ray.observe.page import Html, number, text
+
+RINGS = 4
+MARGIN = 78  # room for the names around the circle
+GAP = 14  # between an axis and its name
+
+
+def radar_chart(title: str, axes: Sequence[str], values: Sequence[float], top: float, width: int = HALF) -> Html:
+    """Axes clockwise from the top, each from 0 in the middle to `top`; one finite value an axis, cut to that range."""
+    centre = width / 2
+    radius = centre - MARGIN
+
+    def at(axis: int, value: float, beyond: float = 0.0) -> tuple[float, float]:
+        angle = 2 * math.pi * axis / len(axes) - math.pi / 2
+        reach = radius * min(max(value, 0.0), top) / top + beyond
+        return centre + reach * math.cos(angle), centre + reach * math.sin(angle)
+
+    parts = []
+    for ring in range(1, RINGS + 1):
+        height = top * ring / RINGS
+        ring_at = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(i, height) for i in range(len(axes))))
+        x, y = at(0, height)
+        parts.append(f'<polygon class="grid" fill="none" points="{ring_at}"/>')
+        parts.append(f'<text x="{x + 4:.1f}" y="{y + 4:.1f}">{number(height)}</text>')
+    for i, name in enumerate(axes):
+        (x, y), (name_x, name_y) = at(i, top), at(i, top, GAP)
+        parts.append(f'<line class="grid" x1="{centre:.1f}" y1="{centre:.1f}" x2="{x:.1f}" y2="{y:.1f}"/>')
+        side = "mid" if abs(name_x - centre) < 1 else ("end" if name_x < centre else "")
+        shown = cut(name, width if side == "mid" else name_x if side == "end" else width - name_x)
+        parts.append(f'<text class="{side} strong" x="{name_x:.1f}" y="{name_y + 4:.1f}">{text(shown)}</text>')
+    corners = [at(i, value) for i, value in enumerate(values)]
+    outline = "".join(f"{'L' if i else 'M'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(corners))
+    parts.append(f'<path class="line s1" d="{outline}Z"/>')
+    told = [f"{name}: {number(value)}" for name, value in zip(axes, values, strict=True)]
+    for (x, y), said in zip(corners, told, strict=True):
+        parts.append(f'<circle class="mark f1" cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{text(said)}</title></circle>')
+    return svg(title, "; ".join(told), width, width, parts)

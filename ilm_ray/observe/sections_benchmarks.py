@@ -1,0 +1,97 @@
+"""Report section about public benchmarks: the report's tables, ours beside what is published, single answers below."""
+
+from pathlib import Path
+from typing import Any
+
+from ilm_ray.corpus.manifest import Manifest
+from ilm_ray.evaluation.tables import area_means
+from ilm_ray.observe import page
+from ilm_ray.observe.charts import HALF, Bars, bar_chart
+from ilm_ray.observe.charts_radar import radar_chart
+from ilm_ray.observe.page import Html
+from ilm_ray.observe.rundata import Row, as_number, read_json
+
+PROMPT_CHARS = 1500
+SHOWN_SETS = 200
+OURS = "this model"
+NAN = float("nan")
+
+
+def benchmarks_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
+    """One table an area, a radar of the areas, bars beside the published figures, and answers of every set."""
+    title = "Benchmarks"
+    folder = run_dir / "benchmarks"
+    found = read_json(folder / "benchmarks.json")
+    if not isinstance(found, dict):
+        return page.section("benchmarks", title, [page.note("No public benchmark has been run.")])
+    rows: list[Row] = found["rows"]
+    cut = "" if found["examples"] is None else f"; the first {found['examples']} examples of each set alone"
+    parts = [page.paragraph(f"Model {found['model']}, suite {found['suite']}{cut}. Per cent unless said otherwise.")]
+    areas = list(dict.fromkeys(row["area"] for row in rows))
+    parts.append(page.row([*_radar(rows), *_bars(rows)]))
+    for area in areas:
+        of_area = [row for row in rows if row["area"] == area]
+        parts += [page.heading(area.capitalize()), _table(of_area)]
+        parts += [_answers(folder, row) for row in of_area if row["score"] is not None]
+    return page.section("benchmarks", title, parts)
+
+
+def _table(rows: list[Row]) -> Html:
+    models = list(dict.fromkeys(model for row in rows for model in row["published"]))
+    lines = []
+    for row in rows:
+        shots = "–" if row["shots"] is None else f"{row['shots']}-shot"
+        how = f"{shots}, {row['mode']}"
+        line = [row["benchmark"], f"{row['kind']}: {how}", row["score"], row["state"]]
+        sets = f"{row['sets_done']} of {row['sets']} sets" if row["sets"] else ""
+        said = "; ".join(filter(None, [row["why"], sets, f"{row['cut']} prompts cut" if row.get("cut") else ""]))
+        lines.append([*line, *(row["published"].get(model) for model in models), said])
+    return page.table(["benchmark", "how", OURS, "state", *models, ""], lines)
+
+
+def _radar(rows: list[Row]) -> list[Html]:
+    """Mean of the benchmarks of each area, where there are three areas to draw."""
+    means = area_means(rows)
+    if len(means) < 3:
+        return []
+    caption = "Mean of each area"
+    chart = radar_chart(caption, list(means), list(means.values()), 100.0)
+    return [page.figure(caption, chart, wide=False, unit="per cent")]
+
+
+def _bars(rows: list[Row]) -> list[Html]:
+    """Beside the published figures, but only where ours is a figure of the whole benchmark."""
+    shown = [row for row in rows if row["score"] is not None]
+    if not shown:
+        return []
+    comparable = [row for row in shown if row["state"] == "done"]
+    models = list(dict.fromkeys(model for row in comparable for model in row["published"]))
+    bars = [Bars(OURS, [row["score"] for row in shown])]
+    for model in models:
+        bars.append(
+            Bars(model, [as_number(row["published"].get(model) if row in comparable else None) for row in shown])
+        )
+    names = [f"{row['benchmark']} ({row['kind']})" for row in shown]
+    caption = "Scores"
+    return [page.figure(caption, bar_chart(caption, names, bars, " %", width=HALF), wide=False, unit="per cent")]
+
+
+def _answers(folder: Path, row: Row) -> Html:
+    """Every set's figure and its first answers."""
+    parts: list[Html] = []
+    results = sorted((folder / "results" / row["key"]).glob("*.json"))[:SHOWN_SETS]
+    told = [(path.stem, read_json(path)) for path in results]
+    figures = [(name, r["score"], r["metric"], r["examples"], page.duration(r["seconds"])) for name, r in told]
+    parts.append(page.table(["set", "score", "metric", "examples", "time"], figures))
+    parts += [_sample(name, sample) for name, result in told for sample in result["samples"]]
+    return page.folded(f"{row['benchmark']} ({row['kind']}): sets and answers", parts)
+
+
+def _sample(name: str, sample: dict[str, Any]) -> Html:
+    verdict = {True: "right", False: "wrong", None: "scored as a whole"}[sample["correct"]]
+    return Html(
+        f'<div class="talk"><div class="meta">{page.text(f"{name} · {verdict}")}</div>'
+        f"{page.quoted(sample['prompt'], PROMPT_CHARS)}"
+        f'<div class="meta">{page.text("answer")}</div>{page.quoted(sample["answer"], PROMPT_CHARS)}'
+        f'<div class="meta">{page.text("gold")}</div>{page.quoted(sample["gold"], PROMPT_CHARS)}</div>'
+    )
