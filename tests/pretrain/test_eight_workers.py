@@ -136,19 +136,23 @@ def reached(step):
 def starts():
     return [p for p in (stage / "attempts").glob("attempt-*/start.json")]
 
-def play():
+def train():
     try:
-        while not reached(30): time.sleep(0.5)
-        known = len(starts())
-        cluster.remove_node(second, allow_graceful=False)
-        while len(starts()) == known or not reached(90): time.sleep(0.5)
-        cluster.add_node(num_cpus=3, **args)
+        context = Context(config, stage, folder, Journal(folder / "journal.jsonl"))
+        trainer.run_training(context, SlowRecording(folder), 0.1)
     except BaseException:
         traceback.print_exc()
         os._exit(7)
 
-threading.Thread(target=play, daemon=True).start()
-trainer.run_training(Context(config, stage, folder, Journal(folder / "journal.jsonl")), SlowRecording(folder), 0.1)
+# Training in the thread: Ray starts nodes in the main one alone.
+training = threading.Thread(target=train)
+training.start()
+while not reached(30): time.sleep(0.5)
+known = len(starts())
+cluster.remove_node(second, allow_graceful=False)
+while len(starts()) == known or not reached(90): time.sleep(0.5)
+cluster.add_node(num_cpus=3, **args)
+training.join()
 ray.shutdown()
 cluster.shutdown()
 """
