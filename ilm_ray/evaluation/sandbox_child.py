@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 NAMESPACES, OTHER_USER, LIMITS = "namespaces", "other_user", "limits"
 INSIDE_ID = 65534  # nobody, within the sandbox
 FIRST_OTHER_ID = 1_900_000_000  # plus the process's number: an id that no one has and no two sandboxes share
-WORK = "/tmp"
+WORK = "/tmp/work"
 POLL_S = 0.02
 
 _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = (1 << b for b in (17, 26, 27, 28, 29, 30))
@@ -178,6 +178,12 @@ def _own_root(order: Order) -> None:
     new, limits = order["root"], order["limits"]
     _mount("none", "/", None, _REC | _PRIVATE)
     _mount("tmpfs", new, "tmpfs", _NOSUID | _NODEV, "mode=755,size=1m")
+    # First of all, for the interpreter may itself lie somewhere below /tmp.
+    Path(f"{new}/tmp").mkdir()
+    size = f"mode=1777,size={limits['disk_bytes']},nr_inodes={limits['files']}"
+    _mount("tmpfs", f"{new}/tmp", "tmpfs", _NOSUID | _NODEV, size)
+    Path(new + WORK).mkdir()
+    Path(new + WORK).chmod(0o1777)
     for path in order["visible"]:
         target = Path(new + path)
         if Path(path).is_symlink() and path.count("/") == 1:  # /bin -> usr/bin
@@ -194,12 +200,10 @@ def _own_root(order: Order) -> None:
     for name, text in order["etc"].items():
         Path(new, "etc").mkdir(exist_ok=True)
         Path(new, "etc", name).write_text(text)
-    for name in ("proc", "tmp", ".old"):
+    for name in ("proc", ".old"):
         Path(new, name).mkdir(exist_ok=True)
     with contextlib.suppress(OSError):  # refused to a plain user in a container that masks parts of its own
         _mount("proc", f"{new}/proc", "proc", _NOSUID | _NODEV | _NOEXEC)
-    size = f"mode=1777,size={limits['disk_bytes']},nr_inodes={limits['files']}"
-    _mount("tmpfs", new + WORK, "tmpfs", _NOSUID | _NODEV, size)
     number = _PIVOT_ROOT[os.uname().machine]
     _check("pivot_root", _libc.syscall(number, os.fsencode(new), os.fsencode(f"{new}/.old")))
     os.chdir("/")
