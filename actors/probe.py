@@ -4,6 +4,7 @@ import subprocess
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any  # torch's stubs do not know the methods of ProcessGroupGloo
 
 import ray
 import torch
@@ -55,7 +56,7 @@ class Probe:
         """Bytes a second of an all-reduce between two ranks, the best of a few rounds."""
         timeout, first = timedelta(seconds=deadline_s), rank == 0
         store = self.store if first else dist.TCPStore(*meeting, 2, is_master=False, timeout=timeout)
-        group = dist.ProcessGroupGloo(store, rank, 2, timeout)
+        group: Any = dist.ProcessGroupGloo(store, rank, 2, timeout)
         data = torch.ones(MESSAGE_BYTES // 4)
         best = float("inf")
         for _ in range(ROUNDS + 1):  # the first one opens the connections

@@ -13,6 +13,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,18 @@ def examine(config: Config, run_dir: Path, port_base: int) -> Iterator[Check]:
     yield doctor.own_versions()
     if "RAY_ADDRESS" not in os.environ:  # in a cluster these ports are its own
         yield doctor.check_ports(port_base, PORTS)
-    try:
-        with LocalRay(config):
-            yield from examine_cluster(config, run_dir)
-    except (ConnectionError, RuntimeError) as error:
-        said = str(error).strip().splitlines()
-        yield Check("Ray", said[-1] if said else type(error).__name__, "look at the newest folder in /tmp/ray/*/logs")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(LocalRay(config))
+        except Exception as error:  # a node that does not come up in time raises a bare Exception in Ray
+            said = str(error).strip().splitlines()
+            yield Check(
+                "Ray",
+                said[-1] if said else type(error).__name__,
+                "look at the newest folder in /tmp/ray/*/logs; on a busy machine try again",
+            )
+            return
+        yield from examine_cluster(config, run_dir)
 
 
 def examine_cluster(config: Config, run_dir: Path) -> Iterator[Check]:
