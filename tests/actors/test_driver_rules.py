@@ -111,4 +111,4 @@ def test_kernels_of_half_precision_get_nothing_else(monkeypatch: pytest.MonkeyPa
 
 def test_raising_a_bound_keeps_the_checkpoints() -> None:
     one, two = (load_config("nano", None, [f"ppo.logprob_gap_bound={bound}"]) for bound in (0.1, 0.5))
-    assert ppo_job._settings(one) == ppo_job._settings(two)
+    assert ppo_job.settings(one) == ppo_job.settings(two)
