@@ -1,0 +1,180 @@
+"""Claim: an iteration of PPO in (prompt + response tokens) a second against TRL 1.11.0's PPO trainer on this machine.
+
+    python benchmarks/ppo_peer.py [--size tiny wide] [--rounds 2] [--backend auto] [--peer-venv DIR]
+
+The formula is HybridFlow's (arXiv 2409.19256). Same policy weights, prompts' lengths, limits of responses, sampling
+(temperature 1, no top_p), one epoch, one mini-batch, fp32, no pre-training loss. Rounds alternate, each from a fresh
+start, and the first two iterations of each are left out. TRL: policy, critic, reference and reward in one process with
+one thread a core. Ours: six actor groups on Ray, one thread each; transfer of weights, experience on disk included.
+
+`tiny`: hidden 128, 4 layers, 2,048 words, 32 prompts of 16 tokens, responses of 64. `wide`: hidden 512, 8 layers, 64
+prompts of 16, responses of up to 256 tokens that end by themselves: the end token has a chance of 1/110 at every
+place. TRL's responses are drawn from the same distribution and counted with the mean length of ours.
+Aims: tiny no slower, wide 1.5 times; transfer of weights at most 5% of an iteration at `wide`.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from processes import run_measured
+
+from actors.ppo_driver import PPORun
+from actors.ppo_roles import ChatTokens, Inputs
+from ilm_ray.alignment.experience import Prompt
+from ilm_ray.config.schema import PPOConfig
+from ilm_ray.model.huggingface import save_internlm2, save_llama
+from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape, initialize
+
+REPOSITORY = Path(__file__).parents[1]
+PEER = ("torch==2.13.0", "trl==1.11.0", "transformers<5.20", "datasets", "accelerate", "rich")
+CORES, LEFT_OUT = 2, 2
+BOS, END, REWARD = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Size:
+    shape: Shape
+    prompts: int
+    prompt_tokens: int
+    max_new_tokens: int
+    mean_length: float | None  # of responses that end by themselves; None: they go on to the limit
+    iterations: int
+
+
+SIZES = {
+    "tiny": Size(Shape(2048, 4, 128, 4, 2, 16, 344), 32, 16, 64, None, 12),
+    "wide": Size(Shape(2048, 8, 512, 4, 2, 64, 1376), 64, 16, 256, 110.0, 5),
+}
+
+
+def make_models(size: Size, folder: Path) -> None:
+    """Random weights for both sides."""
+    policy, reward = CausalLM(size.shape), ScalarModel(size.shape)
+    initialize(policy, 0)
+    initialize(reward, 1)
+    with torch.no_grad():
+        # The first dimension of the hidden state is the same for all tokens and large: by it the end has its chance.
+        policy.model.tok_embeddings.weight[:, 0] = 1.0
+        policy.output.weight[:, 0] = 0.0
+        words, length = size.shape.vocab_size, size.mean_length
+        bias = -30.0 if length is None else math.log((words - 1) / (length - 1))
+        policy.output.weight[END, :] = 0.0
+        policy.output.weight[END, 0] = bias / math.sqrt(size.shape.hidden)  # RMSNorm makes that dimension about this
+    save_internlm2(policy, folder / "ours" / "policy")
+    save_internlm2(reward, folder / "ours" / "reward")
+    save_llama(policy, folder / "policy", bos_token_id=BOS, eos_token_id=END, pad_token_id=0)
+    (folder / "policy" / "generation_config.json").write_text(json.dumps({"eos_token_id": END, "pad_token_id": 0}))
+
+
+def run_ours(size: Size, folder: Path, backend: str) -> list[dict[str, Any]]:
+    """Rows of the iterations that count."""
+    settings = {
+        "iterations": size.iterations,
+        "critic_warmup": 0,
+        "prompts_per_iteration": size.prompts,
+        "max_prompt_tokens": size.prompt_tokens,
+        "max_new_tokens": size.max_new_tokens,
+        "top_p": 1.0,
+        "pretrain_coefficient": 0.0,
+        "policy_ranks": 1,
+        "critic_ranks": 1,
+        "reference_ranks": 1,
+        "reward_ranks": 1,
+        "rollout_engines": CORES,
+        "precision": "fp32",
+        "rollout_backend": backend,
+        "checkpoint_every": 10**6,
+    }
+    generator = torch.Generator().manual_seed(3)
+    prompts = [
+        Prompt(str(i), "any", [BOS, *torch.randint(4, 2048, (size.prompt_tokens - 1,), generator=generator).tolist()])
+        for i in range(size.prompts * size.iterations)
+    ]
+    chat = ChatTokens({"any": []}, REWARD, END, [], [END])
+    models = folder / "ours"
+    inputs = Inputs(models / "policy", models / "reward", prompts, chat, None, 1024, 4096, 5)
+    ppo = PPOConfig.model_validate(settings)
+    with tempfile.TemporaryDirectory() as run_folder, PPORun(ppo, inputs, Path(run_folder)) as run:
+        return run.run(lambda ids: "")[LEFT_OUT:]
+
+
+def peer_python(folder: Path) -> Path:
+    """Python of the peer's environment in `folder`, which is made where it is absent."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=300)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEER], check=True, timeout=1800)
+    return python
+
+
+def run_peer(python: Path, size: Size, folder: Path) -> list[float]:
+    """Seconds of the iterations that count."""
+    settings = {
+        "prompts": size.prompts,
+        "prompt_tokens": size.prompt_tokens,
+        "max_new_tokens": size.max_new_tokens,
+        "iterations": size.iterations,
+        "vocabulary": size.shape.vocab_size,
+        "threads": CORES,
+    }
+    script = REPOSITORY / "benchmarks" / "trl_peer.py"
+    command = [str(python), str(script), str(folder), json.dumps(settings)]
+    done = run_measured(command, 1200, {"PYTHONPATH": "", "OMP_NUM_THREADS": str(CORES)})
+    seconds: list[float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return seconds[LEFT_OUT - 1 :]
+
+
+def compare(name: str, rounds: int, backend: str, python: Path) -> dict[str, Any]:
+    size = SIZES[name]
+    rows, theirs = list[dict[str, Any]](), list[float]()
+    with tempfile.TemporaryDirectory() as folder:
+        make_models(size, Path(folder))
+        for _ in range(rounds):
+            rows += run_ours(size, Path(folder), backend)
+            theirs += run_peer(python, size, Path(folder))
+    length = statistics.fmean(row["response_tokens"] for row in rows)
+    tokens = size.prompts * (size.prompt_tokens + length)
+    ours = statistics.median(row["seconds"]["all"] for row in rows)
+    peer = statistics.median(theirs)
+    phases = {
+        phase: statistics.median(row["seconds"][phase] / row["seconds"]["all"] for row in rows)
+        for phase in ("weights", "rollout", "score", "train")
+    }
+    print(f"{name}: {size.prompts} prompts, responses of {length:.0f} tokens on average")
+    print(f"  ours {ours:.2f} s, {tokens / ours:,.0f} tokens/s; TRL {peer:.2f} s, {tokens / peer:,.0f} tokens/s")
+    print(f"  {peer / ours:.2f} times TRL")
+    shares = ", ".join(f"{phase} {share:.0%}" for phase, share in phases.items())
+    weights = statistics.median(row["seconds"]["weights"] for row in rows)
+    print(f"  {shares}, none of them {1 - sum(phases.values()):.0%}; transfer of weights {weights:.3f} s", flush=True)
+    return {"size": name, "ours_s": ours, "trl_s": peer, "ratio": peer / ours, "shares": phases, "transfer_s": weights}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--backend", choices=["auto", "vllm", "torch"], default="auto")
+    parser.add_argument("--peer-venv", type=Path, default=REPOSITORY / ".venv-trl")
+    args = parser.parse_args()
+    python = peer_python(args.peer_venv)
+    env = {"PYTHONPATH": str(REPOSITORY), "GLOO_SOCKET_IFNAME": "lo"}
+    ray.init(
+        address="local", num_cpus=CORES, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": env}
+    )
+    found = [compare(name, args.rounds, args.backend, python) for name in args.size]
+    ray.shutdown()
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
