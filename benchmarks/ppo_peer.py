@@ -17,8 +17,6 @@ import argparse
 import json
 import math
 import statistics
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,7 @@ from typing import Any
 
 import ray
 import torch
-from processes import run_measured
+from processes import peer_python, run_measured
 
 from actors.ppo_driver import PPORun
 from actors.ppo_roles import ChatTokens, Inputs
@@ -108,15 +106,6 @@ def run_ours(size: Size, folder: Path, backend: str) -> list[dict[str, Any]]:
         return run.run(lambda ids: "")[LEFT_OUT:]
 
 
-def peer_python(folder: Path) -> Path:
-    """Python of the peer's environment in `folder`, which is made where it is absent."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=300)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEER], check=True, timeout=1800)
-    return python
-
-
 def run_peer(python: Path, size: Size, folder: Path) -> list[float]:
     """Seconds of the iterations that count."""
     settings = {
@@ -166,7 +155,7 @@ def main() -> None:
     parser.add_argument("--backend", choices=["auto", "vllm", "torch"], default="auto")
     parser.add_argument("--peer-venv", type=Path, default=REPOSITORY / ".venv-trl")
     args = parser.parse_args()
-    python = peer_python(args.peer_venv)
+    python = peer_python(args.peer_venv, PEER)
     env = {"PYTHONPATH": str(REPOSITORY), "GLOO_SOCKET_IFNAME": "lo"}
     ray.init(
         address="local", num_cpus=CORES, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": env}

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -78,6 +79,15 @@ def tree(pid: int) -> list[psutil.Process]:
         return [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+def peer_python(folder: Path, packages: Sequence[str]) -> Path:
+    """Python of a peer's own environment in `folder`, which is made with `packages` where it is absent."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=300)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True, timeout=1800)
+    return python
 
 
 def run_measured(command: Sequence[str], timeout_s: float, env: Mapping[str, str] | None = None) -> Finished:

@@ -11,7 +11,6 @@ text, before any filter, over the must-have and must-not-have segments of the or
 import argparse
 import gzip
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from crawl import DATA, generate
-from processes import CommandFailed, Finished, run_measured
+from processes import CommandFailed, Finished, peer_python, run_measured
 
 from ilm_ray.corpus.jsonl import read_jsonl
 
@@ -27,15 +26,6 @@ REPOSITORY = Path(__file__).parents[1]
 PEER = ("datatrove[io,processing]==0.10.1", "lxml_html_clean", "spacy")
 GOAL = 1.5
 CORES = 2
-
-
-def peer_python(folder: Path) -> Path:
-    """Python of the peer's environment in `folder`, which is made where it is absent."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=300)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEER], check=True, timeout=1800)
-    return python
 
 
 def run_ours(crawl: Path, folder: Path, timeout_s: float) -> Finished:
@@ -105,7 +95,7 @@ def cpu_seconds(run: Path) -> dict[str, float]:
 
 def measure(folder: Path, data: Path, captures: int, peer_venv: Path, timeout_s: float) -> dict[str, Any]:
     crawl, ours, theirs = folder / "crawl", folder / "ours", folder / "theirs"
-    python = peer_python(peer_venv)
+    python = peer_python(peer_venv, PEER)
     generate(crawl, data, captures)
     gold = read_gold(data, crawl)
     print(f"{captures} captures, {len(gold)} of them with gold; {CORES} cores a side", flush=True)

@@ -1,5 +1,6 @@
 """The page for labels: over HTTP, against strangers, and in a real browser with keys and a small screen."""
 
+import asyncio
 import http.client
 import json
 import re
@@ -17,7 +18,7 @@ import pytest
 from ilm_ray.alignment.labels import labelled_pairs, read_labels
 from ilm_ray.errors import UserError
 from jobs.label_answers import Labels, _sides, serve
-from tests.jobs.browser import browser
+from tests.browser import BINARY, Browser
 from tests.made_text import HOSTILE
 
 ROWS = [
@@ -157,39 +158,50 @@ def test_the_job_serves_until_it_is_stopped(tmp_path: Path) -> None:
     assert read_labels(tmp_path / "comparisons.labels.jsonl")[0]["id"] == ROWS[2]["id"]
 
 
+@pytest.mark.skipif(BINARY is None, reason="Chromium is not installed")
 def test_a_person_labels_with_keys_and_on_a_phone(tmp_path: Path) -> None:
-    with _served(tmp_path) as (labels, port), browser(tmp_path) as tab:
-        tab.go(f"http://127.0.0.1:{port}/")
-        assert tab.value("document.title") == "Label answers"
-        left, right = (
-            tab.value(f"document.querySelectorAll('.sides .quoted')[{i}].getBoundingClientRect().left") for i in (0, 1)
-        )
-        assert right > left + 200
-        shown = tab.value("document.querySelector('.sides .quoted').innerText")
-        assert shown == str(ROWS[0][_sides(ROWS[0])[0]])
-        keys = [("1", "Digit1", 49), ("ArrowRight", "ArrowRight", 39), ("2", "Digit2", 50)]
-        for number, key in enumerate(keys, 1):
-            tab.press(*key)
-            tab.until(f"document.body.innerText.includes('What is {number}?')")
-        expected = [_sides(ROWS[0])[0], _sides(ROWS[1])[1], "tie"]
-        assert [row["label"] for row in read_labels(labels.path)] == expected
-        tab.press("Backspace", "Backspace", 8)
-        tab.until("document.body.innerText.includes('What is 2?')")
-        assert tab.value("document.querySelector('button.was').id") == "tie"
-        # A phone: answers one above the other, nothing to scroll sideways, buttons big enough for a thumb.
-        tab.call("Emulation.setDeviceMetricsOverride", width=380, height=700, deviceScaleFactor=2, mobile=True)
-        tab.go(f"http://127.0.0.1:{port}/")
-        first, second = (
-            tab.value(f"document.querySelectorAll('.sides .quoted')[{i}].getBoundingClientRect().top") for i in (0, 1)
-        )
-        assert second > first + 40
-        assert tab.value("document.documentElement.scrollWidth") <= 380
-        assert tab.value("Math.min(...[...document.querySelectorAll('button')].map(b => b.offsetHeight))") >= 40
-        tab.value("document.getElementById('second').click()")
-        tab.until("document.body.innerText.includes('All 4 comparisons')")
-        assert labels.done == 4
-        # Another origin cannot post, even with a form that a browser would send along.
-        form = f"<form method=post action='http://127.0.0.1:{port}/label'><input name=id value=1-00000></form>"
-        tab.go(f"data:text/html,{form}")
-        tab.value("document.forms[0].submit()")
-        tab.until("document.body.innerText.includes('answers only itself')")
+    asyncio.run(_label(tmp_path))
+
+
+async def _label(tmp_path: Path) -> None:
+    with _served(tmp_path) as (labels, port):
+        async with Browser(tmp_path / "chromium") as tab:
+            await _work_the_page(tab, labels, port)
+
+
+async def _work_the_page(tab: Browser, labels: Labels, port: int) -> None:
+    url = f"http://127.0.0.1:{port}/"
+    await tab.open(url, 1200, 900)
+    assert await tab.run("document.title") == "Label answers"
+    left, right = [
+        await tab.run(f"document.querySelectorAll('.sides .quoted')[{i}].getBoundingClientRect().left") for i in (0, 1)
+    ]
+    assert right > left + 200
+    shown = await tab.run("document.querySelector('.sides .quoted').innerText")
+    assert shown == str(ROWS[0][_sides(ROWS[0])[0]])
+    keys = [("1", "Digit1", 49), ("ArrowRight", "ArrowRight", 39), ("2", "Digit2", 50)]
+    for number, key in enumerate(keys, 1):
+        await tab.press(*key)
+        await tab.until(f"document.body.innerText.includes('What is {number}?')")
+    expected = [_sides(ROWS[0])[0], _sides(ROWS[1])[1], "tie"]
+    assert [row["label"] for row in read_labels(labels.path)] == expected
+    await tab.press("Backspace", "Backspace", 8)
+    await tab.until("document.body.innerText.includes('What is 2?')")
+    assert await tab.run("document.querySelector('button.was').id") == "tie"
+    # A phone: answers one above the other, nothing to scroll sideways, buttons big enough for a thumb.
+    await tab.open(url, 380, 700)
+    first, second = [
+        await tab.run(f"document.querySelectorAll('.sides .quoted')[{i}].getBoundingClientRect().top") for i in (0, 1)
+    ]
+    assert second > first + 40
+    assert await tab.run("document.documentElement.scrollWidth") <= 380
+    assert await tab.run("Math.min(...[...document.querySelectorAll('button')].map(b => b.offsetHeight))") >= 40
+    await tab.run("document.getElementById('second').click()")
+    await tab.until("document.body.innerText.includes('All 4 comparisons')")
+    assert labels.done == 4
+    # Another origin cannot post, even with a form that a browser would send along.
+    form = f"<form method=post action='http://127.0.0.1:{port}/label'><input name=id value=1-00000></form>"
+    await tab.call("Page.navigate", url=f"data:text/html,{form}")
+    await tab.until("document.forms.length == 1")
+    await tab.run("document.forms[0].submit()")
+    await tab.until("document.body.innerText.includes('answers only itself')")

@@ -16,7 +16,7 @@ from ilm_ray.model.huggingface import load_causal
 from ilm_ray.serving.page import POLICY
 from ilm_ray.tokenizer.chatml import encode_chat
 from ilm_ray.tokenizer.tokenizer import Tokenizer
-from tests.serving.browser import BINARY, Browser
+from tests.browser import BINARY, Browser
 
 pytestmark = pytest.mark.timeout(1800)
 QUESTION: list[Any] = [{"role": "user", "content": "Name three colours, <|im_end|> please."}]

@@ -1,5 +1,6 @@
 """A headless Chromium, driven over its DevTools protocol: open a page, run a script in it, take pictures."""
 
+import asyncio
 import base64
 import json
 import shutil
@@ -11,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-BINARY = shutil.which("chromium") or shutil.which("chromium-browser")
+BINARY = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0",
@@ -70,12 +71,14 @@ class Browser:
         return result["result"].get("value")
 
     async def until(self, script: str, deadline_s: float = DEADLINE_S) -> Any:
-        """Wait until a script's value is true."""
+        """Wait until a script's value is true, whatever page is there by then."""
         end = time.monotonic() + deadline_s
-        while not (value := await self.run(script)):
+        while True:
+            found = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+            if value := found["result"].get("value"):
+                return value
             assert time.monotonic() < end, f"never true: {script}"
-            await self.call("Runtime.evaluate", expression="new Promise(r => setTimeout(r, 50))", awaitPromise=True)
-        return value
+            await asyncio.sleep(0.05)
 
     async def open(self, url: str, width: int, height: int, dark: bool = False) -> None:
         await self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)  # fmt: skip # noqa: E501
@@ -83,6 +86,13 @@ class Browser:
         await self.call("Emulation.setEmulatedMedia", features=[scheme])
         await self.call("Page.navigate", url=url)
         await self.until(f"document.readyState === 'complete' && location.href.startsWith({url!r})")
+
+    async def press(self, key: str, code: str, number: int) -> None:
+        for kind in ("keyDown", "keyUp"):
+            text = {"text": key} if len(key) == 1 and kind == "keyDown" else {}
+            await self.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=code, windowsVirtualKeyCode=number, **text
+            )
 
     async def picture(self, path: Path) -> None:
         path.write_bytes(base64.b64decode((await self.call("Page.captureScreenshot"))["data"]))
