@@ -11,6 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+LAST_WORDS_S = 5.0
+
 
 def run_ranks(function: Callable[..., None], ranks: int, *arguments: Any, deadline_s: float = 120) -> None:
     """`function(*arguments)` in `ranks` processes inside a gloo group; fails if one fails or the deadline passes."""
@@ -20,12 +22,14 @@ def run_ranks(function: Callable[..., None], ranks: int, *arguments: Any, deadli
     torch.set_num_threads(1)
     pids = [_fork(function, rank, ranks, port, arguments) for rank in range(ranks)]
     deadline = time.monotonic() + deadline_s
-    waiting, failed = dict(enumerate(pids)), []
-    while waiting and not failed and time.monotonic() < deadline:
+    waiting, failed = dict(enumerate(pids)), list[int]()
+    while waiting and time.monotonic() < deadline:
         for rank, pid in list(waiting.items()):
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
                 del waiting[rank]
+                if status and not failed:  # the others may still say what they saw of it
+                    deadline = min(deadline, time.monotonic() + LAST_WORDS_S)
                 failed += [rank] if status else []
         time.sleep(0.02)
     for pid in waiting.values():

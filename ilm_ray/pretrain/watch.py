@@ -22,7 +22,8 @@ class Watch:
     """Writes `rank-<rank>.json` into `folder` every second: step, what the rank is doing since when, and where it runs.
 
     A rank that does one thing for longer than `deadline_s` leaves the stacks of its threads in `rank-<rank>.stack.txt`
-    and ends its process: the others, which wait for it, cannot know.
+    and, two signs of life later, ends its process: the others, which wait for it, cannot know. They began to wait at
+    about the time when it began to hang, and the first to end takes the rest with it: by then each has left its stacks.
     """
 
     def __init__(self, folder: Path, rank: int, deadline_s: float) -> None:
@@ -64,12 +65,16 @@ class Watch:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(min(EVERY_S, self.deadline_s / 4)):
-            hung = time.monotonic() - self._now[2] > self.deadline_s
-            self._write(hung)
-            if hung:
+        every, seen = min(EVERY_S, self.deadline_s / 4), None
+        while not self._stop.wait(every):
+            now = self._now
+            late = time.monotonic() - now[2] - self.deadline_s
+            self._write(hung=late > 0)
+            if late > 0 and seen is not now:
                 with (self.folder / f"rank-{self.rank}.stack.txt").open("w") as out:
                     faulthandler.dump_traceback(out, all_threads=True)
+                seen = now
+            elif late > 2 * every:
                 os._exit(HUNG)
 
     def _write(self, hung: bool = False) -> None:

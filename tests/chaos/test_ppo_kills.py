@@ -53,7 +53,7 @@ class Blow:
 
 class Saboteur:
     """Watches what a run starts. One blow after the other: the next when what the last one hit has been replaced and
-    an update has begun since."""
+    an update has begun since. A rank that dies when its work is done is missed an iteration later: three for each."""
 
     def __init__(self, blows: list[Blow], seed: int, signal_number: int = signal.SIGKILL) -> None:
         self.left, self.rng, self.signal = list(blows), random.Random(seed), signal_number
@@ -68,7 +68,9 @@ class Saboteur:
         if self.armed and self.left and (role, method) == self.left[0].begin:
             blow, self.armed = self.left.pop(0), False
             victim = self.groups[blow.role]
-            rank, delay = self.rng.randrange(len(victim.actors)), self.rng.uniform(0.0, 0.05)
+            # Writing a model, the last thing a run does, takes toys some milliseconds.
+            longest = 0.002 if blow.phase == "export" else 0.05
+            rank, delay = self.rng.randrange(len(victim.actors)), self.rng.uniform(0.0, longest)
             self.pending = blow.role
             threading.Thread(target=self._strike, args=(victim, rank, delay, work.needs)).start()
         elif method == "build" and role == self.pending:
@@ -146,7 +148,7 @@ def strike_and_compare(tmp_path: Path, watch: Any, blows: list[Blow], ppo: PPOCo
 @pytest.mark.usefixtures("local_ray")
 def test_a_run_survives_the_loss_of_an_engine_a_scorer_and_a_learner(tmp_path: Path, watch: Any) -> None:
     blows = [Blow("weights", "rollout"), Blow("scoring", "reward"), Blow("update", "policy")]
-    strike_and_compare(tmp_path, watch, blows, settings(4), 1)
+    strike_and_compare(tmp_path, watch, blows, settings(8), 1)
 
 
 @pytest.mark.slow
