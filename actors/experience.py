@@ -11,7 +11,6 @@ from ilm_ray.alignment import blackbox
 from ilm_ray.alignment.assemble import Said, derive, experience_of, figures, one_a_domain_first, sequence_kl
 from ilm_ray.alignment.experience import Experience, gather_numbered, merge
 from ilm_ray.config.schema import PPOConfig
-from ilm_ray.observe import metrics
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,6 @@ class ExperienceMaker:
         if self.settings.folder is not None:
             blackbox.write(self.settings.folder, iteration, self.settings.ppo, said, derived)
         row = figures(said, derived)
-        metrics.gauge(metrics.REWARD_MEAN).set(row["reward"])
-        metrics.gauge(metrics.KL).set(row["kl"])
-        metrics.gauge(metrics.RESPONSE_TOKENS).set(row["response_tokens"])
         return experience_of(said, derived), row | {"samples": _samples(said, samples)}
 
 

@@ -29,15 +29,17 @@ from actors.group import (
     start_groups,
     stop_groups,
 )
-from actors.ppo_log import append, keep_before, lines, readable
+from actors.ppo_log import append, export, keep_before, lines, readable
 from actors.ppo_roles import Inputs, ppo_roles
 from actors.recovery import Fall, why_hopeless
 from ilm_ray.alignment import blackbox
 from ilm_ray.alignment.ppo import prompt_numbers
 from ilm_ray.config.schema import PPOConfig
 from ilm_ray.corpus.files import write_text_atomic
+from ilm_ray.observe import metrics
 from ilm_ray.observe.journal import Journal
 from ilm_ray.observe.progress import Progress
+from ilm_ray.stopping import ASKED, Stopped, stop_after_checkpoint
 
 COMMIT = "COMMIT"
 KEEP_CHECKPOINTS = 2
@@ -102,10 +104,16 @@ class PPORun:
         stop_groups(self.groups)
 
     def run(self, decode: Callable[[list[int]], str]) -> list[Figures]:
-        """All iterations that are left, checkpoints on the way, the model at the end. Returns all metric rows."""
+        """All iterations that are left, checkpoints on the way, the model at the end. Returns all metric rows.
+
+        Raises Stopped where SIGTERM asked for the end, when the iteration under way is done and a checkpoint saved.
+        """
         progress = Progress("ppo", self.total, done=self.state.iteration)
-        while self._surviving(lambda: self._advance(decode, progress)):
-            pass
+        with stop_after_checkpoint(self.folder):
+            while self._surviving(lambda: self._advance(decode, progress)):
+                if (self.folder / ASKED).exists() and self.state.iteration < self.total:
+                    self._surviving(self._checkpoint_once)
+                    raise Stopped(f"stopped after {self.state.iteration} of {self.total} iterations, with a checkpoint")
         return [json.loads(line) for line in lines(self.folder / "metrics.jsonl")]
 
     def _advance(self, decode: Callable[[list[int]], str], progress: Progress) -> bool:
@@ -120,6 +128,7 @@ class PPORun:
             row["validation_reward"] = self.validate()
         append(self.folder / "metrics.jsonl", [row])
         append(self.folder / "samples.jsonl", [readable(sample, row, decode) for sample in shown])
+        export(row)
         self._unlogged = None
         progress.update(self.state.iteration, reward=row["reward"], kl=row["kl"], tokens=row["response_tokens"])
         if self.state.iteration % self.ppo.checkpoint_every == 0 and self.state.iteration < self.total:
@@ -180,6 +189,8 @@ class PPORun:
         if self._torn or not names.isdisjoint(LEARNERS):
             names.update(LEARNERS)
         said = [f"{one.group}-{one.rank} in {one.method}(): {one.fate}" for one in lost.values()]
+        for one in lost.values():
+            metrics.counter(metrics.FAILURES).inc(tags={"stage": "ppo", "category": one.fate})
         if self._repair is not None:  # another loss before the first was made good
             said = [*self._repair.lost, *said]
         since = self._repair.since if self._repair else time.monotonic()
@@ -192,7 +203,8 @@ class PPORun:
         started = time.monotonic()
         number, groups = self.state.iteration, self.groups
         frozen = number < self.ppo.critic_warmup
-        seconds = {"weights": self.transfer()}
+        weight_bytes = self.transfer()
+        seconds = {"weights": time.monotonic() - started}
         rollouts = self._rollouts(number)
         old = groups["policy"].start("logprobs", *rollouts.payloads)
         reference = groups["reference"].start("logprobs", *rollouts.payloads)
@@ -224,7 +236,7 @@ class PPORun:
         self._torn = False
         seconds["all"] = time.monotonic() - started
         row["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
-        return {"iteration": number, "warmup": frozen, **row}, samples
+        return {"iteration": number, "warmup": frozen, **row, "weight_bytes": weight_bytes}, samples
 
     def _validation_due(self) -> bool:
         every, done = self.ppo.validate_every, self.state.iteration - self.ppo.critic_warmup
@@ -257,9 +269,9 @@ class PPORun:
         else:
             shutil.copytree(self._candidate(self.state.best), self.folder / "model", dirs_exist_ok=True)
 
-    def transfer(self) -> float:
-        """Give the engines the policy's weights if theirs are others, in one message; returns the seconds it took."""
-        started = time.monotonic()
+    def transfer(self) -> int:
+        """Give the engines the policy's weights if theirs are others, in one message; returns its bytes, or 0."""
+        size = 0
         if self.served != self.state.version:
             self.served = None
             sent = self.groups["policy"].start("weights")
@@ -268,12 +280,16 @@ class PPORun:
                 raise RuntimeError(f"policy sends version {stamp['version']}, the run is at {self.state.version}")
             loaded = self.groups["rollout"].start("load_weights", sent.payloads[0], stamp["version"], stamp["checksum"])
             self._figures(loaded)
-            self.served = self.state.version
-        return time.monotonic() - started
+            self.served, size = self.state.version, stamp["bytes"]
+        return size
+
+    def _checkpoint_once(self) -> None:
+        if _at(self.folder, self.state.iteration) not in self._committed():
+            self.checkpoint()
 
     def checkpoint(self) -> Path:
         """Save both trained models and the state; the marker comes last; the newest two stay."""
-        target = self.folder / "checkpoints" / f"iteration-{self.state.iteration:06d}"
+        target = _at(self.folder, self.state.iteration)
         if target.exists():  # left by a run that was killed while saving
             shutil.rmtree(target)
         target.mkdir(parents=True)
@@ -327,6 +343,10 @@ class PPORun:
 
     def _figures(self, *works: Work) -> list[list[Figures]]:
         return figures(works, self.ppo.deadline_s)
+
+
+def _at(folder: Path, iteration: int) -> Path:
+    return folder / "checkpoints" / f"iteration-{iteration:06d}"
 
 
 def _state_of(checkpoint: Path) -> State:

@@ -1,4 +1,4 @@
-"""Logs of a PPO run: JSON Lines with one row an iteration, cut where a run goes back."""
+"""Logs of a PPO run: JSON Lines with one row an iteration, cut where a run goes back; and its live metrics."""
 
 import json
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any
 
 from actors.group import Figures
 from ilm_ray.corpus.files import write_text_atomic
+from ilm_ray.observe import metrics
 
 
 def readable(sample: Figures, row: Figures, decode: Callable[[list[int]], str]) -> Figures:
@@ -36,3 +37,17 @@ def keep_before(path: Path, iteration: int) -> None:
             kept.append(line + "\n")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(path, "".join(kept))
+
+
+def export(row: Figures) -> None:
+    """An iteration's row as live metrics of this process, the driver, which lives as long as the run."""
+    for metric, name in metrics.OF_PPO_ROWS:
+        metrics.gauge(metric).set(row[name])
+    for metric, name in metrics.OF_PPO_DOMAINS:
+        for domain, value in row[name].items():
+            metrics.gauge(metric).set(value, {"domain": domain})
+    seconds = dict(row["seconds"])
+    whole = seconds.pop("all")
+    for phase, value in (seconds | {"wait": max(0.0, whole - sum(seconds.values()))}).items():
+        metrics.gauge(metrics.PPO_SECONDS).set(value, {"phase": phase})
+    metrics.gauge(metrics.PPO_TOKENS_PER_SECOND).set(row["tokens"] / max(whole, 1e-9))

@@ -54,11 +54,11 @@ class RolloutSettings:
     gpu_memory_share: float = 0.9  # of the GPU's memory; less where other ranks share it
 
 
-def choose_backend(wanted: str) -> str:
+def choose_backend(wanted: str, setting: str = "ppo.rollout_backend") -> str:
     """auto -> vllm where it is installed, else torch. Raises UserError where vllm is demanded and absent."""
     installed = importlib.util.find_spec("vllm") is not None
     if wanted == "vllm" and not installed:
-        raise UserError("ppo.rollout_backend=vllm but vLLM is not installed; install it or set it to torch")
+        raise UserError(f"{setting}=vllm but vLLM is not installed; install it or set it to torch")
     return "torch" if wanted == "torch" or not installed else "vllm"
 
 

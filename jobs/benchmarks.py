@@ -13,6 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.evaluator import SetOf, Target, plan_sets, run_sets
 from actors.ppo_roles import gpu_share
+from actors.rollout import choose_backend
 from actors.server import Server, ServerSettings
 from ilm_ray.config import Config
 from ilm_ray.config.schema import BenchmarksConfig
@@ -41,6 +42,7 @@ def _sources(config: Config) -> dict[str, str]:
     """Also refuses what cannot run, before anything is written."""
     chosen = config.benchmarks
     interpreter(chosen.environment)
+    choose_backend(chosen.backend, "benchmarks.backend")
     found = {"data": _listing(_data_root(chosen))}
     if chosen.model is None:
         raise UserError(
@@ -90,7 +92,11 @@ def _served(context: Context, target: Target) -> Iterator[Target]:
         yield target
         return
     folder = servable(Path(target.url), context.folder / "served", context.config.pretrain.precision)
-    settings = ServerSettings(folder, target.name, context=target.context, dtype=context.config.pretrain.precision)
+    backend, dtype = (
+        choose_backend(context.config.benchmarks.backend, "benchmarks.backend"),
+        context.config.pretrain.precision,
+    )
+    settings = ServerSettings(folder, target.name, backend, context=target.context, dtype=dtype)
     node = ray.get_runtime_context().get_node_id()  # the server answers on loopback, and the folder may be local
     here = NodeAffinitySchedulingStrategy(node, soft=False)
     server = ray.remote(Server).options(num_cpus=1, num_gpus=gpu_share(1), scheduling_strategy=here).remote(settings)

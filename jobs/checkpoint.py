@@ -12,8 +12,9 @@
 damaged (exit code 2). `diff` compares the weights and moments of two steps. `promote` makes a step's weights the
 model that later stages read: they run anew, the stage itself does not. `export` writes a folder with config, weights,
 tokenizer and chat template: the LLaMA layout is read by Transformers and vLLM as it is, InternLM2's by vLLM's native
-classes. `import` turns a folder in either layout into one that our own stages read. Words for people come first, the
-last line is one JSON object. Exit codes as for every job: 0 done, 2 bad input, 1 anything else.
+classes. `import` turns a folder in either layout into one that our own stages read, with a reward model's conditions.
+Words for people come first, the last line is one JSON object. Exit codes as for every job: 0 done, 2 bad input, 1
+anything else.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ilm_ray.alignment.conditional import load_conditions, save_conditions
+from ilm_ray.alignment.conditional import CONDITIONS, HASH, carried_conditions, load_conditions, save_conditions
 from ilm_ray.checkpoints import commit
 from ilm_ray.checkpoints.checkpoints import Storage
 from ilm_ray.checkpoints.difference import differences, kind_of
@@ -33,10 +34,11 @@ from ilm_ray.checkpoints.listing import Listed, listed
 from ilm_ray.checkpoints.promotion import checkpoint_of, promote, whole_checkpoint, whole_model
 from ilm_ray.checkpoints.settings import storage_of
 from ilm_ray.config import load_config
-from ilm_ray.corpus.files import temporary_path
+from ilm_ray.corpus.files import temporary_path, write_text_atomic
 from ilm_ray.errors import UserError
 from ilm_ray.model.exchange import DTYPES, LAYOUTS, export_model, export_tokens, import_model
 from ilm_ray.model.huggingface import load_causal, load_scalar, save_internlm2
+from ilm_ray.model.internlm2 import ScalarModel
 from ilm_ray.tokenizer.tokenizer import SPECIALS, Tokenizer
 from jobs._plain import Parser, run_plain
 
@@ -169,8 +171,11 @@ def _export(a: argparse.Namespace) -> dict[str, Any]:
 
 def _import(a: argparse.Namespace) -> dict[str, Any]:
     model = import_model(a.model)
+    carried = carried_conditions(a.model) if isinstance(model, ScalarModel) else None
     with _whole(a.out) as folder:
-        save_internlm2(model, folder)
+        save_internlm2(model, folder, None if carried is None else {HASH: carried[1]})
+        if carried is not None:
+            write_text_atomic(folder / CONDITIONS, carried[0])
     return {"parameters": sum(p.numel() for p in model.parameters()), "out": str(a.out)}
 
 

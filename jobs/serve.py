@@ -10,7 +10,6 @@ SIGTERM, lets running answers end, and prints one JSON line. Exit codes: 0 stopp
 """
 
 import difflib
-import importlib.util
 import os
 import signal
 import sys
@@ -90,13 +89,11 @@ def read_settings(words: Sequence[str]) -> ServeConfig:
 def _serve(config: ServeConfig, folder: Path, stopped: threading.Event, summary: dict[str, Any]) -> None:
     import ray
 
+    from actors.rollout import choose_backend
     from actors.server import Server, ServerSettings
 
     name = config.name or config.model.absolute().name
-    installed = importlib.util.find_spec("vllm") is not None
-    if config.backend == "vllm" and not installed:
-        raise UserError("backend=vllm but vLLM is not installed; install it or set backend=torch")
-    backend = config.backend if config.backend != "auto" else "vllm" if installed else "torch"
+    backend = choose_backend(config.backend, "backend")
     settings = ServerSettings(
         folder, name, backend, config.host, config.port, config.context, config.dtype, config.cache_gib
     )

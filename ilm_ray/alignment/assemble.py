@@ -77,12 +77,11 @@ def figures(said: Said, derived: Derived) -> dict[str, Any]:
     rolled, scores = said.rolled, said.scores
     kl = sequence_kl(said)
     gaps = torch.cat([(b - o).abs() for b, o in zip(rolled.behaviour, said.old, strict=True)])
-    domains = sorted({p.domain for p in rolled.prompts})
-    by_domain = {d: _mean([s for s, p in zip(scores, rolled.prompts, strict=True) if p.domain == d]) for d in domains}
     return {
         "reward": _mean(scores),
-        "reward_by_domain": by_domain,
+        "reward_by_domain": _by_domain(scores, rolled),
         "kl": _mean(kl),
+        "kl_by_domain": _by_domain(kl, rolled),
         "response_tokens": _mean([float(len(r)) for r in rolled.responses]),
         "tokens": sum(map(len, rolled.sequences)),
         "entropy": -float(torch.cat(said.old).mean()),  # mean surprise of the sampled tokens
@@ -91,6 +90,11 @@ def figures(said: Said, derived: Derived) -> dict[str, Any]:
         "return": float(torch.cat(derived.returns).mean()),
         "version": rolled.version,
     }
+
+
+def _by_domain(figure: list[float], rolled: Rollouts) -> dict[str, float]:
+    domains = sorted({p.domain for p in rolled.prompts})
+    return {d: _mean([f for f, p in zip(figure, rolled.prompts, strict=True) if p.domain == d]) for d in domains}
 
 
 def sequence_kl(said: Said) -> list[float]:

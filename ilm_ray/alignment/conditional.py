@@ -81,6 +81,25 @@ def load_conditions(folder: Path, tokenizer: Tokenizer) -> dict[str, str]:
     return prompts
 
 
+def carried_conditions(folder: Path) -> tuple[str, str] | None:
+    """The conditions that an exported reward model brings: text of the file, and their hash; None where it has none.
+
+    Raises UserError where they are no conditions. Whether a run's tokenizer reads them as at training is found by
+    `load_conditions`.
+    """
+    path = folder / CONDITIONS
+    if not path.exists():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+        if not all(isinstance(prompt, str) for prompt in content["system_prompts"].values()):
+            raise ValueError("a system prompt is no text")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); copy the folder anew") from None
+    return text, _digest(content)
+
+
 def _content(tokenizer: Tokenizer, system_prompts: Mapping[str, str]) -> dict[str, Any]:
     return {
         "system_prompts": dict(system_prompts),

@@ -75,9 +75,39 @@ KL = Row("ilm_kl", "gauge", "nats/sequence", "rlhf", (), "mean KL(policy || refe
 RESPONSE_TOKENS = Row(
     "ilm_response_tokens", "gauge", "tokens", "rlhf", (), "mean response length of the last PPO iteration"
 )
+DOMAIN_REWARD = Row(
+    "ilm_domain_reward", "gauge", "1", "rlhf", ("domain",), "mean reward score of the domain's prompts in it"
+)
+DOMAIN_KL = Row(
+    "ilm_domain_kl",
+    "gauge",
+    "nats/sequence",
+    "rlhf",
+    ("domain",),
+    "mean KL(policy || reference) of the domain's prompts",
+)
+PPO_SECONDS = Row(
+    "ilm_ppo_seconds",
+    "gauge",
+    "s",
+    "rlhf",
+    ("phase",),
+    "time of the last PPO iteration by phase: weights, rollout, score, train, and `wait` for what is none of them",
+)
+PPO_TOKENS_PER_SECOND = Row(
+    "ilm_ppo_tokens_per_second", "gauge", "tokens/s", "rlhf", (), "prompt and response tokens over the whole iteration"
+)
+WEIGHT_BYTES = Row(
+    "ilm_weight_bytes", "gauge", "bytes", "rlhf", (), "weights that each engine got before the iteration"
+)
 
 FAILURES = Row(
-    "ilm_failures", "counter", "attempts", "health", ("stage", "category"), "attempts at training that a fault ended"
+    "ilm_failures",
+    "counter",
+    "failures",
+    "health",
+    ("stage", "category"),
+    "attempts at training that a fault ended; in PPO: ranks that were lost",
 )
 RUN_DISK_FREE = Row(
     "ilm_run_disk_free_share", "gauge", "share", "health", STAGE, "share of the run folder's file system that is free"
@@ -97,6 +127,14 @@ OF_TRAINING_ROWS = (
     (DATA_WAIT, "data_share"),
     (CHECKPOINT_WAIT, "checkpoint_share"),
 )
+# The same of a PPO iteration: plain figures, and those by domain.
+OF_PPO_ROWS = (
+    (REWARD_MEAN, "reward"),
+    (KL, "kl"),
+    (RESPONSE_TOKENS, "response_tokens"),
+    (WEIGHT_BYTES, "weight_bytes"),
+)
+OF_PPO_DOMAINS = ((DOMAIN_REWARD, "reward_by_domain"), (DOMAIN_KL, "kl_by_domain"))
 
 # One object a name in each process: Ray would register a second one of the same name again on every call.
 _counters: dict[str, Counter] = {}

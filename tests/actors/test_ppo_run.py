@@ -1,6 +1,8 @@
 """PPO end to end on real actor groups with a toy model."""
 
 import json
+import os
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -25,6 +27,7 @@ from ilm_ray.alignment.experience import Prompt
 from ilm_ray.model.generate import generate
 from ilm_ray.model.huggingface import load_causal, save_internlm2
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
+from ilm_ray.stopping import ASKED, Stopped
 
 
 def _kinds(value: Any) -> set[type]:
@@ -111,6 +114,30 @@ def _finish_again(run: PPORun, rows: list[dict[str, Any]]) -> None:
         torch.testing.assert_close(weight, uninterrupted[name], atol=1e-6, rtol=1e-5)
     samples = [json.loads(line) for line in lines(run.folder / "samples.jsonl")]
     assert {s["domain"] for s in samples} == {"code", "helpful"}
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_stopped_run_saves_where_it_is_and_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    ppo, inputs = toy_ppo(checkpoint_every=100), toy_inputs(tmp_path, toy_mix(tmp_path))
+    with PPORun(ppo, inputs, tmp_path / "whole") as run:
+        whole = run.run(lambda ids: "")
+
+    def stop(ids: list[int]) -> str:  # called as the first iteration is logged
+        if not (tmp_path / "stopped" / ASKED).exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return ""
+
+    with PPORun(ppo, inputs, tmp_path / "stopped") as run, pytest.raises(Stopped, match="stopped after 1 of 3"):
+        run.run(stop)
+    with PPORun(ppo, inputs, tmp_path / "stopped") as run:
+        assert run.state.iteration == 1
+        again = run.run(lambda ids: "")
+    for rows in (whole, again):
+        for row in rows:
+            del row["seconds"], row["weight_bytes"]
+    assert again == whole
+    first, second = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "stopped"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ilm_ray.alignment.conditional import load_conditions, save_conditions
+from ilm_ray.alignment.conditional import carried_conditions, load_conditions, save_conditions
 from ilm_ray.alignment.reward import RewardTask, pair_scores, read_pairs
 from ilm_ray.errors import UserError
 from ilm_ray.model.huggingface import load_scalar
@@ -67,7 +67,18 @@ def test_transformers_gives_the_rewards_of_conditioned_pairs(trained: Path, tmp_
     assert json.loads((out / "conditions.json").read_text())["system_prompts"] == {"code": "C.", "helpful": "H."}
     scorer = AutoModelForSequenceClassification.from_pretrained(out, dtype=torch.float32)
     for ids, reward in zip(*_inputs(trained), strict=True):
-        assert float(scorer(torch.tensor([ids])).logits[0, 0]) == pytest.approx(reward, abs=1e-5)
+        with torch.no_grad():
+            assert float(scorer(torch.tensor([ids])).logits[0, 0]) == pytest.approx(reward, abs=1e-5)
+
+
+def test_an_exported_reward_model_comes_back_with_its_conditions(trained: Path, tmp_path: Path) -> None:
+    out, back = _exported(trained, "internlm2", tmp_path / "out"), tmp_path / "back"
+    assert checkpoint.main(["import", "--model", str(out), "--out", str(back)]) == 0
+    assert load_conditions(back, Tokenizer.load(trained / "tokenizer")) == {"code": "C.", "helpful": "H."}
+    for text, message in (("[]", "cannot be read"), ('{"system_prompts": {"code": 1}}', "is no text")):
+        (out / "conditions.json").write_text(text)
+        with pytest.raises(UserError, match=message):
+            carried_conditions(out)
 
 
 # A process of its own: vLLM looks through all loaded modules and stumbles over numba's, which our encoder needs.

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,40 +62,66 @@ def test_transformers_gives_our_logits_and_our_scores(tmp_path: Path) -> None:
         torch.testing.assert_close(reward(Packed.of([prompt]))[-1], score, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.slow
-def test_vllm_serves_the_released_layout_with_its_own_classes(tmp_path: Path) -> None:
-    """Greedy continuations of the native policy class equal ours; the native reward class gives our scores."""
-    os.environ.update(
-        VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_OMP_THREADS_BIND="nobind"
+# A process of its own: vLLM looks through all loaded modules, and stumbles over some that other tests need.
+_VLLM = """
+import json, sys
+import vllm
+
+if __name__ == "__main__":  # the ranks of a tensor-parallel engine import this file again
+    folder, prompts, ranks, kind = json.load(sys.stdin)
+    common = {"trust_remote_code": True, "skip_tokenizer_init": True, "enforce_eager": True, "dtype": "float32",
+              "max_model_len": 128}
+    inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
+    if kind == "policy":
+        engine = vllm.LLM(folder, tensor_parallel_size=ranks, **common)
+        greedy = vllm.SamplingParams(temperature=0, max_tokens=24, ignore_eos=True, detokenize=False)
+        said = [list(a.outputs[0].token_ids) for a in engine.generate(inputs, greedy, use_tqdm=False)]
+    else:
+        engine = vllm.LLM(folder, runner="pooling", tensor_parallel_size=ranks, **common)
+        raw = vllm.PoolingParams(use_activation=False)
+        answers = engine.encode(inputs, raw, pooling_task="token_classify", use_tqdm=False)
+        said = [a.outputs.data.flatten().tolist() for a in answers]
+    print(json.dumps([engine.llm_engine.model_config.architectures, said]))
+"""
+
+
+def _by_vllm(model: CausalLM | ScalarModel, folder: Path, ranks: int, kind: str) -> tuple[list[str], list[list[float]]]:
+    """Architecture, and greedy continuations of PROMPTS by 24 tokens (policy) or a score at each token (reward)."""
+    pytest.importorskip("vllm")
+    export_model(model, folder / kind, "internlm2", torch.float32, IDS)
+    script = folder / "ask_vllm.py"
+    script.write_text(_VLLM)
+    env = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+    env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    asked = json.dumps([str(folder / kind), PROMPTS, ranks, kind])
+    said = subprocess.run(
+        [sys.executable, str(script)], input=asked, env=os.environ | env, capture_output=True, text=True, timeout=280
     )
-    vllm = pytest.importorskip("vllm")
-    policy, reward = made(CausalLM), made(ScalarModel)
-    export_model(policy, tmp_path / "policy", "internlm2", torch.float32, IDS)
-    export_model(reward, tmp_path / "reward", "internlm2", torch.float32, IDS)
-    common = {
-        "trust_remote_code": True,  # of the configuration class that we wrote into the folder
-        "skip_tokenizer_init": True,
-        "enforce_eager": True,
-        "dtype": "float32",
-        "max_model_len": 128,
-    }
-    engine = vllm.LLM(str(tmp_path / "policy"), **common)
-    greedy = vllm.SamplingParams(temperature=0, max_tokens=24, ignore_eos=True, detokenize=False)
-    inputs = [{"prompt_token_ids": prompt} for prompt in PROMPTS]
-    answers = engine.generate(inputs, greedy, use_tqdm=False)
-    assert engine.llm_engine.model_config.architectures == ["InternLM2ForCausalLM"]
+    assert said.returncode == 0, said.stderr[-3000:]
+    architectures, answers = json.loads(next(line for line in said.stdout.splitlines() if line.startswith('[["')))
+    return architectures, answers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_vllm_continues_as_we_do_with_its_own_class(tmp_path: Path, ranks: int) -> None:
+    policy = made(CausalLM)
+    architectures, answers = _by_vllm(policy, tmp_path, ranks, "policy")
+    assert architectures == ["InternLM2ForCausalLM"]
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         tokens = list(prompt)
         for _ in range(24):
             tokens.append(int(policy(Packed.of([tokens]))[-1].argmax()))
-        assert tokens[len(prompt) :] == list(answer.outputs[0].token_ids)
-    del engine
-    scorer = vllm.LLM(str(tmp_path / "reward"), runner="pooling", **common)
-    raw = vllm.PoolingParams(use_activation=False)
-    scores = scorer.encode(inputs, raw, pooling_task="token_classify", use_tqdm=False)
-    assert scorer.llm_engine.model_config.architectures == ["InternLM2ForRewardModel"]
-    for prompt, found in zip(PROMPTS, scores, strict=True):
-        torch.testing.assert_close(found.outputs.data.flatten(), reward(Packed.of([prompt])), atol=1e-4, rtol=1e-4)
+        assert tokens[len(prompt) :] == answer
+
+
+@pytest.mark.slow
+def test_vllm_scores_as_we_do_with_its_own_class(tmp_path: Path) -> None:
+    reward = made(ScalarModel)
+    architectures, answers = _by_vllm(reward, tmp_path, 1, "reward")
+    assert architectures == ["InternLM2ForRewardModel"]
+    for prompt, found in zip(PROMPTS, answers, strict=True):
+        torch.testing.assert_close(torch.tensor(found), reward(Packed.of([prompt])), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

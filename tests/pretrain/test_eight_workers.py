@@ -124,7 +124,7 @@ second = cluster.add_node(num_cpus=3, **args)
 env = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": os.getcwd()}
 ray.init(address=cluster.address, log_to_driver=False, runtime_env={"env_vars": env})
 trainer.ELASTIC_EVERY_S = 5.0
-config = real_config(400, 8, "pretrain.min_workers=2", "pretrain.checkpoint_every=5",
+config = real_config(240, 8, "pretrain.min_workers=2", "pretrain.checkpoint_every=5",
                      "pretrain.spike.window=4000")
 stage = folder / "pretrain"
 stage.mkdir(exist_ok=True)
@@ -178,7 +178,7 @@ class SlowRecording:
 
 def test_workers_go_and_come_back_while_tokens_a_step_stay(eight_cpus: None, source: Path, tmp_path: Path) -> None:
     """8 -> 5 -> 8 workers on a cluster of three nodes, one of which is lost and replaced."""
-    alone = _run(tmp_path / "alone", source, real_config(400, 1, "pretrain.spike.window=4000"))
+    alone = _run(tmp_path / "alone", source, real_config(240, 1, "pretrain.spike.window=4000"))
     folder = tmp_path / "elastic"
     folder.mkdir()
     for name in ("tokenizer", "tokens"):
@@ -195,7 +195,7 @@ def test_workers_go_and_come_back_while_tokens_a_step_stay(eight_cpus: None, sou
     assert [start["workers"] for start in starts] == [8, 5, 8]
     (fault,) = [json.loads(line) for line in (folder / "pretrain/attempts/diagnoses.jsonl").read_text().splitlines()]
     assert fault["category"] == "node_lost"
-    assert [row["step"] for row in rows] == list(range(1, 401))
+    assert [row["step"] for row in rows] == list(range(1, 241))
     assert {b["tokens"] - a["tokens"] for a, b in itertools.pairwise(rows)} == {1024}
     apart = max(abs(a["loss"] - b["loss"]) for a, b in zip(rows, alone, strict=True))
     print(f"8 -> 5 -> 8 workers against one: losses differ by at most {apart:.2g}")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from ilm_ray.model.huggingface import save_internlm2
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
@@ -18,12 +19,16 @@ DEADLINE_S = 900.0  # vLLM's start takes half a minute of processor time
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's folder with a tokenizer and, as its stage `sft`, a random model that seldom ends an answer."""
+    """A run's folder with a tokenizer and, as its stage `sft`, a random model that never ends an answer by itself."""
     run = tmp_path_factory.mktemp("run")
     ranks, _ = cl100k()
-    Tokenizer(first_tokens(ranks, 900), VOCABULARY).save(run / "tokenizer")
+    tokenizer = Tokenizer(first_tokens(ranks, 900), VOCABULARY)
+    tokenizer.save(run / "tokenizer")
     model = CausalLM(Shape(VOCABULARY, 2, 64, 2, 2, 32, 96, init_std=0.15))
     initialize(model, 7)
+    with torch.no_grad():  # every token says the same in the first channel, which speaks against what ends an answer
+        model.model.tok_embeddings.weight[:, 0] = 3.0
+        model.output.weight[[tokenizer.eos_id, tokenizer.im_end_id], 0] = -50.0
     save_internlm2(model, run / "sft" / "model")
     return run
 
