@@ -9,7 +9,8 @@ import torch
 from actors.group import Figures, step
 from ilm_ray.alignment import blackbox
 from ilm_ray.alignment.assemble import Said, derive, experience_of, figures, one_a_domain_first, sequence_kl
-from ilm_ray.alignment.experience import Experience, gather_numbered, merge
+from ilm_ray.alignment.experience import Experience, Rollouts, gather_numbered, merge
+from ilm_ray.alignment.rollout_file import read_rollouts, write_rollouts
 from ilm_ray.config.schema import PPOConfig
 
 
@@ -18,7 +19,7 @@ class Parts:
     """Which of the arguments of `assemble` belong to whom: counts of engines and ranks, in this order."""
 
     rollouts: int
-    policy: int
+    policy: int  # 0: it was not asked, for the rollouts are of older weights
     reference: int
     critic: int
     reward: int
@@ -54,7 +55,8 @@ class ExperienceMaker:
             rolled,
             # All response tokens are the policy's own today; tool output will be False here.
             [torch.ones(len(r), dtype=torch.bool) for r in rolled.responses],
-            gather_numbered(old),
+            # Of answers by older weights: what they were sampled with, or the ratio would not be to their distribution.
+            gather_numbered(old) if old else rolled.behaviour,
             gather_numbered(reference),
             gather_numbered(values),
             [by_number[i] for i in range(len(by_number))],
@@ -63,7 +65,21 @@ class ExperienceMaker:
         if self.settings.folder is not None:
             blackbox.write(self.settings.folder, iteration, self.settings.ppo, said, derived)
         row = figures(said, derived)
+        if not old:
+            del row["logprob_gap"]  # nothing to compare with
         return experience_of(said, derived), row | {"samples": _samples(said, samples)}
+
+    @step
+    def keep(self, path: Path, *rollouts: Rollouts) -> tuple[None, Figures]:
+        """Write the rollouts of an iteration that has not begun."""
+        write_rollouts(path, merge(rollouts))
+        return None, {}
+
+    @step
+    def recall(self, path: Path) -> tuple[Rollouts, Figures]:
+        """What `keep` wrote."""
+        rolled = read_rollouts(path)
+        return rolled, {"version": rolled.version}
 
 
 def _samples(said: Said, count: int) -> list[Figures]:

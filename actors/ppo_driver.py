@@ -2,11 +2,14 @@
 
 An iteration: rollout -> log-probabilities of policy and reference, values, conditional scores -> experience ->
 policy and critic steps -> the new weights to the engines. The first `critic_warmup` iterations leave the policy frozen.
+With `ppo.staleness=1` the engines answer the next iteration's prompts while this one trains: those answers are by the
+weights before the update, and the update's ratio is to the log-probabilities that they were sampled with.
 
 A run survives the loss of any rank. Groups that learn nothing are started again by themselves, and the iteration begins
 anew; policy and critic are started again together, and the run goes back to its newest checkpoint, or to its beginning,
-which is rebuilt from the seed. As all randomness follows from the seed and the counters of `State`, what is repeated
-comes out as it would have without the loss.
+which is rebuilt from the seed. It does so too where it needs answers of weights that the policy no longer has. As all
+randomness follows from the seed and the counters of `State`, what is repeated comes out as it would have without the
+loss.
 """
 
 import json
@@ -42,6 +45,7 @@ from ilm_ray.observe.progress import Progress
 from ilm_ray.stopping import ASKED, Stopped, stop_after_checkpoint
 
 COMMIT = "COMMIT"
+FLIGHT = "flight.parquet"  # in a checkpoint: answers to the next iteration's prompts, by the weights before
 KEEP_CHECKPOINTS = 2
 SAMPLE_EVERY = 4  # iterations between shown samples
 SAMPLES = 4
@@ -72,6 +76,14 @@ class Repair:
     evidence: str
 
 
+@dataclass(frozen=True)
+class Flight:
+    """Answers, or answers under way, to the prompts of an iteration; `version`: of the weights that give them."""
+
+    work: Work
+    version: int
+
+
 class PPORun:
     """Groups and state of one run. `with PPORun(...) as run: run.run(decode)`; leaving it stops all groups.
 
@@ -88,6 +100,7 @@ class PPORun:
         self.groups: dict[str, Group] = {}
         self.roles = ppo_roles(ppo, inputs, folder)
         self.falls: list[Fall] = []
+        self._flight: Flight | None = None  # for iteration `state.iteration`, begun in the one before
         self._torn = False  # the learners' weights are not (yet) those of `state`
         self._repair: Repair | None = None
         self._unlogged: tuple[Figures, list[Figures]] | None = None  # row and samples of an iteration just done
@@ -186,7 +199,9 @@ class PPORun:
         if why:
             raise GroupError(f"{error}; given up: {why}", error.lost) from error
         names = {one.group for one in lost.values()}
-        if self._torn or not names.isdisjoint(LEARNERS):
+        older = self._flight is not None and self._flight.version < self.state.version
+        self._flight = None
+        if older or self._torn or not names.isdisjoint(LEARNERS):
             names.update(LEARNERS)
         said = [f"{one.group}-{one.rank} in {one.method}(): {one.fate}" for one in lost.values()]
         for one in lost.values():
@@ -203,24 +218,37 @@ class PPORun:
         started = time.monotonic()
         number, groups = self.state.iteration, self.groups
         frozen = number < self.ppo.critic_warmup
-        weight_bytes = self.transfer()
-        seconds = {"weights": time.monotonic() - started}
-        rollouts = self._rollouts(number)
-        old = groups["policy"].start("logprobs", *rollouts.payloads)
+        sent, flight, following = [], self._flight, None
+        if flight is None:
+            sent.append(self.transfer())
+            flight = self._rollouts(number)
+        rollouts, staleness = flight.work, self.state.version - flight.version
+        old = [] if staleness else [groups["policy"].start("logprobs", *rollouts.payloads)]
         reference = groups["reference"].start("logprobs", *rollouts.payloads)
         values = groups["critic"].start("values", *rollouts.payloads)
         scores = groups["reward"].start("score", *rollouts.payloads)
-        sources = [rollouts, old, reference, values, scores]
-        parts = Parts(*(len(work.payloads) for work in sources))
+        sources = [rollouts, *old, reference, values, scores]
+        parts = Parts(
+            len(rollouts.payloads), *(sum(len(w.payloads) for w in ws) for ws in (old, [reference], [values], [scores]))
+        )
         shown = SAMPLES if number % SAMPLE_EVERY == 0 or number == self.total - 1 else 0
         made = groups["experience"].start(
             "assemble", parts, number, shown, *(payload for work in sources for payload in work.payloads)
         )
+        if self.ppo.staleness and number + 1 < self.total:
+            self._figures(rollouts)  # the engines take no weights before
+            sent.append(self.transfer())
+            following = self._rollouts(number + 1)
         answers = self._figures(*sources, made)
         row = answers[-1][0]
         samples = row.pop("samples")
-        seconds |= {"rollout": _longest(answers[0]), "score": max(map(_longest, answers[1:5]))}
-        self._check_gap(row)
+        seconds = {
+            "weights": sum(one["seconds"] for one in sent),
+            "rollout": _longest(answers[0]),
+            "score": max(map(_longest, answers[1:-1])),
+        }
+        if not staleness:
+            self._check_gap(row)
         self._torn = True  # until all have answered, some ranks may have taken the step and others not
         value = groups["critic"].start("train", made.payloads[0], number)
         works = [value]
@@ -233,10 +261,11 @@ class PPORun:
         if not frozen:
             self.state.cursor, self.state.version = trained[1][0]["cursor"], trained[1][0]["version"]
         self.state.iteration += 1
-        self._torn = False
+        self._flight, self._torn = following, False
         seconds["all"] = time.monotonic() - started
         row["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
-        return {"iteration": number, "warmup": frozen, **row, "weight_bytes": weight_bytes}, samples
+        row |= {"staleness": staleness, "weight_bytes": sum(one["bytes"] for one in sent)}
+        return {"iteration": number, "warmup": frozen, **row}, samples
 
     def _validation_due(self) -> bool:
         every, done = self.ppo.validate_every, self.state.iteration - self.ppo.critic_warmup
@@ -269,9 +298,9 @@ class PPORun:
         else:
             shutil.copytree(self._candidate(self.state.best), self.folder / "model", dirs_exist_ok=True)
 
-    def transfer(self) -> int:
-        """Give the engines the policy's weights if theirs are others, in one message; returns its bytes, or 0."""
-        size = 0
+    def transfer(self) -> Figures:
+        """Give the engines the policy's weights if theirs are others, in one message; returns its bytes and seconds."""
+        size, started = 0, time.monotonic()
         if self.served != self.state.version:
             self.served = None
             sent = self.groups["policy"].start("weights")
@@ -281,7 +310,7 @@ class PPORun:
             loaded = self.groups["rollout"].start("load_weights", sent.payloads[0], stamp["version"], stamp["checksum"])
             self._figures(loaded)
             self.served, size = self.state.version, stamp["bytes"]
-        return size
+        return {"bytes": size, "seconds": time.monotonic() - started}
 
     def _checkpoint_once(self) -> None:
         if _at(self.folder, self.state.iteration) not in self._committed():
@@ -294,6 +323,8 @@ class PPORun:
             shutil.rmtree(target)
         target.mkdir(parents=True)
         self._figures(*(self.groups[role].start("save", target / role, "state") for role in LEARNERS))
+        if self._flight is not None:  # waited for here, not at the beginning of the next iteration
+            self._figures(self.groups["experience"].start("keep", target / FLIGHT, *self._flight.work.payloads))
         write_text_atomic(target / COMMIT, json.dumps(vars(self.state)))
         for old in self._committed()[:-KEEP_CHECKPOINTS]:
             shutil.rmtree(old)
@@ -311,6 +342,7 @@ class PPORun:
         """
         committed = self._committed()
         self.state, self._unlogged = _state_of(committed[-1]) if committed else State(), None
+        self._flight = None
         blackbox.drop_from(self.folder, self.state.iteration)
         for name in ("metrics.jsonl", "samples.jsonl"):
             keep_before(self.folder / name, self.state.iteration)
@@ -319,19 +351,22 @@ class PPORun:
             learners = [self.groups[name] for name in LEARNERS]
             self._figures(*(group.start("restore", committed[-1] / group.role.name, "state") for group in learners))
             self._figures(self.groups["policy"].start("set_version", self.state.version))
+            if (committed[-1] / FLIGHT).exists():
+                kept = self.groups["experience"].start("recall", committed[-1] / FLIGHT)
+                self._flight = Flight(kept, self._figures(kept)[0][0]["version"])
 
     def _committed(self) -> list[Path]:
         return sorted(marker.parent for marker in (self.folder / "checkpoints").glob(f"iteration-*/{COMMIT}"))
 
-    def _rollouts(self, number: int) -> Work:
-        """The iteration's prompts, in equal parts to all engines."""
+    def _rollouts(self, number: int) -> Flight:
+        """The iteration's prompts, in equal parts to all engines, which have the policy's weights."""
         prompts, count = self.inputs.prompts, self.ppo.prompts_per_iteration
         chosen = [prompts[i] for i in prompt_numbers(number, count, len(prompts), self.inputs.seed)]
         engines = len(self.groups["rollout"].actors)
         arguments = [
             (chosen[i::engines], self.state.version, _seed(self.inputs.seed, number, i)) for i in range(engines)
         ]
-        return self.groups["rollout"].start_each("rollout", arguments)
+        return Flight(self.groups["rollout"].start_each("rollout", arguments), self.state.version)
 
     def _check_gap(self, row: Figures) -> None:
         if not row["logprob_gap"] <= self.ppo.logprob_gap_bound:

@@ -62,7 +62,7 @@ def _work(context: Context, reward: str) -> Result:
         "best_iteration": run.state.best,
         "reward_first": rows[0]["reward"],
         **{key: rows[-1].get(key) for key in shown},
-        "logprob_gap_max": max(row["logprob_gap"] for row in rows),
+        "logprob_gap_max": max(row["logprob_gap"] for row in rows if "logprob_gap" in row),
         "seconds_per_iteration": round(sum(row["seconds"]["all"] for row in rows) / len(rows), 3),
     }
     names = ("model/model.safetensors", "model/shape.json", "metrics.jsonl", "samples.jsonl")

@@ -14,12 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 
+from ilm_ray.alignment import rollout_file
 from ilm_ray.alignment.assemble import Derived, Said, derive, losses, one_a_domain_first
-from ilm_ray.alignment.experience import Prompt, Rollouts
 from ilm_ray.config.schema import PPOConfig
-from ilm_ray.corpus.files import temporary_path
 from ilm_ray.errors import UserError
 from ilm_ray.tokenizer.tokenizer import Tokenizer
 
@@ -62,7 +60,6 @@ def write(ppo_folder: Path, iteration: int, ppo: PPOConfig, said: Said, derived:
     """Write the iteration's file in one step."""
     rolled, count = said.rolled, len(said.scores)
     per_token = {
-        "behaviour": rolled.behaviour,
         "old_logprob": said.old,
         "ref_logprob": said.reference,
         "value": said.values,
@@ -73,27 +70,16 @@ def write(ppo_folder: Path, iteration: int, ppo: PPOConfig, said: Said, derived:
     }
     columns: dict[str, pa.Array] = {
         "iteration": pa.array([iteration] * count, pa.int32()),
-        "version": pa.array([rolled.version] * count, pa.int32()),
-        "prompt_id": pa.array([p.id for p in rolled.prompts]),
-        "domain": pa.array([p.domain for p in rolled.prompts]),
-        "prompt": pa.array([p.ids for p in rolled.prompts], pa.list_(pa.int32())),
-        "response": pa.array(rolled.responses, pa.list_(pa.int32())),
+        **rollout_file.columns(rolled),
         "score": pa.array(said.scores, pa.float64()),
         "mask": pa.array([m.numpy() for m in said.masks], pa.list_(pa.bool_())),
-        **{
-            name: pa.array([t.float().numpy() for t in parts], pa.list_(pa.float32()))
-            for name, parts in per_token.items()
-        },
+        **{name: rollout_file.numbers(parts) for name, parts in per_token.items()},
     }
     metadata = {
         SETTINGS: ppo.model_dump_json(include=set(ARITHMETIC)),
         LOSSES: json.dumps(losses(ppo, said, derived)),
     }
-    path = path_of(ppo_folder, iteration)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path)
-    pq.write_table(pa.table(columns, metadata=metadata), temporary, compression="zstd")
-    temporary.replace(path)
+    rollout_file.write_table(path_of(ppo_folder, iteration), pa.table(columns, metadata=metadata))
 
 
 def drop_from(ppo_folder: Path, iteration: int) -> None:
@@ -115,21 +101,15 @@ def read(ppo_folder: Path, iteration: int) -> Box:
         metadata = table.schema.metadata
         settings, told = (json.loads(metadata[key]) for key in (SETTINGS, LOSSES))
         rows = {name: table[name].to_pylist() for name in table.column_names}
-        rolled = Rollouts(
-            [Prompt(*row) for row in zip(rows["prompt_id"], rows["domain"], rows["prompt"], strict=True)],
-            rows["response"],
-            _tensors(rows["behaviour"]),
-            rows["version"][0],
-        )
         said = Said(
-            rolled,
+            rollout_file.rollouts_of(rows),
             [torch.tensor(row, dtype=torch.bool) for row in rows["mask"]],
-            _tensors(rows["old_logprob"]),
-            _tensors(rows["ref_logprob"]),
-            _tensors(rows["value"]),
+            rollout_file.tensors(rows["old_logprob"]),
+            rollout_file.tensors(rows["ref_logprob"]),
+            rollout_file.tensors(rows["value"]),
             rows["score"],
         )
-        derived = Derived(*(_tensors(rows[name]) for name in ("kl", "reward", "advantage", "return")))
+        derived = Derived(*(rollout_file.tensors(rows[name]) for name in ("kl", "reward", "advantage", "return")))
         return Box(iteration, PPOConfig.model_validate(settings), said, derived, told)
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); it was not written by PPO") from None
@@ -197,7 +177,3 @@ def summary(box: Box) -> dict[str, Any]:
         "reward": sum(scores) / len(scores),
         **box.losses,
     }
-
-
-def _tensors(rows: list[list[float]]) -> list[Tensor]:
-    return [torch.tensor(row, dtype=torch.float32) for row in rows]

@@ -366,6 +366,9 @@ class PPOConfig(Section):
     precision: Literal["fp32", "bf16"] = "bf16"
     rollout_backend: Literal["auto", "vllm", "torch"] = "auto"
     logprob_gap_bound: float = 0.1
+    # Policy versions by which rollouts may be older than the policy that trains on them. 1: the answers to the next
+    # iteration's prompts are sampled while this one trains (ours; the report leaves it open, on-policy is the default).
+    staleness: int = Field(0, ge=0, le=1)
     checkpoint_every: Count = 10
     validate_every: Count | None = 20  # iterations; None: the last policy is the result (ours)
     validation_prompts: Count = 512  # of `prompts`, kept out of training where validate_every is set (ours)

@@ -97,6 +97,9 @@ PPO_SECONDS = Row(
 PPO_TOKENS_PER_SECOND = Row(
     "ilm_ppo_tokens_per_second", "gauge", "tokens/s", "rlhf", (), "prompt and response tokens over the whole iteration"
 )
+STALENESS = Row(
+    "ilm_ppo_staleness", "gauge", "versions", "rlhf", (), "by how many updates the policy was ahead of its rollouts"
+)
 WEIGHT_BYTES = Row(
     "ilm_weight_bytes", "gauge", "bytes", "rlhf", (), "weights that each engine got before the iteration"
 )
@@ -133,6 +136,7 @@ OF_PPO_ROWS = (
     (KL, "kl"),
     (RESPONSE_TOKENS, "response_tokens"),
     (WEIGHT_BYTES, "weight_bytes"),
+    (STALENESS, "staleness"),
 )
 OF_PPO_DOMAINS = ((DOMAIN_REWARD, "reward_by_domain"), (DOMAIN_KL, "kl_by_domain"))
 

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from toy import SHAPE, toy_inputs, toy_mix, toy_ppo
 
+from actors import ppo_driver
 from actors.group import GroupError, Role, figures, start_groups, stop_groups
 from actors.ppo_driver import PPORun, State
 from actors.ppo_log import lines
@@ -26,7 +27,7 @@ from ilm_ray.alignment import blackbox
 from ilm_ray.alignment.experience import Prompt
 from ilm_ray.model.generate import generate
 from ilm_ray.model.huggingface import load_causal, save_internlm2
-from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
+from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
 from ilm_ray.stopping import ASKED, Stopped
 
 
@@ -117,20 +118,60 @@ def _finish_again(run: PPORun, rows: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_stopped_run_saves_where_it_is_and_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    ppo, inputs = toy_ppo(checkpoint_every=100), toy_inputs(tmp_path, toy_mix(tmp_path))
+def test_answers_of_the_weights_before_are_trained_on_as_such(tmp_path: Path) -> None:
+    ppo, inputs, folder = toy_ppo(iterations=3, staleness=1), toy_inputs(tmp_path), tmp_path / "ppo"
+    begun: list[tuple[str, str]] = []
+    with PPORun(ppo, inputs, folder) as run:
+        for name, group in run.groups.items():
+            start = group._start
+            group._start = lambda method, args, name=name, start=start: (  # type: ignore[method-assign]
+                begun.append((name, method)),
+                start(method, args),
+            )[1]
+        rows = run.run(lambda ids: "")
+    # The first that trains the policy is on-policy, for the warm-up before it left the policy as it was.
+    assert [row["staleness"] for row in rows] == [0, 0, 1, 1] and [row["version"] for row in rows] == [0, 0, 0, 1]
+    assert ["logprob_gap" in row for row in rows] == [True, True, False, False]
+    # Sampling for the next iteration is under way before the policy trains.
+    order = [who for who in begun if who in (("rollout", "rollout"), ("policy", "train"))]
+    assert (
+        order
+        == [("rollout", "rollout")] * 3 + [("policy", "train"), ("rollout", "rollout")] + [("policy", "train")] * 2
+    )
+    said = blackbox.read(folder, 2).said
+    first = load_causal(inputs.policy)
+    for ids, length, behaviour, old in zip(
+        said.rolled.sequences, said.rolled.prompt_lengths, said.rolled.behaviour, said.old, strict=True
+    ):
+        with torch.no_grad():
+            logprobs = first(Packed.of([ids])).log_softmax(-1)
+        of_first = logprobs[length - 1 : -1].gather(1, torch.tensor(ids[length:])[:, None])[:, 0]
+        torch.testing.assert_close(behaviour, of_first, atol=1e-4, rtol=0)
+        assert torch.equal(old, behaviour)
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_stopped_run_saves_where_it_is_and_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, staleness: int
+) -> None:
+    ppo = toy_ppo(checkpoint_every=100, staleness=staleness)
+    inputs = toy_inputs(tmp_path, toy_mix(tmp_path))
     with PPORun(ppo, inputs, tmp_path / "whole") as run:
         whole = run.run(lambda ids: "")
 
-    def stop(ids: list[int]) -> str:  # called as the first iteration is logged
-        if not (tmp_path / "stopped" / ASKED).exists():
+    monkeypatch.setattr(ppo_driver, "SAMPLE_EVERY", 1)
+    at, folder = 1 + staleness, tmp_path / "stopped"  # with staleness: while answers of older weights are on their way
+
+    def stop(ids: list[int]) -> str:  # called as each iteration is logged
+        if len(lines(folder / "metrics.jsonl")) == at and not (folder / ASKED).exists():
             os.kill(os.getpid(), signal.SIGTERM)
         return ""
 
-    with PPORun(ppo, inputs, tmp_path / "stopped") as run, pytest.raises(Stopped, match="stopped after 1 of 3"):
+    with PPORun(ppo, inputs, folder) as run, pytest.raises(Stopped, match=f"stopped after {at} of 3"):
         run.run(stop)
-    with PPORun(ppo, inputs, tmp_path / "stopped") as run:
-        assert run.state.iteration == 1
+    with PPORun(ppo, inputs, folder) as run:
+        assert run.state.iteration == at
         again = run.run(lambda ids: "")
     for rows in (whole, again):
         for row in rows:

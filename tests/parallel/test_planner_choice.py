@@ -127,6 +127,7 @@ def test_one_more_rank_is_never_worse(case: tuple[int, int, str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_both_hold_for_every_number_of_ranks() -> None:
     for base, device in itertools.product(range(len(BASES)), KINDS):
         for ranks in range(2, 65):

@@ -114,6 +114,7 @@ def _measure(cases: list[Case], folder: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("ranks", "cases"), [(1, ONE), (2, TWO)])
 def test_predicted_memory_is_within_a_tenth_of_measured(ranks: int, cases: list[Case], tmp_path: Path) -> None:
     run_ranks(_measure, ranks, cases, str(tmp_path), deadline_s=600)
