@@ -86,8 +86,7 @@ def test_texts_fall_by_the_rule_that_plain_python_finds_first(tmp_path: Path) ->
 def test_a_bound_can_be_moved_and_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(TEXT)
     rows, _ = run_example("filter_texts", str(tmp_path / "a.txt"), "text.rules.en.words=[100, null]")
-    assert [row[:3] for row in rows] == [["words", "76.0", "100.0"]]
-    assert len(TEXT.split()) == 76
+    assert [row[:3] for row in rows] == [["words", str(float(len(TEXT.split()))), "100.0"]]
     rows, said = run_example("filter_texts", "/nowhere/a.warc.gz", code=2)
     assert not rows and "/nowhere/a.warc.gz" in said and len(said.splitlines()) == 1
 
