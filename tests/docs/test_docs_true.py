@@ -1,0 +1,200 @@
+"""What the pages name is there: jobs and their flags, settings, files; the changes that they show fit the code."""
+
+import itertools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ilm_ray.config import load_config
+from ilm_ray.decontamination.items import FORMS
+from ilm_ray.errors import UserError
+
+REPOSITORY = Path(__file__).parents[2]
+HOW_TO = REPOSITORY / "docs" / "how_to.md"
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "cluster" / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+TOP = {path.name for path in REPOSITORY.iterdir() if path.is_dir()}
+SOURCES = (".py", ".md", ".sh", ".yml", ".yaml", ".toml", ".lock")
+# Jobs whose `key=value` words are no settings of a run.
+OWN_WORDS = ("serve",)
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+
+
+def blocks(page: Path, kind: str) -> list[str]:
+    """The fenced blocks of a kind; of commands ("") also those that are indented by four."""
+    found, inside = list[str](), None
+    for line in page.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.startswith("```"):
+            inside = line[3:].strip() if inside is None else None
+            found += [""] if inside == kind else []
+        elif inside == kind or (inside is None and kind == "" and line.startswith("    ")):
+            found = [*found, ""] if inside is None else found
+            found[-1] += line
+    return found
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The command lines of a page, as a shell would cut them."""
+    for block in blocks(page, ""):
+        for line in block.replace("\\\n", " ").splitlines():
+            if re.search(r"\bpython |^ *make ", line):
+                yield shlex.split(line, comments=True)
+
+
+def started(words: list[str]) -> tuple[Path, list[str]] | None:
+    """The script or module that a command starts, and its arguments."""
+    for at, word in enumerate(words[:-1]):
+        if word.endswith("python"):
+            if words[at + 1] != "-m":
+                return REPOSITORY / words[at + 1], words[at + 2 :]
+            if words[at + 2].split(".")[0] in TOP:
+                return REPOSITORY / (words[at + 2].replace(".", "/") + ".py"), words[at + 3 :]
+    return None
+
+
+@each_page
+def test_jobs_that_are_named_exist(page: Path) -> None:
+    named = re.findall(
+        r"python (?:-m )?((?:jobs|docs|cluster|benchmarks)[/.][\w./]+)", page.read_text(encoding="utf-8")
+    )
+    for name in named:
+        path = name if name.endswith(".py") else name.rstrip(".").replace(".", "/") + ".py"
+        assert (REPOSITORY / path).is_file(), name
+
+
+@each_page
+def test_commands_have_the_flags_that_are_given(page: Path) -> None:
+    for words in commands(page):
+        if words[0] == "make":
+            targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+            assert words[1] in targets, words
+        elif (found := started(words)) is not None:
+            script, arguments = found
+            assert script.is_file(), words
+            given = [word for word in arguments if word.startswith("--")]
+            known = script.read_text(encoding="utf-8")
+            known += (REPOSITORY / "jobs" / "_job.py").read_text(encoding="utf-8")
+            if 'f"--{' in known:  # made in a loop over names, which a module of ours may hold
+                for module in re.findall(r"^from (ilm_ray[\w.]+) import", known, re.MULTILINE):
+                    path = REPOSITORY / (module.replace(".", "/") + ".py")
+                    known += path.read_text(encoding="utf-8") if path.is_file() else ""
+                known = re.sub(r'"([a-z_]+)"', r'"--\1"', known)
+            assert not [flag for flag in given if f'"{flag}"' not in known], words
+
+
+def test_settings_of_the_how_tos_are_accepted() -> None:
+    seen, added = 0, re.findall(r'^\+ +"(\w+)":', "".join(blocks(HOW_TO, "diff")), re.MULTILINE)
+    for words in commands(HOW_TO):
+        found = started(words)
+        if found is None or found[0].stem in OWN_WORDS:
+            continue
+        settings = [word for word in found[1] if re.match(r"[a-z][\w.*]*=", word)]
+        # What the page's own changes add is looked at with them in place, below.
+        settings = [word for word in settings if word.partition("=")[0].split(".")[-1] not in added]
+        load_config("nano", None, settings)
+        seen += len(settings)
+    assert seen > 5
+
+
+def test_configuration_files_of_the_how_tos_are_accepted(tmp_path: Path) -> None:
+    files = blocks(HOW_TO, "yaml")
+    assert len(files) == 2
+    for text in files:
+        (tmp_path / "own.yaml").write_text(text)
+        config = load_config("nano", tmp_path / "own.yaml")
+        assert config.reward.data == "/data/preferences.jsonl"
+    assert set(config.reward.system_prompts) == {"helpful", "poetry"}
+
+
+@each_page
+def test_settings_that_are_named_exist(page: Path) -> None:
+    for code in re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8")):
+        for key in re.findall(r"(?:^| )'?([a-z]\w*(?:\.[\w*]+)+)=", code):
+            try:
+                load_config("nano", None, [f"{key}=1"])
+            except UserError as error:
+                assert "unknown setting" not in str(error), f"{key}: {error}"
+
+
+def expanded(word: str) -> list[str]:
+    """`a/{b,c}.py` as a shell has it."""
+    parts = re.split(r"\{([^{}]*)\}", word)
+    return [
+        "".join(chosen) for chosen in itertools.product(*(p.split(",") if n % 2 else [p] for n, p in enumerate(parts)))
+    ]
+
+
+def named_paths(page: Path) -> Iterator[str]:
+    """Words in backticks that look like files or folders of the repository."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for code in re.findall(r"`([^`]+)`", text):
+        for word in itertools.chain.from_iterable(map(expanded, re.sub(r", +", ",", code).split())):
+            if re.fullmatch(r"[\w.*-]+(/[\w.*-]*)+", word) and (word.split("/")[0] in TOP or word.endswith(SOURCES)):
+                yield word
+
+
+@each_page
+def test_files_that_are_named_exist(page: Path) -> None:
+    missing = [word for word in named_paths(page) if not any(REPOSITORY.glob(word.rstrip("/")))]
+    assert not missing
+
+
+def test_the_search_for_files_finds_some() -> None:
+    found = {word for page in PAGES for word in named_paths(page)}
+    assert len(found) > 100 and {"docs/status.md", "cluster/grafana", "ilm_ray/parallel/planner.py"} <= found
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the code with the how-tos' changes applied."""
+    folder = tmp_path_factory.mktemp("changed")
+    for name in ("ilm_ray", "docs/examples", "tests/text"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("data"))
+    for number, change in enumerate(blocks(HOW_TO, "diff")):
+        done = subprocess.run(["git", "apply", "--verbose"], cwd=folder, input=change, text=True, capture_output=True)
+        assert done.returncode == 0, f"change {number} of {HOW_TO.name} does not fit the code any more: {done.stderr}"
+    return folder
+
+
+def run_changed(folder: Path, *arguments: str) -> str:
+    env = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=150
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_new_filter_of_the_how_to_is_asked(changed: Path) -> None:
+    line = (
+        "The miller opens the gate every morning and lets the water run over the wooden wheel, as they all have done."
+    )
+    (changed / "page.txt").write_text("\n".join(f"{line[:-1]} {number}." for number in range(5)))
+    setting = "text.rules.en.lines_per_paragraph=[null, 4]"
+    said = run_changed(changed, "docs/examples/filter_texts.py", "page.txt", setting)
+    assert said.split("\t")[:3] == ["lines_per_paragraph", "5.0", "4.0"]
+    check = (
+        "from tests.text.plain_rules import plain_scores; from ilm_ray.text.rules import score_batch; "
+        "text = open('page.txt').read(); found = score_batch([text], ['en']); "
+        "print({k: v[0] for k, v in found.items()} == plain_scores(text, 'en'), 'lines_per_paragraph' in found)"
+    )
+    assert run_changed(changed, "-c", check).split() == ["True", "True"]
+
+
+def test_the_new_benchmark_of_the_how_to_is_read_and_listed(changed: Path) -> None:
+    (changed / "riddles.jsonl").write_text('{"riddle": "What has teeth and cannot bite?", "reply": "A comb has."}\n')
+    check = (
+        "from pathlib import Path; from ilm_ray.decontamination.items import read_items; "
+        "from ilm_ray.evaluation.suites import suite; print(read_items(Path('riddles.jsonl'), 'r')[0].question); "
+        "print(*('Riddles' in {b.name for b in suite(name)} for name in ('chat', 'paper', 'base')))"
+    )
+    said = run_changed(changed, "-c", check).splitlines()
+    assert said == ["What has teeth and cannot bite?", "True True False"]
+    assert not any("riddle" in form.question for form in FORMS), "the how-to's example must be new to the code"
