@@ -32,6 +32,7 @@ class Follower:
         self.also, self.lost_nodes = also, lost_nodes
         self.every_s, self.shown, self.incidents = every_s, 0, 0
         self.laid_out = len(attempts.all())
+        self.resized = len(attempts.all()) - 1  # attempts before this one are of an earlier run, which told of them
         self.start = commit.newest_step(folder / "checkpoints")
         self.progress: Progress | None = None
         self._stop = threading.Event()
@@ -89,5 +90,7 @@ class Follower:
                 metrics.counter(metrics.FAILURES).inc(tags=tags)
                 said = {"second_opinion": row["second_opinion"]} if "second_opinion" in row else {}
                 self.journal.event("recover" if after else "fail", why=row["line"], **cost, **said)
-            elif started(after)["workers"] != started(attempt)["workers"]:
-                self.journal.event("resize", workers=started(after)["workers"], **cost)
+            elif number >= self.resized:
+                self.resized = number + 1
+                if started(after)["workers"] != started(attempt)["workers"]:
+                    self.journal.event("resize", workers=started(after)["workers"], **cost)

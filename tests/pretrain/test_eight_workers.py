@@ -21,6 +21,7 @@ from tests.pretrain.real_run import read_sequences, real_config, recording, writ
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 STEPS, MIDDLE = 50, 25
+AFTER = 10  # steps that are compared behind a change of the cluster
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ env = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": os.getc
 ray.init(address=cluster.address, log_to_driver=False, runtime_env={"env_vars": env})
 trainer.ELASTIC_EVERY_S = 5.0
 config = real_config(240, 8, "pretrain.min_workers=2", "pretrain.checkpoint_every=5",
-                     "pretrain.spike.window=4000")
+                     "pretrain.keep_checkpoints=100", "pretrain.spike.window=4000")
 stage = folder / "pretrain"
 stage.mkdir(exist_ok=True)
 
@@ -178,7 +179,6 @@ class SlowRecording:
 
 def test_workers_go_and_come_back_while_tokens_a_step_stay(eight_cpus: None, source: Path, tmp_path: Path) -> None:
     """8 -> 5 -> 8 workers on a cluster of three nodes, one of which is lost and replaced."""
-    alone = _run(tmp_path / "alone", source, real_config(240, 1, "pretrain.spike.window=4000"))
     folder = tmp_path / "elastic"
     folder.mkdir()
     for name in ("tokenizer", "tokens"):
@@ -197,6 +197,16 @@ def test_workers_go_and_come_back_while_tokens_a_step_stay(eight_cpus: None, sou
     assert fault["category"] == "node_lost"
     assert [row["step"] for row in rows] == list(range(1, 241))
     assert {b["tokens"] - a["tokens"] for a, b in itertools.pairwise(rows)} == {1024}
-    apart = max(abs(a["loss"] - b["loss"]) for a, b in zip(rows, alone, strict=True))
-    print(f"8 -> 5 -> 8 workers against one: losses differ by at most {apart:.2g}")
-    assert apart < 5e-3  # fp32 AdamW over 400 steps
+    # One worker that goes on from the same checkpoints has the same curve. Over hundreds of steps at this rate the
+    # rounding of sums in another order grows a thousandfold, so each change is looked at by itself.
+    for start in starts[1:]:
+        step = start["step"]
+        name = commit.name_of(step)
+        alone = tmp_path / f"alone-{step}"
+        shutil.copytree(folder / "pretrain" / "checkpoints" / name, alone / "pretrain" / "checkpoints" / name)
+        again = _run(alone, source, real_config(240, 1, "pretrain.spike.window=4000"))[:AFTER]
+        apart = max(abs(a["loss"] - b["loss"]) for a, b in zip(again, rows[step : step + AFTER], strict=True))
+        print(f"from step {step} {start['workers']} workers against one: losses differ by at most {apart:.2g}")
+        assert apart < 1e-4
+    events = read_journal(folder / "journal.jsonl")
+    assert [event["workers"] for event in events if event["kind"] == "resize"] == [8]
