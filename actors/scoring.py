@@ -13,20 +13,14 @@ from actors.ppo_roles import ChatTokens, Inputs, gpu_share, reward_settings, rol
 from actors.reference import FrozenSettings, Reference
 from actors.reward import Reward
 from actors.rollout import Rollout
-from ilm_ray import demo
 from ilm_ray.alignment.conditional import condition_prefix
 from ilm_ray.alignment.experience import Prompt
+from ilm_ray.alignment.inputs import prompt_rows
 from ilm_ray.config import Config
 from ilm_ray.config.schema import PPOConfig
-from ilm_ray.corpus.rows import read_rows
 from ilm_ray.errors import UserError
 from ilm_ray.tokenizer.chatml import encode_chat
 from ilm_ray.tokenizer.tokenizer import Tokenizer
-
-
-def prompt_file(config: Config) -> Path:
-    """The prompts that PPO answers."""
-    return Path(config.ppo.prompts) if config.ppo.prompts else demo.DATA / "prompts.jsonl"
 
 
 def read_prompts(
@@ -36,8 +30,7 @@ def read_prompts(
 
     Raises UserError where none is left or one has a domain that the reward model does not know.
     """
-    rows = read_rows(prompt_file(config), ("id", "domain", "prompt"), "ppo.prompts")
-    rows = [row for row in rows if row.get("split", "train") == split]
+    rows = [row for row in prompt_rows(config) if row.get("split", "train") == split]
     unknown = sorted({row["domain"] for row in rows} - conditions.keys())
     if unknown:
         raise UserError(

@@ -16,20 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from actors.answers import score_pairs
-from actors.scoring import prompt_file
 from ilm_ray.alignment.comparisons import comparisons
 from ilm_ray.alignment.conditional import load_conditions
 from ilm_ray.alignment.hacking import Pattern, early_and_late, mine
+from ilm_ray.alignment.inputs import preference_file, preference_rows, prompt_file, prompt_rows
 from ilm_ray.alignment.judge import ask_judge, judged_pairs
 from ilm_ray.alignment.labels import labelled_pairs, read_labels
 from ilm_ray.alignment.patches import PatchTask, mix, patch_pairs, preferences
-from ilm_ray.alignment.reward import preference_file
 from ilm_ray.alignment.rollouts import read_answers
 from ilm_ray.config import Config
 from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.jsonl import Row, read_jsonl, sha256_of, write_jsonl
 from ilm_ray.corpus.manifest import Manifest
-from ilm_ray.corpus.rows import read_rows
 from ilm_ray.corpus.stage import Context, Result, Stage, run_stage
 from ilm_ray.evaluation.summary import mean_and_error
 from ilm_ray.tokenizer.chatml import plain_text
@@ -73,8 +71,8 @@ def _find(context: Context, number: int) -> Result:
     config, folder = context.config, context.folder
     tokenizer = Tokenizer.load(context.of("tokenizer"))
     answers = read_answers(context.of(_name(number, "ppo")), lambda ids: plain_text(tokenizer.decode(ids)))
-    prompts = {str(row["id"]): row["prompt"] for row in read_rows(prompt_file(config), ("id", "prompt"), "ppo.prompts")}
-    people = [*_people(context, number), *read_rows(preference_file(config), _KEYS, "reward.data")]
+    prompts = {str(row["id"]): row["prompt"] for row in prompt_rows(config)}
+    people = [*_people(context, number), *preference_rows(config)]
     mined = mine(answers, preferences(people))
     names = [f"round-{number}-{place}-{pattern.trait.kind}" for place, pattern in enumerate(mined.found, 1)]
     patches = [
@@ -130,7 +128,7 @@ def _patch(context: Context, number: int) -> Result:
     take_labels(context, number)
     people = _people(context, number)
     patches = [row for n in range(1, number) for row in read_jsonl(context.of(_name(n, "patterns")) / PATCHES)]
-    old = read_rows(preference_file(config), _KEYS, "reward.data")
+    old = preference_rows(config)
     write_jsonl(folder / PAIRS, mix(patches, people, old, config.seed + number))
     before = context.of(_name(number - 1, "reward"))
     mixed = config.model_copy(update={"reward": config.reward.model_copy(update={"data": str(folder / PAIRS)})})

@@ -8,13 +8,14 @@ from actors.policy import PretrainMix
 from actors.ppo_driver import PPORun
 from actors.ppo_roles import Inputs
 from actors.rollout import choose_backend
-from actors.scoring import chat_tokens, prompt_file, read_prompts
+from actors.scoring import chat_tokens, read_prompts
 from ilm_ray.alignment.conditional import load_conditions
 from ilm_ray.alignment.experience import Prompt
+from ilm_ray.alignment.inputs import prompt_file, prompt_rows
 from ilm_ray.config import Config
 from ilm_ray.config.schema import PPOConfig
 from ilm_ray.corpus.jsonl import sha256_of
-from ilm_ray.corpus.rows import read_rows, require_splits
+from ilm_ray.corpus.rows import require_splits
 from ilm_ray.corpus.stage import Context, Result, Stage
 from ilm_ray.errors import UserError
 from ilm_ray.tokenizer.tokenizer import Tokenizer
@@ -30,9 +31,8 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def _sources(config: Config) -> dict[str, str]:
-    path = prompt_file(config)
-    require_splits(read_rows(path, ("id", "domain", "prompt"), "ppo.prompts"), "ppo.prompts")
-    return {"prompts": sha256_of(path)}
+    require_splits(prompt_rows(config), "ppo.prompts")
+    return {"prompts": sha256_of(prompt_file(config))}
 
 
 def _work(context: Context, reward: str) -> Result:

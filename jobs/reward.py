@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from ilm_ray.alignment.conditional import save_conditions
-from ilm_ray.alignment.reward import RewardTask, preference_file
+from ilm_ray.alignment.inputs import preference_file, preference_rows
+from ilm_ray.alignment.reward import RewardTask
 from ilm_ray.config import Config
 from ilm_ray.corpus.jsonl import sha256_of
-from ilm_ray.corpus.rows import read_rows, require_splits
+from ilm_ray.corpus.rows import require_splits
 from ilm_ray.corpus.stage import Context, Result, Stage
 from ilm_ray.pretrain.trainer import run_training
 from ilm_ray.tokenizer.tokenizer import Tokenizer
@@ -20,9 +21,8 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def sources(config: Config) -> dict[str, str]:
-    path = preference_file(config)
-    require_splits(read_rows(path, ("domain", "prompt", "chosen", "rejected"), "reward.data"), "reward.data")
-    return {"preferences": sha256_of(path)}
+    require_splits(preference_rows(config), "reward.data")
+    return {"preferences": sha256_of(preference_file(config))}
 
 
 def train_reward(context: Context, make_task: Callable[[Config, Path], RewardTask]) -> Result:

@@ -2,11 +2,11 @@
 
 from typing import Any
 
+from ilm_ray.alignment.inputs import chat_file, chat_rows
 from ilm_ray.alignment.repositories import tokenize_repositories
-from ilm_ray.alignment.sft import SFTTask, chat_file, long_sources
+from ilm_ray.alignment.sft import SFTTask, long_sources
 from ilm_ray.config import Config
 from ilm_ray.corpus.jsonl import sha256_of
-from ilm_ray.corpus.rows import read_rows
 from ilm_ray.corpus.stage import Context, Result, Stage
 from ilm_ray.pretrain.trainer import run_training
 from jobs._job import run_job
@@ -17,9 +17,8 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _sources(config: Config) -> dict[str, str]:
-    path = chat_file(config)
-    read_rows(path, ("messages",), "sft.data")
-    return {"conversations": sha256_of(path)}
+    chat_rows(config)
+    return {"conversations": sha256_of(chat_file(config))}
 
 
 def _work(context: Context) -> Result:

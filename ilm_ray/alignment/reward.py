@@ -10,16 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ilm_ray import demo
 from ilm_ray.alignment.conditional import HASH, condition_prefix, conditioned, conditions_hash
 from ilm_ray.alignment.experience import nothing
+from ilm_ray.alignment.inputs import preference_rows
 from ilm_ray.alignment.ppo import cut_micro_batches
 from ilm_ray.alignment.reward_figures import pair_figures, pair_sums
 from ilm_ray.alignment.sft import deal, plan_batches
 from ilm_ray.config import Config
 from ilm_ray.corpus.mixture import packed_from_arrays
-from ilm_ray.corpus.rows import read_rows
-from ilm_ray.errors import UserError
 from ilm_ray.model.huggingface import load_shape, read_weights
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel
 from ilm_ray.pretrain.layouts import Stretches, one_stretch
@@ -63,20 +61,9 @@ class Pair:
         return len(self.chosen) + len(self.rejected)
 
 
-def preference_file(config: Config) -> Path:
-    """The preference pairs to train on."""
-    return Path(config.reward.data) if config.reward.data else demo.DATA / "preferences.jsonl"
-
-
 def read_pairs(config: Config, tokenizer: Tokenizer, split: str, conditional: bool = True) -> list[Pair]:
     """Tokenised preferences of a split; without conditions for comparison if `conditional` is False."""
-    rows = read_rows(preference_file(config), ("domain", "prompt", "chosen", "rejected"), "reward.data")
-    prompts = config.reward.system_prompts
-    unknown = sorted({row["domain"] for row in rows} - prompts.keys())
-    if unknown:
-        raise UserError(
-            f"reward.data has domain '{unknown[0]}' without a system prompt; add it to reward.system_prompts"
-        )
+    rows, prompts = preference_rows(config), config.reward.system_prompts
     prefixes = {d: condition_prefix(tokenizer, text) if conditional else [] for d, text in prompts.items()}
 
     def ids(row: dict[str, Any], answer: str) -> list[int]:

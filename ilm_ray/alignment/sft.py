@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ilm_ray import demo
 from ilm_ray.alignment.experience import nothing
+from ilm_ray.alignment.inputs import chat_rows
 from ilm_ray.alignment.ppo import cut_micro_batches, even_micro_batches, share_out
 from ilm_ray.alignment.repositories import SOURCE, open_repositories
 from ilm_ray.config import Config
 from ilm_ray.corpus.mixture import Mixture, Piece, packed_from_arrays, present_shares
-from ilm_ray.corpus.rows import read_rows
 from ilm_ray.corpus.tokens import TokenSource
 from ilm_ray.model.huggingface import load_shape, read_weights
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel
@@ -29,11 +28,6 @@ from ilm_ray.tokenizer.tokenizer import Tokenizer
 
 # Share of conversations held out to measure the loss on; by position, so that it stays the same from run to run.
 HELDOUT_EVERY = 10
-
-
-def chat_file(config: Config) -> Path:
-    """The conversations to train on."""
-    return Path(config.sft.data) if config.sft.data else demo.DATA / "chat.jsonl"
 
 
 def chat_labels(ids: list[int], loss_mask: list[int]) -> np.ndarray:
@@ -80,8 +74,7 @@ class SFTTask:
         self.config, self.base = config, run_dir / "pretrain" / "model"
         self.checkpoint_every, self.log_every = config.sft.checkpoint_every, config.pretrain.log_every
         tokenizer = Tokenizer.load(run_dir / "tokenizer")
-        rows = read_rows(chat_file(config), ("messages",), "sft.data")
-        encoded = [encode_chat(tokenizer, row["messages"]) for row in rows]
+        encoded = [encode_chat(tokenizer, row["messages"]) for row in chat_rows(config)]
         examples = [
             (np.array(c.ids[: config.sft.context]), chat_labels(c.ids, c.loss_mask)[: config.sft.context])
             for c in encoded

@@ -51,8 +51,8 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message], generation_pr
     """
     ids, mask = [tokenizer.bos_id], [0]
     newline = tokenizer.encode("\n")
-    for number, message in enumerate(messages, 1):
-        _check(message, number)
+    check_messages(messages)
+    for message in messages:
         role, name, action = message["role"], message.get("name"), message.get("action")
         head = [tokenizer.im_start_id, *tokenizer.encode(f"{role} name=" if name else f"{role}\n")]
         if name:
@@ -76,6 +76,16 @@ def plain_text(decoded: str) -> str:
     opened = re.sub(r"<\|im_start\|>[a-z]+(?: name=<\|[a-z]+\|>)?\n", "", decoded)
     acted = re.sub(r"<\|action_start\|><\|[a-z]+\|>", "", opened)
     return re.sub(r"<\|im_end\|>\n?|<\|action_end\|>|</?s>", "\n", acted).strip()
+
+
+def check_messages(messages: Any) -> None:
+    """Raises UserError where `encode_chat` would."""
+    if not isinstance(messages, Sequence) or isinstance(messages, str):
+        raise UserError("the messages must be a list")
+    for number, message in enumerate(messages, 1):
+        if not isinstance(message, Mapping):
+            raise UserError(f"message {number} must be an object with role and content")
+        _check(message, number)
 
 
 def _check(message: Mapping[str, Any], number: int) -> None:

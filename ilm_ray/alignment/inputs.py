@@ -1,0 +1,72 @@
+"""What people hand to alignment: conversations, preference pairs, prompts; looked through before anything is run.
+
+JSON Lines of a demo's own unless a setting names a file. All functions raise UserError with setting, file and line.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ilm_ray import demo
+from ilm_ray.config import Config
+from ilm_ray.corpus.jsonl import Row
+from ilm_ray.corpus.rows import read_rows
+from ilm_ray.errors import UserError
+from ilm_ray.tokenizer.chatml import check_messages
+
+
+def chat_file(config: Config) -> Path:
+    """The conversations to train on."""
+    return Path(config.sft.data) if config.sft.data else demo.DATA / "chat.jsonl"
+
+
+def preference_file(config: Config) -> Path:
+    """The preference pairs to train on."""
+    return Path(config.reward.data) if config.reward.data else demo.DATA / "preferences.jsonl"
+
+
+def prompt_file(config: Config) -> Path:
+    """The prompts that PPO answers."""
+    return Path(config.ppo.prompts) if config.ppo.prompts else demo.DATA / "prompts.jsonl"
+
+
+def chat_rows(config: Config) -> list[Row]:
+    """messages."""
+    path, setting = chat_file(config), "sft.data"
+    rows = read_rows(path, ("messages",), setting)
+    for number, row in enumerate(rows, 1):
+        _check(row["messages"], f"{setting}: {path} line {number}")
+    return rows
+
+
+def preference_rows(config: Config) -> list[Row]:
+    """domain, prompt, chosen, rejected, and split where it has one."""
+    path, setting = preference_file(config), "reward.data"
+    rows = read_rows(path, ("domain", "prompt", "chosen", "rejected"), setting)
+    known = config.reward.system_prompts
+    for number, row in enumerate(rows, 1):
+        where = f"{setting}: {path} line {number}"
+        _check(row["prompt"], where)
+        if row["domain"] not in known:
+            raise UserError(
+                f"{where}: domain '{row['domain']}' has no system prompt; give reward.system_prompts with all domains "
+                f"(now {', '.join(known)})"
+            )
+        if not (isinstance(row["chosen"], str) and isinstance(row["rejected"], str)):
+            raise UserError(f"{where}: chosen and rejected must be texts")
+    return rows
+
+
+def prompt_rows(config: Config) -> list[Row]:
+    """id, domain, prompt, and split where it has one. Which domains there may be, the reward model says."""
+    path, setting = prompt_file(config), "ppo.prompts"
+    rows = read_rows(path, ("id", "domain", "prompt"), setting)
+    for number, row in enumerate(rows, 1):
+        _check(row["prompt"], f"{setting}: {path} line {number}")
+    return rows
+
+
+def _check(messages: Any, where: str) -> None:
+    try:
+        check_messages(messages)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
