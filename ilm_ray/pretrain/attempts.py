@@ -65,7 +65,8 @@ def ended_well(attempt: Path) -> bool:
 
 def failed(attempt: Path) -> bool:
     """It ended by a fault, not because the cluster changed its size."""
-    return not ended_well(attempt) and any(trace.error or trace.ray for trace in read_traces(attempt))
+    faults = (trace.ray or (trace.error and not trace.taken_down) for trace in read_traces(attempt))
+    return not ended_well(attempt) and any(faults)
 
 
 def lost(attempt: Path, following: Path) -> dict[str, float]:

@@ -17,6 +17,8 @@ _PARTNER_GONE = re.compile(
     r"gloo|nccl|store->|tcpstore|collective",
     re.IGNORECASE,
 )
+# What a rank says whose group Ray Train takes down under it to build one of another size: no fault at all.
+_TAKEN_DOWN = re.compile(r"process group has not been initialized", re.IGNORECASE)
 _WAITS_FOR_OTHERS = ("forward and backward", "optimizer", "checkpoint", "evaluation", "loading a checkpoint")
 _OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemory|can(no|')t allocate memory", re.IGNORECASE)
 # Of what Ray says: to every dead worker it adds that the kernel may have killed it for its memory.
@@ -34,9 +36,14 @@ class Trace:
     ray: str = ""  # what Ray's controller says ended the worker
 
     @property
+    def taken_down(self) -> bool:
+        """The error is that Ray Train ended the process group for another size of it."""
+        return self.error is not None and bool(_TAKEN_DOWN.search(self.error["message"]))
+
+    @property
     def partner_gone(self) -> bool:
-        """The error is that another rank no longer answers."""
-        return (
+        """The error is that another rank, or the whole group, no longer answers."""
+        return self.taken_down or (
             self.error is not None
             and not {"UserError", "OSError", "MemoryError", "Diverged"} & set(self.error["bases"])
             and bool(_PARTNER_GONE.search(self.error["message"]))

@@ -148,7 +148,7 @@ def strike_and_compare(tmp_path: Path, watch: Any, blows: list[Blow], ppo: PPOCo
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("staleness", [0, 1])
+@pytest.mark.parametrize("staleness", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_run_survives_the_loss_of_an_engine_a_scorer_and_a_learner(
     tmp_path: Path, watch: Any, staleness: int
 ) -> None:

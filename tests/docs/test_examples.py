@@ -141,6 +141,7 @@ def test_a_tiny_model_learns_from_packed_texts(tmp_path: Path) -> None:
     assert rates[:3] == pytest.approx([1e-3, 2e-3, 3e-3]) and rates[-1] == pytest.approx(3e-4)
 
 
+@pytest.mark.slow
 def test_ppo_prints_what_its_groups_left_behind(tmp_path: Path) -> None:
     rows, _ = run_example("ppo_groups", str(tmp_path), "--iterations", "2")
     assert [row[0] for row in rows] == ["0", "1"]
