@@ -32,7 +32,7 @@ from actors.group import (
     start_groups,
     stop_groups,
 )
-from actors.ppo_log import append, export, keep_before, lines, readable
+from actors.ppo_log import append, export_metrics, keep_before, lines, readable
 from actors.ppo_roles import Inputs, ppo_roles
 from actors.recovery import Fall, why_hopeless
 from ilm_ray.alignment import blackbox
@@ -125,7 +125,7 @@ class PPORun:
         with stop_after_checkpoint(self.folder):
             while self._surviving(lambda: self._advance(decode, progress)):
                 if (self.folder / ASKED).exists() and self.state.iteration < self.total:
-                    self._surviving(self._checkpoint_once)
+                    self._surviving(self._save_unless_saved)
                     raise Stopped(f"stopped after {self.state.iteration} of {self.total} iterations, with a checkpoint")
         return [json.loads(line) for line in lines(self.folder / "metrics.jsonl")]
 
@@ -141,7 +141,7 @@ class PPORun:
             row["validation_reward"] = self.validate()
         append(self.folder / "metrics.jsonl", [row])
         append(self.folder / "samples.jsonl", [readable(sample, row, decode) for sample in shown])
-        export(row)
+        export_metrics(row)
         self._unlogged = None
         progress.update(self.state.iteration, reward=row["reward"], kl=row["kl"], tokens=row["response_tokens"])
         if self.state.iteration % self.ppo.checkpoint_every == 0 and self.state.iteration < self.total:
@@ -228,9 +228,8 @@ class PPORun:
         values = groups["critic"].start("values", *rollouts.payloads)
         scores = groups["reward"].start("score", *rollouts.payloads)
         sources = [rollouts, *old, reference, values, scores]
-        parts = Parts(
-            len(rollouts.payloads), *(sum(len(w.payloads) for w in ws) for ws in (old, [reference], [values], [scores]))
-        )
+        asked = sum(len(work.payloads) for work in old)
+        parts = Parts(len(rollouts.payloads), asked, *(len(work.payloads) for work in (reference, values, scores)))
         shown = SAMPLES if number % SAMPLE_EVERY == 0 or number == self.total - 1 else 0
         made = groups["experience"].start(
             "assemble", parts, number, shown, *(payload for work in sources for payload in work.payloads)
@@ -312,7 +311,7 @@ class PPORun:
             self.served, size = self.state.version, stamp["bytes"]
         return {"bytes": size, "seconds": time.monotonic() - started}
 
-    def _checkpoint_once(self) -> None:
+    def _save_unless_saved(self) -> None:
         if _at(self.folder, self.state.iteration) not in self._committed():
             self.checkpoint()
 

@@ -39,7 +39,7 @@ def keep_before(path: Path, iteration: int) -> None:
     write_text_atomic(path, "".join(kept))
 
 
-def export(row: Figures) -> None:
+def export_metrics(row: Figures) -> None:
     """An iteration's row as live metrics of this process, the driver, which lives as long as the run."""
     for metric, name in metrics.OF_PPO_ROWS:
         metrics.gauge(metric).set(row[name])

@@ -1,10 +1,7 @@
 """The reward stage's model, trained with its conditions, in the hands of others: the same rewards."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from ilm_ray.tokenizer.tokenizer import Tokenizer
 from jobs import checkpoint
 from tests.alignment.small_run import config_of
 from tests.alignment.test_layouts import run
+from tests.ask_vllm import ask_vllm
 from tests.processes import run_ranks
 
 
@@ -81,37 +79,11 @@ def test_an_exported_reward_model_comes_back_with_its_conditions(trained: Path, 
             carried_conditions(out)
 
 
-# A process of its own: vLLM looks through all loaded modules and stumbles over numba's, which our encoder needs.
-_VLLM = """
-import json, sys
-import vllm
-folder, sequences = json.load(sys.stdin)
-scorer = vllm.LLM(folder, runner="pooling", trust_remote_code=True, skip_tokenizer_init=True, enforce_eager=True,
-                  dtype="float32", max_model_len=256)
-assert scorer.llm_engine.model_config.architectures == ["InternLM2ForRewardModel"]
-inputs = [{"prompt_token_ids": ids} for ids in sequences]
-found = scorer.encode(inputs, vllm.PoolingParams(use_activation=False), pooling_task="token_classify", use_tqdm=False)
-print(json.dumps([float(scores.outputs.data.flatten()[-1]) for scores in found]))
-"""
-
-
 @pytest.mark.slow
 def test_vllm_gives_the_rewards_of_conditioned_pairs(trained: Path, tmp_path: Path) -> None:
     """By its native InternLM2ForRewardModel, read at the appended reward token."""
-    pytest.importorskip("vllm")
-    quiet = {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    }
     sequences, rewards = _inputs(trained)
-    said = subprocess.run(
-        [sys.executable, "-c", _VLLM],
-        input=json.dumps([str(_exported(trained, "internlm2", tmp_path / "out")), sequences]),
-        env=os.environ | quiet,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert said.returncode == 0, said.stderr[-3000:]
-    assert json.loads(said.stdout.splitlines()[-1]) == pytest.approx(rewards, abs=1e-4)
+    out = _exported(trained, "internlm2", tmp_path / "out")
+    architectures, scores = ask_vllm(out, sequences, "reward", tmp_path)
+    assert architectures == ["InternLM2ForRewardModel"]
+    assert [of_sequence[-1] for of_sequence in scores] == pytest.approx(rewards, abs=1e-4)

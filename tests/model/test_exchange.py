@@ -1,9 +1,6 @@
 """Folders for others: read by Transformers, by vLLM's native InternLM2 classes, and back without a change."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ from ilm_ray.model import exchange
 from ilm_ray.model.exchange import export_model, import_model
 from ilm_ray.model.huggingface import full_weights
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel, Shape, initialize
+from tests.ask_vllm import NEW_TOKENS, ask_vllm
 
 SHAPE = Shape(
     vocab_size=512, layers=3, hidden=128, kv_heads=2, queries_per_kv=2, head_dim=32, mlp_hidden=192, rope_base=5e4
@@ -62,55 +60,16 @@ def test_transformers_gives_our_logits_and_our_scores(tmp_path: Path) -> None:
         torch.testing.assert_close(reward(Packed.of([prompt]))[-1], score, atol=1e-5, rtol=1e-5)
 
 
-# A process of its own: vLLM looks through all loaded modules, and stumbles over some that other tests need.
-_VLLM = """
-import json, sys
-import vllm
-
-if __name__ == "__main__":  # the ranks of a tensor-parallel engine import this file again
-    folder, prompts, ranks, kind = json.load(sys.stdin)
-    common = {"trust_remote_code": True, "skip_tokenizer_init": True, "enforce_eager": True, "dtype": "float32",
-              "max_model_len": 128}
-    inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
-    if kind == "policy":
-        engine = vllm.LLM(folder, tensor_parallel_size=ranks, **common)
-        greedy = vllm.SamplingParams(temperature=0, max_tokens=24, ignore_eos=True, detokenize=False)
-        said = [list(a.outputs[0].token_ids) for a in engine.generate(inputs, greedy, use_tqdm=False)]
-    else:
-        engine = vllm.LLM(folder, runner="pooling", tensor_parallel_size=ranks, **common)
-        raw = vllm.PoolingParams(use_activation=False)
-        answers = engine.encode(inputs, raw, pooling_task="token_classify", use_tqdm=False)
-        said = [a.outputs.data.flatten().tolist() for a in answers]
-    print(json.dumps([engine.llm_engine.model_config.architectures, said]))
-"""
-
-
-def _by_vllm(model: CausalLM | ScalarModel, folder: Path, ranks: int, kind: str) -> tuple[list[str], list[list[float]]]:
-    """Architecture, and greedy continuations of PROMPTS by 24 tokens (policy) or a score at each token (reward)."""
-    pytest.importorskip("vllm")
-    export_model(model, folder / kind, "internlm2", torch.float32, IDS)
-    script = folder / "ask_vllm.py"
-    script.write_text(_VLLM)
-    env = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
-    env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    asked = json.dumps([str(folder / kind), PROMPTS, ranks, kind])
-    said = subprocess.run(
-        [sys.executable, str(script)], input=asked, env=os.environ | env, capture_output=True, text=True, timeout=280
-    )
-    assert said.returncode == 0, said.stderr[-3000:]
-    architectures, answers = json.loads(next(line for line in said.stdout.splitlines() if line.startswith('[["')))
-    return architectures, answers
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_vllm_continues_as_we_do_with_its_own_class(tmp_path: Path, ranks: int) -> None:
     policy = made(CausalLM)
-    architectures, answers = _by_vllm(policy, tmp_path, ranks, "policy")
+    export_model(policy, tmp_path / "policy", "internlm2", torch.float32, IDS)
+    architectures, answers = ask_vllm(tmp_path / "policy", PROMPTS, "policy", tmp_path, ranks)
     assert architectures == ["InternLM2ForCausalLM"]
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         tokens = list(prompt)
-        for _ in range(24):
+        for _ in range(NEW_TOKENS):
             tokens.append(int(policy(Packed.of([tokens]))[-1].argmax()))
         assert tokens[len(prompt) :] == answer
 
@@ -118,7 +77,8 @@ def test_vllm_continues_as_we_do_with_its_own_class(tmp_path: Path, ranks: int) 
 @pytest.mark.slow
 def test_vllm_scores_as_we_do_with_its_own_class(tmp_path: Path) -> None:
     reward = made(ScalarModel)
-    architectures, answers = _by_vllm(reward, tmp_path, 1, "reward")
+    export_model(reward, tmp_path / "reward", "internlm2", torch.float32, IDS)
+    architectures, answers = ask_vllm(tmp_path / "reward", PROMPTS, "reward", tmp_path)
     assert architectures == ["InternLM2ForRewardModel"]
     for prompt, found in zip(PROMPTS, answers, strict=True):
         torch.testing.assert_close(torch.tensor(found), reward(Packed.of([prompt])), atol=1e-4, rtol=1e-4)

@@ -21,9 +21,9 @@ def test_a_cluster_that_grows_is_told_of_once(tmp_path: Path) -> None:
     with follow():
         for step, workers in ((5, 5), (9, 5), (12, 8)):  # the second: as many as before, so no change of size
             attempts.begin(step, workers)
-            time.sleep(0.2)
-        assert resized() == [5, 8]
+            time.sleep(0.2)  # it looks several times
         (attempts.all()[-1] / "stopped").touch()
+    assert resized() == [5, 8]
     with follow():  # the same command again
         attempts.begin(12, 4)
         time.sleep(0.2)
