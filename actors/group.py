@@ -6,6 +6,7 @@ group to group by reference; the driver only ever fetches the figures: numbers, 
 """
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -84,10 +85,10 @@ class Work:
 
 
 class Group:
-    """Handles of a role's ranks."""
+    """Handles of a role's ranks. `shared`: other roles' ranks lie on `placement` too, and it outlives this group."""
 
-    def __init__(self, role: Role, placement: PlacementGroup, namespace: str) -> None:
-        self.role, self.placement = role, placement
+    def __init__(self, role: Role, placement: PlacementGroup, namespace: str, shared: bool) -> None:
+        self.role, self.placement, self.shared = role, placement, shared
         self.names = [f"{role.name}-{rank}" for rank in range(role.ranks)]
         self.actors = [
             ray.remote(role.actor)
@@ -122,22 +123,30 @@ class Group:
     def stop(self) -> None:
         for actor in self.actors:
             ray.kill(actor)
-        remove_placement_group(self.placement)
+        if not self.shared:
+            remove_placement_group(self.placement)
 
 
 def start_groups(
-    roles: Sequence[Role], namespace: str, deadline_s: float, placement_s: float = PLACEMENT_DEADLINE_S
+    roles: Sequence[Role],
+    namespace: str,
+    deadline_s: float,
+    placement_s: float = PLACEMENT_DEADLINE_S,
+    shared: PlacementGroup | None = None,
 ) -> dict[str, Group]:
     """Place and start all roles at the same time and wait until every rank has built what it holds.
 
-    Raises UserError where the cluster has no room within `placement_s`, GroupError where a rank does not come up within
-    `deadline_s`. Nothing is left of the roles then.
+    shared: a placement of `place_together` instead of one for each role. Raises UserError where the cluster has no room
+    within `placement_s`, GroupError where a rank does not come up within `deadline_s`. Nothing is left of the roles
+    then.
     """
-    placements = _place(roles, placement_s)
+    if shared is not None:
+        _wait_for_room(shared, roles, time.monotonic() + placement_s)
+    placements = _place(roles, placement_s) if shared is None else dict.fromkeys((r.name for r in roles), shared)
     groups: dict[str, Group] = {}
     try:
         for role in roles:
-            groups[role.name] = Group(role, placements[role.name], namespace)
+            groups[role.name] = Group(role, placements[role.name], namespace, shared is not None)
         meeting = [group for group in groups.values() if group.role.rendezvous]
         stores = figures([group.start_each("open_store", _first_only(group)) for group in meeting], deadline_s)
         joins = [group.start("join", store[0]) for group, store in zip(meeting, stores, strict=True)]
@@ -146,7 +155,7 @@ def start_groups(
     except BaseException:
         stop_groups(groups)
         for name, placement in placements.items():
-            if name not in groups:
+            if name not in groups and shared is None:
                 remove_placement_group(placement)
         raise
     return groups
@@ -194,25 +203,49 @@ def _first_only(group: Group) -> list[tuple[bool]]:
     return [(rank == 0,) for rank in range(group.role.ranks)]
 
 
+def place_together(roles: Sequence[Role]) -> PlacementGroup:
+    """One placement for all roles, asked for and not waited for: rank k of each of them lies in bundle k.
+
+    A bundle with GPUs has whole ones: parts of two bundles might lie on one, and NCCL lets no two ranks of a group
+    share a GPU.
+    """
+    bundles = [
+        _resources([role for role in roles if rank < role.ranks]) for rank in range(max(role.ranks for role in roles))
+    ]
+    whole = [{name: math.ceil(n) if name == "GPU" else n for name, n in bundle.items()} for bundle in bundles]
+    return placement_group(whole, strategy="PACK")
+
+
 def _place(roles: Sequence[Role], deadline_s: float) -> dict[str, PlacementGroup]:
-    placements = {
-        role.name: placement_group(
-            [{"CPU": role.cpus, **({"GPU": role.gpus} if role.gpus else {})}] * role.ranks, strategy="PACK"
-        )
-        for role in roles
-    }
+    placements = {role.name: placement_group([_resources([role])] * role.ranks, strategy="PACK") for role in roles}
     until = time.monotonic() + deadline_s
-    for role in roles:
-        if not placements[role.name].wait(max(0.0, until - time.monotonic())):
-            free = ray.available_resources()
-            for placement in placements.values():
-                remove_placement_group(placement)
-            raise UserError(
-                f"no room for the {role.ranks} rank(s) of '{role.name}' ({role.cpus:g} CPU, {role.gpus:g} GPU each): "
-                f"the cluster has {free.get('CPU', 0.0):g} CPU and {free.get('GPU', 0.0):g} GPU free; "
-                f"lower ppo.*_ranks or give the cluster more"
-            )
+    try:
+        for role in roles:
+            _wait_for_room(placements[role.name], [role], until)
+    except UserError:
+        for placement in placements.values():
+            remove_placement_group(placement)
+        raise
     return placements
+
+
+def _resources(roles: Sequence[Role]) -> dict[str, float]:
+    """What one rank of each role takes."""
+    cpus, gpus = sum(role.cpus for role in roles), sum(role.gpus for role in roles)
+    return {"CPU": round(cpus, 4), **({"GPU": round(gpus, 4)} if gpus else {})}  # Ray counts in ten-thousandths
+
+
+def _wait_for_room(placement: PlacementGroup, roles: Sequence[Role], until: float) -> None:
+    if placement.wait(max(0.0, until - time.monotonic())):
+        return
+    free = ray.available_resources()
+    wanted = ", ".join(
+        f"{role.ranks} rank(s) of '{role.name}' ({role.cpus:g} CPU, {role.gpus:g} GPU each)" for role in roles
+    )
+    raise UserError(
+        f"no room for the {wanted}: the cluster has {free.get('CPU', 0.0):g} CPU and {free.get('GPU', 0.0):g} GPU "
+        f"free; lower ppo.*_ranks or give the cluster more"
+    )
 
 
 def lost_ranks(groups: Iterable[Group], method: str = "") -> list[Lost]:

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+
 from actors.experience import Parts
 from actors.group import (
     PLACEMENT_DEADLINE_S,
@@ -29,6 +31,7 @@ from actors.group import (
     Work,
     figures,
     lost_ranks,
+    place_together,
     start_groups,
     stop_groups,
 )
@@ -99,6 +102,7 @@ class PPORun:
         self.served: int | None = None  # weight version that the engines have
         self.groups: dict[str, Group] = {}
         self.roles = ppo_roles(ppo, inputs, folder)
+        self._shared: PlacementGroup | None = None  # where all groups lie, with ppo.colocate
         self.falls: list[Fall] = []
         self._flight: Flight | None = None  # for iteration `state.iteration`, begun in the one before
         self._torn = False  # the learners' weights are not (yet) those of `state`
@@ -107,14 +111,18 @@ class PPORun:
 
     def __enter__(self) -> "PPORun":
         try:
+            if self.ppo.colocate:
+                self._shared = place_together(self.roles)
             self._surviving(lambda: None)
         except BaseException:
-            stop_groups(self.groups)
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *exc: object) -> None:
         stop_groups(self.groups)
+        if self._shared is not None:
+            remove_placement_group(self._shared)
 
     def run(self, decode: Callable[[list[int]], str]) -> list[Figures]:
         """All iterations that are left, checkpoints on the way, the model at the end. Returns all metric rows.
@@ -168,7 +176,7 @@ class PPORun:
         namespace = f"ppo-{self.folder.parent.name}-{time.time_ns()}"
         # A lost node may come back; until a run has begun, there is nothing to wait for.
         placement_s = self.ppo.deadline_s if self.falls else PLACEMENT_DEADLINE_S
-        started = start_groups(missing, namespace, self.ppo.deadline_s, placement_s)
+        started = start_groups(missing, namespace, self.ppo.deadline_s, placement_s, self._shared)
         self.groups |= started
         if "rollout" in started:
             self.served = None

@@ -49,15 +49,18 @@ class Inputs:
 def ppo_roles(ppo: PPOConfig, inputs: Inputs, folder: Path) -> list[Role]:
     """The six roles; experience is kept in `folder`.
 
-    On GPUs every rank has one of its own, or an equal share where there are fewer GPUs than ranks.
+    On GPUs every rank has one of its own, or an equal share where there are fewer GPUs than ranks. With `colocate` the
+    ranks of one number share a GPU.
     """
     backend = choose_backend(ppo.rollout_backend)
-    ranks = ppo.policy_ranks + ppo.critic_ranks + ppo.reference_ranks + ppo.reward_ranks + ppo.rollout_engines
-    gpu = gpu_share(ranks)
-    if 0 < gpu < 1 and max(ppo.policy_ranks, ppo.critic_ranks) > 1:
+    sizes = (ppo.policy_ranks, ppo.critic_ranks, ppo.reference_ranks, ppo.reward_ranks, ppo.rollout_engines)
+    ranks = sum(sizes)
+    gpu = _colocated_share(sizes) if ppo.colocate else gpu_share(ranks)
+    if not ppo.colocate and 0 < gpu < 1 and max(ppo.policy_ranks, ppo.critic_ranks) > 1:
         raise UserError(
             f"the {ranks} ranks of PPO have {ray.cluster_resources()['GPU']:g} GPU(s), and NCCL lets no two ranks of "
-            f"one group share a GPU; lower ppo.*_ranks, or set ppo.policy_ranks and ppo.critic_ranks to 1"
+            f"one group share a GPU; lower ppo.*_ranks, set ppo.policy_ranks and ppo.critic_ranks to 1, or share each "
+            f"GPU among the groups with ppo.colocate=true"
         )
     micro = inputs.micro_tokens
     frozen = FrozenSettings(inputs.policy, micro, ppo.precision)
@@ -90,6 +93,17 @@ def ppo_roles(ppo: PPOConfig, inputs: Inputs, folder: Path) -> list[Role]:
         Role("reward", Reward, reward_settings(ppo, inputs), ppo.reward_ranks, gpus=gpu),
         Role("experience", ExperienceMaker, ExperienceSettings(ppo, folder)),
     ]
+
+
+def _colocated_share(sizes: Sequence[int]) -> float:
+    """GPUs for each rank where those of one number share one: 0 without any."""
+    gpus = int(ray.cluster_resources().get("GPU", 0.0))
+    if 0 < gpus < max(sizes):
+        raise UserError(
+            f"ppo.colocate puts rank k of every group on one GPU: the largest group has {max(sizes)} ranks, the "
+            f"cluster {gpus} GPU(s); lower ppo.*_ranks"
+        )
+    return 1 / len(sizes) if gpus else 0.0
 
 
 def gpu_share(ranks: int) -> float:

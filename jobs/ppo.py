@@ -24,7 +24,7 @@ from jobs._job import run_job
 
 def settings(config: Config) -> dict[str, Any]:
     # Nothing here changes what a finished run has learned: raising a bound after a failure must not cost checkpoints.
-    left_out = {"prompts", "checkpoint_every", "deadline_s", "rollout_backend", "logprob_gap_bound"}
+    left_out = {"prompts", "checkpoint_every", "deadline_s", "rollout_backend", "logprob_gap_bound", "colocate"}
     backend = choose_backend(config.ppo.rollout_backend)
     # The backend is named as chosen: with the same seed, the two draw different answers.
     return {"seed": config.seed, "ppo": config.ppo.model_dump(exclude=left_out), "backend": backend}

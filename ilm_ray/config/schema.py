@@ -361,6 +361,9 @@ class PPOConfig(Section):
     reference_ranks: Count = 4
     reward_ranks: Count = 4
     rollout_engines: Count = 8
+    # Rank k of every group on one GPU, a fifth of it each, instead of groups on GPUs of their own (ours: the report has
+    # the four models apart, which trains while it samples; this needs a fraction of the GPUs).
+    colocate: bool = False
     policy_zero_stage: Literal[0, 1, 2, 3] = 2
     critic_zero_stage: Literal[0, 1, 2, 3] = 2
     precision: Literal["fp32", "bf16"] = "bf16"

@@ -53,6 +53,16 @@ def test_ranks_of_one_group_do_not_share_a_gpu(tmp_path: Path, monkeypatch: pyte
     assert {role.gpus for role in ppo_roles(toy_ppo(policy_ranks=1), inputs, tmp_path)} == {0.0, 0.2}
 
 
+def test_colocated_ranks_of_one_number_share_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 2.0})
+    inputs = toy_inputs(tmp_path)
+    roles = ppo_roles(toy_ppo(policy_ranks=2, colocate=True), inputs, tmp_path)
+    for rank in range(2):
+        assert sum(role.gpus for role in roles if rank < role.ranks) <= 1.0
+    with pytest.raises(UserError, match="largest group has 3 ranks, the cluster 2 GPU"):
+        ppo_roles(toy_ppo(critic_ranks=3, colocate=True), inputs, tmp_path)
+
+
 class StubEngine:
     """As much of DeepSpeed's engine as a step needs; it says `norm` and applies nothing."""
 

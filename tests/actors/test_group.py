@@ -1,9 +1,12 @@
 """Groups: what fails is named, what does not answer is named, and no tensor reaches the driver."""
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -92,6 +95,49 @@ def test_a_stopped_process_makes_room_for_its_successor() -> None:
         assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     finally:
         second.stop()
+
+
+SHARED = """
+import sys
+import time
+
+import ray
+from ray import cloudpickle
+
+from actors.group import Role, figures, place_together, start_groups, stop_groups, step
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+class Seer:
+    def __init__(self, rank, world, settings): ...
+
+    @step
+    def build(self):
+        return None, {"gpus": [int(i) for i in ray.get_gpu_ids()]}
+
+
+ray.init(address="local", num_cpus=2, num_gpus=3, include_dashboard=False, log_to_driver=False)
+roles = [Role("one", Seer, None, ranks=3, cpus=0.1, gpus=0.2), Role("two", Seer, None, ranks=2, cpus=0.1, gpus=0.2)]
+shared = place_together(roles)
+groups = start_groups(roles, "shared", 120, 15, shared)
+groups.pop("two").stop()  # leaves the placement to the other
+groups |= start_groups(roles[1:], "again", 120, 15, shared)
+print([rank["gpus"] for work in figures([g.start("build") for g in groups.values()], 60) for rank in work])
+stop_groups(groups)
+"""
+
+
+@pytest.mark.slow
+def test_ranks_of_one_number_share_a_gpu_and_those_of_one_group_do_not() -> None:
+    """Ray deals out three GPUs that nobody has to have."""
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", SHARED], env=env, capture_output=True, text=True, timeout=200, check=True
+    )
+    a, b, c, again_a, again_b = json.loads(done.stdout.strip().splitlines()[-1])
+    assert sorted([a, b, c]) == [[0], [1], [2]]
+    assert [again_a, again_b] == [a, b]
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -126,9 +126,12 @@ def recoveries(run_dir: Path) -> list[dict[str, Any]]:
     return [event for event in read_journal(run_dir / "journal.jsonl") if event["kind"] == "recover"]
 
 
-def strike_and_compare(tmp_path: Path, watch: Any, blows: list[Blow], ppo: PPOConfig, seed: int) -> None:
+def strike_and_compare(
+    tmp_path: Path, watch: Any, blows: list[Blow], ppo: PPOConfig, seed: int, undisturbed: PPOConfig | None = None
+) -> None:
+    """undisturbed: settings of the run to compare with, where they are others."""
     inputs = toy_inputs(tmp_path, toy_mix(tmp_path))
-    whole = finish(ppo, inputs, tmp_path / "whole")
+    whole = finish(undisturbed or ppo, inputs, tmp_path / "whole")
     saboteur = Saboteur(blows, seed)
     watch(saboteur)
     struck = finish(ppo, inputs, tmp_path / "struck")
@@ -157,6 +160,13 @@ def test_a_run_survives_the_loss_of_an_engine_a_scorer_and_a_learner(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_groups_on_one_placement_lose_ranks_like_any_and_learn_the_same(tmp_path: Path, watch: Any) -> None:
+    blows, apart = [Blow("rollout", "reference"), Blow("update", "critic")], settings(8)
+    strike_and_compare(tmp_path, watch, blows, settings(8, colocate=True), 4, undisturbed=apart)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("phase", ["start-up", *list(BEGINS)[:-1]])
 @pytest.mark.usefixtures("local_ray")
@@ -174,10 +184,11 @@ def test_a_learner_that_dies_while_a_model_is_written(tmp_path: Path, watch: Any
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("colocate", [False, True])
 @pytest.mark.parametrize("blow", [Blow("scoring", "reference"), Blow("update", "policy")])
-def test_a_rank_that_hangs_is_replaced(tmp_path: Path, watch: Any, blow: Blow) -> None:
+def test_a_rank_that_hangs_is_replaced(tmp_path: Path, watch: Any, blow: Blow, colocate: bool) -> None:
     inputs = toy_inputs(tmp_path, toy_mix(tmp_path))
-    ppo = settings(3, deadline_s=60.0)
+    ppo = settings(3, deadline_s=60.0, colocate=colocate)
     whole = finish(ppo, inputs, tmp_path / "whole")
     saboteur = Saboteur([blow], 5, signal.SIGSTOP)
     watch(saboteur)
