@@ -1,4 +1,6 @@
-"""What the run has learned: bits per byte, reward accuracy, reward and KL before and after PPO, conversations."""
+"""What the run has learned: bits per byte, reward accuracy, reward and KL before and after PPO, conversations.
+
+"PPO" is the policy of the last online round, and rewards are those of that round's reward model."""
 
 import json
 from typing import Any
@@ -7,7 +9,6 @@ from actors.scoring import chat_tokens, read_prompts, score_policy
 from ilm_ray.alignment.conditional import load_conditions
 from ilm_ray.config import Config
 from ilm_ray.corpus.files import write_text_atomic
-from ilm_ray.corpus.manifest import load
 from ilm_ray.corpus.stage import Context, Result, Stage
 from ilm_ray.evaluation.pipeline import heldout_bits_per_byte
 from ilm_ray.evaluation.summary import alignment_summary, gain_in_errors
@@ -24,23 +25,23 @@ def _settings(config: Config) -> dict[str, Any]:
 
 def _work(context: Context) -> Result:
     config, run = context.config, context.run_dir
-    models = {stage: run / stage / "model" for stage in ("pretrain", "sft", "ppo")}
+    last = context.upstream["online"].metrics["summary"]  # the last round's policy is the run's result
+    models = {stage: run / stage / "model" for stage in ("pretrain", "sft")} | {"ppo": run / last["model"]}
+    judge = run / last["reward_model"]
     bits = heldout_bits_per_byte(models, run, config)
     tokenizer = Tokenizer.load(run / "tokenizer")
-    conditions = load_conditions(run / "reward" / "model", tokenizer)
+    conditions = load_conditions(judge, tokenizer)
     prompts = read_prompts(config, tokenizer, conditions, "heldout")[0][: config.evaluation.heldout_prompts]
     chat = chat_tokens(tokenizer, conditions)
     rows = {
-        stage: score_policy(
-            models[stage], models["sft"], run / "reward" / "model", prompts, chat, config, tokenizer.decode
-        )
+        stage: score_policy(models[stage], models["sft"], judge, prompts, chat, config, tokenizer.decode)
         for stage in ("sft", "ppo")
     }
-    reward = load(run / "reward")
-    assert reward is not None
+    reward = context.upstream["reward"]
     alignment = {stage: alignment_summary(scored) for stage, scored in rows.items()}
     gain = gain_in_errors([r["reward"] for r in rows["sft"]], [r["reward"] for r in rows["ppo"]])
     report = {
+        "model": last["model"],
         "bits_per_byte": bits,
         "reward_accuracy": reward.metrics["accuracy"],
         "alignment": alignment,
@@ -88,7 +89,7 @@ def _conversations(rows: dict[str, list[dict[str, Any]]], count: int) -> list[di
     ]
 
 
-STAGE = Stage("evaluation", ("tokenizer", "tokens", "pretrain", "sft", "reward", "ppo"), _settings, _work)
+STAGE = Stage("evaluation", ("tokenizer", "tokens", "pretrain", "sft", "reward", "ppo", "online"), _settings, _work)
 
 if __name__ == "__main__":
     run_job("evaluation", [STAGE])

@@ -211,6 +211,7 @@ def _work(context: Context) -> Result:
         "reward": last["ppo"]["reward"],
         "kl": last["ppo"]["kl"],
         "model": last["model"],
+        "reward_model": last["reward_model"],
     }
     return Result([path], {"summary": summary})
 
@@ -229,7 +230,8 @@ def _anything_new(context: Context, number: int) -> bool:
 def _told(context: Context, number: int, done: dict[str, Manifest]) -> dict[str, Any]:
     found = json.loads((context.of(_name(number, "patterns")) / PATTERNS).read_text(encoding="utf-8"))
     ppo_figures = {k: v for k, v in done["ppo"].metrics["summary"].items() if k in _PPO_FIGURES}
-    told = {**found, "ppo": ppo_figures, "model": f"{_name(number, 'ppo')}/model"}
+    models = {"model": f"{_name(number, 'ppo')}/model", "reward_model": f"{_name(number, 'reward')}/model"}
+    told = {**found, "ppo": ppo_figures, **models}
     if "reward" in done:
         told["compared"] = done["reward"].metrics["compared"]
     return told

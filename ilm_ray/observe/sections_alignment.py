@@ -63,7 +63,7 @@ def evaluation_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
     found = read_json(run_dir / "evaluation" / "evaluation.json")
     if not isinstance(found, dict):
         return page.section("evaluation", "Evaluation", [page.note("The evaluation has not finished.")])
-    parts: list[Html] = []
+    parts = [page.note(f"The aligned model is {found['model']}.")] if found.get("model") else []
     alignment = found.get("alignment") or {}
     if alignment:
         parts += _before_after(alignment)
