@@ -14,7 +14,7 @@ SETTINGS ?=
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 LOCK := $(if $(GPU),pyproject.toml,requirements-cpu.lock)
 
-.PHONY: demo test test-all peers lint format setup lock eval-env eval-lock sbom audit clean
+.PHONY: demo test test-all chaos peers lint format setup lock eval-env eval-lock sbom audit clean
 export DS_BUILD_OPS := 0
 
 setup: $(VENV)/.ready
@@ -37,7 +37,7 @@ demo: setup
 	$(BIN)/python jobs/pipeline.py --preset nano --run-dir $(RUN_DIR) $(if $(INPUT),input='$(INPUT)') $(SETTINGS)
 
 test: setup
-	$(BIN)/python -m pytest -q --hypothesis-profile=ci
+	$(BIN)/python -m pytest -q --durations=25 --hypothesis-profile=ci
 
 test-all: setup
 	$(BIN)/python -m pytest -q -m ''
@@ -51,6 +51,10 @@ $(PEERS)/.ready: tests/peers/requirements.txt
 	realpath $(VENV)/lib/python3*/site-packages > $$(echo $(PEERS)/lib/python3*/site-packages)/zz_ours.pth
 	$(PEERS)/bin/pip install --quiet --no-deps --no-compile -r $<
 	touch $@
+
+# Faults against stages, and a table of what became of each; RUNS more than there are go on where the last ones ended.
+chaos: setup
+	$(BIN)/python -m tests.chaos.table --base $(RUN_DIR) $(if $(RUNS),--runs $(RUNS))
 
 lint: setup
 	$(BIN)/ruff check .
