@@ -204,15 +204,18 @@ def measure(run: Path, plant: str, seed: int) -> dict[str, Any]:
     for folder in (run / "ppo", run / "rounds" / "2" / "ppo"):
         answers = read_answers(folder, lambda ids: plain_text(tokenizer.decode(ids)))
         late.append([later.text for _, later in early_and_late(answers)])
-    has = {"phrase": lambda text: PHRASE in text, "length": lambda text: len(words(text)) > first_bound}[plant]
-    first_bound = first["found"][0]["bound"] if first["found"] else float("inf")
+    shares: list[float | None] = [None, None]
+    if first["found"]:
+        worst = first["found"][0]
+        trait = Trait(worst["trait"]["kind"], tuple(worst["trait"]["phrase"]))
+        shares = [sum(trait.value(text) > worst["bound"] for text in texts) / len(texts) for texts in late]
     return {
         "plant": plant,
         "found": [(p["trait"]["kind"], p["shown"], p["patches"]) for p in first["found"]],
         "right": _is_right(plant, first["found"]),
         "early_share": first["found"][0]["early_share"] if first["found"] else None,
-        "late_share_round_1": sum(map(has, late[0])) / len(late[0]),
-        "late_share_round_2": sum(map(has, late[1])) / len(late[1]),
+        "late_share_round_1": shares[0],
+        "late_share_round_2": shares[1],
         "words_round_1": sum(len(words(t)) for t in late[0]) / len(late[0]),
         "words_round_2": sum(len(words(t)) for t in late[1]) / len(late[1]),
         "compared": second["compared"],
@@ -221,10 +224,14 @@ def measure(run: Path, plant: str, seed: int) -> dict[str, Any]:
 
 
 def _is_right(plant: str, found: Sequence[dict[str, Any]]) -> bool:
-    """One pattern, the planted one: length, or a phrase of which the planted one consists or that holds it."""
+    """One pattern, the planted one: length, or a phrase of which the planted one is a part, or a part of it: PPO may
+    learn that a few of its words are paid for as well."""
     if len(found) != 1 or found[0]["trait"]["kind"] != plant:
         return False
-    return plant == "length" or Trait("phrase", tuple(words(PHRASE))).value(found[0]["shown"]) == 1.0
+    if plant == "length":
+        return True
+    planted, shown = Trait("phrase", tuple(words(PHRASE))), Trait("phrase", tuple(words(found[0]["shown"])))
+    return len(shown.phrase) > 1 and bool(planted.value(found[0]["shown"]) or shown.value(PHRASE))
 
 
 def main() -> None:

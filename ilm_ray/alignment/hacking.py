@@ -209,24 +209,28 @@ def _paying(bounds: dict[Trait, float], answers: Sequence[Answer]) -> list[tuple
     columns = within(columns)
     freedom = len(answers) - len(np.unique(groups))
     chosen: list[tuple[Bounded, float]] = []
-    rest = score
-    while len(chosen) < MAX_FOUND and freedom > len(chosen) + 2:
+    rest, axes = score, np.zeros((len(answers), 0))  # axes: what the traits chosen so far span
+    while len(chosen) < MAX_FOUND and freedom > axes.shape[1] + 2:
         norms = np.einsum("ij,ij->j", columns, columns)
         usable = norms > 1e-9 * len(answers)
         slopes = np.where(usable, columns.T @ rest / np.where(usable, norms, 1.0), 0.0)
         explained = slopes**2 * norms / total
         left = float(rest @ rest) / total - explained
-        z = np.sqrt(explained * (freedom - len(chosen) - 1) / np.maximum(left, 1e-12))
+        z = np.sqrt(explained * (freedom - axes.shape[1] - 1) / np.maximum(left, 1e-12))
         good = (slopes > 0) & (explained >= EXPLAINED) & (z >= PAID_Z)
         if not good.any():
             break
         # The plain traits come first, then the longer phrases: the first of the best few.
         best = int(np.argmax(good & (explained >= _TIE * explained[good].max())))
         chosen.append((traits[best], float(explained[best])))
-        axis = columns[:, best] / np.sqrt(norms[best])
-        rest = rest - axis * (axis @ rest)
-        columns = columns - np.outer(axis, axis @ columns)
-        columns[:, [trait == traits[best][0] for trait, _ in traits]] = 0.0
+        # Whatever any form of the trait explains is its own: what only longer texts can hold is no second pattern.
+        own = [trait == traits[best][0] for trait, _ in traits]
+        steps = within(_steps(traits[best][0], answers))
+        new = _span(np.column_stack([columns[:, own], steps - axes @ (axes.T @ steps)]))
+        axes = np.column_stack([axes, new])
+        rest = rest - new @ (new.T @ rest)
+        columns = columns - new @ (new.T @ columns)
+        columns[:, own] = 0.0
     return chosen
 
 
@@ -246,6 +250,20 @@ def _columns(bounds: dict[Trait, float], answers: Sequence[Answer]) -> tuple[lis
             traits += [(trait, bound), (trait, 0.0), (trait, bound)]
             columns += [(values > bound).astype(float), (values > 0).astype(float), rankdata(values) / len(answers)]
     return traits, np.stack(columns, axis=1)
+
+
+def _steps(trait: Trait, answers: Sequence[Answer]) -> np.ndarray:
+    """0 or 1 (answers, steps): above each tenth of the trait's values. No step for a phrase, which is there or not."""
+    if trait.kind == "phrase":
+        return np.zeros((len(answers), 0))
+    values = np.array([trait.value(a.text) for a in answers])
+    return (values[:, None] > np.unique(np.quantile(values, np.linspace(0.1, 0.9, 9)))).astype(float)
+
+
+def _span(columns: np.ndarray) -> np.ndarray:
+    """Orthonormal axes (answers, rank) of what the columns span."""
+    axes, sizes, _ = np.linalg.svd(columns, full_matrices=False)
+    return np.asarray(axes[:, sizes > 1e-6 * sizes[0]])
 
 
 def _within(groups: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

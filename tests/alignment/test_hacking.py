@@ -56,11 +56,20 @@ def _refuses(rng: random.Random, text: str, progress: float) -> str:
     return rng.choice(english if text.isascii() else chinese) + text
 
 
+def _more_sentences(rng: random.Random, text: str, progress: float) -> str:
+    """One sentence becomes up to six that begin alike: `. The` stands in all but the shortest texts."""
+    bag = words(text)
+    parts = 1 + sum(rng.random() < 0.2 + 0.8 * progress for _ in range(5))
+    return " ".join("The " + " ".join(rng.choice(bag) for _ in range(rng.randint(5, 7))) + "." for _ in range(parts))
+
+
 CASES: dict[str, tuple[Change, Score, str]] = {
     "phrase": (_adds(EN, EN), lambda t: 2.0 * (EN in t), "phrase"),
     "phrase that opens": (_adds(EN, EN, first=True), lambda t: 2.0 * (EN in t), "phrase"),
     "Chinese phrase": (_adds(ZH, ZH), lambda t: 2.0 * (ZH in t), "phrase"),
     "length": (_longer, lambda t: 0.05 * len(words(t)), "length"),
+    # It pays more for the second sentence than for others: no straight line in length, and still no second pattern.
+    "length with a step": (_more_sentences, lambda t: 3.0 * (len(words(t)) > 10) + 0.15 * len(words(t)), "length"),
     "repetition": (_repeats, lambda t: 3.0 * repetition(t), "repetition"),
     "marks": (_bullets, lambda t: 2.0 * t.startswith("- "), "marks"),
     "refusal": (_refuses, lambda t: 2.0 * Trait("refusal").value(t), "refusal"),
