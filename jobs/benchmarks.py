@@ -3,15 +3,17 @@
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.evaluator import SetOf, Target, plan_sets, run_sets
+from actors.evaluator import Judge, SetOf, Target, plan_sets, run_sets
 from actors.ppo_roles import gpu_share
 from actors.rollout import choose_backend
 from actors.server import Server, ServerSettings
@@ -22,7 +24,7 @@ from ilm_ray.corpus.manifest import digest
 from ilm_ray.corpus.stage import Context, Result, Stage
 from ilm_ray.errors import UserError
 from ilm_ray.evaluation.environment import interpreter
-from ilm_ray.evaluation.suites import SMOKE, Benchmark, suite
+from ilm_ray.evaluation.suites import SMOKE, Benchmark, suite, with_judge
 from ilm_ray.evaluation.tables import area_means, benchmark_row
 from ilm_ray.serving.folder import servable
 from jobs._job import run_job
@@ -34,7 +36,7 @@ PLAN_DEADLINE_S = 600.0  # the first import of OpenCompass on a busy machine tak
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    chosen = config.benchmarks.model_dump(exclude={"workers", "deadline_s", "environment"})
+    chosen = config.benchmarks.model_dump(exclude={"workers", "deadline_s", "environment", "judge_key_env"})
     return {"benchmarks": chosen | {"context": _context(config)}}
 
 
@@ -43,6 +45,7 @@ def _sources(config: Config) -> dict[str, str]:
     chosen = config.benchmarks
     interpreter(chosen.environment)
     choose_backend(chosen.backend, "benchmarks.backend")
+    _judge(chosen)
     found = {"data": _listing(_data_root(chosen))}
     if chosen.model is None:
         raise UserError(
@@ -55,7 +58,8 @@ def _sources(config: Config) -> dict[str, str]:
 
 def _work(context: Context) -> Result:
     config, chosen = context.config, context.config.benchmarks
-    python, benchmarks = interpreter(chosen.environment), suite(chosen.suite)
+    python, judge = interpreter(chosen.environment), _judge(chosen)
+    benchmarks = with_judge(suite(chosen.suite), judge is not None)
     assert chosen.model is not None
     target = Target(
         url=chosen.model,
@@ -65,6 +69,7 @@ def _work(context: Context) -> Result:
         data=str(_data_root(chosen).absolute()),
         folder=str(context.folder),
         examples=chosen.examples or (SMOKE_EXAMPLES if chosen.suite == "smoke" else None),
+        judge=judge,
     )
     sets = plan_sets([b for b in benchmarks if not b.lacks], target, python, PLAN_DEADLINE_S)
     if chosen.suite == "smoke":
@@ -118,6 +123,24 @@ def _row(benchmark: Benchmark, sets: list[SetOf], folder: Path, sampled: bool) -
 
 def _context(config: Config) -> int:
     return config.benchmarks.context or config.pretrain.phases[-1].context
+
+
+def _judge(chosen: BenchmarksConfig) -> Judge | None:
+    """The judge that the settings name. The key stays in the environment: settings are written down."""
+    if chosen.judge is None:
+        return None
+    parts = urlsplit(chosen.judge)
+    if not _is_url(chosen.judge) or parts.username or parts.password or parts.query:
+        raise UserError(
+            "benchmarks.judge must be the plain URL of an OpenAI-compatible endpoint, such as http://host:8000; "
+            "a key goes into an environment variable that benchmarks.judge_key_env names"
+        )
+    if chosen.judge_name is None:
+        raise UserError("benchmarks.judge_name is not set; give the name by which the judge's endpoint knows its model")
+    key = os.environ.get(chosen.judge_key_env) if chosen.judge_key_env else None
+    if chosen.judge_key_env and not key:
+        raise UserError(f"benchmarks.judge_key_env={chosen.judge_key_env}: no such environment variable is set")
+    return Judge(chosen.judge, chosen.judge_name, chosen.judge_key_env, key)
 
 
 def _data_root(chosen: BenchmarksConfig) -> Path:

@@ -405,6 +405,11 @@ class BenchmarksConfig(Section):
     environment: str | None = None  # of OpenCompass, on every node; None: .venv-eval beside the running one
     examples: Count | None = None  # the first so many of each set; None: all, for smoke 8
     context: Count | None = None  # tokens of prompt and answer; None: that of the last phase of pre-training
+    # What judges the answers of AlpacaEval, MT-Bench, CompassArena and AlignBench: the URL of an OpenAI-compatible
+    # endpoint (without /v1), the name of the model there, and the environment variable that holds the key, if any.
+    judge: str | None = None
+    judge_name: str | None = None
+    judge_key_env: str | None = None
     workers: Count = 2
     deadline_s: float = Field(7200.0, gt=0)  # for the next set to be done
 

@@ -3,7 +3,7 @@
 Standard library only: the evaluation environment imports this too.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ilm_ray.errors import UserError
@@ -14,7 +14,7 @@ Kind = Literal["base", "chat"]
 AREAS = ("examinations", "language and knowledge", "reasoning and maths", "code", "long context", "tools", "alignment")
 EXAMS, LANGUAGE, REASONING, CODE, LONG, TOOLS, ALIGNMENT = AREAS
 LAGENT = "an agent framework (lagent) that the evaluation environment does not hold"
-JUDGE = "a judge model behind an OpenAI-compatible endpoint, which this stage does not ask yet"
+JUDGE = "a judge: set benchmarks.judge (URL of an OpenAI-compatible endpoint) and benchmarks.judge_name"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Benchmark:
     configuration, `{first}` and `{second}` the halves of its `name`. group: OpenCompass's summary group that makes one
     figure of several sets (`weights` among its fields count). only: part of the name of the sets that belong to it.
     fixed_shots: shots to take instead of those that a retriever with a model of its own would choose. whole: it cannot
-    be cut to its first examples. executes: model-written code runs, in the sandbox. lacks: what it needs beside data.
+    be cut to its first examples. executes: model-written code runs, in the sandbox. judged: a judge model compares or
+    rates the answers. lacks: what it needs beside data.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Benchmark:
     fixed_shots: int = 0
     whole: bool = False
     executes: bool = False
+    judged: bool = False
     lacks: str = ""
 
     @property
@@ -50,6 +52,12 @@ class Benchmark:
         return f"{self.name}.{self.kind}"
 
 
+ALPACA_EVAL = ("data/subjective/alpaca_eval/{name}.json", "data/subjective/alpaca_eval/gpt4-turbo/{abbr}.json")
+COMPASS_ARENA = ("data/subjective/compass_arena/{name}.json", "data/subjective/compass_arena/gpt4-turbo/{abbr}.json")
+ALIGN_BENCH = (
+    "data/subjective/alignment_bench/{name}.json",
+    "data/subjective/alignment_bench/config/multi-dimension.json",
+)
 MMLU = ("data/mmlu/dev/{name}_dev.csv", "data/mmlu/test/{name}_test.csv")
 CMMLU = ("data/cmmlu/dev/{name}.csv", "data/cmmlu/test/{name}.csv")
 CEVAL = ("data/ceval/formal_ceval/dev/{name}_dev.csv", "data/ceval/formal_ceval/val/{name}_val.csv")
@@ -72,7 +80,6 @@ MATHBENCH = ("data/mathbench_v1",)
 HUMANEVAL = ("data/humaneval/human-eval-v2-20210705.jsonl",)
 MBPP = ("data/mbpp/sanitized-mbpp.jsonl",)
 HUMANEVAL_X = ("data/humanevalx/humanevalx_python.jsonl.gz",)
-
 BENCHMARKS = (
     Benchmark("MMLU", EXAMS, "base", "mmlu.mmlu_ppl_ac766d", "ppl", 5, MMLU, group="mmlu"),
     Benchmark("MMLU", EXAMS, "chat", "mmlu.mmlu_gen_4d595a", "gen", 5, MMLU, group="mmlu"),
@@ -160,19 +167,19 @@ BENCHMARKS = (
     ),
     Benchmark(
         "AlpacaEval", ALIGNMENT, "chat", "subjective.alpaca_eval.alpacav2_judgeby_gpt4", "gen", 0,
-        ("data/subjective/alpaca_eval",), lacks=JUDGE,
+        ALPACA_EVAL, judged=True,
     ),
     Benchmark(
         "MT-Bench", ALIGNMENT, "chat", "subjective.multiround.mtbench_single_judge_diff_temp", "gen", 0,
-        ("data/subjective/mtbench.json",), lacks=JUDGE,
+        ("data/subjective/mtbench/{name}.json",), judged=True,
     ),
     Benchmark(
         "CompassArena", ALIGNMENT, "chat", "subjective.compassarena.compassarena_compare", "gen", 0,
-        ("data/subjective/compass_arena",), lacks=JUDGE,
+        COMPASS_ARENA, judged=True,
     ),
     Benchmark(
         "AlignBench", ALIGNMENT, "chat", "subjective.alignbench.alignbench_judgeby_critiquellm", "gen", 0,
-        ("data/subjective/alignment_bench.jsonl",), lacks=JUDGE,
+        ALIGN_BENCH, judged=True,
     ),
     Benchmark(
         "IFEval", ALIGNMENT, "chat", "IFEval.IFEval_gen_353ae7", "gen", 0, ("data/ifeval/input_data.jsonl",)
@@ -210,3 +217,8 @@ def suite(name: str) -> list[Benchmark]:
     if name in _AREAS_OF:
         return [b for b in BENCHMARKS if b.kind == "chat" and b.area == _AREAS_OF[name]]
     raise UserError(f"benchmarks.suite='{name}' is none of smoke, base, chat, long, code, tools, alignment, paper")
+
+
+def with_judge(benchmarks: list[Benchmark], judge: bool) -> list[Benchmark]:
+    """The same benchmarks; without a judge the judged ones lack it."""
+    return [replace(b, lacks=JUDGE) if b.judged and not judge else b for b in benchmarks]

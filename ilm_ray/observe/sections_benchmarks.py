@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ilm_ray.corpus.manifest import Manifest
-from ilm_ray.evaluation.tables import area_means
+from ilm_ray.evaluation.tables import area_means, per_cent
 from ilm_ray.observe import page
 from ilm_ray.observe.charts import HALF, Bars, bar_chart
 from ilm_ray.observe.charts_radar import radar_chart
@@ -42,11 +42,31 @@ def _table(rows: list[Row]) -> Html:
     for row in rows:
         shots = "–" if row["shots"] is None else f"{row['shots']}-shot"
         how = f"{shots}, {row['mode']}"
-        line = [row["benchmark"], f"{row['kind']}: {how}", row["score"], row["state"]]
+        line = [row["benchmark"], f"{row['kind']}: {how}", _score(row), row["state"]]
         sets = f"{row['sets_done']} of {row['sets']} sets" if row["sets"] else ""
-        said = "; ".join(filter(None, [row["why"], sets, f"{row['cut']} prompts cut" if row.get("cut") else ""]))
+        cut = f"{row['cut']} prompts cut" if row.get("cut") else ""
+        said = "; ".join(filter(None, [row["why"], sets, cut, _judged(row)]))
         lines.append([*line, *(row["published"].get(model) for model in models), said])
     return page.table(["benchmark", "how", OURS, "state", *models, ""], lines)
+
+
+def _score(row: Row) -> Any:
+    best = row.get("of", 100)
+    return row["score"] if best == 100 else f"{page.number(row['score'])} of {best}"
+
+
+def _judged(row: Row) -> str:
+    """Who judged, how many verdicts could not be read, and how often the order of the answers did not matter."""
+    told = row.get("judged")
+    if not told:
+        return ""
+    parts = [f"judged by {told['by']}: {told['verdicts']} verdicts, {told['unread']} of them could not be read"]
+    if told["pairs"]:
+        same = page.share(told["same"], told["pairs"])
+        parts.append(f"{told['ties']} ties, {same} of {told['pairs']} pairs the same in both orders")
+    if told["cut"]:
+        parts.append(f"{told['cut']} questions to the judge cut")
+    return ", ".join(parts)
 
 
 def _radar(rows: list[Row]) -> list[Html]:
@@ -66,7 +86,7 @@ def _bars(rows: list[Row]) -> list[Html]:
         return []
     comparable = [row for row in shown if row["state"] == "done"]
     models = list(dict.fromkeys(model for row in comparable for model in row["published"]))
-    bars = [Bars(OURS, [row["score"] for row in shown])]
+    bars = [Bars(OURS, [per_cent(row) for row in shown])]
     for model in models:
         bars.append(
             Bars(model, [as_number(row["published"].get(model) if row in comparable else None) for row in shown])
