@@ -24,7 +24,9 @@ from ilm_ray.corpus.manifest import digest
 from ilm_ray.corpus.stage import Context, Result, Stage
 from ilm_ray.errors import UserError
 from ilm_ray.evaluation.environment import interpreter
-from ilm_ray.evaluation.suites import SMOKE, Benchmark, suite, with_judge
+from ilm_ray.evaluation.needle import default_lengths
+from ilm_ray.evaluation.needle_run import LEAST_TOKENS, TRIALS, Asked, Grid, read_haystacks, run_needles
+from ilm_ray.evaluation.suites import SMOKE, Benchmark, suite, with_settings
 from ilm_ray.evaluation.tables import area_means, benchmark_row
 from ilm_ray.serving.folder import servable
 from jobs._job import run_job
@@ -37,7 +39,7 @@ PLAN_DEADLINE_S = 600.0  # the first import of OpenCompass on a busy machine tak
 
 def _settings(config: Config) -> dict[str, Any]:
     chosen = config.benchmarks.model_dump(exclude={"workers", "deadline_s", "environment", "judge_key_env"})
-    return {"benchmarks": chosen | {"context": _context(config)}}
+    return {"benchmarks": chosen | {"context": _context(config)}, "seed": config.seed}
 
 
 def _sources(config: Config) -> dict[str, str]:
@@ -47,6 +49,9 @@ def _sources(config: Config) -> dict[str, str]:
     choose_backend(chosen.backend, "benchmarks.backend")
     _judge(chosen)
     found = {"data": _listing(_data_root(chosen))}
+    if chosen.haystack is not None and any(b.own for b in suite(chosen.suite)):
+        _grid(config)
+        found["haystack"] = digest(read_haystacks(Path(chosen.haystack)))
     if chosen.model is None:
         raise UserError(
             "benchmarks.model is not set; give the folder of a model (<run>/sft/model) or an endpoint's URL"
@@ -59,7 +64,7 @@ def _sources(config: Config) -> dict[str, str]:
 def _work(context: Context) -> Result:
     config, chosen = context.config, context.config.benchmarks
     python, judge = interpreter(chosen.environment), _judge(chosen)
-    benchmarks = with_judge(suite(chosen.suite), judge is not None)
+    benchmarks = with_settings(suite(chosen.suite), judge is not None, chosen.haystack is not None)
     assert chosen.model is not None
     target = Target(
         url=chosen.model,
@@ -71,13 +76,19 @@ def _work(context: Context) -> Result:
         examples=chosen.examples or (SMOKE_EXAMPLES if chosen.suite == "smoke" else None),
         judge=judge,
     )
-    sets = plan_sets([b for b in benchmarks if not b.lacks], target, python, PLAN_DEADLINE_S)
+    asked = [b for b in benchmarks if not b.lacks]
+    sets = plan_sets([b for b in asked if not b.own], target, python, PLAN_DEADLINE_S)
+    texts = read_haystacks(Path(chosen.haystack)) if chosen.haystack is not None else {}
+    sets += [SetOf(b, language, 1.0, []) for b in asked if b.own for language in texts]
     if chosen.suite == "smoke":
         sets = [work for work in sets if work.name.endswith(SMOKE[work.benchmark.key] or (work.name,))]
     present = [work for work in sets if not work.missing]
     if not all((context.folder / "results" / work.file).exists() for work in present):
         with _served(context, target) as ready:
-            run_sets(present, ready, python, chosen.workers, chosen.deadline_s)
+            for key in {w.benchmark.key for w in present if w.benchmark.own}:
+                needles = Asked(ready.url, ready.name, ready.tokenizer, chosen.deadline_s)
+                run_needles(texts, _grid(config), needles, context.folder / "needle", context.folder / "results" / key)
+            run_sets([w for w in present if not w.benchmark.own], ready, python, chosen.workers, chosen.deadline_s)
     sampled = target.examples is not None
     rows = [_row(b, [work for work in sets if work.benchmark == b], context.folder, sampled) for b in benchmarks]
     table = context.folder / "benchmarks.json"
@@ -119,6 +130,18 @@ def _row(benchmark: Benchmark, sets: list[SetOf], folder: Path, sampled: bool) -
     weights = {work.name: work.weight for work in sets}
     missing = {work.name: work.missing for work in sets if work.missing}
     return benchmark_row(benchmark, weights, missing, results, sampled)
+
+
+def _grid(config: Config) -> Grid:
+    """The needles' grid, refused where it cannot be asked."""
+    chosen, context = config.benchmarks, _context(config)
+    lengths = sorted(set(chosen.needle_lengths or default_lengths(context)))
+    if not lengths or lengths[0] < LEAST_TOKENS or lengths[-1] > context:
+        raise UserError(
+            f"benchmarks.needle_lengths={lengths} must lie between {LEAST_TOKENS} tokens and the context of {context}; "
+            "set benchmarks.context to what the model reads"
+        )
+    return Grid(lengths, chosen.needle_depths, min(TRIALS, chosen.examples or TRIALS), config.seed)
 
 
 def _context(config: Config) -> int:

@@ -410,6 +410,11 @@ class BenchmarksConfig(Section):
     judge: str | None = None
     judge_name: str | None = None
     judge_key_env: str | None = None
+    # Needle in a haystack (suites long, paper): a file or folder of plain text; tokens of prompt and answer, None:
+    # powers of two up to the context; how many depths, evenly from the first sentence to the last.
+    haystack: str | None = None
+    needle_lengths: list[Count] | None = None
+    needle_depths: Count = 11
     workers: Count = 2
     deadline_s: float = Field(7200.0, gt=0)  # for the next set to be done
 

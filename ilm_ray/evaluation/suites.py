@@ -15,6 +15,7 @@ AREAS = ("examinations", "language and knowledge", "reasoning and maths", "code"
 EXAMS, LANGUAGE, REASONING, CODE, LONG, TOOLS, ALIGNMENT = AREAS
 LAGENT = "an agent framework (lagent) that the evaluation environment does not hold"
 JUDGE = "a judge: set benchmarks.judge (URL of an OpenAI-compatible endpoint) and benchmarks.judge_name"
+HAYSTACK = "a text to hide needles in: set benchmarks.haystack to a file or folder of plain text, such as books"
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Benchmark:
     figure of several sets (`weights` among its fields count). only: part of the name of the sets that belong to it.
     fixed_shots: shots to take instead of those that a retriever with a model of its own would choose. whole: it cannot
     be cut to its first examples. executes: model-written code runs, in the sandbox. judged: a judge model compares or
-    rates the answers. lacks: what it needs beside data.
+    rates the answers. own: asked by the project itself, `config` is its module. lacks: what it needs beside data.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Benchmark:
     whole: bool = False
     executes: bool = False
     judged: bool = False
+    own: bool = False
     lacks: str = ""
 
     @property
@@ -150,10 +152,7 @@ BENCHMARKS = (
     Benchmark(
         "LongBench", LONG, "chat", "longbench.longbench", "gen", 0, ("data/Longbench/data.zip",)
     ),
-    Benchmark(
-        "Needle-in-a-Haystack", LONG, "chat", "needlebench.needlebench_200k.needlebench_single_200k", "gen", 0,
-        ("data/needlebench/needles.jsonl", "data/needlebench/PaulGrahamEssays.jsonl"),
-    ),
+    Benchmark("Needle-in-a-Haystack", LONG, "chat", "ilm_ray.evaluation.needle", "gen", 0, (), own=True),
     Benchmark("GSM8K, code interpreter", TOOLS, "chat", "gsm8k.gsm8k_agent_gen_c3dff3", "gen", 0, GSM8K, lacks=LAGENT),
     Benchmark("MATH, code interpreter", TOOLS, "chat", "math.math_agent_gen_af2293", "gen", 0, MATH, lacks=LAGENT),
     Benchmark(
@@ -219,6 +218,10 @@ def suite(name: str) -> list[Benchmark]:
     raise UserError(f"benchmarks.suite='{name}' is none of smoke, base, chat, long, code, tools, alignment, paper")
 
 
-def with_judge(benchmarks: list[Benchmark], judge: bool) -> list[Benchmark]:
-    """The same benchmarks; without a judge the judged ones lack it."""
-    return [replace(b, lacks=JUDGE) if b.judged and not judge else b for b in benchmarks]
+def with_settings(benchmarks: list[Benchmark], judge: bool, haystack: bool) -> list[Benchmark]:
+    """The same benchmarks; the judged ones lack their judge, and our own its text, where there is none."""
+    lacks = {"judged": "" if judge else JUDGE, "own": "" if haystack else HAYSTACK}
+    return [
+        replace(b, lacks=b.lacks or (b.judged and lacks["judged"]) or (b.own and lacks["own"]) or "")
+        for b in benchmarks
+    ]

@@ -7,6 +7,7 @@ from ilm_ray.corpus.manifest import Manifest
 from ilm_ray.evaluation.tables import area_means, per_cent
 from ilm_ray.observe import page
 from ilm_ray.observe.charts import HALF, Bars, bar_chart
+from ilm_ray.observe.charts_heat import heat_map
 from ilm_ray.observe.charts_radar import radar_chart
 from ilm_ray.observe.page import Html
 from ilm_ray.observe.rundata import Row, as_number, read_json
@@ -32,6 +33,7 @@ def benchmarks_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
     for area in areas:
         of_area = [row for row in rows if row["area"] == area]
         parts += [page.heading(area.capitalize()), _table(of_area)]
+        parts += [chart for row in of_area if row["score"] is not None for chart in _heat(folder, row)]
         parts += [_answers(folder, row) for row in of_area if row["score"] is not None]
     return page.section("benchmarks", title, parts)
 
@@ -94,6 +96,18 @@ def _bars(rows: list[Row]) -> list[Html]:
     names = [f"{row['benchmark']} ({row['kind']})" for row in shown]
     caption = "Scores"
     return [page.figure(caption, bar_chart(caption, names, bars, " %", width=HALF), wide=False, unit="per cent")]
+
+
+def _heat(folder: Path, row: Row) -> list[Html]:
+    """What was found at each length and depth, where a benchmark has such a grid: one map a set."""
+    made = []
+    for path in sorted((folder / "results" / row["key"]).glob("*.json"))[:SHOWN_SETS]:
+        if grid := read_json(path).get("grid"):
+            caption = f"{row['benchmark']}, {path.stem}: facts found by length and depth"
+            lengths, depths = [f"{n:,}" for n in grid["lengths"]], [f"{100 * d:.0f} %" for d in grid["depths"]]
+            chart = heat_map(caption, lengths, depths, grid["scores"], 100.0, "tokens", "depth", " %")
+            made.append(page.figure(caption, chart, unit="per cent"))
+    return made
 
 
 def _answers(folder: Path, row: Row) -> Html:

@@ -19,7 +19,7 @@ from ilm_ray.config import load_config
 from ilm_ray.errors import UserError
 from ilm_ray.evaluation.data import lay_out
 from ilm_ray.evaluation.environment import interpreter
-from ilm_ray.evaluation.suites import BENCHMARKS, with_judge
+from ilm_ray.evaluation.suites import BENCHMARKS, with_settings
 from ilm_ray.evaluation.tables import benchmark_row, per_cent
 from ilm_ray.evaluation.verdicts import FIRST, SECOND, TIE, both_orders
 from jobs.benchmarks import STAGE
@@ -60,10 +60,10 @@ def test_verdicts_that_are_no_pairs_are_refused() -> None:
 def test_without_a_judge_the_row_names_the_setting_and_with_one_it_lacks_nothing() -> None:
     judged = [b for b in BENCHMARKS if b.judged]
     assert {b.name for b in judged} == {"AlpacaEval", "MT-Bench", "CompassArena", "AlignBench"}
-    for benchmark in with_judge(judged, False):
+    for benchmark in with_settings(judged, judge=False, haystack=True):
         row = benchmark_row(benchmark, {}, {}, {})
         assert row["state"] == "lacking" and "benchmarks.judge " in row["why"] and "benchmarks.judge_name" in row["why"]
-    assert not [b for b in with_judge(judged, True) if b.lacks]
+    assert not [b for b in with_settings(judged, judge=True, haystack=False) if b.lacks]
 
 
 def test_ratings_are_out_of_ten_and_sets_count_by_their_verdicts() -> None:
