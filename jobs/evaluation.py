@@ -1,15 +1,17 @@
-"""What the run has learned: bits per byte, reward accuracy, reward and KL before and after PPO, conversations."""
+"""What the run has learned: bits per byte, whole and by position, rewards and KL before and after PPO, conversations."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from actors.scoring import chat_tokens, read_prompts, score_policy
 from ilm_ray.alignment.conditional import load_conditions
 from ilm_ray.config import Config
 from ilm_ray.corpus.files import write_text_atomic
-from ilm_ray.corpus.manifest import load
+from ilm_ray.corpus.manifest import digest, load
 from ilm_ray.corpus.stage import Context, Result, Stage
-from ilm_ray.evaluation.pipeline import heldout_bits_per_byte
+from ilm_ray.errors import UserError
+from ilm_ray.evaluation.pipeline import heldout_measures
 from ilm_ray.evaluation.summary import alignment_summary, gain_in_errors
 from ilm_ray.tokenizer.chatml import plain_text
 from ilm_ray.tokenizer.tokenizer import Tokenizer
@@ -22,10 +24,21 @@ def _settings(config: Config) -> dict[str, Any]:
     return {"seed": config.seed, "evaluation": config.evaluation.model_dump(), "sampling": sampling}
 
 
+def _sources(config: Config) -> dict[str, str]:
+    text = config.evaluation.position_text
+    if text is None:
+        return {}
+    try:
+        return {"position_text": digest(Path(text).read_text(encoding="utf-8"))}
+    except (OSError, ValueError) as error:
+        raise UserError(f"evaluation.position_text={text} cannot be read as text in UTF-8 ({error})") from None
+
+
 def _work(context: Context) -> Result:
     config, run = context.config, context.run_dir
     models = {stage: run / stage / "model" for stage in ("pretrain", "sft", "ppo")}
-    bits = heldout_bits_per_byte(models, run, config)
+    measures = heldout_measures(models, run, config)
+    bits = {stage: measured["bits_per_byte"] for stage, measured in measures.items()}
     tokenizer = Tokenizer.load(run / "tokenizer")
     conditions = load_conditions(run / "reward" / "model", tokenizer)
     prompts = read_prompts(config, tokenizer, conditions, "heldout")[0][: config.evaluation.heldout_prompts]
@@ -42,6 +55,7 @@ def _work(context: Context) -> Result:
     gain = gain_in_errors([r["reward"] for r in rows["sft"]], [r["reward"] for r in rows["ppo"]])
     report = {
         "bits_per_byte": bits,
+        "by_position": {stage: measured["by_position"] for stage, measured in measures.items()},
         "reward_accuracy": reward.metrics["accuracy"],
         "alignment": alignment,
         "reward_gain_in_standard_errors": gain,
@@ -88,7 +102,7 @@ def _conversations(rows: dict[str, list[dict[str, Any]]], count: int) -> list[di
     ]
 
 
-STAGE = Stage("evaluation", ("tokenizer", "tokens", "pretrain", "sft", "reward", "ppo"), _settings, _work)
+STAGE = Stage("evaluation", ("tokenizer", "tokens", "pretrain", "sft", "reward", "ppo"), _settings, _work, _sources)
 
 if __name__ == "__main__":
     run_job("evaluation", [STAGE])

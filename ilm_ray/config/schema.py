@@ -389,6 +389,8 @@ class EvaluationConfig(Section):
     samples: Count = 8  # conversations shown in the report
     heldout_prompts: Count = 256
     heldout_sequences: Count = 64  # held-out sequences per source for bits per byte
+    # Text by whose positions bits per byte are told, a file in UTF-8; None: the run's held-out documents.
+    position_text: str | None = None
 
 
 class BenchmarksConfig(Section):
