@@ -1,4 +1,4 @@
-"""What the run has learned: bits per byte, whole and by position, rewards and KL before and after PPO, conversations."""
+"""What the run has learned: bits per byte, also by position, rewards and KL before and after PPO, conversations."""
 
 import json
 from pathlib import Path

@@ -158,9 +158,10 @@ class Haystack:
 
         if size(0) > tokens:
             raise ValueError(f"a needle and its question have {size(0)} tokens and do not fit into {tokens}")
-        # Tokens of a whole are not the sum of those of its parts: the sum is where the search begins. From there on
-        # `low` sentences fit and `high` do not.
+        # Tokens of a whole are not the sum of those of its parts: the sum, corrected once by how far off it was, is
+        # where the search begins. From there on `low` sentences fit and `high` do not.
         step, start = 1, self.within(tokens - size(0))
+        start = self.within(self.tokens(start) + tokens - size(start))
         if size(start) <= tokens:
             low = start
             while size(low + step) <= tokens:

@@ -114,6 +114,13 @@ def test_the_longer_answer_wins_as_often_as_it_is_longer(local_ray: None, python
     assert (told["by"], told["verdicts"], told["unread"]) == ("stand-in", 2 * len(OURS), 2 * (len(OURS) - len(decided)))
     assert (told["pairs"], told["consistency"]) == (len(decided), 100.0)
 
+    def silent(kind: str, answers: list[str]) -> str:
+        raise AssertionError("judged again")
+
+    (tmp_path / "out/results/AlpacaEval.chat/alpaca_eval.json").unlink()  # as after a kill: only the figure is missing
+    again = _run(python, tmp_path, tmp_path / "out", Judge(silent), ["AlpacaEval"])["AlpacaEval"]
+    assert (again["score"], again["judged"]) == (row["score"], told)
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
@@ -134,6 +141,13 @@ def test_every_judged_benchmark_says_what_the_rule_says(local_ray: None, python:
     for name in ("AlpacaEval", "CompassArena"):
         assert (rows[name]["score"], rows[name]["judged"]["consistency"]) == (50.0, 0.0)
     assert rows["AlignBench"]["score"] == 5.0
+
+    rows = _run(python, tmp_path, tmp_path / "part", Judge(longer), names, 3)
+    wins = [OURS[n] > THEIRS[n] for n in range(3)]
+    assert rows["AlpacaEval"]["score"] == pytest.approx(100 * sum(wins) / 3, abs=0.01)
+    assert rows["CompassArena"]["judged"]["verdicts"] == 5 * 2 * 3
+    assert (rows["AlignBench"]["score"], rows["AlignBench"]["state"]) == (pytest.approx(sum(OURS[:3]) / 3, abs=1e-3), "sample")
+    assert "not every category" in rows["AlignBench"]["metric"]
 
 
 @pytest.mark.slow
