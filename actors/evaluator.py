@@ -9,7 +9,7 @@ import json
 import os
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,23 @@ class EvaluationError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Judge:
+    """An OpenAI-compatible endpoint that judges answers; `key` is what the environment variable `key_env` holds."""
+
+    url: str
+    name: str
+    key_env: str | None = None
+    key: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class Target:
     """The model under test, and what all sets share.
 
     url: of an OpenAI-compatible endpoint without /v1; tokenizer: folder of its tokenizer.json, None where unknown;
     context: tokens of prompt and answer; data: the folder that holds OpenCompass's `data`; folder: where results go;
-    examples: of each set, None: all; node: of Ray, where evaluators must run to reach the endpoint, None: anywhere.
+    examples: of each set, None: all; node: of Ray, where evaluators must run to reach the endpoint, None: anywhere;
+    judge: what judged benchmarks are judged by.
     """
 
     url: str
@@ -54,6 +65,7 @@ class Target:
     examples: int | None
     node: str | None = None
     request_s: float = 600.0
+    judge: Judge | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,8 @@ class Evaluator:
     def __init__(self, target: Target) -> None:
         self.target = target
         os.environ["COMPASS_DATA_CACHE"] = target.data
+        if target.judge and target.judge.key_env and target.judge.key:
+            os.environ[target.judge.key_env] = target.judge.key
         os.chdir(target.data)  # some of OpenCompass's configurations name ./data
 
     def plan(self, benchmarks: Sequence[Benchmark]) -> list[SetOf]:
@@ -104,9 +118,11 @@ class Evaluator:
                 model = model_config(
                     work.benchmark.kind, target.url, target.name, target.context, target.tokenizer, target.request_s
                 )
-                row = run_set(
-                    build_arguments(work.benchmark, config), model, folder / "opencompass" / work.benchmark.key
-                )
+                arguments, below = build_arguments(work.benchmark, config), folder / "opencompass" / work.benchmark.key
+                if work.benchmark.judged:
+                    row = self._judge(work.benchmark.name, arguments, model, below)
+                else:
+                    row = run_set(arguments, model, below)
             except Exception as error:  # whatever a set's own code raises: the others go on, the job fails at the end
                 traceback.print_exc(file=out)
                 return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}; log: {log}"
@@ -116,6 +132,14 @@ class Evaluator:
         temporary.write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
         temporary.replace(path)
         return None
+
+    def _judge(self, name: str, arguments: Row, model: Any, folder: Path) -> Row:
+        from ilm_ray.evaluation.opencompass.judged import judge_config, run_judged
+
+        judge = self.target.judge
+        assert judge is not None
+        config = judge_config(judge.url, judge.name, judge.key_env, self.target.request_s)
+        return run_judged(name, arguments, model, config, folder)
 
 
 def plan_sets(benchmarks: Sequence[Benchmark], target: Target, python: Path, deadline_s: float) -> list[SetOf]:

@@ -24,7 +24,7 @@ from typing import Any
 from ilm_ray.config import Config, load_config
 from ilm_ray.corpus.stage import run_stage
 from ilm_ray.errors import UserError
-from ilm_ray.evaluation.pipeline import heldout_bits_per_byte
+from ilm_ray.evaluation.pipeline import heldout_measures
 from ilm_ray.observe import page
 from ilm_ray.observe.charts import Series, line_chart
 from ilm_ray.observe.journal import Journal
@@ -60,7 +60,7 @@ def play(run: Path, folder: Path, config: Config) -> tuple[Rows, dict[str, float
             (folder / name).symlink_to(run / name, target_is_directory=True)
     run_stage(ppo.STAGE, config, folder, Journal(folder / "journal.jsonl"))
     rows = [json.loads(line) for line in (folder / "ppo" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return rows, heldout_bits_per_byte({"ppo": folder / "ppo" / "model"}, run, config)["ppo"]
+    return rows, heldout_measures({"ppo": folder / "ppo" / "model"}, run, config)["ppo"]["bits_per_byte"]
 
 
 def first_and_last(rows: Rows, key: str) -> tuple[float, float]:
@@ -129,7 +129,8 @@ def main() -> None:
     played: dict[str, list[Rows]] = {arm: [] for arm in ARMS}
     bits: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
     with LocalRay(load_config("nano", None, ["ray.dashboard=false"])):
-        before = heldout_bits_per_byte({"sft": run / "sft" / "model"}, run, load_config("nano", None, []))["sft"]
+        plain = load_config("nano", None, [])
+        before = heldout_measures({"sft": run / "sft" / "model"}, run, plain)["sft"]["bits_per_byte"]
         for seed in range(arguments.seeds):
             for number, arm in enumerate(ARMS):
                 config = configuration(seed, arm, arguments.iterations)

@@ -3,15 +3,17 @@
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.evaluator import SetOf, Target, plan_sets, run_sets
+from actors.evaluator import Judge, SetOf, Target, plan_sets, run_sets
 from actors.ppo_roles import gpu_share
 from actors.rollout import choose_backend
 from actors.server import Server, ServerSettings
@@ -22,7 +24,9 @@ from ilm_ray.corpus.manifest import digest
 from ilm_ray.corpus.stage import Context, Result, Stage
 from ilm_ray.errors import UserError
 from ilm_ray.evaluation.environment import interpreter
-from ilm_ray.evaluation.suites import SMOKE, Benchmark, suite
+from ilm_ray.evaluation.needle import default_lengths
+from ilm_ray.evaluation.needle_run import LEAST_TOKENS, TRIALS, Asked, Grid, read_haystacks, run_needles
+from ilm_ray.evaluation.suites import SMOKE, Benchmark, suite, with_settings
 from ilm_ray.evaluation.tables import area_means, benchmark_row
 from ilm_ray.serving.folder import servable
 from jobs._job import run_job
@@ -34,8 +38,8 @@ PLAN_DEADLINE_S = 600.0  # the first import of OpenCompass on a busy machine tak
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    chosen = config.benchmarks.model_dump(exclude={"workers", "deadline_s", "environment"})
-    return {"benchmarks": chosen | {"context": _context(config)}}
+    chosen = config.benchmarks.model_dump(exclude={"workers", "deadline_s", "environment", "judge_key_env"})
+    return {"benchmarks": chosen | {"context": _context(config)}, "seed": config.seed}
 
 
 def _sources(config: Config) -> dict[str, str]:
@@ -43,7 +47,11 @@ def _sources(config: Config) -> dict[str, str]:
     chosen = config.benchmarks
     interpreter(chosen.environment)
     choose_backend(chosen.backend, "benchmarks.backend")
+    _judge(chosen)
     found = {"data": _listing(_data_root(chosen))}
+    if chosen.haystack is not None and any(b.own for b in suite(chosen.suite)):
+        _grid(config)
+        found["haystack"] = digest(read_haystacks(Path(chosen.haystack)))
     if chosen.model is None:
         raise UserError(
             "benchmarks.model is not set; give the folder of a model (<run>/sft/model) or an endpoint's URL"
@@ -55,7 +63,8 @@ def _sources(config: Config) -> dict[str, str]:
 
 def _work(context: Context) -> Result:
     config, chosen = context.config, context.config.benchmarks
-    python, benchmarks = interpreter(chosen.environment), suite(chosen.suite)
+    python, judge = interpreter(chosen.environment), _judge(chosen)
+    benchmarks = with_settings(suite(chosen.suite), judge is not None, chosen.haystack is not None)
     assert chosen.model is not None
     target = Target(
         url=chosen.model,
@@ -65,14 +74,21 @@ def _work(context: Context) -> Result:
         data=str(_data_root(chosen).absolute()),
         folder=str(context.folder),
         examples=chosen.examples or (SMOKE_EXAMPLES if chosen.suite == "smoke" else None),
+        judge=judge,
     )
-    sets = plan_sets([b for b in benchmarks if not b.lacks], target, python, PLAN_DEADLINE_S)
+    asked = [b for b in benchmarks if not b.lacks]
+    sets = plan_sets([b for b in asked if not b.own], target, python, PLAN_DEADLINE_S)
+    texts = read_haystacks(Path(chosen.haystack)) if chosen.haystack is not None else {}
+    sets += [SetOf(b, language, 1.0, []) for b in asked if b.own for language in texts]
     if chosen.suite == "smoke":
         sets = [work for work in sets if work.name.endswith(SMOKE[work.benchmark.key] or (work.name,))]
     present = [work for work in sets if not work.missing]
     if not all((context.folder / "results" / work.file).exists() for work in present):
         with _served(context, target) as ready:
-            run_sets(present, ready, python, chosen.workers, chosen.deadline_s)
+            for key in {w.benchmark.key for w in present if w.benchmark.own}:
+                needles = Asked(ready.url, ready.name, ready.tokenizer, chosen.deadline_s)
+                run_needles(texts, _grid(config), needles, context.folder / "needle", context.folder / "results" / key)
+            run_sets([w for w in present if not w.benchmark.own], ready, python, chosen.workers, chosen.deadline_s)
     sampled = target.examples is not None
     rows = [_row(b, [work for work in sets if work.benchmark == b], context.folder, sampled) for b in benchmarks]
     table = context.folder / "benchmarks.json"
@@ -116,8 +132,38 @@ def _row(benchmark: Benchmark, sets: list[SetOf], folder: Path, sampled: bool) -
     return benchmark_row(benchmark, weights, missing, results, sampled)
 
 
+def _grid(config: Config) -> Grid:
+    """The needles' grid, refused where it cannot be asked."""
+    chosen, context = config.benchmarks, _context(config)
+    lengths = sorted(set(chosen.needle_lengths or default_lengths(context)))
+    if not lengths or lengths[0] < LEAST_TOKENS or lengths[-1] > context:
+        raise UserError(
+            f"benchmarks.needle_lengths={lengths} must lie between {LEAST_TOKENS} tokens and the context of {context}; "
+            "set benchmarks.context to what the model reads"
+        )
+    return Grid(lengths, chosen.needle_depths, min(TRIALS, chosen.examples or TRIALS), config.seed)
+
+
 def _context(config: Config) -> int:
     return config.benchmarks.context or config.pretrain.phases[-1].context
+
+
+def _judge(chosen: BenchmarksConfig) -> Judge | None:
+    """The judge that the settings name. The key stays in the environment: settings are written down."""
+    if chosen.judge is None:
+        return None
+    parts = urlsplit(chosen.judge)
+    if not _is_url(chosen.judge) or parts.username or parts.password or parts.query:
+        raise UserError(
+            "benchmarks.judge must be the plain URL of an OpenAI-compatible endpoint, such as http://host:8000; "
+            "a key goes into an environment variable that benchmarks.judge_key_env names"
+        )
+    if chosen.judge_name is None:
+        raise UserError("benchmarks.judge_name is not set; give the name by which the judge's endpoint knows its model")
+    key = os.environ.get(chosen.judge_key_env) if chosen.judge_key_env else None
+    if chosen.judge_key_env and not key:
+        raise UserError(f"benchmarks.judge_key_env={chosen.judge_key_env}: no such environment variable is set")
+    return Judge(chosen.judge, chosen.judge_name, chosen.judge_key_env, key)
 
 
 def _data_root(chosen: BenchmarksConfig) -> Path:

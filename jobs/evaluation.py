@@ -1,16 +1,19 @@
-"""What the run has learned: bits per byte, reward accuracy, reward and KL before and after PPO, conversations.
+"""What the run has learned: bits per byte, also by position, rewards and KL before and after PPO, conversations.
 
 "PPO" is the policy of the last online round, and rewards are those of that round's reward model."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from actors.scoring import chat_tokens, read_prompts, score_policy
 from ilm_ray.alignment.conditional import load_conditions
 from ilm_ray.config import Config
 from ilm_ray.corpus.files import write_text_atomic
+from ilm_ray.corpus.manifest import digest
 from ilm_ray.corpus.stage import Context, Result, Stage
-from ilm_ray.evaluation.pipeline import heldout_bits_per_byte
+from ilm_ray.errors import UserError
+from ilm_ray.evaluation.pipeline import heldout_measures
 from ilm_ray.evaluation.summary import alignment_summary, gain_in_errors
 from ilm_ray.tokenizer.chatml import plain_text
 from ilm_ray.tokenizer.tokenizer import Tokenizer
@@ -23,12 +26,23 @@ def _settings(config: Config) -> dict[str, Any]:
     return {"seed": config.seed, "evaluation": config.evaluation.model_dump(), "sampling": sampling}
 
 
+def _sources(config: Config) -> dict[str, str]:
+    text = config.evaluation.position_text
+    if text is None:
+        return {}
+    try:
+        return {"position_text": digest(Path(text).read_text(encoding="utf-8"))}
+    except (OSError, ValueError) as error:
+        raise UserError(f"evaluation.position_text={text} cannot be read as text in UTF-8 ({error})") from None
+
+
 def _work(context: Context) -> Result:
     config, run = context.config, context.run_dir
     last = context.upstream["online"].metrics["summary"]  # the last round's policy is the run's result
     models = {stage: run / stage / "model" for stage in ("pretrain", "sft")} | {"ppo": run / last["model"]}
     judge = run / last["reward_model"]
-    bits = heldout_bits_per_byte(models, run, config)
+    measures = heldout_measures(models, run, config)
+    bits = {stage: measured["bits_per_byte"] for stage, measured in measures.items()}
     tokenizer = Tokenizer.load(run / "tokenizer")
     conditions = load_conditions(judge, tokenizer)
     prompts = read_prompts(config, tokenizer, conditions, "heldout")[0][: config.evaluation.heldout_prompts]
@@ -43,6 +57,7 @@ def _work(context: Context) -> Result:
     report = {
         "model": last["model"],
         "bits_per_byte": bits,
+        "by_position": {stage: measured["by_position"] for stage, measured in measures.items()},
         "reward_accuracy": reward.metrics["accuracy"],
         "alignment": alignment,
         "reward_gain_in_standard_errors": gain,
@@ -89,7 +104,8 @@ def _conversations(rows: dict[str, list[dict[str, Any]]], count: int) -> list[di
     ]
 
 
-STAGE = Stage("evaluation", ("tokenizer", "tokens", "pretrain", "sft", "reward", "ppo", "online"), _settings, _work)
+NEEDS = ("tokenizer", "tokens", "pretrain", "sft", "reward", "ppo", "online")
+STAGE = Stage("evaluation", NEEDS, _settings, _work, _sources)
 
 if __name__ == "__main__":
     run_job("evaluation", [STAGE])

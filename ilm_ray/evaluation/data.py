@@ -25,6 +25,13 @@ COPIED = {
     "theoremqa/theoremqa_test.json": "TheoremQA/theoremqa_test.json",
     "nq_open/NQ-open.dev.jsonl": "nq-open/nq-open-validation.jsonl",
 }
+# Temperature -> categories, as FastChat asks them (fastchat/llm_judge/common.py).
+MT_BENCH = {
+    "0.0": ("extraction", "math", "coding", "reasoning"),
+    "0.1": ("stem", "humanities"),
+    "0.7": ("writing", "roleplay"),
+}
+_EMPTY = ("assistant", "")  # what the model is to say
 UNPACKED = {
     "gsm8k/train.jsonl.gz": "gsm8k/train.jsonl",
     "humaneval/HumanEval.jsonl.gz": "humaneval/human-eval-v2-20210705.jsonl",
@@ -44,6 +51,7 @@ def lay_out(published: Path, root: Path) -> list[Path]:
             _c3(published / "c3", data / "CLUE/C3/dev_0.json"),
             _mbpp(published / "mbpp_sanitized/sanitized-mbpp.json", data / "mbpp/sanitized-mbpp.jsonl"),
             _winogrande(published / "llm_foundry_qa/winogrande.jsonl", data / "winogrande/dev.jsonl"),
+            *_mt_bench(published / "mt_bench", data / "subjective/mtbench"),
             *(_flores(path, data) for path in sorted((published / "flores200").glob("dev*/*.dev*"))),
             *(
                 _copy(path, data / "leval" / path.stem / "test.jsonl")
@@ -114,6 +122,33 @@ def _winogrande(source: Path, target: Path) -> Path | None:
 def _flores(source: Path, data: Path) -> Path:
     sentences = source.read_text(encoding="utf-8").split("\n")[:FLORES_SENTENCES]
     return _write(data / "flores_first100" / source.parent.name / source.name, "\n".join(sentences) + "\n")
+
+
+def mt_bench_row(question: dict[str, Any], reference: list[str]) -> dict[str, Any]:
+    """{question_id, category, turns} and a reference answer a turn, if there are any -> OpenCompass's dialogue."""
+    turns = [{"role": role, "content": text} for ask in question["turns"] for role, text in (("user", ask), _EMPTY)]
+    others = {"question_id": question["question_id"], "reference": reference}
+    return {"dialogue": turns, "capability": question["category"], "others": others}
+
+
+def _mt_bench(folder: Path, target: Path) -> list[Path]:
+    """One file for each temperature at which a category is answered."""
+    asked, known = folder / "question.jsonl", folder / "reference_answer_gpt-4.jsonl"
+    if not (asked.exists() and known.exists()):
+        return []
+    answers = {row["question_id"]: row["choices"][0]["turns"] for row in _read_lines(known)}
+    questions = _read_lines(asked)
+    written = []
+    for temperature, categories in MT_BENCH.items():
+        chosen = [q for q in questions if q["category"] in categories]
+        rows = [mt_bench_row(q, answers.get(q["question_id"], [])) for q in chosen]
+        path = target / f"mtbench_{temperature}.json"
+        written.append(_write(path, json.dumps(rows, ensure_ascii=False, indent=1)))
+    return written
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _lines(rows: Iterable[dict[str, Any]]) -> str:

@@ -1,6 +1,7 @@
-"""Held-out bits per byte of finished models, one Ray task a model."""
+"""What finished models make of held-out text, one Ray task a model."""
 
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -10,12 +11,19 @@ from ilm_ray.config import Config
 DEADLINE_S = 3600.0
 
 
-def heldout_bits_per_byte(models: dict[str, Path], run_dir: Path, config: Config) -> dict[str, dict[str, float]]:
-    """Bits per byte of each model and source, at the last phase's context."""
+def heldout_measures(models: dict[str, Path], run_dir: Path, config: Config) -> dict[str, dict[str, Any]]:
+    """Of each model `bits_per_byte` of each source, and `by_position` over all of them, at the last phase's context.
+
+    by_position is that of `evaluation.position_text` where it is set; without a document of two tokens it is empty.
+    """
     measure = ray.remote(num_cpus=1)(_measure)
     context = config.pretrain.phases[-1].context
     tokens = config.evaluation.heldout_sequences * 256
-    running = {name: measure.remote(str(folder), str(run_dir), context, tokens) for name, folder in models.items()}
+    path = config.evaluation.position_text
+    text = None if path is None else Path(path).read_text(encoding="utf-8")
+    running = {
+        name: measure.remote(str(folder), str(run_dir), context, tokens, text) for name, folder in models.items()
+    }
     _, late = ray.wait(list(running.values()), num_returns=len(running), timeout=DEADLINE_S)
     if late:
         names = ", ".join(name for name, work in running.items() if work in late)
@@ -23,23 +31,41 @@ def heldout_bits_per_byte(models: dict[str, Path], run_dir: Path, config: Config
     return dict(zip(running, ray.get(list(running.values())), strict=True))
 
 
-def _measure(folder: str, run_dir: str, context: int, tokens: int) -> dict[str, float]:
+def _measure(folder: str, run_dir: str, context: int, tokens: int, text: str | None) -> dict[str, Any]:
+    import numpy as np
     import torch
 
+    from ilm_ray.evaluation.positions import (
+        bucket_edges,
+        full_windows,
+        measured_length,
+        position_curve,
+        windows_by_position,
+    )
     from ilm_ray.model.huggingface import load_causal
     from ilm_ray.pretrain.heldout import Window, bits_per_byte, heldout_windows
     from ilm_ray.pretrain.phases import open_sources
     from ilm_ray.tokenizer.tokenizer import Tokenizer
 
-    lengths = torch.from_numpy(Tokenizer.load(Path(run_dir) / "tokenizer").byte_lengths())
+    tokenizer = Tokenizer.load(Path(run_dir) / "tokenizer")
+    lengths = torch.from_numpy(tokenizer.byte_lengths())
     model = load_causal(Path(folder)).eval()
-    sources = open_sources(Path(run_dir) / "tokens", "heldout")
+    sources = {name: s for name, s in open_sources(Path(run_dir) / "tokens", "heldout").items() if len(s)}
     windows: dict[str, list[Window]] = {
-        name: heldout_windows(source, context, tokens, max(context, 1024))
-        for name, source in sources.items()
-        if len(source)
+        name: heldout_windows(source, context, tokens, max(context, 1024)) for name, source in sources.items()
     }
+    if text is None:
+        documents = [[source.tokens(i) for i in np.flatnonzero(source.lengths > 1)] for source in sources.values()]
+    else:
+        documents = [[np.array([tokenizer.bos_id, *tokenizer.encode(text)])]]
+    longest = max((len(document) for of_one in documents for document in of_one), default=0)
+    by_position: dict[str, Any] = {}
     with torch.no_grad():
-        return bits_per_byte(
+        bits = bits_per_byte(
             model, windows, lengths, lambda m, ws, f: [sum(v) for v in zip(*(f(m, w) for w in ws), strict=True)]
         )
+        if length := measured_length(longest, context):
+            most, edges = max(1, tokens // length), bucket_edges(length)
+            long = [window for of_one in documents for window in full_windows(of_one, length, most)]
+            by_position = position_curve(windows_by_position(model, long, lengths, edges), edges, len(long))
+    return {"bits_per_byte": bits, "by_position": by_position}

@@ -3,7 +3,7 @@
 Standard library only: the evaluation environment imports this too.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ilm_ray.errors import UserError
@@ -14,7 +14,8 @@ Kind = Literal["base", "chat"]
 AREAS = ("examinations", "language and knowledge", "reasoning and maths", "code", "long context", "tools", "alignment")
 EXAMS, LANGUAGE, REASONING, CODE, LONG, TOOLS, ALIGNMENT = AREAS
 LAGENT = "an agent framework (lagent) that the evaluation environment does not hold"
-JUDGE = "a judge model behind an OpenAI-compatible endpoint, which this stage does not ask yet"
+JUDGE = "a judge: set benchmarks.judge (URL of an OpenAI-compatible endpoint) and benchmarks.judge_name"
+HAYSTACK = "a text to hide needles in: set benchmarks.haystack to a file or folder of plain text, such as books"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Benchmark:
     configuration, `{first}` and `{second}` the halves of its `name`. group: OpenCompass's summary group that makes one
     figure of several sets (`weights` among its fields count). only: part of the name of the sets that belong to it.
     fixed_shots: shots to take instead of those that a retriever with a model of its own would choose. whole: it cannot
-    be cut to its first examples. executes: model-written code runs, in the sandbox. lacks: what it needs beside data.
+    be cut to its first examples. executes: model-written code runs, in the sandbox. judged: a judge model compares or
+    rates the answers. own: asked by the project itself, `config` is its module. lacks: what it needs beside data.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Benchmark:
     fixed_shots: int = 0
     whole: bool = False
     executes: bool = False
+    judged: bool = False
+    own: bool = False
     lacks: str = ""
 
     @property
@@ -50,6 +54,12 @@ class Benchmark:
         return f"{self.name}.{self.kind}"
 
 
+ALPACA_EVAL = ("data/subjective/alpaca_eval/{name}.json", "data/subjective/alpaca_eval/gpt4-turbo/{abbr}.json")
+COMPASS_ARENA = ("data/subjective/compass_arena/{name}.json", "data/subjective/compass_arena/gpt4-turbo/{abbr}.json")
+ALIGN_BENCH = (
+    "data/subjective/alignment_bench/{name}.json",
+    "data/subjective/alignment_bench/config/multi-dimension.json",
+)
 MMLU = ("data/mmlu/dev/{name}_dev.csv", "data/mmlu/test/{name}_test.csv")
 CMMLU = ("data/cmmlu/dev/{name}.csv", "data/cmmlu/test/{name}.csv")
 CEVAL = ("data/ceval/formal_ceval/dev/{name}_dev.csv", "data/ceval/formal_ceval/val/{name}_val.csv")
@@ -72,7 +82,6 @@ MATHBENCH = ("data/mathbench_v1",)
 HUMANEVAL = ("data/humaneval/human-eval-v2-20210705.jsonl",)
 MBPP = ("data/mbpp/sanitized-mbpp.jsonl",)
 HUMANEVAL_X = ("data/humanevalx/humanevalx_python.jsonl.gz",)
-
 BENCHMARKS = (
     Benchmark("MMLU", EXAMS, "base", "mmlu.mmlu_ppl_ac766d", "ppl", 5, MMLU, group="mmlu"),
     Benchmark("MMLU", EXAMS, "chat", "mmlu.mmlu_gen_4d595a", "gen", 5, MMLU, group="mmlu"),
@@ -143,10 +152,7 @@ BENCHMARKS = (
     Benchmark(
         "LongBench", LONG, "chat", "longbench.longbench", "gen", 0, ("data/Longbench/data.zip",)
     ),
-    Benchmark(
-        "Needle-in-a-Haystack", LONG, "chat", "needlebench.needlebench_200k.needlebench_single_200k", "gen", 0,
-        ("data/needlebench/needles.jsonl", "data/needlebench/PaulGrahamEssays.jsonl"),
-    ),
+    Benchmark("Needle-in-a-Haystack", LONG, "chat", "ilm_ray.evaluation.needle", "gen", 0, (), own=True),
     Benchmark("GSM8K, code interpreter", TOOLS, "chat", "gsm8k.gsm8k_agent_gen_c3dff3", "gen", 0, GSM8K, lacks=LAGENT),
     Benchmark("MATH, code interpreter", TOOLS, "chat", "math.math_agent_gen_af2293", "gen", 0, MATH, lacks=LAGENT),
     Benchmark(
@@ -160,19 +166,19 @@ BENCHMARKS = (
     ),
     Benchmark(
         "AlpacaEval", ALIGNMENT, "chat", "subjective.alpaca_eval.alpacav2_judgeby_gpt4", "gen", 0,
-        ("data/subjective/alpaca_eval",), lacks=JUDGE,
+        ALPACA_EVAL, judged=True,
     ),
     Benchmark(
         "MT-Bench", ALIGNMENT, "chat", "subjective.multiround.mtbench_single_judge_diff_temp", "gen", 0,
-        ("data/subjective/mtbench.json",), lacks=JUDGE,
+        ("data/subjective/mtbench/{name}.json",), judged=True,
     ),
     Benchmark(
         "CompassArena", ALIGNMENT, "chat", "subjective.compassarena.compassarena_compare", "gen", 0,
-        ("data/subjective/compass_arena",), lacks=JUDGE,
+        COMPASS_ARENA, judged=True,
     ),
     Benchmark(
         "AlignBench", ALIGNMENT, "chat", "subjective.alignbench.alignbench_judgeby_critiquellm", "gen", 0,
-        ("data/subjective/alignment_bench.jsonl",), lacks=JUDGE,
+        ALIGN_BENCH, judged=True,
     ),
     Benchmark(
         "IFEval", ALIGNMENT, "chat", "IFEval.IFEval_gen_353ae7", "gen", 0, ("data/ifeval/input_data.jsonl",)
@@ -210,3 +216,12 @@ def suite(name: str) -> list[Benchmark]:
     if name in _AREAS_OF:
         return [b for b in BENCHMARKS if b.kind == "chat" and b.area == _AREAS_OF[name]]
     raise UserError(f"benchmarks.suite='{name}' is none of smoke, base, chat, long, code, tools, alignment, paper")
+
+
+def with_settings(benchmarks: list[Benchmark], judge: bool, haystack: bool) -> list[Benchmark]:
+    """The same benchmarks; the judged ones lack their judge, and our own its text, where there is none."""
+    lacks = {"judged": "" if judge else JUDGE, "own": "" if haystack else HAYSTACK}
+    return [
+        replace(b, lacks=b.lacks or (b.judged and lacks["judged"]) or (b.own and lacks["own"]) or "")
+        for b in benchmarks
+    ]

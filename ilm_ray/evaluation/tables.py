@@ -5,6 +5,7 @@ from typing import Any
 
 from ilm_ray.evaluation.published import published
 from ilm_ray.evaluation.suites import Benchmark
+from ilm_ray.evaluation.verdicts import judged_whole
 
 Row = dict[str, Any]
 
@@ -19,7 +20,8 @@ def benchmark_row(
     """One benchmark's figure and what it rests on.
 
     weights: of all its sets; missing: files of those whose data is absent; results: of the others, {score, metric,
-    examples, cut, seconds}, scores in per cent; sampled: they rest on some of the sets or examples by choice. `state`:
+    examples, cut, seconds}, scores in per cent unless `of` says what the best is, of judged ones also {judged} and
+    how much each set counts besides (`weight`); sampled: they rest on some of the sets or examples by choice. `state`:
     done; partial, where the data of some sets is absent, and sample, where sampled: both are no figures of the
     benchmark; absent, with the score None, where the data of all sets is; lacking, where something else than data is.
     """
@@ -42,12 +44,15 @@ def benchmark_row(
     if not results:
         more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
         return row | {"state": "absent", "why": f"data absent: put it at {absent[0]}{more}"}
-    total = sum(weights[name] for name in results)
-    score = sum(weights[name] * result["score"] for name, result in results.items()) / total
+    counted = {name: weights[name] * result.get("weight", 1.0) for name, result in results.items()}
+    score = sum(counted[name] * result["score"] for name, result in results.items()) / sum(counted.values())
+    if judged := [result["judged"] for result in results.values() if "judged" in result]:
+        row["judged"] = judged_whole(judged)
     return row | {
         "state": "partial" if missing else "sample" if sampled else "done",
         "why": f"data of {len(missing)} of {len(weights)} sets absent: put it at {absent[0]}, ..." if missing else "",
         "score": round(score, 4),
+        "of": next(iter(results.values())).get("of", 100),
         "metric": next(iter(results.values()))["metric"],
         "examples": sum(result["examples"] for result in results.values()),
         "cut": sum(result["cut"] for result in results.values()),
@@ -56,9 +61,14 @@ def benchmark_row(
 
 
 def area_means(rows: Sequence[Row]) -> dict[str, float]:
-    """Mean score of the benchmarks of each area that were scored, whole or in part."""
+    """Mean score, in per cent of the best, of the benchmarks of each area that were scored, whole or in part."""
     scores: dict[str, list[float]] = {}
     for row in rows:
         if row["score"] is not None:
-            scores.setdefault(row["area"], []).append(row["score"])
+            scores.setdefault(row["area"], []).append(per_cent(row))
     return {area: sum(values) / len(values) for area, values in scores.items()}
+
+
+def per_cent(row: Row) -> float:
+    """A row's score in per cent of the best there is: ratings are out of ten."""
+    return float(row["score"]) * 100 / row.get("of", 100)

@@ -75,11 +75,28 @@ def evaluation_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
         sources = list(dict.fromkeys(s for row in bits.values() for s in row))
         bars = [Bars(stage, [as_number(row.get(s)) for s in sources]) for stage, row in bits.items()]
         parts += [page.figure(caption, bar_chart(caption, sources, bars)), page.matrix(bits, "stage")]
+    parts += _by_position(found.get("by_position") or {})
     conversations = found.get("conversations") or []
     if conversations:
         parts.append(Html("<h3>Conversations, before and after PPO</h3>"))
         parts += [_conversation(row) for row in conversations]
     return page.section("evaluation", "Evaluation", parts)
+
+
+def _by_position(curves: dict[str, Any]) -> list[Html]:
+    """Bits per byte over how much text stands before; nothing where no held-out document was long enough."""
+    known = {stage: curve for stage, curve in curves.items() if curve.get("edges")}
+    if not known:
+        return []
+    first = next(iter(known.values()))
+    lines = [
+        Series(stage, [(float(i), as_number(bits)) for i, bits in enumerate(curve["bits_per_byte"])])
+        for stage, curve in known.items()
+    ]
+    names = [page.number(edge) for edge in first["edges"]]
+    caption = "Bits per byte by how many tokens stand before, each up to the one named (lower is better)"
+    chart = line_chart(caption, lines, "tokens before", "bits per byte", x_names=names)
+    return [page.figure(caption, chart, unit=f"{first['windows']} windows of {first['edges'][-1]:,} tokens")]
 
 
 def reward_gain(alignment: dict[str, Any]) -> tuple[float, float]:

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from ilm_ray.corpus.manifest import Manifest
-from ilm_ray.evaluation.tables import area_means
+from ilm_ray.evaluation.tables import area_means, per_cent
 from ilm_ray.observe import page
 from ilm_ray.observe.charts import HALF, Bars, bar_chart
+from ilm_ray.observe.charts_heat import heat_map
 from ilm_ray.observe.charts_radar import radar_chart
 from ilm_ray.observe.page import Html
 from ilm_ray.observe.rundata import Row, as_number, read_json
@@ -32,6 +33,7 @@ def benchmarks_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
     for area in areas:
         of_area = [row for row in rows if row["area"] == area]
         parts += [page.heading(area.capitalize()), _table(of_area)]
+        parts += [chart for row in of_area if row["score"] is not None for chart in _heat(folder, row)]
         parts += [_answers(folder, row) for row in of_area if row["score"] is not None]
     return page.section("benchmarks", title, parts)
 
@@ -42,11 +44,31 @@ def _table(rows: list[Row]) -> Html:
     for row in rows:
         shots = "–" if row["shots"] is None else f"{row['shots']}-shot"
         how = f"{shots}, {row['mode']}"
-        line = [row["benchmark"], f"{row['kind']}: {how}", row["score"], row["state"]]
+        line = [row["benchmark"], f"{row['kind']}: {how}", _score(row), row["state"]]
         sets = f"{row['sets_done']} of {row['sets']} sets" if row["sets"] else ""
-        said = "; ".join(filter(None, [row["why"], sets, f"{row['cut']} prompts cut" if row.get("cut") else ""]))
+        cut = f"{row['cut']} prompts cut" if row.get("cut") else ""
+        said = "; ".join(filter(None, [row["why"], sets, cut, _judged(row)]))
         lines.append([*line, *(row["published"].get(model) for model in models), said])
     return page.table(["benchmark", "how", OURS, "state", *models, ""], lines)
+
+
+def _score(row: Row) -> Any:
+    best = row.get("of", 100)
+    return row["score"] if best == 100 else f"{page.number(row['score'])} of {best}"
+
+
+def _judged(row: Row) -> str:
+    """Who judged, how many verdicts could not be read, and how often the order of the answers did not matter."""
+    told = row.get("judged")
+    if not told:
+        return ""
+    parts = [f"judged by {told['by']}: {told['verdicts']} verdicts, {told['unread']} of them could not be read"]
+    if told["pairs"]:
+        same = page.share(told["same"], told["pairs"])
+        parts.append(f"{told['ties']} ties, {same} of {told['pairs']} pairs the same in both orders")
+    if told["cut"]:
+        parts.append(f"{told['cut']} questions to the judge cut")
+    return ", ".join(parts)
 
 
 def _radar(rows: list[Row]) -> list[Html]:
@@ -66,7 +88,7 @@ def _bars(rows: list[Row]) -> list[Html]:
         return []
     comparable = [row for row in shown if row["state"] == "done"]
     models = list(dict.fromkeys(model for row in comparable for model in row["published"]))
-    bars = [Bars(OURS, [row["score"] for row in shown])]
+    bars = [Bars(OURS, [per_cent(row) for row in shown])]
     for model in models:
         bars.append(
             Bars(model, [as_number(row["published"].get(model) if row in comparable else None) for row in shown])
@@ -74,6 +96,18 @@ def _bars(rows: list[Row]) -> list[Html]:
     names = [f"{row['benchmark']} ({row['kind']})" for row in shown]
     caption = "Scores"
     return [page.figure(caption, bar_chart(caption, names, bars, " %", width=HALF), wide=False, unit="per cent")]
+
+
+def _heat(folder: Path, row: Row) -> list[Html]:
+    """What was found at each length and depth, where a benchmark has such a grid: one map a set."""
+    made = []
+    for path in sorted((folder / "results" / row["key"]).glob("*.json"))[:SHOWN_SETS]:
+        if grid := read_json(path).get("grid"):
+            caption = f"{row['benchmark']}, {path.stem}: facts found by length and depth"
+            lengths, depths = [f"{n:,}" for n in grid["lengths"]], [f"{100 * d:.0f} %" for d in grid["depths"]]
+            chart = heat_map(caption, lengths, depths, grid["scores"], 100.0, "tokens", "depth", " %")
+            made.append(page.figure(caption, chart, unit="per cent"))
+    return made
 
 
 def _answers(folder: Path, row: Row) -> Html:

@@ -75,6 +75,7 @@ svg text.strong { fill: var(--ink); }
 svg .end { text-anchor: end; } svg .mid { text-anchor: middle; }
 svg .grid { stroke: var(--line); stroke-width: 1; } svg .axis { stroke: var(--muted); stroke-width: 1; }
 svg .band { fill: var(--faint); }
+svg .heat-cell { fill: var(--k1); stroke: var(--line); }
 svg .found { fill: var(--k1); opacity: .3; }
 svg .stay { fill: var(--k1); opacity: .32; } svg .away { fill: var(--k2); opacity: .38; }
 svg .node { fill: var(--k1); } svg .limit { stroke: var(--ink); stroke-width: 1.5; stroke-dasharray: 4 3; }

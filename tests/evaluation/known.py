@@ -180,10 +180,10 @@ def _drawn(text: str) -> int:
 
 
 class Served:
-    """The model behind a URL, as a context. `asked` counts requests."""
+    """The model behind a URL, as a context. `asked` counts requests, `keys` holds what they were authorised with."""
 
-    def __init__(self, model: Knowing) -> None:
-        self.model, self.asked = model, 0
+    def __init__(self, model: Any) -> None:
+        self.model, self.asked, self.keys = model, 0, set[str | None]()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -195,6 +195,7 @@ class Served:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.asked += 1
+                outer.keys.add(self.headers["Authorization"])
                 said = json.dumps(outer.reply(body)).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")

@@ -48,6 +48,31 @@ def test_files_are_placed_and_converted(tmp_path: Path) -> None:
     assert not (data / "humaneval").exists()
 
 
+def test_every_question_of_mt_bench_is_asked_at_the_temperature_of_its_category(tmp_path: Path) -> None:
+    published, asked = tmp_path / "published/mt_bench", {}
+    published.mkdir(parents=True)
+    for number, category in enumerate(("writing", "stem", "math", "coding", "roleplay")):
+        asked[f"first {number}"] = (category, f"second {number}")
+    questions = [
+        {"question_id": n, "category": category, "turns": [one, two]}
+        for n, (one, (category, two)) in enumerate(asked.items())
+    ]
+    known = [{"question_id": 2, "model_id": "gpt-4", "choices": [{"index": 0, "turns": ["4", "5"]}]}]
+    (published / "question.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
+    (published / "reference_answer_gpt-4.jsonl").write_text("".join(json.dumps(q) + "\n" for q in known))
+    lay_out(tmp_path / "published", tmp_path / "root")
+    found = {}
+    for path in (tmp_path / "root/data/subjective/mtbench").iterdir():
+        for row in json.loads(path.read_text()):
+            one, first, two, second = row["dialogue"]
+            assert (one["role"], first, second) == ("user", {"role": "assistant", "content": ""}, first)
+            found[one["content"]] = (row["capability"], two["content"])
+            expected = {"writing": "0.7", "roleplay": "0.7", "stem": "0.1"}.get(row["capability"], "0.0")
+            assert path.stem == f"mtbench_{expected}"
+            assert row["others"]["reference"] == (["4", "5"] if one["content"] == "first 2" else [])
+    assert found == asked
+
+
 def test_a_folder_without_benchmarks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds none of"):
         lay_out(tmp_path, tmp_path / "root")

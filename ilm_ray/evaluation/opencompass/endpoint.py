@@ -15,22 +15,27 @@ BYTES_A_TOKEN = 3  # where no tokenizer is known: English has more, Chinese a li
 
 
 class Endpoint:
-    """Posts JSON. A refusal (4xx) is raised at once, anything else after ATTEMPTS attempts."""
+    """Posts JSON. A refusal (4xx) is raised at once, anything else after ATTEMPTS attempts.
 
-    def __init__(self, url: str, timeout_s: float) -> None:
-        self.url, self.timeout_s = url.rstrip("/"), timeout_s
+    key: sent as the bearer; it is taken out of whatever an error says.
+    """
+
+    def __init__(self, url: str, timeout_s: float, key: str | None = None) -> None:
+        self.url, self.timeout_s, self._key = url.rstrip("/"), timeout_s, key
 
     def post(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
         """Raises RuntimeError with what the server said."""
-        request = urllib.request.Request(
-            f"{self.url}{route}", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
+        headers = {"Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        request = urllib.request.Request(f"{self.url}{route}", json.dumps(body).encode(), headers)
         for attempt in range(ATTEMPTS):
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout_s) as answer:
                     return json.load(answer)
             except urllib.error.HTTPError as error:
                 said = error.read(2000).decode("utf-8", "replace")
+                said = said.replace(self._key, "***") if self._key else said
                 if error.code < 500 or attempt == ATTEMPTS - 1:
                     raise RuntimeError(f"{self.url}{route} answered {error.code}: {said}") from error
             except OSError as error:

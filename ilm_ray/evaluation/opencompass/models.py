@@ -5,6 +5,7 @@ tokenizer, and sample at the server's default temperature unless told.
 """
 
 import functools
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,6 +21,7 @@ META = {
     "reserved_roles": [{"role": "SYSTEM", "api_role": "SYSTEM"}],
 }
 ANSWER_SHARE = 4  # a quarter of the context at most is kept free for the answer
+SEED = 1234  # where a benchmark wants drawn answers
 TURN_TOKENS = 8  # what a chat template sets around a message
 
 
@@ -90,7 +92,11 @@ class ServedBase(BaseModel):
 
 
 class ServedChat(BaseAPIModel):
-    """Answers conversations through /v1/chat/completions; as ServedBase. `workers`: requests at once."""
+    """Answers conversations through /v1/chat/completions; as ServedBase. `workers`: requests at once.
+
+    temperature: 0 takes the likeliest answer, anything else draws it with SEED. key_env: name of the environment
+    variable that holds the endpoint's key.
+    """
 
     def __init__(
         self,
@@ -101,9 +107,13 @@ class ServedChat(BaseAPIModel):
         timeout_s: float,
         max_seq_len: int,
         workers: int = 8,
+        temperature: float = 0.0,
+        key_env: str | None = None,
     ) -> None:
         super().__init__(path=path, max_seq_len=max_seq_len, meta_template=META)
-        self.endpoint, self.window, self.workers = Endpoint(url, timeout_s), window(tokenizer, context), workers
+        self.endpoint = Endpoint(url, timeout_s, os.environ[key_env] if key_env else None)
+        self.window, self.workers = window(tokenizer, context), workers
+        self.sampling = {"temperature": temperature} | ({"seed": SEED} if temperature else {})
         self.template_parser = APITemplateParser(META)
 
     def generate(self, inputs: list[Any], max_out_len: int) -> list[str]:
@@ -122,5 +132,5 @@ class ServedChat(BaseAPIModel):
         longest = max(messages, key=lambda message: len(message["content"]))
         spare -= sum(self.window.count(message["content"]) for message in messages if message is not longest)
         longest["content"] = self.window.fit(longest["content"], max(spare, 2))
-        body = {"model": self.path, "messages": messages, "max_tokens": room, "temperature": 0.0}
+        body = {"model": self.path, "messages": messages, "max_tokens": room, **self.sampling}
         return self.endpoint.post("/v1/chat/completions", body)["choices"][0]["message"]["content"] or ""
