@@ -91,9 +91,12 @@ class Evaluator:
         return found
 
     def run(self, work: SetOf) -> str | None:
-        """Write results/<file> of the set; why it could not be done, None where it was. The log lies beside."""
+        """Write results/<file> of the set; why it could not be done, None where it was. The log lies beside.
+
+        Where this node lacks what the set needs, the result is {"lacks": what}, and the model is not asked.
+        """
         from ilm_ray.evaluation.opencompass.run import model_config, run_set
-        from ilm_ray.evaluation.opencompass.sets import build_arguments, sets_of
+        from ilm_ray.evaluation.opencompass.sets import build_arguments, lacks_here, sets_of
 
         target, folder = self.target, Path(self.target.folder)
         log = folder / "logs" / f"{work.file}.out"
@@ -104,8 +107,13 @@ class Evaluator:
                 model = model_config(
                     work.benchmark.kind, target.url, target.name, target.context, target.tokenizer, target.request_s
                 )
-                row = run_set(
-                    build_arguments(work.benchmark, config), model, folder / "opencompass" / work.benchmark.key
+                lacks = lacks_here(work.benchmark, config)
+                row = (
+                    {"lacks": lacks}
+                    if lacks
+                    else run_set(
+                        build_arguments(work.benchmark, config), model, folder / "opencompass" / work.benchmark.key
+                    )
                 )
             except Exception as error:  # whatever a set's own code raises: the others go on, the job fails at the end
                 traceback.print_exc(file=out)
@@ -116,6 +124,11 @@ class Evaluator:
         temporary.write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
         temporary.replace(path)
         return None
+
+
+def scored(result: Path) -> bool:
+    """Whether a set's result is there. One that only says what a node lacked is none: it may have it now."""
+    return result.exists() and "score" in json.loads(result.read_text(encoding="utf-8"))
 
 
 def plan_sets(benchmarks: Sequence[Benchmark], target: Target, python: Path, deadline_s: float) -> list[SetOf]:
@@ -133,7 +146,7 @@ def run_sets(sets: Sequence[SetOf], target: Target, python: Path, workers: int, 
     Raises EvaluationError after the last one where some failed, and at once where none is done within `deadline_s`.
     """
     results = Path(target.folder) / "results"
-    left = [work for work in sets if not (results / work.file).exists()]
+    left = [work for work in sets if not scored(results / work.file)]
     done, failed = len(sets) - len(left), dict[str, str]()
     if not left:
         return

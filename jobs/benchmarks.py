@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.evaluator import SetOf, Target, plan_sets, run_sets
+from actors.evaluator import SetOf, Target, plan_sets, run_sets, scored
 from actors.ppo_roles import gpu_share
 from actors.rollout import choose_backend
 from actors.server import Server, ServerSettings
@@ -22,6 +22,7 @@ from ilm_ray.corpus.manifest import digest
 from ilm_ray.corpus.stage import Context, Result, Stage
 from ilm_ray.errors import UserError
 from ilm_ray.evaluation.environment import interpreter
+from ilm_ray.evaluation.humaneval_x import NAMES, lacking
 from ilm_ray.evaluation.suites import SMOKE, Benchmark, suite
 from ilm_ray.evaluation.tables import area_means, benchmark_row
 from ilm_ray.serving.folder import servable
@@ -44,6 +45,8 @@ def _sources(config: Config) -> dict[str, str]:
     interpreter(chosen.environment)
     choose_backend(chosen.backend, "benchmarks.backend")
     found = {"data": _listing(_data_root(chosen))}
+    if any(b.name == "HumanEval-X" for b in suite(chosen.suite)):  # a compiler more is another result
+        found["languages"] = ", ".join(name for name in NAMES if lacking(name) is None)
     if chosen.model is None:
         raise UserError(
             "benchmarks.model is not set; give the folder of a model (<run>/sft/model) or an endpoint's URL"
@@ -70,7 +73,7 @@ def _work(context: Context) -> Result:
     if chosen.suite == "smoke":
         sets = [work for work in sets if work.name.endswith(SMOKE[work.benchmark.key] or (work.name,))]
     present = [work for work in sets if not work.missing]
-    if not all((context.folder / "results" / work.file).exists() for work in present):
+    if not all(scored(context.folder / "results" / work.file) for work in present):
         with _served(context, target) as ready:
             run_sets(present, ready, python, chosen.workers, chosen.deadline_s)
     sampled = target.examples is not None
