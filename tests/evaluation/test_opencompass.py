@@ -4,7 +4,9 @@ guesses scores what chance gives."""
 import csv
 import json
 import math
+import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,6 +133,21 @@ def test_programs_in_every_language_are_scored_where_their_compiler_is(
             assert results[name] == {"lacks": lacking(name)}
         else:
             assert (results[name]["score"], results[name]["examples"]) == (100.0, EXAMPLES)
+
+
+@pytest.mark.slow
+def test_an_answer_is_not_evaluated_while_its_program_is_looked_for(python: Path, tmp_path: Path) -> None:
+    """OpenCompass evaluates answers to find strings in quotes; without our change the mark would be there."""
+    mark = tmp_path / "mark"
+    call = f"""
+from opencompass.datasets import humanevalx
+from ilm_ray.evaluation.opencompass import programs
+print(humanevalx._clean_up_code("open({str(mark)!r}, 'w')", "js", "x"))
+print(humanevalx._clean_up_code(repr("return 1\\n}}"), "js", "x"))
+"""
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([python, "-c", call], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert not mark.exists() and done.stdout.splitlines()[-3:] == [f"open('{mark}', 'w')", "return 1", "}"], done
 
 
 class Hostile(Knowing):
