@@ -105,9 +105,12 @@ class Evaluator:
         return found
 
     def run(self, work: SetOf) -> str | None:
-        """Write results/<file> of the set; why it could not be done, None where it was. The log lies beside."""
+        """Write results/<file> of the set; why it could not be done, None where it was. The log lies beside.
+
+        Where this node lacks what the set needs, the result is {"lacks": what}, and the model is not asked.
+        """
         from ilm_ray.evaluation.opencompass.run import model_config, run_set
-        from ilm_ray.evaluation.opencompass.sets import build_arguments, sets_of
+        from ilm_ray.evaluation.opencompass.sets import build_arguments, lacks_here, sets_of
 
         target, folder = self.target, Path(self.target.folder)
         log = folder / "logs" / f"{work.file}.out"
@@ -119,7 +122,9 @@ class Evaluator:
                     work.benchmark.kind, target.url, target.name, target.context, target.tokenizer, target.request_s
                 )
                 arguments, below = build_arguments(work.benchmark, config), folder / "opencompass" / work.benchmark.key
-                if work.benchmark.judged:
+                if lacks := lacks_here(work.benchmark, config):
+                    row = {"lacks": lacks}
+                elif work.benchmark.judged:
                     row = self._judge(work.benchmark.name, arguments, model, below)
                 else:
                     row = run_set(arguments, model, below)
@@ -142,6 +147,11 @@ class Evaluator:
         return run_judged(name, arguments, model, config, folder)
 
 
+def scored(result: Path) -> bool:
+    """Whether a set's result is there. One that only says what a node lacked is none: it may have it now."""
+    return result.exists() and "score" in json.loads(result.read_text(encoding="utf-8"))
+
+
 def plan_sets(benchmarks: Sequence[Benchmark], target: Target, python: Path, deadline_s: float) -> list[SetOf]:
     """The sets of `benchmarks`, as OpenCompass's configurations have them."""
     evaluator = _start(target, python)
@@ -157,7 +167,7 @@ def run_sets(sets: Sequence[SetOf], target: Target, python: Path, workers: int, 
     Raises EvaluationError after the last one where some failed, and at once where none is done within `deadline_s`.
     """
     results = Path(target.folder) / "results"
-    left = [work for work in sets if not (results / work.file).exists()]
+    left = [work for work in sets if not scored(results / work.file)]
     done, failed = len(sets) - len(left), dict[str, str]()
     if not left:
         return

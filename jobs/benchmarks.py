@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.evaluator import Judge, SetOf, Target, plan_sets, run_sets
+from actors.evaluator import Judge, SetOf, Target, plan_sets, run_sets, scored
 from actors.ppo_roles import gpu_share
 from actors.rollout import choose_backend
 from actors.server import Server, ServerSettings
@@ -24,6 +24,7 @@ from ilm_ray.corpus.manifest import digest
 from ilm_ray.corpus.stage import Context, Result, Stage
 from ilm_ray.errors import UserError
 from ilm_ray.evaluation.environment import interpreter
+from ilm_ray.evaluation.humaneval_x import NAMES, lacking
 from ilm_ray.evaluation.needle import default_lengths
 from ilm_ray.evaluation.needle_run import LEAST_TOKENS, TRIALS, Asked, Grid, read_haystacks, run_needles
 from ilm_ray.evaluation.suites import SMOKE, Benchmark, suite, with_settings
@@ -52,6 +53,8 @@ def _sources(config: Config) -> dict[str, str]:
     if chosen.haystack is not None and any(b.own for b in suite(chosen.suite)):
         _grid(config)
         found["haystack"] = digest(read_haystacks(Path(chosen.haystack)))
+    if any(b.name == "HumanEval-X" for b in suite(chosen.suite)):  # a compiler more is another result
+        found["languages"] = ", ".join(name for name in NAMES if lacking(name) is None)
     if chosen.model is None:
         raise UserError(
             "benchmarks.model is not set; give the folder of a model (<run>/sft/model) or an endpoint's URL"
@@ -83,7 +86,7 @@ def _work(context: Context) -> Result:
     if chosen.suite == "smoke":
         sets = [work for work in sets if work.name.endswith(SMOKE[work.benchmark.key] or (work.name,))]
     present = [work for work in sets if not work.missing]
-    if not all((context.folder / "results" / work.file).exists() for work in present):
+    if not all(scored(context.folder / "results" / work.file) for work in present):
         with _served(context, target) as ready:
             for key in {w.benchmark.key for w in present if w.benchmark.own}:
                 needles = Asked(ready.url, ready.name, ready.tokenizer, chosen.deadline_s)

@@ -1,7 +1,7 @@
 """Which model-written programs pass: those that the sandbox runs to their last line."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,9 +11,14 @@ AT_ONCE = 2
 
 
 def pass_rate(programs: Sequence[str], limits: Limits, metric: str) -> dict[str, Any]:
-    """Per cent of the programs that reach their end, and for each how it ended."""
+    """Per cent of the Python programs that reach their end, and for each how it ended."""
+    return judged(programs, lambda program: _reaches_end(program, limits), metric)
+
+
+def judged(programs: Sequence[str], judge: Callable[[str], tuple[bool, Outcome]], metric: str) -> dict[str, Any]:
+    """Per cent of the programs that `judge` lets pass, and for each how it ended."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        outcomes = list(pool.map(lambda program: _reaches_end(program, limits), programs))
+        outcomes = list(pool.map(judge, programs))
     details = {
         str(i): {"is_correct": passed, "result": outcome.detail, "program": program, "isolation": outcome.isolation}
         for i, (program, (passed, outcome)) in enumerate(zip(programs, outcomes, strict=True))

@@ -45,7 +45,8 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may take. cpu_s is a process's; memory is all its processes' together, and each one's data."""
+    """What a program, or a compiler, may take. cpu_s is a process's, wall_s a command's; memory is all its processes'
+    together, and each one's data."""
 
     cpu_s: int = 10
     wall_s: float = 20.0
@@ -62,7 +63,8 @@ class Outcome:
     """How a program ended.
 
     reason: None where it ended with exit code 0; else `exit`, `signal`, `cpu`, `wall`, `memory`, `output`, `compile`
-    or `not_installed`; detail says it in words. exit_code is negative for a signal, None where it was ended by us.
+    or `not_installed`; detail says it in words, and where it was the compiler. exit_code is negative for a signal, None
+    where it was ended by us.
     """
 
     reason: str | None
@@ -91,24 +93,30 @@ class Language:
     file: str
     steps: tuple[tuple[str, ...], ...]
     folders: tuple[str, ...] = ()  # beside the system's, where the toolchain lies
+    more: tuple[tuple[str, str], ...] = ()  # name and text of files that lie beside the program
 
 
 LANGUAGES = {
     "python": Language("main.py", ((sys.executable, "-I", "main.py"),), (sys.prefix, sys.base_prefix)),
     "cpp": Language("main.cpp", (("g++", "-std=c++17", "-O1", "-o", "main", "main.cpp"), ("/tmp/main",))),
     "java": Language(
-        "Main.java", (("javac", "Main.java"), ("java", "-XX:+UseSerialGC", "-Xmx512m", "-cp", ".", "Main"))
+        "Main.java",
+        (
+            ("javac", "-J-XX:+UseSerialGC", "-J-Xmx512m", "Main.java"),
+            ("java", "-XX:+UseSerialGC", "-Xmx512m", "-cp", ".", "Main"),
+        ),
     ),
     "javascript": Language("main.js", (("node", "main.js"),)),
     "go": Language("main.go", (("go", "build", "-o", "main", "main.go"), ("/tmp/main",))),
 }
 
 
-def missing(language: str) -> str | None:
+def missing(language: str | Language) -> str | None:
     """Why a language's programs cannot run here, None where they can."""
-    if language not in LANGUAGES:
+    if isinstance(language, str) and language not in LANGUAGES:
         return f"language '{language}' is unknown; known are {', '.join(LANGUAGES)}"
-    lacking = [step[0] for step in LANGUAGES[language].steps if _command(step) is None]
+    known = LANGUAGES[language] if isinstance(language, str) else language
+    lacking = list(dict.fromkeys(step[0] for step in known.steps if _command(step) is None))
     return f"{', '.join(lacking)} is not installed under {PATH}" if lacking else None
 
 
@@ -118,7 +126,7 @@ def isolation() -> str:
     said = []
     for level in (NAMESPACES, OTHER_USER if os.geteuid() == 0 else LIMITS):
         try:
-            outcome = _run("", "", Limits(), LANGUAGES["python"], level)
+            outcome = _run("", "", [Limits()], LANGUAGES["python"], level)
         except SandboxError as error:
             said.append(f"{level}: {error}")
             continue
@@ -128,8 +136,15 @@ def isolation() -> str:
     raise SandboxError(f"no way to shut a program in works here ({'; '.join(said)})")
 
 
-def run_in_sandbox(program: str, stdin: str = "", limits: Limits | None = None, language: str = "python") -> Outcome:
-    """Run a program (source text) and wait for its end.
+def run_in_sandbox(
+    program: str,
+    stdin: str = "",
+    limits: Limits | None = None,
+    language: str | Language = "python",
+    compiling: Limits | None = None,
+) -> Outcome:
+    """Run a program (source text) and wait for its end. compiling: limits of all commands but the last one, which
+    compile what the program wrote; None: those of the program.
 
     Whatever it does, the outcome says so; only a sandbox that does not work raises (SandboxError). A language that is
     not installed is an outcome too. Safe to call from several threads.
@@ -137,10 +152,12 @@ def run_in_sandbox(program: str, stdin: str = "", limits: Limits | None = None, 
     reason = missing(language)
     if reason is not None:
         return Outcome("not_installed", reason, "", "", None, 0.0, 0.0, 0, "")
-    return _run(program, stdin, limits or Limits(), LANGUAGES[language], isolation())
+    known, own = LANGUAGES[language] if isinstance(language, str) else language, limits or Limits()
+    return _run(program, stdin, [*[compiling or own] * (len(known.steps) - 1), own], known, isolation())
 
 
-def _run(program: str, stdin: str, limits: Limits, language: Language, level: str) -> Outcome:
+def _run(program: str, stdin: str, limits: Sequence[Limits], language: Language, level: str) -> Outcome:
+    """limits: of each of the language's steps."""
     started = time.monotonic()
     root = tempfile.mkdtemp(prefix="ilm-sandbox-")  # stays empty where the sandbox has a file tree of its own
     status, told = os.pipe()
@@ -173,9 +190,7 @@ def _run(program: str, stdin: str, limits: Limits, language: Language, level: st
     if "error" in report or not (report or full):
         raise SandboxError(report.get("error") or f"the sandbox's process ended without a report: {stderr[-500:]}")
     reason, detail = (
-        ("output", f"more than {limits.output_bytes:,} bytes of output")
-        if full
-        else _verdict(report, limits, len(language.steps), stderr)
+        ("output", f"more than {_most_output(limits):,} bytes of output") if full else _verdict(report, limits, stderr)
     )
     code = report.get("code") if reason in (None, "exit", "signal", "compile", "cpu") else None
     seconds = time.monotonic() - started
@@ -184,7 +199,9 @@ def _run(program: str, stdin: str, limits: Limits, language: Language, level: st
     )
 
 
-def _order(program: str, stdin: str, limits: Limits, language: Language, level: str, root: str) -> dict[str, Any]:
+def _order(
+    program: str, stdin: str, limits: Sequence[Limits], language: Language, level: str, root: str
+) -> dict[str, Any]:
     work = sandbox_child.WORK if level == NAMESPACES else root
     steps = [[_command(step), *step[1:]] for step in language.steps]
     steps = [[str(word).replace("/tmp/main", f"{work}/main") for word in step] for step in steps]
@@ -192,10 +209,10 @@ def _order(program: str, stdin: str, limits: Limits, language: Language, level: 
         "level": level,
         "root": root,
         "number": (os.getpid() * 1000 + next(_numbers) % 1000) % 100_000_000,
-        "files": {language.file: program},
+        "files": {language.file: program, **dict(language.more)},
         "stdin": stdin,
         "steps": steps,
-        "limits": asdict(limits) | {"cpu_s": math.ceil(limits.cpu_s)},
+        "limits": [asdict(one) | {"cpu_s": math.ceil(one.cpu_s)} for one in limits],
         "visible": _visible(language),
         "etc": _ETC,
         "env": {"PATH": PATH, "HOME": work, "TMPDIR": work, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "GOCACHE": work},
@@ -215,19 +232,23 @@ def _command(step: Sequence[str]) -> str | None:
     return step[0] if step[0].startswith("/") else shutil.which(step[0], path=PATH)
 
 
-def _read(child: subprocess.Popen[bytes], limits: Limits, started: float) -> tuple[str, str, bool]:
+def _most_output(limits: Sequence[Limits]) -> int:
+    return max(one.output_bytes for one in limits)
+
+
+def _read(child: subprocess.Popen[bytes], limits: Sequence[Limits], started: float) -> tuple[str, str, bool]:
     """(stdout, stderr, did it write too much?), read until both end."""
     assert child.stdout is not None and child.stderr is not None
     texts = {child.stdout: bytearray(), child.stderr: bytearray()}
-    left = limits.output_bytes
-    until = started + limits.wall_s + _BACKSTOP_S
+    left, seconds = _most_output(limits), sum(one.wall_s for one in limits)
+    until = started + seconds + _BACKSTOP_S
     with selectors.DefaultSelector() as selector:
         for stream in texts:
             selector.register(stream, selectors.EVENT_READ)
         while selector.get_map() and left >= 0:
             ready = selector.select(max(0.0, until - time.monotonic()))
             if not ready:
-                raise SandboxError(f"the sandbox's process has not ended its program within {limits.wall_s:g} s")
+                raise SandboxError(f"the sandbox's process has not ended its program within {seconds:g} s")
             for key, _ in ready:
                 data = os.read(key.fd, _CHUNK)
                 if not data:
@@ -261,17 +282,20 @@ def _end(child: subprocess.Popen[bytes]) -> None:
             stream.close()
 
 
-def _verdict(report: dict[str, Any], limits: Limits, steps: int, stderr: str) -> tuple[str | None, str]:
+def _verdict(report: dict[str, Any], limits: Sequence[Limits], stderr: str) -> tuple[str | None, str]:
     """Reason and its words from the child's report."""
-    code, last = report["code"], next(iter(stderr.strip().splitlines()[-1:]), "")
+    code, lines, allowed = report["code"], stderr.strip().splitlines(), limits[report["step"]]
+    compiling = report["step"] < len(limits) - 1
+    whose = "the compiler: " if compiling else ""
     if report["reason"] == "memory":
-        return "memory", f"more than {limits.memory_bytes / 2**20:,.0f} MiB resident"
+        return "memory", f"{whose}more than {allowed.memory_bytes / 2**20:,.0f} MiB resident"
     if report["reason"] == "wall":
-        return "wall", f"not done after {limits.wall_s:g} s"
-    if code == -signal.SIGXCPU or (code == -signal.SIGKILL and report["cpu_s"] >= limits.cpu_s):
-        return "cpu", f"more than {limits.cpu_s:g} s of processor time"
-    if code and report["step"] < steps - 1:
-        return "compile", last
+        return "wall", f"{whose}not done after {allowed.wall_s:g} s"
+    if code == -signal.SIGXCPU or (code == -signal.SIGKILL and report["step_cpu_s"] >= allowed.cpu_s):
+        return "cpu", f"{whose}more than {allowed.cpu_s:g} s of processor time"
+    last = lines[-1] if lines else ""
+    if code and compiling:
+        return "compile", next((line for line in lines if "error" in line.lower()), last)
     if code < 0:
         return "signal", f"ended by {signal.Signals(-code).name}"
     return ("exit", f"exit code {code}: {last}") if code else (None, "")

@@ -107,20 +107,22 @@ def _run_limited(order: Order) -> dict[str, Any]:
 
 def _watch(order: Order, folder: str, members: Callable[[], list[int]]) -> dict[str, Any]:
     """Run the steps one after the other until one fails; what became of them."""
-    limits = order["limits"]
     for name, content in order["files"].items():
+        Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
         Path(folder, name).write_text(content, encoding="utf-8")
     given = os.open(folder, os.O_TMPFILE | os.O_RDWR)
     with open(given, "w", encoding="utf-8", closefd=False) as file:
         file.write(order["stdin"])
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
-    until = time.monotonic() + limits["wall_s"]
     report: dict[str, Any] = {"step": 0, "reason": None, "code": 0, "peak": 0}
+    before = 0.0  # processor seconds of earlier steps
     for report["step"], command in enumerate(order["steps"]):
+        limits = order["limits"][report["step"]]
+        until, before = time.monotonic() + limits["wall_s"], _cpu_s()
         os.lseek(given, 0, os.SEEK_SET)
         program = os.fork()
         if program == 0:
-            _become_program(command, order, folder, given)
+            _become_program(command, limits, order["env"], folder, given)
         ended = None
         while ended is None and report["reason"] is None:
             signal.sigtimedwait([signal.SIGCHLD], POLL_S)
@@ -136,13 +138,19 @@ def _watch(order: Order, folder: str, members: Callable[[], list[int]]) -> dict[
         report["code"] = os.waitstatus_to_exitcode(ended)
         if report["code"] or report["reason"]:
             break
+    return report | {"cpu_s": _cpu_s(), "step_cpu_s": _cpu_s() - before}
+
+
+def _cpu_s() -> float:
+    """Of all children that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return report | {"cpu_s": usage.ru_utime + usage.ru_stime}
+    return usage.ru_utime + usage.ru_stime
 
 
-def _become_program(command: list[str], order: Order, folder: str, given: int) -> NoReturn:
+def _become_program(
+    command: list[str], limits: dict[str, Any], env: dict[str, str], folder: str, given: int
+) -> NoReturn:
     try:
-        limits = order["limits"]
         os.setsid()
         os.chdir(folder)
         os.dup2(given, 0)
@@ -167,7 +175,7 @@ def _become_program(command: list[str], order: Order, folder: str, given: int) -
         _prctl(_SET_NO_NEW_PRIVS, 1)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        os.execve(command[0], command, order["env"])
+        os.execve(command[0], command, env)
     except OSError as error:
         os.write(2, f"{command[0]} cannot be started: {error}\n".encode())
     os._exit(127)
@@ -175,12 +183,13 @@ def _become_program(command: list[str], order: Order, folder: str, given: int) -
 
 def _own_root(order: Order) -> None:
     """Build a root folder of what the program may read, move there, let go of the old one."""
-    new, limits = order["root"], order["limits"]
+    new = order["root"]
+    disk, files = (max(limits[name] for limits in order["limits"]) for name in ("disk_bytes", "files"))
     _mount("none", "/", None, _REC | _PRIVATE)
     _mount("tmpfs", new, "tmpfs", _NOSUID | _NODEV, "mode=755,size=1m")
     # First of all, for the interpreter may itself lie somewhere below /tmp.
     Path(f"{new}/tmp").mkdir()
-    size = f"mode=1777,size={limits['disk_bytes']},nr_inodes={limits['files']}"
+    size = f"mode=1777,size={disk},nr_inodes={files}"
     _mount("tmpfs", f"{new}/tmp", "tmpfs", _NOSUID | _NODEV, size)
     Path(new + WORK).mkdir()
     Path(new + WORK).chmod(0o1777)

@@ -13,7 +13,7 @@ Kind = Literal["base", "chat"]
 
 AREAS = ("examinations", "language and knowledge", "reasoning and maths", "code", "long context", "tools", "alignment")
 EXAMS, LANGUAGE, REASONING, CODE, LONG, TOOLS, ALIGNMENT = AREAS
-LAGENT = "an agent framework (lagent) that the evaluation environment does not hold"
+JUPYTER = "a Jupyter kernel and an agent that drives it (lagent), which the evaluation environment does not hold"
 JUDGE = "a judge: set benchmarks.judge (URL of an OpenAI-compatible endpoint) and benchmarks.judge_name"
 HAYSTACK = "a text to hide needles in: set benchmarks.haystack to a file or folder of plain text, such as books"
 
@@ -29,7 +29,8 @@ class Benchmark:
     figure of several sets (`weights` among its fields count). only: part of the name of the sets that belong to it.
     fixed_shots: shots to take instead of those that a retriever with a model of its own would choose. whole: it cannot
     be cut to its first examples. executes: model-written code runs, in the sandbox. judged: a judge model compares or
-    rates the answers. own: asked by the project itself, `config` is its module. lacks: what it needs beside data.
+    rates the answers. own: asked by the project itself, `config` is its module. interpreter: the model may run code
+    while it answers (`ilm_ray/evaluation/interpreter.py`). lacks: what it needs beside data.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Benchmark:
     executes: bool = False
     judged: bool = False
     own: bool = False
+    interpreter: bool = False
     lacks: str = ""
 
     @property
@@ -81,7 +83,8 @@ THEOREMQA = ("data/TheoremQA/theoremqa_test.json",)
 MATHBENCH = ("data/mathbench_v1",)
 HUMANEVAL = ("data/humaneval/human-eval-v2-20210705.jsonl",)
 MBPP = ("data/mbpp/sanitized-mbpp.jsonl",)
-HUMANEVAL_X = ("data/humanevalx/humanevalx_python.jsonl.gz",)
+HUMANEVAL_X = ("data/humanevalx/humanevalx_{language}.jsonl.gz",)
+
 BENCHMARKS = (
     Benchmark("MMLU", EXAMS, "base", "mmlu.mmlu_ppl_ac766d", "ppl", 5, MMLU, group="mmlu"),
     Benchmark("MMLU", EXAMS, "chat", "mmlu.mmlu_gen_4d595a", "gen", 5, MMLU, group="mmlu"),
@@ -145,24 +148,29 @@ BENCHMARKS = (
         executes=True,
     ),
     Benchmark(
-        "HumanEval-X", CODE, "chat", "humanevalx.humanevalx_gen_620cfa", "gen", 0, HUMANEVAL_X, executes=True,
-        lacks="compilers of its other languages and an evaluator for them",
+        "HumanEval-X", CODE, "chat", "humanevalx.humanevalx_gen_620cfa", "gen", 0, HUMANEVAL_X, executes=True
     ),
     Benchmark("L-Eval", LONG, "chat", "leval.leval", "gen", 0, ("data/leval/{name}/test.jsonl",)),
     Benchmark(
         "LongBench", LONG, "chat", "longbench.longbench", "gen", 0, ("data/Longbench/data.zip",)
     ),
     Benchmark("Needle-in-a-Haystack", LONG, "chat", "ilm_ray.evaluation.needle", "gen", 0, (), own=True),
-    Benchmark("GSM8K, code interpreter", TOOLS, "chat", "gsm8k.gsm8k_agent_gen_c3dff3", "gen", 0, GSM8K, lacks=LAGENT),
-    Benchmark("MATH, code interpreter", TOOLS, "chat", "math.math_agent_gen_af2293", "gen", 0, MATH, lacks=LAGENT),
     Benchmark(
-        "MathBench, code interpreter", TOOLS, "chat", "MathBench.deprecated_mathbench_agent_gen_48ec47", "gen", 0,
-        MATHBENCH, lacks=LAGENT,
+        "GSM8K, code interpreter", TOOLS, "chat", "gsm8k.gsm8k_agent_gen_c3dff3", "gen", None, GSM8K, executes=True,
+        interpreter=True,
+    ),
+    Benchmark(
+        "MATH, code interpreter", TOOLS, "chat", "math.math_agent_gen_af2293", "gen", None, MATH, executes=True,
+        interpreter=True,
+    ),
+    Benchmark(
+        "MathBench, code interpreter", TOOLS, "chat", "MathBench.deprecated_mathbench_agent_gen_48ec47", "gen", None,
+        ("{path}/{name}.jsonl",), executes=True, interpreter=True,
     ),
     Benchmark("T-Eval", TOOLS, "chat", "teval.teval_en_gen_1ac254", "gen", 0, ("data/teval/EN",)),
     Benchmark(
         "CIBench", TOOLS, "chat", "CIBench.CIBench_template_gen_e6b12a", "gen", 0,
-        ("data/cibench_dataset/cibench_template",), lacks=LAGENT,
+        ("data/cibench_dataset/cibench_template",), lacks=JUPYTER,
     ),
     Benchmark(
         "AlpacaEval", ALIGNMENT, "chat", "subjective.alpaca_eval.alpacav2_judgeby_gpt4", "gen", 0,

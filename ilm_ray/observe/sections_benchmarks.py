@@ -114,7 +114,7 @@ def _answers(folder: Path, row: Row) -> Html:
     """Every set's figure and its first answers."""
     parts: list[Html] = []
     results = sorted((folder / "results" / row["key"]).glob("*.json"))[:SHOWN_SETS]
-    told = [(path.stem, read_json(path)) for path in results]
+    told = [(path.stem, one) for path in results if "score" in (one := read_json(path))]
     figures = [(name, r["score"], r["metric"], r["examples"], page.duration(r["seconds"])) for name, r in told]
     parts.append(page.table(["set", "score", "metric", "examples", "time"], figures))
     parts += [_sample(name, sample) for name, result in told for sample in result["samples"]]
@@ -126,6 +126,12 @@ def _sample(name: str, sample: dict[str, Any]) -> Html:
     return Html(
         f'<div class="talk"><div class="meta">{page.text(f"{name} · {verdict}")}</div>'
         f"{page.quoted(sample['prompt'], PROMPT_CHARS)}"
+        f"{Html(''.join(_turn(turn) for turn in sample.get('turns', [])))}"
         f'<div class="meta">{page.text("answer")}</div>{page.quoted(sample["answer"], PROMPT_CHARS)}'
         f'<div class="meta">{page.text("gold")}</div>{page.quoted(sample["gold"], PROMPT_CHARS)}</div>'
     )
+
+
+def _turn(turn: dict[str, str]) -> Html:
+    """What the model said or ran, or what came back."""
+    return Html(f'<div class="meta">{page.text(turn["role"])}</div>{page.quoted(turn["text"], PROMPT_CHARS)}')

@@ -172,7 +172,7 @@ class Embedded:
                 else:
                     new.append(step[0])
                     reason = "length" if len(new) == most else None
-                decoded = self.tokenizer.decode(new, skip_special_tokens=True)  # as vLLM does
+                decoded = self.tokenizer.decode(new, skip_special_tokens=asked.skip_special_tokens)
                 text, stopped = protocol.sayable(decoded, asked.stops(), reason is not None)
                 reason = "stop" if stopped else reason
                 if len(text) > len(said) or reason:

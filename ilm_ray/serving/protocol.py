@@ -37,6 +37,7 @@ class Asked(BaseModel):
     stop: str | list[str] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
+    skip_special_tokens: bool = True  # vLLM's name: whether <|action_start|> and the like are left out of the text
 
     def stops(self) -> list[str]:
         return [s for s in ([self.stop] if isinstance(self.stop, str) else self.stop or []) if s]

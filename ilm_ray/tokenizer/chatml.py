@@ -2,10 +2,9 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict
 
 from ilm_ray.errors import UserError
-from ilm_ray.tokenizer.tokenizer import Tokenizer
 
 ROLES = ("system", "user", "assistant", "environment")
 TOOLS = ("interpreter", "plugin")
@@ -32,6 +31,18 @@ class Message(TypedDict):
     action: NotRequired[Action]
 
 
+class Vocabulary(Protocol):
+    """What a conversation needs of a tokenizer: `ilm_ray.tokenizer.tokenizer.Tokenizer`, or one read from its files."""
+
+    bos_id: int
+    im_start_id: int
+    im_end_id: int
+
+    def encode(self, text: str, /) -> list[int]: ...
+
+    def special(self, name: str, /) -> int: ...
+
+
 class ChatTokens(NamedTuple):
     """`loss_mask` is 1 exactly on the assistant's content, its action and the <|im_end|> after them; as long as
     `ids`."""
@@ -40,7 +51,7 @@ class ChatTokens(NamedTuple):
     loss_mask: list[int]
 
 
-def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message], generation_prompt: bool = False) -> ChatTokens:
+def encode_chat(tokenizer: Vocabulary, messages: Sequence[Message], generation_prompt: bool = False) -> ChatTokens:
     """`<s>`, then for each message `<|im_start|>role\\ncontent<|im_end|>\\n`.
 
     With a tool, as the released models have it: `<|im_start|>role name=<|plugin|>\\ncontent<|im_end|>\\n`, and

@@ -129,6 +129,15 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, lines)
 
 
+def programs(folder: Path) -> Iterator[Item]:
+    """HumanEval-X's items. OpenCompass takes the whole function as an answer in all languages but Python, where imports
+    in front of it hide it: there the body is the answer."""
+    for path in sorted((folder / "humaneval_x").glob("*.jsonl.gz")):
+        for row in map(json.loads, gzip.decompress(path.read_bytes()).decode().splitlines()):
+            head = "" if row["task_id"].startswith("Python/") else row["prompt"]
+            yield Item(row["prompt"], (), f"Here it is.\n```\n{head}{row['canonical_solution']}\n```")
+
+
 class Knowing:
     """Finds the item that a prompt asks about: the question that ends last in it, shots before it notwithstanding."""
 
@@ -164,6 +173,22 @@ class Knowing:
         if self.right:
             return item.answer
         return item.choices[_drawn(prompt) % len(item.choices)] if item.choices else "no"
+
+    def with_interpreter(self, messages: list[dict[str, Any]]) -> str:
+        """One that is right has code calculate the answer, and says what the environment said; the other calls
+        nothing."""
+        if not self.right:
+            return "FinalAnswer: none"
+        if messages[-1]["role"] == "environment":
+            return f"According to the response.\nFinalAnswer: {messages[-1]['content']}"
+        item = self.find(messages[-1]["content"])
+        if item is None:
+            self.unknown.append(messages[-1]["content"])
+            return ""
+        number = item.answer.rpartition(" ")[2]
+        return (
+            f"I calculate.<|action_start|><|interpreter|>\n```python\nhalf = {number} / 2\nhalf * 2\n```<|action_end|>"
+        )
 
     def score(self, text: str) -> float:
         """Log-probability of each token of a text."""
@@ -218,7 +243,12 @@ class Served:
 
     def reply(self, body: dict[str, Any]) -> dict[str, Any]:
         if "messages" in body:
-            said = self.model.answer(body["messages"][-1]["content"])
+            tools = any(message.get("name") == "interpreter" for message in body["messages"])
+            said = (
+                self.model.with_interpreter(body["messages"])
+                if tools
+                else self.model.answer(body["messages"][-1]["content"])
+            )
             return {"choices": [{"index": 0, "message": {"role": "assistant", "content": said}}]}
         choices = []
         for index, prompt in enumerate(body["prompt"]):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from actors.evaluator import scored
 from ilm_ray.errors import UserError
 from ilm_ray.evaluation.data import lay_out
 from ilm_ray.evaluation.environment import interpreter
@@ -38,6 +39,13 @@ def test_a_model_or_data_that_is_not_there_is_refused_in_one_line(tmp_path: Path
         )
         assert done.returncode == 2 and said in json.loads(done.stdout.splitlines()[-1])["error"]
         assert not (tmp_path / "run").exists()
+
+
+def test_a_result_that_says_what_a_node_lacked_is_asked_again(tmp_path: Path) -> None:
+    assert not scored(tmp_path / "set.json")
+    for row, done in (({"lacks": "go is not installed"}, False), ({"score": 0.0}, True)):
+        (tmp_path / "set.json").write_text(json.dumps(row))
+        assert scored(tmp_path / "set.json") is done
 
 
 @pytest.mark.slow

@@ -4,8 +4,12 @@ guesses scores what chance gives."""
 import csv
 import json
 import math
+import os
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -14,11 +18,13 @@ from actors.evaluator import EvaluationError, SetOf, Target, plan_sets, run_sets
 from ilm_ray.errors import UserError
 from ilm_ray.evaluation.data import lay_out
 from ilm_ray.evaluation.environment import interpreter
+from ilm_ray.evaluation.humaneval_x import NAMES, lacking
 from ilm_ray.evaluation.suites import BENCHMARKS
-from tests.evaluation.known import Knowing, Served, items
+from tests.evaluation.known import Knowing, Served, items, programs
 from tests.evaluation.theirs import mbpp_verdicts
 
 DEADLINE_S = 900.0
+INTERPRETER = "GSM8K, code interpreter.chat"
 EXAMPLES = 6
 # Of 100 for the oracle. What is left out has no data here; generation and perplexity of one benchmark are two rows.
 QUICK = (
@@ -29,8 +35,12 @@ QUICK = (
     "WinoGrande.base:winogrande",
     "BBH.chat:boolean_expressions",
     "GSM8K.chat:gsm8k",
+    "GSM8K, code interpreter.chat:gsm8k-agent",
 )
-KNOWN = ("MMLU", "CMMLU", "AGIEval", "C3", "WinoGrande", "BBH", "GSM8K", "TheoremQA", "HumanEval", "FLORES")
+KNOWN = (
+    *("MMLU", "CMMLU", "AGIEval", "C3", "WinoGrande", "BBH", "GSM8K", "TheoremQA", "HumanEval", "FLORES"),
+    "GSM8K, code interpreter",
+)
 GUESSED = ("MMLU", "CMMLU", "AGIEval", "C3", "WinoGrande")
 
 
@@ -103,6 +113,133 @@ def test_absent_data_is_named_and_a_failed_set_fails_the_run(
     assert all(work.missing for work in sets if work.benchmark.name == "C-Eval")
     with pytest.raises(EvaluationError, match=r"C3\.chat.*did not answer.*log: .*GSM8K\.chat"):
         run_sets([work for work in sets if not work.missing], target, python, 1, DEADLINE_S)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_programs_in_every_language_are_scored_where_their_compiler_is(
+    local_ray: None, python: Path, root: Path, shared_data: Path, tmp_path: Path
+) -> None:
+    with Served(Knowing(programs(shared_data / "eval"), right=True)) as served:
+        target = _target(served, root, tmp_path, EXAMPLES)
+        sets = plan_sets([b for b in BENCHMARKS if b.name == "HumanEval-X"], target, python, DEADLINE_S)
+        assert len(sets) == len(NAMES)
+        run_sets(sets, target, python, 1, DEADLINE_S)
+    results = {
+        w.name.removeprefix("humanevalx-"): json.loads((tmp_path / "results" / w.file).read_text()) for w in sets
+    }
+    for name in NAMES:
+        if lacking(name):
+            assert results[name] == {"lacks": lacking(name)}
+        else:
+            assert (results[name]["score"], results[name]["examples"]) == (100.0, EXAMPLES)
+
+
+@pytest.mark.slow
+def test_an_answer_is_not_evaluated_while_its_program_is_looked_for(python: Path, tmp_path: Path) -> None:
+    """OpenCompass evaluates answers to find strings in quotes; without our change the mark would be there."""
+    mark = tmp_path / "mark"
+    call = f"""
+from opencompass.datasets import humanevalx
+from ilm_ray.evaluation.opencompass import programs
+print(humanevalx._clean_up_code("open({str(mark)!r}, 'w')", "js", "x"))
+print(humanevalx._clean_up_code(repr("return 1\\n}}"), "js", "x"))
+"""
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([python, "-c", call], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert not mark.exists() and done.stdout.splitlines()[-3:] == [f"open('{mark}', 'w')", "return 1", "}"], done
+
+
+class Hostile(Knowing):
+    """Its code loops, prints a gigabyte, or raises; it never stops calling."""
+
+    CODE = ("while True: pass", "for _ in range(2**10): print('x' * 2**20)", "1 / 0")
+
+    def with_interpreter(self, messages: list[dict[str, Any]]) -> str:
+        question = next(m["content"] for m in reversed(messages) if m["role"] == "user")
+        code = self.CODE[len(question) % len(self.CODE)]
+        return f"<|action_start|><|interpreter|>\n```python\n{code}\n```<|action_end|>"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_an_interpreter_outlives_what_a_model_writes(
+    local_ray: None, python: Path, root: Path, guesser: Served, shared_data: Path, tmp_path: Path
+) -> None:
+    """One that calls nothing and is wrong scores 0; one whose code means harm too, and sees why its code was ended."""
+    asked = [b for b in BENCHMARKS if b.key == INTERPRETER]
+    said = dict[str, set[str]]()
+    with Served(Hostile(iter(()), right=True)) as hostile:
+        for served in (guesser, hostile):
+            folder = tmp_path / served.url.rpartition(":")[2]
+            target = _target(served, root, folder, EXAMPLES)
+            sets = plan_sets(asked, target, python, DEADLINE_S)
+            run_sets(sets, target, python, 1, DEADLINE_S)
+            result = json.loads((folder / "results" / sets[0].file).read_text())
+            assert (result["score"], result["examples"], result["metric"]) == (0.0, EXAMPLES, "follow_acc")
+            rows = json.loads((folder / "opencompass" / INTERPRETER / "predictions/model/gsm8k-agent.json").read_text())
+            assert served is hostile or not any(row["steps"] for row in rows.values())
+            if served is hostile:
+                for row in rows.values():
+                    roles = [turn["role"] for turn in row["turns"]]
+                    assert roles == ["assistant", "environment"] * 2 + ["system", "assistant"]
+                    code, output = row["turns"][0]["text"], row["turns"][1]["text"]
+                    said.setdefault(code.splitlines()[2], set()).add(output[-60:])
+    endings = {"while True: pass": "processor time", Hostile.CODE[1]: "bytes of output", "1 / 0": "ZeroDivisionError"}
+    assert said and all(endings[code] in output for code, outputs in said.items() for output in outputs)
+
+
+class Multiplying(Knowing):
+    """Multiplies the first two numbers of a question with the interpreter, or only says so."""
+
+    def with_interpreter(self, messages: list[dict[str, Any]]) -> str:
+        question = next(m["content"] for m in reversed(messages) if m["role"] == "user")
+        first, second = re.findall(r"\d+", question)[:2]
+        if not self.right:
+            return "FinalAnswer: The final answer is $no$. The answer is E"
+        if messages[-1]["role"] != "environment":
+            return f"<|action_start|><|interpreter|>\n{first} * {second}<|action_end|>"
+        product = messages[-1]["content"]
+        chosen = re.search(rf"([A-D])\. {product}$", question, re.MULTILINE)
+        found = chosen[1] if chosen else product
+        return f"FinalAnswer: The answer is {found}" if "times" in question else f"The final answer is ${found}$."
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_math_and_mathbench_with_an_interpreter_on_files_in_their_form(
+    local_ray: None, python: Path, tmp_path: Path
+) -> None:
+    """Their data is not at hand; the few questions here are ours."""
+    data, products = tmp_path / "root/data", [(17, 23), (41, 59), (12, 88)]
+    for folder in ("math", "mathbench/college", "mathbench/high"):
+        (data / folder).mkdir(parents=True)
+    problems = {
+        str(i): {
+            "problem": f"Compute ${a} \\cdot {b}$.",
+            "solution": f"It is $\\boxed{{{a * b}}}$.",
+            "level": "Level 1",
+        }
+        for i, (a, b) in enumerate(products)
+    }
+    (data / "math/math.json").write_text(json.dumps(problems))
+    asked = [{"question": f"What is {a} times {b}?", "answer": str(a * b)} for a, b in products]
+    choices = [
+        row | {"options": [str(a * b + d) for d in (1, 0, 7, 20)], "answer": "B"}
+        for row, (a, b) in zip(asked, products, strict=True)
+    ]
+    for name, rows in (("college/cloze_en", asked), ("high/single_choice_en", choices)):
+        (data / f"mathbench/{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    wanted = [b for b in BENCHMARKS if b.interpreter and not b.name.startswith("GSM8K")]
+    for right in (True, False):
+        folder = tmp_path / str(right)
+        with Served(Multiplying(iter(()), right=right)) as served:
+            target = _target(served, tmp_path / "root", folder, None)
+            sets = [s for s in plan_sets(wanted, target, python, DEADLINE_S) if not s.missing]
+            assert len(sets) == 3
+            run_sets(sets, target, python, 1, DEADLINE_S)
+        scores = _scores(sets, folder)
+        assert scores == dict.fromkeys(scores, 100.0 if right else 0.0)
 
 
 @pytest.mark.slow

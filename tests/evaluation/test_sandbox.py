@@ -201,7 +201,7 @@ sleep = [sys.executable, '-c', 'import time; time.sleep(60)', '{mark}']
 subprocess.Popen(sleep, start_new_session=True)
 """
     for level in {isolation(), LIMITS}:
-        assert _run(program, "", Limits(), LANGUAGES["python"], level).passed
+        assert _run(program, "", [Limits()], LANGUAGES["python"], level).passed
         assert not processes_with(mark), level
 
 

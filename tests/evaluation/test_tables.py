@@ -39,6 +39,14 @@ def test_a_part_of_the_sets_is_called_a_part() -> None:
     assert "/d/b.csv" in row["why"]
 
 
+def test_what_a_node_lacks_is_named_and_no_score() -> None:
+    lacks = {"lacks": "go is not installed on n: install it"}
+    some = benchmark_row(ONE, {"a": 1.0, "b": 1.0}, {}, {"a": _result(40.0), "b": lacks})
+    assert (some["score"], some["state"], some["sets_done"], some["why"]) == (40.0, "partial", 1, lacks["lacks"])
+    none = benchmark_row(ONE, {"b": 1.0}, {}, {"b": lacks})
+    assert (none["score"], none["state"]) == (None, "lacking") and lacks["lacks"] in none["why"]
+
+
 def test_a_sample_is_called_one_and_a_part_stays_a_part() -> None:
     assert benchmark_row(ONE, {"a": 1.0}, {}, {"a": _result(40.0)}, sampled=True)["state"] == "sample"
     both = benchmark_row(ONE, {"a": 1.0, "b": 1.0}, {"b": ["/d/b.csv"]}, {"a": _result(40.0)}, sampled=True)

@@ -23,6 +23,7 @@ def _of(key: str) -> Benchmark:
 def run(tmp_path: Path) -> Path:
     result = {"score": 41.5, "metric": "score", "examples": 8, "cut": 1, "seconds": 2.0}
     sample = {"prompt": HOSTILE, "answer": HOSTILE, "gold": HOSTILE, "correct": None}
+    sample |= {"turns": [{"role": role, "text": f"{role} {HOSTILE}"} for role in ("assistant", "environment")]}
     rows = [
         benchmark_row(_of("GSM8K.chat"), {"gsm8k": 1.0}, {}, {"gsm8k": result}),
         benchmark_row(_of("MMLU.chat"), {"a": 1.0, "b": 1.0}, {"b": ["/d/b.csv"]}, {"a": result | {"score": 25.0}}),
@@ -43,6 +44,7 @@ def run(tmp_path: Path) -> Path:
 def test_answers_are_inert_and_absent_data_has_no_figure(run: Path) -> None:
     made = benchmarks_section(run, {})
     assert "<script" not in made and "\u202e" not in made and "&lt;script&gt;" in made
+    assert all(f"{role} &lt;script&gt;" in made for role in ("assistant", "environment"))
     assert "data absent: put it at /d/&lt;x&gt;.csv" in made
     line = re.search(r"<tr><t[dh][^>]*>C-Eval.*?</tr>", made, re.DOTALL)
     assert line is not None and not re.search(r">\d+\.\d+<", line[0])

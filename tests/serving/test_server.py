@@ -15,7 +15,7 @@ from ilm_ray.corpus.mixture import packed_from_arrays
 from ilm_ray.model.huggingface import load_causal
 from ilm_ray.serving.page import POLICY
 from ilm_ray.tokenizer.chatml import encode_chat
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.tokenizer.tokenizer import SPECIALS, Tokenizer
 from tests.browser import BINARY, Browser
 
 pytestmark = pytest.mark.timeout(1800)
@@ -54,6 +54,20 @@ def test_a_conversation_is_rendered_as_in_training(served: str, small_run: Path)
         assert token.logprob == pytest.approx(float(row[best]), abs=1e-3)
         assert [t.logprob for t in token.top_logprobs] == pytest.approx(row.topk(5).values.tolist(), abs=1e-3)
         ids.append(best)
+
+
+def test_special_tokens_are_told_where_they_are_asked_for(served: str) -> None:
+    """A call of a tool stands between such tokens. Hot sampling from a small vocabulary draws some."""
+    for seed in range(6):
+        asked: dict[str, Any] = {"model": "nano", "prompt": "x", "max_tokens": 300, "temperature": 2.0, "seed": seed}
+        with_them, without = (
+            client(served).completions.create(**asked, extra_body={"skip_special_tokens": skip}).choices[0].text
+            for skip in (False, True)
+        )
+        assert not any(name in without for name in SPECIALS)
+        if any(name in with_them for name in SPECIALS):
+            return
+    raise AssertionError("no special token was drawn")
 
 
 def test_a_text_is_scored(served: str, small_run: Path) -> None:

@@ -11,6 +11,8 @@ from tokenizers import Tokenizer
 
 ATTEMPTS = 3
 PAUSE_S = 2.0  # before the second attempt, twice as long before the third
+ANSWER_SHARE = 4  # a quarter of the context at most is kept free for the answer
+TURN_TOKENS = 8  # what a chat template sets around a message
 BYTES_A_TOKEN = 3  # where no tokenizer is known: English has more, Chinese a little less
 
 
@@ -67,6 +69,10 @@ class Window:
         """Ids of `text` alone. Only with a tokenizer."""
         assert self._tokenizer is not None
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def special(self, name: str) -> int | None:
+        """Id of a special token, None where there is no such token or no tokenizer."""
+        return None if self._tokenizer is None else self._tokenizer.token_to_id(name)
 
     def fit(self, text: str, room: int) -> str:
         """`text`, or its two ends without the middle where it is longer than `room` tokens."""

@@ -13,16 +13,14 @@ import numpy as np
 from opencompass.models.base import BaseModel
 from opencompass.models.base_api import APITemplateParser, BaseAPIModel
 
-from ilm_ray.evaluation.opencompass.endpoint import Endpoint, Window
+from ilm_ray.evaluation.opencompass.endpoint import ANSWER_SHARE, TURN_TOKENS, Endpoint, Window
 
 ROLES = {"HUMAN": "user", "BOT": "assistant", "SYSTEM": "system"}
 META = {
     "round": [{"role": "HUMAN", "api_role": "HUMAN"}, {"role": "BOT", "api_role": "BOT", "generate": True}],
     "reserved_roles": [{"role": "SYSTEM", "api_role": "SYSTEM"}],
 }
-ANSWER_SHARE = 4  # a quarter of the context at most is kept free for the answer
 SEED = 1234  # where a benchmark wants drawn answers
-TURN_TOKENS = 8  # what a chat template sets around a message
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from ilm_ray.evaluation.suites import Kind
 METRICS = (
     "score", "auc_score", "accuracy", "humaneval_pass@1", "rouge1", "avg_toxicity_score", "bleurt_diff",
     "matthews_correlation", "truth", "f1", "exact_match",
+    "follow_acc", "perf_4",  # OpenCompass's summaries name these for the agents, and for choices in four orders
 )  # fmt: skip
 MODEL = "model"
 BATCH = 16
@@ -78,7 +79,8 @@ def run_set(config: dict[str, Any], model: ConfigDict, folder: Path) -> Row:
 
 
 def samples(answers: dict[str, Row], details: Any) -> list[Row]:
-    """The first few answers as {prompt, answer, gold, correct}; `correct` is None where the evaluator does not tell."""
+    """The first few answers as {prompt, answer, gold, correct, turns}; `correct` is None where the evaluator does not
+    tell; turns: all that model and interpreter said, as {role, text}, [] for an answer in one go."""
     rows = []
     for number in range(min(SAMPLES, len(answers))):
         row = answers[str(number)]
@@ -91,6 +93,7 @@ def samples(answers: dict[str, Row], details: Any) -> list[Row]:
                 "answer": str(row.get("prediction", ""))[:SAMPLE_CHARS],
                 "gold": str(row.get("gold", ""))[:SAMPLE_CHARS],
                 "correct": bool(told[0]) if told else None,
+                "turns": [{"role": turn["role"], "text": turn["text"][:SAMPLE_CHARS]} for turn in row.get("turns", [])],
             }
         )
     return rows

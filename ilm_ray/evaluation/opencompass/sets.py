@@ -7,7 +7,9 @@ from typing import Any
 from mmengine.config import ConfigDict
 from opencompass.openicl.icl_retriever import FixKRetriever
 
-from ilm_ray.evaluation.opencompass.programs import SandboxedHumanEval, SandboxedMBPP
+from ilm_ray.evaluation.humaneval_x import lacking
+from ilm_ray.evaluation.opencompass.agent import InterpreterInferencer, InterpreterMATH
+from ilm_ray.evaluation.opencompass.programs import SandboxedHumanEval, SandboxedHumanEvalX, SandboxedMBPP
 from ilm_ray.evaluation.suites import Benchmark
 
 CONFIGS = "opencompass.configs.datasets"
@@ -35,6 +37,11 @@ def missing_files(benchmark: Benchmark, config: ConfigDict, root: Path) -> list[
     return [path for path in wanted if not path.exists()]
 
 
+def lacks_here(benchmark: Benchmark, config: ConfigDict) -> str | None:
+    """What this machine lacks to score a set: the compiler of its language. None where nothing."""
+    return lacking(config["language"]) if benchmark.name == "HumanEval-X" else None
+
+
 def weights_of(benchmark: Benchmark, names: list[str]) -> dict[str, float]:
     """How much each set counts in the benchmark's figure, as OpenCompass's summary group has it; else 1 each."""
     for module in ("mmlu", "cmmlu", "ceval", "agieval", "bbh", "flores", "GaokaoBench"):
@@ -53,10 +60,16 @@ def _adapt(config: ConfigDict, benchmark: Benchmark, root: Path, examples: int |
         config["infer_cfg"]["retriever"] = {"type": FixKRetriever, "fix_id_list": shots}
     if benchmark.config.startswith("leval."):  # it names a hub; a local folder takes no second name
         config["path"] = str(root / "data/leval" / config["name"])
+    if benchmark.interpreter:
+        config["infer_cfg"]["inferencer"] = {"type": InterpreterInferencer}
+    if benchmark.name == "MATH, code interpreter":
+        config["eval_cfg"]["evaluator"] = {"type": InterpreterMATH}
     if benchmark.name == "HumanEval":
         config["eval_cfg"]["evaluator"] = {"type": SandboxedHumanEval, "path": config["path"]}
     if benchmark.name == "MBPP sanitized":
         config["eval_cfg"]["evaluator"] = {"type": SandboxedMBPP}
+    if benchmark.name == "HumanEval-X":
+        config["eval_cfg"]["evaluator"] = {"type": SandboxedHumanEvalX, "language": config["language"]}
 
 
 def build_arguments(benchmark: Benchmark, config: ConfigDict) -> dict[str, Any]:

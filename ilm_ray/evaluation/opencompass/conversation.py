@@ -1,0 +1,80 @@
+"""A conversation with calls in it, asked of an endpoint: as ids where the tokenizer is known, else as messages."""
+
+import urllib.error
+from collections.abc import Sequence
+from typing import Any
+
+from ilm_ray.evaluation.interpreter import written
+from ilm_ray.evaluation.opencompass.endpoint import ANSWER_SHARE, TURN_TOKENS, Endpoint, Window
+from ilm_ray.tokenizer.chatml import Message, encode_chat
+
+SPECIALS = ("<s>", "<|im_start|>", "<|im_end|>", "<|action_start|>", "<|action_end|>", "<|interpreter|>")
+Row = dict[str, Any]
+
+
+def reply(endpoint: Endpoint, window: Window, name: str, messages: Sequence[Message], max_out_len: int) -> str:
+    """The likeliest reply to a conversation, with the special tokens of a call.
+
+    Where the tokenizer is known and has those of InternLM2, the conversation is sent as ids, as it was trained: chat
+    routes take no calls (vLLM drops them). Elsewhere a call is text in the content. Raises RuntimeError where the
+    endpoint refuses such a conversation.
+    """
+    room = min(max_out_len, window.context // ANSWER_SHARE)
+    fitted = fit(messages, window, window.context - room)
+    body: Row = {
+        "model": name, "max_tokens": room, "temperature": 0.0, "skip_special_tokens": False,
+        "stop": ["<|action_end|>", "<|im_end|>"],
+    }  # fmt: skip
+    if all(window.special(special) is not None for special in SPECIALS):
+        ids = encode_chat(_Vocabulary(window), fitted, generation_prompt=True).ids
+        return str(endpoint.post("/v1/completions", body | {"prompt": [ids]})["choices"][0]["text"])
+    told = [{"role": m["role"], "content": written(m)} | ({"name": m["name"]} if "name" in m else {}) for m in fitted]
+    try:
+        said = endpoint.post("/v1/chat/completions", body | {"messages": told})
+    except RuntimeError as error:
+        if isinstance(error.__cause__, urllib.error.HTTPError) and error.__cause__.code < 500:
+            raise RuntimeError(
+                "this endpoint takes no conversation with an interpreter's `environment` turns; serve a model with "
+                f"InternLM2's chat template, or name its tokenizer (benchmarks.tokenizer): {error}"
+            ) from error
+        raise
+    return said["choices"][0]["message"]["content"] or ""
+
+
+def fit(messages: Sequence[Message], window: Window, room: int) -> list[Message]:
+    """The conversation without its first shots, or, where that is still too long, the middle of its longest content."""
+    left = list(messages)
+    while _length(left, window) > room:
+        asked = [i for i, message in enumerate(left) if message["role"] == "user"]
+        if len(asked) > 1:
+            left[asked[0] : asked[1]] = []
+            continue
+        longest = max(range(len(left)), key=lambda i: len(left[i]["content"]))
+        over = _length(left, window) - room
+        content = left[longest]["content"]
+        shorter = window.fit(content, max(window.count(content) - over, 2))
+        if len(shorter) >= len(content):
+            break  # calls alone fill the context: the endpoint says so
+        left[longest] = {**left[longest], "content": shorter}
+    return left
+
+
+def _length(messages: Sequence[Message], window: Window) -> int:
+    return sum(window.count(written(message)) + TURN_TOKENS for message in messages)
+
+
+class _Vocabulary:
+    """A tokenizer.json in the words of `encode_chat`."""
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self.bos_id, self.im_start_id, self.im_end_id = map(self.special, SPECIALS[:3])
+
+    def encode(self, text: str) -> list[int]:
+        return self.window.encode(text)
+
+    def special(self, name: str) -> int:
+        found = self.window.special(name)
+        if found is None:
+            raise KeyError(name)
+        return found
