@@ -146,8 +146,8 @@ def test_every_judged_benchmark_says_what_the_rule_says(local_ray: None, python:
     wins = [OURS[n] > THEIRS[n] for n in range(3)]
     assert rows["AlpacaEval"]["score"] == pytest.approx(100 * sum(wins) / 3, abs=0.01)
     assert rows["CompassArena"]["judged"]["verdicts"] == 5 * 2 * 3
-    assert (rows["AlignBench"]["score"], rows["AlignBench"]["state"]) == (pytest.approx(sum(OURS[:3]) / 3, abs=1e-3), "sample")
-    assert "not every category" in rows["AlignBench"]["metric"]
+    assert rows["AlignBench"]["score"] == pytest.approx(sum(OURS[:3]) / 3, abs=1e-3)
+    assert rows["AlignBench"]["state"] == "sample" and "not every category" in rows["AlignBench"]["metric"]
 
 
 @pytest.mark.slow
