@@ -228,8 +228,10 @@ def suite(name: str) -> list[Benchmark]:
 
 def with_settings(benchmarks: list[Benchmark], judge: bool, haystack: bool) -> list[Benchmark]:
     """The same benchmarks; the judged ones lack their judge, and our own its text, where there is none."""
-    lacks = {"judged": "" if judge else JUDGE, "own": "" if haystack else HAYSTACK}
-    return [
-        replace(b, lacks=b.lacks or (b.judged and lacks["judged"]) or (b.own and lacks["own"]) or "")
-        for b in benchmarks
-    ]
+
+    def lacks(b: Benchmark) -> str:
+        if b.judged and not judge:
+            return JUDGE
+        return HAYSTACK if b.own and not haystack else b.lacks
+
+    return [replace(b, lacks=lacks(b)) for b in benchmarks]
