@@ -1,6 +1,7 @@
 # make demo: the whole road on the shipped corpus (INPUT='glob of WARC files' for your own pages).
 # make test: what CI runs, with the same examples each time; make test-all draws new ones. Both set up .venv first; nothing
 # comes before them but Python 3.11, make and a C++ compiler.
+# make fuzz: all that comes from outside, damaged and made up, for half an hour (FUZZ_MINUTES).
 # make peers: our alignment arithmetic against verl, OpenRLHF and XTuner, which get an environment of their own.
 
 PYTHON ?= python3.11
@@ -10,11 +11,12 @@ BIN := $(VENV)/bin
 PEERS := .venv-peers
 RUN_DIR ?= runs/demo
 INPUT ?=
+FUZZ_MINUTES ?= 30
 SETTINGS ?=
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 LOCK := $(if $(GPU),pyproject.toml,requirements-cpu.lock)
 
-.PHONY: demo test test-all peers lint format setup lock eval-env eval-lock sbom audit clean
+.PHONY: demo test test-all fuzz peers lint format setup lock eval-env eval-lock sbom audit clean
 export DS_BUILD_OPS := 0
 
 setup: $(VENV)/.ready
@@ -41,6 +43,11 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest -q -m ''
+
+# Every input from outside, with new hostile examples for FUZZ_MINUTES; what fails is kept in .hypothesis and tried first
+# the next time.
+fuzz: setup
+	FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/python -m pytest -q -s tests/fuzz --timeout=0
 
 peers: setup $(PEERS)/.ready
 	$(PEERS)/bin/python -m pytest -q tests/peers

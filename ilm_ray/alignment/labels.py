@@ -22,6 +22,8 @@ def read_comparisons(path: Path) -> list[Row]:
             raise UserError(
                 f"{path} line {number}: id, domain, a and b must be texts, prompt a list of messages; correct it"
             )
+        if not _is_utf8(row["id"]):  # it would be another one once a label has been written
+            raise UserError(f"{path} line {number}: the id holds half a character (a lone surrogate); correct it")
     if len({row["id"] for row in rows}) < len(rows):
         raise UserError(f"{path} has the same id twice; give every comparison one of its own")
     return rows
@@ -48,6 +50,10 @@ def labelled_pairs(labels: Sequence[Row]) -> list[Row]:
         pair = {"domain": row["domain"], "prompt": row["prompt"], "chosen": chosen, "rejected": rejected}
         pairs.append({"id": f"label-{row['id']}", **pair, "split": split})
     return pairs
+
+
+def _is_utf8(text: str) -> bool:
+    return text.encode("utf-8", "replace").decode() == text
 
 
 def _is_conversation(prompt: Any) -> bool:

@@ -6,7 +6,7 @@ Where the InternLM2 report states no number the field's comment says so and why 
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ilm_ray.config.thresholds import RULES, Bounds, merged_rules
 from ilm_ray.parallel.layout import Layout
@@ -16,7 +16,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RayConfig(Section):
@@ -84,7 +84,12 @@ class TextConfig(Section):
         for name in self.sources:
             if not re.fullmatch(r"[a-z][a-z0-9_-]{0,40}", name):
                 raise ValueError(f"source '{name}': write its name in lower-case letters, digits, - and _")
-            self.for_source(name)
+            try:
+                self.for_source(name)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(map(str, first["loc"]))
+                raise ValueError(f"source '{name}': settings.{where}: {first['msg']}") from None
         return self
 
     def for_source(self, name: str) -> "TextConfig":

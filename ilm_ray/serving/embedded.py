@@ -209,7 +209,7 @@ async def _page(request: web.Request) -> web.Response:
 async def _json(request: web.Request) -> Any:
     try:
         return await request.json()
-    except ValueError as error:
+    except (ValueError, LookupError, RecursionError) as error:  # LookupError: a charset that there is not
         raise Refused(400, f"the body is no JSON: {error}") from None
 
 

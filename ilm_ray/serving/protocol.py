@@ -1,12 +1,14 @@
 """The part of OpenAI's protocol that the embedded server speaks: requests checked, answers built. Pure."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 MOST_LOGPROBS = 20
+MOST_STOPS = 64  # looked for at every token
 _Prompt = str | list[int] | list[str] | list[list[int]]
 
 
@@ -29,12 +31,14 @@ class StreamOptions(BaseModel):
 class Asked(BaseModel):
     """What both kinds of requests have in common; fields that are not here are ignored, as others' servers do."""
 
+    model_config = ConfigDict(allow_inf_nan=False)  # JSON as Python reads it knows NaN, which no sampler does
+
     model: str
     n: Literal[1] = 1
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
 
@@ -69,6 +73,10 @@ class Token:
 def checked(kind: type[AskedChat] | type[AskedCompletion], body: Any, model: str) -> Any:
     """The request of a kind. Raises Refused."""
     try:
+        json.dumps(body, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        raise Refused(400, "the request holds half a character (a lone surrogate), or is nested too deeply") from None
+    try:
         asked = kind.model_validate(body)
     except ValidationError as error:
         first = error.errors()[0]
@@ -98,7 +106,8 @@ def sayable(text: str, stops: Sequence[str], ended: bool) -> tuple[str, bool]:
         return text[: min(found)], True
     if ended:
         return text, False
-    held = max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+    longest = len(text) + 1  # a stop text may be longer than all that has been said, up to a whole request
+    held = max((n for stop in stops for n in range(1, min(len(stop), longest)) if text.endswith(stop[:n])), default=0)
     return text[: len(text) - held].rstrip("\ufffd"), False
 
 
