@@ -117,6 +117,7 @@ def write(
 
 
 def describe(path: Path) -> File:
+    """Size and hash of a file as it lies on the disk now; reads all of it."""
     return File(path.stat().st_size, sha256_of(path))
 
 

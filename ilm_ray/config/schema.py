@@ -16,6 +16,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
+    """A part of the configuration: unknown keys are refused, so are NaN and infinity; values never change."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -37,6 +39,8 @@ class ClassifierConfig(Section):
 
 
 class ClassifiersConfig(Section):
+    """The four classifiers of web text: two of Safe, two of High-quality (report section 3.1)."""
+
     toxicity: ClassifierConfig = ClassifierConfig()
     pornography: ClassifierConfig = ClassifierConfig()
     advertisement: ClassifierConfig = ClassifierConfig()
@@ -217,6 +221,9 @@ class OpinionConfig(Section):
 
 
 class PretrainConfig(Section):
+    """Pre-training (report sections 2.1 and 3.3), its layout, checkpoints and faults; SFT and reward model share
+    them."""
+
     phases: list[PhaseConfig]
     workers: Count = 2
     min_workers: Count | None = None  # go on with as few, where the cluster has no more; None: wait for all of them
@@ -391,6 +398,8 @@ class OnlineConfig(Section):
 
 
 class EvaluationConfig(Section):
+    """What `jobs/evaluation.py` measures on held-out data, and how much of it."""
+
     samples: Count = 8  # conversations shown in the report
     heldout_prompts: Count = 256
     heldout_sequences: Count = 64  # held-out sequences per source for bits per byte

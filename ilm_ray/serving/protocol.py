@@ -25,6 +25,8 @@ class Refused(Exception):
 
 
 class StreamOptions(BaseModel):
+    """`stream_options` of a request: whether the last event tells how many tokens there were."""
+
     include_usage: bool = False
 
 
@@ -47,6 +49,8 @@ class Asked(BaseModel):
 
 
 class AskedChat(Asked):
+    """A request to /v1/chat/completions; `max_completion_tokens` goes before `max_tokens`, its older name."""
+
     messages: list[dict[str, Any]] = Field(min_length=1)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -55,6 +59,8 @@ class AskedChat(Asked):
 
 
 class AskedCompletion(Asked):
+    """A request to /v1/completions: texts or token ids; `echo` with `logprobs` scores what was given."""
+
     prompt: _Prompt
     max_tokens: int = Field(16, ge=0)
     echo: bool = False
@@ -112,10 +118,13 @@ def sayable(text: str, stops: Sequence[str], ended: bool) -> tuple[str, bool]:
 
 
 def usage(prompt: int, completion: int) -> dict[str, int]:
+    """Token counts as every whole answer carries them."""
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 def chat_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
+    """The `logprobs` of a chat's choice: each token with the likeliest at its place."""
+
     def one(text: str, logprob: float | None) -> dict[str, Any]:
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
@@ -123,6 +132,7 @@ def chat_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
 
 
 def completion_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
+    """The `logprobs` of a completion's choice: parallel lists, with each token's offset in characters."""
     offsets = [0]
     for token in tokens:
         offsets.append(offsets[-1] + len(token.text))
@@ -135,4 +145,5 @@ def completion_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
 
 
 def envelope(kind: str, number: str, created: int, model: str, choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What surrounds the choices; `created` is in seconds since 1970."""
     return {"id": number, "object": kind, "created": created, "model": model, "choices": list(choices)}

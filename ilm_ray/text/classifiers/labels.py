@@ -51,6 +51,8 @@ class Columns:
 
 @dataclass(frozen=True)
 class Split:
+    """Three parts that share no text."""
+
     training: Labels
     threshold: Labels  # sets the threshold and what a score of one half means
     held_out: Labels  # measures
