@@ -9,6 +9,7 @@ from ilm_ray.corpus.jsonl import Row
 from ilm_ray.corpus.rows import read_rows
 from ilm_ray.errors import UserError
 
+LONGEST_ID = 256  # characters
 LABELS = ("a", "b", "tie")
 HELDOUT_SHARE = 0.1
 
@@ -22,8 +23,12 @@ def read_comparisons(path: Path) -> list[Row]:
             raise UserError(
                 f"{path} line {number}: id, domain, a and b must be texts, prompt a list of messages; correct it"
             )
-        if not _is_utf8(row["id"]):  # it would be another one once a label has been written
-            raise UserError(f"{path} line {number}: the id holds half a character (a lone surrogate); correct it")
+        # It must come back from a form of the label page, and be the same once a label has been written.
+        if len(row["id"]) > LONGEST_ID or not _is_utf8(row["id"]):
+            raise UserError(
+                f"{path} line {number}: an id has at most {LONGEST_ID} characters and no half one (a lone surrogate); "
+                "correct it"
+            )
     if len({row["id"] for row in rows}) < len(rows):
         raise UserError(f"{path} has the same id twice; give every comparison one of its own")
     return rows

@@ -112,13 +112,11 @@ class _Reader(dcp.FileSystemReader):
                 metadata = _Unpickler(stream).load()
             except _UNPICKLING as error:
                 raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error})") from None
-        if not (
-            isinstance(metadata, Metadata)
-            and isinstance(metadata.__dict__.get("state_dict_metadata"), dict)
-            and isinstance(metadata.__dict__.get("storage_meta"), StorageMeta)
-        ):
+        fields = vars(metadata) if isinstance(metadata, Metadata) else {}  # a made-up one may lack some
+        storage = fields.get("storage_meta")
+        if not isinstance(fields.get("state_dict_metadata"), dict) or not isinstance(storage, StorageMeta):
             raise ValueError(f"{path} is no record of a distributed checkpoint")
-        metadata.storage_meta.load_id = self.load_id
+        storage.load_id = self.load_id
         return metadata
 
 

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ilm_ray.config.schema import Config
+from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.errors import UserError
 
 # What PyYAML raises on odd text: its own errors, and those of the constructors for numbers, dates and truth values.
@@ -18,8 +19,10 @@ YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeErro
 PRESETS = ("nano", "1_8b", "7b", "20b")
 
 
-def load_config(preset: str = "nano", file: Path | None = None, overrides: list[str] | None = None) -> Config:
-    """Settings in rising precedence: preset, YAML file, `key.sub=value` overrides.
+def load_config(
+    preset: str = "nano", file: Path | None = None, overrides: Sequence[str] = (), base: Path | None = None
+) -> Config:
+    """Settings in rising precedence: preset, `base` (what a run folder remembers), YAML file, `key.sub=value` words.
 
     Sections are merged. A table, such as `reward.system_prompts`, is one value: whoever names it replaces it; a key
     within it (`reward.system_prompts.poetry=...`) sets that key alone.
@@ -31,9 +34,10 @@ def load_config(preset: str = "nano", file: Path | None = None, overrides: list[
         resources.files("ilm_ray.config").joinpath("presets", f"{preset}.yaml").read_text()
     )
     values["preset"] = preset
-    if file is not None:
-        values = _merged(values, _read_yaml(file), str(file))
-    for override in overrides or []:
+    for path in (base, file):
+        if path is not None:
+            values = _merged(values, _read_yaml(path), str(path))
+    for override in overrides:
         key, sep, raw = override.partition("=")
         if not sep or not key or not raw.strip():
             raise UserError(f"'{override}' is not a setting; write key.sub=value (null for none)")
@@ -54,9 +58,9 @@ def load_config(preset: str = "nano", file: Path | None = None, overrides: list[
 
 
 def save_config(config: Config, path: Path) -> None:
-    """The resolved configuration as YAML, so that `--config` of a later run can take it as it is."""
+    """The resolved configuration as YAML, in one step, so that `--config` of a later run can take it as it is."""
     text = yaml.safe_dump(config.model_dump(mode="json", exclude={"preset"}), sort_keys=False, allow_unicode=True)
-    path.write_text(f"# resolved from preset {config.preset}\n{text}", encoding="utf-8")
+    write_text_atomic(path, f"# resolved from preset {config.preset}\n{text}")
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

@@ -32,9 +32,9 @@ KINDS = {
 
 def tar(members: list[tuple[str, bytes, str]]) -> bytes:
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT, errors="surrogatepass") as archive:
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name, content, kind in members:
-            info = tarfile.TarInfo(name)
+            info = tarfile.TarInfo(name.encode("utf-8", "replace").decode())
             info.type, info.linkname = KINDS[kind][0], "/etc/passwd"
             info.size = len(content) if kind == "f" else 0
             archive.addfile(info, io.BytesIO(content) if kind == "f" else None)
