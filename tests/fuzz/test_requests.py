@@ -227,13 +227,15 @@ def test_any_comparisons_are_shown_and_labelled(rows: list[tuple[str, str, str]]
             server.handle_error = lambda request, address: failures.append(address)  # type: ignore[method-assign]
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
             port = int(server.server_address[1])
-            while (number := labels.next()) is not None:
-                request = f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
-                status, said = ask(port, request.encode())
-                assert (status, failures) == (200, []), said[:200]
-                token = said.split(b'name="token" value="')[1].split(b'"')[0].decode()
-                form = urlencode({"id": found[number]["id"], "label": "tie", "token": token})
-                status, said = ask(port, posted(port, "/label", form.encode()))
-                assert (status, failures) == (303, []), said[:200]
-            server.shutdown()
+            try:
+                while (number := labels.next()) is not None:
+                    request = f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
+                    status, said = ask(port, request.encode())
+                    assert (status, failures) == (200, []), said[:200]
+                    token = said.split(b'name="token" value="')[1].split(b'"')[0].decode()
+                    form = urlencode({"id": found[number]["id"], "label": "tie", "token": token})
+                    status, said = ask(port, posted(port, "/label", form.encode()))
+                    assert (status, failures) == (303, []), said[:200]
+            finally:
+                server.shutdown()
         assert {row["id"] for row in read_labels(labels.path)} == {row["id"] for row in found}

@@ -19,6 +19,7 @@ from ilm_ray.alignment.inputs import chat_rows, preference_rows, prompt_rows
 from ilm_ray.alignment.labels import labelled_pairs, read_comparisons, read_labels
 from ilm_ray.config import load_config
 from ilm_ray.corpus.jsonl import encoded, read_jsonl
+from ilm_ray.corpus.rows import require_splits
 from ilm_ray.decontamination.items import read_items
 from ilm_ray.text.classifiers import labels as classifier_labels
 from ilm_ray.text.plain import read_documents
@@ -75,12 +76,15 @@ def test_conversations(data: bytes) -> None:
 
 
 @given(file_of("preferences.jsonl"))
+@example(b'{"domain": [], "prompt": [], "chosen": "a", "rejected": "b", "split": []}')
 @few(20)
 def test_preference_pairs(data: bytes) -> None:
     config = load_config("nano")
     found = reading(data, lambda path: preference_rows(config.model_copy(update={"reward": config.reward.model_copy(
         update={"data": str(path)})})))  # fmt: skip
     assert all(row["domain"] in config.reward.system_prompts for row in found or [])
+    with refusals():
+        require_splits(found or [], "reward.data")
 
 
 @given(file_of("prompts.jsonl"))

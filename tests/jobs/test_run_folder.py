@@ -111,6 +111,6 @@ def test_a_later_job_skips_what_an_earlier_one_did_with_its_settings(tmp_path: P
         return [json.loads(line)["kind"] for line in (run_dir / "journal.jsonl").read_text().splitlines()[known:]]
 
     assert "run" in kinds(f"code.source={tmp_path / 'source'}", "code.max_files=2")
-    assert "skip" in kinds() and "run" not in kinds()
-    assert "run" in kinds("code.max_files=3") and "skip" in kinds()
+    assert [kind for kind in kinds() if kind in ("run", "skip")] == ["skip"]
+    assert "run" in kinds("code.max_files=3")
     assert "run" in kinds("--preset", "nano", f"code.source={tmp_path / 'source'}"), "it begins from the preset"
