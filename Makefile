@@ -1,6 +1,8 @@
 # make demo: the whole road on the shipped corpus (INPUT='glob of WARC files' for your own pages).
 # make test: what CI runs, with the same examples each time; make test-all draws new ones. Both set up .venv first; nothing
 # comes before them but Python 3.11, make and a C++ compiler.
+# make fuzz: all that comes from outside, damaged and made up, for half an hour (FUZZ_MINUTES).
+# make api: pages of every module in site/, from its docstrings.
 # make peers: our alignment arithmetic against verl, OpenRLHF and XTuner, which get an environment of their own.
 
 PYTHON ?= python3.11
@@ -10,11 +12,12 @@ BIN := $(VENV)/bin
 PEERS := .venv-peers
 RUN_DIR ?= runs/demo
 INPUT ?=
+FUZZ_MINUTES ?= 30
 SETTINGS ?=
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 LOCK := $(if $(GPU),pyproject.toml,requirements-cpu.lock)
 
-.PHONY: demo test test-all chaos peers lint format setup lock eval-env eval-lock sbom audit clean
+.PHONY: demo test test-all chaos fuzz api peers lint format setup lock eval-env eval-lock sbom audit clean
 export DS_BUILD_OPS := 0
 
 setup: $(VENV)/.ready
@@ -42,8 +45,26 @@ test: setup
 test-all: setup
 	$(BIN)/python -m pytest -q -m ''
 
+# Every input from outside, with new hostile examples for FUZZ_MINUTES; what fails is kept in .hypothesis and tried first
+# the next time.
+fuzz: setup
+	FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/python -m pytest -q -s tests/fuzz --timeout=0
+
 peers: setup $(PEERS)/.ready
 	$(PEERS)/bin/python -m pytest -q tests/peers
+
+# Pages of every module in site/, for a browser, without a network. pdoc imports what it shows, so it looks into our
+# environment; OpenCompass's side of the evaluation can only be imported in .venv-eval and is left out.
+api: setup .venv-docs/.ready
+	rm -rf site
+	.venv-docs/bin/python -m pdoc --template-directory docs --output-directory site ilm_ray actors jobs \
+	    '!ilm_ray.evaluation.opencompass'
+
+.venv-docs/.ready:
+	$(PYTHON) -m venv .venv-docs
+	realpath $(VENV)/lib/python3*/site-packages > $$(echo .venv-docs/lib/python3*/site-packages)/zz_ours.pth
+	.venv-docs/bin/pip install --quiet --no-deps pdoc==16.0.0 markdown2==2.5.5
+	touch $@
 
 # Whatever the peers need that we have too is taken from our environment, behind theirs on the path.
 $(PEERS)/.ready: tests/peers/requirements.txt
@@ -99,4 +120,4 @@ eval-lock: setup
 	mv requirements-eval.lock.new requirements-eval.lock
 
 clean:
-	rm -rf $(VENV) $(EVAL) $(PEERS) .venv-audit sbom.json runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(EVAL) $(PEERS) .venv-audit .venv-docs site sbom.json runs .mypy_cache .ruff_cache .pytest_cache

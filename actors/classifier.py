@@ -17,6 +17,8 @@ from ilm_ray.text.classifiers.labels import Labels, Split
 
 @dataclass(frozen=True)
 class TrainerSettings:
+    """What a rank that trains a BERT-style classifier is started with."""
+
     folder: Path  # where the model goes
     bert: BertSettings
 

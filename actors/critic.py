@@ -18,6 +18,8 @@ from ilm_ray.model.internlm2 import Packed
 
 @dataclass(frozen=True)
 class CriticSettings:
+    """What a critic's rank is started with; micro_tokens: tokens of one forward and backward at the most."""
+
     ppo: PPOConfig
     model: Path  # the reward model
     seed: int

@@ -83,6 +83,8 @@ class SetOf:
 
 
 class Evaluator:
+    """The Ray actor in OpenCompass's own environment: keeps its model's client warm from set to set."""
+
     def __init__(self, target: Target) -> None:
         self.target = target
         os.environ["COMPASS_DATA_CACHE"] = target.data

@@ -10,6 +10,7 @@ LOG_TAIL_LINES = 8
 
 
 def state_of(actor: Any) -> dict[str, Any]:
+    """What Ray knows of an actor, dead ones included: state, node, cause of death. Empty where it knows nothing."""
     # The public state API needs a running dashboard, which small clusters do without.
     from ray._private.state import actors
 

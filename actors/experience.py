@@ -27,6 +27,8 @@ class Parts:
 
 @dataclass(frozen=True)
 class ExperienceSettings:
+    """What the actor that assembles experience is started with."""
+
     ppo: PPOConfig
     folder: Path | None  # of the run's PPO stage: gets each iteration's experience as a file; None: no files
 

@@ -162,6 +162,7 @@ def start_groups(
 
 
 def stop_groups(groups: dict[str, Group]) -> None:
+    """End all ranks of all groups and give their placement groups back."""
     for group in groups.values():
         group.stop()
 

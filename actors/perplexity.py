@@ -22,6 +22,8 @@ DEADLINE_S = 3600.0  # for the next part to be done
 
 @dataclass(frozen=True)
 class ScorerSettings:
+    """What a scorer of long documents is started with."""
+
     model: str  # folder or hub id, as `load_scorer` takes it
     tokenizer: str | None  # of a model of ours; None: where `load_scorer` finds it
     cut: Cut

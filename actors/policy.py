@@ -30,6 +30,8 @@ class PretrainMix:
 
 @dataclass(frozen=True)
 class PolicySettings:
+    """What a policy's rank is started with; micro_tokens: tokens of one forward and backward at the most."""
+
     ppo: PPOConfig
     model: Path
     seed: int

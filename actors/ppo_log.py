@@ -11,11 +11,13 @@ from ilm_ray.observe import metrics
 
 
 def readable(sample: Figures, row: Figures, decode: Callable[[list[int]], str]) -> Figures:
+    """A line of `samples.jsonl`: an answer's figures with its texts and where it is from."""
     texts = {key: decode(sample[key]) for key in ("prompt", "response")}
     return {"iteration": row["iteration"], "version": row["version"], **sample, **texts}
 
 
 def append(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Add lines to a log. Raises ValueError for a figure that is not finite."""
     with path.open("a", encoding="utf-8") as out:
         out.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 

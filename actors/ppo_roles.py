@@ -116,6 +116,7 @@ def gpu_share(ranks: int) -> float:
 
 
 def rollout_settings(ppo: PPOConfig, inputs: Inputs, backend: str, gpu: float) -> RolloutSettings:
+    """What an engine is started with; gpu: the share of a GPU that its rank is given, 0 without one."""
     return RolloutSettings(
         shape=load_shape(inputs.policy),
         backend=backend,
@@ -132,6 +133,7 @@ def rollout_settings(ppo: PPOConfig, inputs: Inputs, backend: str, gpu: float) -
 
 
 def reward_settings(ppo: PPOConfig, inputs: Inputs) -> RewardSettings:
+    """What a reward rank is started with: its conditions as tokens, and how a conversation ends."""
     c = inputs.chat
     return RewardSettings(
         inputs.reward,

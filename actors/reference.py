@@ -16,6 +16,8 @@ from ilm_ray.model.huggingface import full_weights, load_causal, to_llama
 
 @dataclass(frozen=True)
 class FrozenSettings:
+    """What a rank of a model that never changes is started with."""
+
     model: Path
     micro_tokens: int
     precision: str  # fp32 or bf16

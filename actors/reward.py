@@ -15,6 +15,8 @@ from ilm_ray.model.internlm2 import Packed
 
 @dataclass(frozen=True)
 class RewardSettings:
+    """What a reward rank is started with; all ids are those of the run's tokenizer."""
+
     model: Path
     micro_tokens: int
     precision: str  # fp32 or bf16

@@ -41,6 +41,8 @@ VLLM_ENV = {
 
 @dataclass(frozen=True)
 class RolloutSettings:
+    """What an engine is started with; lengths in tokens."""
+
     shape: Shape
     backend: str  # vllm or torch
     precision: str  # fp32 or bf16
@@ -82,6 +84,8 @@ def probe_columns(count: int) -> list[int]:
 
 
 class TorchEngine:
+    """An engine in plain torch, for where vLLM is not installed; repeats bit for bit on a CPU."""
+
     def __init__(self, settings: RolloutSettings) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
@@ -106,6 +110,8 @@ class TorchEngine:
 
 
 class VllmEngine:
+    """vLLM within the actor's process, fed with weights from memory."""
+
     def __init__(self, settings: RolloutSettings) -> None:
         from vllm import LLM
 

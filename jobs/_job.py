@@ -2,6 +2,9 @@
 
     python jobs/<job>.py [--preset nano|1_8b|7b|20b] [--config FILE] [--run-dir DIR] [key.sub=value ...]
 
+A command without `--preset` takes up what the run folder remembers (`<run-dir>/config.yaml`); one with it begins from
+the preset.
+
 Exit code 0: done. 2: bad input or configuration, one line says what, where and what to do. 143: stopped by SIGTERM
 (`ray job stop`), the same command goes on from there. 1: anything else, and `<run-dir>/error.txt` holds the evidence.
 """
@@ -17,9 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ilm_ray.config import Config, load_config, save_config
+from ilm_ray.config import Config, save_config
 from ilm_ray.config.fit import check_fits
 from ilm_ray.config.load import PRESETS
+from ilm_ray.config.run_folder import NAME, Chosen, choose_settings
 from ilm_ray.corpus.stage import Stage, check_run_dir, run_stage
 from ilm_ray.errors import UserError
 from ilm_ray.observe.journal import Journal
@@ -32,7 +36,9 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
     """Parse the command line, run `stages` in order, print the JSON line, exit."""
     run_dir: Path | None = None
     try:
-        config, run_dir = _parse(job, argv)
+        config, run_dir, said = _parse(job, argv)
+        if said is not None:
+            print(f"{job}: {said}", file=sys.stderr)
         for stage in stages:  # outside inputs are looked at before anything is written
             stage.sources(config)
         check_run_dir(stages, run_dir)
@@ -42,7 +48,7 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
                 check_fits(config, **available_resources())
             _open_run_dir(run_dir, config)
             journal = Journal(run_dir / "journal.jsonl")
-            journal.event("start", job=job, preset=config.preset)
+            journal.event("start", job=job, preset=config.preset, **({"settings": said} if said else {}))
             signal.signal(signal.SIGTERM, stop_at_once)  # after Ray has set its own
             try:
                 for stage in stages:
@@ -127,17 +133,16 @@ def print_stage_table(rows: dict[str, tuple[float, float]]) -> None:
     print(f"{'all':<16}{total:>14.1f}{highest:>12.0f}", file=sys.stderr)
 
 
-def _parse(job: str, argv: Sequence[str] | None) -> tuple[Config, Path]:
+def _parse(job: str, argv: Sequence[str] | None) -> Chosen:
     parser = _Parser(
         prog=f"jobs/{job}.py", description=f"ilm_ray job '{job}'; its settings are those of ilm_ray/config/schema.py."
     )
-    parser.add_argument("--preset", default="nano", help=f"one of {', '.join(PRESETS)}")
+    parser.add_argument("--preset", help=f"one of {', '.join(PRESETS)} (default: that of the run folder, else nano)")
     parser.add_argument("--config", type=Path, help="YAML file with settings")
     parser.add_argument("--run-dir", type=Path, help="where results go (default runs/<preset>)")
     parser.add_argument("settings", nargs="*", metavar="key.sub=value")
     arguments = parser.parse_intermixed_args(argv)
-    config = load_config(arguments.preset, arguments.config, arguments.settings)
-    return config, (arguments.run_dir or Path("runs") / arguments.preset).absolute()
+    return choose_settings(arguments.preset, arguments.config, arguments.settings, arguments.run_dir)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -148,7 +153,7 @@ class _Parser(argparse.ArgumentParser):
 def _open_run_dir(run_dir: Path, config: Config) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        save_config(config, run_dir / "config.yaml")
+        save_config(config, run_dir / NAME)
         (run_dir / "error.txt").unlink(missing_ok=True)  # that of an earlier attempt
     except OSError as error:
         raise UserError(

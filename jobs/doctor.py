@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from ilm_ray.config import Config, load_config
+from ilm_ray.config import Config
 from ilm_ray.config.fit import check_fits
 from ilm_ray.config.load import PRESETS
+from ilm_ray.config.run_folder import choose_settings
 from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.errors import UserError
 from ilm_ray.observe import doctor
@@ -42,8 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work(summary: dict[str, Any]) -> None:
         arguments = _parser().parse_args(argv)
-        config = load_config(arguments.preset, arguments.config, arguments.settings)
-        run_dir = (arguments.run_dir or Path("runs") / arguments.preset).absolute()
+        config, run_dir, said = choose_settings(
+            arguments.preset, arguments.config, arguments.settings, arguments.run_dir
+        )
+        if said is not None:
+            print(f"doctor: {said}", file=sys.stderr)
         checks = []
         for check in examine(config, run_dir, arguments.port_base):
             print(check.line(), flush=True)
@@ -176,7 +180,7 @@ def _room(config: Config) -> Check:
 
 def _parser() -> Parser:
     parser = Parser(prog="jobs/doctor.py", description="Is everything there that a run needs? One line a check.")
-    parser.add_argument("--preset", default="nano", help=f"one of {', '.join(PRESETS)}")
+    parser.add_argument("--preset", help=f"one of {', '.join(PRESETS)} (default: that of the run folder, else nano)")
     parser.add_argument("--config", type=Path, help="YAML file of settings over the preset's")
     parser.add_argument("--run-dir", type=Path, help="where results are to go (default runs/<preset>)")
     parser.add_argument("--port-base", type=int, default=26500, help="of cluster/local.sh (default 26500)")

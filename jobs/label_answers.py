@@ -8,6 +8,7 @@ Only this machine reaches the page. Exit codes as for every job: 0 done, 2 bad i
 """
 
 import contextlib
+import re
 import secrets
 import sys
 import threading
@@ -16,7 +17,7 @@ from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode
 
 from ilm_ray.alignment.labels import LABELS, read_comparisons, read_labels
 from ilm_ray.corpus.jsonl import Row, write_jsonl
@@ -65,12 +66,12 @@ def serve(labels: Labels, port: int) -> ThreadingHTTPServer:
         def do_GET(self) -> None:
             if not self._asked_here():
                 return
-            asked = urlsplit(self.path)
-            if asked.path != "/":
+            path, _, query = self.path.partition("?")
+            if path != "/":
                 self._answer(404, "no such page")
                 return
             nonce, total = secrets.token_urlsafe(16), len(labels.rows)
-            name = parse_qs(asked.query).get("id", [""])[0]
+            name = parse_qs(query).get("id", [""])[0]
             number = labels.numbers.get(name, labels.next())
             if number is None:
                 last = _to(labels.rows[-1])
@@ -89,7 +90,7 @@ def serve(labels: Labels, port: int) -> ThreadingHTTPServer:
             if not self._asked_here():
                 return
             length = self.headers.get("Content-Length", "")
-            if not length.isdecimal() or int(length) > LONGEST_FORM:
+            if not re.fullmatch("[0-9]{1,9}", length) or int(length) > LONGEST_FORM:
                 self._answer(413, "the form is too long or has no length")
                 return
             form = parse_qs(self.rfile.read(int(length)).decode("utf-8", "replace"))

@@ -47,6 +47,7 @@ def derive(ppo: PPOConfig, said: Said) -> Derived:
 
 
 def experience_of(said: Said, derived: Derived) -> Experience:
+    """What the ranks of the policy and of the critic train on: the sequences with all that was said of them."""
     rolled = said.rolled
     return Experience(
         rolled.sequences,

@@ -53,6 +53,7 @@ class Difference:
 
 
 def path_of(ppo_folder: Path, iteration: int) -> Path:
+    """Where an iteration's experience lies in the folder of the PPO stage."""
     return ppo_folder / "rollouts" / f"iteration-{iteration:06d}.parquet"
 
 
@@ -138,6 +139,7 @@ def replay(box: Box) -> tuple[dict[str, float], list[Difference]]:
 
 
 def replay_lines(largest: dict[str, float], found: list[Difference]) -> Iterator[str]:
+    """For people: how far the figures computed again lie from the recorded ones, and where they differ first."""
     yield "done again from the file, largest difference: " + ", ".join(f"{k} {v:.3g}" for k, v in largest.items())
     for one in found:
         yield f"  {one.what} differ first at {one.place}: recorded {one.recorded:.7g}, again {one.again:.7g}"

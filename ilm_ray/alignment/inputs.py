@@ -46,7 +46,7 @@ def preference_rows(config: Config) -> list[Row]:
     for number, row in enumerate(rows, 1):
         where = f"{setting}: {path} line {number}"
         _check(row["prompt"], where)
-        if row["domain"] not in known:
+        if not isinstance(row["domain"], str) or row["domain"] not in known:
             raise UserError(
                 f"{where}: domain '{row['domain']}' has no system prompt; give reward.system_prompts with all domains "
                 f"(now {', '.join(known)})"
@@ -62,6 +62,8 @@ def prompt_rows(config: Config) -> list[Row]:
     rows = read_rows(path, ("id", "domain", "prompt"), setting)
     for number, row in enumerate(rows, 1):
         _check(row["prompt"], f"{setting}: {path} line {number}")
+        if not isinstance(row["domain"], str) or not isinstance(row["id"], str | int):
+            raise UserError(f"{setting}: {path} line {number}: id must be a text or number, domain a text; correct it")
     return rows
 
 

@@ -9,6 +9,7 @@ from ilm_ray.corpus.jsonl import Row
 from ilm_ray.corpus.rows import read_rows
 from ilm_ray.errors import UserError
 
+LONGEST_ID = 256  # characters
 LABELS = ("a", "b", "tie")
 HELDOUT_SHARE = 0.1
 
@@ -21,6 +22,12 @@ def read_comparisons(path: Path) -> list[Row]:
         if not texts or not _is_conversation(row["prompt"]):
             raise UserError(
                 f"{path} line {number}: id, domain, a and b must be texts, prompt a list of messages; correct it"
+            )
+        # It must come back from a form of the label page, and be the same once a label has been written.
+        if len(row["id"]) > LONGEST_ID or not _is_utf8(row["id"]):
+            raise UserError(
+                f"{path} line {number}: an id has at most {LONGEST_ID} characters and no half one (a lone surrogate); "
+                "correct it"
             )
     if len({row["id"] for row in rows}) < len(rows):
         raise UserError(f"{path} has the same id twice; give every comparison one of its own")
@@ -48,6 +55,10 @@ def labelled_pairs(labels: Sequence[Row]) -> list[Row]:
         pair = {"domain": row["domain"], "prompt": row["prompt"], "chosen": chosen, "rejected": rejected}
         pairs.append({"id": f"label-{row['id']}", **pair, "split": split})
     return pairs
+
+
+def _is_utf8(text: str) -> bool:
+    return text.encode("utf-8", "replace").decode() == text
 
 
 def _is_conversation(prompt: Any) -> bool:

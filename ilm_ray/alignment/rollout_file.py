@@ -17,6 +17,7 @@ from ilm_ray.errors import UserError
 
 
 def columns(rolled: Rollouts) -> dict[str, pa.Array]:
+    """What the engines gave, a row an answer; log-probabilities are those they sampled with."""
     return {
         "version": pa.array([rolled.version] * len(rolled.prompts), pa.int32()),
         "prompt_id": pa.array([p.id for p in rolled.prompts]),
@@ -52,6 +53,7 @@ def read_rollouts(path: Path) -> Rollouts:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
+    """A Parquet file (zstd) that appears whole; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
     pq.write_table(table, temporary, compression="zstd")
@@ -64,4 +66,5 @@ def numbers(parts: list[Tensor]) -> pa.Array:
 
 
 def tensors(rows: list[list[float]]) -> list[Tensor]:
+    """Rows of one number a token, as they come out of a file, in fp32."""
     return [torch.tensor(row, dtype=torch.float32) for row in rows]

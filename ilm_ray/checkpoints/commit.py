@@ -13,6 +13,7 @@ from ilm_ray.corpus.jsonl import sha256_of
 
 COMMIT = "COMMIT"
 DAMAGED = "DAMAGED"  # what COMMIT is renamed to once a file of the checkpoint was found to be wrong
+_DIGITS = 8  # of a step, so that names sort as steps do
 UPLOADED = "UPLOADED"  # holds the address of the store that has a whole copy
 
 
@@ -50,20 +51,35 @@ class Commit:
 
 
 def parse(text: str) -> Commit:
-    """The inverse of `Commit.text`. Raises ValueError where a character of it has changed."""
+    """The inverse of `Commit.text`. Raises ValueError where a character of it has changed, or where it was made to
+    name what is no file of its folder: anybody can hash a record."""
     try:
         record = json.loads(text)
         if record.pop("sha256") != _digest(record):
             raise ValueError("it is not what was written")
-        files = {name: File(**file) for name, file in record.pop("files").items()}
-        return Commit(**record, files=files)
-    except (KeyError, TypeError, AttributeError) as error:
+        files = {_plain_name(name): File(**file) for name, file in record.pop("files").items()}
+        found = Commit(**record, files=files)
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"it is no record of a checkpoint ({error!r})") from None
+    counts = (found.step, found.journal, *(file.bytes for file in files.values()))
+    if not all(isinstance(count, int) and count >= 0 for count in counts) or found.step >= 10**_DIGITS:
+        raise ValueError("it is no record of a checkpoint (a step or size that cannot be)")
+    texts = (found.fingerprint, *(file.sha256 for file in files.values()))
+    if not (all(isinstance(text, str) for text in texts) and isinstance(found.state, dict)):
+        raise ValueError("it is no record of a checkpoint (a field of another kind)")
+    return found
+
+
+def _plain_name(name: str) -> str:
+    """A file of the checkpoint's own folder: whoever can write to a store must not write elsewhere through a fetch."""
+    if name in ("", ".", "..", COMMIT) or "/" in name or not name.isprintable():
+        raise ValueError(f"it names a file outside its folder ({name!r})")
+    return name
 
 
 def name_of(step: int) -> str:
     """Folder name of a step's checkpoint; names sort as steps do."""
-    return f"step-{step:08d}"
+    return f"step-{step:0{_DIGITS}d}"
 
 
 def step_of(path: Path) -> int:
@@ -101,6 +117,7 @@ def write(
 
 
 def describe(path: Path) -> File:
+    """Size and hash of a file as it lies on the disk now; reads all of it."""
     return File(path.stat().st_size, sha256_of(path))
 
 

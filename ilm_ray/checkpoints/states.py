@@ -12,7 +12,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn, optim
 from torch.distributed.checkpoint._nested_dict import set_element
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 Part = tuple[nn.Module, optim.Optimizer]  # a rank has one, or one for each of its pipeline stages
@@ -51,7 +51,10 @@ def load_whole(path: Path, model: nn.Module) -> None:
 
 
 def tensors_in(path: Path) -> dict[str, TensorStorageMetadata]:
-    """Shapes and types of all tensors in the checkpoint, by full name (`model.…`, `optimizer.state.…`)."""
+    """Shapes and types of all tensors in the checkpoint, by full name (`model.…`, `optimizer.state.…`).
+
+    Raises OSError, or ValueError where the checkpoint's record of them is damaged.
+    """
     found = _Reader(path).read_metadata().state_dict_metadata
     return {name: entry for name, entry in found.items() if isinstance(entry, TensorStorageMetadata)}
 
@@ -84,6 +87,13 @@ def _is_moment(name: str) -> bool:
     return not name.startswith("param_groups.")
 
 
+# What damaged pickles raise, beside their own error; MemoryError by a length that no memory has.
+_UNPICKLING = (
+    *(pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, ImportError),
+    *(MemoryError, OverflowError, RecursionError, RuntimeError, AssertionError),
+)
+
+
 class _Planner(DefaultLoadPlanner):
     """torch's own unpickles what a checkpoint says is no tensor: one from a store could run any code."""
 
@@ -96,10 +106,17 @@ class _Reader(dcp.FileSystemReader):
     """Reads `.metadata`, which torch pickles, without the power to call anything but the record classes in it."""
 
     def read_metadata(self, *_arguments: Any, **_names: Any) -> Metadata:
-        with (Path(self.path) / ".metadata").open("rb") as stream:
-            metadata: Metadata = _Unpickler(stream).load()
-        assert metadata.storage_meta is not None
-        metadata.storage_meta.load_id = self.load_id
+        path = Path(self.path) / ".metadata"
+        with path.open("rb") as stream:
+            try:
+                metadata = _Unpickler(stream).load()
+            except _UNPICKLING as error:
+                raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error})") from None
+        fields = vars(metadata) if isinstance(metadata, Metadata) else {}  # a made-up one may lack some
+        storage = fields.get("storage_meta")
+        if not isinstance(fields.get("state_dict_metadata"), dict) or not isinstance(storage, StorageMeta):
+            raise ValueError(f"{path} is no record of a distributed checkpoint")
+        storage.load_id = self.load_id
         return metadata
 
 

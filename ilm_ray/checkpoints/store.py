@@ -50,9 +50,9 @@ class Store:
     def fetch(self, step: int, folder: Path) -> Path:
         """Copy a step's checkpoint to `folder/step-…`, which appears whole and takes the place of one that is there.
 
-        What arrived is for the caller to verify.
+        What arrived is for the caller to verify. Raises ValueError where the record cannot be that of the step.
         """
-        record = commit.parse(self._files.cat_file(self._at(step, commit.COMMIT)).decode())
+        record = self._record(step)
         target, temporary = folder / commit.name_of(step), folder / f"fetching-{commit.name_of(step)}"
         shutil.rmtree(temporary, ignore_errors=True)  # of an attempt that was killed
         temporary.mkdir(parents=True)
@@ -66,7 +66,7 @@ class Store:
 
     def move(self, step: int, other: "Store") -> None:
         """Copy a step to another store, hashing what passes, then delete it here. Raises ValueError at a wrong hash."""
-        record = commit.parse(self._files.cat_file(self._at(step, commit.COMMIT)).decode())
+        record = self._record(step)
         other._open(step)
         for name, file in record.files.items():
             hashed = hashlib.sha256()
@@ -85,6 +85,12 @@ class Store:
         if self._files.exists(marker):
             self._files.rm_file(marker)
         self._files.rm(self._at(step, ""), recursive=True)
+
+    def _record(self, step: int) -> Commit:
+        record = commit.parse(self._files.cat_file(self._at(step, commit.COMMIT)).decode())
+        if record.step != step:
+            raise ValueError(f"{self._at(step, commit.COMMIT)} is the record of step {record.step}")
+        return record
 
     def _open(self, step: int) -> None:
         """An earlier copy of the step, whole or not, is no checkpoint while a new one comes in."""

@@ -1,6 +1,7 @@
 """preset + file + `key.sub=value` overrides -> a checked `Config`."""
 
 import difflib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from types import UnionType
@@ -10,14 +11,21 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ilm_ray.config.schema import Config
+from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.errors import UserError
 
+# What PyYAML raises on odd text: its own errors, and those of the constructors for numbers, dates and truth values.
+YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 PRESETS = ("nano", "1_8b", "7b", "20b")
 
 
-def load_config(preset: str = "nano", file: Path | None = None, overrides: list[str] | None = None) -> Config:
-    """Settings in rising precedence: preset, YAML file, `key.sub=value` overrides.
+def load_config(
+    preset: str = "nano", file: Path | None = None, overrides: Sequence[str] = (), base: Path | None = None
+) -> Config:
+    """Settings in rising precedence: preset, `base` (what a run folder remembers), YAML file, `key.sub=value` words.
 
+    Sections are merged. A table, such as `reward.system_prompts`, is one value: whoever names it replaces it; a key
+    within it (`reward.system_prompts.poetry=...`) sets that key alone.
     Raises UserError naming the key, where it came from and the nearest right key.
     """
     if preset not in PRESETS:
@@ -26,22 +34,22 @@ def load_config(preset: str = "nano", file: Path | None = None, overrides: list[
         resources.files("ilm_ray.config").joinpath("presets", f"{preset}.yaml").read_text()
     )
     values["preset"] = preset
-    if file is not None:
-        values = _merged(values, _read_yaml(file), str(file))
-    for override in overrides or []:
+    for path in (base, file):
+        if path is not None:
+            values = _merged(values, _read_yaml(path), str(path))
+    for override in overrides:
         key, sep, raw = override.partition("=")
         if not sep or not key or not raw.strip():
             raise UserError(f"'{override}' is not a setting; write key.sub=value (null for none)")
         try:
             value = yaml.safe_load(raw)
-        except yaml.YAMLError as error:
+        except YAML_ERRORS as error:
             raise UserError(f"the value of '{key}' cannot be read: {_first_line(error)}") from None
-        nested: Any = value
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
-        values = _merged(values, nested, "the command line")
+        values = _merged(values, _nested(values, key.split("."), value), "the command line")
     try:
         return Config.model_validate(values)
+    except UnicodeError as error:  # half a character: a name that is not UTF-8, or an escape in YAML
+        raise UserError(f"a setting is no text ({error}); write it in UTF-8") from None
     except ValidationError as error:
         first = error.errors()[0]
         # Where a setting may be a section or a word, pydantic puts in which of them it tried: `function-after[...]`.
@@ -50,9 +58,9 @@ def load_config(preset: str = "nano", file: Path | None = None, overrides: list[
 
 
 def save_config(config: Config, path: Path) -> None:
-    """The resolved configuration as YAML, so that `--config` of a later run can take it as it is."""
+    """The resolved configuration as YAML, in one step, so that `--config` of a later run can take it as it is."""
     text = yaml.safe_dump(config.model_dump(mode="json", exclude={"preset"}), sort_keys=False, allow_unicode=True)
-    path.write_text(f"# resolved from preset {config.preset}\n{text}", encoding="utf-8")
+    write_text_atomic(path, f"# resolved from preset {config.preset}\n{text}")
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -60,7 +68,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"--config {file}: {error.strerror or error}; give the path of a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except YAML_ERRORS as error:
         raise UserError(f"--config {file} is not valid YAML: {_first_line(error)}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"--config {file} must hold settings as 'key: value' lines")
@@ -69,16 +77,44 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 def _merged(base: dict[str, Any], new: dict[str, Any], origin: str) -> dict[str, Any]:
     _refuse_unknown(new, Config, "", origin)
-    return _deep_merged(base, new)
+    return _sections_merged(base, new, Config)
 
 
-def _deep_merged(base: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+def _sections_merged(base: dict[str, Any], new: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     out = dict(base)
     for key, value in new.items():
-        # A mixture or prompt table is one value: naming it replaces it.
-        nested = isinstance(value, dict) and isinstance(out.get(key), dict) and key not in ("mixture", "system_prompts")
-        out[key] = _deep_merged(out[key], value) if nested else value
+        section = _section_of(model.model_fields[key].annotation)
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = _sections_merged(out[key], value, section) if section is not None and both else value
     return out
+
+
+def _nested(values: dict[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """`value` at `path` as nested sections. A path into a table gives the present table with that one key changed."""
+    model: type[BaseModel] | None = Config
+    for at, name in enumerate(path[:-1]):
+        field = model.model_fields.get(name) if model is not None else None
+        if field is not None and _is_table(field.annotation):
+            table = values.get(name, field.get_default(call_default_factory=True))
+            value, path = with_entry(table, path[at + 1 :], value), path[: at + 1]
+            break
+        model = _section_of(field.annotation) if field is not None else None
+        inner = values.get(name)
+        values = inner if isinstance(inner, dict) else {}
+    for name in reversed(path):
+        value = {name: value}
+    found: dict[str, Any] = value
+    return found
+
+
+def with_entry(table: Any, path: Sequence[str], value: Any) -> dict[str, Any]:
+    """A copy of a nested table with the value at `path` exchanged; what is no table on the way becomes one."""
+    known = table if isinstance(table, dict) else {}
+    return known | {path[0]: value if len(path) == 1 else with_entry(known.get(path[0]), path[1:], value)}
+
+
+def _is_table(annotation: Any) -> bool:
+    return dict in (annotation, get_origin(annotation)) or any(_is_table(a) for a in get_args(annotation))
 
 
 def _refuse_unknown(values: Any, model: type[BaseModel], prefix: str, origin: str) -> None:
@@ -87,13 +123,14 @@ def _refuse_unknown(values: Any, model: type[BaseModel], prefix: str, origin: st
     for key, value in values.items():
         if key == "preset" and model is Config:
             raise UserError(f"'preset' from {origin} is no setting; choose it with --preset")
-        field = model.model_fields.get(str(key))
+        field = model.model_fields.get(key) if isinstance(key, str) else None
         if field is None:
             best = _nearest(str(key), model, prefix)
             hint = f"; did you mean '{best}'?" if best else f"; known here: {', '.join(_keys_for(model))}"
             raise UserError(f"unknown setting '{prefix}{key}' from {origin}{hint}")
         inner = _section_of(field.annotation)
-        if inner is not None and value not in _words_of(field.annotation):
+        words = _words_of(field.annotation)
+        if inner is not None and not any(value is word or (isinstance(value, str) and value == word) for word in words):
             _refuse_unknown(value, inner, f"{prefix}{key}.", origin)
 
 

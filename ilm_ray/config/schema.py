@@ -6,7 +6,7 @@ Where the InternLM2 report states no number the field's comment says so and why 
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ilm_ray.config.thresholds import RULES, Bounds, merged_rules
 from ilm_ray.parallel.layout import Layout
@@ -16,7 +16,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """A part of the configuration: unknown keys are refused, so are NaN and infinity; values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RayConfig(Section):
@@ -37,6 +39,8 @@ class ClassifierConfig(Section):
 
 
 class ClassifiersConfig(Section):
+    """The four classifiers of web text: two of Safe, two of High-quality (report section 3.1)."""
+
     toxicity: ClassifierConfig = ClassifierConfig()
     pornography: ClassifierConfig = ClassifierConfig()
     advertisement: ClassifierConfig = ClassifierConfig()
@@ -84,7 +88,12 @@ class TextConfig(Section):
         for name in self.sources:
             if not re.fullmatch(r"[a-z][a-z0-9_-]{0,40}", name):
                 raise ValueError(f"source '{name}': write its name in lower-case letters, digits, - and _")
-            self.for_source(name)
+            try:
+                self.for_source(name)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(map(str, first["loc"]))
+                raise ValueError(f"source '{name}': settings.{where}: {first['msg']}") from None
         return self
 
     def for_source(self, name: str) -> "TextConfig":
@@ -212,6 +221,9 @@ class OpinionConfig(Section):
 
 
 class PretrainConfig(Section):
+    """Pre-training (report sections 2.1 and 3.3), its layout, checkpoints and faults; SFT and reward model share
+    them."""
+
     phases: list[PhaseConfig]
     workers: Count = 2
     min_workers: Count | None = None  # go on with as few, where the cluster has no more; None: wait for all of them
@@ -389,6 +401,8 @@ class OnlineConfig(Section):
 
 
 class EvaluationConfig(Section):
+    """What `jobs/evaluation.py` measures on held-out data, and how much of it."""
+
     samples: Count = 8  # conversations shown in the report
     heldout_prompts: Count = 256
     heldout_sequences: Count = 64  # held-out sequences per source for bits per byte

@@ -16,7 +16,8 @@ from ilm_ray.corpus.files import temporary_path
 
 Row = dict[str, Any]
 _T = TypeVar("_T")
-_CHUNK = 1 << 17
+_SIP = 1 << 12  # packed bytes that are unpacked at once: they can become 128 MiB
+LONGEST_LINE = 1 << 28  # bytes, of a packed file: one of a kilobyte may hold a line that fills the memory
 
 
 class JsonlWriter:
@@ -61,7 +62,10 @@ def write_jsonl(path: Path, rows: Iterable[Row]) -> int:
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
-    """Rows of a JSON Lines file, zstd or plain. Raises OSError, or ValueError where the file is damaged or cut."""
+    """Rows of a JSON Lines file, zstd or plain. Raises OSError, or ValueError where the file is damaged or cut.
+
+    A row is any JSON value: whoever wants objects looks.
+    """
     with path.open("rb") as raw:
         for line in _lines(raw, path) if path.suffix == ".zst" else raw:
             if line.strip():
@@ -81,7 +85,10 @@ def decoded(line: bytes) -> Any:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
         # Strict where json is lenient: lone surrogates and NaN occur in files that others wrote.
-        return json.loads(line)
+        try:
+            return json.loads(line)
+        except RecursionError:
+            raise json.JSONDecodeError("nested too deeply", "", 0) from None
 
 
 def utf8_bytes(text: str) -> int:
@@ -105,17 +112,24 @@ def encoded(row: Row) -> bytes:
 
 def _lines(raw: IO[bytes], path: Path) -> Iterator[bytes]:
     """Lines of a zstd file. A stream reader would take a cut file for a shorter one."""
-    rest = b""
+    begun, size = list[bytes](), 0
     for part in _unpacked(raw, path):
-        *lines, rest = (rest + part).split(b"\n")
-        yield from lines
-    yield rest
+        first, *more = part.split(b"\n")
+        begun.append(first)
+        size += len(first)
+        if size > LONGEST_LINE:
+            raise ValueError(f"{path} has a line of more than {LONGEST_LINE} bytes")
+        if more:
+            yield b"".join(begun)
+            yield from more[:-1]
+            begun, size = [more[-1]], len(more[-1])
+    yield b"".join(begun)
 
 
 def _unpacked(raw: IO[bytes], path: Path) -> Iterator[bytes]:
     packed = zstandard.ZstdDecompressor().decompressobj()
     try:
-        while chunk := raw.read(_CHUNK):
+        while chunk := raw.read(_SIP):
             while chunk:
                 if packed.eof:
                     packed = zstandard.ZstdDecompressor().decompressobj()

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ilm_ray.corpus.files import write_text_atomic
@@ -53,13 +53,30 @@ def commit(folder: Path, manifest: Manifest) -> None:
 def load(folder: Path) -> Manifest | None:
     """The stage's manifest, or None where the stage has not finished. Raises UserError where it cannot be read."""
     try:
-        return Manifest(**json.loads((folder / NAME).read_text(encoding="utf-8")))
+        found = Manifest(**json.loads((folder / NAME).read_text(encoding="utf-8")))
+        _check(found)
+        return found
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"{folder / NAME} is no manifest of a stage ({type(error).__name__}); give another --run-dir or remove it"
         ) from None
+
+
+def _check(found: Manifest) -> None:
+    """Raises ValueError or TypeError where it is of another form than `commit` writes."""
+    for value, kind in ((found.stage, str), (found.settings, dict), (found.inputs, dict), (found.metrics, dict)):
+        if not isinstance(value, kind):
+            raise TypeError("a field of another kind")
+    if not all(isinstance(figure, int | float) for figure in (found.seconds, found.peak_memory_mb)):
+        raise TypeError("a figure that is no number")
+    for name, entry in found.files.items() if isinstance(found.files, dict) else [("", None)]:
+        path = PurePosixPath(name)
+        if path.is_absolute() or not path.parts or ".." in path.parts or "\0" in name:
+            raise ValueError("a file outside the folder")
+        if not isinstance(entry, dict) or not isinstance(entry.get("bytes"), int):
+            raise TypeError("a file without its size")
 
 
 def why_stale(manifest: Manifest | None, folder: Path, settings: dict[str, Any], inputs: dict[str, str]) -> str | None:

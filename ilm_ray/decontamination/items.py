@@ -49,6 +49,7 @@ FORMS = (
 _LETTER = re.compile(r"[A-Z]")
 _FEWEST_COLUMNS = 4
 _PARALLEL = ("instructions", "outputs")
+_MOST_BYTES = 1 << 30  # of a file, unpacked: a kilobyte can unpack to what fills the memory
 _CALCULATION = re.compile(r"<<[^<>]*>>|#### ")  # GSM8K's annotations
 
 
@@ -117,7 +118,11 @@ def _short_names(paths: list[Path]) -> dict[Path, str]:
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
         raw = path.read_bytes()
-        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
+        if path.suffix == ".gz":
+            raw = gzip.GzipFile(fileobj=io.BytesIO(raw)).read(_MOST_BYTES + 1)
+        if len(raw) > _MOST_BYTES:
+            raise ValueError(f"it holds more than {_MOST_BYTES} bytes")
+        text = raw.decode("utf-8-sig")
         kind = Path(path.name.removesuffix(".gz")).suffix
         if kind == ".jsonl":
             for line in text.split("\n"):  # a text may hold other line breaks, such as U+2028

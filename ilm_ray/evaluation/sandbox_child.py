@@ -39,6 +39,7 @@ Order = dict[str, Any]
 
 
 def main() -> None:
+    """Run the order on stdin within its limits; the outcome goes to the file descriptor that is the argument."""
     status = int(sys.argv[1])
     os.set_inheritable(status, False)
     order = json.load(sys.stdin)

@@ -6,6 +6,7 @@ the appended reward token.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape
 LAYOUTS = ("internlm2", "llama")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SHARD = "5GB"
+_LARGEST = 1 << 19  # of any size of a model: twice the largest vocabulary that there is
 
 _CAUSAL = {"internlm2": "InternLM2ForCausalLM", "llama": "LlamaForCausalLM"}
 _SCALAR = {"internlm2": "InternLM2ForRewardModel", "llama": "LlamaForSequenceClassification"}
@@ -52,6 +54,8 @@ def export_model(
         weights = to_llama(weights, model.shape)
         if isinstance(model, ScalarModel):
             weights["score.weight"] = weights.pop("v_head.weight")
+    # With one group of heads q, k and v are views of one tensor, which safetensors does not write.
+    weights = {n: t if t.untyped_storage().nbytes() == t.nbytes else t.clone() for n, t in weights.items()}
     config = _config(model, layout) | {"torch_dtype": str(dtype).removeprefix("torch."), **ids}
     folder.mkdir(parents=True, exist_ok=True)
     save_torch_state_dict(weights, folder, max_shard_size=SHARD, metadata={"format": "pt"})
@@ -72,7 +76,7 @@ def import_model(folder: Path) -> CausalLM | ScalarModel:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         architecture = config["architectures"][0]
         shape, wrong = _shape(config), _unlike_ours(config)
-    except (OSError, KeyError, TypeError, IndexError, ValueError, AttributeError, ZeroDivisionError) as error:
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError, RecursionError) as error:
         raise UserError(
             f"{folder}/config.json does not describe an InternLM2 or LLaMA model ({type(error).__name__}: {error})"
         ) from None
@@ -85,7 +89,11 @@ def import_model(folder: Path) -> CausalLM | ScalarModel:
         if "score.weight" in weights:
             weights["v_head.weight"] = weights.pop("score.weight")
         weights = _fused(weights, shape, folder)
-    model = (ScalarModel if architecture in _SCALAR.values() else CausalLM)(shape)
+    kind = ScalarModel if architecture in _SCALAR.values() else CausalLM
+    if shape.layers > len(weights):
+        raise UserError(f"{folder}: config.json names {shape.layers} layers, the files hold {len(weights)} tensors")
+    with torch.device("meta"):  # nothing is allocated before it is known to fit the files
+        model = kind(shape)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items() if "rotary_emb" not in name}
     if differing := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
@@ -94,6 +102,7 @@ def import_model(folder: Path) -> CausalLM | ScalarModel:
             f"{folder}: {len(differing)} tensors do not fit config.json, the first is {name}: "
             f"expected {expected.get(name)}, found {found.get(name)}"
         )
+    model = kind(shape)
     model.load_state_dict({name: weights[name].float() for name in expected})
     return model
 
@@ -114,19 +123,34 @@ def _config(model: CausalLM | ScalarModel, layout: str) -> dict[str, Any]:
 
 
 def _shape(config: Mapping[str, Any]) -> Shape:
-    heads = config["num_attention_heads"]
-    kv_heads = config.get("num_key_value_heads") or heads
+    """Raises what a configuration does that lacks a size, or whose sizes no model has."""
+
+    def size(name: str, value: Any) -> int:
+        if not isinstance(value, int) or not 1 <= value <= _LARGEST:
+            raise ValueError(f"{name} is {value!r}, no number from 1 to {_LARGEST}")
+        return value
+
+    def positive(name: str, value: Any) -> float:
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value!r}, no positive number")
+        return float(value)
+
+    hidden, heads = (size(name, config[name]) for name in ("hidden_size", "num_attention_heads"))
+    kv_heads = size("num_key_value_heads", config.get("num_key_value_heads") or heads)
+    head_dim = size("head_dim", config.get("head_dim") or hidden // heads)
+    if heads % kv_heads or head_dim % 2:
+        raise ValueError(f"{heads} heads in {kv_heads} groups, each {head_dim} wide, cannot be")
     rope = config.get("rope_parameters") or config
     return Shape(
-        vocab_size=config["vocab_size"],
-        layers=config["num_hidden_layers"],
-        hidden=config["hidden_size"],
+        vocab_size=size("vocab_size", config["vocab_size"]),
+        layers=size("num_hidden_layers", config["num_hidden_layers"]),
+        hidden=hidden,
         kv_heads=kv_heads,
         queries_per_kv=heads // kv_heads,
-        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-        mlp_hidden=config["intermediate_size"],
-        norm_eps=config.get("rms_norm_eps", 1e-6),
-        rope_base=float(rope.get("rope_theta", 10_000.0)),
+        head_dim=head_dim,
+        mlp_hidden=size("intermediate_size", config["intermediate_size"]),
+        norm_eps=positive("rms_norm_eps", config.get("rms_norm_eps", 1e-6)),
+        rope_base=positive("rope_theta", rope.get("rope_theta", 10_000.0)),
     )
 
 
@@ -150,8 +174,8 @@ def _read(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
         try:
-            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            named = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{index} cannot be read ({type(error).__name__}: {error}); copy it anew") from None
         if missing := sorted(named - {path.name for path in files}):
             raise UserError(f"{folder}: {missing[0]} is missing, which {index.name} names; copy it there")
@@ -160,7 +184,7 @@ def _read(folder: Path) -> dict[str, Tensor]:
     for path in files:
         try:
             weights |= load_file(path)
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, OverflowError) as error:
             raise UserError(f"{path} cannot be read ({error}); copy it anew") from None
     return weights
 

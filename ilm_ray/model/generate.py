@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from ilm_ray.model.internlm2 import Block, CausalLM
 from ilm_ray.model.rotary import rotary_tables, split_rotated
 
+GREEDY_BELOW = 1e-5  # vLLM's: divided by less, logits overflow
+
 
 @torch.no_grad()
 def generate(
@@ -73,7 +75,7 @@ def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Ge
 
     logits: (rows, vocabulary) fp32; result: (rows) int64.
     """
-    if temperature == 0:
+    if temperature < GREEDY_BELOW:
         return logits.argmax(-1)
     probabilities, order = (logits / temperature).softmax(-1).sort(-1, descending=True)
     before = probabilities.cumsum(-1) - probabilities

@@ -117,6 +117,8 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
+    """A layer: attention, then SwiGLU, each behind its norm and added to what came in."""
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(shape.hidden, eps=shape.norm_eps)

@@ -219,6 +219,7 @@ def _legend(names: Sequence[str], width: int) -> tuple[str, int]:
 
 
 def svg(title: str, told: str, width: int, height: float, parts: Sequence[str]) -> Html:
+    """A drawing in user units; `told` is its description for those who do not see it."""
     body = "\n".join(p for p in parts if p)
     return Html(
         f'<svg role="img" viewBox="0 0 {width} {height:.0f}">'
@@ -249,6 +250,7 @@ def text_width(words: str) -> float:
 
 
 def cut(words: str, room: float) -> str:
+    """`words`, or their beginning and an ellipsis, within `room` user units."""
     if text_width(words) <= room:
         return words
     while words and text_width(words + "…") > room:

@@ -70,6 +70,7 @@ def own_versions() -> Check:
 
 
 def installed_version(package: str) -> str | None:
+    """Version of a distribution in this environment; None where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

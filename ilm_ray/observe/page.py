@@ -153,6 +153,7 @@ def note(words: str) -> Html:
 
 
 def paragraph(words: str) -> Html:
+    """Words of ours or of strangers as <p>, escaped."""
     return Html(f"<p>{text(words)}</p>")
 
 
@@ -162,6 +163,7 @@ def heading(words: str) -> Html:
 
 
 def subheading(words: str) -> Html:
+    """Words as <h4>, escaped."""
     return Html(f"<h4>{text(words)}</h4>")
 
 
@@ -178,6 +180,7 @@ def quoted(words: object, limit: int = 300) -> Html:
 
 
 def join(parts: Iterable[Html]) -> Html:
+    """Pieces of markup below one another."""
     return Html("\n".join(parts))
 
 

@@ -71,8 +71,10 @@ def column(rows: list[Row], x: str, y: str) -> list[tuple[float, float]]:
 
 
 def as_number(value: Any) -> float:
+    """The figure as a float; NaN for whatever else a log may hold."""
     return float(value) if is_number(value) else math.nan
 
 
 def is_number(value: Any) -> bool:
+    """Whether a value of a log can be drawn; truth values cannot."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -129,9 +129,11 @@ def _drawn(drawn: list[Row]) -> list[Html]:
 
 
 def small(caption: str, rows: list[Row], x: str, y: str, x_label: str, y_label: str) -> Html:
+    """A line chart of two columns of a log, half as wide as the page."""
     chart = line_chart(caption, [Series(caption, column(rows, x, y))], x_label, y_label, width=HALF, height=220)
     return page.figure(caption, chart, wide=False, unit=y_label)
 
 
 def broken_note(lines: int) -> list[Html]:
+    """Says how many lines of a log could not be read, if any."""
     return [page.note(f"{lines} unreadable line(s) of the log are left out.")] if lines else []

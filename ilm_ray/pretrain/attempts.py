@@ -60,6 +60,7 @@ def stopped(attempt: Path) -> bool:
 
 
 def ended_well(attempt: Path) -> bool:
+    """Whether an attempt (its folder) came to its end or was asked to stop."""
     return finished(attempt) or stopped(attempt)
 
 

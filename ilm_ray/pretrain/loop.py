@@ -99,6 +99,8 @@ class SaysAbout(Protocol):
 
 @dataclass(frozen=True)
 class LoopSettings:
+    """How the loop trains, whatever it trains: the part of `pretrain` and of the stage's section that no task knows."""
+
     precision: str
     betas: tuple[float, float]
     eps: float

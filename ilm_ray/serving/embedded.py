@@ -209,7 +209,7 @@ async def _page(request: web.Request) -> web.Response:
 async def _json(request: web.Request) -> Any:
     try:
         return await request.json()
-    except ValueError as error:
+    except (ValueError, LookupError, RecursionError) as error:  # LookupError: a charset that there is not
         raise Refused(400, f"the body is no JSON: {error}") from None
 
 
@@ -233,6 +233,7 @@ async def _stream(request: web.Request, events: AsyncIterator[dict[str, Any]]) -
 
 
 def main(folder: str, name: str, host: str, port: str, context: str) -> None:
+    """Serve until SIGTERM; the arguments are those of the command line. Raises what `Embedded` raises."""
     app = Embedded(Path(folder), name, int(context)).application()
     web.run_app(app, host=host, port=int(port), shutdown_timeout=GRACE_S, handler_cancellation=True, print=None)
 

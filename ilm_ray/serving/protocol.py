@@ -1,12 +1,14 @@
 """The part of OpenAI's protocol that the embedded server speaks: requests checked, answers built. Pure."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 MOST_LOGPROBS = 20
+MOST_STOPS = 64  # looked for at every token
 _Prompt = str | list[int] | list[str] | list[list[int]]
 
 
@@ -23,18 +25,22 @@ class Refused(Exception):
 
 
 class StreamOptions(BaseModel):
+    """`stream_options` of a request: whether the last event tells how many tokens there were."""
+
     include_usage: bool = False
 
 
 class Asked(BaseModel):
     """What both kinds of requests have in common; fields that are not here are ignored, as others' servers do."""
 
+    model_config = ConfigDict(allow_inf_nan=False)  # JSON as Python reads it knows NaN, which no sampler does
+
     model: str
     n: Literal[1] = 1
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     skip_special_tokens: bool = True  # vLLM's name: whether <|action_start|> and the like are left out of the text
@@ -44,6 +50,8 @@ class Asked(BaseModel):
 
 
 class AskedChat(Asked):
+    """A request to /v1/chat/completions; `max_completion_tokens` goes before `max_tokens`, its older name."""
+
     messages: list[dict[str, Any]] = Field(min_length=1)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -52,6 +60,8 @@ class AskedChat(Asked):
 
 
 class AskedCompletion(Asked):
+    """A request to /v1/completions: texts or token ids; `echo` with `logprobs` scores what was given."""
+
     prompt: _Prompt
     max_tokens: int = Field(16, ge=0)
     echo: bool = False
@@ -69,6 +79,10 @@ class Token:
 
 def checked(kind: type[AskedChat] | type[AskedCompletion], body: Any, model: str) -> Any:
     """The request of a kind. Raises Refused."""
+    try:
+        json.dumps(body, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        raise Refused(400, "the request holds half a character (a lone surrogate), or is nested too deeply") from None
     try:
         asked = kind.model_validate(body)
     except ValidationError as error:
@@ -99,15 +113,19 @@ def sayable(text: str, stops: Sequence[str], ended: bool) -> tuple[str, bool]:
         return text[: min(found)], True
     if ended:
         return text, False
-    held = max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+    longest = len(text) + 1  # a stop text may be longer than all that has been said, up to a whole request
+    held = max((n for stop in stops for n in range(1, min(len(stop), longest)) if text.endswith(stop[:n])), default=0)
     return text[: len(text) - held].rstrip("\ufffd"), False
 
 
 def usage(prompt: int, completion: int) -> dict[str, int]:
+    """Token counts as every whole answer carries them."""
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 def chat_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
+    """The `logprobs` of a chat's choice: each token with the likeliest at its place."""
+
     def one(text: str, logprob: float | None) -> dict[str, Any]:
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
@@ -115,6 +133,7 @@ def chat_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
 
 
 def completion_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
+    """The `logprobs` of a completion's choice: parallel lists, with each token's offset in characters."""
     offsets = [0]
     for token in tokens:
         offsets.append(offsets[-1] + len(token.text))
@@ -127,4 +146,5 @@ def completion_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
 
 
 def envelope(kind: str, number: str, created: int, model: str, choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What surrounds the choices; `created` is in seconds since 1970."""
     return {"id": number, "object": kind, "created": created, "model": model, "choices": list(choices)}

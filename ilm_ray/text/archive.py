@@ -24,6 +24,8 @@ _PACKED = (_GZIP, _ZSTD, _ZSTD_DICTIONARY, _LZ4)
 # Where a record may begin: a compressed member, or the version line behind the end of the last record.
 _STARTS = re.compile(rb"\x1f\x8b\x08|\x28\xb5\x2f\xfd|\x04\x22\x4d\x18|\nWARC/[01]")
 _CHUNK, _HEAD = 1 << 20, 4096
+_FIRST = 4096  # unpacked bytes that are looked at to tell what a member is
+_SIP = 1 << 10  # packed bytes given to a decoder at once: they can become 32 MiB
 _SLACK = 64  # bytes between two records that are nobody's loss: blank lines, folded header lines
 _IN_ZIP = re.compile(r"\.w?arc(\.(gz|zst|lz4))?$")
 # What the readers are known to raise on damaged files; warcio's parsers check little.
@@ -75,9 +77,9 @@ def begins_record(head: bytes) -> bool:
         return True  # only WARC writers put a dictionary into a skippable frame
     try:
         if head.startswith(_GZIP):
-            head = zlib.decompressobj(31).decompress(head, 4096)
+            head = zlib.decompressobj(31).decompress(head, _FIRST)
         elif head.startswith(_ZSTD):
-            head = zstandard.ZstdDecompressor().decompressobj().decompress(head)
+            head = zstandard.ZstdDecompressor().stream_reader(head).read(_FIRST)
     except (zlib.error, zstandard.ZstdError):
         return False
     head = head.lstrip()[:16].lower()
@@ -217,13 +219,17 @@ def _member_end(stream: BinaryIO, offset: int) -> int | None:
     chunk = stream.read(_CHUNK)
     packed: Any = zlib.decompressobj(31) if chunk.startswith(_GZIP) else zstandard.ZstdDecompressor().decompressobj()
     try:
-        while chunk and not packed.eof:
-            packed.decompress(chunk)
-            offset += len(chunk)
-            chunk = b"" if packed.eof else stream.read(_CHUNK)
+        while chunk:
+            for at in range(0, len(chunk), _SIP):
+                sip = chunk[at : at + _SIP]
+                packed.decompress(sip)
+                offset += len(sip)
+                if packed.eof:
+                    return offset - len(packed.unused_data)
+            chunk = stream.read(_CHUNK)
     except (zlib.error, zstandard.ZstdError):
-        return None
-    return offset - len(packed.unused_data) if packed.eof else None
+        pass
+    return None
 
 
 def _at(stream: BinaryIO, position: int, size: int) -> bytes:

@@ -45,6 +45,7 @@ Work = Callable[[Page], Extracted]
 
 
 def pack_page(page: Page) -> bytes:
+    """A page as bytes of the pipe: length, a line with flag and charset, body."""
     data = f"{int(page.checked)}{page.charset or ''}\n".encode("utf-8", "replace") + page.body
     return HEADER.pack(len(data)) + data
 

@@ -1,5 +1,6 @@
 """HTTP responses as archives hold them: header, and body behind its transfer and content encodings."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
@@ -9,6 +10,7 @@ from typing import Any
 from fastwarc.stream_io import BrotliReader, ChunkedReader, GzipReader, ZstdReader
 
 MAX_HEAD = 1 << 16  # bytes in which a header must end
+_STATUS = re.compile("[0-9]{1,9}")  # Python refuses to read a number of some thousand digits
 _BLANK = (b"\r\n\r\n", b"\n\n", b"\r\r\n\r\r\n")
 _DECODERS: dict[str, Callable[[Any], Any]] = {
     "chunked": ChunkedReader,
@@ -46,7 +48,7 @@ def parse_response(block: bytes) -> Response | None:
     fields = (line.partition(":") for line in lines)
     headers = {name.strip().lower(): value.strip() for name, colon, value in fields if colon}
     words = status_line.split(maxsplit=2)
-    status = int(words[1]) if len(words) > 1 and words[1].isdecimal() else None
+    status = int(words[1]) if len(words) > 1 and _STATUS.fullmatch(words[1]) else None
     return Response(status, headers, block[end + gap :])
 
 

@@ -28,14 +28,17 @@ def outputs(folder: Path, step: str, index: int) -> tuple[Path, Path, Path]:
 
 
 def is_done(folder: Path, step: str, index: int) -> bool:
+    """Whether all files of a step for input file `index` are there; they appear whole."""
     return all(path.is_file() for path in outputs(folder, step, index))
 
 
 def signatures_path(folder: Path, index: int) -> Path:
+    """MinHash signatures of input file `index`."""
     return folder / "dedup" / f"signatures-{index:05d}.npz"
 
 
 def drops_path(folder: Path, index: int) -> Path:
+    """Duplicates found in input file `index`."""
     return folder / "dedup" / f"drops-{index:05d}.npz"
 
 
@@ -69,10 +72,12 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> None:
 
 
 def save_drops(path: Path, drops: Drops) -> None:
+    """Write the list of duplicates in one step."""
     save_arrays(path, ids=drops.ids, duplicate_of=drops.duplicate_of, similarity=drops.similarity, exact=drops.exact)
 
 
 def load_drops(path: Path) -> Drops:
+    """The inverse of `save_drops`. Raises OSError or ValueError where the file is missing or damaged."""
     with np.load(path, allow_pickle=False) as saved:
         return Drops(saved["ids"], saved["duplicate_of"], saved["similarity"], saved["exact"])
 
@@ -83,6 +88,7 @@ def write_sources(folder: Path, sources: Iterable[Source]) -> None:
 
 
 def read_sources(folder: Path) -> list[Source]:
+    """The input files of a run, in their frozen order."""
     return [Source(**row) for row in json.loads((folder / SOURCES).read_text(encoding="utf-8"))]
 
 

@@ -29,6 +29,7 @@ page not found | 404 not found | access denied | add to cart | forgot your passw
 
 
 def boilerplate() -> list[str]:
+    """Phrases that mark a line as part of a site, not of a text; both languages."""
     return [phrase.strip() for line in BOILERPLATE.strip().split("\n") for phrase in line.split("|")]
 
 

@@ -21,6 +21,7 @@ from ilm_ray.tokenizer.huggingface import write_huggingface
 
 NAME = "vocabulary.json"
 RANKS = "vocabulary.tiktoken"
+_LARGEST = 1 << 22  # ids of a vocabulary file
 FORMAT = "ilm_ray vocabulary 2"
 # The last ids of the vocabulary, in this order; from <|plugin|> on they are those of the released models.
 SPECIALS = (
@@ -116,13 +117,21 @@ class Tokenizer:
             lines = (folder / RANKS).read_bytes()
             if hashlib.sha256(lines).hexdigest() != content["ranks_sha256"]:
                 raise ValueError(f"{RANKS} is not the file that was saved with it")
-            tokens = [base64.b64decode(line.split()[0], validate=True) for line in lines.splitlines()]
-            return cls(tokens, content["vocab_size"])
+            rows = [line.split() for line in lines.splitlines()]
+            tokens = [base64.b64decode(row[0], validate=True) for row in rows if len(row) == 2]
+            if len(tokens) < len(rows) or b"" in tokens or len(set(tokens)) < len(tokens):
+                raise ValueError(f"{RANKS} has a line that is no token and rank, or a token twice")
+            if not {bytes([byte]) for byte in range(256)} <= set(tokens):
+                raise ValueError(f"{RANKS} lacks single bytes")
+            size = content["vocab_size"]
+            if not isinstance(size, int) or size > _LARGEST:
+                raise ValueError(f"vocab_size is no number up to {_LARGEST}")
+            return cls(tokens, size)
         except FileNotFoundError as error:
             raise UserError(
                 f"no tokenizer at {error.filename}; run jobs/tokenizer.py with this --run-dir first"
             ) from None
-        except (ValueError, KeyError, TypeError, binascii.Error) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, binascii.Error) as error:
             raise UserError(f"{path} is not a vocabulary of ilm_ray ({error}); run jobs/tokenizer.py anew") from None
 
     def save_huggingface(self, folder: Path) -> list[Path]:

@@ -1,12 +1,16 @@
 """Configuration: precedence, refusal of what is wrong, faithful presets."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ilm_ray.config import load_config, save_config
 from ilm_ray.config.fit import check_fits, parameter_count
-from ilm_ray.config.load import PRESETS
+from ilm_ray.config.load import PRESETS, with_entry
 from ilm_ray.errors import UserError
 from ilm_ray.model.internlm2 import CausalLM, Shape
 
@@ -48,6 +52,9 @@ def test_unknown_key_names_the_nearest(setting: str, hint: str) -> None:
         "input=",
         "seed=-1",  # numpy's generators take none
         "long_text.scorer_lr=0",
+        "seed=2020-99-99",  # YAML takes it for a date and then finds no such day
+        "ppo.temperature=.nan",
+        "a\nb=1",
     ],
 )
 def test_bad_values_are_one_line(setting: str) -> None:
@@ -73,3 +80,77 @@ def test_a_preset_too_large_is_refused() -> None:
     with pytest.raises(UserError, match="does not fit"):
         check_fits(load_config("1_8b"), cpus=64, gpus=0, memory_gib=16)
     check_fits(load_config("nano"), cpus=4, gpus=0, memory_gib=8)
+
+
+NAMES = st.text("abcdefgh_", min_size=1, max_size=6)
+TABLES = st.dictionaries(NAMES, st.text("xyz ", min_size=1, max_size=8).map(lambda t: f"Score {t.strip()}"), max_size=4)
+
+
+@given(TABLES, st.lists(st.tuples(NAMES, st.sampled_from(["one", "two"])), max_size=4), st.integers(0, 4))
+@settings(max_examples=25, deadline=None)
+def test_a_key_within_a_table_is_set_alone_and_the_whole_is_replaced(
+    table: dict[str, str], changes: list[tuple[str, str]], replaced_at: int
+) -> None:
+    """The oracle is a plain dict: `table.KEY=` is an assignment, `table={...}` another dict."""
+    expected = dict(load_config("nano").reward.system_prompts)
+    words = []
+    for number in range(len(changes) + 1):
+        if number == replaced_at:
+            expected = dict(table)
+            words.append(f"reward.system_prompts={json.dumps(table)}")
+        for name, prompt in changes[number : number + 1]:
+            expected[name] = prompt
+            words.append(f"reward.system_prompts.{name}={prompt}")
+    assert load_config("nano", None, words).reward.system_prompts == expected
+
+
+NESTED = st.recursive(st.integers(), lambda inner: st.dictionaries(NAMES, inner, max_size=3), max_leaves=6)
+
+
+@given(
+    st.dictionaries(NAMES, NESTED, max_size=3),
+    st.lists(st.tuples(st.lists(NAMES, min_size=1, max_size=3), NESTED), max_size=4),
+)
+@settings(max_examples=40, deadline=None)
+def test_nested_tables_are_changed_at_one_place_only(
+    table: dict[str, object], changes: list[tuple[list[str], object]]
+) -> None:
+    """Whatever does not lie on the path of a change is as it was; what lies there is the new value."""
+    for path, value in changes:
+        changed = with_entry(table, path, value)
+        assert flat(changed, without=path) == flat(table, without=path)
+        found: Any = changed
+        for name in path:
+            found = found[name]
+        assert found == value
+        table = changed
+
+
+def flat(table: dict[str, Any], without: list[str], at: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
+    """Leaves by path, those below, on and above `without` left out."""
+    leaves: dict[tuple[str, ...], object] = {}
+    for name, value in table.items():
+        path = (*at, name)
+        if path == tuple(without)[: len(path)]:
+            leaves |= flat(value, without, path) if isinstance(value, dict) and len(path) < len(without) else {}
+        else:
+            leaves[path] = value
+    return leaves
+
+
+def test_a_key_of_a_table_keeps_what_a_file_said(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("reward: {system_prompts: {poetry: Score rhythm.}}\ntext: {rules: {en: {words: [10, 20]}}}\n")
+    words = [
+        "reward.system_prompts.code=Run it.",
+        "text.rules.en.digit_ratio=[null, 0.5]",
+        "text.rules.zh.words=[1, 2]",
+    ]
+    words += ["text.sources.books.input=/b/*.txt", "text.sources.books.settings.min_chars=5"]
+    config = load_config("nano", file, words)
+    assert config.reward.system_prompts == {"poetry": "Score rhythm.", "code": "Run it."}
+    assert config.text.rules["en"]["words"] == (10, 20) and config.text.rules["en"]["digit_ratio"] == (None, 0.5)
+    assert config.text.rules["zh"]["words"] == (1, 2)
+    assert config.text.sources["books"].settings == {"min_chars": 5}
+    with pytest.raises(UserError, match=r"system_prompts\.a"):
+        load_config("nano", None, ["reward.system_prompts.a.b=x"])

@@ -38,7 +38,7 @@ def list_zip(path: str, limits: Limits) -> Listing:
     _check_count(path, len(infos), limits)
     members, left_out = list[Entry](), Counter[str]()
     for info in infos:
-        if info.is_dir():
+        if info.filename.endswith("/"):  # as is_dir() has it, which raises for a member without a name
             continue
         link = (info.external_attr >> 16) & 0o170000 not in (0, 0o100000)  # Unix type bits; 0: made elsewhere
         if link or info.flag_bits & 1:

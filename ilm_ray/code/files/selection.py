@@ -78,10 +78,12 @@ def scorer_files(config: CodeConfig) -> list[Path]:
 
 
 def limits(config: CodeConfig) -> Limits:
+    """Bounds on what archives may cost, from `code.max_*`."""
     return Limits(config.max_file_bytes, config.max_archive_bytes, config.max_archive_members)
 
 
 def jsonable(part: Part) -> dict[str, Any]:
+    """The part as a row that Ray Data carries."""
     return {"tree": asdict(part.tree), "entries": part.entries}
 
 

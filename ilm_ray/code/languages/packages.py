@@ -39,7 +39,7 @@ _PHP_INCLUDE = re.compile(
 
 
 def find_java(path: str, text: str) -> Facts:
-    """Java."""
+    """Imports, package and declared names of a Java file; `import a.b.*` names a whole package."""
     code = code_of(text, JVM)
     imports = [Import(found[1], "*" if found[2] else "") for found in code.find(_JAVA)]
     return _jvm_facts(path, code, imports, ".".join(_PACKAGE.findall(code.bare)[:1]))

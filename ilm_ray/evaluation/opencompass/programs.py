@@ -59,6 +59,8 @@ class SandboxedHumanEval(BaseEvaluator):
 
 
 class SandboxedMBPP(MBPPEvaluator):
+    """OpenCompass's MBPP with its own extraction of programs, which run in our sandbox."""
+
     def score(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
         """references: the assertions of each problem, one a line."""
         programs = []

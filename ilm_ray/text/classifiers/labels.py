@@ -17,6 +17,7 @@ import zstandard
 from ilm_ray.errors import UserError
 from ilm_ray.text.language import tokens
 
+LONGEST_LINE = 1 << 25  # characters
 _PARTS = 10  # by hash of the text: 0 and 1 are held out, 2 sets the threshold, the rest trains
 
 
@@ -50,6 +51,8 @@ class Columns:
 
 @dataclass(frozen=True)
 class Split:
+    """Three parts that share no text."""
+
     training: Labels
     threshold: Labels  # sets the threshold and what a score of one half means
     held_out: Labels  # measures
@@ -74,7 +77,7 @@ def read_labels(path: Path, columns: Columns | None = None) -> Labels:
             texts.append(text)
             good.append(flag)
             languages.append(str(row.get(want.language) or "unknown"))
-    except (OSError, EOFError, ValueError, csv.Error, zlib.error, zstandard.ZstdError) as error:
+    except (OSError, EOFError, ValueError, RecursionError, csv.Error, zlib.error, zstandard.ZstdError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read labels {path}: {reason}; correct the file or its path") from None
     return Labels(texts, np.array(good, bool), languages)
@@ -117,6 +120,14 @@ def _part(text: str) -> int:
     return int.from_bytes(_digest(text), "little") % _PARTS
 
 
+def _bounded(lines: io.TextIOWrapper) -> Iterator[str]:
+    """Lines of a file that may be packed: a kilobyte can unpack to a line that fills the memory."""
+    while line := lines.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE:
+            raise ValueError(f"a line has more than {LONGEST_LINE} characters")
+        yield line
+
+
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, row) for each row."""
     kinds = [suffix.lower() for suffix in path.suffixes]
@@ -130,7 +141,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             stream = gzip.GzipFile(fileobj=raw)
         elif packed:
             stream = zstandard.ZstdDecompressor().stream_reader(raw)
-        lines = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+        lines = _bounded(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""))
         if kind == ".jsonl":
             for number, line in enumerate(lines, start=1):
                 if line.strip():

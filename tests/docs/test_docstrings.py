@@ -1,0 +1,62 @@
+"""The API pages are made of docstrings: what is public has one, and it says more than its name."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+MODULES = [path for folder in ("ilm_ray", "actors") for path in sorted((ROOT / folder).rglob("*.py"))]
+FILLERS = {
+    "a",
+    "an",
+    "the",
+    "of",
+    "and",
+    "or",
+    "to",
+    "in",
+    "for",
+    "is",
+    "it",
+    "its",
+    "as",
+    "by",
+    "with",
+    "on",
+    "that",
+    "this",
+}
+
+
+def words(text: str) -> set[str]:
+    return {word.rstrip("s") for word in re.findall("[a-z]+", text.lower()) if word not in FILLERS}
+
+
+def repeats(name: str, said: str) -> bool:
+    """Whether a docstring has no word that the name has not."""
+    return words(said) <= words(re.sub("([A-Z])", r" \1", name).replace("_", " ")) | words(name)
+
+
+def silent(source: str, name: str) -> Iterator[str]:
+    """The module, and its public classes and functions, of which nothing is said."""
+    tree = ast.parse(source)
+    public = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [node for node in tree.body if isinstance(node, public) and not node.name.startswith("_")]
+    for found, called in [(tree, name), *((node, node.name) for node in nodes)]:
+        said = ast.get_docstring(found)
+        if not said or repeats(called, said):
+            yield called
+
+
+def test_what_is_public_is_explained() -> None:
+    sources = {path: source for path in MODULES if (source := path.read_text(encoding="utf-8"))}
+    assert len(sources) > 250
+    found = {str(path.relative_to(ROOT)): list(silent(source, path.stem)) for path, source in sources.items()}
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+def test_the_check_sees() -> None:
+    rows = ['"""Reading."""', "def f(): ...", "def read_rows():", '    """Read the rows."""', "class _P: ..."]
+    source = "\n".join([*rows, "class T:", '    """A b."""'])
+    assert list(silent(source, "reading")) == ["reading", "f", "read_rows"]

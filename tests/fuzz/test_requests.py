@@ -1,0 +1,241 @@
+"""Requests to the two servers of ours, byte by byte: an answer with a status that says whose fault it is, never 500."""
+
+import asyncio
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+import torch
+from aiohttp import web
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ilm_ray.alignment.labels import read_comparisons, read_labels
+from ilm_ray.model.exchange import export_model
+from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
+from ilm_ray.serving.embedded import Embedded
+from ilm_ray.serving.protocol import sayable
+from ilm_ray.tokenizer.base import first_tokens
+from ilm_ray.tokenizer.cl100k import cl100k
+from ilm_ray.tokenizer.tokenizer import Tokenizer
+from jobs.label_answers import Labels, serve
+from tests.fuzz.limits import bounded, few, refusals
+from tests.fuzz.made import as_json, damaged, lines, rewritten, texts, values
+
+ANSWER_S = 60.0
+VOCABULARY = 600
+
+
+def ask(port: int, request: bytes, whole: bool = True) -> tuple[int, bytes]:
+    """Status and all bytes of the answer; 0 where the server only closes. A request that is not `whole` is cut off."""
+    with socket.create_connection(("127.0.0.1", port), ANSWER_S) as connection:
+        try:
+            connection.sendall(request)
+            if not whole:
+                connection.shutdown(socket.SHUT_WR)
+            said = b""
+            while part := connection.recv(1 << 16):
+                said += part
+        except TimeoutError:
+            raise AssertionError(f"no answer within {ANSWER_S:g} s") from None
+        except OSError:  # the server has closed before it read everything
+            return 0, b""
+    head = said.split(b" ", 2)
+    return (int(head[1]) if said.startswith(b"HTTP/") else 0), said
+
+
+def posted(port: int, path: str, body: bytes, *headers: str) -> bytes:
+    head = [f"POST {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", f"Content-Length: {len(body)}", "Connection: close"]
+    return "\r\n".join([*head, *headers, "", ""]).encode("utf-8", "replace") + body
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Port of the embedded server with a random model."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = Tokenizer(first_tokens(cl100k()[0], 500), VOCABULARY)
+    tokenizer.save_huggingface(folder)
+    model = CausalLM(Shape(VOCABULARY, 1, 16, 1, 2, 8, 24, init_std=0.2))
+    initialize(model, 3)
+    export_model(model, folder, "llama", torch.float32, {"eos_token_id": tokenizer.eos_id})
+    loop, ready = asyncio.new_event_loop(), threading.Event()
+    ports = list[int]()
+
+    async def start() -> None:
+        runner = web.AppRunner(Embedded(folder, "nano", 48).application(), access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        assert site._server is not None and isinstance(site._server, asyncio.Server)
+        ports.append(site._server.sockets[0].getsockname()[1])
+        ready.set()
+
+    thread = threading.Thread(target=lambda: (loop.run_until_complete(start()), loop.run_forever()), daemon=True)
+    thread.start()
+    assert ready.wait(60)
+    yield ports[0]
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+
+
+CHAT = {
+    "model": "nano", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "temperature": 1.0, "top_p": 0.9,
+    "seed": 1, "stop": ["x"], "stream": False, "logprobs": True, "top_logprobs": 2, "n": 1,
+}  # fmt: skip
+COMPLETION = {
+    "model": "nano",
+    "prompt": [1, 2],
+    "max_tokens": 2,
+    "echo": True,
+    "logprobs": 1,
+    "stop": "x",
+    "stream": False,
+}
+KINDS = st.sampled_from(
+    ["application/json", "application/json; charset=utf-16", "text/plain; charset=x", "", "a/b; charset=\0"]
+)
+
+
+def accepted(port: int, path: str, body: bytes, kind: str = "application/json") -> None:
+    with bounded():
+        status, said = ask(port, posted(port, path, body, f"Content-Type: {kind}"))
+    assert status in (200, 400, 404, 413, 415), said[:300]
+    content = said.partition(b"\r\n\r\n")[2]
+    assert status == 200 or b"error" in content or content.isascii()
+
+
+@given(st.one_of(rewritten(CHAT).map(as_json), damaged([as_json(CHAT)]), lines), KINDS)
+@example(as_json(CHAT | {"messages": [{"role": "user", "content": "\ud800"}]}), "application/json")
+@example(as_json(CHAT), "application/json; charset=nowhere")
+@example(b"[" * 100_000, "application/json")
+@example(as_json(CHAT | {"temperature": float("nan")}), "application/json")
+@example(as_json(CHAT | {"top_p": 1e-320, "temperature": 1e-320}), "application/json")
+@example(as_json(CHAT | {"stop": ["y" * 1_000_000]}), "application/json")
+@example(as_json(CHAT | {"messages": [{"role": "assistant", "content": "x", "action": "y"}]}), "application/json")
+@few(25)
+def test_any_chat_request_is_answered(endpoint: int, body: bytes, kind: str) -> None:
+    accepted(endpoint, "/v1/chat/completions", body, kind)
+
+
+@given(
+    st.one_of(rewritten(COMPLETION).map(as_json), values.map(lambda prompt: as_json(COMPLETION | {"prompt": prompt})))
+)
+@example(as_json(COMPLETION | {"prompt": "\ud800"}))
+@example(as_json(COMPLETION | {"prompt": [2**70]}))
+@example(as_json(COMPLETION | {"prompt": [], "echo": True}))
+@example(as_json(COMPLETION | {"prompt": ["", [1]]}))
+@few(25)
+def test_any_completion_request_is_answered(endpoint: int, body: bytes) -> None:
+    accepted(endpoint, "/v1/completions", body)
+
+
+@given(st.text("abx", max_size=12), st.lists(st.text("abx", max_size=5), max_size=3), st.booleans())
+@example("a" * 20, ["b" * 1_000_000], False)
+@few(40)
+def test_what_may_be_told_holds_no_stop_text(answer: str, stops: list[str], ended: bool) -> None:
+    """Told piece by piece or at once, an answer is the text before its first stop text."""
+    stops = [stop for stop in stops if stop]
+    with bounded():
+        told, stopped = sayable(answer, stops, ended)
+    first = min((at for stop in stops if (at := answer.find(stop)) >= 0), default=None)
+    assert stopped == (first is not None)
+    assert answer.startswith(told) and not any(stop in told for stop in stops)
+    if first is not None or ended:
+        assert told == answer[:first]
+
+
+COMPARISONS = [
+    {"id": name, "domain": "helpful", "prompt": [{"role": "user", "content": "Hi"}], "a": "x", "b": "y"}
+    for name in ("1-0", "1-1")
+]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Labels, int]]:
+    labels = Labels(tmp_path_factory.mktemp("labels") / "labels.jsonl", COMPARISONS)
+    with serve(labels, 0) as server:
+        failures = list[str]()
+        server.handle_error = lambda request, address: failures.append(str(address))  # type: ignore[method-assign]
+        labels.failures = failures  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        yield labels, int(server.server_address[1])
+        server.shutdown()
+        thread.join(10)
+
+
+def label_page(page: tuple[Labels, int], request: bytes) -> None:
+    """An answer of its own or a closed connection, no exception in the handler, no label without the page's token."""
+    labels, port = page
+    status, said = ask(port, request, whole=False)
+    assert not labels.failures, said[:300]  # type: ignore[attr-defined]
+    assert status in (0, 200, 303, 400, 403, 404, 405, 413, 414, 431, 501, 505), said[:300]
+    assert b"<script>alert" not in said and not labels.said and not labels.path.exists()
+
+
+PATHS = st.one_of(
+    texts, st.sampled_from(["/", "/label", "/?id=1-0", "//[", "http://[", "/?id=%ff", "/?" + "a&" * 500, "*"])
+)
+HEADERS = st.lists(
+    st.tuples(st.sampled_from(["Host", "Origin", "Content-Length", "Expect", "X"]), texts).map(": ".join), max_size=3
+)
+
+
+@given(st.sampled_from(["GET", "POST", "HEAD", "PUT", "\0"]), PATHS, HEADERS, st.binary(max_size=40), st.booleans())
+@example("GET", "http://[", [], b"", True)
+@example("POST", "/label", ["Content-Length: " + "9" * 5000], b"", True)
+@example("POST", "/label", ["Content-Length: \u00b2"], b"", True)
+@few(40)
+def test_any_request_to_the_label_page(
+    page: tuple[Labels, int], method: str, path: str, headers: list[str], body: bytes, hosted: bool
+) -> None:
+    own = [f"Host: 127.0.0.1:{page[1]}"] if hosted else []
+    head = "\r\n".join([f"{method} {path} HTTP/1.1", *own, *headers, "", ""])
+    label_page(page, head.encode("utf-8", "replace") + body)
+
+
+@given(st.dictionaries(st.sampled_from(["id", "label", "token", "x"]), texts, max_size=4))
+@few(25)
+def test_any_form_without_the_token_is_no_label(page: tuple[Labels, int], form: dict[str, str]) -> None:
+    body = urlencode({key: value.encode("utf-8", "surrogatepass") for key, value in form.items()}).encode()
+    label_page(page, posted(page[1], "/label", body))
+
+
+@given(st.lists(st.tuples(texts, texts, texts), min_size=1, max_size=3, unique_by=lambda row: row[0]))
+@example([("\ud800", "\ud800", "\ud800")])
+@example([("1-0", "\ud800", "\ud800")])
+@example([("", "", ""), ("9" * 5000, "", "")])
+@few(10)
+def test_any_comparisons_are_shown_and_labelled(rows: list[tuple[str, str, str]]) -> None:
+    """Answers are what models said, lone surrogates of a JSON file included; an id must be a text."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "comparisons.jsonl")
+        path.write_bytes(b"\n".join(as_json(COMPARISONS[0] | {"id": i, "a": a, "b": b}) for i, a, b in rows))
+        found = list[Any]()
+        with refusals():
+            found = read_comparisons(path)
+        if not found:
+            return
+        labels = Labels(Path(folder, "labels.jsonl"), found)
+        with serve(labels, 0) as server:
+            failures = list[Any]()
+            server.handle_error = lambda request, address: failures.append(address)  # type: ignore[method-assign]
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+            port = int(server.server_address[1])
+            try:
+                while (number := labels.next()) is not None:
+                    request = f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
+                    status, said = ask(port, request.encode())
+                    assert (status, failures) == (200, []), said[:200]
+                    token = said.split(b'name="token" value="')[1].split(b'"')[0].decode()
+                    form = urlencode({"id": found[number]["id"], "label": "tie", "token": token})
+                    status, said = ask(port, posted(port, "/label", form.encode()))
+                    assert (status, failures) == (303, []), said[:200]
+            finally:
+                server.shutdown()
+        assert {row["id"] for row in read_labels(labels.path)} == {row["id"] for row in found}
