@@ -4,7 +4,9 @@ fastwarc reads what it can. Where it stops, warcio is tried on the same spot (it
 more), then reading begins again at the next place that looks like a record. Offsets only grow, so nothing comes twice.
 """
 
+import lzma
 import re
+import struct
 import zipfile
 import zlib
 from collections import Counter
@@ -30,6 +32,11 @@ _SLACK = 64  # bytes between two records that are nobody's loss: blank lines, fo
 _IN_ZIP = re.compile(r"\.w?arc(\.(gz|zst|lz4))?$")
 # What the readers are known to raise on damaged files; warcio's parsers check little.
 _ERRORS = (ArchiveLoadFailed, OSError, EOFError, ValueError, AttributeError, TypeError, IndexError, zlib.error)
+# And zipfile on damaged or encrypted ones, which believes all offsets.
+_ZIP_ERRORS = (
+    *(zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error, lzma.LZMAError, struct.error),
+    *(OSError, EOFError, ValueError, IndexError, OverflowError),
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ def _of_zip(stream: BinaryIO, size: int, counts: Counter[str]) -> Iterator[Recor
     try:
         archive = zipfile.ZipFile(stream)
         names = sorted(name for name in archive.namelist() if _IN_ZIP.search(name))
-    except (zipfile.BadZipFile, OSError):
+    except _ZIP_ERRORS:
         _skip(counts, "malformed", size)
         return
     if not names:
@@ -100,7 +107,7 @@ def _of_zip(stream: BinaryIO, size: int, counts: Counter[str]) -> Iterator[Recor
         try:
             with archive.open(name) as member:
                 yield from read_records(member, counts)  # type: ignore[arg-type]
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error):  # damaged, encrypted
+        except _ZIP_ERRORS:
             _skip(counts, "malformed", archive.getinfo(name).compress_size)
 
 

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -18,7 +19,7 @@ from ilm_ray.errors import UserError
 # What the standard library raises on archives that are cut off or made up.
 DAMAGE = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError,
-    NotImplementedError, OverflowError,
+    NotImplementedError, OverflowError, IndexError, struct.error,
 )  # fmt: skip
 _HEADER_BYTES = 1 << 20  # no honest header of a tar member is longer
 _MAGIC: dict[bytes, Callable[[str], Any]] = {
