@@ -15,7 +15,6 @@ Aims: tiny no slower, wide 1.5 times; transfer of weights at most 5% of an itera
 
 import argparse
 import json
-import math
 import statistics
 import tempfile
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from actors.ppo_roles import ChatTokens, Inputs
 from ilm_ray.alignment.experience import Prompt
 from ilm_ray.config.schema import PPOConfig
 from ilm_ray.model.huggingface import save_internlm2, save_llama
-from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape, initialize
+from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel, Shape, initialize
 
 REPOSITORY = Path(__file__).parents[1]
 PEER = ("torch==2.13.0", "trl==1.11.0", "transformers<5.20", "datasets", "accelerate", "rich")
@@ -61,17 +60,28 @@ def make_models(size: Size, folder: Path) -> None:
     initialize(policy, 0)
     initialize(reward, 1)
     with torch.no_grad():
-        # The first dimension of the hidden state is the same for all tokens and large: by it the end has its chance.
+        # The first dimension of the hidden state is large and nearly the same for all tokens: it gives the end its
+        # chance.
         policy.model.tok_embeddings.weight[:, 0] = 1.0
         policy.output.weight[:, 0] = 0.0
-        words, length = size.shape.vocab_size, size.mean_length
-        bias = -30.0 if length is None else math.log((words - 1) / (length - 1))
         policy.output.weight[END, :] = 0.0
-        policy.output.weight[END, 0] = bias / math.sqrt(size.shape.hidden)  # RMSNorm makes that dimension about this
+        if size.mean_length is None:
+            policy.output.weight[END, 0] = -10.0
+        else:
+            give_mean_length(policy, size.mean_length)
     save_internlm2(policy, folder / "ours" / "policy")
     save_internlm2(reward, folder / "ours" / "reward")
     save_llama(policy, folder / "policy", bos_token_id=BOS, eos_token_id=END, pad_token_id=0)
     (folder / "policy" / "generation_config.json").write_text(json.dumps({"eos_token_id": END, "pad_token_id": 0}))
+
+
+def give_mean_length(policy: CausalLM, length: float) -> None:
+    """Set what the end token makes of the first dimension, so that its chance at any place is 1 / `length`."""
+    words = torch.randint(4, policy.shape.vocab_size, (8, 128), generator=torch.Generator().manual_seed(4))
+    hidden = policy.model(Packed.of(words.tolist()))
+    for _ in range(10):
+        chance = policy.output(hidden).softmax(-1)[:, END].mean()
+        policy.output.weight[END, 0] -= (chance * length).log() / hidden[:, 0].mean()
 
 
 def run_ours(size: Size, folder: Path, backend: str) -> list[dict[str, Any]]:
