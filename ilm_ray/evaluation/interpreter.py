@@ -110,6 +110,7 @@ def read_reply(text: str) -> Reply:
 
 
 def final_answer(said: str) -> str:
+    """What follows the last announcement of the answer; all that was said where there is none."""
     return said.rpartition(_ANSWER)[2].strip()
 
 
@@ -137,6 +138,7 @@ def run_code(code: str, earlier: Sequence[str], limits: Limits = LIMITS) -> Outp
 
 
 def read_outcome(outcome: Outcome) -> Output:
+    """What the sandbox made of a program, as the model is told it: printed lines, and why it ended early."""
     printed = plain(outcome.stdout)
     if outcome.passed:
         return Output(printed, "", True)

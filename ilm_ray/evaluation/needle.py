@@ -111,6 +111,7 @@ CHINESE_SHARE = 0.2  # of a text's characters, from which on it counts as Chines
 
 
 def language_of(text: str) -> Language:
+    """zh where more than CHINESE_SHARE of the characters are Chinese."""
     return "zh" if len(_CHINESE.findall(text)) > CHINESE_SHARE * len(text) else "en"
 
 

@@ -59,6 +59,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Cell:
+    """A place of a haystack's map, by the numbers of its length (column) and depth (row); `file` keeps its answers."""
+
     haystack: Haystack
     column: int
     row: int

@@ -255,6 +255,6 @@ def test_a_checkpoint_cannot_run_code(local: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     path = local / "step-00000002"
     (path / ".metadata").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(pickle.UnpicklingError, match="has no place"):
+    with pytest.raises(ValueError, match=r"cannot be read .*has no place"):
         states.tensors_in(path)
     assert not (tmp_path / "pwned").exists()

@@ -57,6 +57,7 @@ class InterpreterInferencer(ChatInferencer):
 
 
 def prediction(solved: Solved, question: str, gold: str) -> Row:
+    """A row as OpenCompass's evaluators of agents read it, with the whole exchange as `turns`."""
     turns = [{"role": message["role"], "text": written(message)} for message in solved.messages]
     return {
         "gold": gold, "prediction": solved.answer, "origin_prompt": question, "steps": solved.steps, "turns": turns

@@ -44,6 +44,7 @@ class Reading:
 
 
 def judge_config(url: str, name: str, key_env: str | None, timeout_s: float) -> ConfigDict:
+    """The judge as a model of OpenCompass; `key_env`: name of the environment variable that holds its key."""
     return ConfigDict(
         type=ServedChat,
         abbr="judge",
