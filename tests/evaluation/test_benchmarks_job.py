@@ -12,9 +12,7 @@ from typing import Any
 import pytest
 
 from actors.evaluator import scored
-from ilm_ray.errors import UserError
 from ilm_ray.evaluation.data import lay_out
-from ilm_ray.evaluation.environment import interpreter
 from tests.evaluation.known import Knowing, Served, items
 
 REPOSITORY = Path(__file__).parents[2]
@@ -25,9 +23,8 @@ def _command(run: Path, *settings: str) -> list[str]:
     return [sys.executable, "jobs/benchmarks.py", "--run-dir", str(run), *(f"benchmarks.{s}" for s in settings)]
 
 
+@pytest.mark.usefixtures("python")
 def test_a_model_or_data_that_is_not_there_is_refused_in_one_line(tmp_path: Path) -> None:
-    if not (Path(sys.prefix).parent / ".venv-eval").is_dir():
-        pytest.skip("no evaluation environment; run `make eval-env`")
     (tmp_path / "root" / "data").mkdir(parents=True)
     for settings, said in (
         (("data=/nowhere", "model=/nowhere"), "benchmarks.data=/nowhere must be a folder"),
@@ -50,11 +47,8 @@ def test_a_result_that_says_what_a_node_lacked_is_asked_again(tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
+@pytest.mark.usefixtures("python")
 def test_a_killed_job_goes_on_and_ends_with_the_same_table(shared_data: Path, tmp_path: Path) -> None:
-    try:
-        interpreter(None)
-    except UserError as error:
-        pytest.skip(str(error))
     lay_out(shared_data / "eval", tmp_path / "root")
     with Served(Knowing(items(shared_data / "eval"), right=True)) as served:
         settings = (f"data={tmp_path / 'root'}", f"model={served.url}", "context=200000", "suite=smoke")

@@ -18,7 +18,6 @@ from actors.evaluator import Target, plan_sets, run_sets
 from ilm_ray.config import load_config
 from ilm_ray.errors import UserError
 from ilm_ray.evaluation.data import lay_out
-from ilm_ray.evaluation.environment import interpreter
 from ilm_ray.evaluation.suites import BENCHMARKS, with_settings
 from ilm_ray.evaluation.tables import benchmark_row, per_cent
 from ilm_ray.evaluation.verdicts import FIRST, SECOND, TIE, both_orders
@@ -29,14 +28,6 @@ from tests.evaluation.known import Served
 REPOSITORY = Path(__file__).parents[2]
 DEADLINE_S = 900.0
 SECRET = "not-in-any-file"
-
-
-@pytest.fixture(scope="module")
-def python() -> Path:
-    try:
-        return interpreter(None)
-    except UserError as error:
-        pytest.skip(str(error))
 
 
 WINNERS = st.lists(st.tuples(*[st.sampled_from(["ours", "theirs", "tie", "?"])] * 2), max_size=9)

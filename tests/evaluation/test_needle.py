@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from ilm_ray.config import load_config
 from ilm_ray.errors import UserError
-from ilm_ray.evaluation.environment import interpreter
 from ilm_ray.evaluation.needle import NEEDLES, Haystack, chosen, default_lengths, depths, score, sentences
 from ilm_ray.evaluation.needle_run import Asked, Grid, NeedleError, counter, read_haystacks, run_needles
 from ilm_ray.tokenizer.base import first_tokens
@@ -174,11 +173,8 @@ def test_texts_that_are_none_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("python")
 def test_the_job_draws_the_map(tmp_path: Path) -> None:
-    try:
-        interpreter(None)
-    except UserError as error:
-        pytest.skip(str(error))
     (tmp_path / "root" / "data").mkdir(parents=True)
     (tmp_path / "tale.txt").write_text(ENGLISH)
     run = tmp_path / "run"
@@ -212,11 +208,8 @@ def test_without_a_haystack_the_row_names_the_setting(tmp_path: Path) -> None:
     assert "benchmarks.haystack" in benchmark_row(needle, {}, {}, {})["why"]
 
 
+@pytest.mark.usefixtures("python")
 def test_lengths_beyond_the_context_are_refused_before_anything_runs(tmp_path: Path) -> None:
-    try:
-        interpreter(None)
-    except UserError as error:
-        pytest.skip(str(error))
     (tmp_path / "data").mkdir()
     words_of = [f"data={tmp_path}", "suite=long", "context=4096", f"haystack={tmp_path}", "needle_lengths=[8192]"]
     with pytest.raises(UserError, match=r"needle_lengths.*the context of 4096"):

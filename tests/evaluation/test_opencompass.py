@@ -15,9 +15,7 @@ import pytest
 import ray
 
 from actors.evaluator import EvaluationError, SetOf, Target, plan_sets, run_sets
-from ilm_ray.errors import UserError
 from ilm_ray.evaluation.data import lay_out
-from ilm_ray.evaluation.environment import interpreter
 from ilm_ray.evaluation.humaneval_x import NAMES, lacking
 from ilm_ray.evaluation.suites import BENCHMARKS
 from tests.evaluation.known import Knowing, Served, items, programs
@@ -42,14 +40,6 @@ KNOWN = (
     "GSM8K, code interpreter",
 )
 GUESSED = ("MMLU", "CMMLU", "AGIEval", "C3", "WinoGrande")
-
-
-@pytest.fixture(scope="module")
-def python() -> Path:
-    try:
-        return interpreter(None)
-    except UserError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,7 @@ import ray
 import torch
 
 from actors.evaluator import Target, plan_sets, run_sets
-from ilm_ray.errors import UserError
 from ilm_ray.evaluation.data import lay_out
-from ilm_ray.evaluation.environment import interpreter
 from ilm_ray.evaluation.suites import BENCHMARKS
 from ilm_ray.model.huggingface import load_causal, save_internlm2
 from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
@@ -29,14 +27,12 @@ SETS = ("MMLU.base/lukaemon_mmlu_abstract_algebra", "CMMLU.base/cmmlu-agronomy",
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_scores_through_vllm_are_those_of_our_model(local_ray: None, shared_data: Path, tmp_path: Path) -> None:
+def test_scores_through_vllm_are_those_of_our_model(
+    local_ray: None, python: Path, shared_data: Path, tmp_path: Path
+) -> None:
     """Each choice's mean negative log-probability to 1e-3, and the same choices taken."""
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed")
-    try:
-        python = interpreter(None)
-    except UserError as error:
-        pytest.skip(str(error))
     from actors.server import Server, ServerSettings
     from ilm_ray.serving.folder import servable
 
