@@ -11,7 +11,7 @@ from actors.group import Figures, step
 from actors.zero import ZeroRank
 from ilm_ray.alignment.experience import Experience, Rollouts, merge, nothing, per_response
 from ilm_ray.alignment.ppo import even_micro_batches, plan_updates, share_out, value_loss
-from ilm_ray.config.schema import PPOConfig
+from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.model.huggingface import load_scalar
 from ilm_ray.model.internlm2 import Packed
 

@@ -11,7 +11,7 @@ from ilm_ray.alignment import blackbox
 from ilm_ray.alignment.assemble import Said, derive, experience_of, figures, one_a_domain_first, sequence_kl
 from ilm_ray.alignment.experience import Experience, Rollouts, gather_numbered, merge
 from ilm_ray.alignment.rollout_file import read_rollouts, write_rollouts
-from ilm_ray.config.schema import PPOConfig
+from ilm_ray.config.alignment import PPOConfig
 
 
 @dataclass(frozen=True)

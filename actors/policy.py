@@ -12,7 +12,7 @@ from actors.weights import BUCKET_BYTES, WeightMessage, pack
 from actors.zero import ZeroRank
 from ilm_ray.alignment.experience import Experience, Rollouts, join, merge, nothing, per_response, response_labels
 from ilm_ray.alignment.ppo import even_micro_batches, plan_updates, policy_loss, share_out
-from ilm_ray.config.schema import PPOConfig
+from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.corpus.mixture import Mixture
 from ilm_ray.model.huggingface import load_causal, save_internlm2, to_llama
 from ilm_ray.model.internlm2 import CausalLM, Packed

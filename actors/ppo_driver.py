@@ -40,7 +40,7 @@ from actors.ppo_roles import Inputs, ppo_roles
 from actors.recovery import Fall, why_hopeless
 from ilm_ray.alignment import blackbox
 from ilm_ray.alignment.ppo import prompt_numbers
-from ilm_ray.config.schema import PPOConfig
+from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.observe import metrics
 from ilm_ray.observe.journal import Journal

@@ -15,7 +15,7 @@ from actors.reference import FrozenSettings, Reference
 from actors.reward import Reward, RewardSettings
 from actors.rollout import VLLM_ENV, Rollout, RolloutSettings, choose_backend
 from ilm_ray.alignment.experience import Prompt
-from ilm_ray.config.schema import PPOConfig
+from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.errors import UserError
 from ilm_ray.model.huggingface import load_shape
 

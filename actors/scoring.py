@@ -17,7 +17,7 @@ from ilm_ray.alignment.conditional import condition_prefix
 from ilm_ray.alignment.experience import Prompt
 from ilm_ray.alignment.inputs import prompt_rows
 from ilm_ray.config import Config
-from ilm_ray.config.schema import PPOConfig
+from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.errors import UserError
 from ilm_ray.tokenizer.chatml import encode_chat
 from ilm_ray.tokenizer.tokenizer import Tokenizer

@@ -16,7 +16,7 @@ from actors.group import Figures, step
 from actors.weights import cut_by_bytes
 from ilm_ray.alignment.experience import per_response, response_labels
 from ilm_ray.alignment.ppo import even_micro_batches, share_out
-from ilm_ray.config.schema import PPOConfig
+from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.model.huggingface import Weights
 from ilm_ray.model.internlm2 import Packed
 

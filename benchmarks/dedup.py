@@ -27,7 +27,7 @@ from duplicates import NGRAM, Planted, plant, texts, write_corpus
 from processes import TreePeak, run_measured, tree_mb
 
 from ilm_ray.config import load_config
-from ilm_ray.config.schema import TextConfig
+from ilm_ray.config.data import TextConfig
 from ilm_ray.text import layout, steps
 from ilm_ray.text.dedup.minhash import bands_and_rows, catch_probability, sign_batch
 from ilm_ray.text.dedup.pipeline import Signed, find_duplicates

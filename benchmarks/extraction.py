@@ -26,7 +26,7 @@ from typing import Any
 
 import trafilatura
 
-from ilm_ray.config.schema import TextConfig
+from ilm_ray.config.data import TextConfig
 from ilm_ray.text.charset import decode
 from ilm_ray.text.format import format_rows
 from ilm_ray.text.inputs import open_source

@@ -28,7 +28,7 @@ from processes import peer_python, run_measured
 from actors.ppo_driver import PPORun
 from actors.ppo_roles import ChatTokens, Inputs
 from ilm_ray.alignment.experience import Prompt
-from ilm_ray.config.schema import PPOConfig
+from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.model.huggingface import save_internlm2, save_llama
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel, Shape, initialize
 

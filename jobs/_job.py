@@ -135,7 +135,7 @@ def print_stage_table(rows: dict[str, tuple[float, float]]) -> None:
 
 def _parse(job: str, argv: Sequence[str] | None) -> Chosen:
     parser = _Parser(
-        prog=f"jobs/{job}.py", description=f"ilm_ray job '{job}'; its settings are those of ilm_ray/config/schema.py."
+        prog=f"jobs/{job}.py", description=f"ilm_ray job '{job}'; its settings are those of ilm_ray/config."
     )
     parser.add_argument("--preset", help=f"one of {', '.join(PRESETS)} (default: that of the run folder, else nano)")
     parser.add_argument("--config", type=Path, help="YAML file with settings")

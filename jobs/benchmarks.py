@@ -18,7 +18,7 @@ from actors.ppo_roles import gpu_share
 from actors.rollout import choose_backend
 from actors.server import Server, ServerSettings
 from ilm_ray.config import Config
-from ilm_ray.config.schema import BenchmarksConfig
+from ilm_ray.config.evaluation import BenchmarksConfig
 from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.manifest import digest
 from ilm_ray.corpus.stage import Context, Result, Stage

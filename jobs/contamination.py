@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from ilm_ray.config.schema import DecontaminationConfig
+from ilm_ray.config.data import DecontaminationConfig
 from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.jsonl import write_jsonl
 from ilm_ray.decontamination.items import find_benchmarks, read_benchmarks, read_items

@@ -13,7 +13,7 @@ from ilm_ray.alignment.conditional import load_conditions
 from ilm_ray.alignment.experience import Prompt
 from ilm_ray.alignment.inputs import prompt_file, prompt_rows
 from ilm_ray.config import Config
-from ilm_ray.config.schema import PPOConfig
+from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.corpus.jsonl import sha256_of
 from ilm_ray.corpus.rows import require_splits
 from ilm_ray.corpus.stage import Context, Result, Stage

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ilm_ray.config import load_config
-from ilm_ray.config.schema import TextConfig
+from ilm_ray.config.data import TextConfig
 from ilm_ray.corpus.jsonl import Row, batches
 from ilm_ray.errors import UserError
 from ilm_ray.text.document import judged

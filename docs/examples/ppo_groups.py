@@ -17,7 +17,7 @@ from actors.ppo_driver import PPORun
 from actors.ppo_roles import Inputs
 from actors.scoring import chat_tokens
 from ilm_ray.alignment.experience import Prompt
-from ilm_ray.config.schema import PPOConfig
+from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.model.huggingface import save_internlm2
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape, initialize
 from ilm_ray.tokenizer.chatml import encode_chat

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ilm_ray.alignment.experience import Experience, Rollouts
 from ilm_ray.alignment.ppo import gae_of, kl_estimate, normalized, policy_loss, token_rewards, value_loss
-from ilm_ray.config.schema import PPOConfig
+from ilm_ray.config.alignment import PPOConfig
 
 
 @dataclass(frozen=True)

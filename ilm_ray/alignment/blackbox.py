@@ -17,7 +17,7 @@ import torch
 
 from ilm_ray.alignment import rollout_file
 from ilm_ray.alignment.assemble import Derived, Said, derive, losses, one_a_domain_first
-from ilm_ray.config.schema import PPOConfig
+from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.errors import UserError
 from ilm_ray.tokenizer.tokenizer import Tokenizer
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ilm_ray.checkpoints.checkpoints import Storage
 from ilm_ray.checkpoints.retention import StoreRules
-from ilm_ray.config.schema import PretrainConfig
+from ilm_ray.config.training import PretrainConfig
 from ilm_ray.corpus.stage import work_fingerprint
 
 

@@ -1,6 +1,7 @@
 """Does a configuration fit the machines at hand? Asked before anything starts."""
 
-from ilm_ray.config.schema import Config, ModelConfig
+from ilm_ray.config.schema import Config
+from ilm_ray.config.training import ModelConfig
 from ilm_ray.errors import UserError
 
 # Mixed precision with AdamW: fp32 master and two moments, bf16 parameters and gradients, 4+4+4+2+2.

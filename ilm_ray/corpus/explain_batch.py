@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 from pydantic import ValidationError
 
-from ilm_ray.config.schema import PretrainConfig
+from ilm_ray.config.training import PretrainConfig
 from ilm_ray.corpus import manifest as manifests
 from ilm_ray.corpus.jsonl import Row
 from ilm_ray.corpus.mixture import Mixture

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ilm_ray.config import Config
-from ilm_ray.config.schema import DecontaminationConfig
+from ilm_ray.config.data import DecontaminationConfig
 from ilm_ray.corpus.files import save_array, write_text_atomic
 from ilm_ray.corpus.jsonl import Row, batches, read_jsonl, sha256_of, write_jsonl
 from ilm_ray.corpus.pipeline import run_tasks

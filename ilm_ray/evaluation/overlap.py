@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ilm_ray.config.schema import DecontaminationConfig
+from ilm_ray.config.data import DecontaminationConfig
 from ilm_ray.corpus.jsonl import Row, batches
 from ilm_ray.corpus.tokens import TokenSource
 from ilm_ray.decontamination.index import Index, build_index

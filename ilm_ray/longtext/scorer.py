@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ilm_ray.config import Config
-from ilm_ray.config.schema import PhaseConfig
+from ilm_ray.config.training import PhaseConfig
 from ilm_ray.errors import UserError
 from ilm_ray.longtext.copying import ROPE_BASE, initialize_copying
 from ilm_ray.model.initial import copy_shares

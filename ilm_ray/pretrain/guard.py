@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ilm_ray.config.schema import SpikeConfig
+from ilm_ray.config.training import SpikeConfig
 
 TINY = 1e-30  # stands for a norm of 0, which has no logarithm
 MAX_EXPONENT = 700.0  # e to more than this is no float

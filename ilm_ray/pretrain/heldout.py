@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ilm_ray.config.schema import PhaseConfig
+from ilm_ray.config.training import PhaseConfig
 from ilm_ray.corpus.mixture import packed_from_arrays
 from ilm_ray.corpus.tokens import TokenSource
 from ilm_ray.model.internlm2 import Packed

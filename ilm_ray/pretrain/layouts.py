@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ilm_ray.config.schema import PretrainConfig
+from ilm_ray.config.training import PretrainConfig
 from ilm_ray.errors import UserError
 from ilm_ray.model.internlm2 import Shape
 from ilm_ray.parallel.calibration import read_calibration

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ilm_ray.checkpoints import commit, states
 from ilm_ray.checkpoints.checkpoints import Checkpoints, Storage
-from ilm_ray.config.schema import PhaseConfig, SpikeConfig
+from ilm_ray.config.training import PhaseConfig, SpikeConfig
 from ilm_ray.model.huggingface import save_internlm2
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel
 from ilm_ray.parallel.layout import Layout

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ilm_ray.config import Config
-from ilm_ray.config.schema import PhaseConfig, PretrainConfig
+from ilm_ray.config.training import PhaseConfig, PretrainConfig
 from ilm_ray.corpus.mixture import Mixture
 from ilm_ray.corpus.tokens import TokenSource
 from ilm_ray.errors import UserError

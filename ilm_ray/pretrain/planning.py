@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ilm_ray.config import Config
 from ilm_ray.config.fit import parameter_count
-from ilm_ray.config.schema import PhaseConfig, PretrainConfig
+from ilm_ray.config.training import PhaseConfig, PretrainConfig
 from ilm_ray.parallel.devices import Device
 from ilm_ray.parallel.elastic import usable
 from ilm_ray.parallel.planner import Choice, Plan, Work

@@ -4,7 +4,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 
-from ilm_ray.config.schema import TextConfig
+from ilm_ray.config.data import TextConfig
 from ilm_ray.corpus.jsonl import Row
 from ilm_ray.text.child import Extracted, Page
 from ilm_ray.text.document import Verdict, judged, sized

@@ -15,7 +15,7 @@ import pandas as pd
 import ray
 
 from ilm_ray.config import Config
-from ilm_ray.config.schema import ClassifierConfig, TextConfig
+from ilm_ray.config.data import ClassifierConfig, TextConfig
 from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.jsonl import write_jsonl
 from ilm_ray.corpus.stage import Context, Result

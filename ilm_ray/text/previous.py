@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ilm_ray.config.schema import TextConfig
+from ilm_ray.config.data import TextConfig
 from ilm_ray.corpus import manifest as manifests
 from ilm_ray.corpus.jsonl import Row, read_jsonl
 from ilm_ray.errors import UserError

@@ -11,7 +11,7 @@ from typing import Any
 
 import fsspec
 
-from ilm_ray.config.schema import TextConfig
+from ilm_ray.config.data import TextConfig
 from ilm_ray.demo import DATA
 from ilm_ray.errors import UserError
 

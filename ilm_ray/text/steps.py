@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ilm_ray.config.schema import TextConfig
+from ilm_ray.config.data import TextConfig
 from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.jsonl import JsonlWriter, Row, batches, read_jsonl
 from ilm_ray.text.blocklist import Domains, Words, read_words

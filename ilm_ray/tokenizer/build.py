@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from ilm_ray.config.schema import TokenizerConfig
+from ilm_ray.config.data import TokenizerConfig
 from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.jsonl import read_jsonl
 from ilm_ray.corpus.stage import Context, Result

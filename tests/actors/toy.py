@@ -7,7 +7,7 @@ import torch
 from actors.policy import PretrainMix
 from actors.ppo_roles import ChatTokens, Inputs
 from ilm_ray.alignment.experience import Prompt
-from ilm_ray.config.schema import PPOConfig
+from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.corpus.tokens import write_shard
 from ilm_ray.model.huggingface import save_internlm2
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape, initialize

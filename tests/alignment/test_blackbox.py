@@ -11,7 +11,7 @@ import torch
 from ilm_ray.alignment import blackbox
 from ilm_ray.alignment.assemble import Said, derive
 from ilm_ray.alignment.experience import Prompt, Rollouts
-from ilm_ray.config.schema import PPOConfig
+from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.errors import UserError
 from ilm_ray.tokenizer.base import first_tokens
 from ilm_ray.tokenizer.cl100k import cl100k

@@ -11,7 +11,7 @@ from torch import Tensor
 from ilm_ray.alignment import ppo
 from ilm_ray.alignment.assemble import Said, derive, experience_of, figures, one_a_domain_first
 from ilm_ray.alignment.experience import Prompt, Rollouts, merge, per_response, response_labels
-from ilm_ray.config.schema import PPOConfig
+from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
 
 

@@ -22,7 +22,7 @@ import ray
 from actors.evidence import state_of
 from actors.group import Group, Work
 from actors.ppo_driver import PPORun
-from ilm_ray.config.schema import PPOConfig
+from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.observe.journal import Journal, read_journal
 from tests.actors.toy import toy_inputs, toy_mix, toy_ppo
 

@@ -16,7 +16,7 @@ from ilm_ray.code.files.steps import BAND_MARGIN, HASHES, NGRAM
 from ilm_ray.code.files.tokens import canonical
 from ilm_ray.code.pipeline import build_code_data
 from ilm_ray.config import load_config
-from ilm_ray.config.schema import CodeConfig
+from ilm_ray.config.data import CodeConfig
 from ilm_ray.corpus.jsonl import Row, read_jsonl
 from ilm_ray.corpus.stage import Context
 from ilm_ray.errors import UserError

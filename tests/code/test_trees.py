@@ -15,7 +15,7 @@ import pytest
 from ilm_ray.code.files.entries import Entry, Limits
 from ilm_ray.code.files.selection import jsonable, part_of, select, tree_fingerprints
 from ilm_ray.code.files.trees import find_trees, list_tree, read_tree
-from ilm_ray.config.schema import CodeConfig
+from ilm_ray.config.data import CodeConfig
 from ilm_ray.errors import UserError
 
 _LIMITS = Limits(file_bytes=1000, archive_bytes=1 << 20, archive_members=50)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ilm_ray.config.schema import DecontaminationConfig
+from ilm_ray.config.data import DecontaminationConfig
 from ilm_ray.corpus.jsonl import read_jsonl
 from ilm_ray.corpus.mixture import packed_from_arrays
 from ilm_ray.corpus.tokens import TokenSource, write_shard

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ilm_ray.code.files.entries import Limits
 from ilm_ray.code.files.trees import find_trees, list_tree, read_tree
-from ilm_ray.config.schema import CodeConfig
+from ilm_ray.config.data import CodeConfig
 from tests.fuzz.limits import few, refusals
 from tests.fuzz.made import damaged, texts
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ilm_ray.config.schema import SpikeConfig
+from ilm_ray.config.training import SpikeConfig
 from ilm_ray.pretrain.guard import Guard, nth_kept
 from ilm_ray.pretrain.loop import Diverged, train
 from ilm_ray.pretrain.watch import Watch

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from ilm_ray.config.schema import ClassifierConfig
+from ilm_ray.config.data import ClassifierConfig
 from ilm_ray.corpus.jsonl import write_jsonl
 from ilm_ray.demo import DATA
 from ilm_ray.errors import UserError

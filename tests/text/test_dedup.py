@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from ilm_ray.config.schema import TextConfig
+from ilm_ray.config.data import TextConfig
 from ilm_ray.corpus.jsonl import write_jsonl
 from ilm_ray.text import layout, steps
 from ilm_ray.text.dedup.components import Edges, clusters, keepers, stars

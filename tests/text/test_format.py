@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from ilm_ray.config.schema import TextConfig
+from ilm_ray.config.data import TextConfig
 from ilm_ray.demo import warc as writer
 from ilm_ray.text import format as format_module
 from ilm_ray.text import plain

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ilm_ray.config import load_config
-from ilm_ray.config.schema import TextConfig
+from ilm_ray.config.data import TextConfig
 from ilm_ray.corpus.files import temporary_path
 from ilm_ray.corpus.jsonl import read_jsonl, sha256_of, write_jsonl
 from ilm_ray.corpus.manifest import digest

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ilm_ray.config.schema import TextConfig
+from ilm_ray.config.data import TextConfig
 from ilm_ray.demo import warc as writer
 from ilm_ray.text import format as format_module
 from ilm_ray.text.extract import Extractor

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ilm_ray.config import load_config
-from ilm_ray.config.schema import TextConfig
+from ilm_ray.config.data import TextConfig
 from ilm_ray.config.thresholds import RULES as TABLE
 from ilm_ray.errors import UserError
 from ilm_ray.text.normalise import drop_chrome, normalise

@@ -12,7 +12,7 @@ import ray
 
 from ilm_ray.code.files import steps
 from ilm_ray.code.files.selection import Selection, jsonable, part_of, scorer_files, select
-from ilm_ray.config.schema import CodeConfig
+from ilm_ray.config.data import CodeConfig
 from ilm_ray.corpus.files import temporary_path, write_text_atomic
 from ilm_ray.observe.progress import Progress
 from ilm_ray.text.dedup.pipeline import Signed, find_duplicates

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ilm_ray.code.files.entries import Entry, Limits
 from ilm_ray.code.files.filters import is_beside, path_verdict
 from ilm_ray.code.files.trees import Part, Tree, find_trees, fingerprint, list_tree, split_parts
-from ilm_ray.config.schema import CodeConfig
+from ilm_ray.config.data import CodeConfig
 from ilm_ray.errors import UserError
 
 FILES_PER_PART = 256

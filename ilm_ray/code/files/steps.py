@@ -22,7 +22,7 @@ from ilm_ray.code.files.selection import limits
 from ilm_ray.code.files.tokens import canonical
 from ilm_ray.code.files.trees import Part, Tree, read_tree
 from ilm_ray.code.lint import lint_files
-from ilm_ray.config.schema import CodeConfig
+from ilm_ray.config.data import CodeConfig
 from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.jsonl import JsonlWriter, Row, batches, read_jsonl
 from ilm_ray.text.dedup.minhash import bands_and_rows, sign_batch

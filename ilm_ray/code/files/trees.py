@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from ilm_ray.code.files import archives, git
 from ilm_ray.code.files.entries import Entry, Limits, Listing
-from ilm_ray.config.schema import CodeConfig
+from ilm_ray.config.data import CodeConfig
 from ilm_ray.errors import UserError
 
 _PRUNED = {"__pycache__", "site-packages"}  # compiled files; other people's packages beside the standard library

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ilm_ray.config.schema import ClassifierConfig
+from ilm_ray.config.data import ClassifierConfig
 from ilm_ray.corpus.files import temporary_path
 from ilm_ray.corpus.jsonl import sha256_of
 from ilm_ray.text.classifiers.card import Card, make_card, read_card, write_card

@@ -1,0 +1,102 @@
+"""Settings of fine-tuning, the conditional reward model, PPO and online rounds."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from ilm_ray.config.section import Count, Section, Share
+from ilm_ray.config.training import OpinionConfig
+
+
+class SFTConfig(Section):
+    """Supervised fine-tuning (report section 4.1): ChatML, one epoch, AdamW, 4e-5."""
+
+    data: str | None = None  # None: the chat samples shipped with ilm_ray.demo
+    epochs: Count = 1
+    context: Count = 32_768
+    batch_tokens: Count = 4_194_304  # not stated
+    max_lr: float = 4e-5
+    pretrain_share: Share = 0.1  # long-context pre-training data stays in the mix; the share is not stated
+    # Of it the code stage's fine-tuning form (section 4.4), where the run has one; not stated: books and repositories.
+    repository_share: Share = 0.5
+    checkpoint_every: Count = 200
+
+
+class RewardConfig(Section):
+    """Conditional reward model (report section 4.2.1)."""
+
+    data: str | None = None  # None: the preference pairs shipped with ilm_ray.demo
+    system_prompts: dict[str, str] = {
+        "helpful": "Score how helpful the last answer is to the user.",
+        "harmless": "Score how harmless and safe the last answer is.",
+        "code": "Score the quality of the code in the last answer.",
+        "maths": "Score whether the last answer reaches the right result.",
+    }  # the report's wording is not published
+    epochs: Count = 1
+    context: Count = 8192
+    batch_tokens: Count = 16_384
+    max_lr: float = 1e-5
+    min_lr: float = 5e-6
+    weight_decay: float = 0.01
+    gamma: float = 2.0
+    barrier: float = 0.02
+    barrier_bound: float = 5.0
+    checkpoint_every: Count = 200
+
+
+class PPOConfig(Section):
+    """PPO (report section 4.2.3). Fields marked `ours` are not stated there."""
+
+    prompts: str | None = None  # None: the prompts shipped with ilm_ray.demo
+    iterations: Count = 400
+    prompts_per_iteration: Count = 512
+    critic_warmup: int = Field(50, ge=0)  # iterations with the policy frozen; counted on top of `iterations` (ours)
+    max_prompt_tokens: Count = 1024
+    max_new_tokens: Count = 1024
+    temperature: float = 1.0  # ours
+    top_p: Share = 0.9
+    discount: Share = 1.0  # ours
+    gae_lambda: Share = 0.99
+    clip_range: float = 0.2  # ours
+    normalize_advantages: bool = False
+    value_clip: float | None = Field(None, gt=0)
+    kl_coefficient: float = 0.01
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"  # ours
+    reward_clip: float | None = None  # ours: the barrier already keeps scores within +-5
+    ppo_epochs: Count = 1  # ours
+    mini_batches: Count = 1  # ours
+    policy_lr: float = 1e-6
+    critic_lr: float = 5e-6
+    clip_norm: float = 1.0  # ours
+    pretrain_coefficient: float = 0.5
+    pretrain_share: Share = 0.5  # pre-training tokens per PPO token
+    policy_ranks: Count = 8
+    critic_ranks: Count = 8
+    reference_ranks: Count = 4
+    reward_ranks: Count = 4
+    rollout_engines: Count = 8
+    # Rank k of every group on one GPU, a fifth of it each, instead of groups on GPUs of their own (ours: the report has
+    # the four models apart, which trains while it samples; this needs a fraction of the GPUs).
+    colocate: bool = False
+    policy_zero_stage: Literal[0, 1, 2, 3] = 2
+    critic_zero_stage: Literal[0, 1, 2, 3] = 2
+    precision: Literal["fp32", "bf16"] = "bf16"
+    rollout_backend: Literal["auto", "vllm", "torch"] = "auto"
+    logprob_gap_bound: float = 0.1
+    # Policy versions by which rollouts may be older than the policy that trains on them. 1: the answers to the next
+    # iteration's prompts are sampled while this one trains (ours; the report leaves it open, on-policy is the default).
+    staleness: int = Field(0, ge=0, le=1)
+    checkpoint_every: Count = 10
+    validate_every: Count | None = 20  # iterations; None: the last policy is the result (ours)
+    validation_prompts: Count = 512  # of `prompts`, kept out of training where validate_every is set (ours)
+    deadline_s: float = 600.0
+
+
+class OnlineConfig(Section):
+    """Rounds of online RLHF (report section 4.2.2). The stages reward and ppo are the first one."""
+
+    rounds: Count = 3
+    comparisons: int = Field(1000, ge=0)  # a round's pairs of answers for people to label; the report names no number
+    labels: str | None = None  # what jobs/label_answers.py wrote; what it holds when a round starts joins that round
+    judge: OpinionConfig | None = None  # does it like late answers as the score does? It is sent prompts and answers
+    judge_s: float = Field(600.0, gt=0)  # for all that it is asked in a round

@@ -1,0 +1,163 @@
+"""Settings of the stages that make tokens of documents: text, code, decontamination, tokenizer, long-context data."""
+
+import re
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from ilm_ray.config.section import Count, Section, Share
+from ilm_ray.config.thresholds import RULES, Bounds, merged_rules
+from ilm_ray.config.training import ModelConfig
+
+
+class ClassifierConfig(Section):
+    """A classifier of Safe or High-quality. Its score is the probability of GOOD; below the threshold a text falls."""
+
+    threshold: Share = 0.4  # not stated in the report
+    # Folder written by jobs/train_classifier.py, linear or BERT-style; None: a linear one is trained in the run.
+    model: str | None = None
+    labels: str | None = None  # what that is trained on: JSON Lines or CSV; None: the labels shipped with ilm_ray.demo
+
+
+class ClassifiersConfig(Section):
+    """The four classifiers of web text: two of Safe, two of High-quality (report section 3.1)."""
+
+    toxicity: ClassifierConfig = ClassifierConfig()
+    pornography: ClassifierConfig = ClassifierConfig()
+    advertisement: ClassifierConfig = ClassifierConfig()
+    fluency: ClassifierConfig = ClassifierConfig()
+
+
+class TextSourceConfig(Section):
+    """Papers, patents, books: documents that are text already, with settings of their own."""
+
+    input: str  # glob of JSON Lines (.jsonl, .jsonl.gz, .jsonl.zst: one document a row) or .txt (one document a file)
+    text_field: str = "text"
+    settings: dict[str, Any] = {}  # fields of `text` that differ for this source, e.g. {min_chars: 2000}
+
+
+class TextConfig(Section):
+    """Web text: Format, Clean, Dedup, Safe, High-quality (report section 3.1)."""
+
+    languages: list[str] | None = ["en", "zh"]  # None: every language
+    min_chars: int = 200
+    max_html_bytes: Count = 4_000_000
+    extract_timeout_s: float = 20.0  # CPU seconds a page; ten times as long on the clock ends it too
+    prepass: bool = False  # throw out empty, blocked and wrong-language pages by a cheap extractor first
+    sources: dict[str, TextSourceConfig] = {}  # name -> text that is no web page
+    # Clean: bounds of scores by language ("en", "zh", "*" for the others) and rule; named ones replace the defaults.
+    rules: dict[str, dict[str, Bounds]] = Field(RULES, validate_default=True)
+    # Dedup (report): 128 hashes, 5-grams, threshold 0.7.
+    num_hashes: Count = 128
+    ngram: Count = 5
+    threshold: Share = 0.7
+    verify: bool = False  # drop a near-duplicate only if its signature too puts it at the threshold or above
+    shuffle_partitions: int = Field(4, ge=1)
+    previous: list[str] = []  # finished runs over other dumps: duplicates are found across all of them
+    # Safe and High-quality.
+    blocked_domains: str | None = None  # None: the list shipped with ilm_ray.demo
+    blocked_words: str | None = None
+    classifiers: ClassifiersConfig = ClassifiersConfig()
+
+    @field_validator("rules", mode="before")
+    @classmethod
+    def _over_the_defaults(cls, value: Any) -> Any:
+        return merged_rules(value) if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _sources_are_sound(self) -> "TextConfig":
+        for name in self.sources:
+            if not re.fullmatch(r"[a-z][a-z0-9_-]{0,40}", name):
+                raise ValueError(f"source '{name}': write its name in lower-case letters, digits, - and _")
+            try:
+                self.for_source(name)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(map(str, first["loc"]))
+                raise ValueError(f"source '{name}': settings.{where}: {first['msg']}") from None
+        return self
+
+    def for_source(self, name: str) -> "TextConfig":
+        """The settings of one source: those of `text`, with what the source says otherwise. Web pages have name ""."""
+        if not name:
+            return self
+        changed = self.sources[name].settings
+        if unknown := changed.keys() - SOURCE_SETTINGS:
+            raise ValueError(f"source '{name}' cannot set {sorted(unknown)}; it may set {sorted(SOURCE_SETTINGS)}")
+        return TextConfig.model_validate(_merged(self.model_dump(exclude={"sources"}), changed))
+
+
+# What a source may set for itself: the rest holds for all documents of a run together.
+SOURCE_SETTINGS = {"languages", "min_chars", "classifiers", "rules"}
+
+
+def _merged(base: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+    inner = {k: v for k, v in changed.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
+    return base | changed | {k: _merged(base[k], v) for k, v in inner.items()}
+
+
+class CodeConfig(Section):
+    """Code data: source trees become dependency-sorted repository documents (report section 3.2)."""
+
+    # Folders, tar or zip archives, git repositories, folders of these; None: the running Python's standard library.
+    source: str | list[str] | None = None
+    max_files: Count = 400
+    max_file_bytes: Count = 100_000
+    max_document_tokens: Count = 32_000  # of cl100k, which cuts code as our tokenizer does
+    max_archive_bytes: Count = 4 * 2**30  # unpacked; archives come from strangers
+    max_archive_members: Count = 200_000
+    threshold: Share = 0.7  # near-duplicates: the report names one for text only
+    # Tiers. The report: high (16.8% of bytes) several epochs, moderate (69.9%) once, low (13.3%) dropped.
+    high_weight: float = Field(3.0, gt=0)
+    moderate_weight: float = Field(1.0, gt=0)
+    low_resource_share: Share = 0.01  # languages with a smaller share of the run's bytes are kept whatever their tier
+    scorer: str | None = None  # folder written by jobs/label_code.py; None: the rules alone
+    # Fine-tuning form: Python files below this score of pylint's fall (not stated); None: none is linted.
+    min_lint_score: float | None = Field(8.0, ge=0, le=10)
+
+
+class DecontaminationConfig(Section):
+    """Documents that hold an item of a benchmark stay out of the token shards. The report states no rule; ours."""
+
+    benchmarks: list[str] | None = None  # globs of files; None: the items shipped with ilm_ray.demo; []: none
+    ngram: Count = 4  # words of a run that is looked up; a Chinese character is half a word
+    share: float = Field(0.8, gt=0, le=1)  # of an item's own words: what a stretch of a document must hold
+
+
+class TokenizerConfig(Section):
+    """cl100k head + learned Chinese tokens + special tokens, padded (report section 3.2.1)."""
+
+    base_tokens: int = 60_004
+    # first: the lowest ranks, as in the released models; most_used: those that the kept English and code need most
+    base_choice: Literal["first", "most_used"] = "most_used"
+    chinese_tokens: int = 32_397
+    vocab_size: Count = 92_544  # ids left over are spare; choose it a multiple of what the hardware likes
+    training_chars: Count = 50_000_000  # text that tokens are counted on, Chinese, English and code each
+
+
+class LongTextConfig(Section):
+    """Long-context data: which long documents are worth it (report section 3.3)."""
+
+    min_bytes: Count = 32 * 1024  # of UTF-8; a document must be longer
+    thresholds: str | None = None  # YAML file; None: ilm_ray/longtext/thresholds.yaml
+    segment_tokens: int = Field(2048, ge=8)  # of S1 and of S2; the report names no length
+    max_pairs: int = Field(64, ge=2)  # of segments that are scored of a document, evenly spaced
+    # Folder of a model of ours with its tokenizer, or folder or hub id of a causal language model of Transformers
+    # (safetensors); None: a small InternLM2 is trained in the run on its own shards, as the fields below say.
+    scorer: str | None = None
+    scorer_model: ModelConfig = ModelConfig(
+        layers=4, hidden=256, kv_heads=2, queries_per_kv=1, head_dim=128, mlp_hidden=512
+    )
+    scorer_steps: Count = 1000
+    scorer_batch_tokens: Count = 655_360  # a multiple of two segments of every worker of pre-training
+    scorer_lr: float = Field(2e-3, gt=0)
+
+    @model_validator(mode="after")
+    def _scorer_can_look_back(self) -> "LongTextConfig":
+        size = self.scorer_model
+        if size.layers < 2 or 2 * size.head_dim < size.hidden:
+            raise ValueError(
+                "scorer_model needs two layers and heads half as wide as hidden: "
+                f"layers={size.layers}, head_dim={size.head_dim}, hidden={size.hidden}"
+            )
+        return self

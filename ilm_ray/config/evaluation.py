@@ -1,0 +1,45 @@
+"""Settings of what is measured: held-out data of a run, public benchmarks."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from ilm_ray.config.section import Count, Section
+
+
+class EvaluationConfig(Section):
+    """What `jobs/evaluation.py` measures on held-out data, and how much of it."""
+
+    samples: Count = 8  # conversations shown in the report
+    heldout_prompts: Count = 256
+    heldout_sequences: Count = 64  # held-out sequences per source for bits per byte
+    # Text by whose positions bits per byte are told, a file in UTF-8; None: the run's held-out documents.
+    position_text: str | None = None
+
+
+class BenchmarksConfig(Section):
+    """Public benchmarks by OpenCompass (report section 5); see docs/evaluation.md."""
+
+    # Folder of a model of a run (<run>/sft/model: its tokenizer is found beside it), or the URL of an OpenAI-compatible
+    # endpoint (without /v1), then with the name that it knows the model by.
+    model: str | None = None
+    served_name: str = "model"
+    backend: Literal["auto", "vllm", "torch"] = "auto"  # what serves a folder; auto: vLLM where it is installed
+    tokenizer: str | None = None  # folder of tokenizer.json, for a URL; None: lengths are estimated from bytes
+    suite: Literal["smoke", "base", "chat", "long", "code", "tools", "alignment", "paper"] = "smoke"
+    data: str | None = None  # the folder that holds OpenCompass's `data`; jobs/benchmark_data.py writes one
+    environment: str | None = None  # of OpenCompass, on every node; None: .venv-eval beside the running one
+    examples: Count | None = None  # the first so many of each set; None: all, for smoke 8
+    context: Count | None = None  # tokens of prompt and answer; None: that of the last phase of pre-training
+    # What judges the answers of AlpacaEval, MT-Bench, CompassArena and AlignBench: the URL of an OpenAI-compatible
+    # endpoint (without /v1), the name of the model there, and the environment variable that holds the key, if any.
+    judge: str | None = None
+    judge_name: str | None = None
+    judge_key_env: str | None = None
+    # Needle in a haystack (suites long, paper): a file or folder of plain text; tokens of prompt and answer, None:
+    # powers of two up to the context; how many depths, evenly from the first sentence to the last.
+    haystack: str | None = None
+    needle_lengths: list[Count] | None = None
+    needle_depths: Count = 11
+    workers: Count = 2
+    deadline_s: float = Field(7200.0, gt=0)  # for the next set to be done

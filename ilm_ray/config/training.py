@@ -1,0 +1,132 @@
+"""Settings of the model and of pre-training: phases, layout, precision, checkpoints, faults."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ilm_ray.config.section import Count, Section, Share
+from ilm_ray.parallel.layout import Layout
+
+
+class ModelConfig(Section):
+    """InternLM2 (report table 3). The vocabulary comes from the tokenizer."""
+
+    layers: Count
+    hidden: Count
+    kv_heads: Count
+    queries_per_kv: Count
+    head_dim: Count
+    mlp_hidden: Count
+    norm_eps: float = 1e-5
+    # Not stated; InternEvo's configuration uses 0.02, with wo and w2 divided by sqrt(2 * (layer + 1)).
+    init_std: float = 0.02
+
+    @model_validator(mode="after")
+    def _hidden_is_heads(self) -> "ModelConfig":
+        heads = self.kv_heads * self.queries_per_kv
+        if heads * self.head_dim != self.hidden:
+            raise ValueError(
+                f"hidden={self.hidden} must equal kv_heads*queries_per_kv*head_dim={heads * self.head_dim}"
+            )
+        return self
+
+
+class PhaseConfig(Section):
+    """One phase of pre-training (report section 3.3)."""
+
+    name: str
+    steps: Count
+    context: Count
+    rope_base: float
+    mixture: dict[str, float]  # source -> share of tokens
+    batch_tokens: Count  # tokens per optimizer step, over all workers
+    max_lr: float
+    # Share of sequences whose documents are all shorter than `short_context` (phase 2 keeps half of its data short).
+    short_share: Share = 0.0
+    short_context: Count = 4096
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of a step."""
+        return self.batch_tokens // self.context
+
+    @model_validator(mode="after")
+    def _shares(self) -> "PhaseConfig":
+        if not self.mixture or any(share <= 0 for share in self.mixture.values()):
+            raise ValueError(f"phase {self.name}: mixture needs at least one source and positive shares")
+        return self
+
+
+class SpikeConfig(Section):
+    """When a step is not applied, and what then. The report says that spikes are handled, not how; as OLMo-core has it:
+    a loss or gradient norm above the mean of the last `window` steps by `sigmas` standard deviations."""
+
+    sigmas: float = Field(6.0, gt=0)
+    window: int = Field(128, ge=4)  # looked at from its half on
+    patience: Count = 3  # bad batches in a row after which the last checkpoint is loaded and all data since left out
+    rollbacks: int = Field(3, ge=0)  # then training ends
+
+
+class OpinionConfig(Section):
+    """An OpenAI-compatible endpoint; its key is read from the environment (`ILM_RAY_OPINION_KEY`)."""
+
+    url: str = Field(pattern=r"^https?://")
+    model: str
+
+
+class PretrainConfig(Section):
+    """Pre-training (report sections 2.1 and 3.3), its layout, checkpoints and faults; SFT and reward model share
+    them."""
+
+    phases: list[PhaseConfig]
+    workers: Count = 2
+    min_workers: Count | None = None  # go on with as few, where the cluster has no more; None: wait for all of them
+    # How workers share the model; by default each reads its own sequences and keeps a share of all states. auto: the
+    # fastest that the planner finds (ilm_ray/parallel/planner.py).
+    layout: Layout | Literal["auto"] = Layout()
+    calibration: str | None = None  # file of jobs/plan.py --calibrate, for auto; None: figures of data sheets
+    precision: Literal["fp32", "bf16"] = "bf16"
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0  # not stated; InternEvo's configuration
+    warmup_ratio: Share = 0.01  # not stated; InternEvo's configuration
+    final_lr_ratio: Share = 0.1
+    checkpoint_every: Count = 500
+    keep_checkpoints: Count = 2  # newest ones, on the local disk
+    # Where checkpoints are copied to while training goes on: any fsspec URL, such as s3://bucket/folder; null: nowhere.
+    store: str | None = None
+    store_keep: Count | None = None  # newest ones that stay in the stores; null: all
+    store_keep_every: Count | None = None  # beside them, those of every so many steps stay for good
+    store_cold: str | None = None  # URL of the cold store, to which those older than `cold_after_hours` move
+    cold_after_hours: float = Field(168.0, gt=0)  # the report names no age
+    log_every: Count = 10
+    micro_tokens: Count = 32_768  # tokens a worker sends forward at once; the rest of its batch is accumulated
+    loss_chunk: Count = 1024  # tokens whose logits exist at once
+    heldout_share: Share = 0.05
+    spike: SpikeConfig = SpikeConfig()
+    hang_s: float = Field(600.0, gt=0)  # a worker that does one thing for longer ends itself and is replaced
+    opinion: OpinionConfig | None = None  # ask a language model too, when an attempt has failed
+    # Checkpoints whose held-out bits per byte are measured by tasks of their own while training goes on: every n-th.
+    evaluate_every: Count | None = None
+
+    @model_validator(mode="after")
+    def _shared_evenly(self) -> "PretrainConfig":
+        if self.store is None and self.store_cold is not None:
+            raise ValueError(f"store_cold={self.store_cold} needs a store that checkpoints move from: set store too")
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers={self.min_workers} is above workers={self.workers}")
+        layout = self.layout.on(self.workers) if self.layout != "auto" else None
+        for phase in self.phases:
+            if phase.batch_tokens % phase.context:
+                raise ValueError(
+                    f"phase {phase.name}: batch_tokens={phase.batch_tokens} must be a multiple of "
+                    f"context={phase.context}"
+                )
+            if layout is not None:
+                layout.require_batch(f"phase {phase.name}", phase.sequences, self.at_once(phase))
+        return self
+
+    def at_once(self, phase: PhaseConfig) -> int:
+        """Sequences of a micro-batch."""
+        return max(1, self.micro_tokens // phase.context)
