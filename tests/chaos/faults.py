@@ -1,5 +1,6 @@
 """Faults for `tests.chaos.table`: what each needs before a job starts, how it strikes, and what mends it afterwards."""
 
+import contextlib
 import shutil
 import signal
 import subprocess
@@ -7,27 +8,35 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
 import psutil
 
-from tests.chaos.nodes import NODES, Nodes
+from tests.chaos.nodes import HERE, Nodes, signal_all
+from tests.chaos.stumbling_store import KEYS, StumblingStore
 
 DISK_BYTES = 600 * 2**20
 LEFT_BYTES = 64 * 2**10  # of a full disk
-FROZEN_S = (20.0, 90.0)  # the cluster takes about a minute to bury a node that does not answer
+SLOW_BYTES_S = 2 * 10**6  # of a slow one
+AWAY_S = (20.0, 90.0)  # the cluster takes about a minute to bury a node that does not answer
+CLOCK_JUMP_S = 3600.0
+CLOCK = Path(__file__).parent / "jumping_clock"
 
 
 @dataclass
 class Scene:
-    """Where a fault strikes. stack: what has to be undone when the run is over. A fault may move `run_dir`."""
+    """Where a fault strikes. stack: what has to be undone when the run is over. A fault may move `run_dir`, and add to
+    what jobs get: `arguments`, and `env`, their environment."""
 
     nodes: Nodes
     run_dir: Path
     rng: Random
     stack: ExitStack
+    arguments: list[str] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
+    store: StumblingStore | None = None
 
 
 Job = subprocess.Popen[str]
@@ -47,25 +56,46 @@ class Fault:
 
 
 def _kill_worker(scene: Scene, job: Job) -> str:
-    return _signal_worker(scene, job, signal.SIGKILL)
+    return _on_worker(scene, job, lambda victim: victim.kill())
 
 
 def _hang_worker(scene: Scene, job: Job) -> str:
-    return _signal_worker(scene, job, signal.SIGSTOP)
+    return _on_worker(scene, job, lambda victim: victim.suspend())
 
 
-def _signal_worker(scene: Scene, job: Job, number: signal.Signals) -> str:
+def _starve_worker(scene: Scene, job: Job) -> str:
+    """No memory is left for it: the kernel kills it when it asks for more."""
+    return _on_worker(scene, job, lambda victim: (_cramped(scene) / "cgroup.procs").write_text(str(victim.pid)))
+
+
+def _cramped(scene: Scene) -> Path:
+    """A control group of 1 MiB, of version 1 or 2."""
+    root = Path("/sys/fs/cgroup/memory")
+    group = (root if root.exists() else root.parent) / f"ilm-chaos-{scene.run_dir.name}"
+    group.mkdir(exist_ok=True)
+    (group / ("memory.limit_in_bytes" if root.exists() else "memory.max")).write_text(str(2**20))
+    scene.stack.callback(_remove_group, group)
+    return group
+
+
+def _remove_group(group: Path) -> None:
+    signal_all([psutil.Process(int(pid)) for pid in (group / "cgroup.procs").read_text().split()], signal.SIGKILL)
+    until = time.monotonic() + 30
+    while (group / "cgroup.procs").read_text() and time.monotonic() < until:
+        time.sleep(0.1)
+    group.rmdir()
+
+
+def _on_worker(scene: Scene, job: Job, act: Callable[[psutil.Process], object]) -> str:
     until = time.monotonic() + 20
     while time.monotonic() < until and job.poll() is None:
         if found := scene.nodes.workers():
             victim = scene.rng.choice(found)
-            try:
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
                 title = " ".join(victim.cmdline()).strip()
-                victim.send_signal(number)
-            except psutil.NoSuchProcess:
-                continue
-            scene.stack.callback(_send, [victim], signal.SIGKILL)
-            return title[:60]
+                act(victim)
+                scene.stack.callback(signal_all, [victim], signal.SIGKILL)
+                return title[:60]
         time.sleep(0.05)
     return "no worker was there"
 
@@ -82,31 +112,32 @@ def _stop_driver(scene: Scene, job: Job) -> str:
 
 def _lose_node(scene: Scene, job: Job) -> str:
     """Another one comes after a while, as a cluster that scales itself would have it."""
-    number, wait_s = scene.rng.randrange(NODES - 1), scene.rng.uniform(1.0, 20.0)
+    number, wait_s = scene.rng.choice(scene.nodes.others()), scene.rng.uniform(1.0, 20.0)
     scene.nodes.lose(number)
-    timer = threading.Timer(wait_s, scene.nodes.add)
-    timer.start()
-    scene.stack.callback(timer.join)
+    _later(scene, wait_s, scene.nodes.add)
     return f"node {number}, another after {wait_s:.0f} s"
 
 
 def _freeze_node(scene: Scene, job: Job) -> str:
-    raylet, seconds = scene.nodes.raylet(scene.rng.randrange(NODES - 1)), scene.rng.uniform(*FROZEN_S)
-    frozen = [raylet, *raylet.children(recursive=True)]
-    _send(frozen, signal.SIGSTOP)
-    timer = threading.Timer(seconds, _send, (frozen, signal.SIGCONT))
-    timer.start()
+    frozen, seconds = scene.nodes.on(scene.rng.choice(scene.nodes.others())), scene.rng.uniform(*AWAY_S)
+    signal_all(frozen, signal.SIGSTOP)
     scene.stack.callback(scene.nodes.renew)
-    scene.stack.callback(timer.join)
+    _later(scene, seconds, lambda: signal_all(frozen, signal.SIGCONT))
     return f"{len(frozen)} processes for {seconds:.0f} s"
 
 
-def _send(processes: list[psutil.Process], number: signal.Signals) -> None:
-    for process in processes:
-        try:
-            process.send_signal(number)
-        except psutil.NoSuchProcess:
-            continue
+def _cut_network(scene: Scene, job: Job) -> str:
+    number, seconds = scene.rng.choice(scene.nodes.others()), scene.rng.uniform(*AWAY_S)
+    scene.nodes.cut(number)
+    scene.stack.callback(scene.nodes.renew)
+    _later(scene, seconds, lambda: scene.nodes.cut(number, whole=True))
+    return f"node {number} for {seconds:.0f} s"
+
+
+def _later(scene: Scene, seconds: float, work: Callable[[], None]) -> None:
+    timer = threading.Timer(seconds, work)
+    timer.start()
+    scene.stack.callback(timer.join)
 
 
 def _kill_head(scene: Scene, job: Job) -> str:
@@ -120,12 +151,28 @@ def _renew(scene: Scene) -> None:
 
 def _small_disk(scene: Scene) -> None:
     """The run's folder lies on a disk of its own."""
-    disk = scene.run_dir.with_suffix(".disk")
-    disk.mkdir()
+    disk = _mounted(scene)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)], check=True)
+    scene.run_dir = disk / "run"
+
+
+def _slow_disk(scene: Scene) -> None:
+    source, disk = scene.run_dir.with_suffix(".slow"), _mounted(scene)
+    source.mkdir(exist_ok=True)
+    rates = [f"--{what}-rate={SLOW_BYTES_S}" for what in ("read", "write")]
+    subprocess.run(["bindfs", *rates, str(source), str(disk)], check=True)
+    scene.run_dir = disk / "run"
+
+
+def _mounted(scene: Scene) -> Path:
+    """A folder for a disk, which goes when the run is over."""
+    disk = scene.run_dir.with_suffix(".disk")
+    if disk.is_mount():  # of a table that was cut off
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+    disk.mkdir(exist_ok=True)
     scene.stack.callback(disk.rmdir)
     scene.stack.callback(subprocess.run, ["umount", "-l", str(disk)], check=True)
-    scene.run_dir = disk / "run"
+    return disk
 
 
 def _fill_disk(scene: Scene, job: Job) -> str:
@@ -144,13 +191,53 @@ def _ballast(scene: Scene) -> Path:
     return scene.run_dir.parent / "ballast"
 
 
+def _faulty_store(scene: Scene) -> None:
+    """Checkpoints go to an S3, too."""
+    scene.store = StumblingStore(HERE)
+    scene.stack.callback(scene.store.close)
+    scene.stack.callback(scene.nodes.renew)
+    scene.nodes.renew(**KEYS, AWS_ENDPOINT_URL=scene.store.url)
+    scene.env |= {**KEYS, "AWS_ENDPOINT_URL": scene.store.url}
+    scene.arguments += [f"pretrain.store={scene.store.bucket}/{scene.run_dir.name}"]
+
+
+def _store_fails(scene: Scene, job: Job) -> str:
+    assert scene.store is not None
+    kind, seconds = scene.rng.choice(["errors", "silence"]), scene.rng.uniform(5.0, 60.0)
+    scene.store.fail(kind)
+    _later(scene, seconds, scene.store.mend)
+    return f"{kind} for {seconds:.0f} s"
+
+
+def _false_clock(scene: Scene) -> None:
+    """Python's clock is the one that a file sets off, in jobs and on all nodes."""
+    (scene.run_dir.with_suffix(".clock")).write_text("0")
+    scene.env |= {
+        "PYTHONPATH": f"{CLOCK}:{scene.nodes.env['PYTHONPATH']}",
+        "ILM_RAY_CLOCK": str(scene.run_dir.with_suffix(".clock")),
+    }
+    scene.stack.callback(scene.nodes.renew)
+    scene.nodes.renew(**scene.env)
+
+
+def _jump(scene: Scene, job: Job) -> str:
+    by = scene.rng.choice([CLOCK_JUMP_S, -CLOCK_JUMP_S])
+    scene.run_dir.with_suffix(".clock").write_text(str(by))
+    return f"by {by:+.0f} s"
+
+
 FAULTS = {
     "worker killed": Fault(_kill_worker),
     "worker hung": Fault(_hang_worker),
+    "worker out of memory": Fault(_starve_worker),
     "driver killed": Fault(_kill_driver),
     "driver asked to stop": Fault(_stop_driver),
     "node lost": Fault(_lose_node),
-    "node out of reach": Fault(_freeze_node),
+    "node frozen": Fault(_freeze_node),
+    "network cut": Fault(_cut_network),
     "head lost": Fault(_kill_head, after=_renew),
     "disk full": Fault(_fill_disk, before=_small_disk, after=_empty_disk),
+    "disk slow": Fault(lambda scene, job: f"{SLOW_BYTES_S} bytes a second", before=_slow_disk),
+    "clock jumps": Fault(_jump, before=_false_clock),
+    "store fails": Fault(_store_fails, before=_faulty_store, only="pretrain"),
 }

@@ -1,95 +1,203 @@
-"""A Ray of three nodes on this machine, whose processes can be found, frozen and killed."""
+"""A Ray of three nodes on this machine, each with a network of its own: its processes can be found, frozen and killed,
+its cable pulled. Needs root, for the networks (Linux network namespaces joined by a bridge)."""
 
 import contextlib
+import json
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import psutil
-from ray.cluster_utils import Cluster
 
 NODES, CPUS = 3, 2
+BRIDGE, NETWORK, PORT = "ilm-chaos", "10.77.0", 6379
+HERE = f"{NETWORK}.254"  # this process, as nodes see it
+START_S = 120.0
 # Ray's own processes beside the workers; a node does not outlive its agents.
 OVERHEAD = ("IDLE", "Agent", "DashboardAgent", "RuntimeEnv")
 
 
-class Nodes:
-    """`with Nodes(REPOSITORY) as nodes`: up, renewed where a fault has left less than three, and down."""
+@dataclass(frozen=True)
+class Node:
+    """number: 0 is the head. ray: `ray start --block`, above all of the node's processes."""
 
-    def __init__(self, repository: Path) -> None:
-        os.environ |= {
+    number: int
+    ray: subprocess.Popen[bytes]
+
+    @property
+    def address(self) -> str:
+        return f"{NETWORK}.{self.number + 1}"
+
+    @property
+    def space(self) -> str:
+        """The network namespace."""
+        return f"{BRIDGE}-{self.number}"
+
+    def processes(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            top = psutil.Process(self.ray.pid)
+            return [top, *top.children(recursive=True)]
+        return []
+
+
+class Nodes:
+    """`with Nodes(REPOSITORY, logs) as nodes`: up, renewed where a fault has left less than three, and down.
+
+    logs: folder of what `ray start` says on each node.
+    """
+
+    def __init__(self, repository: Path, logs: Path) -> None:
+        self._logs, self._nodes = logs, dict[int, Node]()
+        self.env = {
+            **os.environ,
             "PYTHONPATH": str(repository),  # of the workers too
             "RAY_AUTH_MODE": "disabled",
             "OMP_NUM_THREADS": "1",
-            "GLOO_SOCKET_IFNAME": "lo",
+            "GLOO_SOCKET_IFNAME": "eth0",
             "RAY_TRAIN_V2_ENABLED": "1",
         }
-        self._cluster: Cluster | None = None
 
     def __enter__(self) -> "Nodes":
+        if os.geteuid() != 0:
+            raise PermissionError("nodes with networks of their own need root")
+        self._logs.mkdir(parents=True, exist_ok=True)
+        _remove_networks()  # of a table that was cut off
+        _ip("link", "add", BRIDGE, "type", "bridge")
+        _ip("address", "add", f"{HERE}/24", "dev", BRIDGE)
+        _ip("link", "set", BRIDGE, "up")
         self.renew()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._down()
+        _remove_networks()
 
     @property
     def address(self) -> str:
-        assert self._cluster is not None
-        return str(self._cluster.address)
+        return f"{NETWORK}.1:{PORT}"
 
-    def renew(self) -> None:
-        """Another cluster: what a fault has left of the old one is ended."""
+    def renew(self, **env: str) -> None:
+        """Another cluster, its processes with `env` beside the usual: what a fault has left of the old one is ended."""
         self._down()
-        arguments = {"num_cpus": CPUS, "object_store_memory": 200 * 2**20, "include_dashboard": False}
-        self._cluster = Cluster(initialize_head=True, head_node_args=arguments)
-        for _ in range(NODES - 1):
-            self.add()
+        for number in range(NODES):
+            self._start(number, self.env | env)
 
     def add(self) -> None:
-        assert self._cluster is not None
-        self._cluster.add_node(num_cpus=CPUS, object_store_memory=200 * 2**20)
+        self._start(max(self._nodes) + 1, self.env)
+
+    def start(self, command: Sequence[str], env: dict[str, str], stderr: IO[str]) -> subprocess.Popen[str]:
+        """A process on the head."""
+        return subprocess.Popen(
+            [*_inside(self._nodes[0].space), *command],
+            env=self.env | env | {"RAY_ADDRESS": self.address},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+
+    def others(self) -> list[int]:
+        """Numbers of the nodes that are not the head."""
+        return sorted(self._nodes.keys() - {0})
 
     def lose(self, number: int) -> None:
-        """End a node (not the head) as a power cut would."""
-        assert self._cluster is not None
-        self._cluster.remove_node(sorted(self._cluster.worker_nodes, key=id)[number], allow_graceful=False)
+        """End a node as a power cut would."""
+        _end(self._nodes.pop(number).processes())
 
-    def raylet(self, number: int) -> psutil.Process:
-        """Of a node that is not the head."""
-        assert self._cluster is not None
-        node = sorted(self._cluster.worker_nodes, key=id)[number]
-        return psutil.Process(node.all_processes["raylet"][0].process.pid)
+    def cut(self, number: int, whole: bool = False) -> None:
+        """Pull the cable of a node; whole: plug it in again."""
+        _ip("link", "set", _cable(number), "up" if whole else "down")
+
+    def on(self, number: int) -> list[psutil.Process]:
+        """All processes of a node."""
+        return self._nodes[number].processes()
 
     def head(self) -> psutil.Process:
         """The process that knows what the cluster consists of."""
-        assert self._cluster is not None
-        return psutil.Process(self._cluster.head_node.all_processes["gcs_server"][0].process.pid)
+        (found,) = (p for p in self.on(0) if "gcs_server" in _title(p).split(" ")[0])
+        return found
 
     def workers(self) -> list[psutil.Process]:
         """Processes that run a task or an actor."""
-        return _children(lambda title: title.startswith("ray::") and not any(word in title for word in OVERHEAD))
+        found = [p for number in self._nodes for p in self.on(number)]
+        return [p for p in found if (t := _title(p)).startswith("ray::") and not any(word in t for word in OVERHEAD)]
+
+    def _start(self, number: int, env: dict[str, str]) -> None:
+        space, cable, log = f"{BRIDGE}-{number}", _cable(number), self._logs / f"node-{number}.log"
+        _ip("netns", "add", space)
+        _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", space)
+        _ip("link", "set", cable, "master", BRIDGE, "up")
+        _ip("-n", space, "address", "add", f"{NETWORK}.{number + 1}/24", "dev", "eth0")
+        for device in ("lo", "eth0"):
+            _ip("-n", space, "link", "set", device, "up")
+        _ip("-n", space, "route", "add", "default", "dev", "eth0")  # by which Ray finds a node's own address
+        role = [f"--address={self.address}"] if number else ["--head", f"--port={PORT}", "--include-dashboard=false"]
+        command = [
+            *(*_inside(space), str(Path(sys.executable).with_name("ray")), "start", *role, "--block"),
+            *(f"--node-ip-address={NETWORK}.{number + 1}", f"--num-cpus={CPUS}", "--disable-usage-stats"),
+            f"--object-store-memory={200 * 2**20}",
+        ]
+        with log.open("wb") as out:
+            ray = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT)
+        self._nodes[number] = Node(number, ray)
+        until = time.monotonic() + START_S
+        while "Ray runtime started" not in log.read_text(encoding="utf-8"):
+            if ray.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"node {number} did not start: see {log}")
+            time.sleep(0.1)
 
     def _down(self) -> None:
-        if self._cluster is None:
-            return
-        for process in _children(lambda title: True):  # a frozen one would not end
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGCONT)
-        self._cluster.shutdown()
-        left = _children(lambda title: "ray" in title)
-        for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(left, timeout=30)
-        self._cluster = None
+        _end([p for number in self._nodes for p in self.on(number)])
+        for number in self._nodes:
+            self._nodes[number].ray.wait()
+        self._nodes = {}
+        _remove_networks(keep_bridge=True)
 
 
-def _children(wanted: Callable[[str], bool]) -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if wanted(" ".join(process.cmdline()).strip()):
-                found.append(process)
-    return found
+def signal_all(processes: list[psutil.Process], number: signal.Signals) -> None:
+    """To those that are still there."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    signal_all(processes, signal.SIGKILL)
+    psutil.wait_procs(processes, timeout=30)
+
+
+def _title(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline()).strip()
+    return ""
+
+
+def _cable(number: int) -> str:
+    return f"{BRIDGE}{number}"
+
+
+def _inside(space: str) -> list[str]:
+    return ["nsenter", f"--net=/run/netns/{space}"]
+
+
+def _ip(*words: str) -> str:
+    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
+
+
+def _remove_networks(keep_bridge: bool = False) -> None:
+    for link in _json("link", "show"):  # a cable goes with its namespace too, but later
+        if link["ifname"].startswith(BRIDGE) and not (keep_bridge and link["ifname"] == BRIDGE):
+            _ip("link", "delete", link["ifname"])
+    for entry in _json("netns", "list"):
+        if entry["name"].startswith(f"{BRIDGE}-"):
+            _ip("netns", "delete", entry["name"])
+
+
+def _json(*words: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(_ip("-json", *words) or "[]")
+    return [entry for entry in found if entry]

@@ -7,14 +7,14 @@ results and its time; then each run hits it once, at a random moment, and starts
 sound only if it ends with the same results, bit for bit, and where the job stopped, if it said why. Rows are appended
 to DIR/runs.jsonl, and what is there already is not run again, so a hundred runs may take several evenings.
 
-Full disks are small ones in memory, which needs root. A frozen node stands for a cut network: nothing on it answers,
-and it comes back when the cluster has buried it. Not here: slow disks, jumping clocks.
+Needs root and Linux: nodes have networks of their own, which are cut by pulling their cables; full disks are small ones
+in memory, slow ones a folder seen through bindfs (a Debian package); who has no memory left is killed by the kernel in
+a control group of 1 MiB. The clock that jumps is Python's, not that of Ray's own processes.
 """
 
 import argparse
 import itertools
 import json
-import os
 import random
 import shutil
 import signal
@@ -77,7 +77,7 @@ class Row:
 
 @dataclass
 class Attempt:
-    """A start of a job: exit code (None: it hung) and the error that its last line tells."""
+    """A start of a job: exit code (None: it hung) and the error, or where its evidence lies, as its last line tells."""
 
     code: int | None
     said: str
@@ -96,17 +96,12 @@ class Chaos:
             if (self.base / name).exists():
                 (run_dir / name).symlink_to(self.base / name, target_is_directory=True)
 
-    def start(self, stage: str, run_dir: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, f"jobs/{STAGES[stage][0]}.py", "--run-dir", str(run_dir)]
-        with (self.out / f"{run_dir.stem}.log").open("a") as log:
-            return subprocess.Popen(
-                [*command, "--config", str(self.out / "settings.yaml")],
-                cwd=REPOSITORY,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env={**os.environ, "RAY_ADDRESS": self.nodes.address},
-            )
+    def start(self, stage: str, scene: Scene, name: str) -> subprocess.Popen[str]:
+        """name: of its log."""
+        command = [sys.executable, str(REPOSITORY / "jobs" / f"{STAGES[stage][0]}.py"), "--run-dir", str(scene.run_dir)]
+        command += ["--config", str(self.out / "settings.yaml"), *scene.arguments]
+        with (self.out / f"{name}.log").open("a") as log:
+            return self.nodes.start(command, scene.env, log)
 
     def reference(self, stage: str) -> tuple[float, dict[str, str]]:
         """Of an undisturbed run, made once."""
@@ -116,7 +111,9 @@ class Chaos:
                 shutil.rmtree(run_dir, ignore_errors=True)
                 self.prepare(stage, run_dir)
                 started = time.monotonic()
-                done = ended(self.start(stage, run_dir))
+                with ExitStack() as stack:
+                    scene = Scene(self.nodes, run_dir, random.Random(0), stack)
+                    done = ended(self.start(stage, scene, run_dir.name))
                 if done.code != 0:
                     raise RuntimeError(f"{stage} fails without any fault: {done.said}; see {run_dir}.log")
                 seconds.write_text(str(time.monotonic() - started))
@@ -128,20 +125,21 @@ class Chaos:
         usual_s, wanted = self.reference(stage)
         at_s = rng.uniform(0.15, 0.9) * usual_s
         with ExitStack() as stack:
-            scene = Scene(self.nodes, self.out / f"run-{number:03d}", rng, stack)
+            name = f"run-{number:03d}"
+            scene = Scene(self.nodes, self.out / name, rng, stack)
             FAULTS[fault].before(scene)
             run_dir = scene.run_dir
             shutil.rmtree(run_dir, ignore_errors=True)  # of a table that was cut off
             self.prepare(stage, run_dir)
             began = time.monotonic()
-            job = self.start(stage, run_dir)
+            job = self.start(stage, scene, name)
             struck, attempts = "ended before", list[Attempt]()
             if not _ends_within(job, at_s):
                 struck = FAULTS[fault].strike(scene, job)
             attempts.append(ended(job))
             FAULTS[fault].after(scene)
             while attempts[-1].code not in (0, None) and len(attempts) < STARTS:
-                attempts.append(ended(self.start(stage, run_dir)))
+                attempts.append(ended(self.start(stage, scene, name)))
             seconds = time.monotonic() - began
             same = attempts[-1].code == 0 and results(run_dir, stage) == wanted
             outcome = outcome_of(attempts, same, silent_end=fault == "driver killed")
@@ -169,7 +167,7 @@ def ended(job: subprocess.Popen[str]) -> Attempt:
         return Attempt(None, "")
     lines = [line for line in out.splitlines() if line.startswith("{")]
     summary = json.loads(lines[-1]) if lines else {}
-    return Attempt(job.returncode, str(summary.get("error", "")))
+    return Attempt(job.returncode, str(summary.get("error") or summary.get("evidence") or ""))
 
 
 def outcome_of(attempts: list[Attempt], same: bool, silent_end: bool) -> str:
@@ -240,7 +238,7 @@ def main() -> int:
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
     done = {row["number"] for row in rows}
     planned = enumerate(drawn(arguments.stages, arguments.faults, arguments.runs, arguments.seed))
-    with Nodes(REPOSITORY) as nodes:
+    with Nodes(REPOSITORY, out / "nodes") as nodes:
         chaos = Chaos(base, out, nodes)
         for number, (stage, fault) in planned:
             if number in done:

@@ -36,9 +36,9 @@ def test_only_the_same_results_and_a_word_are_sound(
 
 def test_every_fault_meets_every_stage_as_often() -> None:
     stages, faults = list(STAGES), list(FAULTS)
-    pairs = len(stages) * len(faults)
-    counts = Counter(drawn(stages, faults, 2 * pairs + 7, seed=3))
-    assert len(counts) == pairs and set(counts.values()) == {2, 3}
+    possible = {(s, f) for s in stages for f in faults} - {(s, "store fails") for s in stages if s != "pretrain"}
+    counts = Counter(drawn(stages, faults, 2 * len(possible) + 7, seed=3))
+    assert set(counts) == possible and set(counts.values()) == {2, 3}
     assert drawn(stages, faults, 20, seed=3) == drawn(stages, faults, 40, seed=3)[:20]  # more runs go on
     assert drawn(stages, faults, 20, seed=3) != drawn(stages, faults, 20, seed=4)
 
