@@ -17,8 +17,11 @@ _PARTNER_GONE = re.compile(
     r"gloo|nccl|store->|tcpstore|collective",
     re.IGNORECASE,
 )
-# What a rank says whose group Ray Train takes down under it to build one of another size: no fault at all.
-_TAKEN_DOWN = re.compile(r"process group has not been initialized", re.IGNORECASE)
+# What a rank says whose group Ray Train takes down under it to build one of another size: no fault at all. The second
+# is that of a collective on a mesh, which looks its group up by name.
+_TAKEN_DOWN = re.compile(
+    r"process group has not been initialized|could not resolve the process group registered under", re.IGNORECASE
+)
 _WAITS_FOR_OTHERS = ("forward and backward", "optimizer", "checkpoint", "evaluation", "loading a checkpoint")
 _OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemory|can(no|')t allocate memory", re.IGNORECASE)
 # Of what Ray says: to every dead worker it adds that the kernel may have killed it for its memory.
