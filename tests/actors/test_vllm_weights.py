@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from toy import toy_inputs, toy_ppo
 
-from actors.ppo_roles import rollout_settings
-from actors.rollout import VLLM_ENV, Rollout, choose_backend
+from actors.rollout import VLLM_ENV, Rollout, RolloutSettings, choose_backend
 from actors.weights import digests, pack
+from ilm_ray.alignment.experience import Prompt
 from ilm_ray.model.huggingface import full_weights, save_internlm2, to_llama
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
 
@@ -32,14 +31,11 @@ def _said(act: Any, *arguments: Any) -> str:
     return ""
 
 
-def _check(folder: Path, precision: str) -> None:
-    """In a process of its own, as vLLM keeps global state. Leaves what was said in `folder`."""
+def _check(folder: Path, precision: str, settings: RolloutSettings, prompts: list[Prompt]) -> None:
+    """In a process of its own, as vLLM keeps global state, and with no more imported than an engine's rank has: vLLM
+    looks through all modules and trips over llvmlite's. Leaves what was said in `folder`."""
     os.environ.update(VLLM_ENV)
-    inputs = toy_inputs(folder)
-    model = CausalLM(SHAPE)
-    initialize(model, 0)
-    save_internlm2(model, folder / "policy")
-    rollout = Rollout(0, 1, rollout_settings(toy_ppo(precision=precision, max_prompt_tokens=32), inputs, "vllm", 0.0))
+    rollout = Rollout(0, 1, settings)
     rollout.build()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     one, two = ({n: t.to(dtype) for n, t in _weights(seed).items()} for seed in (0, 1))
@@ -47,7 +43,7 @@ def _check(folder: Path, precision: str) -> None:
     for version, weights in enumerate((one, two)):
         message, stamp = pack([weights], version)
         said.append(_said(rollout.load_weights, message, version, stamp["checksum"]))
-        said.append(_said(rollout.rollout, inputs.prompts, version, 1))
+        said.append(_said(rollout.rollout, prompts, version, 1))
     whole = sum(rollout.held[name] == digest for name, digest in digests(two).items())
     engine: Any = rollout.engine
     load = engine.load
@@ -61,7 +57,7 @@ def _check(folder: Path, precision: str) -> None:
     said.append(_said(rollout.load_weights, message, 2, stamp["checksum"]))
     norm = "model.layers.0.input_layernorm.weight"
     load([{**one, norm: one[norm] + 0.5}])  # after all checks
-    said.append(_said(rollout.rollout, inputs.prompts, 2, 1))
+    said.append(_said(rollout.rollout, prompts, 2, 1))
     (folder / "said.txt").write_text("\n".join([str(whole), str(len(two)), *said]))
 
 
@@ -70,7 +66,16 @@ def _check(folder: Path, precision: str) -> None:
 def test_what_vllm_really_holds(tmp_path: Path, precision: str) -> None:
     if choose_backend("auto") != "vllm":
         pytest.skip("vLLM is not installed")
-    process = multiprocessing.get_context("spawn").Process(target=_check, args=(tmp_path, precision))
+    from actors.ppo_roles import rollout_settings
+    from tests.actors.toy import toy_inputs, toy_ppo  # not at the top, which the other process reads, too
+
+    inputs = toy_inputs(tmp_path)
+    model = CausalLM(SHAPE)
+    initialize(model, 0)
+    save_internlm2(model, tmp_path / "policy")
+    settings = rollout_settings(toy_ppo(precision=precision, max_prompt_tokens=32), inputs, "vllm", 0.0)
+    arguments = (tmp_path, precision, settings, inputs.prompts)
+    process = multiprocessing.get_context("spawn").Process(target=_check, args=arguments)
     process.start()
     process.join(280)
     if process.is_alive():

@@ -105,7 +105,9 @@ def submit(cluster: LocalCluster, name: str, words: list[str]) -> None:
 
 
 def status(cluster: LocalCluster, name: str) -> str:
-    said = cluster.ray("job", "status", name).stdout
+    """Ray says "was stopped" or "succeeded" of a job that ended, and its state's name of one that goes on."""
+    answer = cluster.ray("job", "status", name)
+    said = (answer.stdout + answer.stderr).upper()
     return next(word for word in ("PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED") if word in said)
 
 
