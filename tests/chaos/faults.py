@@ -6,6 +6,7 @@ import signal
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,14 +14,16 @@ from pathlib import Path
 from random import Random
 
 import psutil
+from moto.server import ThreadedMotoServer
 
 from tests.chaos.nodes import HERE, Nodes, signal_all
-from tests.chaos.stumbling_store import KEYS, StumblingStore
+from tests.stumbling import KEYS, Stumbling, always, never
 
 DISK_BYTES = 600 * 2**20
 LEFT_BYTES = 64 * 2**10  # of a full disk
 SLOW_BYTES_S = 2 * 10**6  # of a slow one
 AWAY_S = (20.0, 90.0)  # the cluster takes about a minute to bury a node that does not answer
+SILENCE_S = 20.0
 CLOCK_JUMP_S = 3600.0
 CLOCK = Path(__file__).parent / "jumping_clock"
 
@@ -36,7 +39,7 @@ class Scene:
     stack: ExitStack
     arguments: list[str] = field(default_factory=list)
     env: dict[str, str] = field(default_factory=dict)
-    store: StumblingStore | None = None
+    store: Stumbling | None = None
 
 
 Job = subprocess.Popen[str]
@@ -171,7 +174,7 @@ def _mounted(scene: Scene) -> Path:
         subprocess.run(["umount", "-l", str(disk)], check=True)
     disk.mkdir(exist_ok=True)
     scene.stack.callback(disk.rmdir)
-    scene.stack.callback(subprocess.run, ["umount", "-l", str(disk)], check=True)
+    scene.stack.callback(lambda: disk.is_mount() and subprocess.run(["umount", "-l", str(disk)], check=True))
     return disk
 
 
@@ -193,20 +196,26 @@ def _ballast(scene: Scene) -> Path:
 
 def _faulty_store(scene: Scene) -> None:
     """Checkpoints go to an S3, too."""
-    scene.store = StumblingStore(HERE)
-    scene.stack.callback(scene.store.close)
+    moto = ThreadedMotoServer(ip_address=HERE, port=0, verbose=False)
+    moto.start()
+    scene.stack.callback(moto.stop)
+    moto._server.app = scene.store = Stumbling(moto._server.app)
+    host, port = moto.get_host_and_port()
+    scene.env |= {**KEYS, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
+    bucket = urllib.request.Request(f"http://{host}:{port}/chaos", method="PUT")
+    urllib.request.urlopen(bucket, timeout=30).close()
+    scene.arguments += [f"pretrain.store=s3://chaos/{scene.run_dir.name}"]
     scene.stack.callback(scene.nodes.renew)
-    scene.nodes.renew(**KEYS, AWS_ENDPOINT_URL=scene.store.url)
-    scene.env |= {**KEYS, "AWS_ENDPOINT_URL": scene.store.url}
-    scene.arguments += [f"pretrain.store={scene.store.bucket}/{scene.run_dir.name}"]
+    scene.nodes.renew(**scene.env)
 
 
 def _store_fails(scene: Scene, job: Job) -> str:
-    assert scene.store is not None
-    kind, seconds = scene.rng.choice(["errors", "silence"]), scene.rng.uniform(5.0, 60.0)
-    scene.store.fail(kind)
-    _later(scene, seconds, scene.store.mend)
-    return f"{kind} for {seconds:.0f} s"
+    store, seconds = scene.store, scene.rng.uniform(5.0, 60.0)
+    assert store is not None
+    store.silence_s = scene.rng.choice([0.0, SILENCE_S])
+    store.fails = always
+    _later(scene, seconds, lambda: setattr(store, "fails", never))
+    return f"for {seconds:.0f} s, each answer after {store.silence_s:.0f} s"
 
 
 def _false_clock(scene: Scene) -> None:

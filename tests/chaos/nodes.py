@@ -31,10 +31,6 @@ class Node:
     ray: subprocess.Popen[bytes]
 
     @property
-    def address(self) -> str:
-        return f"{NETWORK}.{self.number + 1}"
-
-    @property
     def space(self) -> str:
         """The network namespace."""
         return f"{BRIDGE}-{self.number}"
@@ -53,7 +49,7 @@ class Nodes:
     """
 
     def __init__(self, repository: Path, logs: Path) -> None:
-        self._logs, self._nodes = logs, dict[int, Node]()
+        self._logs, self._nodes, self._number = logs, dict[int, Node](), 0
         self.env = {
             **os.environ,
             "PYTHONPATH": str(repository),  # of the workers too
@@ -85,11 +81,11 @@ class Nodes:
     def renew(self, **env: str) -> None:
         """Another cluster, its processes with `env` beside the usual: what a fault has left of the old one is ended."""
         self._down()
-        for number in range(NODES):
-            self._start(number, self.env | env)
+        for _ in range(NODES):
+            self._start(self.env | env)
 
     def add(self) -> None:
-        self._start(max(self._nodes) + 1, self.env)
+        self._start(self.env)
 
     def start(self, command: Sequence[str], env: dict[str, str], stderr: IO[str]) -> subprocess.Popen[str]:
         """A process on the head."""
@@ -127,7 +123,8 @@ class Nodes:
         found = [p for number in self._nodes for p in self.on(number)]
         return [p for p in found if (t := _title(p)).startswith("ray::") and not any(word in t for word in OVERHEAD)]
 
-    def _start(self, number: int, env: dict[str, str]) -> None:
+    def _start(self, env: dict[str, str]) -> None:
+        number, self._number = self._number, self._number + 1  # that of a lost node stays taken, as is its network
         space, cable, log = f"{BRIDGE}-{number}", _cable(number), self._logs / f"node-{number}.log"
         _ip("netns", "add", space)
         _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", space)
@@ -155,7 +152,7 @@ class Nodes:
         _end([p for number in self._nodes for p in self.on(number)])
         for number in self._nodes:
             self._nodes[number].ray.wait()
-        self._nodes = {}
+        self._nodes, self._number = {}, 0
         _remove_networks(keep_bridge=True)
 
 

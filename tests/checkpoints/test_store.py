@@ -23,22 +23,7 @@ from ilm_ray.errors import UserError
 from tests.checkpoints.small import flip, made, train
 from tests.checkpoints.test_saving import names, restored
 from tests.processes import run_ranks
-
-KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-
-
-class Stumbling:
-    """A WSGI server in front of moto that answers requests which `fails` picks with 503."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner, self.fails = inner, lambda method, path: False
-
-    def __call__(self, environ: dict[str, Any], start: Any) -> Any:
-        if self.fails(environ["REQUEST_METHOD"], environ["PATH_INFO"]):
-            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-            start("503 Slow Down", [("Content-Length", "0")])
-            return [b""]
-        return self.inner(environ, start)
+from tests.stumbling import KEYS, Stumbling
 
 
 @pytest.fixture
