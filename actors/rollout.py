@@ -115,6 +115,9 @@ class VllmEngine:
     def __init__(self, settings: RolloutSettings) -> None:
         from vllm import LLM
 
+        # On a processor with AMX vLLM computes bf16 attention with it, yet never asks Linux for the leave to, without
+        # which a process dies of an illegal instruction. False, and nothing done, where there is no AMX.
+        torch.cpu._init_amx()
         self.shape = settings.shape
         # Weights arrive before the first prompt, so the folder needs no file but config.json.
         with tempfile.TemporaryDirectory() as folder:

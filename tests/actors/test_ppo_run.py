@@ -194,8 +194,8 @@ def test_new_processes_resume_a_run_to_the_same_weights(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_the_policy_that_validates_best_is_the_result(tmp_path: Path) -> None:
-    # Steps so long that the policy does not get better every time.
-    ppo = toy_ppo(iterations=5, validate_every=1, checkpoint_every=1, policy_lr=0.03)
+    # Steps so long that the policy soon ruins itself.
+    ppo = toy_ppo(iterations=5, validate_every=1, checkpoint_every=1, policy_lr=0.3)
     inputs, folder = toy_inputs(tmp_path), tmp_path / "ppo"
     with PPORun(ppo, inputs, folder) as run:
         rows = run.run(lambda ids: "")
@@ -224,8 +224,14 @@ def test_learners_of_different_sizes_and_stages_end_with_the_weights_of_single_r
             rows = run.run(lambda ids: "")
         models.append((load_file(tmp_path / name / "model" / "model.safetensors"), rows))
     (alone, its), (sharded, theirs) = models
+    start = load_file(inputs.policy / "model.safetensors")
     for name, weight in alone.items():
-        torch.testing.assert_close(sharded[name], weight, atol=1e-5, rtol=0)
+        off, moved = (sharded[name] - weight).abs().flatten(), (weight - start[name]).norm()
+        # Adam's step is as long for a gradient of 1e-9 as for one of 1: where the sum over ranks, in another order,
+        # leaves a gradient that is rounding only, that weight goes its own way. So: nearly every weight far closer
+        # than a step of 1e-3, and all together as nothing beside the way that the tensor went.
+        assert off.quantile(0.999) <= 1e-6, name
+        assert off.norm() <= 1e-4 * moved, name
     for ours, other in zip(its, theirs, strict=True):
         assert other["value_loss"] == pytest.approx(ours["value_loss"], abs=1e-5)
 
