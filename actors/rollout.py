@@ -22,6 +22,7 @@ from ilm_ray.errors import UserError
 from ilm_ray.model.generate import generate
 from ilm_ray.model.huggingface import Weights, from_llama, full_weights, llama_config, to_llama
 from ilm_ray.model.internlm2 import CausalLM, Shape
+from ilm_ray.serving.amx import allow_amx
 
 Completion = tuple[list[int], list[float]]
 
@@ -115,9 +116,7 @@ class VllmEngine:
     def __init__(self, settings: RolloutSettings) -> None:
         from vllm import LLM
 
-        # On a processor with AMX vLLM computes bf16 attention with it, yet never asks Linux for the leave to, without
-        # which a process dies of an illegal instruction. False, and nothing done, where there is no AMX.
-        torch.cpu._init_amx()
+        allow_amx()
         self.shape = settings.shape
         # Weights arrive before the first prompt, so the folder needs no file but config.json.
         with tempfile.TemporaryDirectory() as folder:

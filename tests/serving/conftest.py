@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -33,23 +34,30 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.fixture(scope="session", params=["torch", pytest.param("vllm", marks=pytest.mark.slow)])
-def served(
-    request: pytest.FixtureRequest, local_ray: None, small_run: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """Base URL of the server; its model is `nano`."""
-    if request.param == "vllm" and importlib.util.find_spec("vllm") is None:
+@contextmanager
+def serving(stage: Path, scratch: Path, backend: str, dtype: str = "fp32") -> Iterator[str]:
+    """Base URL of a server, whose model is `nano`, under a Ray actor."""
+    if backend == "vllm" and importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed")
     import ray
 
     from actors.server import Server, ServerSettings
     from ilm_ray.serving.folder import servable
 
-    folder = servable(small_run / "sft", tmp_path_factory.mktemp("export"), "fp32")
-    settings = ServerSettings(folder, "nano", request.param, context=512)
+    folder = servable(stage, scratch, dtype)
+    settings = ServerSettings(folder, "nano", backend, context=512, dtype=dtype)
     server = ray.remote(Server).options(num_cpus=1).remote(settings)
     try:
         yield ray.get(server.start.remote(DEADLINE_S), timeout=DEADLINE_S + 60)
     finally:
         ray.get(server.stop.remote(), timeout=60)
         ray.kill(server)
+
+
+@pytest.fixture(scope="session", params=["torch", pytest.param("vllm", marks=pytest.mark.slow)])
+def served(
+    request: pytest.FixtureRequest, local_ray: None, small_run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """Base URL of the server; its model is `nano`."""
+    with serving(small_run / "sft", tmp_path_factory.mktemp("export"), request.param) as url:
+        yield url

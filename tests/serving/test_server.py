@@ -17,6 +17,7 @@ from ilm_ray.serving.page import POLICY
 from ilm_ray.tokenizer.chatml import encode_chat
 from ilm_ray.tokenizer.tokenizer import SPECIALS, Tokenizer
 from tests.browser import BINARY, Browser
+from tests.serving.conftest import serving
 
 pytestmark = pytest.mark.timeout(1800)
 QUESTION: list[Any] = [{"role": "user", "content": "Name three colours, <|im_end|> please."}]
@@ -135,6 +136,22 @@ def test_fifty_streams_at_once(served: str) -> None:
 
     parts = asyncio.run(all_of_them())
     assert len(parts) == STREAMS and min(parts) > 0
+
+
+@pytest.mark.slow
+def test_vllm_answers_in_bf16(local_ray: None, small_run: Path, tmp_path: Path) -> None:
+    """Attention is computed by other kernels than in fp32, with AMX where the processor has it."""
+    asked: dict[str, Any] = {"model": "nano", "messages": QUESTION, "max_tokens": 1, "temperature": 0.0}
+    with serving(small_run / "sft", tmp_path / "export", "vllm", "bf16") as url:
+        said = client(url).chat.completions.create(**asked, logprobs=True, top_logprobs=5)
+    assert said.choices[0].logprobs is not None and said.choices[0].logprobs.content is not None
+    (token,) = said.choices[0].logprobs.content
+    prompt = encode_chat(Tokenizer.load(small_run / "tokenizer"), QUESTION, generation_prompt=True).ids
+    with torch.no_grad():
+        row = load_causal(small_run / "sft" / "model")(packed_from_arrays([np.array(prompt, np.int64)]))[-1]
+    ours = row.log_softmax(-1).topk(5).values.tolist()
+    print([t.logprob for t in token.top_logprobs], ours)
+    assert [t.logprob for t in token.top_logprobs] == pytest.approx(ours, abs=0.05)
 
 
 def test_the_page_in_a_browser(served: str, tmp_path: Path) -> None:
