@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ilm_ray.checkpoints import commit
 from ilm_ray.config.training import SpikeConfig
 from ilm_ray.pretrain.guard import Guard, nth_kept
 from ilm_ray.pretrain.loop import Diverged, train
@@ -85,9 +87,10 @@ class Skipping(Toy):
 
     steps = 14
 
-    def __init__(self, poison: dict[int, float], die_at: int | None = None) -> None:
+    def __init__(self, poison: dict[int, float], checkpoints: Path, die_at: int | None = None) -> None:
         super().__init__()
         self.poison, self.skipped, self.read, self.die = poison, list[Any](), list[int](), die_at
+        self.checkpoints = checkpoints
 
     def skip(self, first: int, last: int) -> None:
         self.skipped = sorted({*self.skipped, *(nth_kept(step, self.skipped) for step in range(first, last + 1))})
@@ -95,7 +98,11 @@ class Skipping(Toy):
     def micro_batches(self, step: int, rank: int, ranks: int) -> list[Any]:
         self.batch = nth_kept(step, self.skipped)
         self.read.append(self.batch)
-        if self.die == len(self.read):
+        if self.die == len(self.read):  # but not before the last checkpoint, written beside training, is there
+            until = time.monotonic() + 60
+            while commit.newest_step(self.checkpoints) < step - step % self.checkpoint_every:
+                assert time.monotonic() < until
+                time.sleep(0.01)
             os._exit(9)
         return super().micro_batches(self.batch, rank, ranks)
 
@@ -109,7 +116,7 @@ def _run(
 ) -> None:
     path, rank = Path(folder), int(os.environ["RANK"])
     path.mkdir(exist_ok=True)
-    task, rows = Skipping(poison, die), list[dict[str, Any]]()
+    task, rows = Skipping(poison, path / "checkpoints", die), list[dict[str, Any]]()
     task.skipped = left_out
     settings = replace(SETTINGS, spike=RARE if spike else None)
     try:
