@@ -18,7 +18,7 @@ from actors.evaluator import EvaluationError, SetOf, Target, plan_sets, run_sets
 from ilm_ray.evaluation.data import lay_out
 from ilm_ray.evaluation.humaneval_x import NAMES, lacking
 from ilm_ray.evaluation.suites import BENCHMARKS
-from tests.evaluation.known import Knowing, Served, items, programs
+from tests.evaluation.known import SEVERAL, Knowing, Served, items, out_of_reach, programs
 from tests.evaluation.theirs import mbpp_verdicts
 
 DEADLINE_S = 900.0
@@ -235,14 +235,21 @@ def test_math_and_mathbench_with_an_interpreter_on_files_in_their_form(
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_an_oracle_scores_100_on_every_benchmark_at_hand(
-    local_ray: None, python: Path, root: Path, oracle: Served, tmp_path: Path
+    local_ray: None, python: Path, root: Path, oracle: Served, shared_data: Path, tmp_path: Path
 ) -> None:
     target = _target(oracle, root, tmp_path, None)
     sets = plan_sets([b for b in BENCHMARKS if b.name in KNOWN], target, python, DEADLINE_S)
     present = [work for work in sets if not work.missing]
     run_sets(present, target, python, 2, 3600.0)
-    scores = _scores(present, tmp_path)
-    assert scores == pytest.approx(dict.fromkeys(scores, 100.0), abs=1e-6)
+    below = list[str]()
+    for work in present:
+        result = json.loads((tmp_path / "results" / work.file).read_text())
+        lost = out_of_reach(work.name, shared_data / "eval")
+        if result["score"] < 100.0 * (1 - lost / result["examples"]) - 1e-6:
+            below.append(f"{work.file}: {result}")
+        elif result["score"] < 100.0:
+            print(f"{work.file}: {result['score']:.2f}, of {result['examples']} items at most {lost} are out of reach")
+    assert below == []
 
 
 @pytest.mark.slow
@@ -270,7 +277,7 @@ def test_guessing_scores_what_chance_gives(
     target = _target(guesser, root, tmp_path, None)
     sets = plan_sets([b for b in BENCHMARKS if b.name in GUESSED], target, python, DEADLINE_S)
     present = [work for work in sets if not work.missing and "cloze" not in work.name and work.name != "agieval-math"]
-    present = [work for work in present if work.name not in SEVERAL]
+    present = [work for work in present if work.name.removeprefix("agieval-") not in SEVERAL]
     run_sets(present, target, python, 2, 3600.0)
     for key in sorted({work.benchmark.key for work in present}):
         of_key = [work for work in present if work.benchmark.key == key]
@@ -280,9 +287,6 @@ def test_guessing_scores_what_chance_gives(
         assert len(chances) == sum(result["examples"] for result in results), key
         deviation = math.sqrt(sum(p * (1 - p) for p in chances))
         assert abs(right - sum(chances)) < 4 * deviation, key
-
-
-SEVERAL = ("agieval-gaokao-physics", "agieval-jec-qa-kd", "agieval-jec-qa-ca")  # any number of choices may be right
 
 
 def _chances(work: SetOf, folder: Path) -> list[float]:
