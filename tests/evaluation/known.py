@@ -69,8 +69,8 @@ def items(folder: Path) -> Iterator[Item]:
         sentences = [f"{context} {row['continuation']}" for context in row["context_options"]]
         for sentence in sentences:  # as likelihoods are asked, and as a choice is
             yield Item(sentence, (), "", (sentences[row["gold"]],))
-        words = zip(*(context.split() for context in row["context_options"]), strict=False)
-        before = " ".join(one for one, other in takewhile(lambda pair: pair[0] == pair[1], words))
+        letters = takewhile(lambda pair: pair[0] == pair[1], zip(*row["context_options"], strict=False))
+        before = "".join(letter for letter, _ in letters).rpartition(" ")[0]
         yield Item(f"_ {row['continuation']}", (before, "\nA. "), "AB"[row["gold"]], (), ("A", "B"))
     yield from _flores(folder / "flores200/devtest")
     for path in sorted(folder.glob("leval/*/*.jsonl")):
