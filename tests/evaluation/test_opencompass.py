@@ -18,6 +18,13 @@ from actors.evaluator import EvaluationError, SetOf, Target, plan_sets, run_sets
 from ilm_ray.evaluation.data import lay_out
 from ilm_ray.evaluation.humaneval_x import NAMES, lacking
 from ilm_ray.evaluation.suites import BENCHMARKS
+from ilm_ray.model.huggingface import save_internlm2
+from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
+from ilm_ray.serving.folder import servable
+from ilm_ray.tokenizer.base import first_tokens
+from ilm_ray.tokenizer.chatml import encode_chat
+from ilm_ray.tokenizer.cl100k import cl100k
+from ilm_ray.tokenizer.tokenizer import Tokenizer
 from tests.evaluation.known import SEVERAL, Knowing, Served, items, out_of_reach, programs
 from tests.evaluation.theirs import mbpp_verdicts
 
@@ -90,6 +97,45 @@ def test_an_oracle_scores_100_and_a_second_run_asks_nothing(
     lost.unlink()
     run_sets(sets, target, python, 1, DEADLINE_S)  # as after a kill: answers are there, only a result is not
     assert oracle.asked == asked and _scores(sets, tmp_path) == scores
+
+
+class Silent:
+    def answer(self, prompt: str) -> str:
+        return ""
+
+
+class Measuring(Served):
+    """Keeps the numbers of tokens that its model would have to hold, prompt and answer together."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(Silent())
+        self.tokenizer, self.held = tokenizer, list[int]()
+
+    def reply(self, body: dict[str, Any]) -> dict[str, Any]:
+        prompt = encode_chat(self.tokenizer, body["messages"], generation_prompt=True).ids
+        self.held.append(len(prompt) + body["max_tokens"])
+        return super().reply(body)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_shots_that_do_not_fit_are_left_out(local_ray: None, python: Path, root: Path, tmp_path: Path) -> None:
+    """Of a set of each way to give shots, with a vocabulary so small that most prompts are too long."""
+    tokenizer = Tokenizer(first_tokens(cl100k()[0], 900), 1024)
+    tokenizer.save(tmp_path / "tokenizer")
+    model = CausalLM(Shape(1024, 1, 32, 1, 1, 32, 32))
+    initialize(model, 0)
+    save_internlm2(model, tmp_path / "sft" / "model")
+    folder = servable(tmp_path / "sft", tmp_path / "export", "fp32")
+    keys = ("GSM8K.chat", "BBH.chat", "TheoremQA.chat", "MMLU.chat")
+    with Measuring(tokenizer) as served:
+        target = Target(served.url, "model", str(folder), 1024, str(root), str(tmp_path / "out"), 3)
+        sets = plan_sets([b for b in BENCHMARKS if b.key in keys], target, python, DEADLINE_S)
+        first = {work.benchmark.key: work for work in reversed(sets) if not work.missing}
+        assert first.keys() == set(keys)
+        run_sets(list(first.values()), target, python, 1, DEADLINE_S)
+    assert len(served.held) == 3 * len(keys) and max(served.held) <= 1024
+    assert sum(held > 512 for held in served.held) >= len(keys)  # and what fits is there
 
 
 @pytest.mark.slow

@@ -60,7 +60,8 @@ def fit(messages: Sequence[Message], window: Window, room: int) -> list[Message]
 
 
 def _length(messages: Sequence[Message], window: Window) -> int:
-    return sum(window.count(written(message)) + TURN_TOKENS for message in messages)
+    """With the beginning of the reply."""
+    return sum(window.count(written(message)) + TURN_TOKENS for message in messages) + TURN_TOKENS
 
 
 class _Vocabulary:

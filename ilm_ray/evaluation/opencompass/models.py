@@ -13,7 +13,9 @@ import numpy as np
 from opencompass.models.base import BaseModel
 from opencompass.models.base_api import APITemplateParser, BaseAPIModel
 
+from ilm_ray.evaluation.opencompass.conversation import fit
 from ilm_ray.evaluation.opencompass.endpoint import ANSWER_SHARE, TURN_TOKENS, Endpoint, Window
+from ilm_ray.tokenizer.chatml import Message
 
 ROLES = {"HUMAN": "user", "BOT": "assistant", "SYSTEM": "system"}
 META = {
@@ -124,11 +126,8 @@ class ServedChat(BaseAPIModel):
 
     def _answer(self, prompt: Any, max_out_len: int) -> str:
         turns = [{"role": "HUMAN", "prompt": prompt}] if isinstance(prompt, str) else prompt
-        messages = [{"role": ROLES[turn["role"]], "content": turn["prompt"]} for turn in turns]
+        messages: list[Message] = [{"role": ROLES[turn["role"]], "content": turn["prompt"]} for turn in turns]
         room = min(max_out_len, self.window.context // ANSWER_SHARE)
-        spare = self.window.context - room - TURN_TOKENS * (len(messages) + 1)
-        longest = max(messages, key=lambda message: len(message["content"]))
-        spare -= sum(self.window.count(message["content"]) for message in messages if message is not longest)
-        longest["content"] = self.window.fit(longest["content"], max(spare, 2))
+        messages = fit(messages, self.window, self.window.context - room)
         body = {"model": self.path, "messages": messages, "max_tokens": room, **self.sampling}
         return self.endpoint.post("/v1/chat/completions", body)["choices"][0]["message"]["content"] or ""
