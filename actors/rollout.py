@@ -22,7 +22,7 @@ from ilm_ray.errors import UserError
 from ilm_ray.model.generate import generate
 from ilm_ray.model.huggingface import Weights, from_llama, full_weights, llama_config, to_llama
 from ilm_ray.model.internlm2 import CausalLM, Shape
-from ilm_ray.serving.amx import allow_amx
+from ilm_ray.serving.vllm_plugin import allow_amx
 
 Completion = tuple[list[int], list[float]]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import openai
+import psutil
 import pytest
 import torch
 
@@ -152,6 +153,25 @@ def test_vllm_answers_in_bf16(local_ray: None, small_run: Path, tmp_path: Path) 
     ours = row.log_softmax(-1).topk(5).values.tolist()
     print([t.logprob for t in token.top_logprobs], ours)
     assert [t.logprob for t in token.top_logprobs] == pytest.approx(ours, abs=0.05)
+
+
+@pytest.mark.slow
+def test_no_process_of_vllm_outlives_a_killed_server(local_ray: None, small_run: Path, tmp_path: Path) -> None:
+    before = _vllm()
+    with serving(small_run / "sft", tmp_path / "export", "vllm") as url:
+        client(url).models.list()
+        started = _vllm() - before
+        assert {"VLLM::EngineCore", "VLLM::Worker"} <= {process.name() for process in started}
+        (application,) = (process for process in started if "api_server" in " ".join(process.cmdline()))
+        application.kill()
+        _, left = psutil.wait_procs(started - {application}, timeout=30)  # that one waits to be reaped
+        assert left == []
+
+
+def _vllm() -> set[psutil.Process]:
+    found = list(psutil.process_iter(["name", "cmdline"]))
+    engines = {p for p in found if p.info["name"].startswith("VLLM::")}
+    return engines | {p for p in found if "vllm.entrypoints" in " ".join(p.info["cmdline"] or [])}
 
 
 def test_the_page_in_a_browser(served: str, tmp_path: Path) -> None:
