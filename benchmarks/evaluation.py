@@ -38,14 +38,22 @@ from ilm_ray.evaluation.opencompass.run import model_config
 from ilm_ray.evaluation.opencompass.sets import build_arguments, sets_of
 from ilm_ray.evaluation.suites import BENCHMARKS
 wanted = json.loads(names)
+
+def named(value):  # a set's configuration travels to its process as text
+    if isinstance(value, dict):
+        return {key: named(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [named(entry) for entry in value]
+    return f"{value.__module__}.{value.__qualname__}" if callable(value) else value
+
 chosen = [b for b in BENCHMARKS if b.key in wanted]
 datasets = [
-    ConfigDict(build_arguments(b, config))
+    ConfigDict(named(build_arguments(b, config)))
     for b in chosen
     for name, config in sets_of(b, Path(root), int(examples)).items()
     if name in wanted[b.key]
 ]
-model = model_config("chat", url, "model", 32768, None, 60.0)
+model = ConfigDict(named(model_config("chat", url, "model", 32768, None, 60.0)))
 cfg = ConfigDict(models=[model], datasets=datasets, work_dir=folder)
 for part, task in (("predictions", OpenICLInferTask), ("results", OpenICLEvalTask)):
     tasks = NaivePartitioner(out_dir=f"{folder}/{part}")(cfg)

@@ -6,7 +6,7 @@ named with a short note; all crawled and generated text is escaped (see `page.py
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +58,22 @@ def write_report(run_dir: Path) -> Path:
     journal = read_journal(run_dir / "journal.jsonl")
     configuration = _configuration(run_dir / "config.yaml")
     name = run_dir.resolve().name
+    stages, sections = ((), (benchmarks_section,)) if _scores_alone(run_dir) else (STAGES, SECTIONS)
     body = [
-        _header(name, configuration, journal, manifests),
+        _header(name, configuration, journal, stages, manifests),
         _tiles(run_dir, manifests),
-        *(make(run_dir, manifests) for make in SECTIONS),
+        *(make(run_dir, manifests) for make in sections),
         _timings(manifests),
         _record(run_dir, journal),
     ]
     target = run_dir / NAME
     write_text_atomic(target, page.page(f"{name} – ilm_ray run report", page.join(body)))
     return target
+
+
+def _scores_alone(run_dir: Path) -> bool:
+    """Of a folder that `jobs/benchmarks.py` made, of any model: no stage of the road was or will be here."""
+    return (run_dir / "benchmarks").is_dir() and not any((run_dir / stage).is_dir() for stage in STAGES)
 
 
 def _configuration(path: Path) -> dict[str, Any]:
@@ -81,7 +87,9 @@ def _configuration(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _header(name: str, config: dict[str, Any], journal: list[Row], manifests: dict[str, Manifest]) -> Html:
+def _header(
+    name: str, config: dict[str, Any], journal: list[Row], stages: Sequence[str], manifests: dict[str, Manifest]
+) -> Html:
     times = [as_number(event.get("time")) for event in journal if is_number(event.get("time"))]
     presets = [event["preset"] for event in journal if "preset" in event]
     facts = [f"preset {presets[-1]}"] if presets else []
@@ -90,9 +98,10 @@ def _header(name: str, config: dict[str, Any], journal: list[Row], manifests: di
     if times:
         first, last = (time.strftime("%Y-%m-%d %H:%M", time.gmtime(t)) for t in (min(times), max(times)))
         facts.append(f"{first} UTC" if first == last else f"{first} to {last} UTC")
-    facts.append(f"{len(manifests)} of {len(STAGES)} stages finished")
-    done = ('<li class="done">' if stage in manifests else "<li>" for stage in STAGES)
-    road = "".join(f"{mark}{stage}</li>" for mark, stage in zip(done, STAGES, strict=True))
+    if stages:
+        facts.append(f"{len(manifests)} of {len(stages)} stages finished")
+    done = ('<li class="done">' if stage in manifests else "<li>" for stage in stages)
+    road = "".join(f"{mark}{stage}</li>" for mark, stage in zip(done, stages, strict=True))
     return Html(
         f'<header><h1>{page.text(name)}</h1><p>{page.text(" · ".join(facts))}</p><ul class="road">{road}</ul></header>'
     )
