@@ -43,13 +43,15 @@ def _table(rows: list[Row]) -> Html:
     lines = []
     for row in rows:
         shots = "–" if row["shots"] is None else f"{row['shots']}-shot"
-        how = f"{shots}, {row['mode']}"
-        line = [row["benchmark"], f"{row['kind']}: {how}", _score(row), row["state"]]
+        how = f"{row['kind']}: {shots}, {row['mode']}".replace(" ", "\N{NO-BREAK SPACE}")
+        line = [row["benchmark"], how.replace("-", "\N{NON-BREAKING HYPHEN}"), _score(row), row["state"]]
         sets = f"{row['sets_done']} of {row['sets']} sets" if row["sets"] else ""
         cut = f"{row['cut']} prompts cut" if row.get("cut") else ""
         said = "; ".join(filter(None, [row["why"], sets, cut, _judged(row)]))
         lines.append([*line, *(row["published"].get(model) for model in models), said])
-    return page.table(["benchmark", "how", OURS, "state", *models, ""], lines)
+    short = [model.removeprefix("InternLM2-") for model in models]
+    caption = "Beside what is published of each InternLM2" if models else ""
+    return page.table(["benchmark", "how", OURS, "state", *short, ""], lines, caption)
 
 
 def _score(row: Row) -> Any:
