@@ -116,7 +116,7 @@ class VllmEngine:
     def __init__(self, settings: RolloutSettings) -> None:
         from vllm import LLM
 
-        allow_amx()
+        allow_amx()  # the plugin's work, for where this package is only on the path, not installed
         self.shape = settings.shape
         # Weights arrive before the first prompt, so the folder needs no file but config.json.
         with tempfile.TemporaryDirectory() as folder:

@@ -9,7 +9,7 @@ from ilm_ray.observe.page import Html, number, text
 RINGS = 4
 MARGIN = 78  # room for the names around the circle
 GAP = 14  # between an axis and its name
-LINE = 14
+LINE = 14  # between two lines of a name
 
 
 def radar_chart(title: str, axes: Sequence[str], values: Sequence[float], top: float, width: int = HALF) -> Html:

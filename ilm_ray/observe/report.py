@@ -1,7 +1,7 @@
 """One self-contained `report.html` for a run: pictures and tables of every stage, readable offline.
 
 The page depends on the run folder alone, so writing it twice gives the same bytes. A stage that has not run yet is
-named with a short note; all crawled and generated text is escaped (see `page.py`).
+named with a short note, except in a folder of scores alone; crawled and generated text is escaped (see `page.py`).
 """
 
 import math
