@@ -17,9 +17,10 @@ WITHOUT_PROGRESS = 3
 @dataclass(frozen=True)
 class Attempts:
     """`<stage>/attempts/attempt-<n>`: `start.json`, the traces of its ranks, and `done` if it came to the end, or
-    `stopped`."""
+    `stopped`. `earlier`: how many of them another start of the job made; somebody may have mended what ended those."""
 
     folder: Path
+    earlier: int = 0
 
     def all(self) -> list[Path]:
         """In the order in which they began."""
@@ -35,7 +36,7 @@ class Attempts:
 
     def hopeless(self, step: int) -> str | None:
         """Why another attempt from `step` would end as the last ones did, or None."""
-        before = self.all()
+        before = self.all()[self.earlier :]
         if before and (last := diagnose(read_traces(before[-1]))).final and not ended_well(before[-1]):
             return last.line()
         same = [path for path in before[-WITHOUT_PROGRESS:] if started(path).get("step") == step and failed(path)]

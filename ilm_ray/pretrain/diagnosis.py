@@ -188,4 +188,4 @@ def _is_life(path: Path) -> bool:
 
 def _short(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else ""
+    return lines[-1][:300] if lines else ""

@@ -69,6 +69,7 @@ def run_training(
             "folder": str(folder),
             "make_task": make_task,
             "weight_decay": weight_decay,
+            "earlier_attempts": len(attempts.all()),
         },
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=int(pretrain.hang_s + GRACE_S)),
         scaling_config=ScalingConfig(
@@ -127,7 +128,8 @@ def _train_worker(settings: dict[str, Any]) -> None:
     torch.manual_seed(0)
     config = Config.model_validate(settings["config"])
     folder, run_dir, rank = Path(settings["folder"]), Path(settings["run_dir"]), dist.get_rank()
-    attempt = _begin(Attempts(folder / "attempts"), commit.newest_step(folder / "checkpoints"))
+    attempts = Attempts(folder / "attempts", settings["earlier_attempts"])
+    attempt = _begin(attempts, commit.newest_step(folder / "checkpoints"))
     if attempt is None:
         return
     with Watch(attempt, rank, config.pretrain.hang_s) as watch:

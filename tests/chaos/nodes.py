@@ -16,7 +16,7 @@ from typing import IO, Any
 import psutil
 
 NODES, CPUS = 3, 2
-BRIDGE, NETWORK, PORT = "ilm-chaos", "10.77.0", 6379
+BRIDGE, NETWORK, PORT, DASHBOARD_PORT = "ilm-chaos", "10.77.0", 6379, 8265
 HERE = f"{NETWORK}.254"  # this process, as nodes see it
 START_S = 120.0
 # Ray's own processes beside the workers; a node does not outlive its agents.
@@ -48,8 +48,9 @@ class Nodes:
     logs: folder of what `ray start` says on each node.
     """
 
-    def __init__(self, repository: Path, logs: Path) -> None:
-        self._logs, self._nodes, self._number = logs, dict[int, Node](), 0
+    def __init__(self, repository: Path, logs: Path, dashboard: bool = False) -> None:
+        """dashboard: takes jobs, at `url`."""
+        self._logs, self._nodes, self._number, self._dashboard = logs, dict[int, Node](), 0, dashboard
         self.env = {
             **os.environ,
             "PYTHONPATH": str(repository),  # of the workers too
@@ -77,6 +78,11 @@ class Nodes:
     @property
     def address(self) -> str:
         return f"{NETWORK}.1:{PORT}"
+
+    @property
+    def url(self) -> str:
+        """Of the dashboard."""
+        return f"http://{NETWORK}.1:{DASHBOARD_PORT}"
 
     def renew(self, **env: str) -> None:
         """Another cluster, its processes with `env` beside the usual: what a fault has left of the old one is ended."""
@@ -120,8 +126,11 @@ class Nodes:
 
     def workers(self) -> list[psutil.Process]:
         """Processes that run a task or an actor."""
-        found = [p for number in self._nodes for p in self.on(number)]
-        return [p for p in found if (t := _title(p)).startswith("ray::") and not any(word in t for word in OVERHEAD)]
+        return [p for number in self._nodes for p in self.on(number) if _works(p)]
+
+    def busy(self) -> list[int]:
+        """Those of `others` that run a task or an actor."""
+        return [number for number in self.others() if any(map(_works, self.on(number)))]
 
     def _start(self, env: dict[str, str]) -> None:
         number, self._number = self._number, self._number + 1  # that of a lost node stays taken, as is its network
@@ -133,7 +142,9 @@ class Nodes:
         for device in ("lo", "eth0"):
             _ip("-n", space, "link", "set", device, "up")
         _ip("-n", space, "route", "add", "default", "dev", "eth0")  # by which Ray finds a node's own address
-        role = [f"--address={self.address}"] if number else ["--head", f"--port={PORT}", "--include-dashboard=false"]
+        head = ["--head", f"--port={PORT}", f"--include-dashboard={str(self._dashboard).lower()}"]
+        head += [f"--dashboard-host={NETWORK}.1", f"--dashboard-port={DASHBOARD_PORT}"]
+        role = [f"--address={self.address}"] if number else head
         command = [
             *(*_inside(space), str(Path(sys.executable).with_name("ray")), "start", *role, "--block"),
             *(f"--node-ip-address={NETWORK}.{number + 1}", f"--num-cpus={CPUS}", "--disable-usage-stats"),
@@ -166,6 +177,11 @@ def signal_all(processes: list[psutil.Process], number: signal.Signals) -> None:
 def _end(processes: list[psutil.Process]) -> None:
     signal_all(processes, signal.SIGKILL)
     psutil.wait_procs(processes, timeout=30)
+
+
+def _works(process: psutil.Process) -> bool:
+    title = _title(process)
+    return title.startswith("ray::") and not any(word in title for word in OVERHEAD)
 
 
 def _title(process: psutil.Process) -> str:

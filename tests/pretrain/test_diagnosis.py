@@ -145,6 +145,7 @@ def test_attempts_without_progress_and_final_ones_are_not_repeated(tmp_path: Pat
         (attempt / "controller.json").write_text(json.dumps({"0": "ActorDiedError"}))
     assert "after step 4" in (attempts.hopeless(4) or "")
     assert attempts.hopeless(8) is None, "a checkpoint further on is progress"
+    assert Attempts(tmp_path, earlier=WITHOUT_PROGRESS).hopeless(4) is None, "the job was started again"
     following = attempts.begin(4, 2)
     assert lost(attempt, following)["lost_steps"] == 2
 

@@ -13,6 +13,7 @@ import torch
 from ilm_ray.checkpoints import commit
 from ilm_ray.config import Config, load_config
 from ilm_ray.corpus.stage import Context
+from ilm_ray.errors import UserError
 from ilm_ray.observe.journal import Journal, read_journal
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.pretrain.layouts import Stretch, Stretches
@@ -96,6 +97,26 @@ def test_a_killed_worker_costs_no_result(local_ray: None, tmp_path: Path) -> Non
     assert recovered["why"] == fault["line"] and recovered["lost_steps"] <= 3
     run_ranks(run, 1, str(tmp_path / "alone"))
     assert differences(folder, tmp_path / "alone") < 1e-9
+
+
+def make_while_mended(config: Config, run_dir: Path) -> Toy:
+    if (run_dir / "broken").exists():
+        raise UserError("the tokens belong to another tokenizer")
+    return Toy(None)
+
+
+@pytest.mark.slow
+def test_what_was_mended_is_tried_again_when_the_job_is_started_again(local_ray: None, tmp_path: Path) -> None:
+    config = load_config("nano", None, ["pretrain.clip_norm=0.5"])
+    folder = tmp_path / "run" / "toy"
+    folder.mkdir(parents=True)
+    (folder.parent / "broken").touch()
+    context = Context(config, folder, folder.parent, Journal(folder.parent / "journal.jsonl"))
+    with pytest.raises(UserError, match="belong to another tokenizer"):
+        run_training(context, make_while_mended, weight_decay=0.1)
+    assert len(list(folder.glob("attempts/attempt-*"))) == 1  # within one start it is not tried again
+    (folder.parent / "broken").unlink()
+    assert run_training(context, make_while_mended, weight_decay=0.1).metrics["summary"]["step"] == Toy.steps
 
 
 class KilledOften(Toy):

@@ -1,0 +1,80 @@
+"""The whole nano pipeline, submitted to a Ray of three nodes, of which one is lost in each of three stages."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ilm_ray.observe.journal import read_journal
+from ilm_ray.observe.rundata import STAGES
+from tests.chaos.nodes import Nodes
+from tests.chaos.test_killed_driver import lines
+
+ROOT = Path(__file__).parents[2]
+REPLACED_AFTER_S = 10.0  # by whoever scales the cluster
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(5400),
+    pytest.mark.skipif(os.geteuid() != 0, reason="nodes with networks of their own need root"),
+]
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    with Nodes(ROOT, tmp_path / "nodes", dashboard=True) as up:
+        yield up
+
+
+def ray_job(nodes: Nodes, *words: str) -> str:
+    command = [str(Path(sys.executable).with_name("ray")), "job", words[0], "--address", nodes.url, *words[1:]]
+    done = subprocess.run(command, cwd=ROOT, env=nodes.env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def status(nodes: Nodes) -> str:
+    return ray_job(nodes, "status", "nano").upper()
+
+
+def wait_for(nodes: Nodes, reached: Callable[[], Any], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    asked = time.monotonic()
+    while not reached():
+        assert time.monotonic() < deadline
+        if time.monotonic() > asked + 20:
+            asked = time.monotonic()
+            ended = any(word in status(nodes) for word in ("FAILED", "SUCCEEDED", "STOPPED"))
+            assert not ended or reached(), ray_job(nodes, "logs", "nano")[-3000:]
+        time.sleep(0.1)
+
+
+def test_a_submitted_run_that_loses_a_node_in_text_pretraining_and_ppo_finishes(nodes: Nodes, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    words = [sys.executable, "jobs/pipeline.py", "--preset", "nano", "--run-dir", str(run_dir)]
+    ray_job(nodes, "submit", "--no-wait", "--submission-id", "nano", "--working-dir", str(ROOT), "--", *words)
+    begun = {
+        "text": lambda: any((run_dir / "text").glob("*/kept-*")),
+        "pretrain": lambda: lines(run_dir / "pretrain" / "metrics.jsonl") >= 12,
+        "ppo": lambda: lines(run_dir / "ppo" / "metrics.jsonl") >= 5,
+    }
+    for stage, reached in begun.items():
+        wait_for(nodes, lambda reached=reached: reached() and nodes.busy(), 1800)
+        assert not (run_dir / stage / "manifest.json").exists(), f"{stage} ended before it could be hit"
+        nodes.lose(nodes.busy()[0])
+        time.sleep(REPLACED_AFTER_S)
+        nodes.add()
+    wait_for(nodes, lambda: "SUCCEEDED" in status(nodes), 1800)
+
+    said = [line for line in ray_job(nodes, "logs", "nano").splitlines() if line.startswith('{"job"')]
+    assert json.loads(said[-1])["status"] == "done"
+    runs = [event["stage"] for event in read_journal(run_dir / "journal.jsonl") if event["kind"] == "run"]
+    assert runs == list(STAGES)  # none began twice: each survived the loss by itself
+    assert len(list((run_dir / "pretrain" / "attempts").glob("attempt-*"))) > 1
+    steps = [row["step"] for row in read_journal(run_dir / "pretrain" / "metrics.jsonl")]
+    assert steps == sorted(set(steps)) and steps[-1] == 570
