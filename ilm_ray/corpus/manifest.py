@@ -69,6 +69,8 @@ def _check(found: Manifest) -> None:
     for value, kind in ((found.stage, str), (found.settings, dict), (found.inputs, dict), (found.metrics, dict)):
         if not isinstance(value, kind):
             raise TypeError("a field of another kind")
+    if not all(isinstance(fingerprint, str) for fingerprint in found.inputs.values()):
+        raise TypeError("an input without its fingerprint")
     if not all(isinstance(figure, int | float) for figure in (found.seconds, found.peak_memory_mb)):
         raise TypeError("a figure that is no number")
     for name, entry in found.files.items() if isinstance(found.files, dict) else [("", None)]:

@@ -46,6 +46,8 @@ def signed(record: Any) -> bytes:
 @given(st.one_of(rewritten(MANIFEST).map(as_json), damaged([as_json(MANIFEST)])))
 @example(b"[" * 100_000)
 @example(as_json(MANIFEST | {"files": {"../x": {"bytes": 1}}}))
+@example(as_json(MANIFEST | {"settings": {"x": None}, "inputs": {"x": None}, "files": {}}))
+@example(as_json(MANIFEST | {"settings": {"x": {"y": None}}, "inputs": {}, "files": {}}))
 @few(40)
 def test_a_manifest_is_whole_or_refused(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder, refusals():
@@ -53,7 +55,13 @@ def test_a_manifest_is_whole_or_refused(content: bytes) -> None:
         found = manifests.load(Path(folder))
         assert found is not None
         stale = manifests.why_stale(found, Path(folder), {}, {})
-        assert found.fingerprint and (stale is not None or not any((found.settings, found.inputs, found.files)))
+        assert found.fingerprint
+        # A setting that is None is as one that is not there: a new option that is off leaves a run as it was.
+        assert stale is not None or not (found.inputs or found.files or _set(found.settings))
+
+
+def _set(value: Any) -> bool:
+    return any(map(_set, value.values())) if isinstance(value, dict) else value is not None
 
 
 @given(st.one_of(rewritten(RECORD).map(signed), damaged([signed(RECORD)])))

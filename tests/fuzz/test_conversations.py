@@ -68,6 +68,7 @@ def test_messages_are_encoded_or_refused(tokenizer: Tokenizer, other: Any, messa
 
 
 @given(rewritten(TALK), CONTENT)
+@example([], "\ud800")
 @few(30)
 def test_the_template_ends_in_ids_or_in_its_own_error(other: Any, messages: Any, content: str) -> None:
     """Through other people's servers the values of messages come unchecked."""
@@ -76,6 +77,9 @@ def test_the_template_ends_in_ids_or_in_its_own_error(other: Any, messages: Any,
         try:
             found = other.apply_chat_template(talk, return_dict=False)
         except (TemplateError, UserError, UnicodeEncodeError):
+            return
+        except TypeError as error:  # what Transformers' own tokenizer says of half a character
+            assert "TextEncodeInput" in str(error) and "\\ud" in ascii(talk)
             return
     assert isinstance(found, list)
 
