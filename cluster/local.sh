@@ -72,7 +72,7 @@ up() {
 tell() {
     echo "dashboard  $dashboard  (metrics: http://127.0.0.1:$((port_base + 2))/metrics)"
     echo "first      export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$folder/token RAY_API_SERVER_ADDRESS=$dashboard"
-    echo "then       ray job submit --working-dir . -- python jobs/pipeline.py --preset nano"
+    echo "then       ray job submit --working-dir . -- python jobs/pipeline.py --preset nano --run-dir \$PWD/runs/nano"
 }
 
 down() {

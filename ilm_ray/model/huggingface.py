@@ -116,8 +116,23 @@ def save_internlm2(model: CausalLM | ScalarModel, folder: Path, about: Mapping[s
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / ".model.safetensors.tmp"
     save_file(full_weights(model), temporary, metadata={"format": "pt", **(about or {})})
+    _sort_about(temporary)
     (folder / "shape.json").write_text(json.dumps(asdict(model.shape), indent=1))
     temporary.replace(folder / "model.safetensors")
+
+
+def _sort_about(weights: Path) -> None:
+    """The library writes what a header says in random order; the same model must be the same bytes, for a stage whose
+    bytes change is run again with all that depends on it. The header keeps its length."""
+    with weights.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > size:
+            raise ValueError(f"{weights}: the header grew from {size} to {len(text)} bytes")
+        file.seek(8)
+        file.write(text.ljust(size))
 
 
 def load_shape(folder: Path) -> Shape:

@@ -15,6 +15,7 @@ a control group of 1 MiB. The clock that jumps is Python's, not that of Ray's ow
 import argparse
 import itertools
 import json
+import logging
 import random
 import shutil
 import signal
@@ -232,6 +233,7 @@ def main() -> int:
     base, out = arguments.base.absolute(), arguments.out.absolute()
     if not (base / "ppo" / "manifest.json").exists():
         parser.error(f"--base={base} is not a finished run; make one with `make demo RUN_DIR={base}`")
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # the S3 server tells of every request
     out.mkdir(parents=True, exist_ok=True)
     (out / "settings.yaml").write_text(SETTINGS, encoding="utf-8")
     log = out / "runs.jsonl"

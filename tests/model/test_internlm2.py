@@ -7,7 +7,15 @@ import torch
 from torch.nn import functional as F
 
 from ilm_ray.model.attention import attention, attention_by_run
-from ilm_ray.model.huggingface import from_llama, full_weights, load_causal, save_internlm2, save_llama, to_llama
+from ilm_ray.model.huggingface import (
+    from_llama,
+    full_weights,
+    load_causal,
+    read_about,
+    save_internlm2,
+    save_llama,
+    to_llama,
+)
 from ilm_ray.model.internlm2 import CausalLM, Documents, Packed, Shape, initialize
 from ilm_ray.model.loss import IGNORE, summed_loss
 from ilm_ray.model.pointwise import RMSNorm, _RMSNorm, swiglu
@@ -143,6 +151,17 @@ def test_weights_survive_both_layouts_bit_for_bit(model: CausalLM, tmp_path: Pat
     loaded = load_causal(tmp_path)
     assert loaded.shape == SHAPE
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+
+
+def test_the_same_model_is_the_same_bytes(model: CausalLM, tmp_path: Path) -> None:
+    about = {name: name for name in ("conditions", "a", "b", "ä")}
+    for number in range(5):
+        save_internlm2(model, tmp_path / str(number), about)
+    assert len({(tmp_path / str(number) / "model.safetensors").read_bytes() for number in range(5)}) == 1
+    assert read_about(tmp_path / "0") == about
+    assert all(
+        torch.equal(a, b) for a, b in zip(load_causal(tmp_path / "0").parameters(), model.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("ranks", [2])
