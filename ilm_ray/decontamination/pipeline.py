@@ -36,7 +36,7 @@ from ilm_ray.decontamination.index import (
 from ilm_ray.decontamination.items import Item, find_benchmarks, read_benchmarks
 from ilm_ray.decontamination.match import find_passages, find_runs, run_slots
 from ilm_ray.decontamination.words import runs_of, split_words
-from ilm_ray.demo import DATA
+from ilm_ray.demo import DATA, name_anywhere
 from ilm_ray.observe.metrics import DOCUMENTS, counter
 from ilm_ray.observe.progress import Progress
 
@@ -100,7 +100,7 @@ def sources(config: Config) -> dict[str, str]:
     """Fingerprints of the benchmark files. Raises UserError where one cannot be read."""
     paths = benchmark_files(config)
     read_benchmarks(paths)
-    return {f"benchmark {path}": sha256_of(path) for path in paths}
+    return {f"benchmark {name_anywhere(str(path))}": sha256_of(path) for path in paths}
 
 
 def _common_runs(

@@ -19,7 +19,7 @@ from ilm_ray.config.data import ClassifierConfig, TextConfig
 from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.jsonl import write_jsonl
 from ilm_ray.corpus.stage import Context, Result
-from ilm_ray.demo import DATA
+from ilm_ray.demo import DATA, name_anywhere
 from ilm_ray.errors import UserError
 from ilm_ray.observe.metrics import DOCUMENTS, counter
 from ilm_ray.observe.progress import Progress
@@ -58,7 +58,7 @@ def sources(config: Config) -> dict[str, str]:
         raise UserError(
             f"no file of input={config.input} is a web archive (WARC, ARC or WACZ); give a glob of archives"
         )
-    found = {f"file {source.path}": print_of for source, (print_of, _) in looked_at.items()}
+    found = {f"file {name_anywhere(source.path)}": print_of for source, (print_of, _) in looked_at.items()}
     found |= {f"previous {run.folder.parent}": run.fingerprint for run in finished_runs(config.text, files)}
     lists = _block_lists(config.text)
     for name, path in lists.items():

@@ -4,6 +4,7 @@ its cable pulled. Needs root, for the networks (Linux network namespaces joined 
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,11 +145,14 @@ class Nodes:
         _ip("-n", space, "route", "add", "default", "dev", "eth0")  # by which Ray finds a node's own address
         head = ["--head", f"--port={PORT}", f"--include-dashboard={str(self._dashboard).lower()}"]
         head += [f"--dashboard-host={NETWORK}.1", f"--dashboard-port={DASHBOARD_PORT}"]
+        temporary = Path(f"/tmp/{space}")
+        shutil.rmtree(temporary, ignore_errors=True)
         role = [f"--address={self.address}"] if number else head
         command = [
             *(*_inside(space), str(Path(sys.executable).with_name("ray")), "start", *role, "--block"),
             *(f"--node-ip-address={NETWORK}.{number + 1}", f"--num-cpus={CPUS}", "--disable-usage-stats"),
             f"--object-store-memory={200 * 2**20}",
+            f"--temp-dir={temporary}",  # in one that it shared, a node would remove what another one unpacked
         ]
         with log.open("wb") as out:
             ray = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT)

@@ -1,0 +1,39 @@
+"""A submitted job runs in a copy of the repository, each time another one: what stages depend on must not tell."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+PRINT = """
+import json
+from pathlib import Path
+import ilm_ray
+from ilm_ray.config import load_config
+from jobs.pipeline import STAGES
+config = load_config("nano", None, [])
+print(json.dumps([ilm_ray.__file__, {s.name: [s.settings(config), s.sources(config)] for s in STAGES}], default=str))
+"""
+
+
+def told_by_a_copy(folder: Path) -> tuple[Path, dict[str, list[object]]]:
+    """Where its package lies, and settings and inputs of every stage."""
+    for name in ("ilm_ray", "actors", "jobs"):
+        shutil.copytree(REPOSITORY / name, folder / name)  # with its compiled loops
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-c", PRINT], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    package, stages = json.loads(done.stdout.splitlines()[-1])
+    return Path(package), stages
+
+
+def test_settings_and_inputs_of_all_stages_are_those_of_any_copy(tmp_path: Path) -> None:
+    (one, told), (other, told_too) = (told_by_a_copy(tmp_path / name) for name in ("one", "a_longer_name"))
+    assert one.is_relative_to(tmp_path / "one") and other.is_relative_to(tmp_path / "a_longer_name")
+    assert told["text"][1] and told["decontamination"][1]
+    assert told == told_too
