@@ -113,16 +113,21 @@ def _stop_driver(scene: Scene, job: Job) -> str:
     return "driver"
 
 
+def _some_node(scene: Scene) -> int:
+    """One that works, if any does."""
+    return scene.rng.choice(scene.nodes.busy() or scene.nodes.others())
+
+
 def _lose_node(scene: Scene, job: Job) -> str:
     """Another one comes after a while, as a cluster that scales itself would have it."""
-    number, wait_s = scene.rng.choice(scene.nodes.others()), scene.rng.uniform(1.0, 20.0)
+    number, wait_s = _some_node(scene), scene.rng.uniform(1.0, 20.0)
     scene.nodes.lose(number)
     _later(scene, wait_s, scene.nodes.add)
     return f"node {number}, another after {wait_s:.0f} s"
 
 
 def _freeze_node(scene: Scene, job: Job) -> str:
-    frozen, seconds = scene.nodes.on(scene.rng.choice(scene.nodes.others())), scene.rng.uniform(*AWAY_S)
+    frozen, seconds = scene.nodes.on(_some_node(scene)), scene.rng.uniform(*AWAY_S)
     signal_all(frozen, signal.SIGSTOP)
     scene.stack.callback(scene.nodes.renew)
     _later(scene, seconds, lambda: signal_all(frozen, signal.SIGCONT))
@@ -130,7 +135,7 @@ def _freeze_node(scene: Scene, job: Job) -> str:
 
 
 def _cut_network(scene: Scene, job: Job) -> str:
-    number, seconds = scene.rng.choice(scene.nodes.others()), scene.rng.uniform(*AWAY_S)
+    number, seconds = _some_node(scene), scene.rng.uniform(*AWAY_S)
     scene.nodes.cut(number)
     scene.stack.callback(scene.nodes.renew)
     _later(scene, seconds, lambda: scene.nodes.cut(number, whole=True))

@@ -1,5 +1,6 @@
 """A Ray of three nodes on this machine, each with a network of its own: its processes can be found, frozen and killed,
-its cable pulled. Needs root, for the networks (Linux network namespaces joined by a bridge)."""
+its cable pulled. The head runs drivers alone, as in a cluster that is meant to last: all work is on the other two.
+Needs root, for the networks (Linux network namespaces joined by a bridge)."""
 
 import contextlib
 import json
@@ -150,7 +151,11 @@ class Nodes:
         role = [f"--address={self.address}"] if number else head
         command = [
             *(*_inside(space), str(Path(sys.executable).with_name("ray")), "start", *role, "--block"),
-            *(f"--node-ip-address={NETWORK}.{number + 1}", f"--num-cpus={CPUS}", "--disable-usage-stats"),
+            *(
+                f"--node-ip-address={NETWORK}.{number + 1}",
+                f"--num-cpus={CPUS if number else 0}",
+                "--disable-usage-stats",
+            ),
             f"--object-store-memory={200 * 2**20}",
             f"--temp-dir={temporary}",  # in one that it shared, a node would remove what another one unpacked
         ]

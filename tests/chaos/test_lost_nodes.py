@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,19 +40,22 @@ def ray_job(nodes: Nodes, *words: str) -> str:
 
 
 def status(nodes: Nodes) -> str:
-    return ray_job(nodes, "status", "nano").upper()
+    with urllib.request.urlopen(f"{nodes.url}/api/jobs/nano", timeout=60) as answer:
+        return str(json.loads(answer.read())["status"])
 
 
-def wait_for(nodes: Nodes, reached: Callable[[], Any], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for(nodes: Nodes, reached: Callable[[], Any], seconds: float) -> Any:
+    """What `reached` gives as soon as that is something."""
     asked = time.monotonic()
-    while not reached():
+    deadline = asked + seconds
+    while not (found := reached()):
         assert time.monotonic() < deadline
         if time.monotonic() > asked + 20:
             asked = time.monotonic()
-            ended = any(word in status(nodes) for word in ("FAILED", "SUCCEEDED", "STOPPED"))
+            ended = status(nodes) in ("FAILED", "SUCCEEDED", "STOPPED")
             assert not ended or reached(), ray_job(nodes, "logs", "nano")[-3000:]
-        time.sleep(0.1)
+        time.sleep(0.5)
+    return found
 
 
 def test_a_submitted_run_that_loses_a_node_in_text_pretraining_and_ppo_finishes(nodes: Nodes, tmp_path: Path) -> None:
@@ -64,12 +68,12 @@ def test_a_submitted_run_that_loses_a_node_in_text_pretraining_and_ppo_finishes(
         "ppo": lambda: lines(run_dir / "ppo" / "metrics.jsonl") >= 5,
     }
     for stage, reached in begun.items():
-        wait_for(nodes, lambda reached=reached: reached() and nodes.busy(), 1800)
+        busy = wait_for(nodes, lambda reached=reached: reached() and nodes.busy(), 1800)
         assert not (run_dir / stage / "manifest.json").exists(), f"{stage} ended before it could be hit"
-        nodes.lose(nodes.busy()[0])
+        nodes.lose(busy[0])
         time.sleep(REPLACED_AFTER_S)
         nodes.add()
-    wait_for(nodes, lambda: "SUCCEEDED" in status(nodes), 1800)
+    wait_for(nodes, lambda: status(nodes) == "SUCCEEDED", 1800)
 
     said = [line for line in ray_job(nodes, "logs", "nano").splitlines() if line.startswith('{"job"')]
     assert json.loads(said[-1])["status"] == "done"
