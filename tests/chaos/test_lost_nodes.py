@@ -78,7 +78,8 @@ def test_a_submitted_run_that_loses_a_node_in_text_pretraining_and_ppo_finishes(
     said = [line for line in ray_job(nodes, "logs", "nano").splitlines() if line.startswith('{"job"')]
     assert json.loads(said[-1])["status"] == "done"
     runs = [event["stage"] for event in read_journal(run_dir / "journal.jsonl") if event["kind"] == "run"]
-    assert runs == list(STAGES)  # none began twice: each survived the loss by itself
+    # None began twice: each survived the loss by itself.
+    assert [stage for stage in runs if stage in STAGES] == list(STAGES)
     assert len(list((run_dir / "pretrain" / "attempts").glob("attempt-*"))) > 1
     steps = [row["step"] for row in read_journal(run_dir / "pretrain" / "metrics.jsonl")]
     assert steps == sorted(set(steps)) and steps[-1] == 570
