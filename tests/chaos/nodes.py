@@ -27,10 +27,11 @@ OVERHEAD = ("IDLE", "Agent", "DashboardAgent", "RuntimeEnv")
 
 @dataclass(frozen=True)
 class Node:
-    """number: 0 is the head. ray: `ray start --block`, above all of the node's processes."""
+    """number: 0 is the head. ray: `ray start --block`, above all of the node's processes; log: what it says."""
 
     number: int
     ray: subprocess.Popen[bytes]
+    log: Path
 
     @property
     def space(self) -> str:
@@ -89,11 +90,12 @@ class Nodes:
     def renew(self, **env: str) -> None:
         """Another cluster, its processes with `env` beside the usual: what a fault has left of the old one is ended."""
         self._down()
-        for _ in range(NODES):
-            self._start(self.env | env)
+        _await(self._start(self.env | env))
+        for node in [self._start(self.env | env) for _ in range(NODES - 1)]:
+            _await(node)
 
     def add(self) -> None:
-        self._start(self.env)
+        _await(self._start(self.env))
 
     def start(self, command: Sequence[str], env: dict[str, str], stderr: IO[str]) -> subprocess.Popen[str]:
         """A process on the head."""
@@ -134,7 +136,7 @@ class Nodes:
         """Those of `others` that run a task or an actor."""
         return [number for number in self.others() if any(map(_works, self.on(number)))]
 
-    def _start(self, env: dict[str, str]) -> None:
+    def _start(self, env: dict[str, str]) -> Node:
         number, self._number = self._number, self._number + 1  # that of a lost node stays taken, as is its network
         space, cable, log = f"{BRIDGE}-{number}", _cable(number), self._logs / f"node-{number}.log"
         _ip("netns", "add", space)
@@ -161,12 +163,8 @@ class Nodes:
         ]
         with log.open("wb") as out:
             ray = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT)
-        self._nodes[number] = Node(number, ray)
-        until = time.monotonic() + START_S
-        while "Ray runtime started" not in log.read_text(encoding="utf-8"):
-            if ray.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"node {number} did not start: see {log}")
-            time.sleep(0.1)
+        self._nodes[number] = Node(number, ray, log)
+        return self._nodes[number]
 
     def _down(self) -> None:
         _end([p for number in self._nodes for p in self.on(number)])
@@ -174,6 +172,15 @@ class Nodes:
             self._nodes[number].ray.wait()
         self._nodes, self._number = {}, 0
         _remove_networks(keep_bridge=True)
+
+
+def _await(node: Node) -> None:
+    """Until it has joined the cluster."""
+    until = time.monotonic() + START_S
+    while "Ray runtime started" not in node.log.read_text(encoding="utf-8"):
+        if node.ray.poll() is not None or time.monotonic() > until:
+            raise RuntimeError(f"node {node.number} did not start: see {node.log}")
+        time.sleep(0.1)
 
 
 def signal_all(processes: list[psutil.Process], number: signal.Signals) -> None:

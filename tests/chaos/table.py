@@ -17,6 +17,7 @@ import itertools
 import json
 import logging
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -78,7 +79,8 @@ class Row:
 
 @dataclass
 class Attempt:
-    """A start of a job: exit code (None: it hung) and the error, or where its evidence lies, as its last line tells."""
+    """A start of a job: exit code (None: it hung) and the error, or where its evidence lies, as its last line tells;
+    where Ray ended it, for a driver without a head is ended at once, what Ray said."""
 
     code: int | None
     said: str
@@ -114,7 +116,7 @@ class Chaos:
                 started = time.monotonic()
                 with ExitStack() as stack:
                     scene = Scene(self.nodes, run_dir, random.Random(0), stack)
-                    done = ended(self.start(stage, scene, run_dir.name))
+                    done = self.ended(self.start(stage, scene, run_dir.name), run_dir.name)
                 if done.code != 0:
                     raise RuntimeError(f"{stage} fails without any fault: {done.said}; see {run_dir}.log")
                 seconds.write_text(str(time.monotonic() - started))
@@ -137,10 +139,10 @@ class Chaos:
             struck, attempts = "ended before", list[Attempt]()
             if not _ends_within(job, at_s):
                 struck = FAULTS[fault].strike(scene, job)
-            attempts.append(ended(job))
+            attempts.append(self.ended(job, name))
             FAULTS[fault].after(scene)
             while attempts[-1].code not in (0, None) and len(attempts) < STARTS:
-                attempts.append(ended(self.start(stage, scene, name)))
+                attempts.append(self.ended(self.start(stage, scene, name), name))
             seconds = time.monotonic() - began
             same = attempts[-1].code == 0 and results(run_dir, stage) == wanted
             outcome = outcome_of(attempts, same, silent_end=fault == "driver killed")
@@ -149,6 +151,22 @@ class Chaos:
         said = next((attempt.said for attempt in attempts if attempt.said), "")
         return Row(number, stage, fault, struck, at_s, outcome, len(attempts), seconds, usual_s, said)
 
+    def ended(self, job: subprocess.Popen[str], name: str) -> Attempt:
+        """Wait for a job; one that hangs is killed. name: as of `start`."""
+        try:
+            out, _ = job.communicate(timeout=DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            job.kill()
+            job.communicate()
+            return Attempt(None, "")
+        lines = [line for line in out.splitlines() if line.startswith("{")]
+        summary = json.loads(lines[-1]) if lines else {}
+        said = summary.get("error") or summary.get("evidence")
+        if not said and job.returncode not in (0, -signal.SIGKILL):
+            words = re.findall(r"(Failed to connect to GCS within .*)", (self.out / f"{name}.log").read_text())
+            said = words[-1] if words else ""
+        return Attempt(job.returncode, str(said or ""))
+
 
 def _ends_within(job: subprocess.Popen[str], seconds: float) -> bool:
     try:
@@ -156,19 +174,6 @@ def _ends_within(job: subprocess.Popen[str], seconds: float) -> bool:
     except subprocess.TimeoutExpired:
         return False
     return True
-
-
-def ended(job: subprocess.Popen[str]) -> Attempt:
-    """Wait for a job; one that hangs is killed."""
-    try:
-        out, _ = job.communicate(timeout=DEADLINE_S)
-    except subprocess.TimeoutExpired:
-        job.kill()
-        job.communicate()
-        return Attempt(None, "")
-    lines = [line for line in out.splitlines() if line.startswith("{")]
-    summary = json.loads(lines[-1]) if lines else {}
-    return Attempt(job.returncode, str(summary.get("error") or summary.get("evidence") or ""))
 
 
 def outcome_of(attempts: list[Attempt], same: bool, silent_end: bool) -> str:
