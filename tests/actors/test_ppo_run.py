@@ -253,7 +253,7 @@ def test_scoring_a_policy_against_itself_finds_no_divergence(tmp_path: Path) -> 
 @pytest.mark.usefixtures("local_ray")
 def test_vllm_gives_the_torch_models_greedy_tokens_after_every_swap(tmp_path: Path) -> None:
     if choose_backend("auto") != "vllm":
-        pytest.skip("vLLM is not installed")
+        pytest.skip("vLLM is not installed: run `make setup`")
     shape = Shape(vocab_size=2048, layers=4, hidden=128, kv_heads=2, queries_per_kv=2, head_dim=32, mlp_hidden=384)
     for seed in (0, 1):
         model = CausalLM(shape)

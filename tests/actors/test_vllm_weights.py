@@ -65,7 +65,7 @@ def _check(folder: Path, precision: str, settings: RolloutSettings, prompts: lis
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_vllm_really_holds(tmp_path: Path, precision: str) -> None:
     if choose_backend("auto") != "vllm":
-        pytest.skip("vLLM is not installed")
+        pytest.skip("vLLM is not installed: run `make setup`")
     from actors.ppo_roles import rollout_settings
     from tests.actors.toy import toy_inputs, toy_ppo  # not at the top, which the other process reads, too
 

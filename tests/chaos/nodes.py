@@ -77,6 +77,8 @@ class Nodes:
     def __exit__(self, *exc: object) -> None:
         self._down()
         _remove_networks()
+        for folder in Path("/tmp").glob(f"{BRIDGE}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     @property
     def address(self) -> str:

@@ -103,7 +103,7 @@ class Chaos:
         """name: of its log."""
         command = [sys.executable, str(REPOSITORY / "jobs" / f"{STAGES[stage][0]}.py"), "--run-dir", str(scene.run_dir)]
         command += ["--config", str(self.out / "settings.yaml"), *scene.arguments]
-        with (self.out / f"{name}.log").open("a") as log:
+        with (self.out / f"{name}.log").open("w") as log:
             return self.nodes.start(command, scene.env, log)
 
     def reference(self, stage: str) -> tuple[float, dict[str, str]]:
@@ -135,14 +135,15 @@ class Chaos:
             shutil.rmtree(run_dir, ignore_errors=True)  # of a table that was cut off
             self.prepare(stage, run_dir)
             began = time.monotonic()
-            job = self.start(stage, scene, name)
+            job = self.start(stage, scene, f"{name}-0")
             struck, attempts = "ended before", list[Attempt]()
             if not _ends_within(job, at_s):
                 struck = FAULTS[fault].strike(scene, job)
-            attempts.append(self.ended(job, name))
+            attempts.append(self.ended(job, f"{name}-0"))
             FAULTS[fault].after(scene)
             while attempts[-1].code not in (0, None) and len(attempts) < STARTS:
-                attempts.append(self.ended(self.start(stage, scene, name), name))
+                log = f"{name}-{len(attempts)}"
+                attempts.append(self.ended(self.start(stage, scene, log), log))
             seconds = time.monotonic() - began
             same = attempts[-1].code == 0 and results(run_dir, stage) == wanted
             outcome = outcome_of(attempts, same, silent_end=fault == "driver killed")
@@ -159,13 +160,17 @@ class Chaos:
             job.kill()
             job.communicate()
             return Attempt(None, "")
-        lines = [line for line in out.splitlines() if line.startswith("{")]
-        summary = json.loads(lines[-1]) if lines else {}
-        said = summary.get("error") or summary.get("evidence")
-        if not said and job.returncode not in (0, -signal.SIGKILL):
-            words = re.findall(r"(Failed to connect to GCS within .*)", (self.out / f"{name}.log").read_text())
-            said = words[-1] if words else ""
-        return Attempt(job.returncode, str(said or ""))
+        return Attempt(
+            job.returncode, said_by(out, (self.out / f"{name}.log").read_text(encoding="utf-8", errors="replace"))
+        )
+
+
+def said_by(out: str, log: str) -> str:
+    """Why a job ended, from what it wrote to stdout and stderr; "" where it does not say."""
+    lines = [line for line in out.splitlines() if line.startswith("{")]
+    summary = json.loads(lines[-1]) if lines else {}
+    ray = re.search(r"Failed to connect to GCS within .*", log)
+    return str(summary.get("error") or summary.get("evidence") or (ray[0] if ray else ""))
 
 
 def _ends_within(job: subprocess.Popen[str], seconds: float) -> bool:

@@ -22,7 +22,7 @@ REPLACED_AFTER_S = 10.0  # by whoever scales the cluster
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(5400),
-    pytest.mark.skipif(os.geteuid() != 0, reason="nodes with networks of their own need root"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="nodes with networks of their own need root: run as root"),
 ]
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from tests.chaos.faults import FAULTS
-from tests.chaos.table import CAME_BACK, SOUND, STAGES, WENT_ON, Attempt, drawn, outcome_of, table
+from tests.chaos.table import CAME_BACK, SOUND, STAGES, WENT_ON, Attempt, drawn, outcome_of, said_by, table
 
 DONE, SAID, MUTE, HUNG, STOPPED = (
     *(Attempt(0, ""), Attempt(1, "node lost"), Attempt(1, ""), Attempt(None, ""), Attempt(143, "")),
@@ -32,6 +32,13 @@ def test_only_the_same_results_and_a_word_are_sound(
     attempts: list[Attempt], same: bool, silent_end: bool, outcome: str
 ) -> None:
     assert outcome_of(attempts, same, silent_end) == outcome
+
+
+def test_a_job_says_why_it_ended_or_ray_does() -> None:
+    lost = "[E 1 2] rpc_client.h:204: Failed to connect to GCS within 60 seconds. The program will terminate."
+    assert said_by('training\n{"status": "failed", "evidence": "error.txt"}\n', lost) == "error.txt"
+    assert said_by("", f"note\n{lost}\n").startswith("Failed to connect")
+    assert said_by('{"status": "stopped"}\n', "note") == said_by("", "") == ""
 
 
 def test_every_fault_meets_every_stage_as_often() -> None:

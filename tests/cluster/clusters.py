@@ -57,7 +57,7 @@ def free_port_base() -> int:
         with socket.socket() as probe:
             if all(probe.connect_ex(("127.0.0.1", base + i)) for i in range(9)):
                 return base
-    pytest.skip("no free ports")
+    pytest.skip("no nine free ports in a row from 21000 to 32000: end what listens there")
 
 
 @contextmanager

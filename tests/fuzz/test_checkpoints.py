@@ -57,11 +57,11 @@ def test_a_manifest_is_whole_or_refused(content: bytes) -> None:
         stale = manifests.why_stale(found, Path(folder), {}, {})
         assert found.fingerprint
         # A setting that is None is as one that is not there: a new option that is off leaves a run as it was.
-        assert stale is not None or not (found.inputs or found.files or _set(found.settings))
+        assert stale is not None or not (found.inputs or found.files or _holds_a_value(found.settings))
 
 
-def _set(value: Any) -> bool:
-    return any(map(_set, value.values())) if isinstance(value, dict) else value is not None
+def _holds_a_value(value: Any) -> bool:
+    return any(map(_holds_a_value, value.values())) if isinstance(value, dict) else value is not None
 
 
 @given(st.one_of(rewritten(RECORD).map(signed), damaged([signed(RECORD)])))

@@ -10,7 +10,6 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[2]
 PRINT = """
 import json
-from pathlib import Path
 import ilm_ray
 from ilm_ray.config import load_config
 from jobs.pipeline import STAGES

@@ -26,7 +26,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={WRITTEN_BYTES // 2}", "ilm-ray-test", str(folder)]
     if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a file system needs root")
+        pytest.skip("mounting a file system needs root: run as root")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 

@@ -158,7 +158,7 @@ def test_the_job_serves_until_it_is_stopped(tmp_path: Path) -> None:
     assert read_labels(tmp_path / "comparisons.labels.jsonl")[0]["id"] == ROWS[2]["id"]
 
 
-@pytest.mark.skipif(BINARY is None, reason="Chromium is not installed")
+@pytest.mark.skipif(BINARY is None, reason="Chromium is not installed: apt-get install chromium")
 def test_a_person_labels_with_keys_and_on_a_phone(tmp_path: Path) -> None:
     asyncio.run(_label(tmp_path))
 

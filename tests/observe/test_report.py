@@ -166,7 +166,7 @@ def test_the_job_prints_one_json_line_and_refuses_with_2(fake_run: Path, tmp_pat
 def test_a_browser_shows_all_sections_and_runs_nothing(fake_run: Path, tmp_path: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     if browser is None:
-        pytest.skip("chromium is not installed")
+        pytest.skip("chromium is not installed: apt-get install chromium")
     report, picture = write_report(fake_run), tmp_path / "report.png"
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
              "--disable-background-networking", "--disable-component-update"]  # fmt: skip

@@ -38,7 +38,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def serving(stage: Path, scratch: Path, backend: str, dtype: str = "fp32") -> Iterator[str]:
     """Base URL of a server, whose model is `nano`, under a Ray actor."""
     if backend == "vllm" and importlib.util.find_spec("vllm") is None:
-        pytest.skip("vLLM is not installed")
+        pytest.skip("vLLM is not installed: run `make setup`")
     import ray
 
     from actors.server import Server, ServerSettings

@@ -176,7 +176,7 @@ def _vllm() -> set[psutil.Process]:
 
 def test_the_page_in_a_browser(served: str, tmp_path: Path) -> None:
     if BINARY is None:
-        pytest.skip("chromium is not installed")
+        pytest.skip("chromium is not installed: apt-get install chromium")
     asyncio.run(drive(served, tmp_path))
 
 
