@@ -25,6 +25,7 @@ SLOW_BYTES_S = 2 * 10**6  # of a slow one
 AWAY_S = (20.0, 90.0)  # the cluster takes about a minute to bury a node that does not answer
 SILENCE_S = 20.0
 CLOCK_JUMP_S = 3600.0
+MISSED = "nothing"  # was struck, for nobody was at work any more
 CLOCK = Path(__file__).parent / "jumping_clock"
 
 
@@ -50,7 +51,8 @@ def _nothing(scene: Scene) -> None: ...
 
 @dataclass(frozen=True)
 class Fault:
-    """strike: says what it hit; after: the job has ended; only: the one stage that it can strike, None: any."""
+    """strike: says what it hit, or `MISSED`; after: the job has ended; only: the one stage that it can strike, None:
+    any."""
 
     strike: Callable[[Scene, Job], str]
     before: Callable[[Scene], None] = _nothing
@@ -100,7 +102,7 @@ def _on_worker(scene: Scene, job: Job, act: Callable[[psutil.Process], object]) 
                 scene.stack.callback(signal_all, [victim], signal.SIGKILL)
                 return title[:60]
         time.sleep(0.05)
-    return "no worker was there"
+    return MISSED
 
 
 def _kill_driver(scene: Scene, job: Job) -> str:
