@@ -44,6 +44,8 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
         check_run_dir(stages, run_dir)
         done = {}
         with LocalRay(config):
+            from actors.warden import Wardens  # not before Ray's environment is set
+
             if any(stage.trains for stage in stages):
                 check_fits(config, **available_resources())
             _open_run_dir(run_dir, config)
@@ -51,8 +53,9 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
             journal.event("start", job=job, preset=config.preset, **({"settings": said} if said else {}))
             signal.signal(signal.SIGTERM, stop_at_once)  # after Ray has set its own
             try:
-                for stage in stages:
-                    done[stage.name] = run_stage(stage, config, run_dir, journal)
+                with Wardens(config.ray.hang_s, lambda line: journal.event("note", why=line)):
+                    for stage in stages:
+                        done[stage.name] = run_stage(stage, config, run_dir, journal)
             finally:  # a run that failed half-way is when one wants to look
                 _write_reports(run_dir, journal)
         summaries = {name: m.metrics["summary"] for name, m in done.items()}

@@ -14,11 +14,12 @@ from ilm_ray.config.training import ModelConfig, PretrainConfig
 
 
 class RayConfig(Section):
-    """The local Ray that a job starts when it is not submitted to a cluster."""
+    """The local Ray that a job starts when it is not submitted to a cluster; hang_s holds on clusters too."""
 
     num_cpus: int | None = None  # None: all cores; nano names more than a laptop has, since its actors mostly wait
     object_store_mb: int = Field(512, ge=80)
     dashboard: bool = True
+    hang_s: float = Field(600.0, ge=1)  # a data worker that stands still for longer is ended, its task runs again
 
 
 class Config(Section):

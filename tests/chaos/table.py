@@ -47,7 +47,7 @@ sft: {epochs: 1}
 reward: {epochs: 1}
 ppo: {iterations: 8, critic_warmup: 1, prompts_per_iteration: 16, max_new_tokens: 16, checkpoint_every: 2,
       rollout_backend: torch, deadline_s: 60}
-ray: {dashboard: false}
+ray: {dashboard: false, hang_s: 40}
 """
 # Stage -> its job and what a run has before it.
 STAGES = {
