@@ -13,6 +13,8 @@ import argparse
 import json
 import logging
 import os
+import re
+import shutil
 import signal
 import sys
 import traceback
@@ -24,12 +26,15 @@ from ilm_ray.config import Config, save_config
 from ilm_ray.config.fit import check_fits
 from ilm_ray.config.load import PRESETS
 from ilm_ray.config.run_folder import NAME, Chosen, choose_settings
+from ilm_ray.corpus.files import write_text_atomic
 from ilm_ray.corpus.stage import Stage, check_run_dir, run_stage
 from ilm_ray.errors import UserError
 from ilm_ray.observe.journal import Journal
 from ilm_ray.observe.report import write_report
 from ilm_ray.observe.tensorboard import write_tensorboard
 from ilm_ray.stopping import EXIT_CODE, Stopped, stop_at_once
+
+ROOM_BYTES = 2**20  # a disk with less is full
 
 
 def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None) -> NoReturn:
@@ -72,9 +77,13 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
         print(f"{job}: {stop}", file=sys.stderr)
         _finish({"job": job, "status": "stopped", "run_dir": _text(run_dir)}, EXIT_CODE)
     except Exception as error:
+        said = _one_line(error) + _no_room(run_dir)
         evidence = _keep_evidence(run_dir)
-        print(f"{job}: {type(error).__name__}: {_one_line(error)}; evidence: {evidence}", file=sys.stderr)
-        _finish({"job": job, "status": "failed", "run_dir": _text(run_dir), "evidence": evidence}, 1)
+        print(f"{job}: {said}; evidence: {evidence}", file=sys.stderr)
+        _finish(
+            {"job": job, "status": "failed", "run_dir": _text(run_dir), "error": said, "evidence": evidence},
+            1,
+        )
 
 
 class LocalRay:
@@ -169,17 +178,27 @@ def _write_reports(run_dir: Path, journal: Journal) -> None:
     try:
         write_report(run_dir)
         write_tensorboard(run_dir)
-    except Exception as error:
-        journal.event("note", why=f"the report was not written: {type(error).__name__}: {_one_line(error)}")
+    except Exception as error:  # the disk may be full, which the journal would have to be told on
+        print(f"the report was not written: {_one_line(error)}", file=sys.stderr)
 
 
 def _keep_evidence(run_dir: Path | None) -> str:
     text = traceback.format_exc()
     if run_dir is not None and run_dir.is_dir():
-        (run_dir / "error.txt").write_text(text, encoding="utf-8")
-        return str(run_dir / "error.txt")
+        try:
+            write_text_atomic(run_dir / "error.txt", text)
+            return str(run_dir / "error.txt")
+        except OSError:
+            pass  # stderr has room
     print(text, file=sys.stderr)
     return "the traceback above"
+
+
+def _no_room(run_dir: Path | None) -> str:
+    """What to do where a full disk is the likely cause: what failed for it says so in many ways, or not at all."""
+    if run_dir is None or not run_dir.is_dir() or shutil.disk_usage(run_dir).free >= ROOM_BYTES:
+        return ""
+    return f" (the disk of {run_dir} is full: make room and give the same command again)"
 
 
 def _finish(summary: dict[str, Any], code: int) -> NoReturn:
@@ -189,8 +208,11 @@ def _finish(summary: dict[str, Any], code: int) -> NoReturn:
 
 
 def _one_line(error: Exception) -> str:
+    """Type and message; of an error in a Ray task what was raised there, not what Ray says of it behind."""
+    if raised := re.search(r"^[\w.]+(?:Error|Exception): .+$", str(error), re.MULTILINE):
+        return raised[0][:300]
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip()[:300] if lines else ""
+    return f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"[:300]
 
 
 def _text(path: Path | None) -> str | None:

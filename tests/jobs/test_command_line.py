@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ilm_ray import demo
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -54,9 +56,27 @@ def test_a_folder_that_cannot_be_written_is_refused() -> None:
     assert "cannot write to --run-dir /proc/ilm_ray" in said[0]
 
 
-def test_a_truncated_archive_is_no_bad_input(tmp_path: Path) -> None:
-    from ilm_ray import demo
+def test_a_full_disk_is_named_and_costs_what_was_not_finished(tmp_path: Path) -> None:
+    size = ["-o", "size=100k"]
+    if subprocess.run(["mount", "-t", "tmpfs", *size, "tmpfs", str(tmp_path)], capture_output=True).returncode:
+        pytest.skip("mounting a file system needs root: run as root")
+    try:
+        run_dir, archive = tmp_path / "run", f"input={sorted((demo.DATA / 'web').glob('*/*.warc.gz'))[0]}"
+        code, summary, said = run_job("web_text", archive, "--run-dir", str(run_dir))
+        assert code == 1
+        assert f"OSError: [Errno 28] No space left on device (the disk of {run_dir} is full: make room" in said[-1]
+        assert summary["status"] == "failed" and summary["error"] in said[-1]
+        evidence = run_dir / "error.txt"
+        assert summary["evidence"] == (str(evidence) if evidence.exists() else "the traceback above")
+        assert not evidence.exists() or "Traceback" in evidence.read_text(encoding="utf-8")
+        subprocess.run(["mount", "-o", "remount,size=200m", str(tmp_path)], check=True)
+        code, summary, _ = run_job("web_text", archive, "--run-dir", str(run_dir))
+        assert code == 0 and summary["documents_kept"] > 20  # type: ignore[operator]
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
+
+def test_a_truncated_archive_is_no_bad_input(tmp_path: Path) -> None:
     whole = sorted((demo.DATA / "web").glob("*/*.warc.gz"))[0].read_bytes()
     crawl = tmp_path / "CC-MAIN-2024-10"
     crawl.mkdir()
