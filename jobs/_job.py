@@ -74,9 +74,10 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
         print(f"{job}: {said}", file=sys.stderr)
         _finish({"job": job, "status": "refused", "run_dir": _text(run_dir), "error": said}, 2)
     except Stopped as stop:
-        print(f"{job}: {stop}", file=sys.stderr)
-        _finish({"job": job, "status": "stopped", "run_dir": _text(run_dir)}, EXIT_CODE)
+        _end_stopped(job, stop, run_dir)
     except Exception as error:
+        if (behind := _stop_behind(error)) is not None:
+            _end_stopped(job, behind, run_dir)
         said = _one_line(error) + _no_room(run_dir)
         evidence = _keep_evidence(run_dir)
         print(f"{job}: {said}; evidence: {evidence}", file=sys.stderr)
@@ -199,6 +200,18 @@ def _no_room(run_dir: Path | None) -> str:
     if run_dir is None or not run_dir.is_dir() or shutil.disk_usage(run_dir).free >= ROOM_BYTES:
         return ""
     return f" (the disk of {run_dir} is full: make room and give the same command again)"
+
+
+def _stop_behind(error: BaseException | None) -> Stopped | None:
+    """What an error came of, where that is a stop: out of Ray's own calls it comes as a SystemError."""
+    while error is not None and not isinstance(error, Stopped):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _end_stopped(job: str, stop: Stopped, run_dir: Path | None) -> NoReturn:
+    print(f"{job}: {stop}", file=sys.stderr)
+    _finish({"job": job, "status": "stopped", "run_dir": _text(run_dir)}, EXIT_CODE)
 
 
 def _finish(summary: dict[str, Any], code: int) -> NoReturn:
