@@ -245,7 +245,7 @@ def _wait_for_room(placement: PlacementGroup, roles: Sequence[Role], until: floa
     )
     raise UserError(
         f"no room for the {wanted}: the cluster has {free.get('CPU', 0.0):g} CPU and {free.get('GPU', 0.0):g} GPU "
-        f"free; lower ppo.*_ranks or give the cluster more"
+        "free; lower ppo.*_ranks, give the cluster more or, where that is enough, find the node that does not answer"
     )
 
 
