@@ -1,7 +1,7 @@
-"""A warden a node ends data workers that stand still; Ray then runs their tasks again.
+"""A warden a node ends workers that stand still; Ray then runs their tasks again, or starts their actors anew.
 
-Ray Data waits for a task as long as its process answers, and a process in a deadlock, or on a mount that does not
-answer, still answers Ray: its stage would wait for good. Training and PPO have deadlines of their own and no warden.
+Ray waits for a worker as long as its process lives or answers: Ray Data for a task in a deadlock, which answers for
+good, whoever starts an actor for one that was stopped meanwhile. Training and PPO have deadlines of their own beside.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,9 +19,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 LOOKS = 4  # in the time that a worker may stand still
 # A worker that runs a task of Ray Data is called after operator and function, as in "ray::Map(_as_json)". Other names
-# are those of actors, which wait; so may one that keeps a model for Ray Data.
+# are those of actors, which may wait; so may one that keeps a model for Ray Data.
 TASK = re.compile(r"ray::(?!MapWorker\()[\w.]+\(")
 
+SWITCHES = re.compile(r"ctxt_switches:\s+(\d+)")
 Pulse = tuple[tuple[int, ...], ...]
 
 
@@ -38,7 +40,8 @@ class Warden:
         now = time.monotonic()
         for process in _workers():
             with contextlib.suppress(psutil.Error):  # gone meanwhile
-                title, beat = _title(process), pulse(process)
+                title = _title(process)
+                beat = pulse(process) if TASK.match(title) else signs_of_life(process)
                 since = now
                 if (known := before.get(process.pid)) is not None and known[:2] == (title, beat):
                     since = known[2]
@@ -53,27 +56,37 @@ class Warden:
 def pulse(process: psutil.Process) -> Pulse:
     """What changes while a task is worked on: context switches and ticks of the main thread, where tasks run, and of
     child processes. Ray's own threads beside it never rest."""
-    family = process.children(recursive=True)
     ticks = [int(100 * (t.user_time + t.system_time)) for t in process.threads() if t.id == process.pid]
     beats = [(process.pid, *process.num_ctx_switches(), *ticks)]
-    for child in family:
+    for child in process.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             beats.append((child.pid, *child.num_ctx_switches(), int(100 * sum(child.cpu_times()[:2]))))
     return tuple(beats)
 
 
+def signs_of_life(process: psutil.Process) -> Pulse:
+    """What changes in a worker that only waits too, for Ray's threads do: context switches of each thread. They stop
+    in one that was stopped, or waits for a device."""
+    found = []
+    for status in sorted(Path(f"/proc/{process.pid}/task").glob("*/status")):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended
+            found.append(tuple(int(number) for number in SWITCHES.findall(status.read_text(encoding="utf-8"))))
+    if not found:
+        raise psutil.NoSuchProcess(process.pid)
+    return tuple(found)
+
+
 def _workers() -> list[psutil.Process]:
-    """That run a task of Ray Data."""
+    """Of this job and on this node, but for oneself."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):  # gone, or somebody else's
-            if TASK.match(_title(process)) and _is_kin(process.environ()):
+            if process.pid != os.getpid() and _title(process).startswith("ray::") and _is_kin(process.environ()):
                 found.append(process)
     return found
 
 
 def _is_kin(environ: dict[str, str]) -> bool:
-    """Whether a worker is of this one's job and node."""
     return all(environ.get(name) == os.environ[name] for name in ("RAY_JOB_ID", "RAY_RAYLET_PID"))
 
 
@@ -103,19 +116,20 @@ class Wardens:
     def _watch(self) -> None:
         wardens: dict[str, Any] = {}
         looks: dict[Any, str] = {}  # call under way -> its node
-        while not self._over.wait(1.0 if wardens else self._hang_s / LOOKS):
+        over = self._over.wait(self._hang_s / LOOKS)
+        while not over:
             for node in (node["NodeID"] for node in ray.nodes() if node["Alive"]):
                 if node not in wardens:
                     wardens[node] = _start(node, self._hang_s)
                     looks[wardens[node].look.remote()] = node
-            answered = [call for call in looks if ray.wait([call], timeout=0)[0]]
-            for call in answered:
+            over = self._over.wait(1.0)  # what is told last may be why the run ends
+            for call in [call for call in looks if ray.wait([call], timeout=0)[0]]:
                 node = looks.pop(call)
                 try:
                     for ended in ray.get(call):
-                        self._tell(f"{ended} stood still for {self._hang_s:.0f} s and was ended; its task runs again")
+                        self._tell(f"{ended} stood still for {self._hang_s:.0f} s and was ended")
                     looks[wardens[node].look.remote()] = node
-                except ray.exceptions.RayError:  # the node is lost, or the warden: the next round starts another
+                except ray.exceptions.RayError:  # the node is lost, or the warden: another one is started
                     del wardens[node]
 
 

@@ -19,7 +19,7 @@ class RayConfig(Section):
     num_cpus: int | None = None  # None: all cores; nano names more than a laptop has, since its actors mostly wait
     object_store_mb: int = Field(512, ge=80)
     dashboard: bool = True
-    hang_s: float = Field(600.0, ge=1)  # a data worker that stands still for longer is ended, its task runs again
+    hang_s: float = Field(600.0, ge=1)  # a worker that stands still for longer is ended, its task runs again
 
 
 class Config(Section):

@@ -1,5 +1,5 @@
-"""Wardens: a data worker that stands still is ended and its task done again; one that works, or waits for its child,
-is left alone."""
+"""Wardens: a worker that stands still is ended and its task done again; one that works, or waits for its child or until
+it is asked, is left alone."""
 
 import os
 import re
@@ -61,6 +61,30 @@ def test_tasks_that_stand_still_are_run_again_and_others_are_not(tmp_path: Path)
     ended = {int(found[1]) for line in told if (found := re.search(r"ray::Map\(_behave\) \(pid (\d+) on ", line))}
     assert len(told) == 2
     assert ended == {int((tmp_path / f"{how}-0").read_text()) for how in ("deadlock", "stopped")}
+
+
+class Idler:
+    """An actor that waits to be asked, or for a signal that never comes, from its first moment on."""
+
+    def __init__(self, stopped: bool) -> None:
+        if stopped:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_an_actor_that_waits_lives_and_one_that_was_stopped_is_ended() -> None:
+    told: list[str] = []
+    waits, stopped = (ray.remote(num_cpus=0)(Idler).remote(stopped) for stopped in (False, True))
+    pid = ray.get(waits.pid.remote(), timeout=60)
+    with Wardens(HANG_S, told.append):
+        with pytest.raises(ray.exceptions.ActorDiedError):
+            ray.get(stopped.pid.remote(), timeout=120)
+        time.sleep(0.5)  # Ray hears of the end of a process before it has the warden's answer
+    assert ray.get(waits.pid.remote(), timeout=60) == pid
+    assert len(told) == 1 and "Idler" in told[0]
 
 
 def test_a_pulse_stops_with_the_process_and_beats_with_its_child() -> None:
