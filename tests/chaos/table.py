@@ -153,7 +153,8 @@ class Chaos:
                 shutil.rmtree(run_dir)
         if struck == MISSED and outcome == WENT_ON:
             return self.play(number, stage, fault, seed, latest * 0.6)
-        said = next((attempt.said for attempt in attempts if attempt.said), "")
+        codes = f"exit codes {', '.join(str(attempt.code) for attempt in attempts)}"
+        said = next((attempt.said for attempt in attempts if attempt.said), "" if outcome in SOUND else codes)
         return Row(number, stage, fault, struck, at_s, outcome, len(attempts), seconds, usual_s, said)
 
     def ended(self, job: subprocess.Popen[str], name: str) -> Attempt:
