@@ -17,7 +17,7 @@ import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-LOOKS = 4  # in the time that a worker may stand still
+LOOKS = 4  # in the time that a worker may stand still; a frozen node's warden looks no more than its workers move
 # A worker that runs a task of Ray Data is called after operator and function, as in "ray::Map(_as_json)". Other names
 # are those of actors, which may wait; so may one that keeps a model for Ray Data.
 TASK = re.compile(r"ray::(?!MapWorker\()[\w.]+\(")
@@ -31,25 +31,23 @@ class Warden:
 
     def __init__(self, hang_s: float) -> None:
         self._hang_s = hang_s
-        self._seen: dict[int, tuple[str, Pulse, float]] = {}  # process -> title, pulse, since when that is the same
+        self._seen: dict[int, tuple[str, Pulse, int]] = {}  # process -> title, pulse, looks since that is the same
 
     def look(self) -> list[str]:
         """After a while: what was ended, one line each."""
         time.sleep(self._hang_s / LOOKS)
         before, self._seen, ended = self._seen, {}, []
-        now = time.monotonic()
         for process in _workers():
             with contextlib.suppress(psutil.Error):  # gone meanwhile
                 title = _title(process)
                 beat = pulse(process) if TASK.match(title) else signs_of_life(process)
-                since = now
-                if (known := before.get(process.pid)) is not None and known[:2] == (title, beat):
-                    since = known[2]
-                if now - since >= self._hang_s:
+                known = before.get(process.pid)
+                still = known[2] + 1 if known is not None and known[:2] == (title, beat) else 0
+                if still >= LOOKS:
                     process.kill()
                     ended.append(f"{title} (pid {process.pid} on {os.uname().nodename})")
                 else:
-                    self._seen[process.pid] = title, beat, since
+                    self._seen[process.pid] = title, beat, still
         return ended
 
 

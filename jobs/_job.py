@@ -62,7 +62,7 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
                     for stage in stages:
                         done[stage.name] = run_stage(stage, config, run_dir, journal)
             finally:  # a run that failed half-way is when one wants to look
-                _write_reports(run_dir, journal)
+                _write_reports(run_dir)
         summaries = {name: m.metrics["summary"] for name, m in done.items()}
         figures = summaries if len(stages) > 1 else summaries[stages[0].name]
         if len(stages) > 1:
@@ -81,10 +81,8 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
         said = _one_line(error) + _no_room(run_dir)
         evidence = _keep_evidence(run_dir)
         print(f"{job}: {said}; evidence: {evidence}", file=sys.stderr)
-        _finish(
-            {"job": job, "status": "failed", "run_dir": _text(run_dir), "error": said, "evidence": evidence},
-            1,
-        )
+        summary = {"job": job, "status": "failed", "run_dir": _text(run_dir), "error": said, "evidence": evidence}
+        _finish(summary, 1)
 
 
 class LocalRay:
@@ -174,7 +172,7 @@ def _open_run_dir(run_dir: Path, config: Config) -> None:
         ) from None
 
 
-def _write_reports(run_dir: Path, journal: Journal) -> None:
+def _write_reports(run_dir: Path) -> None:
     """Whatever is wrong with a picture of the run, the run's own outcome is what the job reports."""
     try:
         write_report(run_dir)
