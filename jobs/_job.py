@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from ilm_ray.observe.report import write_report
 from ilm_ray.observe.tensorboard import write_tensorboard
 from ilm_ray.stopping import EXIT_CODE, Stopped, stop_at_once
 
+CONNECT_S = 10.0
 ROOM_BYTES = 2**20  # a disk with less is full
 
 
@@ -99,12 +101,12 @@ class LocalRay:
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        import ray
-
         env = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         if "RAY_ADDRESS" in os.environ:
-            ray.init(runtime_env={"env_vars": env}, logging_level="warning", log_to_driver=False)
+            join_cluster(runtime_env={"env_vars": env})
         else:
+            import ray
+
             env["GLOO_SOCKET_IFNAME"] = "lo"
             ray.init(
                 address="local",
@@ -121,6 +123,24 @@ class LocalRay:
         import ray
 
         ray.shutdown()
+
+
+def join_cluster(**options: Any) -> None:
+    """Join the cluster at RAY_ADDRESS, by `ray.init` with `options`. Raises UserError if nothing answers there, which
+    Ray would find out after a quarter of an hour."""
+    import ray
+
+    address = os.environ["RAY_ADDRESS"]
+    host, _, port = address.rpartition(":")
+    if port.isdigit():  # not "auto", or another word of Ray's
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+        except OSError as error:
+            raise UserError(
+                f"no Ray answers at RAY_ADDRESS={address} ({error.strerror or error}); start that cluster (again), "
+                "or unset RAY_ADDRESS to have a Ray of this job's own"
+            ) from None
+    ray.init(logging_level="warning", log_to_driver=False, **options)
 
 
 def available_resources() -> dict[str, float]:

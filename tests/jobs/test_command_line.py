@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +15,12 @@ from ilm_ray import demo
 REPOSITORY = Path(__file__).parents[2]
 
 
-def run_job(*arguments: str) -> tuple[int, dict[str, str], list[str]]:
+def run_job(*arguments: str, **env: str) -> tuple[int, dict[str, str], list[str]]:
     """Exit code, the JSON line, and what the job itself said on stderr."""
     done = subprocess.run(
         [sys.executable, f"jobs/{arguments[0]}.py", *arguments[1:]],
         cwd=REPOSITORY,
+        env=os.environ | env,
         capture_output=True,
         text=True,
         timeout=120,
@@ -47,6 +50,18 @@ def test_bad_input_is_one_line_and_writes_nothing(arguments: list[str], words: s
     assert code == 2
     assert summary["status"] == "refused"
     assert len(said) == 1 and words in said[0]
+    assert not run_dir.exists()
+
+
+def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    with socket.socket() as closed:  # its port is nobody's
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    run_dir = tmp_path / "run"
+    code, summary, said = run_job("web_text", "--run-dir", str(run_dir), RAY_ADDRESS=address)
+    assert code == 2
+    assert summary["status"] == "refused"
+    assert len(said) == 1 and f"no Ray answers at RAY_ADDRESS={address}" in said[0]
     assert not run_dir.exists()
 
 
