@@ -102,7 +102,7 @@ audit: .venv-audit/.ready
 
 .venv-audit/.ready:
 	$(PYTHON) -m venv .venv-audit
-	.venv-audit/bin/pip install --quiet cyclonedx-bom pip-audit
+	.venv-audit/bin/pip install --quiet cyclonedx-bom==7.5.0 pip-audit==2.10.1
 	touch $@
 
 # OpenCompass's own environment: its pins exclude ours. The same Python and the same Ray, whose workers run in it.
