@@ -50,6 +50,7 @@ _LETTER = re.compile(r"[A-Z]")
 _FEWEST_COLUMNS = 4
 _PARALLEL = ("instructions", "outputs")
 _MOST_BYTES = 1 << 30  # of a file, unpacked: a kilobyte can unpack to what fills the memory
+_PIECE_BYTES = 1 << 20
 _CALCULATION = re.compile(r"<<[^<>]*>>|#### ")  # GSM8K's annotations
 
 
@@ -117,12 +118,7 @@ def _short_names(paths: list[Path]) -> dict[Path, str]:
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        raw = path.read_bytes()
-        if path.suffix == ".gz":
-            raw = gzip.GzipFile(fileobj=io.BytesIO(raw)).read(_MOST_BYTES + 1)
-        if len(raw) > _MOST_BYTES:
-            raise ValueError(f"it holds more than {_MOST_BYTES} bytes")
-        text = raw.decode("utf-8-sig")
+        text = _content(path).decode("utf-8-sig")
         kind = Path(path.name.removesuffix(".gz")).suffix
         if kind == ".jsonl":
             for line in text.split("\n"):  # a text may hold other line breaks, such as U+2028
@@ -139,6 +135,17 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         raise UserError(
             f"decontamination.benchmarks: {path} cannot be read: {said[:200]}; mend or leave it out"
         ) from None
+
+
+def _content(path: Path) -> bytearray:
+    """Of a file, plain or gzip. Raises ValueError where that is more than _MOST_BYTES."""
+    content = bytearray()
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):  # one read of all that is allowed would take that much beforehand
+            content += piece
+            if len(content) > _MOST_BYTES:
+                raise ValueError(f"it holds more than {_MOST_BYTES} bytes")
+    return content
 
 
 def _objects(value: Any, path: Path) -> Iterator[dict[str, Any]]:

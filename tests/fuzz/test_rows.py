@@ -137,6 +137,7 @@ def test_labels_of_a_classifier(data: bytes, suffix: str) -> None:
     st.sampled_from([".jsonl", ".json", ".csv", ".json.gz"]),
 )
 @example(b"9" * 5000, ".json")
+@example(b"", ".json.gz")
 @few(30)
 def test_benchmark_items(data: bytes, suffix: str) -> None:
     packed = gzip.compress(data) if suffix.endswith(".gz") and data[:1] == b"{" else data
