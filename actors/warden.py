@@ -7,6 +7,7 @@ good, whoever starts an actor for one that was stopped meanwhile. Training and P
 import contextlib
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -64,7 +65,7 @@ def pulse(process: psutil.Process) -> Pulse:
 
 def signs_of_life(process: psutil.Process) -> Pulse:
     """What changes in a worker that only waits too, for Ray's threads do: context switches of each thread. They stop
-    in one that was stopped, or waits for a device."""
+    in one that was stopped."""
     found = []
     for status in sorted(Path(f"/proc/{process.pid}/task").glob("*/status")):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended
@@ -101,6 +102,8 @@ class Wardens:
 
     def __init__(self, hang_s: float, tell: Callable[[str], None]) -> None:
         self._hang_s, self._tell = hang_s, tell
+        self._wardens: dict[str, Any] = {}  # of each node
+        self._looks: dict[Any, str] = {}  # call under way -> its node
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="wardens", daemon=True)
 
@@ -112,23 +115,33 @@ class Wardens:
         self._thread.join(5.0)
 
     def _watch(self) -> None:
-        wardens: dict[str, Any] = {}
-        looks: dict[Any, str] = {}  # call under way -> its node
         over = self._over.wait(self._hang_s / LOOKS)
         while not over:
-            for node in (node["NodeID"] for node in ray.nodes() if node["Alive"]):
-                if node not in wardens:
-                    wardens[node] = _start(node, self._hang_s)
-                    looks[wardens[node].look.remote()] = node
-            over = self._over.wait(1.0)  # what is told last may be why the run ends
-            for call in [call for call in looks if ray.wait([call], timeout=0)[0]]:
-                node = looks.pop(call)
-                try:
-                    for ended in ray.get(call):
-                        self._tell(f"{ended} stood still for {self._hang_s:.0f} s and was ended")
-                    looks[wardens[node].look.remote()] = node
-                except ray.exceptions.RayError:  # the node is lost, or the warden: another one is started
-                    del wardens[node]
+            try:
+                self._send_out()
+                over = self._over.wait(1.0)  # what is told last may be why the run ends
+                self._hear()
+            except Exception as error:  # a full disk that the journal lies on, say: the next round is another one
+                print(f"wardens: {type(error).__name__}: {error}", file=sys.stderr)
+                over = self._over.wait(1.0)
+
+    def _send_out(self) -> None:
+        for node in (node["NodeID"] for node in ray.nodes() if node["Alive"]):
+            if node not in self._wardens:
+                self._wardens[node] = _start(node, self._hang_s)
+                self._looks[self._wardens[node].look.remote()] = node
+
+    def _hear(self) -> None:
+        for call in [call for call in self._looks if ray.wait([call], timeout=0)[0]]:
+            node = self._looks.pop(call)
+            try:
+                ended = ray.get(call)
+            except ray.exceptions.RayError:  # the node is lost, or the warden: another one is started
+                del self._wardens[node]
+                continue
+            self._looks[self._wardens[node].look.remote()] = node
+            for worker in ended:
+                self._tell(f"{worker} stood still for {self._hang_s:.0f} s and was ended")
 
 
 def _start(node: str, hang_s: float) -> Any:

@@ -24,6 +24,7 @@ LEFT_BYTES = 64 * 2**10  # of a full disk
 SLOW_BYTES_S = 2 * 10**6  # of a slow one
 AWAY_S = (20.0, 90.0)  # the cluster takes about a minute to bury a node that does not answer
 SILENCE_S = 20.0
+STARVES_S = 10.0  # who has not asked for memory by then may never do so
 CLOCK_JUMP_S = 3600.0
 MISSED = "nothing"  # was struck, for nobody was at work any more
 CLOCK = Path(__file__).parent / "jumping_clock"
@@ -61,16 +62,31 @@ class Fault:
 
 
 def _kill_worker(scene: Scene, job: Job) -> str:
-    return _on_worker(scene, job, lambda victim: victim.kill())
+    def kill(victim: psutil.Process) -> bool:
+        victim.kill()
+        return True
+
+    return _on_worker(scene, job, kill)
 
 
 def _hang_worker(scene: Scene, job: Job) -> str:
-    return _on_worker(scene, job, lambda victim: victim.suspend())
+    def stop(victim: psutil.Process) -> bool:
+        victim.suspend()
+        return True
+
+    return _on_worker(scene, job, stop)
 
 
 def _starve_worker(scene: Scene, job: Job) -> str:
-    """No memory is left for it: the kernel kills it when it asks for more."""
-    return _on_worker(scene, job, lambda victim: (_cramped(scene) / "cgroup.procs").write_text(str(victim.pid)))
+    """No memory is left for it: the kernel kills it when it asks for more. One that does not is no victim."""
+    group = _cramped(scene)
+
+    def starve(victim: psutil.Process) -> bool:
+        (group / "cgroup.procs").write_text(str(victim.pid))
+        psutil.wait_procs([victim], timeout=STARVES_S)
+        return _killed_for_memory(group) > 0
+
+    return _on_worker(scene, job, starve)
 
 
 def _cramped(scene: Scene) -> Path:
@@ -83,6 +99,12 @@ def _cramped(scene: Scene) -> Path:
     return group
 
 
+def _killed_for_memory(group: Path) -> int:
+    """Processes of a control group that the kernel has killed."""
+    events = next(path for name in ("memory.oom_control", "memory.events") if (path := group / name).exists())
+    return int(dict(line.split() for line in events.read_text().splitlines())["oom_kill"])
+
+
 def _remove_group(group: Path) -> None:
     signal_all([psutil.Process(int(pid)) for pid in (group / "cgroup.procs").read_text().split()], signal.SIGKILL)
     until = time.monotonic() + 30
@@ -91,16 +113,17 @@ def _remove_group(group: Path) -> None:
     group.rmdir()
 
 
-def _on_worker(scene: Scene, job: Job, act: Callable[[psutil.Process], object]) -> str:
+def _on_worker(scene: Scene, job: Job, act: Callable[[psutil.Process], bool]) -> str:
+    """act: says whether it hit its victim; if not, another one is sought."""
     until = time.monotonic() + 20
     while time.monotonic() < until and job.poll() is None:
         if found := scene.nodes.workers():
             victim = scene.rng.choice(found)
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
                 title = " ".join(victim.cmdline()).strip()
-                act(victim)
                 scene.stack.callback(signal_all, [victim], signal.SIGKILL)
-                return title[:60]
+                if act(victim):
+                    return title[:60]
         time.sleep(0.05)
     return MISSED
 

@@ -21,11 +21,12 @@ NODES, CPUS = 3, 2
 BRIDGE, NETWORK, PORT, DASHBOARD_PORT = "ilm-chaos", "10.77.0", 6379, 8265
 HERE = f"{NETWORK}.254"  # this process, as nodes see it
 START_S = 120.0
-# Ray's own processes beside the workers, those that look after others, and actors by which Ray Data keeps its books; a
-# node does not outlive its agents.
+# Ray's own processes beside the workers, those that look after others, and actors by which Ray Data and Ray Train keep
+# their books; a node does not outlive its agents.
 OVERHEAD = (
     *("IDLE", "Agent", "DashboardAgent", "RuntimeEnv", "Warden"),
     *("_AutoscalingCoordinatorActor", "_StatsActor", "DatasetManager"),
+    *("PreemptionWatcher", "SynchronizationActor"),
 )
 
 

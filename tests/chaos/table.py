@@ -20,6 +20,7 @@ import random
 import re
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -231,8 +232,7 @@ def _cell(rows: list[dict[str, Any]]) -> str:
     outcomes = sorted({row["outcome"] for row in rows}, key=lambda o: (o not in SOUND, o))
     parts = [f"{sum(row['outcome'] == o for row in rows)} {o}" for o in outcomes]
     if rows:
-        lost = sorted(row["seconds"] - row["usual_s"] for row in rows)
-        parts.append(f"{lost[len(lost) // 2]:+.0f} s")
+        parts.append(f"{statistics.median(row['seconds'] - row['usual_s'] for row in rows):+.0f} s")
     return ", ".join(parts)
 
 

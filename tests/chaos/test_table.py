@@ -53,4 +53,4 @@ def test_every_fault_meets_every_stage_as_often() -> None:
 def test_the_table_shows_what_is_not_sound() -> None:
     row = {"stage": "text", "fault": "disk full", "seconds": 30.0, "usual_s": 20.0}
     shown = table([row | {"outcome": SOUND[0]}, row | {"outcome": "HUNG", "seconds": 900.0}])
-    assert shown.splitlines()[2:] == [f"| disk full | 1 {SOUND[0]}, 1 HUNG, +880 s |"]
+    assert shown.splitlines()[2:] == [f"| disk full | 1 {SOUND[0]}, 1 HUNG, +445 s |"]
