@@ -16,7 +16,7 @@ from actors.reward import Reward, RewardSettings
 from actors.rollout import VLLM_ENV, Rollout, RolloutSettings, choose_backend
 from ilm_ray.alignment.experience import Prompt
 from ilm_ray.config.alignment import PPOConfig
-from ilm_ray.errors import UserError
+from ilm_ray.config.fit import check_ppo_fits, group_sizes
 from ilm_ray.model.huggingface import load_shape
 
 
@@ -53,15 +53,9 @@ def ppo_roles(ppo: PPOConfig, inputs: Inputs, folder: Path) -> list[Role]:
     ranks of one number share a GPU.
     """
     backend = choose_backend(ppo.rollout_backend)
-    sizes = (ppo.policy_ranks, ppo.critic_ranks, ppo.reference_ranks, ppo.reward_ranks, ppo.rollout_engines)
-    ranks = sum(sizes)
-    gpu = _colocated_share(sizes) if ppo.colocate else gpu_share(ranks)
-    if not ppo.colocate and 0 < gpu < 1 and max(ppo.policy_ranks, ppo.critic_ranks) > 1:
-        raise UserError(
-            f"the {ranks} ranks of PPO have {ray.cluster_resources()['GPU']:g} GPU(s), and NCCL lets no two ranks of "
-            f"one group share a GPU; lower ppo.*_ranks, set ppo.policy_ranks and ppo.critic_ranks to 1, or share each "
-            f"GPU among the groups with ppo.colocate=true"
-        )
+    sizes, gpus = group_sizes(ppo), _gpus()
+    check_ppo_fits(ppo, gpus)
+    gpu = (1 / len(sizes) if gpus else 0.0) if ppo.colocate else gpu_share(sum(sizes))
     micro = inputs.micro_tokens
     frozen = FrozenSettings(inputs.policy, micro, ppo.precision)
     return [
@@ -95,15 +89,9 @@ def ppo_roles(ppo: PPOConfig, inputs: Inputs, folder: Path) -> list[Role]:
     ]
 
 
-def _colocated_share(sizes: Sequence[int]) -> float:
-    """GPUs for each rank where those of one number share one: 0 without any."""
-    gpus = int(ray.cluster_resources().get("GPU", 0.0))
-    if 0 < gpus < max(sizes):
-        raise UserError(
-            f"ppo.colocate puts rank k of every group on one GPU: the largest group has {max(sizes)} ranks, the "
-            f"cluster {gpus} GPU(s); lower ppo.*_ranks"
-        )
-    return 1 / len(sizes) if gpus else 0.0
+def _gpus() -> int:
+    """Whole GPUs of the cluster."""
+    return int(ray.cluster_resources().get("GPU", 0.0))
 
 
 def gpu_share(ranks: int) -> float:
@@ -111,7 +99,7 @@ def gpu_share(ranks: int) -> float:
 
     A share lies on one GPU: 3 ranks on 2 GPUs take half a GPU each, not two thirds.
     """
-    gpus = int(ray.cluster_resources().get("GPU", 0.0))
+    gpus = _gpus()
     return math.floor(100 / math.ceil(ranks / gpus)) / 100 if gpus else 0.0
 
 

@@ -7,12 +7,11 @@ The plain command looks at this machine, and at the ports of `cluster/local.sh`.
 the cluster from inside. Exit code 0: all is well. 2: something is wrong. 1: the doctor itself failed.
 """
 
-import itertools
 import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ilm_ray.config import Config
-from ilm_ray.config.fit import check_fits
+from ilm_ray.config.fit import WHOLE_ROAD, check_fits
 from ilm_ray.config.load import PRESETS
 from ilm_ray.config.run_folder import choose_settings
 from ilm_ray.corpus.files import write_text_atomic
@@ -32,10 +31,12 @@ from jobs._job import LocalRay, available_resources
 from jobs._plain import Parser, run_plain
 
 DEADLINE_S = 120.0  # for each thing that nodes are asked; a first import of torch takes a minute on a busy machine
+LINK_S = 30.0  # for two nodes to connect: well within DEADLINE_S, so that what is wrong is said and not only silence
 CLOCK_READINGS = 5
 OBJECT_BYTES = 64 * 2**20
 PORTS = 8  # in a row, as cluster/local.sh takes them
 MAX_PAIRS = 16  # of nodes whose link is measured: all with the first one
+LOGS = "look at `ray status` and at that node's logs in /tmp/ray/session_latest/logs"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,6 +66,7 @@ def examine(config: Config, run_dir: Path, port_base: int) -> Iterator[Check]:
     yield doctor.own_versions()
     if "RAY_ADDRESS" not in os.environ:  # in a cluster these ports are its own
         yield doctor.check_ports(port_base, PORTS)
+        yield doctor.check_shared_memory(Path("/dev/shm"), config.ray.object_store_mb * 2**20, started=False)
     with ExitStack() as stack:
         try:
             stack.enter_context(LocalRay(config))
@@ -86,35 +88,76 @@ def examine_cluster(config: Config, run_dir: Path) -> Iterator[Check]:
 
     from actors.probe import Probe
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    names = [f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})" for node in nodes]
-    probes = [
-        ray.remote(Probe)
+    nodes = {f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})": node for node in ray.nodes() if node["Alive"]}
+    probes = {
+        name: ray.remote(Probe)
         .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
         .remote()
-        for node in nodes
-    ]
+        for name, node in nodes.items()
+    }
     try:
-        training, _ = checkpoint_bytes(config, config.tokenizer.vocab_size)
-        need = training * (config.pretrain.keep_checkpoints + 1)  # one more is written before the oldest goes
-        # On a cluster the object store is there already, and what it takes is no longer free.
-        store = 0 if "RAY_ADDRESS" in os.environ else config.ray.object_store_mb * 2**20
-        looks = ray.get([probe.look.remote(run_dir, need, store) for probe in probes], timeout=DEADLINE_S)
-        for name, found in zip(names, looks, strict=True):
-            for check in found:
-                yield Check(f"{check.name} on {name}", check.said, check.todo)
-        versions = ray.get([probe.versions.remote() for probe in probes], timeout=DEADLINE_S)
-        yield doctor.same_versions(dict(zip(names, versions, strict=True)))
+        # A node where no probe starts is told once: each check below would wait for it.
+        up, wrong = _answers("node", {name: probe.clock.remote() for name, probe in probes.items()})
+        yield from wrong
+        answering = {name: probes[name] for name in up}
+        stores = {name: int(nodes[name]["Resources"].get("object_store_memory", 0)) for name in up}
+        yield from _looks(config, run_dir, answering, stores)
+        yield from _versions(answering)
         yield _object_store()
-        yield doctor.check_clocks({name: _skew(probe) for name, probe in zip(names, probes, strict=True)})
-        yield _shared(run_dir, names, probes)
-        yield doctor.check_bandwidth("gloo", _rates(names, probes))
-    except ray.exceptions.GetTimeoutError:
-        yield Check("nodes", f"no answer within {DEADLINE_S:.0f} s", "look at `ray status` and at the nodes' logs")
+        yield from _clocks(answering)
+        yield from _shared(run_dir, answering)
+        yield from _links(answering)
     finally:
-        for probe in probes:
+        for probe in probes.values():
             ray.kill(probe)
     yield _room(config)
+
+
+def _answers(what: str, asked: Mapping[str, Any]) -> tuple[dict[str, Any], list[Check]]:
+    """asked: node -> reference. The answers that came within DEADLINE_S, and what is wrong with the other nodes."""
+    import ray
+
+    until = time.monotonic() + DEADLINE_S
+    found, wrong = dict[str, Any](), list[Check]()
+    for node, reference in asked.items():
+        try:
+            found[node] = ray.get(reference, timeout=max(0.0, until - time.monotonic()))
+        except ray.exceptions.RayError as error:
+            wrong.append(_unanswered(f"{what} {node}", error))
+    return found, wrong
+
+
+def _unanswered(name: str, error: Exception, todo: str = LOGS) -> Check:
+    """The line of a check that Ray could not make. todo: what to do where the check itself raised."""
+    from ray.exceptions import GetTimeoutError, RayTaskError
+
+    if isinstance(error, GetTimeoutError):
+        return Check(name, f"no answer within {DEADLINE_S:.0f} s", LOGS)
+    if isinstance(error, RayTaskError):
+        error = error.cause  # without the traceback that Ray puts around it
+    else:
+        todo = LOGS
+    said = str(error).strip().splitlines()
+    return Check(name, f"{type(error).__name__}: {said[0][:300] if said else ''}", todo)
+
+
+def _looks(config: Config, run_dir: Path, probes: Mapping[str, Any], stores: Mapping[str, int]) -> Iterator[Check]:
+    """Each node from inside. stores: bytes of its object store."""
+    training, _ = checkpoint_bytes(config, config.tokenizer.vocab_size)
+    need = training * (config.pretrain.keep_checkpoints + 1)  # one more is written before the oldest goes
+    asked = {name: probe.look.remote(run_dir, need, stores[name]) for name, probe in probes.items()}
+    looks, wrong = _answers("look at", asked)
+    yield from wrong
+    for name, found in looks.items():
+        for check in found:
+            yield Check(f"{check.name} on {name}", check.said, check.todo)
+
+
+def _versions(probes: Mapping[str, Any]) -> Iterator[Check]:
+    versions, wrong = _answers("same versions on", {name: probe.versions.remote() for name, probe in probes.items()})
+    yield from wrong
+    if versions:
+        yield doctor.same_versions(versions)
 
 
 def _object_store() -> Check:
@@ -123,9 +166,25 @@ def _object_store() -> Check:
 
     sent = np.random.default_rng(0).integers(0, 256, OBJECT_BYTES, dtype=np.uint8)
     started = time.monotonic()
-    same = bool((ray.get(ray.put(sent), timeout=DEADLINE_S) == sent).all())
+    try:
+        same = bool((ray.get(ray.put(sent), timeout=DEADLINE_S) == sent).all())
+    except ray.exceptions.RayError as error:
+        return _unanswered("object store", error)
     said = f"{OBJECT_BYTES // 2**20} MiB there and back in {time.monotonic() - started:.2f} s"
     return Check("object store", said, "" if same else "what came back differs: look at this machine's memory")
+
+
+def _clocks(probes: Mapping[str, Any]) -> Iterator[Check]:
+    import ray
+
+    skews = {}
+    for name, probe in probes.items():
+        try:
+            skews[name] = _skew(probe)
+        except ray.exceptions.RayError as error:
+            yield _unanswered(f"clock of {name}", error)
+    if skews:
+        yield doctor.check_clocks(skews)
 
 
 def _skew(probe: Any) -> tuple[float, float]:
@@ -140,39 +199,58 @@ def _skew(probe: Any) -> tuple[float, float]:
     return min(readings, key=lambda reading: reading[1])
 
 
-def _shared(run_dir: Path, names: list[str], probes: list[Any]) -> Check:
+def _shared(run_dir: Path, probes: Mapping[str, Any]) -> Iterator[Check]:
     """What the driver writes into the run folder, or where it will be, every node must read."""
-    import ray
-
     where = next(path for path in (run_dir, *run_dir.parents) if path.exists())
     token, path = uuid.uuid4().hex, where / f".doctor-{uuid.uuid4().hex}.tmp"
     try:
         write_text_atomic(path, token)
-        seen = ray.get([probe.reads.remote(path, token) for probe in probes], timeout=DEADLINE_S)
+        asked = {name: probe.reads.remote(path, token) for name, probe in probes.items()}
+        seen, wrong = _answers(f"shared {where} on", asked)
     except OSError as error:
-        return Check(f"shared {where}", error.strerror or str(error), "choose a folder that you may write to")
+        yield Check(f"shared {where}", error.strerror or str(error), "choose a folder that you may write to")
+        return
     finally:
         path.unlink(missing_ok=True)
-    return doctor.check_seen_by_all(where, dict(zip(names, seen, strict=True)))
+    yield from wrong
+    if seen:
+        yield doctor.check_seen_by_all(where, seen)
 
 
-def _rates(names: list[str], probes: list[Any]) -> dict[str, float]:
-    """Bytes a second between the first node and each other one, pair by pair."""
+def _links(probes: Mapping[str, Any]) -> Iterator[Check]:
+    """Between the first node and each other one, pair by pair."""
     import ray
 
-    rates = {}
-    for name, probe in itertools.islice(zip(names[1:], probes[1:], strict=True), MAX_PAIRS):
-        meeting = ray.get(probes[0].open_store.remote(2), timeout=DEADLINE_S)
-        both = [p.bandwidth.remote(rank, meeting, DEADLINE_S) for rank, p in enumerate((probes[0], probe))]
-        rates[f"{names[0]} - {name}"] = min(ray.get(both, timeout=DEADLINE_S))
-    return rates
+    names, rates = list(probes), dict[str, float]()
+    for name in names[1 : MAX_PAIRS + 1]:
+        pair = f"{names[0]} - {name}"
+        try:
+            rates[pair] = _rate(probes[names[0]], probes[name])
+        except ray.exceptions.RayError as error:
+            yield _unanswered(
+                f"gloo link {pair}",
+                error,
+                "let the nodes reach each other on all ports (firewall, security group), and name the interface "
+                "between them (GLOO_SOCKET_IFNAME)",
+            )
+    if rates or len(names) == 1:
+        yield doctor.check_bandwidth("gloo", rates)
+
+
+def _rate(first: Any, second: Any) -> float:
+    """Bytes a second between two nodes."""
+    import ray
+
+    meeting = ray.get(first.open_store.remote(2), timeout=DEADLINE_S)
+    both = [probe.bandwidth.remote(rank, meeting, LINK_S) for rank, probe in enumerate((first, second))]
+    return min(ray.get(both, timeout=DEADLINE_S))
 
 
 def _room(config: Config) -> Check:
     found = available_resources()
     said = f"{found['cpus']:g} CPUs, {found['gpus']:g} GPUs, {found['memory_gib']:.0f} GiB for preset {config.preset}"
     try:
-        check_fits(config, **found)
+        check_fits(config, **found, stages=WHOLE_ROAD)
     except UserError as error:
         return Check("room", said, str(error))
     return Check("room", said)

@@ -1,11 +1,23 @@
 """Does a configuration fit the machines at hand? Asked before anything starts."""
 
+from collections.abc import Collection
+from typing import NamedTuple
+
+from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.config.schema import Config
 from ilm_ray.config.training import ModelConfig
 from ilm_ray.errors import UserError
 
 # Mixed precision with AdamW: fp32 master and two moments, bf16 parameters and gradients, 4+4+4+2+2.
 TRAINING_BYTES_PER_PARAMETER = 16
+WHOLE_ROAD = ("pretrain", "ppo")  # the stages that want most
+
+
+class GpusNeeded(NamedTuple):
+    """GPUs of a cluster, over all nodes. One comes after the other: a cluster for both needs the larger number."""
+
+    pretrain: int
+    ppo: int
 
 
 def parameter_count(model: ModelConfig, vocab_size: int) -> int:
@@ -16,8 +28,48 @@ def parameter_count(model: ModelConfig, vocab_size: int) -> int:
     return model.layers * block + 2 * vocab_size * model.hidden + model.hidden
 
 
-def check_fits(config: Config, cpus: float, gpus: float, memory_gib: float) -> None:
-    """Raise UserError where the preset cannot run on this cluster (memory in GiB, over all nodes)."""
+def group_sizes(ppo: PPOConfig) -> tuple[int, ...]:
+    """Ranks of each of PPO's groups that want GPUs."""
+    return ppo.policy_ranks, ppo.critic_ranks, ppo.reference_ranks, ppo.reward_ranks, ppo.rollout_engines
+
+
+def gpus_needed(config: Config) -> GpusNeeded:
+    """The fewest GPUs that pre-training (and every training on its workers) and PPO run on, where there are any."""
+    return GpusNeeded(config.pretrain.workers, _gpus_of_ppo(config.ppo))
+
+
+def _gpus_of_ppo(ppo: PPOConfig) -> int:
+    """NCCL lets no two ranks of one group share a GPU, and only the learners' ranks form groups of NCCL's."""
+    sizes = group_sizes(ppo)
+    if ppo.colocate:
+        return max(sizes)
+    return sum(sizes) if max(ppo.policy_ranks, ppo.critic_ranks) > 1 else 1
+
+
+def check_ppo_fits(ppo: PPOConfig, gpus: float) -> None:
+    """Raise UserError where PPO's groups find no place on so many GPUs; with 0 they run on CPUs."""
+    if gpus == 0 or gpus >= _gpus_of_ppo(ppo):
+        return
+    sizes = group_sizes(ppo)
+    if ppo.colocate:
+        raise UserError(
+            f"ppo.colocate puts rank k of every group on one GPU: the largest group has {max(sizes)} ranks, the "
+            f"cluster {gpus:g} GPU(s); lower ppo.*_ranks"
+        )
+    raise UserError(
+        f"the {sum(sizes)} ranks of PPO have {gpus:g} GPU(s), and NCCL lets no two ranks of one group share a GPU; "
+        f"lower ppo.*_ranks, set ppo.policy_ranks and ppo.critic_ranks to 1, or share each GPU among the groups with "
+        f"ppo.colocate=true"
+    )
+
+
+def check_fits(
+    config: Config, cpus: float, gpus: float, memory_gib: float, stages: Collection[str] = WHOLE_ROAD
+) -> None:
+    """Raise UserError where the preset cannot run on this cluster (memory in GiB, over all nodes).
+
+    stages: names of those that are to run.
+    """
     parameters = parameter_count(config.model, config.tokenizer.vocab_size)
     need = parameters * TRAINING_BYTES_PER_PARAMETER / 2**30
     if gpus == 0 and need > memory_gib:
@@ -26,8 +78,11 @@ def check_fits(config: Config, cpus: float, gpus: float, memory_gib: float) -> N
             f"{need:.0f} GiB and this cluster offers {memory_gib:.0f} GiB and no GPU; "
             "use --preset nano or submit to a larger cluster"
         )
-    workers = config.pretrain.workers
-    if gpus and gpus < workers:
-        raise UserError(f"pretrain.workers={workers} but the cluster has {gpus:.0f} GPUs; lower pretrain.workers")
-    if not gpus and cpus < workers:
-        raise UserError(f"pretrain.workers={workers} but Ray has {cpus:.0f} CPUs; lower it or raise ray.num_cpus")
+    workers = gpus_needed(config).pretrain
+    if set(stages) != {"ppo"}:  # which has ranks of its own, and none of these workers
+        if gpus and gpus < workers:
+            raise UserError(f"pretrain.workers={workers} but the cluster has {gpus:.0f} GPUs; lower pretrain.workers")
+        if not gpus and cpus < workers:
+            raise UserError(f"pretrain.workers={workers} but Ray has {cpus:.0f} CPUs; lower it or raise ray.num_cpus")
+    if "ppo" in stages or ("online" in stages and config.online.rounds > 1):  # round 1 is the stage `ppo`
+        check_ppo_fits(config.ppo, gpus)

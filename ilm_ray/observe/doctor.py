@@ -105,15 +105,19 @@ def check_ports(first: int, count: int) -> Check:
     return Check("ports", f"{', '.join(busy)} taken" if busy else f"{first}-{first + count - 1} are free", todo)
 
 
-def check_shared_memory(folder: Path, need: int) -> Check:
-    """folder: /dev/shm; need: bytes of the object store that is to lie there."""
-    free = shutil.disk_usage(folder).free
-    said = f"{free / GIB:.1f} GiB free in {folder}, the object store takes {need / GIB:.1f}"
+def check_shared_memory(folder: Path, need: int, started: bool = True) -> Check:
+    """folder: /dev/shm; need: bytes of the object store that lies there, or is to.
+
+    started: the store is there already. What it has taken is no longer free, so the size of `folder` is judged.
+    """
+    found = shutil.disk_usage(folder)
+    room, kind = (found.total, "in all") if started else (found.free, "free")
+    said = f"{room / GIB:.1f} GiB {kind} in {folder}, the object store takes {need / GIB:.1f}"
     todo = (
         "give the container a larger /dev/shm (docker --shm-size, a Memory volume in Kubernetes), or lower "
-        "ray.object_store_mb"
+        "ray.object_store_mb (of a cluster: --object-store-memory of `ray start`)"
     )
-    return Check("shared memory", said, todo if free < need else "")
+    return Check("shared memory", said, todo if room < need else "")
 
 
 def check_storage(folder: Path, need: int) -> Check:

@@ -3,17 +3,22 @@
 import importlib.metadata
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 
+from actors.probe import Probe
 from ilm_ray.config import load_config
 from ilm_ray.observe import doctor
-from ilm_ray.observe.doctor import MAX_SKEW_S, SLOWEST_LINK, WRITTEN_BYTES
+from ilm_ray.observe.doctor import MAX_SKEW_S, SLOWEST_LINK, WRITTEN_BYTES, Check
+from jobs import doctor as doctor_job
 from jobs.doctor import examine_cluster
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +45,10 @@ def test_a_full_disk(small_disk: Path) -> None:
 def test_a_full_shared_memory(small_disk: Path) -> None:
     assert not doctor.check_shared_memory(small_disk, WRITTEN_BYTES).ok
     assert doctor.check_shared_memory(small_disk, WRITTEN_BYTES // 4).ok
+    assert doctor.check_shared_memory(small_disk, WRITTEN_BYTES // 4, started=False).ok
+    (small_disk / "taken").write_bytes(bytes(WRITTEN_BYTES * 3 // 8))
+    assert doctor.check_shared_memory(small_disk, WRITTEN_BYTES // 4).ok  # by the store itself, as far as one knows
+    assert not doctor.check_shared_memory(small_disk, WRITTEN_BYTES // 4, started=False).ok
 
 
 @pytest.mark.parametrize("folder", ["/proc/runs", "/sys/runs"])
@@ -122,6 +131,83 @@ def test_a_cluster_from_inside(local_ray: None, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     checks = {check.name: check for check in examine_cluster(load_config("20b"), tmp_path)}
     assert "20b" in checks["room"].said and not checks["room"].ok
+
+
+def test_a_store_that_is_larger_than_shared_memory(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a cluster that others have started, too."""
+    nodes = ray.nodes()
+    for node in nodes:
+        node["Resources"]["object_store_memory"] = 2.0**60
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    wrong = [check for check in examine_cluster(load_config(), tmp_path) if not check.ok]
+    assert [check.name.split(" on ")[0] for check in wrong] == ["shared memory"]
+
+
+def _wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sick: type) -> dict[str, Check]:
+    """What is wrong where the probes are of a class like this; that all other checks were made is seen to."""
+    monkeypatch.setattr("actors.probe.Probe", sick)
+    checks = {re.sub(r" \S+ \(\w+\)$", "", c.name): c for c in examine_cluster(load_config(), tmp_path)}  # no node
+    assert checks["object store"].ok and checks["room"].ok
+    assert all("\n" not in check.line() for check in checks.values())
+    return {name: check for name, check in checks.items() if not check.ok}
+
+
+def test_a_probe_that_dies(local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dying(Probe):
+        def versions(self) -> dict[str, str | None]:
+            os._exit(1)
+
+    wrong = _wrong(tmp_path, monkeypatch, Dying)
+    assert {name.split(" /")[0] for name in wrong} == {"same versions on", "clock of", "shared"}
+    assert all("Actor" in check.said and "logs" in check.todo for check in wrong.values())
+
+
+def test_a_check_that_raises(local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Raising(Probe):
+        def look(self, run_dir: Path, run_bytes: int, store_bytes: int) -> list[Check]:
+            raise PermissionError("not for you\nbut for others")
+
+    wrong = _wrong(tmp_path, monkeypatch, Raising)
+    assert {name: check.said for name, check in wrong.items()} == {"look at": "PermissionError: not for you"}
+
+
+def test_a_node_that_does_not_answer_is_told_once(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent(Probe):
+        def clock(self) -> float:
+            time.sleep(600)
+            return 0.0
+
+    monkeypatch.setattr("jobs.doctor.DEADLINE_S", 2.0)
+    wrong = _wrong(tmp_path, monkeypatch, Silent)
+    assert {name: check.said for name, check in wrong.items()} == {"node": "no answer within 2 s"}
+
+
+def test_a_refused_connection(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first node's store is said to be where nobody listens."""
+
+    class Unreachable(Probe):
+        def open_store(self, ranks: int) -> tuple[str, int]:
+            host, _ = super().open_store(ranks)
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                return host, int(free.getsockname()[1])
+
+    monkeypatch.setattr("jobs.doctor.LINK_S", 3.0)
+    kinds = {"a": Unreachable, "b": Probe, "c": Probe}
+    probes = {name: ray.remote(kind).options(num_cpus=0).remote() for name, kind in kinds.items()}
+    try:
+        checks = list(doctor_job._links(probes))
+    finally:
+        for probe in probes.values():
+            ray.kill(probe)
+    assert [check.name for check in checks] == ["gloo link a - b", "gloo link a - c"]
+    for check in checks:
+        assert "Error" in check.said and "GLOO_SOCKET_IFNAME" in check.todo and "\n" not in check.line()
 
 
 @pytest.mark.slow

@@ -1,0 +1,106 @@
+"""What a preset needs of a cluster, and who is refused for want of it."""
+
+import json
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ilm_ray.config import load_config
+from ilm_ray.config.fit import check_fits, check_ppo_fits, gpus_needed
+from ilm_ray.config.load import PRESETS
+from ilm_ray.corpus.stage import Context, Result, Stage
+from ilm_ray.errors import UserError
+from jobs import _job
+
+LARGE = {"cpus": 256.0, "memory_gib": 4096.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus"),
+    [
+        ([], 32),  # every rank has a GPU of its own
+        (["ppo.colocate=true"], 8),  # rank k of every group on one
+        (["ppo.colocate=true", "ppo.rollout_engines=12"], 12),
+        (["ppo.policy_ranks=1"], 25),  # the critic's ranks still may not share
+        (["ppo.policy_ranks=1", "ppo.critic_ranks=1"], 1),  # no group of NCCL's: shares of whatever there is
+    ],
+)
+def test_the_fewest_gpus_of_ppo(settings: list[str], gpus: int) -> None:
+    config = load_config("1_8b", None, settings)
+    assert gpus_needed(config) == (8, gpus)
+    check_ppo_fits(config.ppo, gpus)
+    if gpus > 1:
+        with pytest.raises(UserError, match=r"lower ppo\.\*_ranks"):
+            check_ppo_fits(config.ppo, gpus - 1)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_cluster_of_what_is_needed_is_enough(preset: str) -> None:
+    config = load_config(preset)
+    need = max(gpus_needed(config))
+    check_fits(config, gpus=need, **LARGE)
+    with pytest.raises(UserError):
+        check_fits(config, gpus=need - 1, **LARGE)
+
+
+def test_room_for_pretraining_alone_is_refused_before_it_is_paid_for() -> None:
+    config = load_config("1_8b")
+    with pytest.raises(UserError, match=r"the 32 ranks of PPO have 8 GPU.*ppo\.colocate=true"):
+        check_fits(config, gpus=8, **LARGE)
+    check_fits(load_config("1_8b", None, ["ppo.colocate=true"]), gpus=8, **LARGE)
+
+
+def test_nobody_is_refused_for_what_does_not_run() -> None:
+    config = load_config("20b", None, ["ppo.colocate=true"])  # 40 workers, 8 GPUs for PPO
+    check_fits(config, gpus=8, stages=["ppo"], **LARGE)
+    with pytest.raises(UserError, match=r"pretrain\.workers=40"):
+        check_fits(config, gpus=8, stages=["pretrain", "ppo"], **LARGE)
+    check_fits(load_config("1_8b"), gpus=8, stages=["text", "pretrain", "sft", "reward"], **LARGE)
+
+
+def test_the_first_round_is_the_stage_ppo() -> None:
+    check_fits(load_config("1_8b", None, ["online.rounds=1"]), gpus=8, stages=["online"], **LARGE)
+    with pytest.raises(UserError, match="ranks of PPO"):
+        check_fits(load_config("1_8b", None, ["online.rounds=2"]), gpus=8, stages=["online"], **LARGE)
+
+
+def test_without_gpus_ppo_asks_for_none() -> None:
+    check_fits(load_config("nano"), cpus=2, gpus=0, memory_gib=2, stages=["pretrain", "ppo", "online"])
+
+
+@pytest.fixture
+def eight_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A cluster for jobs to find, without Ray."""
+    monkeypatch.setattr(_job, "LocalRay", lambda config: nullcontext())
+    monkeypatch.setattr(_job, "available_resources", lambda: {**LARGE, "gpus": 8.0})
+    yield
+
+
+def _refuse(*_: Any) -> None:
+    raise UserError("let through")
+
+
+@pytest.mark.usefixtures("eight_gpus")
+@pytest.mark.parametrize(
+    ("names", "said"), [(["pretrain"], "let through"), (["pretrain", "ppo"], "the 32 ranks of PPO have 8 GPU(s)")]
+)
+def test_a_job_is_judged_by_its_stages(
+    names: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(_job, "_open_run_dir", _refuse)  # what comes next
+    stages = [Stage(name, (), lambda config: {}, _work, trains=True) for name in names]
+    with pytest.raises(SystemExit) as ended:
+        _job.run_job("pipeline", stages, ["--preset", "1_8b", "--run-dir", str(tmp_path / "run")])
+    assert ended.value.code == 2
+    assert json.loads(capsys.readouterr().out)["error"].startswith(said)
+
+
+def _work(context: Context) -> Result:
+    raise AssertionError("nothing is to run")
