@@ -45,7 +45,8 @@ GROUPS: tuple[dict[str, Any], ...] = (
                 f"{_most(f'changes({STEP}[15m])')} == 0 and {_most(f'{STEP} offset 15m')} "
                 f"and {_most(STEP)} < {_most(STEPS)}",
                 "0m",
-                "no step was logged for 15 minutes; journal.jsonl and attempts/ say what the ranks are doing",
+                "no step of training, or iteration of PPO, was logged for 15 minutes; the run's journal.jsonl, and the "
+                "attempts/ of training, say what the ranks are doing",
             ),
             _rule(
                 "IlmKLRunaway",

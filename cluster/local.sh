@@ -5,6 +5,7 @@
 #
 # NAME (default: ilm) names the folder /tmp/ray-NAME; N (default: 26500) is the first of eight ports:
 #   N gcs, N+1 dashboard and jobs, N+2 metrics, N+3 client, N+4 and N+5 dashboard agent, N+6 and N+7 metrics of Ray itself.
+# All listen on 127.0.0.1 alone.
 # `down` ends the processes of that folder and no others: other Rays on this machine stay as they are.
 # Exit code 2: a wrong argument or state, said in one line.
 set -euo pipefail
@@ -36,13 +37,21 @@ dashboard=http://127.0.0.1:$((port_base + 1))
 
 # Our processes: those that were started with our folder in an option of Ray's, and all that they have started.
 own_processes() {
-    ps -eo pid=,ppid=,args= | awk -v own="$folder" '
+    ps -eo pid=,ppid=,args= | awk -v own="$folder" -v clients=" $(client_servers) " '
         { pid = $1; parent[pid] = $2; order[++n] = pid
-          if ($0 ~ "/ray/" && $0 ~ ("dir=" own "(/| |$)")) mine[pid] = 1 }
+          if ($0 ~ "/ray/" && $0 ~ ("dir=" own "(/| |$)") || index(clients, " " pid " ")) mine[pid] = 1 }
         END { do { more = 0
                    for (i = 1; i <= n; i++) if (!mine[order[i]] && mine[parent[order[i]]]) { mine[order[i]] = 1; more = 1 }
               } while (more)
               for (i = 1; i <= n; i++) if (mine[order[i]]) print order[i] }'
+}
+
+# The server behind the client port has our folder in no option; it writes its log there.
+client_servers() {
+    local pid
+    for pid in $(pgrep -f ray.util.client.server); do
+        [[ $(readlink "/proc/$pid/fd/1") != "$folder"/* ]] || echo -n "$pid "
+    done
 }
 
 up() {
@@ -51,10 +60,13 @@ up() {
     mkdir -p "$folder"
     chmod 700 "$folder"
     (umask 077 && "$(dirname "$ray")/python" -c 'import secrets; print(secrets.token_hex(32))' > "$folder/token")
-    # Jobs find `python` in the environment that this Ray belongs to.
-    if ! PATH="$(dirname "$ray"):$PATH" RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/token" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
-        RAY_metrics_report_interval_ms="${RAY_metrics_report_interval_ms:-5000}" RAY_TRAIN_ENABLE_STATE_TRACKING=1 \
-        RAY_JOB_STOP_WAIT_TIME_S="${RAY_JOB_STOP_WAIT_TIME_S:-180}" \
+    # shellcheck source=/dev/null  # cluster/environment.sh
+    . "$(dirname "$0")/environment.sh"
+    # Jobs find `python` in the environment that this Ray belongs to. Ray listens at the node's address, and it turns a
+    # loopback --node-ip-address into one that other machines reach, unless RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 rules
+    # them out, which is Ray's own default on macOS: then the node's address is 127.0.0.1.
+    if ! PATH="$(dirname "$ray"):$PATH" RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/token" \
+        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 RAY_metrics_report_interval_ms="${RAY_metrics_report_interval_ms:-5000}" \
         AUTOSCALER_METRIC_PORT=$((port_base + 6)) DASHBOARD_METRIC_PORT=$((port_base + 7)) \
         "$ray" start --head ${cpus:+--num-cpus "$cpus"} --port "$port_base" \
         --dashboard-host 127.0.0.1 --dashboard-port $((port_base + 1)) --metrics-export-port $((port_base + 2)) \

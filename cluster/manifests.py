@@ -1,8 +1,8 @@
 """Write the files that bring a cluster up for a preset: `python -m cluster.manifests [--preset 7b --out DIR]`.
 
-`raycluster.yaml`, `rayjob.yaml` (KubeRay 1.5 or later), `ray_up.yaml` (machines by SSH), `slurm.sh`. Their values are
+`raycluster.yaml`, `rayjob.yaml` (KubeRay 1.5.1 or later), `ray_up.yaml` (machines by SSH), `slurm.sh`. Their values are
 those of `cluster/values.py`; the numbers of nodes follow from the preset. Without arguments the committed ones of
-`cluster/manifests/` are written.
+`cluster/manifests/` are written, and what all presets share: `environment.sh`, `Dockerfile.dockerignore` in `cluster/`.
 """
 
 import argparse
@@ -14,17 +14,16 @@ import yaml
 from cluster.values import (
     CLAIM,
     DATA,
+    ENVIRONMENT,
     GPU,
     HEAD,
     HOME,
     HOURS,
     IMAGE,
-    LABEL,
     METRICS_PORT,
     RAY_VERSION,
     ROOT,
     RUNS,
-    STOP_S,
     VERSION,
     Need,
     Node,
@@ -35,6 +34,7 @@ from ilm_ray.config.load import PRESETS
 
 COMMITTED = ("nano", "7b")
 FOLDER = Path("cluster", "manifests")
+WRITTEN = "Written by `python -m cluster.manifests`."
 HEADS = {
     "raycluster.yaml": "A cluster for jobs that you submit: kubectl apply -f raycluster.yaml",
     "rayjob.yaml": "One run of the pipeline with a cluster of its own: kubectl apply -f rayjob.yaml",
@@ -54,11 +54,7 @@ def pod(node: Node) -> dict[str, Any]:
         "image": IMAGE,
         "imagePullPolicy": "IfNotPresent",
         "workingDir": HOME,
-        "env": [
-            {"name": "OMP_NUM_THREADS", "value": "1"},
-            {"name": "RAY_TRAIN_ENABLE_STATE_TRACKING", "value": "1"},
-            {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": str(STOP_S)},
-        ],
+        "env": [{"name": name, "value": value} for name, value in ENVIRONMENT.items()],
         "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
         "resources": {"requests": dict(resources), "limits": dict(resources)},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
@@ -66,7 +62,7 @@ def pod(node: Node) -> dict[str, Any]:
     }
     return {
         "metadata": {
-            "labels": NAMES | {LABEL: node.role},
+            "labels": dict(NAMES),
             "annotations": {"prometheus.io/scrape": "true", "prometheus.io/port": str(METRICS_PORT)},
         },
         "spec": {
@@ -102,14 +98,12 @@ def cluster_spec(need: Need) -> dict[str, Any]:
         "rayVersion": RAY_VERSION,
         "authOptions": {"mode": "token"},  # KubeRay makes the token and hands it to every pod of the cluster
         "headGroupSpec": {
-            "labels": {LABEL: HEAD.role},
             "rayStartParams": start_params(HEAD),
             "template": pod(HEAD),
         },
         "workerGroupSpecs": [
             {
                 "groupName": node.role,
-                "labels": {LABEL: node.role},
                 "replicas": count,
                 "minReplicas": count,
                 "maxReplicas": most,
@@ -150,8 +144,7 @@ def rayjob(preset: str, need: Need) -> dict[str, Any]:
 
 def ray_up(preset: str, need: Need) -> dict[str, Any]:
     """Machines with Python 3.11, make and a C++ compiler, RUNS mounted on all. The addresses are examples."""
-    environment = f"cd {HOME} && export PATH={HOME}/.venv/bin:$PATH RAY_AUTH_MODE=token OMP_NUM_THREADS=1 "
-    environment += f"RAY_JOB_STOP_WAIT_TIME_S={STOP_S}"
+    environment = f"cd {HOME} && export PATH={HOME}/.venv/bin:$PATH RAY_AUTH_MODE=token {_words(ENVIRONMENT)}"
     workers = need.data + need.gpu
     return {
         "cluster_name": f"ilm-{_dashed(preset)}",
@@ -163,19 +156,18 @@ def ray_up(preset: str, need: Need) -> dict[str, Any]:
         },
         "auth": {"ssh_user": "ray", "ssh_private_key": "~/.ssh/id_ed25519"},
         "file_mounts": {HOME: ".", "~/.ray/auth_token": "~/.ray/auth_token"},
-        "rsync_exclude": [".venv", "runs", ".git"],
+        "rsync_exclude": left_out(),
         "setup_commands": ["chmod 600 ~/.ray/auth_token", f"cd {HOME} && make setup"],
         "head_start_ray_commands": [
             f"{environment} && ray stop",
             f"{environment} && ray start --head --port=6379 --num-cpus=0 --dashboard-host=127.0.0.1 "
-            f"--metrics-export-port={METRICS_PORT} --labels={LABEL}={HEAD.role} "
-            "--autoscaling-config=~/ray_bootstrap_config.yaml",
+            f"--metrics-export-port={METRICS_PORT} --autoscaling-config=~/ray_bootstrap_config.yaml",
         ],
         "worker_start_ray_commands": [
             f"{environment} && ray stop",
-            f"{environment} && if command -v nvidia-smi > /dev/null; then role=gpu; cpus=$(nvidia-smi -L | wc -l); "
-            f"else role=data; cpus=$(nproc); fi; ray start --address=$RAY_HEAD_IP:6379 --num-cpus=$cpus "
-            f"--metrics-export-port={METRICS_PORT} --labels={LABEL}=$role",
+            f"{environment} && if command -v nvidia-smi > /dev/null; then cpus=$(nvidia-smi -L | wc -l); "
+            f"else cpus=$(nproc); fi; ray start --address=$RAY_HEAD_IP:6379 --num-cpus=$cpus "
+            f"--metrics-export-port={METRICS_PORT}",
         ],
     }
 
@@ -183,16 +175,18 @@ def ray_up(preset: str, need: Need) -> dict[str, Any]:
 def slurm(preset: str, need: Need) -> str:
     """One allocation of like nodes: with GPUs where the preset wants them. Its first node also is the head."""
     gpus = f"#SBATCH --gpus-per-node={GPU.gpus}\n" if need.gpu else ""
+    cpus = f" --num-cpus={GPU.ray_cpus}" if need.gpu else ""
     text = (ROOT / "cluster" / "slurm.sh.in").read_text(encoding="utf-8")
     for name, value in {
         "PRESET": preset,
         "NODES": str(need.gpu or need.data),
         "GPUS": gpus,
+        "CPUS": cpus,
         "HOURS": str(HOURS),
         "HOME": HOME,
         "RUNS": RUNS,
         "METRICS_PORT": str(METRICS_PORT),
-        "STOP_S": str(STOP_S),
+        "ENVIRONMENT": _words(ENVIRONMENT),
     }.items():
         text = text.replace(f"@{name}@", value)
     return text
@@ -206,11 +200,26 @@ def files(preset: str) -> dict[str, str]:
         "rayjob.yaml": rayjob(preset, need),
         "ray_up.yaml": ray_up(preset, need),
     }
-    told = (
-        f"Preset {preset}: {need.data} data node(s), {need.gpu} GPU node(s). Written by `python -m cluster.manifests`."
-    )
+    told = f"Preset {preset}: {need.data} data node(s), {need.gpu} GPU node(s). {WRITTEN}"
     texts = {name: f"# {HEADS[name]}\n# {told}\n" + _dump(value) for name, value in made.items()}
     return texts | {"slurm.sh": slurm(preset, need)}
+
+
+def left_out() -> list[str]:
+    """Patterns of what no machine and no image gets: what Ray, which reads both files, leaves out of a job's copy."""
+    lines = [line for name in (".rayignore", ".gitignore") for line in (ROOT / name).read_text().splitlines()]
+    return list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+
+
+def shared() -> dict[str, str]:
+    """Name -> text of the files in `cluster/` that are the same for every preset."""
+    exports = "".join(f'export {name}="${{{name}:-{value}}}"\n' for name, value in ENVIRONMENT.items())
+    # Docker looks for a pattern at the top alone, unless it is told otherwise; rsync and git look in every folder.
+    ignored = "".join(f"{line if '/' in line[:-1] else f'**/{line}'}\n" for line in left_out())
+    return {
+        "environment.sh": f"# What Ray is started with; what is set already stays. {WRITTEN}\n{exports}",
+        "Dockerfile.dockerignore": f"# What .rayignore and .gitignore name. {WRITTEN}\n{ignored}",
+    }
 
 
 def main() -> None:
@@ -221,16 +230,22 @@ def main() -> None:
     if (arguments.preset is None) != (arguments.out is None):
         parser.error("give both --preset and --out, or neither")
     targets = {arguments.preset: arguments.out} if arguments.preset else {p: ROOT / FOLDER / p for p in COMMITTED}
-    for preset, folder in targets.items():
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files(preset).items():
-            (folder / name).write_text(text, encoding="utf-8")
-            print(folder / name)
+    texts = {folder / name: text for preset, folder in targets.items() for name, text in files(preset).items()}
+    if arguments.preset is None:
+        texts |= {ROOT / "cluster" / name: text for name, text in shared().items()}
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        print(path)
 
 
 def _metadata(preset: str, what: str) -> dict[str, Any]:
     labels = NAMES | {"app.kubernetes.io/component": what, "app.kubernetes.io/version": VERSION}
     return {"name": f"ilm-{_dashed(preset)}-{what}", "labels": labels}
+
+
+def _words(environment: dict[str, str]) -> str:
+    return " ".join(f"{name}={value}" for name, value in environment.items())
 
 
 def _dashed(preset: str) -> str:

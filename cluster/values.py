@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ilm_ray.config import Config
+from ilm_ray.config.fit import gpus_needed
 
 ROOT = Path(__file__).parents[1]
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -26,6 +27,12 @@ CLAIM = "ilm-runs"  # the ReadWriteMany claim behind RUNS
 METRICS_PORT = 8080
 STOP_S = 180  # between `ray job stop` and the end by force: time for a checkpoint
 HOURS = 24  # a job that has not ended by then is ended
+# What every Ray is started with, and so every job of it.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+    "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S),
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,6 @@ HEAD = Node("head", cpus=8, memory_gib=32, shm_gib=8, gpus=0, ray_cpus=0)
 DATA = Node("data", cpus=16, memory_gib=64, shm_gib=16, gpus=0, ray_cpus=16)
 # One CPU a GPU is offered: ranks of training find a place, and the data stages go to the data nodes.
 GPU = Node("gpu", cpus=64, memory_gib=512, shm_gib=64, gpus=8, ray_cpus=8)
-LABEL = "ilm-role"  # of a node, in Ray and in Kubernetes: head, data or gpu
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,4 @@ def need_of(config: Config) -> Need:
     """GPU nodes for the larger of pre-training and PPO; nano needs none."""
     if config.preset == "nano":
         return Need(data=2, data_max=2, gpu=0)
-    ppo = config.ppo
-    ranks = ppo.policy_ranks + ppo.critic_ranks + ppo.reference_ranks + ppo.reward_ranks + ppo.rollout_engines
-    return Need(data=4, data_max=32, gpu=math.ceil(max(config.pretrain.workers, ranks) / GPU.gpus))
+    return Need(data=4, data_max=32, gpu=math.ceil(max(gpus_needed(config)) / GPU.gpus))

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ilm_ray.errors import UserError
 from ilm_ray.serving.folder import servable
-from jobs._job import join_cluster
+from jobs._job import join_cluster, start_local_ray
 from jobs._plain import Parser, run_plain
 
 CHECK_S = 5.0
@@ -88,8 +88,6 @@ def read_settings(words: Sequence[str]) -> ServeConfig:
 
 
 def _serve(config: ServeConfig, folder: Path, stopped: threading.Event, summary: dict[str, Any]) -> None:
-    if "RAY_ADDRESS" in os.environ:
-        join_cluster()
     import ray
 
     from actors.rollout import choose_backend
@@ -100,8 +98,10 @@ def _serve(config: ServeConfig, folder: Path, stopped: threading.Event, summary:
     settings = ServerSettings(
         folder, name, backend, config.host, config.port, config.context, config.dtype, config.cache_gib
     )
-    if not ray.is_initialized():
-        ray.init(address="local", include_dashboard=False, logging_level="warning", log_to_driver=False)
+    if "RAY_ADDRESS" in os.environ:
+        join_cluster()
+    else:
+        start_local_ray(include_dashboard=False)
     try:
         # A cluster's other nodes do not have the exported folder: the actor stays on this one.
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(

@@ -11,8 +11,8 @@ import jsonschema
 import pytest
 import yaml
 
-from cluster.manifests import COMMITTED, FOLDER, files
-from cluster.values import LABEL, need_of
+from cluster.manifests import COMMITTED, FOLDER, files, shared
+from cluster.values import ENVIRONMENT, GPU, need_of
 from ilm_ray.config import load_config
 from ilm_ray.config.load import PRESETS
 
@@ -36,6 +36,11 @@ def test_committed_manifests_are_what_the_command_writes(preset: str) -> None:
     assert {p.name for p in folder.iterdir()} == files(preset).keys()
     for name, text in files(preset).items():
         assert (folder / name).read_text(encoding="utf-8") == text, "run `python -m cluster.manifests`"
+
+
+def test_committed_files_of_all_presets_are_what_the_command_writes() -> None:
+    for name, text in shared().items():
+        assert (CLUSTER / name).read_text(encoding="utf-8") == text, "run `python -m cluster.manifests`"
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -64,12 +69,17 @@ def test_ray_up_file_fits_ray_s_schema(preset: str) -> None:
 def test_gpu_nodes_hold_every_rank_of_pretraining(preset: str) -> None:
     config, by_role = load_config(preset), {group["groupName"]: group for group in groups(preset)[1:]}
     assert set(by_role) == ({"data"} if preset == "nano" else {"data", "gpu"})
-    for role, group in by_role.items():
+    for group in by_role.values():
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
-        assert group["labels"][LABEL] == group["template"]["metadata"]["labels"][LABEL] == role
     if preset != "nano":
         limits = by_role["gpu"]["template"]["spec"]["containers"][0]["resources"]["limits"]
         assert by_role["gpu"]["replicas"] * int(limits["nvidia.com/gpu"]) >= config.pretrain.workers
+        assert by_role["gpu"]["rayStartParams"]["num-cpus"] == limits["nvidia.com/gpu"]  # data tasks go elsewhere
+
+
+def test_gpu_nodes_hold_every_rank_of_ppo() -> None:
+    assert need_of(load_config("1_8b")).gpu == 4  # for its 32 ranks, with 8 workers of pre-training
+    assert need_of(load_config("1_8b", None, ["ppo.colocate=true"])).gpu == 1
 
 
 def test_rayjob_runs_our_code_on_the_installed_ray() -> None:
@@ -95,9 +105,65 @@ def test_the_slurm_script_is_complete(preset: str, tmp_path: Path) -> None:
     text = files(preset)["slurm.sh"]
     assert not re.search(r"@[A-Z_]+@", text)  # nothing is left to be filled in
     assert ("--gpus-per-node" in text) == (preset != "nano")
+    started = re.findall(r"ray start .*&", text.replace("\\\n", ""))
+    assert [f"--num-cpus={GPU.gpus} " in command for command in started] == [preset != "nano"] * 2
     script = tmp_path / "slurm.sh"
     script.write_text(text)
     subprocess.run(["bash", "-n", str(script)], check=True, timeout=20)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_ray_has_the_same_environment(preset: str) -> None:
+    for group in groups(preset):
+        (container,) = group["template"]["spec"]["containers"]
+        assert {row["name"]: row["value"] for row in container["env"]} == ENVIRONMENT
+    words = {f"{name}={value}" for name, value in ENVIRONMENT.items()}
+    made = manifest(preset, "ray_up.yaml")
+    for command in made["head_start_ray_commands"] + made["worker_start_ray_commands"]:
+        assert words <= set(command.partition("export ")[2].partition(" &&")[0].split())
+    (exports,) = re.findall(r"^export PATH=.*", files(preset)["slurm.sh"], re.M)
+    assert words <= set(exports.split())
+
+
+def test_the_script_s_ray_has_it_too_unless_the_shell_has_another() -> None:
+    def read(shell: dict[str, str]) -> dict[str, str]:
+        command = ["bash", "-c", f". {CLUSTER}/environment.sh && env"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True, env=shell)
+        return dict(line.split("=", 1) for line in done.stdout.splitlines())
+
+    patient = {"RAY_JOB_STOP_WAIT_TIME_S": "7"}
+    assert read({}).items() >= ENVIRONMENT.items()
+    assert read(patient).items() >= (ENVIRONMENT | patient).items()
+    assert "environment.sh" in (CLUSTER / "local.sh").read_text()
+
+
+def test_what_git_ignores_goes_nowhere(tmp_path: Path) -> None:
+    """Neither with a job, nor to machines, nor into the image. Ray's own reader reads all three."""
+    from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
+
+    of_git = (ROOT / ".gitignore").read_text()
+    docker = (CLUSTER / "Dockerfile.dockerignore").read_text().splitlines()
+    rules = {
+        "a job": of_git + (ROOT / ".rayignore").read_text(),
+        "machines": "\n".join(manifest("7b", "ray_up.yaml")["rsync_exclude"]),
+        # Docker looks for a pattern at the top alone, as git does where a slash leads.
+        "the image": "\n".join(line if line.startswith("#") else f"/{line.lstrip('/')}" for line in docker),
+    }
+    folders = {name.replace("*", "any") for name in re.findall(r"^/?([^/#\n]+)/$", of_git, re.M)}
+    assert folders >= {".venv", ".venv-eval", "site", "runs", "__pycache__"}
+    stay = {"ilm_ray/text/rules.py", "jobs/pipeline.py", "Makefile", "requirements-cpu.lock"}
+    asked = stay | {f"{name}/file" for name in folders | {".git", "ilm_ray/text/__pycache__"}}
+    for whither, rule in rules.items():
+        (tmp_path / ".rayignore").write_text(rule)
+        (leaves_out,) = get_excludes_from_ignore_files(tmp_path, include_gitignore=False)
+        assert {name for name in asked if not leaves_out(tmp_path / name)} == stay, whither
+
+
+def test_the_readme_says_how_many_nodes_each_preset_wants() -> None:
+    rows = re.findall(r"^\| (\w+) \| (\d+)(?: to (\d+))? \| (\d+) \|$", (CLUSTER / "README.md").read_text(), re.M)
+    told = {preset: (int(data), int(most or data), int(gpu)) for preset, data, most, gpu in rows}
+    needs = {preset: need_of(load_config(preset)) for preset in PRESETS}
+    assert told == {preset: (need.data, need.data_max, need.gpu) for preset, need in needs.items()}
 
 
 def test_the_dockerfile_s_steps_are_the_makefile_s() -> None:

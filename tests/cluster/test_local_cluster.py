@@ -6,6 +6,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.cluster.clusters import LocalCluster, local_cluster, script
@@ -42,6 +43,22 @@ def processes_of(folder: str) -> list[str]:
     return found
 
 
+def listening(folder: str) -> set[tuple[str, int]]:
+    """Addresses and ports on which the cluster's processes wait for connections. They are known by the token that all
+    inherit; those that have renamed themselves no longer show it, but are children of others."""
+    found = set[tuple[str, int]]()
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("RAY_AUTH_TOKEN_PATH") == f"{folder}/token":
+                for one in (process, *process.children(recursive=True)):
+                    rows = one.net_connections(kind="inet")
+                    here = [row.laddr for row in rows if row.status == psutil.CONN_LISTEN]
+                    found |= {(address.ip.removeprefix("::ffff:"), address.port) for address in here}  # IPv4 by gRPC
+        except psutil.Error:  # ended meanwhile, or not ours
+            continue
+    return found
+
+
 @pytest.fixture
 def cluster() -> Iterator[LocalCluster]:
     with local_cluster(cpus=2) as up:
@@ -69,7 +86,12 @@ def test_up_submit_scrape_down(cluster: LocalCluster, tmp_path: Path) -> None:
         time.sleep(1)
     assert seen.endswith(" 7.0")
 
+    ports = listening(str(cluster.folder))
+    assert {port for _, port in ports} >= set(range(base, base + 8))
+    assert {address for address, _ in ports} <= {"127.0.0.1", "::1"}  # no other machine reaches any of them
+
     assert processes_of(str(cluster.folder))
     assert script("down", "--name", cluster.name).returncode == 0
     assert processes_of(str(cluster.folder)) == []
+    assert listening(str(cluster.folder)) == set()
     assert script("status", "--name", cluster.name).returncode == 1

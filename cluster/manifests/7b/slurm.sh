@@ -30,7 +30,7 @@ mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}
 address=$(srun --nodes=1 --ntasks=1 -w "$head" hostname --ip-address | awk '{ print $1 }')
 srun --nodes=1 --ntasks=1 --overlap -w "$head" ray start --head --block --node-ip-address="$address" --port="$port" \
-    --dashboard-host=127.0.0.1 --dashboard-port="$dashboard" --metrics-export-port=8080 &
+    --dashboard-host=127.0.0.1 --dashboard-port="$dashboard" --metrics-export-port=8080 --num-cpus=8 &
 for _ in $(seq 60); do
     ray status --address "$address:$port" > /dev/null 2>&1 && break
     sleep 2
@@ -38,7 +38,7 @@ done
 if [ ${#nodes[@]} -gt 1 ]; then
     others=$(IFS=,; echo "${nodes[*]:1}")
     srun --nodes=$((${#nodes[@]} - 1)) --ntasks=$((${#nodes[@]} - 1)) --overlap -w "$others" \
-        ray start --block --address="$address:$port" --metrics-export-port=8080 &
+        ray start --block --address="$address:$port" --metrics-export-port=8080 --num-cpus=8 &
 fi
 
 # The batch script runs on the first node, where the dashboard listens.

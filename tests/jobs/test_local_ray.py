@@ -1,0 +1,34 @@
+"""The Ray that a job starts for itself asks for no token, so nothing of it may be reached from another machine."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+# As a job does: Ray is imported before the job begins.
+LISTENING = """
+import json
+import psutil
+import ray
+from ilm_ray.config import load_config
+from jobs._job import LocalRay
+
+with LocalRay(load_config("nano", None, ["ray.dashboard=true"])):
+    ray.get(ray.remote(lambda: 1).remote(), timeout=60)
+    me = psutil.Process()
+    rows = [row for one in (me, *me.children(recursive=True)) for row in one.net_connections(kind="inet")]
+    print(json.dumps([row.laddr for row in rows if row.status == psutil.CONN_LISTEN]))
+"""
+
+
+def test_no_other_machine_reaches_it() -> None:
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", LISTENING]
+    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr[-3000:]
+    listening = json.loads(done.stdout.splitlines()[-1])
+    assert len(listening) > 5
+    addresses = {address.removeprefix("::ffff:") for address, _ in listening}
+    assert addresses <= {"127.0.0.1", "::1"}, listening
