@@ -149,7 +149,7 @@ class PPORun:
             row["validation_reward"] = self.validate()
         append(self.folder / "metrics.jsonl", [row])
         append(self.folder / "samples.jsonl", [readable(sample, row, decode) for sample in shown])
-        export_metrics(row)
+        export_metrics(row, self.total, self.folder.name)
         self._unlogged = None
         progress.update(self.state.iteration, reward=row["reward"], kl=row["kl"], tokens=row["response_tokens"])
         if self.state.iteration % self.ppo.checkpoint_every == 0 and self.state.iteration < self.total:

@@ -41,8 +41,13 @@ def keep_before(path: Path, iteration: int) -> None:
     write_text_atomic(path, "".join(kept))
 
 
-def export_metrics(row: Figures) -> None:
-    """An iteration's row as live metrics of this process, the driver, which lives as long as the run."""
+def export_metrics(row: Figures, iterations: int, stage: str) -> None:
+    """An iteration's row as live metrics of this process, the driver, which lives as long as the run.
+
+    iterations: those that the run has in all.
+    """
+    metrics.gauge(metrics.TRAIN_STEP).set(row["iteration"] + 1, {"stage": stage})
+    metrics.gauge(metrics.TRAIN_STEPS).set(iterations, {"stage": stage})
     for metric, name in metrics.OF_PPO_ROWS:
         metrics.gauge(metric).set(row[name])
     for metric, name in metrics.OF_PPO_DOMAINS:

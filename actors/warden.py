@@ -19,7 +19,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 LOOKS = 4  # in the time that a worker may stand still; a frozen node's warden looks no more than its workers move
-# A worker that runs a task of Ray Data is called after operator and function, as in "ray::Map(_as_json)". Other names
+# A worker that runs a task of Ray Data is called after operator and function, as in "ray::Map(code_read)". Other names
 # are those of actors, which may wait; so may one that keeps a model for Ray Data.
 TASK = re.compile(r"ray::(?!MapWorker\()[\w.]+\(")
 

@@ -52,9 +52,10 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
         done = {}
         with LocalRay(config):
             from actors.warden import Wardens  # not before Ray's environment is set
+            from ilm_ray.observe.metrics import watched_disk
 
             if any(stage.trains for stage in stages):
-                check_fits(config, **available_resources())
+                check_fits(config, **available_resources(), stages=[stage.name for stage in stages])
             _open_run_dir(run_dir, config)
             journal = Journal(run_dir / "journal.jsonl")
             journal.event("start", job=job, preset=config.preset, **({"settings": said} if said else {}))
@@ -62,7 +63,8 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
             try:
                 with Wardens(config.ray.hang_s, lambda line: journal.event("note", why=line)):
                     for stage in stages:
-                        done[stage.name] = run_stage(stage, config, run_dir, journal)
+                        with watched_disk(run_dir, stage.name):
+                            done[stage.name] = run_stage(stage, config, run_dir, journal)
             finally:  # a run that failed half-way is when one wants to look
                 _write_reports(run_dir)
         summaries = {name: m.metrics["summary"] for name, m in done.items()}
@@ -105,17 +107,12 @@ class LocalRay:
         if "RAY_ADDRESS" in os.environ:
             join_cluster(runtime_env={"env_vars": env})
         else:
-            import ray
-
             env["GLOO_SOCKET_IFNAME"] = "lo"
-            ray.init(
-                address="local",
+            start_local_ray(
                 num_cpus=self.config.ray.num_cpus,
                 object_store_memory=self.config.ray.object_store_mb * 2**20,
                 include_dashboard=self.config.ray.dashboard,
                 runtime_env={"env_vars": env},
-                logging_level="warning",
-                log_to_driver=False,
             )
         _quiet_ray_data()
 
@@ -141,6 +138,18 @@ def join_cluster(**options: Any) -> None:
                 "or unset RAY_ADDRESS to have a Ray of this job's own"
             ) from None
     ray.init(logging_level="warning", log_to_driver=False, **options)
+
+
+def start_local_ray(**options: Any) -> None:
+    """A Ray of this process, by `ray.init` with `options`; it asks for no token, and no other machine reaches it."""
+    import ray
+    from ray._private import ray_constants
+
+    # Ray listens at its node's address, which is loopback only where it rules out clusters of several machines. Its
+    # own processes read the variable; this one did so when Ray was imported.
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    ray.init(address="local", logging_level="warning", log_to_driver=False, **options)
 
 
 def available_resources() -> dict[str, float]:

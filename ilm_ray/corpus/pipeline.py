@@ -168,12 +168,22 @@ def run_tasks(items: list[dict[str, Any]], work: functools.partial[dict[str, Any
     """`work` on every item as Ray Data tasks. Results travel as JSON: their shapes differ from file to file."""
     if not items:
         return
-    rows = ray.data.from_items(items, override_num_blocks=len(items)).map(functools.partial(_as_json, work=work))
-    for row in rows.iter_rows():
+
+    def run(item: dict[str, Any]) -> dict[str, str]:
+        return _as_json(item, work)
+
+    run.__name__ = _shown_name(work)
+    for row in ray.data.from_items(items, override_num_blocks=len(items)).map(run).iter_rows():
         result = json.loads(row["json"])
         if "refused" in result:
             raise UserError(result["refused"])
         yield result
+
+
+def _shown_name(work: functools.partial[dict[str, Any]]) -> str:
+    """What Ray shows of `work`, which may be of another package: `Map(decontamination_look_through)`."""
+    package = work.func.__module__.removeprefix("ilm_ray.").removesuffix(".pipeline").replace(".", "_")
+    return f"{package}_{work.func.__name__.lstrip('_')}"
 
 
 def _as_json(item: dict[str, Any], work: functools.partial[dict[str, Any]]) -> dict[str, str]:

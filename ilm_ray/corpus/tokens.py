@@ -101,13 +101,12 @@ class TokenSource:
         self.shards = [p.name.removesuffix(DOCUMENTS) for p in sorted(folder.glob(f"*{DOCUMENTS}"))]
         self._tokens = [_map(folder / f"{stem}.tokens.npy") for stem in self.shards]
         self._offsets = [np.load(folder / f"{stem}.offsets.npy") for stem in self.shards]
-        self._bytes = self._joined("bytes", np.int64)
         self.ids = self._joined("ids", np.int64)
         self.weights = self._joined("weights", np.float32)
         self.lengths: np.ndarray = np.concatenate([np.empty(0, np.int64), *(np.diff(o) for o in self._offsets)])
         self._first = np.cumsum([0, *(len(o) - 1 for o in self._offsets)])
         self.total_tokens = int(self.lengths.sum())
-        self.total_bytes = int(self._bytes.sum())
+        self.total_bytes = int(self._joined("bytes", np.int64).sum())
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -117,10 +116,6 @@ class TokenSource:
         shard, inside = self._locate(i)
         start, stop = self._offsets[shard][inside : inside + 2]
         return self._tokens[shard][start:stop]
-
-    def byte_count(self, i: int) -> int:
-        """UTF-8 bytes of document i's text."""
-        return int(self._bytes[i])
 
     def provenance(self, i: int) -> Row:
         """Where document i comes from: id, url, dump; of code also its repository and files."""

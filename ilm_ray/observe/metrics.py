@@ -3,14 +3,24 @@
 The table below is the one place where they are named. The dashboards and `docs/metrics.md` are written from it
 (`python -m cluster.dashboards`). Set metrics inside actors and tasks: Ray pushes the values of a process every few
 seconds (10 by default), so a gauge that a driver sets once just before it ends is never exported.
+
+Ray forgets a gauge that was not set for two such periods. Ours are set again until they end or their process does:
+else a training that stalls would look like one that has ended, and an alert could not last longer than a value.
 """
 
+import contextlib
+import shutil
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import ray
 from ray.util.metrics import Counter, Gauge
 
-PREFIX = "ilm_"
+EVERY_S = 10.0  # gauges are set again, disks looked at
 Board = Literal["data", "training", "rlhf", "health"]
 
 
@@ -41,8 +51,10 @@ TOKENS = Row("ilm_tokens", "counter", "tokens", "data", ("source",), "tokens wri
 TRAIN_LOSS = Row(
     "ilm_train_loss", "gauge", "nats/token", "training", STAGE, "mean training loss of the last logged steps"
 )
-TRAIN_STEP = Row("ilm_train_step", "gauge", "steps", "training", STAGE, "last logged step")
-TRAIN_STEPS = Row("ilm_train_steps", "gauge", "steps", "training", STAGE, "steps that the stage has in all")
+TRAIN_STEP = Row("ilm_train_step", "gauge", "steps", "training", STAGE, "last logged step; of PPO: iterations done")
+TRAIN_STEPS = Row(
+    "ilm_train_steps", "gauge", "steps", "training", STAGE, "steps, or iterations, that the stage has in all"
+)
 LEARNING_RATE = Row("ilm_learning_rate", "gauge", "1", "training", STAGE, "learning rate of the last step")
 GRADIENT_NORM = Row(
     "ilm_gradient_norm", "gauge", "1", "training", STAGE, "norm of the last step's gradient before clipping"
@@ -65,6 +77,24 @@ DATA_WAIT = Row(
 )
 CHECKPOINT_WAIT = Row(
     "ilm_checkpoint_wait_share", "gauge", "share", "training", STAGE, "share of training time waiting for checkpoints"
+)
+CHECKPOINT_SECONDS = Row(
+    "ilm_checkpoint_seconds",
+    "gauge",
+    "s",
+    "training",
+    STAGE,
+    "time that training stood still for the last checkpoint: until the one before is written and its own state is "
+    "copied, the writing goes on beside the next steps",
+)
+PIPELINE_BUBBLE = Row(
+    "ilm_pipeline_bubble",
+    "gauge",
+    "share",
+    "training",
+    STAGE,
+    "share of a step that a rank of the pipeline waits for its first and after its last micro-batch: not measured, but "
+    "predicted from the schedule, (pp - 1) / (virtual_stages * micro-batches + pp - 1)",
 )
 BAD_STEPS = Row(
     "ilm_bad_steps", "counter", "steps", "training", ("stage", "incident"), "steps that the guard did not apply"
@@ -129,6 +159,8 @@ OF_TRAINING_ROWS = (
     (MFU, "mfu"),
     (DATA_WAIT, "data_share"),
     (CHECKPOINT_WAIT, "checkpoint_share"),
+    (CHECKPOINT_SECONDS, "checkpoint_seconds"),
+    (PIPELINE_BUBBLE, "pipeline_bubble"),
 )
 # The same of a PPO iteration: plain figures, and those by domain.
 OF_PPO_ROWS = (
@@ -142,7 +174,7 @@ OF_PPO_DOMAINS = ((DOMAIN_REWARD, "reward_by_domain"), (DOMAIN_KL, "kl_by_domain
 
 # One object a name in each process: Ray would register a second one of the same name again on every call.
 _counters: dict[str, Counter] = {}
-_gauges: dict[str, Gauge] = {}
+_gauges: dict[str, "KeptGauge"] = {}
 
 
 def counter(row: Row) -> Counter:
@@ -153,12 +185,63 @@ def counter(row: Row) -> Counter:
     return _counters[row.name]
 
 
-def gauge(row: Row) -> Gauge:
+class KeptGauge:
+    """A gauge whose values are exported until they end, however long ago they were set."""
+
+    def __init__(self, row: Row) -> None:
+        self._gauge = Gauge(row.name, description=row.description, tag_keys=row.tags)
+        self._values: dict[tuple[tuple[str, str], ...], float] = {}
+
+    def set(self, value: float, tags: dict[str, str] | None = None) -> None:
+        self._values[tuple((tags or {}).items())] = value
+        self._gauge.set(value, tags)
+
+    def end(self, tags: dict[str, str] | None = None) -> None:
+        """Soon nobody sees the value any more."""
+        self._values.pop(tuple((tags or {}).items()), None)
+
+    def renew(self) -> None:
+        for tags, value in list(self._values.items()):
+            self._gauge.set(value, dict(tags))
+
+
+def gauge(row: Row) -> KeptGauge:
     """The process's gauge of `row`; `.set(value, tags={...})`. Raises ValueError where the row is none."""
     _check(row, "gauge")
+    if not _gauges:
+        threading.Thread(target=_renew, name="gauges", daemon=True).start()
     if row.name not in _gauges:
-        _gauges[row.name] = Gauge(row.name, description=row.description, tag_keys=row.tags)
+        _gauges[row.name] = KeptGauge(row)
     return _gauges[row.name]
+
+
+def _renew() -> None:
+    while True:
+        time.sleep(EVERY_S)
+        if ray.is_initialized():
+            for kept in list(_gauges.values()):
+                kept.renew()
+
+
+@contextlib.contextmanager
+def watched_disk(folder: Path, stage: str) -> Iterator[None]:
+    """Meanwhile this process says every few seconds how much of the file system of `folder` is free."""
+    over, kept = threading.Event(), gauge(RUN_DISK_FREE)
+
+    def watch() -> None:
+        while not over.is_set():
+            disk = shutil.disk_usage(folder)
+            kept.set(disk.free / disk.total, {"stage": stage})
+            over.wait(EVERY_S)
+
+    thread = threading.Thread(target=watch, name="disk", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(5.0)
+        kept.end({"stage": stage})  # this process may live on: the last value must fire no alert when there is room
 
 
 def _check(row: Row, kind: str) -> None:

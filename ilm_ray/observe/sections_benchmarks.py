@@ -15,7 +15,6 @@ from ilm_ray.observe.rundata import Row, as_number, read_json
 PROMPT_CHARS = 1500
 SHOWN_SETS = 200
 OURS = "this model"
-NAN = float("nan")
 
 
 def benchmarks_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:

@@ -1,7 +1,6 @@
 """What training logs: rows that the report, the metrics of Ray and whoever follows the run read."""
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -51,8 +50,6 @@ class TrainingLog:
         for metric, name in metrics.OF_TRAINING_ROWS:
             if name in row:
                 metrics.gauge(metric).set(row[name], stage)
-        disk = shutil.disk_usage(self.folder)
-        metrics.gauge(metrics.RUN_DISK_FREE).set(disk.free / disk.total, stage)
         if attempts := Attempts(self.folder / "attempts").all():
             passed = time.time() - started(attempts[0])["time"]
             metrics.gauge(metrics.GOODPUT).set(self._useful / max(passed, 1e-9), stage)

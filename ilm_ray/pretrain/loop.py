@@ -22,7 +22,7 @@ from ilm_ray.pretrain.evaluate import Evaluate
 from ilm_ray.pretrain.guard import Guard, Verdict
 from ilm_ray.pretrain.layouts import Stretches
 from ilm_ray.pretrain.look import asked, layer_norms, measured
-from ilm_ray.pretrain.meter import Meter
+from ilm_ray.pretrain.meter import Meter, pipeline_bubble
 from ilm_ray.pretrain.schedule import adamw
 from ilm_ray.pretrain.watch import Watch
 from ilm_ray.stopping import ASKED, Stopped
@@ -229,6 +229,7 @@ class _Trainer:
         if self.step % task.log_every == 0 or self.step == task.steps:
             row = {"step": self.step, "lr": learning_rate, "grad_norm": norm, "tokens": self.tokens}
             timing = self.meter.row(int(self.window.tokens), task.context(self.step - 1))
+            timing["pipeline_bubble"] = pipeline_bubble(settings.layout, len(micros))
             self.log(row | self.window.means() | timing)
             self.window = _Window()
         return None

@@ -8,6 +8,7 @@ import torch
 
 from ilm_ray.model.internlm2 import Shape
 from ilm_ray.parallel.devices import DEVICES
+from ilm_ray.parallel.layout import Layout
 from ilm_ray.parallel.step import flops_per_token
 
 PARTS = ("data", "checkpoint", "evaluation")  # what is not computing
@@ -23,6 +24,7 @@ class Meter:
     def __init__(self, shape: Shape, ranks: int, device: torch.device) -> None:
         self.shape, self.ranks = shape, ranks
         self.peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+        self.last = dict[str, float]()  # seconds of the last time that each part was entered
         self._reset()
 
     @contextmanager
@@ -32,7 +34,8 @@ class Meter:
         try:
             yield
         finally:
-            self.seconds[part] += time.monotonic() - started
+            self.last[part] = time.monotonic() - started
+            self.seconds[part] += self.last[part]
 
     def row(self, tokens: int, context: int) -> dict[str, float]:
         """Figures since the last row, for `tokens` tokens over all ranks in sequences of `context`; starts anew."""
@@ -41,6 +44,8 @@ class Meter:
         speed = tokens / training
         row = {"window_seconds": passed, "tokens_per_second": speed}
         row |= {f"{part}_share": self.seconds[part] / training for part in PARTS if part != "evaluation"}
+        if "checkpoint" in self.last:
+            row["checkpoint_seconds"] = self.last["checkpoint"]
         for name, causal in (("mfu", False), ("mfu_causal", True)):
             flops = speed * flops_per_token(self.shape, context, causal) / self.ranks
             if self.peak:
@@ -52,6 +57,15 @@ class Meter:
 
     def _reset(self) -> None:
         self.seconds, self.started = dict.fromkeys(PARTS, 0.0), time.monotonic()
+
+
+def pipeline_bubble(layout: Layout, micros: int) -> float:
+    """Share of a step of `micros` micro-batches that a rank of the pipeline waits, by the schedule alone.
+
+    It waits pp - 1 times as long as a micro-batch takes it in one of its stages, as in `parallel.timing`.
+    """
+    waits = layout.pp - 1
+    return waits / max(layout.virtual_stages * micros + waits, 1)
 
 
 def peak_flops(device_name: str) -> float | None:

@@ -144,7 +144,12 @@ def _each_file(
             num_gpus=min(1.0, ray.cluster_resources().get("GPU", 0) / size),
         )
     else:
-        rows = rows.map(lambda row: FileChain(chain, names, folder, config)(row))
+
+        def run(row: dict[str, Any]) -> dict[str, Any]:
+            return FileChain(chain, names, folder, config)(row)
+
+        run.__name__ = "_".join(("text", *names))  # what Ray shows: `Map(text_format_clean)`
+        rows = rows.map(run)
     for row in rows.iter_rows():
         counts: dict[str, dict[str, int]] = json.loads(row["counts"])
         for name, outcomes in counts.items():

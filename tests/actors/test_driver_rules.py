@@ -11,12 +11,13 @@ import torch
 from torch import nn
 from toy import toy_inputs, toy_ppo
 
-from actors.ppo_log import append, keep_before, lines
+from actors.ppo_log import append, export_metrics, keep_before, lines
 from actors.ppo_roles import gpu_share, ppo_roles
 from actors.zero import ZeroRank
 from ilm_ray.config import load_config
 from ilm_ray.errors import UserError
 from ilm_ray.model import attention as attention_module
+from ilm_ray.observe import metrics
 from jobs import ppo as ppo_job
 
 
@@ -29,6 +30,19 @@ def test_a_log_is_cut_at_an_iteration_whatever_its_texts_hold(tmp_path: Path) ->
     keep_before(path, 2)
     assert [json.loads(line) for line in lines(path)] == rows[:2]
     assert [p.name for p in tmp_path.iterdir()] == ["samples.jsonl"]
+
+
+def test_an_iteration_says_how_far_ppo_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = dict[tuple[str, ...], float]()
+
+    def gauge(row: metrics.Row) -> SimpleNamespace:
+        return SimpleNamespace(set=lambda value, tags=None: seen.update({(row.name, *(tags or {}).values()): value}))
+
+    monkeypatch.setattr(metrics, "gauge", gauge)
+    row = {name: 0.5 for _, name in metrics.OF_PPO_ROWS} | {name: {} for _, name in metrics.OF_PPO_DOMAINS}
+    export_metrics(row | {"iteration": 6, "tokens": 100, "seconds": {"rollout": 1.0, "all": 4.0}}, 9, "ppo")
+    assert (seen["ilm_train_step", "ppo"], seen["ilm_train_steps", "ppo"]) == (7, 9)
+    assert seen["ilm_ppo_seconds", "wait"] == 3.0
 
 
 def test_a_log_row_is_valid_json_or_an_error(tmp_path: Path) -> None:

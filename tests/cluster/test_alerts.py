@@ -11,6 +11,7 @@ from cluster.alerts import GROUPS
 
 RULES = Path(__file__).parents[2] / "cluster" / "alerts.yml"
 STAGE = '{stage="pretrain",SessionName="s",WorkerId="a"}'
+PPO = '{stage="ppo",SessionName="s",WorkerId="c"}'
 OTHER = '{stage="pretrain",SessionName="s",WorkerId="b"}'
 # Series in promtool's notation, a sample every 15 seconds: `a+bxn` rises by b, n times. 240 samples are an hour.
 CASES = {
@@ -51,6 +52,29 @@ CASES = {
         "59m",
         False,
     ),
+    "no iteration of PPO for 20 minutes": (
+        "IlmTrainingStalled",
+        {f"ray_ilm_train_step{PPO}": "1x20 2x20 3x200", f"ray_ilm_train_steps{PPO}": "50x240"},
+        "59m",
+        True,
+    ),
+    "iterations of five minutes, after training that has ended": (
+        "IlmTrainingStalled",
+        {
+            f"ray_ilm_train_step{STAGE}": "0+1x40 40x200",
+            f"ray_ilm_train_steps{STAGE}": "40x240",
+            f"ray_ilm_train_step{PPO}": " ".join(["_x40", *(f"{i}x19" for i in range(1, 11))]),
+            f"ray_ilm_train_steps{PPO}": "_x40 50x200",
+        },
+        "59m",
+        False,
+    ),
+    "PPO has ended, and its driver lives on": (
+        "IlmTrainingStalled",
+        {f"ray_ilm_train_step{PPO}": "1x20 2x20 3x200", f"ray_ilm_train_steps{PPO}": "3x240"},
+        "59m",
+        False,
+    ),
     "KL runs away": ("IlmKLRunaway", {"ray_ilm_kl": "10x120 10+1x120"}, "50m", True),
     "KL is high from the start": ("IlmKLRunaway", {"ray_ilm_kl": "40x240"}, "59m", False),
     "KL doubles far below": ("IlmKLRunaway", {"ray_ilm_kl": "2x120 2+0.05x120"}, "50m", False),
@@ -72,6 +96,7 @@ CASES = {
         "59m",
         True,
     ),
+    "a run folder fills in PPO": ("IlmDiskNearlyFull", {f"ray_ilm_run_disk_free_share{PPO}": "0.02x40"}, "8m", True),
     "a node's disk fills": ("IlmDiskNearlyFull", {"ray_node_disk_utilization_percentage": "97x240"}, "30m", True),
     "room enough": (
         "IlmDiskNearlyFull",

@@ -8,6 +8,8 @@ import sysconfig
 import tarfile
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,7 +121,15 @@ def _sources(root: Path) -> Path:
     return root / "all"
 
 
-def test_the_stage_keeps_or_explains_every_file(local_ray: None, tmp_path: Path) -> None:
+def test_the_stage_keeps_or_explains_every_file(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counter[tuple[str, str]]()
+
+    def inc(value: int, tags: dict[str, Any]) -> None:
+        counted[tags["stage"], tags["outcome"]] += value
+
+    monkeypatch.setattr("ilm_ray.code.files.pipeline.counter", lambda row: SimpleNamespace(inc=inc))
     # Both trees are folders of the list: a folder of repositories needs a repository or an archive in it.
     source = _sources(tmp_path)
     config = load_config("nano", None, [f"code.source={source}", "code.max_document_tokens=1000000"])
@@ -161,7 +171,14 @@ def test_the_stage_keeps_or_explains_every_file(local_ray: None, tmp_path: Path)
     assert all(1.0 <= row["weight"] <= 3.0 for row in documents)
     (two,) = [row for row in documents if row["url"].startswith("two-1.0")]
     assert "## doc.html\n\n# Two\n" in two["text"] and "## a.py\n\n```python\n" in two["text"]
-    assert result.metrics["summary"]["files_kept"] == len(rows)
+    summary = result.metrics["summary"]
+    assert summary["files_kept"] == len(rows)
+    assert counted == {
+        ("code/read", "kept"): summary["files_in"] - summary["removed_by_read"],
+        ("code/read", "removed"): summary["removed_by_read"],
+        ("code/quality", "kept"): len(rows),
+        ("code/quality", "removed"): summary["removed_by_quality"],
+    }
     tiers = Counter(row["tier"] for row in rows + removed if "tier" in row)
     assert {tier: found["files"] for tier, found in result.metrics["tiers"].items()} == {
         tier: tiers[tier] for tier in ("high", "moderate", "low")

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
+from actors.warden import TASK
 from ilm_ray.config import load_config
 from ilm_ray.corpus.jsonl import write_jsonl
 from ilm_ray.corpus.pipeline import tokenize_corpus
@@ -77,8 +79,9 @@ def _read(run_dir: Path) -> dict[int, tuple[str, list[int], int, float, Row]]:
     found = {}
     for folder in sorted((run_dir / "tokens").glob("*/*/")):
         source = TokenSource(folder)
-        for i in range(len(source)):
-            size, weight = source.byte_count(i), float(source.weights[i])
+        sizes = [int(size) for path in sorted(folder.glob("*.bytes.npy")) for size in np.load(path)]
+        for i, size in enumerate(sizes):
+            weight = float(source.weights[i])
             found[int(source.ids[i])] = (
                 folder.parent.name,
                 source.tokens(i).tolist(),
@@ -113,6 +116,19 @@ def test_every_kept_document_is_in_a_shard_once(local_ray: None, run_dir: Path) 
     assert summary["tokens"] == sum(len(tokens) for _, tokens, *_ in expected.values())
     for source in ("en", "zh", "code"):
         assert all(len(TokenSource(run_dir / "tokens" / source / split)) for split in ("train", "heldout"))
+
+
+def test_tasks_are_called_after_what_they_do(local_ray: None, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names, original = list[str](), ray.data.Dataset.map
+
+    def named(data: ray.data.Dataset, work: Any) -> ray.data.Dataset:
+        names.append(work.__name__)
+        return original(data, work)
+
+    monkeypatch.setattr(ray.data.Dataset, "map", named)
+    _run(run_dir)
+    assert names == ["corpus_look_at_file", "corpus_tokenize_file"]
+    assert all(TASK.match(f"ray::Map({name})") for name in names)
 
 
 def test_a_stage_that_goes_on_ends_with_the_same_bytes(local_ray: None, run_dir: Path) -> None:

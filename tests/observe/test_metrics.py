@@ -1,7 +1,10 @@
 """Counters and gauges of an actor reach the node's metrics endpoint."""
 
+import contextlib
 import time
 import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +17,57 @@ def test_kinds_are_checked() -> None:
         metrics.gauge(metrics.DOCUMENTS)
     with pytest.raises(ValueError, match="is a gauge"):
         metrics.counter(metrics.KL)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_disk_is_watched_as_long_as_a_stage_lasts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fails: bool
+) -> None:
+    seen, ended = list[float](), list[dict[str, str]]()
+
+    def set_(value: float, tags: dict[str, str]) -> None:
+        assert tags == {"stage": "text"} and not ended
+        seen.append(value)
+
+    monkeypatch.setattr(metrics, "EVERY_S", 0.01)
+    monkeypatch.setattr(metrics, "gauge", lambda row: SimpleNamespace(set=set_, end=ended.append))
+
+    with pytest.raises(KeyError) if fails else contextlib.nullcontext(), metrics.watched_disk(tmp_path, "text"):
+        deadline = time.monotonic() + 10
+        while len(seen) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if fails:
+            raise KeyError
+    assert len(seen) >= 3 and all(0 < value <= 1 for value in seen) and ended == [{"stage": "text"}]
+
+
+def test_a_gauge_is_set_again_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[tuple[str, float]]()
+
+    class Recorder:
+        def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
+            assert (name, tag_keys) == (metrics.TRAIN_STEP.name, ("stage",))
+
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            seen.append((tags["stage"], value))
+
+    monkeypatch.setattr(metrics, "Gauge", Recorder)
+    monkeypatch.setattr(metrics, "EVERY_S", 0.01)
+    monkeypatch.setattr(metrics, "_gauges", {})
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    step = metrics.gauge(metrics.TRAIN_STEP)
+    for stage, value in (("sft", 1), ("sft", 2), ("ppo", 5)):
+        step.set(value, {"stage": stage})
+    deadline = time.monotonic() + 10
+    while len(seen) < 9 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert seen[:3] == [("sft", 1), ("sft", 2), ("ppo", 5)]
+    assert len(seen) >= 9 and set(seen[3:]) == {("sft", 2), ("ppo", 5)}
+    step.end({"stage": "sft"})
+    time.sleep(0.05)
+    seen.clear()
+    time.sleep(0.1)
+    assert set(seen) == {("ppo", 5)}
 
 
 def test_an_actor_s_metrics_appear_on_the_node(local_ray: None) -> None:

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +14,11 @@ from ilm_ray.code.files import steps
 from ilm_ray.code.files.selection import Selection, jsonable, part_of, scorer_files, select
 from ilm_ray.config.data import CodeConfig
 from ilm_ray.corpus.files import temporary_path, write_text_atomic
+from ilm_ray.observe.metrics import DOCUMENTS, counter
 from ilm_ray.observe.progress import Progress
 from ilm_ray.text.dedup.pipeline import Signed, find_duplicates
 from ilm_ray.text.funnel import Funnel
-from ilm_ray.text.layout import drops_path, outputs, save_drops, signatures_path
+from ilm_ray.text.layout import drops_path, kept_and_removed, outputs, save_drops, signatures_path
 from ilm_ray.text.sources import ROW_BITS
 
 # A partition of the shuffles is a process to start: it takes the signatures of 16,384 files, some 20 MB.
@@ -47,11 +48,13 @@ def prepare_files(folder: Path, config: CodeConfig) -> Prepared:
     numbers = range(len(parts))
     progress = Progress("code files", 2 * len(parts))
 
-    def read(row: dict[str, Any]) -> dict[str, Any]:
+    def code_read(row: dict[str, Any]) -> dict[str, int]:  # Ray shows these functions by their names
         steps.read_part(row["number"], part_of(json.loads(row["part"])), folder, config)
-        return {"number": row["number"]}
+        return kept_and_removed(folder, "read", row["number"])
 
-    _each([{"number": n, "part": json.dumps(jsonable(part))} for n, part in enumerate(parts)], read, progress.update)
+    items = [{"number": n, "part": json.dumps(jsonable(part))} for n, part in enumerate(parts)]
+    for done in _each(items, "read", code_read):
+        progress.update(done)
     if not all(drops_path(folder, number).is_file() for number in numbers):
         _dedup(folder, len(parts), config)
     for path in scorer_files(config):  # a task may not see the configured folder
@@ -60,11 +63,12 @@ def prepare_files(folder: Path, config: CodeConfig) -> Prepared:
     shares = {language: size / sizes.total() for language, size in sizes.items()}
     licences = _licences(folder, selection)
 
-    def judge(row: dict[str, Any]) -> dict[str, Any]:
+    def code_quality(row: dict[str, Any]) -> dict[str, int]:
         steps.quality_part(row["number"], folder, config, shares, licences)
-        return {"number": row["number"]}
+        return kept_and_removed(folder, "quality", row["number"])
 
-    _each([{"number": n} for n in numbers], judge, lambda done: progress.update(len(parts) + done))
+    for done in _each([{"number": n} for n in numbers], "quality", code_quality):
+        progress.update(len(parts) + done)
     funnel = Funnel()
     for step in steps.STEPS:
         for number in numbers:
@@ -81,12 +85,17 @@ def prepare_files(folder: Path, config: CodeConfig) -> Prepared:
     )
 
 
-def _each(
-    rows: list[dict[str, Any]], work: Callable[[dict[str, Any]], dict[str, Any]], done: Callable[[int], None]
-) -> None:
-    """`work` on every row, a task each; its only effect is its files, so it may run twice."""
-    for number, _ in enumerate(ray.data.from_items(rows, override_num_blocks=len(rows)).map(work).iter_rows(), 1):
-        done(number)
+def _each(rows: list[dict[str, Any]], step: str, work: Callable[[dict[str, Any]], dict[str, int]]) -> Iterator[int]:
+    """`work` on every row, a task each; its only effect is its files, so it may run twice. Yields how many are done.
+
+    work: gives the files that `step` kept and removed; they are counted here, where a part arrives once.
+    """
+    made = ray.data.from_items(rows, override_num_blocks=len(rows)).map(work)
+    for number, outcomes in enumerate(made.iter_rows(), 1):
+        for outcome, files in outcomes.items():
+            if files:  # Ray refuses to count by nothing
+                counter(DOCUMENTS).inc(files, tags={"stage": f"code/{step}", "outcome": outcome})
+        yield number
 
 
 def _dedup(folder: Path, parts: int, config: CodeConfig) -> None:
