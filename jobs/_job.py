@@ -141,7 +141,8 @@ def join_cluster(**options: Any) -> None:
 
 
 def start_local_ray(**options: Any) -> None:
-    """A Ray of this process, by `ray.init` with `options`; it asks for no token, and no other machine reaches it."""
+    """A Ray of this process, by `ray.init` with `options`, that no other machine reaches: its metrics ask for no token,
+    and nothing does where RAY_AUTH_MODE=disabled."""
     import ray
     from ray._private import ray_constants
 

@@ -3,13 +3,14 @@
     python jobs/label_answers.py FILE [--labels FILE.labels.jsonl] [--port 8731]
 
 FILE: comparisons of a round, `<run>/rounds/N/patterns/comparisons.jsonl`. Each label is written at once into the labels
-file, so stopping (Ctrl-C) and going on later loses nothing. A later round takes the labels as `online.labels=FILE`.
+file, so stopping (Ctrl-C, SIGTERM) and going on loses nothing. A later round takes the labels as `online.labels=FILE`.
 Only this machine reaches the page. Exit codes as for every job: 0 done, 2 bad input, 1 anything else.
 """
 
 import contextlib
 import re
 import secrets
+import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -152,7 +153,7 @@ def _sides(row: Row) -> tuple[str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until Ctrl-C, print the JSON line, return the exit code."""
+    """Serve until Ctrl-C or SIGTERM, print the JSON line, return the exit code."""
 
     def work(summary: dict[str, Any]) -> None:
         parser = Parser(prog="jobs/label_answers.py", description="Label answers on a small web page.")
@@ -162,6 +163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser.parse_args(argv)
         path = arguments.labels or arguments.file.with_suffix(".labels.jsonl")
         labels = Labels(path.absolute(), read_comparisons(arguments.file))
+        for number in (signal.SIGINT, signal.SIGTERM):  # the former is ignored in what a script starts behind itself
+            signal.signal(number, signal.default_int_handler)
         with serve(labels, arguments.port) as server:
             print(f"http://127.0.0.1:{server.server_address[1]}/ (Ctrl-C ends)", file=sys.stderr, flush=True)
             with contextlib.suppress(KeyboardInterrupt):

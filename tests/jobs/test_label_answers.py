@@ -142,17 +142,21 @@ def test_a_wrong_file_is_refused_before_anything_is_served(tmp_path: Path) -> No
     assert told.returncode == 2 and "does not exist" in told.stderr.splitlines()[-1]
 
 
-def test_the_job_serves_until_it_is_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_job_serves_until_it_is_stopped(number: signal.Signals, tmp_path: Path) -> None:
     path = tmp_path / "comparisons.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     command = [sys.executable, "jobs/label_answers.py", str(path), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        port = int(re.findall(r"127\.0\.0\.1:(\d+)", process.stderr.readline())[0])
-        form = urlencode({"id": ROWS[2]["id"], "label": "b", "token": _token(_ask(port)[1])})
-        assert _ask(port, "POST", "/label", form)[0] == 303
-        process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=100)
+        try:
+            assert process.stderr is not None
+            port = int(re.findall(r"127\.0\.0\.1:(\d+)", process.stderr.readline())[0])
+            form = urlencode({"id": ROWS[2]["id"], "label": "b", "token": _token(_ask(port)[1])})
+            assert _ask(port, "POST", "/label", form)[0] == 303
+            process.send_signal(number)
+            out, _ = process.communicate(timeout=100)
+        finally:
+            process.kill()
     told = json.loads(out.splitlines()[-1])
     assert told["status"] == "done" and told["labelled"] == 1
     assert read_labels(tmp_path / "comparisons.labels.jsonl")[0]["id"] == ROWS[2]["id"]

@@ -1,4 +1,4 @@
-"""The Ray that a job starts for itself asks for no token, so nothing of it may be reached from another machine."""
+"""Nothing of the Ray that a job starts for itself may be reached from another machine."""
 
 import json
 import os
