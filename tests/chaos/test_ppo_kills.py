@@ -149,8 +149,9 @@ def strike_and_compare(
     assert struck[0] == whole[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("staleness", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.parametrize("staleness", [0, 1])
 def test_a_run_survives_the_loss_of_an_engine_a_scorer_and_a_learner(
     tmp_path: Path, watch: Any, staleness: int
 ) -> None:

@@ -71,6 +71,7 @@ def test_a_folder_that_cannot_be_written_is_refused() -> None:
     assert "cannot write to --run-dir /proc/ilm_ray" in said[0]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_costs_what_was_not_finished(tmp_path: Path) -> None:
     size = ["-o", "size=100k"]
     if subprocess.run(["mount", "-t", "tmpfs", *size, "tmpfs", str(tmp_path)], capture_output=True).returncode:
