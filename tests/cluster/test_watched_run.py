@@ -61,7 +61,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("watched")
     with local_cluster(cpus=6) as cluster, prometheus(cluster, folder) as server:
         run_dir, settings = folder / "run", folder / "settings.yaml"
-        settings.write_text(SMALL)
+        settings.write_text(SMALL.replace("steps: 20,", "steps: 150,"))  # long enough for each gauge to be scraped
         words = ["python", "jobs/pipeline.py", "--run-dir", str(run_dir), "--config", str(settings)]
         submit(cluster, "first", words)
         log = run_dir / "pretrain" / "metrics.jsonl"
