@@ -129,9 +129,9 @@ def join_cluster(**options: Any) -> None:
 
     address = os.environ["RAY_ADDRESS"]
     host, _, port = address.rpartition(":")
-    if port.isdigit():  # not "auto", or another word of Ray's
+    if port.isdigit() and "://" not in host:  # not "auto", or another form of Ray's
         try:
-            socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
         except OSError as error:
             raise UserError(
                 f"no Ray answers at RAY_ADDRESS={address} ({error.strerror or error}); start that cluster (again), "
