@@ -23,7 +23,7 @@ def _brute_force(rewards: Tensor, values: Tensor, discount: float, lam: float) -
     return torch.tensor([sum((discount * lam) ** (k - t) * delta[k] for k in range(t, n)) for t in range(n)])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6), st.integers(1, 20), st.floats(0.5, 1.0), st.floats(0.0, 1.0))
 def test_gae_skips_gaps_and_padding_whatever_stands_there(seed: int, n: int, discount: float, lam: float) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -74,7 +74,7 @@ def test_the_score_falls_on_the_last_counted_token_and_masked_kl_is_free() -> No
     assert not ppo.token_rewards(kl, torch.zeros(4, dtype=torch.bool), 2.0, 0.1).any()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.floats(-1, 1), st.floats(-2, 2).filter(lambda a: abs(a) > 1e-3))
 def test_policy_gradient_vanishes_exactly_where_the_clip_holds(difference: float, advantage: float) -> None:
     new = torch.tensor([difference], dtype=torch.float64, requires_grad=True)
@@ -93,7 +93,7 @@ def test_a_huge_log_ratio_stays_finite() -> None:
     assert loss.isfinite().all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=30), st.integers(1, 5), st.integers(50, 200))
 def test_every_sequence_is_worked_on_once_and_ranks_meet(lengths: list[int], ranks: int, budget: int) -> None:
     shares = ppo.share_out(lengths, ranks)

@@ -49,7 +49,7 @@ def _assistant_positions(ids: list[int]) -> list[int]:
     return counted
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(_MESSAGE, min_size=1, max_size=6))
 def test_the_loss_sees_the_assistants_tokens_and_no_other(messages: list[Message]) -> None:
     chat = encode_chat(TOKENIZER, messages)

@@ -87,7 +87,7 @@ TABLES = st.dictionaries(NAMES, st.text("xyz ", min_size=1, max_size=8).map(lamb
 
 
 @given(TABLES, st.lists(st.tuples(NAMES, st.sampled_from(["one", "two"])), max_size=4), st.integers(0, 4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_key_within_a_table_is_set_alone_and_the_whole_is_replaced(
     table: dict[str, str], changes: list[tuple[str, str]], replaced_at: int
 ) -> None:
@@ -111,7 +111,7 @@ NESTED = st.recursive(st.integers(), lambda inner: st.dictionaries(NAMES, inner,
     st.dictionaries(NAMES, NESTED, max_size=3),
     st.lists(st.tuples(st.lists(NAMES, min_size=1, max_size=3), NESTED), max_size=4),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_nested_tables_are_changed_at_one_place_only(
     table: dict[str, object], changes: list[tuple[list[str], object]]
 ) -> None:

@@ -40,7 +40,7 @@ def _whole_documents(pieces: list[Piece], source: TokenSource) -> list[int]:
     return documents
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(DOCUMENTS, st.integers(1, 3))
 def test_over_whole_passes_every_document_appears_weight_times_passes_times(
     tmp_path_factory: pytest.TempPathFactory, documents: Documents, fours: int
@@ -52,7 +52,7 @@ def test_over_whole_passes_every_document_appears_weight_times_passes_times(
     assert found == {i: weight * passes for i, (length, weight) in enumerate(documents) if length}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(DOCUMENTS, STEPS, st.integers(0, 10_000))
 def test_any_windows_are_the_stream_cut(
     tmp_path_factory: pytest.TempPathFactory, documents: Documents, steps: list[int], start: int
@@ -72,7 +72,7 @@ def _tokens(source: TokenSource, pieces: list[Piece]) -> list[int]:
     return [t for p in pieces for t in source.tokens(p.document)[p.start : p.stop].tolist()]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(0.01, 9), min_size=1, max_size=8), st.integers(1, 40))
 def test_any_weight_is_kept_to_within_one_copy_after_every_pass(
     tmp_path_factory: pytest.TempPathFactory, weights: list[float], passes: int

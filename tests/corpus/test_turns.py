@@ -13,7 +13,7 @@ from ilm_ray.corpus.turns import BLOCK, PERIOD, Turns
 WEIGHTS = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(WEIGHTS, st.integers(0, 5 * PERIOD))
 def test_what_came_before_is_what_counting_finds(weights: list[float], block: int) -> None:
     turns = Turns(weights, seed=3)
@@ -25,7 +25,7 @@ def test_what_came_before_is_what_counting_finds(weights: list[float], block: in
         counted[turns.turn(number)] += 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(WEIGHTS, st.integers(0, 10**9))
 def test_any_million_sequences_hold_the_weights_to_a_few_sequences(weights: list[float], start: int) -> None:
     turns = Turns(weights, seed=0)

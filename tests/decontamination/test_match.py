@@ -37,7 +37,6 @@ def items_found(texts: list[str], index: Index) -> list[tuple[int, int]]:
     return sorted({(match.text, int(index.item_of[match.passage])) for match in found})
 
 
-@settings(deadline=None)  # the first call compiles
 @given(TEXTS)
 def test_words_are_those_of_the_plain_rule(text: str) -> None:
     words = split_words([text, "", text])
@@ -47,7 +46,7 @@ def test_words_are_those_of_the_plain_rule(text: str) -> None:
     assert words.borders.tolist() == [0, len(plain_words(text)), len(plain_words(text)), 2 * len(plain_words(text))]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(TEXTS, min_size=1, max_size=4), st.lists(TEXTS, min_size=1, max_size=6), st.sampled_from([0.3, 0.6, 0.8])
 )
@@ -65,7 +64,6 @@ def test_shares_are_those_of_the_plain_rule(documents: list[str], questions: lis
     assert found == expected
 
 
-@settings(deadline=None)
 @given(st.lists(TEXTS, max_size=8), st.integers(0, 8))
 def test_a_batch_finds_what_its_halves_find(documents: list[str], cut: int) -> None:
     index = build_index(

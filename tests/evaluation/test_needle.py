@@ -52,7 +52,7 @@ def test_a_sentence_ends_with_its_mark_its_quotes_and_its_spaces() -> None:
     assert sentences("一。“二！”三，四？") == ["一。", "“二！”", "三，四？"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.integers(1, 30), min_size=1, max_size=30),
     st.integers(120, 900),

@@ -27,7 +27,6 @@ def few(examples: int) -> Callable[[Test], Test]:
     """Hypothesis' settings of a target: so many examples in `make test`, rounds of many in `make fuzz`."""
     return settings(
         max_examples=_CAMPAIGN_EXAMPLES if CAMPAIGN else examples,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
     )
 

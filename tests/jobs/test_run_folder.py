@@ -25,7 +25,7 @@ COMMANDS = st.lists(st.tuples(PRESET, st.lists(WORD, max_size=2), st.booleans())
 
 
 @given(COMMANDS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_each_job_has_what_the_commands_since_the_last_preset_said(
     commands: list[tuple[str | None, list[str], bool]],
 ) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ilm_ray.corpus.mixture import packed_from_arrays
@@ -69,7 +69,6 @@ def test_layouts_are_all_that_layout_accepts_each_once() -> None:
     assert len(found) == len(set(found)) and set(found) == accepted
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from([layout for layout in layouts(SMALL, 16, (2, 4)) if layout.sharding_ranks > 1]),
     st.sampled_from([1, 2]),

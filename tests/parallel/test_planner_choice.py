@@ -114,13 +114,13 @@ def _compare(base: int, ranks: int, device: str) -> None:
 CASES = st.tuples(st.sampled_from(range(len(BASES))), st.integers(2, 63), st.sampled_from(sorted(KINDS)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(CASES)
 def test_any_number_of_ranks_gets_a_layout_that_can_be_had(case: tuple[int, int, str]) -> None:
     _check(*case)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(CASES)
 def test_one_more_rank_is_never_worse(case: tuple[int, int, str]) -> None:
     _compare(*case)

@@ -125,14 +125,14 @@ def test_real_sentences_come_out_of_any_charset(
 
 
 @given(st.binary(max_size=400), st.one_of(st.none(), st.text(max_size=20), st.sampled_from(["gbk", "utf-16", "hz"])))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_bytes_are_decoded(body: bytes, header: str | None) -> None:
     text, charset = decode(body, header)
     assert "".encode(charset) is not None and isinstance(text, str)
 
 
 @given(st.text(st.characters(), max_size=300))  # all of Unicode, lone surrogates too
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 def test_no_text_makes_the_language_detector_raise(text: str) -> None:
     pycld2.detect(interchange(text))  # the detector itself
     language, share = detect_language(text * 3)

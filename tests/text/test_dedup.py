@@ -75,7 +75,7 @@ def test_signatures_are_datasketchs_even_for_long_documents() -> None:
         assert np.array_equal(found, expected.hashvalues)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.text(st.characters(exclude_categories=[]), max_size=40), max_size=5))
 def test_hashed_tokens_are_the_tokens_of_language(texts: list[str]) -> None:
     hashes, borders = token_hashes(texts)

@@ -114,7 +114,7 @@ def test_a_line_of_a_list(tmp_path: Path, line: str, named: list[str]) -> None:
     assert all(table.match_batch([url.replace("x.[", "[") for url in urls]))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(HOSTS, min_size=1, max_size=8), st.lists(HOSTS, max_size=8), st.sampled_from(["", "u:p@", "a@b@"]))
 def test_look_ups_equal_a_set_of_strings(listed: list[str], asked: list[str], user: str) -> None:
     known = [name for line in listed for name in entries(line)]
@@ -129,7 +129,7 @@ def key_of(name: str) -> int:
     return int(host_key(flatten([name])[0]))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.text("aB1.- \t#*/é:\r", max_size=12), max_size=6))
 def test_compiled_and_python_readers_agree_on_every_line(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str]

@@ -32,7 +32,7 @@ def test_examples(raw: str, expected: str) -> None:
     assert normalise(raw) == expected
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(strings() | st.text(max_size=200) | st.text(alphabet="中国 \n\n，。|a\u200c\u200d👩م\u0301", max_size=60))
 def test_twice_is_once(text: str) -> None:
     once = normalise(text)

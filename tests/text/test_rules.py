@@ -81,13 +81,13 @@ def strings(draw: st.DrawFn) -> str:
     return "".join(draw(st.lists(st.sampled_from(some), max_size=120)))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(strings() | st.text(max_size=200), st.sampled_from(["en", "zh", "de"]))
 def test_scores_equal_their_plain_definition(text: str, language: str) -> None:
     assert {rule: values[0] for rule, values in score_batch([text], [language]).items()} == plain_scores(text, language)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(strings(), min_size=1, max_size=12), st.randoms(use_true_random=False))
 def test_a_score_does_not_depend_on_its_batch(texts: list[str], rng: random.Random) -> None:
     languages = [rng.choice(["en", "zh", "de"]) for _ in texts]

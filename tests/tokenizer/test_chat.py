@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -66,7 +66,6 @@ def _special_ids(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
 
 
 @given(st.one_of(_CONTENT, st.text()))
-@settings(deadline=None)
 def test_transformers_has_the_same_ids_for_any_text_and_gives_it_back(
     tokenizer: Tokenizer, other: Any, text: str
 ) -> None:
@@ -78,7 +77,6 @@ def test_transformers_has_the_same_ids_for_any_text_and_gives_it_back(
 
 
 @given(st.lists(_MESSAGE, min_size=1, max_size=4), st.booleans())
-@settings(deadline=None)
 def test_the_template_has_the_ids_of_encode_chat_whatever_the_contents(
     tokenizer: Tokenizer, other: Any, messages: list[Any], prompt: bool
 ) -> None:
