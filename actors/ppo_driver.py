@@ -127,7 +127,7 @@ class PPORun:
     def run(self, decode: Callable[[list[int]], str]) -> list[Figures]:
         """All iterations that are left, checkpoints on the way, the model at the end. Returns all metric rows.
 
-        Raises Stopped where SIGTERM asked for the end, when the iteration under way is done and a checkpoint saved.
+        Raises Stopped where Ctrl-C or SIGTERM asked for the end, when the iteration under way is done and saved.
         """
         progress = Progress("ppo", self.total, done=self.state.iteration)
         with stop_after_checkpoint(self.folder):

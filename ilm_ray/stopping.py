@@ -1,4 +1,4 @@
-"""A polite end: SIGTERM (`ray job stop`, Slurm, `kill`) ends a run so that the same command goes on from there."""
+"""A polite end: Ctrl-C or SIGTERM (`ray job stop`, Slurm, `kill`), and the same command goes on from there."""
 
 import signal
 import threading
@@ -11,7 +11,8 @@ from typing import NoReturn
 from ilm_ray.corpus.files import write_text_atomic
 
 ASKED = "stop"  # file in a stage's folder: its training is to save a checkpoint and end
-EXIT_CODE = 128 + signal.SIGTERM
+EXIT_CODE = 128 + signal.SIGTERM  # after either signal
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(BaseException):
@@ -19,13 +20,13 @@ class Stopped(BaseException):
 
 
 def stop_at_once(number: int, frame: FrameType | None) -> NoReturn:
-    """A handler of SIGTERM for stages that find their partial results again, whenever they end."""
+    """A handler of SIGNALS for stages that find their partial results again, whenever they end."""
     raise Stopped("stopped; the same command goes on from here")
 
 
 @contextmanager
 def stop_after_checkpoint(folder: Path) -> Iterator[None]:
-    """Meanwhile SIGTERM leaves ASKED in `folder`, for the ranks of a training; a second one is handled as before.
+    """Meanwhile one of SIGNALS leaves ASKED in `folder`, for the ranks of a training; a second is handled as before.
 
     Only a main thread gets signals: in another one nothing changes.
     """
@@ -33,16 +34,21 @@ def stop_after_checkpoint(folder: Path) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def ask(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, before)
+        restore()
         folder.mkdir(parents=True, exist_ok=True)
         write_text_atomic(folder / ASKED, "")
 
-    signal.signal(signal.SIGTERM, ask)
+    for number in SIGNALS:
+        signal.signal(number, ask)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        restore()
         (folder / ASKED).unlink(missing_ok=True)

@@ -5,8 +5,9 @@
 A command without `--preset` takes up what the run folder remembers (`<run-dir>/config.yaml`); one with it begins from
 the preset.
 
-Exit code 0: done. 2: bad input or configuration, one line says what, where and what to do. 143: stopped by SIGTERM
-(`ray job stop`), the same command goes on from there. 1: anything else, and `<run-dir>/error.txt` holds the evidence.
+Exit code 0: done. 2: bad input or configuration, one line says what, where and what to do. 143: stopped by Ctrl-C or
+SIGTERM (`ray job stop`), the same command goes on from there. 1: anything else, and `<run-dir>/error.txt` holds the
+evidence.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from ilm_ray.errors import UserError
 from ilm_ray.observe.journal import Journal
 from ilm_ray.observe.report import write_report
 from ilm_ray.observe.tensorboard import write_tensorboard
-from ilm_ray.stopping import EXIT_CODE, Stopped, stop_at_once
+from ilm_ray.stopping import EXIT_CODE, SIGNALS, Stopped, stop_at_once
 
 CONNECT_S = 10.0
 ROOM_BYTES = 2**20  # a disk with less is full
@@ -59,7 +60,8 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
             _open_run_dir(run_dir, config)
             journal = Journal(run_dir / "journal.jsonl")
             journal.event("start", job=job, preset=config.preset, **({"settings": said} if said else {}))
-            signal.signal(signal.SIGTERM, stop_at_once)  # after Ray has set its own
+            for number in SIGNALS:  # after Ray has set its own
+                signal.signal(number, stop_at_once)
             try:
                 with Wardens(config.ray.hang_s, lambda line: journal.event("note", why=line)):
                     for stage in stages:

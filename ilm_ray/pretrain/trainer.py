@@ -48,6 +48,14 @@ class TrainingFailed(RuntimeError):
     """Training ended before its last step; the message is its diagnosis."""
 
 
+class _Trainer(TorchTrainer):
+    """Leaves Ctrl-C to us. Ray Train would abort the run without a checkpoint, and its handler stays when the run is
+    over: later stages would not hear Ctrl-C, and the run's controller would live on."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        pass
+
+
 def run_training(
     context: Context, make_task: Callable[[Config, Path], Task], weight_decay: float, measure_beside: bool = False
 ) -> Result:
@@ -56,12 +64,12 @@ def run_training(
     With `measure_beside` held-out bits per byte of every n-th checkpoint (`pretrain.evaluate_every`) go to
     `beside.jsonl`.
     A worker that dies, hangs or fails is replaced, and training goes on from the last checkpoint. Raises TrainingFailed
-    with the diagnosis where that does not help, UserError where the input is at fault, Stopped after a SIGTERM.
+    with the diagnosis where that does not help, UserError where the input is at fault, Stopped after Ctrl-C or SIGTERM.
     """
     config, folder = context.config, context.folder
     pretrain, on_gpu = config.pretrain, ray.cluster_resources().get("GPU", 0) > 0
     attempts = Attempts(folder / "attempts")
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         _train_worker,
         train_loop_config={
             "config": config.model_dump(mode="json"),

@@ -18,7 +18,7 @@ from ilm_ray.observe.journal import Journal, read_journal
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.pretrain.layouts import Stretch, Stretches
 from ilm_ray.pretrain.trainer import run_training
-from ilm_ray.stopping import Stopped
+from ilm_ray.stopping import SIGNALS, Stopped
 from tests.pretrain.test_loop import Toy, differences, load_weights, run
 from tests.processes import run_ranks
 
@@ -41,16 +41,18 @@ class DyingOnce(Toy):
 
 
 class StoppingItsDriver(Toy):
-    """Sends the driver the signal of `ray job stop` at step 2, the first time only."""
+    """Sends the driver the signal of Ctrl-C at step 2, that of `ray job stop` at step 4, once each."""
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__(None)
-        self.marker = run_dir / "driver"
+        self.driver = run_dir / "driver"
 
     def micro_batches(self, step: int, rank: int, ranks: int) -> list[object]:
-        if step == 2 and rank == 0 and self.marker.exists():
-            os.kill(int(self.marker.read_text()), signal.SIGTERM)
-            self.marker.unlink()
+        number = {2: signal.SIGINT, 4: signal.SIGTERM}.get(step)
+        sent = self.driver.with_name(f"signal-{number}")
+        if number and rank == 0 and not sent.exists():
+            sent.touch()
+            os.kill(int(self.driver.read_text()), number)
             time.sleep(1)  # the driver needs a moment
         return super().micro_batches(step, rank, ranks)
 
@@ -65,13 +67,17 @@ def test_a_stopped_driver_leaves_a_checkpoint_and_goes_on_from_it(local_ray: Non
     folder.mkdir(parents=True)
     (folder.parent / "driver").write_text(str(os.getpid()))
     context = Context(config, folder, folder.parent, Journal(folder.parent / "journal.jsonl"))
-    with pytest.raises(Stopped):
-        run_training(context, make_stopping, weight_decay=0.1)
-    stopped_at = commit.newest_step(folder / "checkpoints")
-    assert 3 <= stopped_at < Toy.steps
+    heard = [signal.getsignal(number) for number in SIGNALS]
+    stopped_at = [0]
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            run_training(context, make_stopping, weight_decay=0.1)
+        stopped_at.append(commit.newest_step(folder / "checkpoints"))
+    assert 3 <= stopped_at[1] < 5 <= stopped_at[2] < Toy.steps
     result = run_training(context, make_stopping, weight_decay=0.1)
+    assert [signal.getsignal(number) for number in SIGNALS] == heard  # Ray Train leaves a handler of its own behind
     starts = [json.loads(path.read_text())["step"] for path in sorted(folder.glob("attempts/*/start.json"))]
-    assert starts == [0, stopped_at]
+    assert starts == stopped_at
     assert result.metrics["faults"] == []  # a stop is none
     run_ranks(run, 1, str(tmp_path / "alone"))
     assert differences(folder, tmp_path / "alone") < 1e-9
