@@ -45,7 +45,7 @@ th, td { text-align: left; padding: 5px 18px 5px 0; border-bottom: 1px solid var
 tbody th { white-space: nowrap; }
 thead th { color: var(--muted); font-size: 12.5px; white-space: nowrap; }
 td.n, th.n { text-align: right; padding: 5px 4px 5px 18px; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.n + td:not(.n), th.n + th:not(.n) { padding-left: 18px; }
+.n + :not(.n) { padding-left: 18px; }
 details { border-top: 1px solid var(--line); padding: 10px 0 2px; }
 summary { cursor: pointer; font-weight: 600; font-size: 14px; margin-bottom: 8px; }
 .quoted { white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; background: var(--faint);
