@@ -49,8 +49,7 @@ class TrainingFailed(RuntimeError):
 
 
 class _Trainer(TorchTrainer):
-    """Leaves Ctrl-C to us. Ray Train would abort the run without a checkpoint, and its handler stays when the run is
-    over: later stages would not hear Ctrl-C, and the run's controller would live on."""
+    """Leaves Ctrl-C to `stop_after_checkpoint`: Ray Train would abort the run without a checkpoint."""
 
     def _register_sigint_handler(self, controller: Any) -> None:
         pass

@@ -18,7 +18,7 @@ from ilm_ray.observe.journal import Journal, read_journal
 from ilm_ray.parallel.layout import Layout
 from ilm_ray.pretrain.layouts import Stretch, Stretches
 from ilm_ray.pretrain.trainer import run_training
-from ilm_ray.stopping import SIGNALS, Stopped
+from ilm_ray.stopping import Stopped
 from tests.pretrain.test_loop import Toy, differences, load_weights, run
 from tests.processes import run_ranks
 
@@ -67,7 +67,6 @@ def test_a_stopped_driver_leaves_a_checkpoint_and_goes_on_from_it(local_ray: Non
     folder.mkdir(parents=True)
     (folder.parent / "driver").write_text(str(os.getpid()))
     context = Context(config, folder, folder.parent, Journal(folder.parent / "journal.jsonl"))
-    heard = [signal.getsignal(number) for number in SIGNALS]
     stopped_at = [0]
     for _ in range(2):
         with pytest.raises(Stopped):
@@ -75,7 +74,6 @@ def test_a_stopped_driver_leaves_a_checkpoint_and_goes_on_from_it(local_ray: Non
         stopped_at.append(commit.newest_step(folder / "checkpoints"))
     assert 3 <= stopped_at[1] < 5 <= stopped_at[2] < Toy.steps
     result = run_training(context, make_stopping, weight_decay=0.1)
-    assert [signal.getsignal(number) for number in SIGNALS] == heard  # Ray Train leaves a handler of its own behind
     starts = [json.loads(path.read_text())["step"] for path in sorted(folder.glob("attempts/*/start.json"))]
     assert starts == stopped_at
     assert result.metrics["faults"] == []  # a stop is none
