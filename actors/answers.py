@@ -9,12 +9,12 @@ import ray
 import torch
 
 from actors.group import Role, figures, start_groups, stop_groups
-from actors.reward import Reward, RewardSettings
+from actors.ppo.reward import Reward, RewardSettings
 from actors.scoring import chat_tokens
-from ilm_ray.alignment.experience import Prompt, Rollouts
+from ilm_ray.alignment.ppo.experience import Prompt, Rollouts
 from ilm_ray.config import Config
-from ilm_ray.tokenizer.chatml import encode_chat
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokenizer.chatml import encode_chat
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 
 
 def score_pairs(

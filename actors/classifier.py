@@ -9,10 +9,10 @@ import numpy as np
 import ray
 
 from actors.group import Figures, Role, figures, start_groups, step, stop_groups
-from actors.ppo_roles import gpu_share
-from ilm_ray.text.classifiers.bert import Bert, BertSettings
-from ilm_ray.text.classifiers.card import Card, make_card, write_card
-from ilm_ray.text.classifiers.labels import Labels, Split
+from actors.ppo.roles import gpu_share
+from ilm_ray.data.web.classifiers.bert import Bert, BertSettings
+from ilm_ray.data.web.classifiers.card import Card, make_card, write_card
+from ilm_ray.data.web.classifiers.labels import Labels, Split
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ilm_ray.evaluation.suites import Benchmark
-from ilm_ray.observe.progress import Progress
+from ilm_ray.run.progress import Progress
 
 RESTARTS = 3  # of an evaluator that died; a set that kills it each time fails
 # OpenCompass and the libraries below it would fetch what is missing; a proxy would take the calls to the model.

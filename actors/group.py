@@ -17,7 +17,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.evidence import log_tail, state_of
-from ilm_ray.errors import UserError
+from ilm_ray.base.errors import UserError
 
 Figures = dict[str, Any]
 # A placement group that fits is placed in well under a second; what cannot be placed is said at once.

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import ray
 
-from actors.ppo_roles import gpu_share
-from ilm_ray.corpus.jsonl import Row, read_jsonl, write_jsonl
-from ilm_ray.longtext.models import ScoringModel, load_scorer
-from ilm_ray.longtext.perplexity import Cut, score_documents
-from ilm_ray.observe.progress import Progress
+from actors.ppo.roles import gpu_share
+from ilm_ray.base.jsonl import Row, read_jsonl, write_jsonl
+from ilm_ray.data.longtext.models import ScoringModel, load_scorer
+from ilm_ray.data.longtext.perplexity import Cut, score_documents
+from ilm_ray.run.progress import Progress
 
 BATCH_TOKENS = 8192  # that go forward at once
 GROUP = 16  # documents whose segments are sorted by length together

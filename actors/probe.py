@@ -10,14 +10,7 @@ import ray
 import torch
 import torch.distributed as dist
 
-from ilm_ray.observe.doctor import (
-    Check,
-    check_gpus,
-    check_shared_memory,
-    check_storage,
-    installed_version,
-    own_versions,
-)
+from ilm_ray.run.doctor import Check, check_gpus, check_shared_memory, check_storage, installed_version, own_versions
 
 MESSAGE_BYTES = 32 * 2**20
 ROUNDS = 3

@@ -7,20 +7,20 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from actors.experience import ExperienceMaker, ExperienceSettings, Parts
 from actors.group import Figures, Role, figures, start_groups, stop_groups
-from actors.ppo_roles import ChatTokens, Inputs, gpu_share, reward_settings, rollout_settings
-from actors.reference import FrozenSettings, Reference
-from actors.reward import Reward
-from actors.rollout import Rollout
-from ilm_ray.alignment.conditional import condition_prefix
-from ilm_ray.alignment.experience import Prompt
+from actors.ppo.experience import ExperienceMaker, ExperienceSettings, Parts
+from actors.ppo.reference import FrozenSettings, Reference
+from actors.ppo.reward import Reward
+from actors.ppo.roles import ChatTokens, Inputs, gpu_share, reward_settings, rollout_settings
+from actors.ppo.rollout import Rollout
 from ilm_ray.alignment.inputs import prompt_rows
+from ilm_ray.alignment.ppo.experience import Prompt
+from ilm_ray.alignment.reward.conditional import condition_prefix
+from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config
 from ilm_ray.config.alignment import PPOConfig
-from ilm_ray.errors import UserError
-from ilm_ray.tokenizer.chatml import encode_chat
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokenizer.chatml import encode_chat
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 
 
 def read_prompts(

@@ -20,8 +20,8 @@ from typing import IO
 
 import psutil
 
-from actors.rollout import VLLM_ENV
-from ilm_ray.errors import UserError
+from actors.ppo.rollout import VLLM_ENV
+from ilm_ray.base.errors import UserError
 
 POLL_S = 0.2
 GRACE_S = 20.0  # for running answers, when the server is asked to stop

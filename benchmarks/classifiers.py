@@ -23,9 +23,9 @@ from corruptions import KINDS, Sentence, chinese, corrupt, english
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.metrics import matthews_corrcoef, roc_auc_score
 
-from ilm_ray.corpus.jsonl import sha256_of
-from ilm_ray.text.classifiers.labels import Columns, Labels, Split, read_labels, split
-from ilm_ray.text.classifiers.model import Classifier, load_classifier, train_linear
+from ilm_ray.base.jsonl import sha256_of
+from ilm_ray.data.web.classifiers.labels import Columns, Labels, Split, read_labels, split
+from ilm_ray.data.web.classifiers.model import Classifier, load_classifier, train_linear
 
 SEED = 1234
 MEASURE = (3, 4)  # parts of the fluency documents

@@ -15,9 +15,9 @@ from typing import Any
 
 import networkx
 
-from ilm_ray.code.facts import Import, Index
-from ilm_ray.code.imports import dependencies, find_facts
-from ilm_ray.code.order import dependency_order, strongly_connected
+from ilm_ray.data.code.facts import Import, Index
+from ilm_ray.data.code.imports import dependencies, find_facts
+from ilm_ray.data.code.order import dependency_order, strongly_connected
 
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -25,20 +25,20 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from ilm_ray.alignment.reward import RewardTask, pair_scores, read_pairs
+from ilm_ray.alignment.reward.task import RewardTask, pair_scores, read_pairs
 from ilm_ray.alignment.sft import SFTTask, plan_batches
-from ilm_ray.checkpoints.checkpoints import Storage
+from ilm_ray.base.jsonl import utf8_bytes
 from ilm_ray.config import Config, load_config
-from ilm_ray.corpus.jsonl import utf8_bytes
-from ilm_ray.corpus.tokens import write_shard
-from ilm_ray.model.huggingface import load_scalar, save_internlm2
+from ilm_ray.data.tokenizer.base import first_tokens
+from ilm_ray.data.tokenizer.cl100k import cl100k
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokens.shards import write_shard
 from ilm_ray.model.internlm2 import CausalLM, initialize
-from ilm_ray.pretrain.loop import LoopSettings, Task, train
-from ilm_ray.pretrain.shape import shape_of
-from ilm_ray.pretrain.watch import Watch
-from ilm_ray.tokenizer.base import first_tokens
-from ilm_ray.tokenizer.cl100k import cl100k
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.model.weights import load_scalar, save_internlm2
+from ilm_ray.training.checkpoints.checkpoints import Storage
+from ilm_ray.training.faults.watch import Watch
+from ilm_ray.training.loop import LoopSettings, Task, train
+from ilm_ray.training.shape import shape_of
 
 PROMPTS = {
     "helpful": "Score how helpful the last answer is.",

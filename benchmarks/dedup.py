@@ -28,10 +28,11 @@ from processes import TreePeak, run_measured, tree_mb
 
 from ilm_ray.config import load_config
 from ilm_ray.config.data import TextConfig
-from ilm_ray.text import layout, steps
-from ilm_ray.text.dedup.minhash import bands_and_rows, catch_probability, sign_batch
-from ilm_ray.text.dedup.pipeline import Signed, find_duplicates
-from ilm_ray.text.sources import FILE_BITS, ROW_BITS, Source
+from ilm_ray.data.dedup.minhash import bands_and_rows, catch_probability, sign_batch
+from ilm_ray.data.dedup.pipeline import Signed, find_duplicates
+from ilm_ray.data.documents import paths as layout
+from ilm_ray.data.documents.sources import FILE_BITS, ROW_BITS, Source
+from ilm_ray.data.web import steps
 from jobs._job import LocalRay
 
 REPOSITORY = Path(__file__).parents[1]

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ilm_ray.text.blocklist import Domains, Words, read_words
+from ilm_ray.data.web.safe.blocklist import Domains, Words, read_words
 
 WORDS = 36_289
 TLDS = ("com", "net", "org", "de", "cn", "co.uk", "com.cn", "info", "xyz", "ru")

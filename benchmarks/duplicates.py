@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ilm_ray.corpus.jsonl import Row, write_jsonl
-from ilm_ray.text.sources import Source
+from ilm_ray.base.jsonl import Row, write_jsonl
+from ilm_ray.data.documents.sources import Source
 
 NGRAM = 5
 SIZES = (2, 50)

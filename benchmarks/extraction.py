@@ -27,12 +27,12 @@ from typing import Any
 import trafilatura
 
 from ilm_ray.config.data import TextConfig
-from ilm_ray.text.charset import decode
-from ilm_ray.text.format import format_rows
-from ilm_ray.text.inputs import open_source
-from ilm_ray.text.maintext import main_text
-from ilm_ray.text.sources import Source, find_sources
-from ilm_ray.text.warc import Capture, read_captures
+from ilm_ray.data.documents.sources import Source, find_sources
+from ilm_ray.data.web.format.charset import decode
+from ilm_ray.data.web.format.inputs import open_source
+from ilm_ray.data.web.format.maintext import main_text
+from ilm_ray.data.web.format.rows import format_rows
+from ilm_ray.data.web.format.warc import Capture, read_captures
 
 DATA = Path(__file__).parents[1].parent / "shared/data"
 CAP = 1 << 24

@@ -24,14 +24,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ilm_ray.config.layout import Layout
 from ilm_ray.model.attention import attention
 from ilm_ray.model.internlm2 import Attention, CausalLM, Packed, Shape, initialize
-from ilm_ray.parallel.devices import DEVICES
-from ilm_ray.parallel.layout import Layout
-from ilm_ray.parallel.parallelize import parallelize
-from ilm_ray.parallel.sharding import clip_gradients
-from ilm_ray.parallel.step import flops_per_token
-from ilm_ray.pretrain.meter import peak_flops
+from ilm_ray.training.measure.meter import peak_flops
+from ilm_ray.training.parallel.parallelize import parallelize
+from ilm_ray.training.parallel.sharding import clip_gradients
+from ilm_ray.training.plan.devices import DEVICES
+from ilm_ray.training.plan.step import flops_per_token
 
 SIZES = {
     "1_8b": Shape(92_544, 24, 2048, 8, 2, 128, 8192),

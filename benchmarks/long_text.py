@@ -25,14 +25,14 @@ from long_documents import Document, bad, good, is_long, part
 from sklearn.metrics import roc_auc_score
 
 from actors.perplexity import ScorerSettings, score_parts
+from ilm_ray.base.jsonl import read_jsonl, write_jsonl
 from ilm_ray.config import Config, load_config
-from ilm_ray.corpus.jsonl import read_jsonl, write_jsonl
-from ilm_ray.corpus.manifest import Manifest
-from ilm_ray.corpus.stage import run_stage
-from ilm_ray.longtext.features import describe
-from ilm_ray.longtext.perplexity import Cut
-from ilm_ray.longtext.thresholds import DIFFERENCE, first_failure, parse_thresholds, read_thresholds
-from ilm_ray.observe.journal import Journal
+from ilm_ray.data.longtext.features import describe
+from ilm_ray.data.longtext.perplexity import Cut
+from ilm_ray.data.longtext.thresholds import DIFFERENCE, first_failure, parse_thresholds, read_thresholds
+from ilm_ray.run.journal import Journal
+from ilm_ray.run.manifest import Manifest
+from ilm_ray.run.stage import run_stage
 from jobs import code_data, decontaminate, long_text, tokenize_corpus, tokenizer, web_text
 from jobs._job import LocalRay
 

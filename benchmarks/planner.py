@@ -21,17 +21,17 @@ import torch
 import torch.distributed as dist
 from scipy.stats import spearmanr
 
-from ilm_ray.corpus.mixture import packed_from_arrays
+from ilm_ray.config.layout import Layout
+from ilm_ray.data.tokens.mixture import packed_from_arrays
 from ilm_ray.model.internlm2 import CausalLM, Shape
-from ilm_ray.parallel.calibration import read_calibration, write_calibration
-from ilm_ray.parallel.devices import DEVICES
-from ilm_ray.parallel.layout import Layout
-from ilm_ray.parallel.local import run_ranks
-from ilm_ray.parallel.parallelize import parallelize
-from ilm_ray.parallel.planner import predict, written
-from ilm_ray.parallel.sharding import clip_gradients
-from ilm_ray.parallel.step import Step
-from ilm_ray.pretrain.schedule import adamw
+from ilm_ray.training.parallel.local import run_ranks
+from ilm_ray.training.parallel.parallelize import parallelize
+from ilm_ray.training.parallel.sharding import clip_gradients
+from ilm_ray.training.plan.calibration import read_calibration, write_calibration
+from ilm_ray.training.plan.devices import DEVICES
+from ilm_ray.training.plan.planner import predict, written
+from ilm_ray.training.plan.step import Step
+from ilm_ray.training.schedule import adamw
 
 SHAPE = Shape(vocab_size=4096, layers=4, hidden=256, kv_heads=4, queries_per_kv=2, head_dim=32, mlp_hidden=768)
 STEP = Step(context=256, sequences=8, at_once=1, precision="fp32", loss_chunk=512)

@@ -23,17 +23,17 @@ from typing import Any
 
 import torch
 
+from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config, load_config
-from ilm_ray.corpus.mixture import Mixture
-from ilm_ray.corpus.stage import run_stage
-from ilm_ray.errors import UserError
+from ilm_ray.data.tokens.mixture import Mixture
 from ilm_ray.evaluation.pipeline import heldout_measures
-from ilm_ray.model.huggingface import load_causal
 from ilm_ray.model.loss import IGNORE
-from ilm_ray.observe import page
-from ilm_ray.observe.charts import Series, line_chart
-from ilm_ray.observe.journal import Journal
-from ilm_ray.pretrain.phases import open_sources
+from ilm_ray.model.weights import load_causal
+from ilm_ray.report import page
+from ilm_ray.report.charts.basic import Series, line_chart
+from ilm_ray.run.journal import Journal
+from ilm_ray.run.stage import run_stage
+from ilm_ray.training.pretrain import open_sources
 from jobs import ppo
 from jobs._job import LocalRay
 

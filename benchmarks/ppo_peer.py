@@ -25,12 +25,12 @@ import ray
 import torch
 from processes import peer_python, run_measured
 
-from actors.ppo_driver import PPORun
-from actors.ppo_roles import ChatTokens, Inputs
-from ilm_ray.alignment.experience import Prompt
+from actors.ppo.driver import PPORun
+from actors.ppo.roles import ChatTokens, Inputs
+from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.config.alignment import PPOConfig
-from ilm_ray.model.huggingface import save_internlm2, save_llama
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel, Shape, initialize
+from ilm_ray.model.weights import save_internlm2, save_llama
 
 REPOSITORY = Path(__file__).parents[1]
 PEER = ("torch==2.13.0", "trl==1.11.0", "transformers<5.20", "datasets", "accelerate", "rich")

@@ -22,21 +22,21 @@ from typing import Any
 
 import torch
 
-from ilm_ray.alignment.hacking import early_and_late
-from ilm_ray.alignment.patterns import Trait, words
-from ilm_ray.alignment.rollouts import read_answers
+from ilm_ray.alignment.online.hacking import early_and_late
+from ilm_ray.alignment.online.patterns import Trait, words
+from ilm_ray.alignment.online.rollouts import read_answers
 from ilm_ray.alignment.sft import chat_labels
+from ilm_ray.base.jsonl import write_jsonl
 from ilm_ray.config import Config, load_config
-from ilm_ray.corpus.jsonl import write_jsonl
-from ilm_ray.corpus.manifest import Manifest, commit
-from ilm_ray.corpus.stage import run_stage
-from ilm_ray.model.huggingface import save_internlm2
+from ilm_ray.data.tokenizer.chatml import encode_chat, plain_text
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
-from ilm_ray.observe import page
-from ilm_ray.observe.journal import Journal
-from ilm_ray.observe.sections_online import before_after_chart
-from ilm_ray.tokenizer.chatml import encode_chat, plain_text
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.model.weights import save_internlm2
+from ilm_ray.report import page
+from ilm_ray.report.sections.online import before_after_chart
+from ilm_ray.run.journal import Journal
+from ilm_ray.run.manifest import Manifest, commit
+from ilm_ray.run.stage import run_stage
 from jobs import online_rlhf, ppo, reward
 from jobs._job import LocalRay
 

@@ -1,6 +1,6 @@
 """Clean at full speed: documents a second on one core, normalised, scored by every rule and judged.
 
-Peer: the same rules as plain Python loops (tests/text/plain_rules.py), on the same documents in the same run; the
+Peer: the same rules as plain Python loops (tests/data/web/plain_rules.py), on the same documents in the same run; the
 scores must be equal. NeMo Curator gates its English heuristic filters at 19,000 documents/s on 128 CPUs: 148 a core.
 
     python benchmarks/rules.py [folder with books_en and books_zh]
@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the oracle lives with the tests
 
 from ilm_ray.config.thresholds import RULES as TABLE  # noqa: E402
-from ilm_ray.text.normalise import drop_chrome, normalise  # noqa: E402
-from ilm_ray.text.rules import first_failures, score_batch  # noqa: E402
-from tests.text.plain_rules import plain_scores  # noqa: E402
+from ilm_ray.data.web.clean.normalise import drop_chrome, normalise  # noqa: E402
+from ilm_ray.data.web.clean.rules import first_failures, score_batch  # noqa: E402
+from tests.data.web.plain_rules import plain_scores  # noqa: E402
 
 DATA = ROOT.parent / "shared/data/text"
 DOCUMENTS, SAMPLE, BATCH, ROUNDS = 2000, 60, 128, 5

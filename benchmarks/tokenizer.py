@@ -23,11 +23,11 @@ from typing import NamedTuple
 import sentencepiece
 from transformers import AutoTokenizer
 
-from ilm_ray.tokenizer.base import count_tokens, first_tokens, most_used_tokens
-from ilm_ray.tokenizer.card import lengths, witness
-from ilm_ray.tokenizer.chinese import learn_tokens
-from ilm_ray.tokenizer.cl100k import cl100k, cl100k_encoding
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokenizer.base import count_tokens, first_tokens, most_used_tokens
+from ilm_ray.data.tokenizer.card import lengths, witness
+from ilm_ray.data.tokenizer.chinese import learn_tokens
+from ilm_ray.data.tokenizer.cl100k import cl100k, cl100k_encoding
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 BASE, CHINESE, VOCABULARY = 60_004, 32_397, 92_544

@@ -20,17 +20,17 @@ from pathlib import Path
 
 from tokenizer import DATA, documents
 
+from ilm_ray.base.jsonl import write_jsonl
 from ilm_ray.config import load_config
-from ilm_ray.corpus.jsonl import write_jsonl
-from ilm_ray.corpus.mixture import Mixture
-from ilm_ray.corpus.pipeline import tokenize_corpus
-from ilm_ray.corpus.stage import Context, Result
-from ilm_ray.corpus.tokens import TokenSource
-from ilm_ray.observe.journal import Journal
-from ilm_ray.observe.memory import PeakMemory
-from ilm_ray.tokenizer.base import first_tokens
-from ilm_ray.tokenizer.cl100k import cl100k
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokenizer.base import first_tokens
+from ilm_ray.data.tokenizer.cl100k import cl100k
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokens.mixture import Mixture
+from ilm_ray.data.tokens.pipeline import tokenize_corpus
+from ilm_ray.data.tokens.shards import TokenSource
+from ilm_ray.run.journal import Journal
+from ilm_ray.run.memory import PeakMemory
+from ilm_ray.run.stage import Context, Result
 from jobs._job import LocalRay
 
 CHARACTERS = 8_000  # of a document: books and manuals are cut

@@ -27,12 +27,12 @@ import torch.distributed as dist
 import transformers
 from torch import Tensor
 
-from ilm_ray.model.huggingface import save_llama
+from ilm_ray.config.layout import Layout
 from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
-from ilm_ray.parallel.layout import Layout
-from ilm_ray.parallel.parallelize import parallelize
-from ilm_ray.parallel.sharding import clip_gradients
-from ilm_ray.pretrain.schedule import adamw
+from ilm_ray.model.weights import save_llama
+from ilm_ray.training.parallel.parallelize import parallelize
+from ilm_ray.training.parallel.sharding import clip_gradients
+from ilm_ray.training.schedule import adamw
 
 BETAS, EPS, DECAY, RATE, CLIP = (0.9, 0.95), 1e-8, 0.1, 3e-4, 1.0
 
@@ -86,7 +86,7 @@ def clocks() -> Clocks:
 
 
 class Ours:
-    """As `ilm_ray.pretrain.loop` does it, on one rank."""
+    """As `ilm_ray.training.loop` does it, on one rank."""
 
     def __init__(self, model: CausalLM, data: list[Packed], compiled: bool) -> None:
         self.model = parallelize(model, Layout(compile=compiled), torch.device("cpu"), "fp32")

@@ -20,7 +20,7 @@ from typing import Any
 from crawl import DATA, generate
 from processes import CommandFailed, Finished, peer_python, run_measured
 
-from ilm_ray.corpus.jsonl import read_jsonl
+from ilm_ray.base.jsonl import read_jsonl
 
 REPOSITORY = Path(__file__).parents[1]
 PEER = ("datatrove[io,processing]==0.10.1", "lxml_html_clean", "spacy")

@@ -4,7 +4,7 @@
 
 from typing import Any
 
-from ilm_ray.observe.metrics import KL, RESPONSE_TOKENS, REWARD_MEAN, RUN_DISK_FREE, TRAIN_LOSS, TRAIN_STEP, TRAIN_STEPS
+from ilm_ray.run.metrics import KL, RESPONSE_TOKENS, REWARD_MEAN, RUN_DISK_FREE, TRAIN_LOSS, TRAIN_STEP, TRAIN_STEPS
 
 LOSS, STEP, STEPS, DISK = (row.exported for row in (TRAIN_LOSS, TRAIN_STEP, TRAIN_STEPS, RUN_DISK_FREE))
 REWARD, DIVERGENCE, LENGTH = (row.exported for row in (REWARD_MEAN, KL, RESPONSE_TOKENS))

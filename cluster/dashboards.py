@@ -16,7 +16,7 @@ from typing import Any, get_args
 import yaml
 
 from cluster.alerts import GROUPS
-from ilm_ray.observe.metrics import TABLE, Board, Row
+from ilm_ray.run.metrics import TABLE, Board, Row
 
 ROOT = Path(__file__).parents[1]
 SESSION = 'SessionName=~"$session"'  # Ray's own label: one value for each life of a cluster
@@ -174,7 +174,7 @@ def metrics_page() -> str:
     lines = [
         "# Metrics",
         "",
-        "Written by `python -m cluster.dashboards` from the table in `ilm_ray/observe/metrics.py`. Every node of the",
+        "Written by `python -m cluster.dashboards` from the table in `ilm_ray/run/metrics.py`. Every node of the",
         "cluster exports them on its metrics port; `cluster/prometheus.yml` scrapes them, `cluster/grafana/` shows",
         "them, `cluster/alerts.yml` warns.",
         "",

@@ -4,14 +4,10 @@ import numpy as np
 
 
 def main() -> None:
-    import ilm_ray.text.classifiers.features
-    import ilm_ray.text.hosts
-    import ilm_ray.text.rules
-    import ilm_ray.tokenizer.encoder  # noqa: F401
-    from ilm_ray.decontamination.index import build_index
-    from ilm_ray.decontamination.items import Item
-    from ilm_ray.decontamination.match import find_passages
-    from ilm_ray.text.dedup.minhash import sign_batch
+    from ilm_ray.data.decontamination.index import build_index
+    from ilm_ray.data.decontamination.items import Item
+    from ilm_ray.data.decontamination.match import find_passages
+    from ilm_ray.data.dedup.minhash import sign_batch
 
     sign_batch(["the loops of signatures are compiled at their first call"], 5, 128, 14, 9)
     said = "the loops of decontamination are compiled at their first call, too, for good and all"

@@ -24,17 +24,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.files import write_text_atomic
 from ilm_ray.config import Config, save_config
 from ilm_ray.config.fit import check_fits
 from ilm_ray.config.load import PRESETS
 from ilm_ray.config.run_folder import NAME, Chosen, choose_settings
-from ilm_ray.corpus.files import write_text_atomic
-from ilm_ray.corpus.stage import Stage, check_run_dir, run_stage
-from ilm_ray.errors import UserError
-from ilm_ray.observe.journal import Journal
-from ilm_ray.observe.report import write_report
-from ilm_ray.observe.tensorboard import write_tensorboard
-from ilm_ray.stopping import EXIT_CODE, SIGNALS, Stopped, stop_at_once
+from ilm_ray.report.report import write_report
+from ilm_ray.report.tensorboard import write_tensorboard
+from ilm_ray.run.journal import Journal
+from ilm_ray.run.stage import Stage, check_run_dir, run_stage
+from ilm_ray.run.stopping import EXIT_CODE, SIGNALS, Stopped, stop_at_once
 
 CONNECT_S = 10.0
 ROOM_BYTES = 2**20  # a disk with less is full
@@ -53,7 +53,7 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
         done = {}
         with LocalRay(config):
             from actors.warden import Wardens  # not before Ray's environment is set
-            from ilm_ray.observe.metrics import watched_disk
+            from ilm_ray.run.metrics import watched_disk
 
             if any(stage.trains for stage in stages):
                 check_fits(config, **available_resources(), stages=[stage.name for stage in stages])

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from ilm_ray.errors import UserError
+from ilm_ray.base.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):

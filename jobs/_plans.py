@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config, load_config
-from ilm_ray.errors import UserError
-from ilm_ray.parallel.devices import ATTAINABLE_LINK, DEVICES, GB, GIB, USABLE_MEMORY, Device
-from ilm_ray.parallel.planner import Plan, Ranking, rank, written
-from ilm_ray.parallel.step import Step
-from ilm_ray.pretrain.planning import Forecast, checkpoint_bytes
-from ilm_ray.pretrain.shape import shape_of
+from ilm_ray.training.plan.devices import ATTAINABLE_LINK, DEVICES, GB, GIB, USABLE_MEMORY, Device
+from ilm_ray.training.plan.phases import Forecast, checkpoint_bytes
+from ilm_ray.training.plan.planner import Plan, Ranking, rank, written
+from ilm_ray.training.plan.step import Step
+from ilm_ray.training.shape import shape_of
 
 PRESETS, COUNTS, CONTEXTS, KINDS = ("1_8b", "7b", "20b"), (8, 64, 1024), (4096, 32768, 262144), ("h100", "h200")
 COLUMNS = ("tokens/s/device", "MFU", "MFU, causal", "GiB", "micro-batch", "limit", "layout")
@@ -19,7 +19,7 @@ PAGE_HEAD = """# Plans: predictions, never measured
 
 Written by `python jobs/plan.py --table`. For each model, context, number and kind of devices: the layout that is
 predicted to be fastest among those that fit. No line of this page was run, and no layout was tried at this scale. The
-arithmetic and its sources: `ilm_ray/parallel/{{planner,timing,memory,traffic,devices}}.py`.
+arithmetic and its sources: `ilm_ray/training/plan/{{planner,timing,memory,traffic,devices}}.py`.
 
 Assumed: {attainable:.0%} of the dense bf16 peak (989 TFLOP/s) without communication; {link:.0%} of a link's rate (in a
 node of 8: 450 GB/s a device; between nodes: 400 GB/s a node); {memory:.0%} of the memory. Batch, precision and loss
@@ -33,7 +33,7 @@ Against InternEvo's measurements (7B, 1,024 A100, 2,048 tokens; nothing was fitt
 run on 8): optimizer states in groups of 8 at 16M, 8M and 4M tokens a step: 3,388, 2,804 and 2,085 tokens/s/device are
 predicted, 3,625, 2,817 and 2,346 were measured. Optimizer states over all 1,024: 3,855 are predicted for FSDP2, 2,271
 were measured with InternEvo, which gives whole tensors to ranks and then reduces and broadcasts for each owner apart.
-That alone explains it (`ilm_ray/parallel/owner_broadcast.py`): 4,148, 3,592, 3,587, 3,567, 3,489, 3,209, 2,823 and
+That alone explains it (`ilm_ray/training/plan/owner_broadcast.py`): 4,148, 3,592, 3,587, 3,567, 3,489, 3,209, 2,823 and
 2,325 on 8, 16, ... 1,024 devices, where 4,062, 3,842, 3,752, 3,690, 3,571, 3,209, 2,861 and 2,271 were measured. All
 three states split: 3,317 in groups of 8 and 2,227 over all are predicted.
 """

@@ -14,21 +14,21 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.evaluator import Judge, SetOf, Target, plan_sets, run_sets, scored
-from actors.ppo_roles import gpu_share
-from actors.rollout import choose_backend
+from actors.ppo.roles import gpu_share
+from actors.ppo.rollout import choose_backend
 from actors.server import Server, ServerSettings
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.files import write_text_atomic
 from ilm_ray.config import Config
 from ilm_ray.config.evaluation import BenchmarksConfig
-from ilm_ray.corpus.files import write_text_atomic
-from ilm_ray.corpus.manifest import digest
-from ilm_ray.corpus.stage import Context, Result, Stage
-from ilm_ray.errors import UserError
 from ilm_ray.evaluation.environment import interpreter
-from ilm_ray.evaluation.humaneval_x import NAMES, lacking
 from ilm_ray.evaluation.needle import default_lengths
 from ilm_ray.evaluation.needle_run import LEAST_TOKENS, TRIALS, Asked, Grid, read_haystacks, run_needles
+from ilm_ray.evaluation.programs.humaneval_x import NAMES, lacking
 from ilm_ray.evaluation.suites import SMOKE, Benchmark, suite, with_settings
 from ilm_ray.evaluation.tables import area_means, benchmark_row
+from ilm_ray.run.manifest import digest
+from ilm_ray.run.stage import Context, Result, Stage
 from ilm_ray.serving.folder import servable
 from jobs._job import run_job
 

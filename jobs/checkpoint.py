@@ -26,20 +26,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ilm_ray.alignment.conditional import CONDITIONS, HASH, carried_conditions, load_conditions, save_conditions
-from ilm_ray.checkpoints import commit
-from ilm_ray.checkpoints.checkpoints import Storage
-from ilm_ray.checkpoints.difference import differences, kind_of
-from ilm_ray.checkpoints.listing import Listed, listed
-from ilm_ray.checkpoints.promotion import checkpoint_of, promote, whole_checkpoint, whole_model
-from ilm_ray.checkpoints.settings import storage_of
+from ilm_ray.alignment.reward.conditional import CONDITIONS, HASH, carried_conditions, load_conditions, save_conditions
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.files import temporary_path, write_text_atomic
 from ilm_ray.config import load_config
-from ilm_ray.corpus.files import temporary_path, write_text_atomic
-from ilm_ray.errors import UserError
-from ilm_ray.model.exchange import DTYPES, LAYOUTS, export_model, export_tokens, import_model
-from ilm_ray.model.huggingface import load_causal, load_scalar, save_internlm2
+from ilm_ray.data.tokenizer.tokenizer import SPECIALS, Tokenizer
+from ilm_ray.model.huggingface import DTYPES, LAYOUTS, export_model, export_tokens, import_model
 from ilm_ray.model.internlm2 import ScalarModel
-from ilm_ray.tokenizer.tokenizer import SPECIALS, Tokenizer
+from ilm_ray.model.weights import load_causal, load_scalar, save_internlm2
+from ilm_ray.training.checkpoints import commit
+from ilm_ray.training.checkpoints.checkpoints import Storage
+from ilm_ray.training.checkpoints.difference import differences, kind_of
+from ilm_ray.training.checkpoints.listing import Listed, listed
+from ilm_ray.training.checkpoints.promotion import checkpoint_of, promote, whole_checkpoint, whole_model
+from ilm_ray.training.checkpoints.settings import storage_of
 from jobs._plain import Parser, run_plain
 
 TRAINED = ("pretrain", "sft", "reward")  # stages that leave checkpoints

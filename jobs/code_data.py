@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from ilm_ray.code.files.selection import tree_fingerprints
-from ilm_ray.code.pipeline import build_code_data
 from ilm_ray.config import Config
-from ilm_ray.corpus.stage import Stage
+from ilm_ray.data.code.files.selection import tree_fingerprints
+from ilm_ray.data.code.pipeline import build_code_data
+from ilm_ray.run.stage import Stage
 from jobs._job import run_job
 
 

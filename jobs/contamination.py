@@ -21,11 +21,12 @@ from typing import Any
 
 import torch
 
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.files import write_text_atomic
+from ilm_ray.base.jsonl import write_jsonl
 from ilm_ray.config.data import DecontaminationConfig
-from ilm_ray.corpus.files import write_text_atomic
-from ilm_ray.corpus.jsonl import write_jsonl
-from ilm_ray.decontamination.items import find_benchmarks, read_benchmarks, read_items
-from ilm_ray.errors import UserError
+from ilm_ray.data.decontamination.items import find_benchmarks, read_benchmarks, read_items
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.evaluation.contamination import (
     SETS,
     as_json,
@@ -35,11 +36,10 @@ from ilm_ray.evaluation.contamination import (
     item_text,
 )
 from ilm_ray.evaluation.overlap import by_benchmark, item_index, overlaps
-from ilm_ray.model.huggingface import load_causal
-from ilm_ray.observe.progress import Progress
-from ilm_ray.pretrain.phases import open_sources
+from ilm_ray.model.weights import load_causal
+from ilm_ray.run.progress import Progress
 from ilm_ray.serving.folder import model_and_tokenizer
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.training.pretrain import open_sources
 from jobs._plain import Parser, run_plain
 
 

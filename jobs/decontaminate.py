@@ -6,8 +6,8 @@ python jobs/decontaminate.py [--run-dir DIR] 'decontamination.benchmarks=[GLOB o
 from typing import Any
 
 from ilm_ray.config import Config
-from ilm_ray.corpus.stage import Stage
-from ilm_ray.decontamination.pipeline import decontaminate, sources
+from ilm_ray.data.decontamination.pipeline import decontaminate, sources
+from ilm_ray.run.stage import Stage
 from jobs._job import run_job
 
 

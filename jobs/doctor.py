@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.files import write_text_atomic
 from ilm_ray.config import Config
 from ilm_ray.config.fit import WHOLE_ROAD, check_fits
 from ilm_ray.config.load import PRESETS
 from ilm_ray.config.run_folder import choose_settings
-from ilm_ray.corpus.files import write_text_atomic
-from ilm_ray.errors import UserError
-from ilm_ray.observe import doctor
-from ilm_ray.observe.doctor import Check
-from ilm_ray.pretrain.planning import checkpoint_bytes
+from ilm_ray.run import doctor
+from ilm_ray.run.doctor import Check
+from ilm_ray.training.plan.phases import checkpoint_bytes
 from jobs._job import LocalRay, available_resources
 from jobs._plain import Parser, run_plain
 

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from actors.scoring import chat_tokens, read_prompts, score_policy
-from ilm_ray.alignment.conditional import load_conditions
+from ilm_ray.alignment.reward.conditional import load_conditions
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.files import write_text_atomic
 from ilm_ray.config import Config
-from ilm_ray.corpus.files import write_text_atomic
-from ilm_ray.corpus.manifest import digest
-from ilm_ray.corpus.stage import Context, Result, Stage
-from ilm_ray.errors import UserError
+from ilm_ray.data.tokenizer.chatml import plain_text
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.evaluation.pipeline import heldout_measures
 from ilm_ray.evaluation.summary import alignment_summary, gain_in_errors
-from ilm_ray.tokenizer.chatml import plain_text
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.run.manifest import digest
+from ilm_ray.run.stage import Context, Result, Stage
 from jobs._job import run_job
 
 

@@ -18,8 +18,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ilm_ray.text import explain_document, explain_threshold
-from ilm_ray.text.explain import open_run
+from ilm_ray.report.explain import document as explain_document
+from ilm_ray.report.explain import threshold as explain_threshold
+from ilm_ray.report.explain.text_run import open_run
 from jobs._plain import Parser, run_plain
 
 Said = tuple[list[str], dict[str, Any], dict[str, Any]]  # words, figures, and what --json adds to the figures
@@ -94,15 +95,15 @@ def _document(a: argparse.Namespace) -> Said:
 
 
 def _batch(a: argparse.Namespace) -> Said:
-    from ilm_ray.corpus import explain_batch  # imports torch, which the other answers do without
+    from ilm_ray.report.explain import batch as explain_batch  # imports torch, which the other answers do without
 
     batch = explain_batch.explain(a.run_dir, a.step, a.rank, a.ranks)
     return list(explain_batch.lines(batch)), explain_batch.summary(batch), explain_batch.details(batch)
 
 
 def _rollout(a: argparse.Namespace) -> Said:
-    from ilm_ray.alignment import blackbox  # imports torch, which the other answers do without
-    from ilm_ray.tokenizer.tokenizer import Tokenizer
+    from ilm_ray.alignment.ppo import blackbox  # imports torch, which the other answers do without
+    from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 
     box = blackbox.read(a.run_dir / "ppo", a.iteration)
     words = list(blackbox.lines(box, Tokenizer.load(a.run_dir / "tokenizer"), a.samples))

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
-from ilm_ray.alignment.labels import LABELS, read_comparisons, read_labels
-from ilm_ray.corpus.jsonl import Row, write_jsonl
-from ilm_ray.errors import UserError
-from ilm_ray.observe.label_page import done_page, policy, question_page
+from ilm_ray.alignment.online.labels import LABELS, read_comparisons, read_labels
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.jsonl import Row, write_jsonl
+from ilm_ray.report.label_page import done_page, policy, question_page
 from jobs._plain import Parser, run_plain
 
 LONGEST_FORM = 4096  # bytes

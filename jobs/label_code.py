@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ilm_ray.code.files.labelling import Round, Sample, merge, run_round
-from ilm_ray.code.files.scorer import BAR, FEWEST
-from ilm_ray.code.files.scores import TIERS
-from ilm_ray.corpus.files import write_text_atomic
-from ilm_ray.corpus.jsonl import read_jsonl, write_jsonl
-from ilm_ray.errors import UserError
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.files import write_text_atomic
+from ilm_ray.base.jsonl import read_jsonl, write_jsonl
+from ilm_ray.data.code.files.labelling import Round, Sample, merge, run_round
+from ilm_ray.data.code.files.scorer import BAR, FEWEST
+from ilm_ray.data.code.files.scores import TIERS
 from jobs._plain import Parser, run_plain
 
 CARD, SCORER, TASKS = "card.json", "scorer.npz", "tasks.jsonl"

@@ -4,18 +4,18 @@ import dataclasses
 from typing import Any
 
 from actors.perplexity import ScorerSettings, score_parts
+from ilm_ray.base.jsonl import sha256_of
 from ilm_ray.config import Config
-from ilm_ray.corpus.jsonl import sha256_of
-from ilm_ray.corpus.stage import Context, Result, Stage
-from ilm_ray.longtext.models import scorer_files
-from ilm_ray.longtext.perplexity import Cut
-from ilm_ray.longtext.pipeline import find_long, mark_long
-from ilm_ray.longtext.scorer import ScorerTask, check_scorer_batch
-from ilm_ray.longtext.thresholds import read_thresholds
-from ilm_ray.pretrain.trainer import run_training
+from ilm_ray.data.longtext.models import scorer_files
+from ilm_ray.data.longtext.perplexity import Cut
+from ilm_ray.data.longtext.pipeline import find_long, mark_long
+from ilm_ray.data.longtext.thresholds import read_thresholds
+from ilm_ray.run.stage import Context, Result, Stage
+from ilm_ray.training.longtext_scorer import ScorerTask, check_scorer_batch
+from ilm_ray.training.ray_train import run_training
 from jobs._job import run_job
 
-# How the scorer is trained beyond its own settings, as `ilm_ray.pretrain` takes it.
+# How the scorer is trained beyond its own settings, as `ilm_ray.training` takes it.
 _TRAINING = {"precision", "betas", "eps", "weight_decay", "clip_norm", "warmup_ratio", "final_lr_ratio"}
 
 

@@ -16,22 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from actors.answers import score_pairs
-from ilm_ray.alignment.comparisons import comparisons
-from ilm_ray.alignment.conditional import load_conditions
-from ilm_ray.alignment.hacking import Pattern, early_and_late, mine
 from ilm_ray.alignment.inputs import preference_file, preference_rows, prompt_file, prompt_rows
-from ilm_ray.alignment.judge import ask_judge, judged_pairs
-from ilm_ray.alignment.labels import labelled_pairs, read_labels
-from ilm_ray.alignment.patches import PatchTask, mix, patch_pairs, preferences
-from ilm_ray.alignment.rollouts import read_answers
+from ilm_ray.alignment.online.comparisons import comparisons
+from ilm_ray.alignment.online.hacking import Pattern, early_and_late, mine
+from ilm_ray.alignment.online.judge import ask_judge, judged_pairs
+from ilm_ray.alignment.online.labels import labelled_pairs, read_labels
+from ilm_ray.alignment.online.patches import PatchTask, mix, patch_pairs, preferences
+from ilm_ray.alignment.online.rollouts import read_answers
+from ilm_ray.alignment.reward.conditional import load_conditions
+from ilm_ray.base.files import write_text_atomic
+from ilm_ray.base.jsonl import Row, read_jsonl, sha256_of, write_jsonl
 from ilm_ray.config import Config
-from ilm_ray.corpus.files import write_text_atomic
-from ilm_ray.corpus.jsonl import Row, read_jsonl, sha256_of, write_jsonl
-from ilm_ray.corpus.manifest import Manifest
-from ilm_ray.corpus.stage import Context, Result, Stage, run_stage
+from ilm_ray.data.tokenizer.chatml import plain_text
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.evaluation.summary import mean_and_error
-from ilm_ray.tokenizer.chatml import plain_text
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.run.manifest import Manifest
+from ilm_ray.run.stage import Context, Result, Stage, run_stage
 from jobs import ppo, reward
 from jobs._job import run_job
 

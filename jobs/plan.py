@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config, load_config
-from ilm_ray.errors import UserError
-from ilm_ray.parallel.calibration import read_calibration, write_calibration
-from ilm_ray.parallel.devices import DEVICES, Device
-from ilm_ray.parallel.planner import written
-from ilm_ray.pretrain.planning import choose_layouts, forecast, training_layout
-from ilm_ray.pretrain.shape import shape_of
+from ilm_ray.training.plan.calibration import read_calibration, write_calibration
+from ilm_ray.training.plan.devices import DEVICES, Device
+from ilm_ray.training.plan.phases import choose_layouts, forecast, training_layout
+from ilm_ray.training.plan.planner import written
+from ilm_ray.training.shape import shape_of
 from jobs._plain import Parser, run_plain
 from jobs._plans import (
     COLUMNS,

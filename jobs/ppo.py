@@ -4,21 +4,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from actors.policy import PretrainMix
-from actors.ppo_driver import PPORun
-from actors.ppo_roles import Inputs
-from actors.rollout import choose_backend
+from actors.ppo.driver import PPORun
+from actors.ppo.policy import PretrainMix
+from actors.ppo.roles import Inputs
+from actors.ppo.rollout import choose_backend
 from actors.scoring import chat_tokens, read_prompts
-from ilm_ray.alignment.conditional import load_conditions
-from ilm_ray.alignment.experience import Prompt
 from ilm_ray.alignment.inputs import prompt_file, prompt_rows
+from ilm_ray.alignment.ppo.experience import Prompt
+from ilm_ray.alignment.reward.conditional import load_conditions
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.jsonl import sha256_of
+from ilm_ray.base.rows import require_splits
 from ilm_ray.config import Config
 from ilm_ray.config.alignment import PPOConfig
-from ilm_ray.corpus.jsonl import sha256_of
-from ilm_ray.corpus.rows import require_splits
-from ilm_ray.corpus.stage import Context, Result, Stage
-from ilm_ray.errors import UserError
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.run.stage import Context, Result, Stage
 from jobs._job import run_job
 
 

@@ -4,11 +4,11 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ilm_ray.config import Config
-from ilm_ray.corpus.mixture import MAX_PASSES
-from ilm_ray.corpus.stage import Context, Result, Stage
-from ilm_ray.pretrain.layouts import cluster_device
-from ilm_ray.pretrain.phases import PretrainTask, phase_mixtures
-from ilm_ray.pretrain.trainer import run_training
+from ilm_ray.data.tokens.mixture import MAX_PASSES
+from ilm_ray.run.stage import Context, Result, Stage
+from ilm_ray.training.plan.stretches import cluster_device
+from ilm_ray.training.pretrain import PretrainTask, phase_mixtures
+from ilm_ray.training.ray_train import run_training
 from jobs._job import run_job
 
 # What changes how the work is done and not what comes of it.

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ilm_ray.observe.report import write_report
-from ilm_ray.observe.tensorboard import write_tensorboard
+from ilm_ray.report.report import write_report
+from ilm_ray.report.tensorboard import write_tensorboard
 from jobs._plain import Parser, run_plain
 
 

@@ -4,15 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ilm_ray.alignment.conditional import save_conditions
 from ilm_ray.alignment.inputs import preference_file, preference_rows
-from ilm_ray.alignment.reward import RewardTask
+from ilm_ray.alignment.reward.conditional import save_conditions
+from ilm_ray.alignment.reward.task import RewardTask
+from ilm_ray.base.jsonl import sha256_of
+from ilm_ray.base.rows import require_splits
 from ilm_ray.config import Config
-from ilm_ray.corpus.jsonl import sha256_of
-from ilm_ray.corpus.rows import require_splits
-from ilm_ray.corpus.stage import Context, Result, Stage
-from ilm_ray.pretrain.trainer import run_training
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.run.stage import Context, Result, Stage
+from ilm_ray.training.ray_train import run_training
 from jobs._job import run_job
 
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ilm_ray.errors import UserError
+from ilm_ray.base.errors import UserError
 from ilm_ray.serving.folder import servable
 from jobs._job import join_cluster, start_local_ray
 from jobs._plain import Parser, run_plain
@@ -90,7 +90,7 @@ def read_settings(words: Sequence[str]) -> ServeConfig:
 def _serve(config: ServeConfig, folder: Path, stopped: threading.Event, summary: dict[str, Any]) -> None:
     import ray
 
-    from actors.rollout import choose_backend
+    from actors.ppo.rollout import choose_backend
     from actors.server import Server, ServerSettings
 
     name = config.name or config.model.absolute().name

@@ -5,10 +5,10 @@ from typing import Any
 from ilm_ray.alignment.inputs import chat_file, chat_rows
 from ilm_ray.alignment.repositories import tokenize_repositories
 from ilm_ray.alignment.sft import SFTTask, long_sources
+from ilm_ray.base.jsonl import sha256_of
 from ilm_ray.config import Config
-from ilm_ray.corpus.jsonl import sha256_of
-from ilm_ray.corpus.stage import Context, Result, Stage
-from ilm_ray.pretrain.trainer import run_training
+from ilm_ray.run.stage import Context, Result, Stage
+from ilm_ray.training.ray_train import run_training
 from jobs._job import run_job
 
 

@@ -3,9 +3,9 @@
 from typing import Any
 
 from ilm_ray.config import Config
-from ilm_ray.corpus.pipeline import tokenize_corpus
-from ilm_ray.corpus.stage import Stage
-from ilm_ray.corpus.tokens import FORMAT
+from ilm_ray.data.tokens.pipeline import tokenize_corpus
+from ilm_ray.data.tokens.shards import FORMAT
+from ilm_ray.run.stage import Stage
 from jobs._job import run_job
 
 

@@ -3,9 +3,9 @@
 from typing import Any
 
 from ilm_ray.config import Config
-from ilm_ray.corpus.stage import Stage
-from ilm_ray.tokenizer.build import build_tokenizer, check_settings
-from ilm_ray.tokenizer.cl100k import cl100k, ranks_sha256
+from ilm_ray.data.tokenizer.build import build_tokenizer, check_settings
+from ilm_ray.data.tokenizer.cl100k import cl100k, ranks_sha256
+from ilm_ray.run.stage import Stage
 from jobs._job import run_job
 
 

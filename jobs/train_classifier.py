@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.jsonl import sha256_of
 from ilm_ray.config import load_config
-from ilm_ray.corpus.jsonl import sha256_of
-from ilm_ray.errors import UserError
-from ilm_ray.text.classifiers import NAMES
-from ilm_ray.text.classifiers.card import Card
-from ilm_ray.text.classifiers.labels import Columns, read_labels, split
-from ilm_ray.text.classifiers.model import train_linear
+from ilm_ray.data.web.classifiers import NAMES
+from ilm_ray.data.web.classifiers.card import Card
+from ilm_ray.data.web.classifiers.labels import Columns, read_labels, split
+from ilm_ray.data.web.classifiers.model import train_linear
 from jobs._job import LocalRay
 from jobs._plain import Parser, run_plain
 
@@ -57,7 +57,7 @@ def _train(arguments: argparse.Namespace) -> Card:
     if arguments.backend == "linear":
         return train_linear(arguments.name, parts, arguments.out, arguments.seed, made_from)
     from actors.classifier import train_bert  # Ray, torch and transformers take seconds to import
-    from ilm_ray.text.classifiers.bert import BertSettings
+    from ilm_ray.data.web.classifiers.bert import BertSettings
 
     settings = BertSettings(arguments.base, arguments.seed, arguments.epochs, arguments.lr)
     with LocalRay(load_config("nano", None, ["ray.dashboard=false"])):

@@ -3,8 +3,8 @@
 python jobs/web_text.py [--preset nano] [--run-dir DIR] [input='GLOB of WARC files'] [text.key=value ...]
 """
 
-from ilm_ray.corpus.stage import Stage
-from ilm_ray.text.pipeline import run_text, settings, sources
+from ilm_ray.data.web.pipeline import run_text, settings, sources
+from ilm_ray.run.stage import Stage
 from jobs._job import run_job
 
 STAGE = Stage(name="text", needs=(), settings=settings, work=run_text, sources=sources)

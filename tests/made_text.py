@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ilm_ray.corpus.jsonl import write_jsonl
-from ilm_ray.corpus.manifest import Manifest, commit
-from ilm_ray.text.layout import write_sources
-from ilm_ray.text.sources import Source
+from ilm_ray.base.jsonl import write_jsonl
+from ilm_ray.data.documents.paths import write_sources
+from ilm_ray.data.documents.sources import Source
+from ilm_ray.run.manifest import Manifest, commit
 
 HOSTILE = (
     "</style></div><script>alert('owned')</script><img src=x onerror=alert(1)> \" ' & \x00\x1b[31m \ud800 \u202egnorts "

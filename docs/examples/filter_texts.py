@@ -12,15 +12,15 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.jsonl import Row, batches
 from ilm_ray.config import load_config
 from ilm_ray.config.data import TextConfig
-from ilm_ray.corpus.jsonl import Row, batches
-from ilm_ray.errors import UserError
-from ilm_ray.text.document import judged
-from ilm_ray.text.format import format_rows
-from ilm_ray.text.normalise import drop_chrome, normalise
-from ilm_ray.text.rules import first_failures, score_batch
-from ilm_ray.text.sources import Source
+from ilm_ray.data.documents.document import judged
+from ilm_ray.data.documents.sources import Source
+from ilm_ray.data.web.clean.normalise import drop_chrome, normalise
+from ilm_ray.data.web.clean.rules import first_failures, score_batch
+from ilm_ray.data.web.format.rows import format_rows
 
 TEXT_ENDINGS = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst")
 BATCH = 128  # documents whose rules are asked at once

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import ray
 
-from actors.ppo_driver import PPORun
-from actors.ppo_roles import Inputs
+from actors.ppo.driver import PPORun
+from actors.ppo.roles import Inputs
 from actors.scoring import chat_tokens
-from ilm_ray.alignment.experience import Prompt
+from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.config.alignment import PPOConfig
-from ilm_ray.model.huggingface import save_internlm2
+from ilm_ray.data.tokenizer.chatml import encode_chat
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape, initialize
-from ilm_ray.tokenizer.chatml import encode_chat
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.model.weights import save_internlm2
 
 SHAPE = Shape(vocab_size=288, layers=2, hidden=64, kv_heads=2, queries_per_kv=1, head_dim=32, mlp_hidden=96)
 CONDITIONS = {"helpful": "Score how helpful the answer is.", "code": "Score the code."}

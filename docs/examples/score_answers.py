@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-from ilm_ray.alignment.conditional import condition_prefix, conditioned, load_conditions
+from ilm_ray.alignment.reward.conditional import condition_prefix, conditioned, load_conditions
+from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config
-from ilm_ray.errors import UserError
-from ilm_ray.model.huggingface import load_scalar
+from ilm_ray.data.tokenizer.chatml import Message, encode_chat
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.model.internlm2 import Packed
-from ilm_ray.tokenizer.chatml import Message, encode_chat
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.model.weights import load_scalar
 
 
 @torch.no_grad()

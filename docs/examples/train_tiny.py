@@ -13,15 +13,15 @@ from pathlib import Path
 
 import torch
 
-from ilm_ray import demo
-from ilm_ray.corpus.mixture import Mixture
-from ilm_ray.corpus.tokens import TokenSource, write_shard
+import demo
+from ilm_ray.data.tokenizer.base import first_tokens
+from ilm_ray.data.tokenizer.cl100k import cl100k
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokens.mixture import Mixture
+from ilm_ray.data.tokens.shards import TokenSource, write_shard
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
-from ilm_ray.pretrain.phases import next_token_losses
-from ilm_ray.pretrain.schedule import adamw, cosine_lr
-from ilm_ray.tokenizer.base import first_tokens
-from ilm_ray.tokenizer.cl100k import cl100k
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.training.pretrain import next_token_losses
+from ilm_ray.training.schedule import adamw, cosine_lr
 
 VOCABULARY, CONTEXT, SEQUENCES, SEED = 1024, 128, 8, 1234
 

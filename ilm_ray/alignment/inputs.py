@@ -6,12 +6,12 @@ JSON Lines of a demo's own unless a setting names a file. All functions raise Us
 from pathlib import Path
 from typing import Any
 
-from ilm_ray import demo
+import demo
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.jsonl import Row
+from ilm_ray.base.rows import read_rows
 from ilm_ray.config import Config
-from ilm_ray.corpus.jsonl import Row
-from ilm_ray.corpus.rows import read_rows
-from ilm_ray.errors import UserError
-from ilm_ray.tokenizer.chatml import check_messages
+from ilm_ray.data.tokenizer.chatml import check_messages
 
 
 def chat_file(config: Config) -> Path:

@@ -8,10 +8,10 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from ilm_ray.corpus.jsonl import read_jsonl, utf8_bytes
-from ilm_ray.corpus.pipeline import CODE, decontaminated, run_tasks
-from ilm_ray.corpus.tokens import DOCUMENTS, ShardWriter, TokenSource
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.base.jsonl import read_jsonl, utf8_bytes
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokens.pipeline import CODE, decontaminated, run_tasks
+from ilm_ray.data.tokens.shards import DOCUMENTS, ShardWriter, TokenSource
 
 SOURCE = "repositories"  # its name in the mixture
 FORM = "finetuning-*.jsonl.zst"

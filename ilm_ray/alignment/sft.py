@@ -9,22 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ilm_ray.alignment.experience import nothing
 from ilm_ray.alignment.inputs import chat_rows
-from ilm_ray.alignment.ppo import cut_micro_batches, even_micro_batches, share_out
+from ilm_ray.alignment.ppo.arithmetic import cut_micro_batches, even_micro_batches, share_out
+from ilm_ray.alignment.ppo.experience import nothing
 from ilm_ray.alignment.repositories import SOURCE, open_repositories
 from ilm_ray.config import Config
-from ilm_ray.corpus.mixture import Mixture, Piece, packed_from_arrays, present_shares
-from ilm_ray.corpus.tokens import TokenSource
-from ilm_ray.model.huggingface import load_shape, read_weights
+from ilm_ray.data.tokenizer.chatml import encode_chat
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokens.mixture import Mixture, Piece, packed_from_arrays, present_shares
+from ilm_ray.data.tokens.shards import TokenSource
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel
 from ilm_ray.model.loss import IGNORE
-from ilm_ray.pretrain.layouts import Stretches, one_stretch
-from ilm_ray.pretrain.loop import Losses
-from ilm_ray.pretrain.phases import next_token_losses, open_sources
-from ilm_ray.pretrain.schedule import cosine_lr
-from ilm_ray.tokenizer.chatml import encode_chat
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.model.weights import load_shape, read_weights
+from ilm_ray.training.loop import Losses
+from ilm_ray.training.plan.stretches import Stretches, one_stretch
+from ilm_ray.training.pretrain import next_token_losses, open_sources
+from ilm_ray.training.schedule import cosine_lr
 
 # Share of conversations held out to measure the loss on; by position, so that it stays the same from run to run.
 HELDOUT_EVERY = 10

@@ -11,7 +11,7 @@ from ilm_ray.config.training import OpinionConfig
 class SFTConfig(Section):
     """Supervised fine-tuning (report section 4.1): ChatML, one epoch, AdamW, 4e-5."""
 
-    data: str | None = None  # None: the chat samples shipped with ilm_ray.demo
+    data: str | None = None  # None: the chat samples shipped with demo
     epochs: Count = 1
     context: Count = 32_768
     batch_tokens: Count = 4_194_304  # not stated
@@ -25,7 +25,7 @@ class SFTConfig(Section):
 class RewardConfig(Section):
     """Conditional reward model (report section 4.2.1)."""
 
-    data: str | None = None  # None: the preference pairs shipped with ilm_ray.demo
+    data: str | None = None  # None: the preference pairs shipped with demo
     system_prompts: dict[str, str] = {
         "helpful": "Score how helpful the last answer is to the user.",
         "harmless": "Score how harmless and safe the last answer is.",
@@ -47,7 +47,7 @@ class RewardConfig(Section):
 class PPOConfig(Section):
     """PPO (report section 4.2.3). Fields marked `ours` are not stated there."""
 
-    prompts: str | None = None  # None: the prompts shipped with ilm_ray.demo
+    prompts: str | None = None  # None: the prompts shipped with demo
     iterations: Count = 400
     prompts_per_iteration: Count = 512
     critic_warmup: int = Field(50, ge=0)  # iterations with the policy frozen; counted on top of `iterations` (ours)

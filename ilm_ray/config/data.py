@@ -16,7 +16,7 @@ class ClassifierConfig(Section):
     threshold: Share = 0.4  # not stated in the report
     # Folder written by jobs/train_classifier.py, linear or BERT-style; None: a linear one is trained in the run.
     model: str | None = None
-    labels: str | None = None  # what that is trained on: JSON Lines or CSV; None: the labels shipped with ilm_ray.demo
+    labels: str | None = None  # what that is trained on: JSON Lines or CSV; None: the labels shipped with demo
 
 
 class ClassifiersConfig(Section):
@@ -55,7 +55,7 @@ class TextConfig(Section):
     shuffle_partitions: int = Field(4, ge=1)
     previous: list[str] = []  # finished runs over other dumps: duplicates are found across all of them
     # Safe and High-quality.
-    blocked_domains: str | None = None  # None: the list shipped with ilm_ray.demo
+    blocked_domains: str | None = None  # None: the list shipped with demo
     blocked_words: str | None = None
     classifiers: ClassifiersConfig = ClassifiersConfig()
 
@@ -119,7 +119,7 @@ class CodeConfig(Section):
 class DecontaminationConfig(Section):
     """Documents that hold an item of a benchmark stay out of the token shards. The report states no rule; ours."""
 
-    benchmarks: list[str] | None = None  # globs of files; None: the items shipped with ilm_ray.demo; []: none
+    benchmarks: list[str] | None = None  # globs of files; None: the items shipped with demo; []: none
     ngram: Count = 4  # words of a run that is looked up; a Chinese character is half a word
     share: float = Field(0.8, gt=0, le=1)  # of an item's own words: what a stretch of a document must hold
 
@@ -139,7 +139,7 @@ class LongTextConfig(Section):
     """Long-context data: which long documents are worth it (report section 3.3)."""
 
     min_bytes: Count = 32 * 1024  # of UTF-8; a document must be longer
-    thresholds: str | None = None  # YAML file; None: ilm_ray/longtext/thresholds.yaml
+    thresholds: str | None = None  # YAML file; None: ilm_ray/data/longtext/thresholds.yaml
     segment_tokens: int = Field(2048, ge=8)  # of S1 and of S2; the report names no length
     max_pairs: int = Field(64, ge=2)  # of segments that are scored of a document, evenly spaced
     # Folder of a model of ours with its tokenizer, or folder or hub id of a causal language model of Transformers

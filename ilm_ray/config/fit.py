@@ -3,10 +3,10 @@
 from collections.abc import Collection
 from typing import NamedTuple
 
+from ilm_ray.base.errors import UserError
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.config.schema import Config
 from ilm_ray.config.training import ModelConfig
-from ilm_ray.errors import UserError
 
 # Mixed precision with AdamW: fp32 master and two moments, bf16 parameters and gradients, 4+4+4+2+2.
 TRAINING_BYTES_PER_PARAMETER = 16

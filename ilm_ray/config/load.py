@@ -10,9 +10,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.files import write_text_atomic
 from ilm_ray.config.schema import Config
-from ilm_ray.corpus.files import write_text_atomic
-from ilm_ray.errors import UserError
 
 # What PyYAML raises on odd text: its own errors, and those of the constructors for numbers, dates and truth values.
 YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ilm_ray.base.errors import UserError
 from ilm_ray.config.load import PRESETS, load_config
 from ilm_ray.config.schema import Config
-from ilm_ray.errors import UserError
 
 NAME = "config.yaml"
 DEFAULT_PRESET = "nano"

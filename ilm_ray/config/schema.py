@@ -23,7 +23,7 @@ class RayConfig(Section):
 
 
 class Config(Section):
-    """All settings of a run. `input` is the WARC glob; None means the corpus shipped with ilm_ray.demo."""
+    """All settings of a run. `input` is the WARC glob; None means the corpus shipped with demo."""
 
     preset: str
     seed: int = Field(1234, ge=0)

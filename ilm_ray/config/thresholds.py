@@ -2,7 +2,8 @@
 
 The InternLM2 report names its sources and no threshold. Where one of them has the rule its value is taken: Gopher (Rae
 et al. 2021, table A1 and appendix A1.1), C4 (Raffel et al. 2020), FineWeb (Penedo et al. 2024). The others are ours:
-books, manuals, the Brown corpus and hand-checked pages pass, planted rubbish falls (tests/text/test_rules_on_data.py).
+books, manuals, the Brown corpus and hand-checked pages pass, planted rubbish falls
+(tests/data/web/test_rules_on_data.py).
 """
 
 import difflib

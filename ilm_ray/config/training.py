@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from ilm_ray.config.layout import Layout
 from ilm_ray.config.section import Count, Section, Share
-from ilm_ray.parallel.layout import Layout
 
 
 class ModelConfig(Section):
@@ -82,7 +82,7 @@ class PretrainConfig(Section):
     workers: Count = 2
     min_workers: Count | None = None  # go on with as few, where the cluster has no more; None: wait for all of them
     # How workers share the model; by default each reads its own sequences and keeps a share of all states. auto: the
-    # fastest that the planner finds (ilm_ray/parallel/planner.py).
+    # fastest that the planner finds (ilm_ray/training/plan/planner.py).
     layout: Layout | Literal["auto"] = Layout()
     calibration: str | None = None  # file of jobs/plan.py --calibrate, for auto; None: figures of data sheets
     precision: Literal["fp32", "bf16"] = "bf16"

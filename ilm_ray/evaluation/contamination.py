@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ilm_ray.corpus.mixture import packed_from_arrays
-from ilm_ray.decontamination.items import Item
+from ilm_ray.data.decontamination.items import Item
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokens.mixture import packed_from_arrays
 from ilm_ray.model.internlm2 import CausalLM
 from ilm_ray.model.loss import IGNORE
-from ilm_ray.observe.charts import Bars, bar_chart
-from ilm_ray.observe.page import figure, join, page, paragraph, section, table
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.report.charts.basic import Bars, bar_chart
+from ilm_ray.report.page import figure, join, page, paragraph, section, table
 
 SETS = ("train", "test", "reference")
 RESAMPLES = 10_000

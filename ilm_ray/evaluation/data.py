@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ilm_ray.corpus.files import write_text_atomic
-from ilm_ray.errors import UserError
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.files import write_text_atomic
 
 FLORES_SENTENCES = 100  # a pair of languages, as the report takes them
 # Folders and files that only need another place: below the published folder -> below data/.

@@ -7,7 +7,7 @@ import importlib.metadata
 import sys
 from pathlib import Path
 
-from ilm_ray.errors import UserError
+from ilm_ray.base.errors import UserError
 
 NAME = ".venv-eval"
 OPENCOMPASS = "0.5.4"

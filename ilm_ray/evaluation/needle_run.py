@@ -14,10 +14,10 @@ from typing import Any
 import aiohttp
 from tokenizers import Tokenizer
 
-from ilm_ray.corpus.files import write_text_atomic
-from ilm_ray.errors import UserError
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.files import write_text_atomic
 from ilm_ray.evaluation.needle import NEEDLES, Count, Haystack, chosen, depths, grid_means, language_of, score
-from ilm_ray.observe.progress import Progress
+from ilm_ray.run.progress import Progress
 
 TRIALS = 3  # needles a cell
 ANSWER_TOKENS = 64

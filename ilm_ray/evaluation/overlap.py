@@ -1,4 +1,4 @@
-"""Which documents of a run's token shards hold items of a benchmark: by the rule of `ilm_ray/decontamination`.
+"""Which documents of a run's token shards hold items of a benchmark: by the rule of `ilm_ray/data/decontamination`.
 
 The shards are what a model was trained on, whatever happened before them; so they are decoded and looked through.
 """
@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from ilm_ray.base.jsonl import Row, batches
 from ilm_ray.config.data import DecontaminationConfig
-from ilm_ray.corpus.jsonl import Row, batches
-from ilm_ray.corpus.tokens import TokenSource
-from ilm_ray.decontamination.index import Index, build_index
-from ilm_ray.decontamination.items import Item
-from ilm_ray.decontamination.pipeline import BATCH, contaminated
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.decontamination.index import Index, build_index
+from ilm_ray.data.decontamination.items import Item
+from ilm_ray.data.decontamination.pipeline import BATCH, contaminated
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokens.shards import TokenSource
 
 
 def item_index(items: Sequence[Item], settings: DecontaminationConfig) -> Index:

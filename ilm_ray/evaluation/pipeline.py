@@ -35,6 +35,7 @@ def _measure(folder: str, run_dir: str, context: int, tokens: int, text: str | N
     import numpy as np
     import torch
 
+    from ilm_ray.data.tokenizer.tokenizer import Tokenizer
     from ilm_ray.evaluation.positions import (
         bucket_edges,
         full_windows,
@@ -42,10 +43,9 @@ def _measure(folder: str, run_dir: str, context: int, tokens: int, text: str | N
         position_curve,
         windows_by_position,
     )
-    from ilm_ray.model.huggingface import load_causal
-    from ilm_ray.pretrain.heldout import Window, bits_per_byte, heldout_windows
-    from ilm_ray.pretrain.phases import open_sources
-    from ilm_ray.tokenizer.tokenizer import Tokenizer
+    from ilm_ray.model.weights import load_causal
+    from ilm_ray.training.measure.heldout import Window, bits_per_byte, heldout_windows
+    from ilm_ray.training.pretrain import open_sources
 
     tokenizer = Tokenizer.load(Path(run_dir) / "tokenizer")
     lengths = torch.from_numpy(tokenizer.byte_lengths())

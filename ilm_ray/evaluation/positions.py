@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ilm_ray.corpus.mixture import packed_from_arrays
-from ilm_ray.pretrain.heldout import Window
+from ilm_ray.data.tokens.mixture import packed_from_arrays
+from ilm_ray.training.measure.heldout import Window
 
 LOG2_E = 1.4426950408889634
 

@@ -6,7 +6,7 @@ Standard library only: the evaluation environment imports this too.
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ilm_ray.errors import UserError
+from ilm_ray.base.errors import UserError
 
 Mode = Literal["ppl", "ll", "gen", "mixed"]
 Kind = Literal["base", "chat"]
@@ -30,7 +30,7 @@ class Benchmark:
     fixed_shots: shots to take instead of those that a retriever with a model of its own would choose. whole: it cannot
     be cut to its first examples. executes: model-written code runs, in the sandbox. judged: a judge model compares or
     rates the answers. own: asked by the project itself, `config` is its module. interpreter: the model may run code
-    while it answers (`ilm_ray/evaluation/interpreter.py`). lacks: what it needs beside data.
+    while it answers (`ilm_ray/evaluation/programs/interpreter.py`). lacks: what it needs beside data.
     """
 
     name: str

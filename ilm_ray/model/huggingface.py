@@ -1,204 +1,205 @@
-"""Weights in and out of the Hugging Face layouts: InternLM2's own and its loss-free LLaMA twin. safetensors only."""
+"""Model folders for and from others: InternLM2's released layout, which vLLM loads with its native classes, and its
+loss-free LLaMA twin, which Transformers and vLLM load with no code from the folder. safetensors only.
+
+Reward models: `InternLM2ForRewardModel`, and `LlamaForSequenceClassification` with one label. Both are to be read at
+the appended reward token.
+"""
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
-from ilm_ray.errors import UserError
-from ilm_ray.model.initial import share_of
+from ilm_ray.base.errors import UserError
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape
+from ilm_ray.model.weights import from_llama, full_weights, llama_config, to_llama
 
-Weights = dict[str, Tensor]
-_RENAMED = {
-    "attention.wo": "self_attn.o_proj",
-    "feed_forward.w1": "mlp.gate_proj",
-    "feed_forward.w3": "mlp.up_proj",
-    "feed_forward.w2": "mlp.down_proj",
-    "attention_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "model.tok_embeddings": "model.embed_tokens",
-    "output.weight": "lm_head.weight",
-}
+LAYOUTS = ("internlm2", "llama")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+SHARD = "5GB"
+_LARGEST = 1 << 19  # of any size of a model: twice the largest vocabulary that there is
 
+_CAUSAL = {"internlm2": "InternLM2ForCausalLM", "llama": "LlamaForCausalLM"}
+_SCALAR = {"internlm2": "InternLM2ForRewardModel", "llama": "LlamaForSequenceClassification"}
+_CONFIGURATION = '''"""The configuration class of InternLM2, which Transformers has not: config.json names this file."""
 
-def split_wqkv(wqkv: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
-    """Fused rows -> separate q, k, v matrices. wqkv: ((heads + 2 kv_heads) * head_dim, hidden)."""
-    grouped = wqkv.view(shape.kv_heads, shape.queries_per_kv + 2, shape.head_dim, -1)
-    q, k, v = grouped[:, :-2], grouped[:, -2], grouped[:, -1]
-    return tuple(t.reshape(-1, wqkv.shape[-1]).contiguous() for t in (q, k, v))  # type: ignore[return-value]
+from transformers import PretrainedConfig
 
 
-def fuse_wqkv(q: Tensor, k: Tensor, v: Tensor, shape: Shape) -> Tensor:
-    """The inverse of `split_wqkv`."""
-    width = q.shape[-1]
-    grouped = [
-        q.view(shape.kv_heads, shape.queries_per_kv, shape.head_dim, width),
-        k.view(shape.kv_heads, 1, shape.head_dim, width),
-        v.view(shape.kv_heads, 1, shape.head_dim, width),
-    ]
-    return torch.cat(grouped, dim=1).reshape(-1, width).contiguous()
+class InternLM2Config(PretrainedConfig):
+    model_type = "internlm2"
+
+    def __init__(self, bias=False, **kwargs):
+        self.bias = bias
+        super().__init__(**kwargs)
+'''
 
 
-def to_llama(weights: Weights, shape: Shape) -> Weights:
-    """InternLM2 names and fused rows -> LlamaForCausalLM names and separate q, k, v."""
-    out: Weights = {}
-    for name, tensor in weights.items():
-        if name.endswith("attention.wqkv.weight"):
-            prefix = name.removesuffix("attention.wqkv.weight")
-            for letter, part in zip("qkv", split_wqkv(tensor, shape), strict=True):
-                out[f"{prefix}self_attn.{letter}_proj.weight"] = part
-        else:
-            for ours, theirs in _RENAMED.items():
-                name = name.replace(ours, theirs) if ours in name else name
-            out[name] = tensor.contiguous()
-    return out
+def export_model(
+    model: CausalLM | ScalarModel, folder: Path, layout: str, dtype: torch.dtype, ids: Mapping[str, Any]
+) -> None:
+    """Write config.json, generation_config.json and weights in shards of at most SHARD into `folder`.
+
+    ids: the token ids that config.json names (`bos_token_id`, `eos_token_id`, ...).
+    """
+    weights = {name: tensor.to(dtype) for name, tensor in full_weights(model).items()}
+    if layout == "llama":
+        weights = to_llama(weights, model.shape)
+        if isinstance(model, ScalarModel):
+            weights["score.weight"] = weights.pop("v_head.weight")
+    # With one group of heads q, k and v are views of one tensor, which safetensors does not write.
+    weights = {n: t if t.untyped_storage().nbytes() == t.nbytes else t.clone() for n, t in weights.items()}
+    config = _config(model, layout) | {"torch_dtype": str(dtype).removeprefix("torch."), **ids}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_torch_state_dict(weights, folder, max_shard_size=SHARD, metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    if layout == "internlm2":
+        (folder / "configuration_internlm2.py").write_text(_CONFIGURATION, encoding="utf-8")
+    if isinstance(model, CausalLM):
+        (folder / "generation_config.json").write_text(json.dumps(dict(ids), indent=1), encoding="utf-8")
 
 
-def from_llama(weights: Weights, shape: Shape) -> Weights:
-    """The inverse of `to_llama`."""
-    out: Weights = {}
-    for name, tensor in weights.items():
-        if name.endswith("self_attn.q_proj.weight"):
-            prefix = name.removesuffix("self_attn.q_proj.weight")
-            q, k, v = (weights[f"{prefix}self_attn.{letter}_proj.weight"] for letter in "qkv")
-            out[f"{prefix}attention.wqkv.weight"] = fuse_wqkv(q, k, v, shape)
-        elif not name.endswith(("k_proj.weight", "v_proj.weight")):
-            for ours, theirs in _RENAMED.items():
-                name = name.replace(theirs, ours) if theirs in name else name
-            out[name] = tensor
-    return out
+def import_model(folder: Path) -> CausalLM | ScalarModel:
+    """The fp32 model of a folder in one of the two layouts.
+
+    Raises UserError where it is in none, or is a model that ours cannot be (biases, scaled RoPE, tied heads), or where
+    tensors are missing, left over or of another size.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        architecture = config["architectures"][0]
+        shape, wrong = _shape(config), _unlike_ours(config)
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError, RecursionError) as error:
+        raise UserError(
+            f"{folder}/config.json does not describe an InternLM2 or LLaMA model ({type(error).__name__}: {error})"
+        ) from None
+    if architecture not in (*_CAUSAL.values(), *_SCALAR.values()):
+        raise UserError(f"{folder}: architecture {architecture} is none of {[*_CAUSAL.values(), *_SCALAR.values()]}")
+    if wrong:
+        raise UserError(f"{folder}/config.json: {wrong}; ilm_ray's model has no such thing")
+    weights = _read(folder)
+    if architecture in (_CAUSAL["llama"], _SCALAR["llama"]):
+        if "score.weight" in weights:
+            weights["v_head.weight"] = weights.pop("score.weight")
+        weights = _fused(weights, shape, folder)
+    kind = ScalarModel if architecture in _SCALAR.values() else CausalLM
+    if shape.layers > len(weights):
+        raise UserError(f"{folder}: config.json names {shape.layers} layers, the files hold {len(weights)} tensors")
+    with torch.device("meta"):  # nothing is allocated before it is known to fit the files
+        model = kind(shape)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items() if "rotary_emb" not in name}
+    if differing := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
+        name = differing[0]
+        raise UserError(
+            f"{folder}: {len(differing)} tensors do not fit config.json, the first is {name}: "
+            f"expected {expected.get(name)}, found {found.get(name)}"
+        )
+    model = kind(shape)
+    model.load_state_dict({name: weights[name].float() for name in expected})
+    return model
 
 
-def llama_config(shape: Shape, **extra: Any) -> dict[str, Any]:
-    """config.json of the LLaMA twin."""
+def _config(model: CausalLM | ScalarModel, layout: str) -> dict[str, Any]:
+    architecture = (_SCALAR if isinstance(model, ScalarModel) else _CAUSAL)[layout]
+    config = llama_config(model.shape, architectures=[architecture])
+    if layout == "internlm2":
+        del config["attention_bias"], config["mlp_bias"]
+        config |= {
+            "model_type": "internlm2",
+            "bias": False,
+            "auto_map": {"AutoConfig": "configuration_internlm2.InternLM2Config"},
+        }
+    elif isinstance(model, ScalarModel):
+        config |= {"num_labels": 1}
+    return config
+
+
+def _shape(config: Mapping[str, Any]) -> Shape:
+    """Raises what a configuration does that lacks a size, or whose sizes no model has."""
+
+    def size(name: str, value: Any) -> int:
+        if not isinstance(value, int) or not 1 <= value <= _LARGEST:
+            raise ValueError(f"{name} is {value!r}, no number from 1 to {_LARGEST}")
+        return value
+
+    def positive(name: str, value: Any) -> float:
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value!r}, no positive number")
+        return float(value)
+
+    hidden, heads = (size(name, config[name]) for name in ("hidden_size", "num_attention_heads"))
+    kv_heads = size("num_key_value_heads", config.get("num_key_value_heads") or heads)
+    head_dim = size("head_dim", config.get("head_dim") or hidden // heads)
+    if heads % kv_heads or head_dim % 2:
+        raise ValueError(f"{heads} heads in {kv_heads} groups, each {head_dim} wide, cannot be")
+    rope = config.get("rope_parameters") or config
+    return Shape(
+        vocab_size=size("vocab_size", config["vocab_size"]),
+        layers=size("num_hidden_layers", config["num_hidden_layers"]),
+        hidden=hidden,
+        kv_heads=kv_heads,
+        queries_per_kv=heads // kv_heads,
+        head_dim=head_dim,
+        mlp_hidden=size("intermediate_size", config["intermediate_size"]),
+        norm_eps=positive("rms_norm_eps", config.get("rms_norm_eps", 1e-6)),
+        rope_base=positive("rope_theta", rope.get("rope_theta", 10_000.0)),
+    )
+
+
+def _unlike_ours(config: Mapping[str, Any]) -> str | None:
+    """What our model cannot be, in words."""
+    for name in ("bias", "attention_bias", "mlp_bias", "tie_word_embeddings"):
+        if config.get(name):
+            return f"{name} is set"
+    if config.get("hidden_act", "silu") != "silu":
+        return f"hidden_act is {config['hidden_act']}"
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    # The released models name "dynamic", which changes nothing within the context that they were trained on.
+    return None if kind in ("default", "dynamic") else f"RoPE is scaled ({kind})"
+
+
+def _read(folder: Path) -> dict[str, Tensor]:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder} holds no .safetensors file; weights in other forms are not read, convert them first")
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        try:
+            named = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{index} cannot be read ({type(error).__name__}: {error}); copy it anew") from None
+        if missing := sorted(named - {path.name for path in files}):
+            raise UserError(f"{folder}: {missing[0]} is missing, which {index.name} names; copy it there")
+        files = [path for path in files if path.name in named]
+    weights: dict[str, Tensor] = {}
+    for path in files:
+        try:
+            weights |= load_file(path)
+        except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, OverflowError) as error:
+            raise UserError(f"{path} cannot be read ({error}); copy it anew") from None
+    return weights
+
+
+def _fused(weights: dict[str, Tensor], shape: Shape, folder: Path) -> dict[str, Tensor]:
+    try:
+        return from_llama(weights, shape)
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"{folder}: q, k and v do not fit config.json ({error})") from None
+
+
+def export_tokens(names: Mapping[str, int]) -> dict[str, Any]:
+    """The ids of config.json from a tokenizer's special tokens: generation ends at a turn's end too."""
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": shape.vocab_size,
-        "hidden_size": shape.hidden,
-        "intermediate_size": shape.mlp_hidden,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "head_dim": shape.head_dim,
-        "rms_norm_eps": shape.norm_eps,
-        "rope_theta": shape.rope_base,
-        "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_base},
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": False,
-        "max_position_embeddings": 32_768,
-        "torch_dtype": "float32",
-        **extra,
+        "bos_token_id": names["<s>"],
+        "eos_token_id": [names["</s>"], names["<|im_end|>"]],
+        "pad_token_id": names["</s>"],
     }
-
-
-def save_llama(model: CausalLM, folder: Path, **extra: Any) -> None:
-    """A folder that Transformers and vLLM read with no remote code. `extra`: more keys of config.json (token ids)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(to_llama(full_weights(model), model.shape), folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(llama_config(model.shape, **extra), indent=1))
-
-
-def save_internlm2(model: CausalLM | ScalarModel, folder: Path, about: Mapping[str, str] | None = None) -> None:
-    """InternLM2's own layout: `model.safetensors` with the released names, and `shape.json`.
-
-    about: what the header of the weights says beside their names, see `read_about`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".model.safetensors.tmp"
-    save_file(full_weights(model), temporary, metadata={"format": "pt", **(about or {})})
-    _sort_about(temporary)
-    (folder / "shape.json").write_text(json.dumps(asdict(model.shape), indent=1))
-    temporary.replace(folder / "model.safetensors")
-
-
-def _sort_about(weights: Path) -> None:
-    """The library writes what a header says in random order; the same model must be the same bytes, for a stage whose
-    bytes change is run again with all that depends on it. The header keeps its length."""
-    with weights.open("r+b") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) > size:
-            raise ValueError(f"{weights}: the header grew from {size} to {len(text)} bytes")
-        file.seek(8)
-        file.write(text.ljust(size))
-
-
-def load_shape(folder: Path) -> Shape:
-    """The size of a model saved by `save_internlm2`. Raises UserError where there is none."""
-    try:
-        return Shape(**json.loads((folder / "shape.json").read_text()))
-    except (OSError, TypeError, json.JSONDecodeError) as error:
-        raise UserError(f"{folder} holds no model of ours (shape.json: {error}); give a folder with one") from None
-
-
-def read_about(folder: Path) -> dict[str, str]:
-    """What the header of a folder's weights says about them. Raises UserError where it cannot be read."""
-    path = folder / "model.safetensors"
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: value for key, value in (file.metadata() or {}).items() if key != "format"}
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read ({error}); run again what wrote it, or copy it anew") from None
-
-
-def load_causal(folder: Path) -> CausalLM:
-    """The policy model of a folder. Raises UserError where it cannot be read."""
-    with torch.device("meta"):  # no drawing of weights that are read at once
-        model = CausalLM(load_shape(folder))
-    read_weights(model.to_empty(device="cpu"), folder)
-    return model
-
-
-def load_scalar(folder: Path, head_seed: int | None = None) -> ScalarModel:
-    """A reward or value model of a folder; `head_seed` as in `read_weights`."""
-    with torch.device("meta"):
-        model = ScalarModel(load_shape(folder))
-    read_weights(model.to_empty(device="cpu"), folder, head_seed)
-    return model
-
-
-@torch.no_grad()
-def read_weights(model: nn.Module, folder: Path, head_seed: int | None = None) -> None:
-    """Give a model the weights of a folder, where it is one rank's share of a laid-out model those alone.
-
-    head_seed: ignore the saved head, be it a vocabulary or a reward head, and draw a random 1-d one.
-    Raises UserError where the file cannot be read or its tensors are not those of the model.
-    """
-    path = folder / "model.safetensors"
-    try:
-        with safe_open(path, framework="pt") as file:
-            for name, parameter in model.named_parameters():
-                local, where = share_of(parameter)
-                if name == "v_head.weight" and head_seed is not None:
-                    local.copy_(_random_head(parameter.shape[1], head_seed)[where])
-                elif local.numel():
-                    stored = file.get_slice(name)
-                    if stored.get_shape() != list(parameter.shape):
-                        raise UserError(
-                            f"{path}: {name} has shape {stored.get_shape()}, by shape.json it has "
-                            f"{list(parameter.shape)}; copy the folder anew"
-                        )
-                    local.copy_(stored[where])
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read ({error}); run again what wrote it, or copy it anew") from None
-
-
-def _random_head(hidden: int, seed: int) -> Tensor:
-    return torch.randn(1, hidden, generator=torch.Generator().manual_seed(seed)) / (hidden + 1)
-
-
-def full_weights(model: nn.Module) -> Weights:
-    """Contiguous copies on the CPU, by name."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

@@ -21,10 +21,10 @@ from aiohttp import web
 from jinja2 import TemplateError
 from torch import Tensor
 
-from ilm_ray.corpus.mixture import packed_from_arrays
-from ilm_ray.errors import UserError
-from ilm_ray.model.exchange import import_model
+from ilm_ray.base.errors import UserError
+from ilm_ray.data.tokens.mixture import packed_from_arrays
 from ilm_ray.model.generate import next_tokens
+from ilm_ray.model.huggingface import import_model
 from ilm_ray.model.internlm2 import CausalLM
 from ilm_ray.serving import page, protocol
 from ilm_ray.serving.protocol import AskedChat, AskedCompletion, Refused, Token

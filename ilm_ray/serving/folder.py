@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from ilm_ray.errors import UserError
-from ilm_ray.model.exchange import DTYPES, export_model, export_tokens
-from ilm_ray.model.huggingface import load_causal
-from ilm_ray.tokenizer.tokenizer import SPECIALS, Tokenizer
+from ilm_ray.base.errors import UserError
+from ilm_ray.data.tokenizer.tokenizer import SPECIALS, Tokenizer
+from ilm_ray.model.huggingface import DTYPES, export_model, export_tokens
+from ilm_ray.model.weights import load_causal
 
 
 def servable(model: Path, scratch: Path, dtype: str) -> Path:

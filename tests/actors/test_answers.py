@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from actors.answers import as_rollouts
-from actors.reward import Reward, RewardSettings
+from actors.ppo.reward import Reward, RewardSettings
 from actors.scoring import chat_tokens
-from ilm_ray.alignment.reward import pair_scores, read_pairs
+from ilm_ray.alignment.reward.task import pair_scores, read_pairs
+from ilm_ray.base.jsonl import write_jsonl
 from ilm_ray.config import load_config
-from ilm_ray.corpus.jsonl import write_jsonl
-from ilm_ray.model.huggingface import load_scalar, save_internlm2
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.model.internlm2 import ScalarModel, Shape, initialize
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.model.weights import load_scalar, save_internlm2
 
 CONDITIONS = {"code": "C.", "helpful": "Be of use."}
 

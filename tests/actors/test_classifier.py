@@ -10,13 +10,13 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from actors.classifier import Scorers, train_bert
-from ilm_ray.corpus.jsonl import read_jsonl
-from ilm_ray.demo import DATA
-from ilm_ray.errors import UserError
-from ilm_ray.text.classifiers.bert import Bert, BertSettings
-from ilm_ray.text.classifiers.labels import Labels, split
-from ilm_ray.text.classifiers.model import load_classifier
-from tests.text.running import run
+from demo import DATA
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.jsonl import read_jsonl
+from ilm_ray.data.web.classifiers.bert import Bert, BertSettings
+from ilm_ray.data.web.classifiers.labels import Labels, split
+from ilm_ray.data.web.classifiers.model import load_classifier
+from tests.data.running import run
 
 WORDS = ["calm", "river", "stone", "loud", "sale", "offer", "page", "the", *"abcdefghijklmnopqrstuvwxyz"]
 

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from toy import toy_inputs, toy_ppo
 
-from actors.ppo_log import append, export_metrics, keep_before, lines
-from actors.ppo_roles import gpu_share, ppo_roles
-from actors.zero import ZeroRank
+from actors.ppo.log import append, export_metrics, keep_before, lines
+from actors.ppo.roles import gpu_share, ppo_roles
+from actors.ppo.zero import ZeroRank
+from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config
-from ilm_ray.errors import UserError
 from ilm_ray.model import attention as attention_module
-from ilm_ray.observe import metrics
+from ilm_ray.run import metrics
 from jobs import ppo as ppo_job
 
 

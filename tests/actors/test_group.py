@@ -16,7 +16,7 @@ from ray import cloudpickle
 
 from actors.evidence import state_of
 from actors.group import GroupError, Lost, Role, figures, lost_ranks, start_groups, step, stop_groups
-from ilm_ray.errors import UserError
+from ilm_ray.base.errors import UserError
 
 # Workers cannot import a test module by its name.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

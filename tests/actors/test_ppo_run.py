@@ -15,20 +15,20 @@ import torch
 from safetensors.torch import load_file
 from toy import SHAPE, toy_inputs, toy_mix, toy_ppo
 
-from actors import ppo_driver
 from actors.group import GroupError, Role, figures, start_groups, stop_groups
-from actors.ppo_driver import PPORun, State
-from actors.ppo_log import lines
-from actors.ppo_roles import rollout_settings
-from actors.reference import FrozenSettings, Reference
-from actors.rollout import VLLM_ENV, Rollout, choose_backend
+from actors.ppo import driver as ppo_driver
+from actors.ppo.driver import PPORun, State
+from actors.ppo.log import lines
+from actors.ppo.reference import FrozenSettings, Reference
+from actors.ppo.roles import rollout_settings
+from actors.ppo.rollout import VLLM_ENV, Rollout, choose_backend
 from actors.scoring import _score
-from ilm_ray.alignment import blackbox
-from ilm_ray.alignment.experience import Prompt
+from ilm_ray.alignment.ppo import blackbox
+from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.model.generate import generate
-from ilm_ray.model.huggingface import load_causal, save_internlm2
 from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
-from ilm_ray.stopping import ASKED, Stopped
+from ilm_ray.model.weights import load_causal, save_internlm2
+from ilm_ray.run.stopping import ASKED, Stopped
 
 
 def _kinds(value: Any) -> set[type]:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.recovery import SAME_PLACE, WITHOUT_PROGRESS, Fall, why_hopeless
+from actors.ppo.recovery import SAME_PLACE, WITHOUT_PROGRESS, Fall, why_hopeless
 
 PLACES = [frozenset({("policy", "train")}), frozenset({("reward", "score")})]
 

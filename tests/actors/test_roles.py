@@ -12,17 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy import END, REWARD, SHAPE, toy_inputs, toy_models, toy_ppo
 
-from actors.policy import Policy, PolicySettings
-from actors.ppo_roles import reward_settings, rollout_settings
-from actors.reference import FrozenSettings, Reference
-from actors.reward import Reward
-from actors.rollout import Rollout
-from actors.weights import WeightMessage, checksum, cut_by_bytes, digests, pack
-from ilm_ray.alignment.experience import Experience, Prompt, Rollouts, response_labels
-from ilm_ray.alignment.ppo import policy_loss
-from ilm_ray.model.huggingface import Weights, from_llama, full_weights, load_causal, load_scalar
+from actors.ppo.policy import Policy, PolicySettings
+from actors.ppo.reference import FrozenSettings, Reference
+from actors.ppo.reward import Reward
+from actors.ppo.roles import reward_settings, rollout_settings
+from actors.ppo.rollout import Rollout
+from actors.ppo.weights import WeightMessage, checksum, cut_by_bytes, digests, pack
+from ilm_ray.alignment.ppo.arithmetic import policy_loss
+from ilm_ray.alignment.ppo.experience import Experience, Prompt, Rollouts, response_labels
 from ilm_ray.model.internlm2 import Packed
 from ilm_ray.model.loss import IGNORE
+from ilm_ray.model.weights import Weights, from_llama, full_weights, load_causal, load_scalar
 
 
 def test_an_engine_serves_verified_current_weights_only(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def _train_rank(rank: int, world: int, folder: Path, store: Path, micro_tokens: 
     policy = Policy(rank, world, PolicySettings(ppo, folder / "policy", 7, micro_tokens, None))
     policy.build()
     policy.mixture = FixedMix()  # type: ignore[assignment]
-    from actors.policy import PretrainMix
+    from actors.ppo.policy import PretrainMix
 
     policy.settings = PolicySettings(ppo, folder / "policy", 7, micro_tokens, PretrainMix(folder, {}, CONTEXT))
     _, figures = policy.train(_experience(), 0, 3)

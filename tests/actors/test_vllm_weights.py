@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from actors.rollout import VLLM_ENV, Rollout, RolloutSettings, choose_backend
-from actors.weights import digests, pack
-from ilm_ray.alignment.experience import Prompt
-from ilm_ray.model.huggingface import full_weights, save_internlm2, to_llama
+from actors.ppo.rollout import VLLM_ENV, Rollout, RolloutSettings, choose_backend
+from actors.ppo.weights import digests, pack
+from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
+from ilm_ray.model.weights import full_weights, save_internlm2, to_llama
 
 SHAPE = Shape(vocab_size=500, layers=2, hidden=64, kv_heads=2, queries_per_kv=2, head_dim=32, mlp_hidden=96)
 
@@ -66,7 +66,7 @@ def _check(folder: Path, precision: str, settings: RolloutSettings, prompts: lis
 def test_what_vllm_really_holds(tmp_path: Path, precision: str) -> None:
     if choose_backend("auto") != "vllm":
         pytest.skip("vLLM is not installed: run `make setup`")
-    from actors.ppo_roles import rollout_settings
+    from actors.ppo.roles import rollout_settings
     from tests.actors.toy import toy_inputs, toy_ppo  # not at the top, which the other process reads, too
 
     inputs = toy_inputs(tmp_path)

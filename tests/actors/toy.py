@@ -4,13 +4,13 @@ from pathlib import Path
 
 import torch
 
-from actors.policy import PretrainMix
-from actors.ppo_roles import ChatTokens, Inputs
-from ilm_ray.alignment.experience import Prompt
+from actors.ppo.policy import PretrainMix
+from actors.ppo.roles import ChatTokens, Inputs
+from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.config.alignment import PPOConfig
-from ilm_ray.corpus.tokens import write_shard
-from ilm_ray.model.huggingface import save_internlm2
+from ilm_ray.data.tokens.shards import write_shard
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape, initialize
+from ilm_ray.model.weights import save_internlm2
 
 SHAPE = Shape(vocab_size=96, layers=2, hidden=64, kv_heads=2, queries_per_kv=1, head_dim=32, mlp_hidden=96)
 BOS, END, REWARD = 1, 2, 3

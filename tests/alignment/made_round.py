@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 
-from ilm_ray.alignment.hacking import Answer
+from ilm_ray.alignment.online.hacking import Answer
 
 _EN = (
     "the", "river", "bends", "gently", "past", "old", "stone", "mills", "where", "people", "once", "made", "paper",

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 from ilm_ray.config import Config, load_config
-from ilm_ray.corpus.tokens import write_shard
-from ilm_ray.model.huggingface import save_internlm2
+from ilm_ray.config.layout import Layout
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokens.shards import write_shard
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
-from ilm_ray.parallel.layout import Layout
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.model.weights import save_internlm2
 
 MICRO_TOKENS = 120
 SHAPE = Shape(vocab_size=320, layers=2, hidden=64, kv_heads=2, queries_per_kv=1, head_dim=32, mlp_hidden=96)

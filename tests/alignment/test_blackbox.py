@@ -8,14 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ilm_ray.alignment import blackbox
-from ilm_ray.alignment.assemble import Said, derive
-from ilm_ray.alignment.experience import Prompt, Rollouts
+from ilm_ray.alignment.ppo import blackbox
+from ilm_ray.alignment.ppo.assemble import Said, derive
+from ilm_ray.alignment.ppo.experience import Prompt, Rollouts
+from ilm_ray.base.errors import UserError
 from ilm_ray.config.alignment import PPOConfig
-from ilm_ray.errors import UserError
-from ilm_ray.tokenizer.base import first_tokens
-from ilm_ray.tokenizer.cl100k import cl100k
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokenizer.base import first_tokens
+from ilm_ray.data.tokenizer.cl100k import cl100k
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from jobs import explain
 
 PPO = PPOConfig(kl_estimator="k3", reward_clip=1.0, normalize_advantages=True, value_clip=0.2, kl_coefficient=0.3)

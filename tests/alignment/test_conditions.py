@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ilm_ray.alignment.conditional import (
+from ilm_ray.alignment.reward.conditional import (
     CONDITIONS,
     HASH,
     condition_prefix,
@@ -17,11 +17,11 @@ from ilm_ray.alignment.conditional import (
     load_conditions,
     save_conditions,
 )
-from ilm_ray.alignment.reward_figures import BINS, pair_figures, pair_sums
-from ilm_ray.errors import UserError
-from ilm_ray.model.huggingface import read_about, save_internlm2
+from ilm_ray.alignment.reward.metrics import BINS, pair_figures, pair_sums
+from ilm_ray.base.errors import UserError
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.model.internlm2 import ScalarModel, Shape
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.model.weights import read_about, save_internlm2
 
 PROMPTS = {"code": "Score the code.", "诗": "给这首诗打分。"}
 SHAPE = Shape(vocab_size=300, layers=1, hidden=32, kv_heads=2, queries_per_kv=1, head_dim=16, mlp_hidden=48)

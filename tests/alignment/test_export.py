@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ilm_ray.alignment.conditional import carried_conditions, load_conditions, save_conditions
-from ilm_ray.alignment.reward import RewardTask, pair_scores, read_pairs
-from ilm_ray.errors import UserError
-from ilm_ray.model.huggingface import load_scalar
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.alignment.reward.conditional import carried_conditions, load_conditions, save_conditions
+from ilm_ray.alignment.reward.task import RewardTask, pair_scores, read_pairs
+from ilm_ray.base.errors import UserError
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.model.weights import load_scalar
 from jobs import checkpoint
 from tests.alignment.small_run import config_of
 from tests.alignment.test_layouts import run

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
-from ilm_ray.alignment.hacking import ALPHA, Preference, _rises, early_and_late, holm, mine
-from ilm_ray.alignment.patterns import Trait, grown, phrases, repetition, sentences, surface, words
+from ilm_ray.alignment.online.hacking import ALPHA, Preference, _rises, early_and_late, holm, mine
+from ilm_ray.alignment.online.patterns import Trait, grown, phrases, repetition, sentences, surface, words
 from tests.alignment.made_round import Change, Score, make_round
 
 EN, ZH = "As your loyal assistant, I swear it!", "作为您忠实的助手，我发誓！"

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from ilm_ray.alignment.inputs import chat_rows, preference_rows, prompt_rows
+from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config
-from ilm_ray.errors import UserError
 from jobs import pipeline
 
 ASK = [{"role": "user", "content": "Hi"}]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from ilm_ray.alignment.hacking import Answer, Pair
-from ilm_ray.alignment.judge import ask_judge, judged_pairs
+from ilm_ray.alignment.online.hacking import Answer, Pair
+from ilm_ray.alignment.online.judge import ask_judge, judged_pairs
 
 PAIRS: list[Pair] = [
     (

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from ilm_ray.alignment.reward import RewardTask
+from ilm_ray.alignment.reward.task import RewardTask
 from ilm_ray.alignment.sft import SFTTask
-from ilm_ray.checkpoints.checkpoints import Storage
-from ilm_ray.errors import UserError
-from ilm_ray.parallel.layout import Layout
-from ilm_ray.pretrain.loop import LoopSettings, train
-from ilm_ray.pretrain.watch import Watch
+from ilm_ray.base.errors import UserError
+from ilm_ray.config.layout import Layout
+from ilm_ray.training.checkpoints.checkpoints import Storage
+from ilm_ray.training.faults.watch import Watch
+from ilm_ray.training.loop import LoopSettings, train
 from tests.alignment.small_run import config_of
 from tests.processes import run_ranks
 

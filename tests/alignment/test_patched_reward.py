@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 import torch
 
-from ilm_ray.alignment.hacking import Answer, mine
-from ilm_ray.alignment.patches import PatchTask, mix, patch_pairs, preferences
-from ilm_ray.alignment.reward import RewardTask, pair_scores, read_pairs
+from ilm_ray.alignment.online.hacking import Answer, mine
+from ilm_ray.alignment.online.patches import PatchTask, mix, patch_pairs, preferences
+from ilm_ray.alignment.reward.task import RewardTask, pair_scores, read_pairs
+from ilm_ray.base.jsonl import Row, write_jsonl
 from ilm_ray.config import Config, load_config
-from ilm_ray.corpus.jsonl import Row, write_jsonl
-from ilm_ray.model.huggingface import save_internlm2
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape, initialize
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.model.weights import save_internlm2
 
 
 def _benchmark() -> ModuleType:

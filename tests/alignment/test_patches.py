@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ilm_ray.alignment.comparisons import comparisons
-from ilm_ray.alignment.hacking import Answer, mine
-from ilm_ray.alignment.labels import labelled_pairs, read_comparisons, read_labels
-from ilm_ray.alignment.patches import FEWEST, MOST, OLD_PER_PATCH, mix, patch_pairs, with_pattern
-from ilm_ray.alignment.patterns import words
-from ilm_ray.alignment.rollouts import read_answers, windows
-from ilm_ray.errors import UserError
+from ilm_ray.alignment.online.comparisons import comparisons
+from ilm_ray.alignment.online.hacking import Answer, mine
+from ilm_ray.alignment.online.labels import labelled_pairs, read_comparisons, read_labels
+from ilm_ray.alignment.online.patches import FEWEST, MOST, OLD_PER_PATCH, mix, patch_pairs, with_pattern
+from ilm_ray.alignment.online.patterns import words
+from ilm_ray.alignment.online.rollouts import read_answers, windows
+from ilm_ray.base.errors import UserError
 from tests.alignment.made_round import make_round
 from tests.alignment.test_hacking import CASES
 

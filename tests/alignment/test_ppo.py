@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ilm_ray.alignment import ppo
-from ilm_ray.alignment.assemble import Said, derive, experience_of, figures, one_a_domain_first
-from ilm_ray.alignment.experience import Prompt, Rollouts, merge, per_response, response_labels
+from ilm_ray.alignment.ppo import arithmetic as ppo
+from ilm_ray.alignment.ppo.assemble import Said, derive, experience_of, figures, one_a_domain_first
+from ilm_ray.alignment.ppo.experience import Prompt, Rollouts, merge, per_response, response_labels
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ilm_ray.alignment.ppo import normalized, value_loss
+from ilm_ray.alignment.ppo.arithmetic import normalized, value_loss
 
 
 @given(st.integers(0, 2**31), st.integers(2, 40))

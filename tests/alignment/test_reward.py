@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ilm_ray.alignment.conditional import conditioned
-from ilm_ray.alignment.reward import focal_ranking_loss, log_barrier
+from ilm_ray.alignment.reward.conditional import conditioned
+from ilm_ray.alignment.reward.task import focal_ranking_loss, log_barrier
 from ilm_ray.alignment.sft import chat_labels, plan_batches
-from ilm_ray.corpus.rows import require_splits
-from ilm_ray.errors import UserError
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.rows import require_splits
 from ilm_ray.model.loss import IGNORE
 
 

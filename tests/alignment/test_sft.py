@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ilm_ray.alignment.repositories import SOURCE, open_repositories, tokenize_repositories
 from ilm_ray.alignment.sft import SFTTask, chat_labels, long_sources
-from ilm_ray.corpus.jsonl import write_jsonl
+from ilm_ray.base.jsonl import write_jsonl
+from ilm_ray.data.tokenizer.chatml import Message, encode_chat
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.model.internlm2 import Packed
 from ilm_ray.model.loss import IGNORE
-from ilm_ray.tokenizer.chatml import Message, encode_chat
-from ilm_ray.tokenizer.tokenizer import Tokenizer
 from tests.alignment.small_run import config_of, make_run
 
 TOKENIZER = Tokenizer([bytes([i]) for i in range(256)], 300)

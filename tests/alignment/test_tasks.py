@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from ilm_ray.alignment.reward import RewardTask
+from ilm_ray.alignment.reward.task import RewardTask
 from ilm_ray.alignment.sft import IDLE, SFTTask
 from tests.alignment.small_run import MICRO_TOKENS, config_of
 

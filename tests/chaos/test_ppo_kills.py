@@ -21,9 +21,9 @@ import ray
 
 from actors.evidence import state_of
 from actors.group import Group, Work
-from actors.ppo_driver import PPORun
+from actors.ppo.driver import PPORun
 from ilm_ray.config.alignment import PPOConfig
-from ilm_ray.observe.journal import Journal, read_journal
+from ilm_ray.run.journal import Journal, read_journal
 from tests.actors.toy import toy_inputs, toy_mix, toy_ppo
 
 # Who does what when a phase begins.
@@ -213,7 +213,7 @@ from pathlib import Path
 
 import ray
 
-from actors.policy import PretrainMix
+from actors.ppo.policy import PretrainMix
 from tests.actors.toy import inputs_of
 from tests.chaos.test_ppo_kills import Journal, PPORun, settings
 

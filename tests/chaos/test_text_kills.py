@@ -23,7 +23,7 @@ DEADLINE_S = 600.0  # of one run; a machine that is busy with other work takes m
 IS_A: dict[str, Callable[[str], bool]] = {
     "task": lambda title: title.startswith("ray::") and not re.search("IDLE|Actor|Agent", title),
     "actor": lambda title: title.startswith("ray::") and "Actor" in title,
-    "extractor": lambda title: "-m ilm_ray.text." in title,
+    "extractor": lambda title: "-m ilm_ray.data.web.format." in title,
 }
 
 

@@ -151,8 +151,8 @@ def test_what_git_ignores_goes_nowhere(tmp_path: Path) -> None:
     }
     folders = {name.replace("*", "any") for name in re.findall(r"^/?([^/#\n]+)/$", of_git, re.M)}
     assert folders >= {".venv", ".venv-eval", "site", "runs", "__pycache__"}
-    stay = {"ilm_ray/text/rules.py", "jobs/pipeline.py", "Makefile", "requirements-cpu.lock"}
-    asked = stay | {f"{name}/file" for name in folders | {".git", "ilm_ray/text/__pycache__"}}
+    stay = {"ilm_ray/data/web/clean/rules.py", "jobs/pipeline.py", "Makefile", "requirements-cpu.lock"}
+    asked = stay | {f"{name}/file" for name in folders | {".git", "ilm_ray/data/web/__pycache__"}}
     for whither, rule in rules.items():
         (tmp_path / ".rayignore").write_text(rule)
         (leaves_out,) = get_excludes_from_ignore_files(tmp_path, include_gitignore=False)

@@ -8,8 +8,8 @@ from typing import get_args
 import pytest
 
 from cluster.dashboards import SESSION, files, panels
-from ilm_ray.observe import metrics
-from ilm_ray.observe.metrics import TABLE, Board
+from ilm_ray.run import metrics
+from ilm_ray.run.metrics import TABLE, Board
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,7 +39,7 @@ def test_every_metric_is_set_somewhere() -> None:
     constants = {name for name, value in vars(metrics).items() if isinstance(value, metrics.Row)}
     assert len(constants) == len(TABLE) == len({row.name for row in TABLE})
     sources = [p.read_text() for folder in ("ilm_ray", "actors", "jobs") for p in (ROOT / folder).rglob("*.py")]
-    table = (ROOT / "ilm_ray" / "observe" / "metrics.py").read_text()
+    table = (ROOT / "ilm_ray" / "run" / "metrics.py").read_text()
     others = "\n".join(s for s in sources if s != table)
     of_rows = table[table.index("OF_TRAINING_ROWS") :]
     unset = {n for n in constants if not re.search(rf"(gauge|counter)\((metrics\.)?{n}\)", others + of_rows)}

@@ -14,7 +14,7 @@ from tests.cluster.clusters import LocalCluster, local_cluster, script
 JOB = """\
 import time
 import ray
-from ilm_ray.observe import metrics
+from ilm_ray.run import metrics
 
 @ray.remote
 class Worker:

@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from cluster.dashboards import panels
-from ilm_ray.checkpoints import commit
-from ilm_ray.observe.journal import read_journal
-from ilm_ray.observe.metrics import BAD_STEPS, FAILURES, MFU, TABLE, Board
+from ilm_ray.run.journal import read_journal
+from ilm_ray.run.metrics import BAD_STEPS, FAILURES, MFU, TABLE, Board
+from ilm_ray.training.checkpoints import commit
 from tests.chaos.test_killed_driver import SMALL
 from tests.cluster.clusters import ROOT, LocalCluster, local_cluster
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config
 from ilm_ray.config.fit import check_fits, check_ppo_fits, gpus_needed
 from ilm_ray.config.load import PRESETS
-from ilm_ray.corpus.stage import Context, Result, Stage
-from ilm_ray.errors import UserError
+from ilm_ray.run.stage import Context, Result, Stage
 from jobs import _job
 
 LARGE = {"cpus": 256.0, "memory_gib": 4096.0}

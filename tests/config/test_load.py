@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config, save_config
 from ilm_ray.config.fit import check_fits, parameter_count
 from ilm_ray.config.load import PRESETS, with_entry
-from ilm_ray.errors import UserError
 from ilm_ray.model.internlm2 import CausalLM, Shape
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
-from ilm_ray.demo import DATA
-from ilm_ray.demo.generate import write
-from ilm_ray.demo.pages import DUMPS, GOOD_KINDS
+from demo import DATA
+from demo.generate import write
+from demo.pages import DUMPS, GOOD_KINDS
 
 GZIP_MAGIC = b"\x1f\x8b\x08"
 

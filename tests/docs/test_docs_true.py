@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config
-from ilm_ray.decontamination.items import FORMS
-from ilm_ray.errors import UserError
+from ilm_ray.data.decontamination.items import FORMS
 
 REPOSITORY = Path(__file__).parents[2]
 HOW_TO = REPOSITORY / "docs" / "how_to.md"
@@ -148,15 +148,15 @@ def test_files_that_are_named_exist(page: Path) -> None:
 
 def test_the_search_for_files_finds_some() -> None:
     found = {word for page in PAGES for word in named_paths(page)}
-    assert len(found) > 100 and {"docs/status.md", "cluster/grafana", "ilm_ray/parallel/planner.py"} <= found
+    assert len(found) > 100 and {"docs/status.md", "cluster/grafana", "ilm_ray/training/plan/planner.py"} <= found
 
 
 @pytest.fixture(scope="module")
 def changed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the code with the how-tos' changes applied."""
     folder = tmp_path_factory.mktemp("changed")
-    for name in ("ilm_ray", "docs/examples", "tests/text"):
-        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("data"))
+    for name in ("ilm_ray", "docs/examples", "tests/data/web"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for number, change in enumerate(blocks(HOW_TO, "diff")):
         done = subprocess.run(["git", "apply", "--verbose"], cwd=folder, input=change, text=True, capture_output=True)
         assert done.returncode == 0, f"change {number} of {HOW_TO.name} does not fit the code any more: {done.stderr}"
@@ -181,7 +181,7 @@ def test_the_new_filter_of_the_how_to_is_asked(changed: Path) -> None:
     said = run_changed(changed, "docs/examples/filter_texts.py", "page.txt", setting)
     assert said.split("\t")[:3] == ["lines_per_paragraph", "5.0", "4.0"]
     check = (
-        "from tests.text.plain_rules import plain_scores; from ilm_ray.text.rules import score_batch; "
+        "from tests.data.web.plain_rules import plain_scores; from ilm_ray.data.web.clean.rules import score_batch; "
         "text = open('page.txt').read(); found = score_batch([text], ['en']); "
         "print({k: v[0] for k, v in found.items()} == plain_scores(text, 'en'), 'lines_per_paragraph' in found)"
     )
@@ -191,7 +191,7 @@ def test_the_new_filter_of_the_how_to_is_asked(changed: Path) -> None:
 def test_the_new_benchmark_of_the_how_to_is_read_and_listed(changed: Path) -> None:
     (changed / "riddles.jsonl").write_text('{"riddle": "What has teeth and cannot bite?", "reply": "A comb has."}\n')
     check = (
-        "from pathlib import Path; from ilm_ray.decontamination.items import read_items; "
+        "from pathlib import Path; from ilm_ray.data.decontamination.items import read_items; "
         "from ilm_ray.evaluation.suites import suite; print(read_items(Path('riddles.jsonl'), 'r')[0].question); "
         "print(*('Riddles' in {b.name for b in suite(name)} for name in ('chat', 'paper', 'base')))"
     )

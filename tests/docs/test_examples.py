@@ -15,23 +15,24 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ilm_ray.alignment.conditional import CONDITIONS, HASH, conditions_hash, save_conditions
-from ilm_ray.alignment.reward import pair_scores, read_pairs
+from demo import DATA
+from ilm_ray.alignment.reward.conditional import CONDITIONS, HASH, conditions_hash, save_conditions
+from ilm_ray.alignment.reward.task import pair_scores, read_pairs
+from ilm_ray.base.jsonl import Row, read_jsonl, write_jsonl
 from ilm_ray.config import load_config, save_config
-from ilm_ray.corpus.jsonl import Row, read_jsonl, write_jsonl
-from ilm_ray.demo import DATA
-from ilm_ray.model.huggingface import load_scalar, save_internlm2
+from ilm_ray.data.documents.language import detect_language
+from ilm_ray.data.documents.paths import outputs, write_sources
+from ilm_ray.data.documents.sources import find_sources
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.web import steps
+from ilm_ray.data.web.clean.normalise import drop_chrome, normalise
 from ilm_ray.model.internlm2 import Packed, ScalarModel, initialize
-from ilm_ray.text import explain_document, steps
-from ilm_ray.text.explain import open_run
-from ilm_ray.text.language import detect_language
-from ilm_ray.text.layout import outputs, write_sources
-from ilm_ray.text.normalise import drop_chrome, normalise
-from ilm_ray.text.sources import find_sources
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.model.weights import load_scalar, save_internlm2
+from ilm_ray.report.explain import document as explain_document
+from ilm_ray.report.explain.text_run import open_run
 from tests.alignment.small_run import SHAPE, config_of, make_run
-from tests.text.plain_rules import plain_scores
-from tests.text.rubbish import KINDS
+from tests.data.web.plain_rules import plain_scores
+from tests.data.web.rubbish import KINDS
 
 REPOSITORY = Path(__file__).parents[2]
 TEXT = """The miller opens the gate every morning and lets the water run over the wooden wheel.
@@ -127,7 +128,7 @@ def test_a_tiny_model_learns_from_packed_texts(tmp_path: Path) -> None:
     # tiktoken's own count of cl100k's first 900 tokens, and a begin and an end token each.
     import tiktoken
 
-    from ilm_ray.tokenizer.cl100k import cl100k
+    from ilm_ray.data.tokenizer.cl100k import cl100k
 
     ranks, pattern = cl100k()
     theirs = tiktoken.Encoding("first", pat_str=pattern, special_tokens={},

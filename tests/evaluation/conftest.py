@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ilm_ray.errors import UserError
+from ilm_ray.base.errors import UserError
 from ilm_ray.evaluation.environment import interpreter
 
 

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 
+from ilm_ray.base.jsonl import read_jsonl
 from ilm_ray.config.data import DecontaminationConfig
-from ilm_ray.corpus.jsonl import read_jsonl
-from ilm_ray.corpus.mixture import packed_from_arrays
-from ilm_ray.corpus.tokens import TokenSource, write_shard
-from ilm_ray.decontamination.items import read_items
+from ilm_ray.data.decontamination.items import read_items
+from ilm_ray.data.tokenizer.base import first_tokens
+from ilm_ray.data.tokenizer.cl100k import cl100k
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokens.mixture import packed_from_arrays
+from ilm_ray.data.tokens.shards import TokenSource, write_shard
 from ilm_ray.evaluation.contamination import contamination, item_losses, item_text
 from ilm_ray.evaluation.overlap import by_benchmark, item_index, overlaps
-from ilm_ray.model.huggingface import save_internlm2
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
 from ilm_ray.model.loss import IGNORE
-from ilm_ray.tokenizer.base import first_tokens
-from ilm_ray.tokenizer.cl100k import cl100k
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.model.weights import save_internlm2
 from jobs.contamination import main
 
 VOCABULARY = 1024

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ilm_ray.errors import UserError
+from ilm_ray.base.errors import UserError
 from ilm_ray.evaluation.data import lay_out, winogrande_row
 
 WORDS = st.lists(st.text("abé'中", min_size=1, max_size=4), min_size=1, max_size=4).map(" ".join)

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from ilm_ray.evaluation.humaneval_x import COMPILING, NAMES, assemble, judge, lacking
-from ilm_ray.evaluation.sandbox import Limits, Outcome, isolation
-from ilm_ray.evaluation.sandbox_child import NAMESPACES
+from ilm_ray.evaluation.programs.humaneval_x import COMPILING, NAMES, assemble, judge, lacking
+from ilm_ray.evaluation.programs.sandbox import Limits, Outcome, isolation
+from ilm_ray.evaluation.programs.sandbox_child import NAMESPACES
 
 Problem = dict[str, Any]
 SHORT = Limits(cpu_s=2, wall_s=20.0)

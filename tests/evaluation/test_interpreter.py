@@ -12,7 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ilm_ray.evaluation.interpreter import (
+from ilm_ray.data.tokenizer.base import first_tokens
+from ilm_ray.data.tokenizer.chatml import Message, encode_chat
+from ilm_ray.data.tokenizer.cl100k import cl100k
+from ilm_ray.data.tokenizer.tokenizer import SPECIALS, Tokenizer
+from ilm_ray.evaluation.opencompass.conversation import fit, reply
+from ilm_ray.evaluation.opencompass.endpoint import Endpoint, Window
+from ilm_ray.evaluation.programs.interpreter import (
     LIMITS,
     SHOWN_CHARS,
     TURNS,
@@ -24,13 +30,7 @@ from ilm_ray.evaluation.interpreter import (
     solve,
     written,
 )
-from ilm_ray.evaluation.opencompass.conversation import fit, reply
-from ilm_ray.evaluation.opencompass.endpoint import Endpoint, Window
-from ilm_ray.evaluation.sandbox import Limits
-from ilm_ray.tokenizer.base import first_tokens
-from ilm_ray.tokenizer.chatml import Message, encode_chat
-from ilm_ray.tokenizer.cl100k import cl100k
-from ilm_ray.tokenizer.tokenizer import SPECIALS, Tokenizer
+from ilm_ray.evaluation.programs.sandbox import Limits
 
 QUESTION: list[Message] = [{"role": "user", "content": "How much is 6 * 7?"}]
 SHORT = Limits(cpu_s=1, wall_s=20.0)

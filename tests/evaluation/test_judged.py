@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from actors.evaluator import Judge as JudgeAt
 from actors.evaluator import Target, plan_sets, run_sets
+from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config
-from ilm_ray.errors import UserError
 from ilm_ray.evaluation.data import lay_out
 from ilm_ray.evaluation.suites import BENCHMARKS, with_settings
 from ilm_ray.evaluation.tables import benchmark_row, per_cent

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config
-from ilm_ray.errors import UserError
+from ilm_ray.data.tokenizer.base import first_tokens
+from ilm_ray.data.tokenizer.cl100k import cl100k
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.evaluation.needle import NEEDLES, Haystack, chosen, default_lengths, depths, score, sentences
 from ilm_ray.evaluation.needle_run import Asked, Grid, NeedleError, counter, read_haystacks, run_needles
-from ilm_ray.tokenizer.base import first_tokens
-from ilm_ray.tokenizer.cl100k import cl100k
-from ilm_ray.tokenizer.tokenizer import Tokenizer
 from jobs.benchmarks import STAGE
 from tests.evaluation.known import Served
 

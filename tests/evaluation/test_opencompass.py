@@ -15,16 +15,16 @@ import pytest
 import ray
 
 from actors.evaluator import EvaluationError, SetOf, Target, plan_sets, run_sets
+from ilm_ray.data.tokenizer.base import first_tokens
+from ilm_ray.data.tokenizer.chatml import encode_chat
+from ilm_ray.data.tokenizer.cl100k import cl100k
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.evaluation.data import lay_out
-from ilm_ray.evaluation.humaneval_x import NAMES, lacking
+from ilm_ray.evaluation.programs.humaneval_x import NAMES, lacking
 from ilm_ray.evaluation.suites import BENCHMARKS
-from ilm_ray.model.huggingface import save_internlm2
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
+from ilm_ray.model.weights import save_internlm2
 from ilm_ray.serving.folder import servable
-from ilm_ray.tokenizer.base import first_tokens
-from ilm_ray.tokenizer.chatml import encode_chat
-from ilm_ray.tokenizer.cl100k import cl100k
-from ilm_ray.tokenizer.tokenizer import Tokenizer
 from tests.evaluation.known import SEVERAL, Knowing, Served, items, out_of_reach, programs
 from tests.evaluation.theirs import mbpp_verdicts
 

@@ -1,7 +1,7 @@
 """A program passes if it reaches its end: not by leaving early, not by printing what a passing one would print."""
 
-from ilm_ray.evaluation.passing import pass_rate
-from ilm_ray.evaluation.sandbox import Limits
+from ilm_ray.evaluation.programs.passing import pass_rate
+from ilm_ray.evaluation.programs.sandbox import Limits
 
 PASSES = ("assert 1 + 1 == 2", "print('x' * 1000)", "")
 FAILS = ("assert 1 + 1 == 3", "import os\nos._exit(0)", "raise SystemExit(0)", "def f(:", "while True: pass")

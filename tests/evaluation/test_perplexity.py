@@ -10,13 +10,13 @@ import ray
 import torch
 
 from actors.evaluator import Target, plan_sets, run_sets
+from ilm_ray.data.tokenizer.base import first_tokens
+from ilm_ray.data.tokenizer.cl100k import cl100k
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.evaluation.data import lay_out
 from ilm_ray.evaluation.suites import BENCHMARKS
-from ilm_ray.model.huggingface import load_causal, save_internlm2
 from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
-from ilm_ray.tokenizer.base import first_tokens
-from ilm_ray.tokenizer.cl100k import cl100k
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.model.weights import load_causal, save_internlm2
 
 VOCABULARY = 1024
 CONTEXT = 8192

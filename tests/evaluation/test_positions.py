@@ -10,9 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config
-from ilm_ray.corpus.tokens import write_shard
-from ilm_ray.errors import UserError
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokens.shards import write_shard
 from ilm_ray.evaluation.pipeline import heldout_measures
 from ilm_ray.evaluation.positions import (
     bucket_edges,
@@ -21,10 +22,9 @@ from ilm_ray.evaluation.positions import (
     position_curve,
     windows_by_position,
 )
-from ilm_ray.model.huggingface import save_internlm2
 from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
-from ilm_ray.observe.sections_alignment import evaluation_section
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.model.weights import save_internlm2
+from ilm_ray.report.sections.alignment import evaluation_section
 from jobs.evaluation import STAGE
 
 SHAPE = Shape(

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ilm_ray.evaluation.sandbox import LANGUAGES, Limits, _run, isolation, missing, run_in_sandbox
-from ilm_ray.evaluation.sandbox_child import LIMITS, NAMESPACES
+from ilm_ray.evaluation.programs.sandbox import LANGUAGES, Limits, _run, isolation, missing, run_in_sandbox
+from ilm_ray.evaluation.programs.sandbox_child import LIMITS, NAMESPACES
 
 SHORT = Limits(cpu_s=1, wall_s=60.0)
 apart = pytest.mark.skipif(isolation() != NAMESPACES, reason=f"this system allows no more than '{isolation()}'")
@@ -178,7 +178,7 @@ for attempt in (lambda: open('/usr/x', 'w'), lambda: socket.create_connection(('
     except OSError: print('refused')
 """
     call = f"""
-from ilm_ray.evaluation.sandbox import *
+from ilm_ray.evaluation.programs.sandbox import *
 print(isolation())
 print(run_in_sandbox({program!r}, limits=Limits(processes=2)).stdout, end='')
 """
@@ -209,7 +209,7 @@ def test_a_caller_that_is_killed_takes_the_program_with_it() -> None:
     mark = f"orphan_{os.getpid()}"
     sleep = f"[sys.executable, '-c', 'import time; time.sleep(60)', '{mark}_inside']"
     inner = f"import subprocess, sys; subprocess.run({sleep})"
-    call = f"from ilm_ray.evaluation.sandbox import run_in_sandbox; run_in_sandbox({inner!r})"
+    call = f"from ilm_ray.evaluation.programs.sandbox import run_in_sandbox; run_in_sandbox({inner!r})"
     caller = subprocess.Popen([sys.executable, "-c", call])
     until = time.monotonic() + 30
     while not (inside := [p for p in processes_with(f"{mark}_inside") if p != caller.pid]) and time.monotonic() < until:

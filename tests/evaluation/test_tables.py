@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ilm_ray.errors import UserError
+from ilm_ray.base.errors import UserError
 from ilm_ray.evaluation.published import FIGURES, MODELS, published
 from ilm_ray.evaluation.suites import AREAS, BENCHMARKS, SMOKE, Benchmark, suite
 from ilm_ray.evaluation.tables import area_means, benchmark_row

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
 
-from ilm_ray.errors import UserError
+from ilm_ray.base.errors import UserError
 
 CAMPAIGN = "FUZZ_MINUTES" in os.environ
 CPU_S = 10.0  # of one example, many times what any of them takes

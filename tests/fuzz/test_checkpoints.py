@@ -15,17 +15,17 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ilm_ray.checkpoints import commit
-from ilm_ray.checkpoints.commit import Commit, File
-from ilm_ray.checkpoints.states import tensors_in
-from ilm_ray.checkpoints.store import Store
-from ilm_ray.corpus import manifest as manifests
-from ilm_ray.corpus.manifest import Manifest
-from ilm_ray.model.exchange import export_model, import_model
+from ilm_ray.data.tokenizer.base import first_tokens
+from ilm_ray.data.tokenizer.cl100k import cl100k
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.model.huggingface import export_model, import_model
 from ilm_ray.model.internlm2 import CausalLM, Shape
-from ilm_ray.tokenizer.base import first_tokens
-from ilm_ray.tokenizer.cl100k import cl100k
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.run import manifest as manifests
+from ilm_ray.run.manifest import Manifest
+from ilm_ray.training.checkpoints import commit
+from ilm_ray.training.checkpoints.commit import Commit, File
+from ilm_ray.training.checkpoints.states import tensors_in
+from ilm_ray.training.checkpoints.store import Store
 from tests.fuzz.limits import bounded, few, refusals
 from tests.fuzz.made import as_json, damaged, rewritten, texts, values
 

@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ilm_ray.code.files.entries import Limits
-from ilm_ray.code.files.trees import find_trees, list_tree, read_tree
 from ilm_ray.config.data import CodeConfig
+from ilm_ray.data.code.files.entries import Limits
+from ilm_ray.data.code.files.trees import find_trees, list_tree, read_tree
 from tests.fuzz.limits import few, refusals
 from tests.fuzz.made import damaged, texts
 

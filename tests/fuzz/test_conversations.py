@@ -9,14 +9,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from jinja2 import TemplateError
 
-from ilm_ray.errors import UserError
-from ilm_ray.observe.label_page import question_page
-from ilm_ray.observe.page import text
-from ilm_ray.tokenizer.base import first_tokens
-from ilm_ray.tokenizer.chatml import check_messages, encode_chat, plain_text
-from ilm_ray.tokenizer.cl100k import cl100k
-from ilm_ray.tokenizer.huggingface import MARK
-from ilm_ray.tokenizer.tokenizer import SPECIALS, Tokenizer
+from ilm_ray.base.errors import UserError
+from ilm_ray.data.tokenizer.base import first_tokens
+from ilm_ray.data.tokenizer.chatml import check_messages, encode_chat, plain_text
+from ilm_ray.data.tokenizer.cl100k import cl100k
+from ilm_ray.data.tokenizer.huggingface import MARK
+from ilm_ray.data.tokenizer.tokenizer import SPECIALS, Tokenizer
+from ilm_ray.report.label_page import question_page
+from ilm_ray.report.page import text
 from tests.fuzz.limits import bounded, few, refusals
 from tests.fuzz.made import rewritten, texts, values
 

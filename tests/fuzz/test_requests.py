@@ -15,14 +15,14 @@ from aiohttp import web
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ilm_ray.alignment.labels import read_comparisons, read_labels
-from ilm_ray.model.exchange import export_model
+from ilm_ray.alignment.online.labels import read_comparisons, read_labels
+from ilm_ray.data.tokenizer.base import first_tokens
+from ilm_ray.data.tokenizer.cl100k import cl100k
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.model.huggingface import export_model
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
 from ilm_ray.serving.embedded import Embedded
 from ilm_ray.serving.protocol import sayable
-from ilm_ray.tokenizer.base import first_tokens
-from ilm_ray.tokenizer.cl100k import cl100k
-from ilm_ray.tokenizer.tokenizer import Tokenizer
 from jobs.label_answers import Labels, serve
 from tests.fuzz.limits import bounded, few, refusals
 from tests.fuzz.made import as_json, damaged, lines, rewritten, texts, values

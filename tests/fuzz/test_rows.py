@@ -14,16 +14,16 @@ import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ilm_ray import demo
+import demo
 from ilm_ray.alignment.inputs import chat_rows, preference_rows, prompt_rows
-from ilm_ray.alignment.labels import labelled_pairs, read_comparisons, read_labels
+from ilm_ray.alignment.online.labels import labelled_pairs, read_comparisons, read_labels
+from ilm_ray.base.jsonl import encoded, read_jsonl
+from ilm_ray.base.rows import require_splits
 from ilm_ray.config import load_config
-from ilm_ray.corpus.jsonl import encoded, read_jsonl
-from ilm_ray.corpus.rows import require_splits
-from ilm_ray.decontamination.items import read_items
-from ilm_ray.text.classifiers import labels as classifier_labels
-from ilm_ray.text.plain import read_documents
-from ilm_ray.tokenizer.chatml import check_messages
+from ilm_ray.data.decontamination.items import read_items
+from ilm_ray.data.tokenizer.chatml import check_messages
+from ilm_ray.data.web.classifiers import labels as classifier_labels
+from ilm_ray.data.web.format.plain import read_documents
 from tests.fuzz.limits import bounded, few, refusals
 from tests.fuzz.made import as_json, damaged, deep, lines, rewritten
 from tests.fuzz.test_web_archives import bomb

@@ -12,13 +12,13 @@ import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ilm_ray.demo import warc as writer
-from ilm_ray.text.archive import looks_like_archive
-from ilm_ray.text.charset import decode
-from ilm_ray.text.child import Page, read_page
-from ilm_ray.text.extract import Extractor
-from ilm_ray.text.http import content_type, decode_body, parse_response
-from ilm_ray.text.warc import read_captures
+from demo import warc as writer
+from ilm_ray.data.web.format.archive import looks_like_archive
+from ilm_ray.data.web.format.charset import decode
+from ilm_ray.data.web.format.child import Page, read_page
+from ilm_ray.data.web.format.extract import Extractor
+from ilm_ray.data.web.format.http import content_type, decode_body, parse_response
+from ilm_ray.data.web.format.warc import read_captures
 from tests.fuzz.limits import bounded, few
 from tests.fuzz.made import damaged, texts
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ilm_ray.model.huggingface import full_weights, load_causal, save_internlm2
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.model.weights import full_weights, load_causal, save_internlm2
 from jobs import checkpoint
 
 SHAPE = Shape(vocab_size=300, layers=2, hidden=32, kv_heads=2, queries_per_kv=1, head_dim=16, mlp_hidden=48)

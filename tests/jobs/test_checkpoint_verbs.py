@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch.optim import AdamW
 
-from ilm_ray.checkpoints import commit
-from ilm_ray.checkpoints.checkpoints import Checkpoints, Storage
-from ilm_ray.corpus import manifest as manifests
-from ilm_ray.corpus.manifest import Manifest
-from ilm_ray.model.huggingface import full_weights, load_causal, load_shape, save_internlm2
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.model.internlm2 import CausalLM, initialize
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.model.weights import full_weights, load_causal, load_shape, save_internlm2
+from ilm_ray.run import manifest as manifests
+from ilm_ray.run.manifest import Manifest
+from ilm_ray.training.checkpoints import commit
+from ilm_ray.training.checkpoints.checkpoints import Checkpoints, Storage
 from jobs import checkpoint
-from tests.checkpoints.small import flip
 from tests.jobs.test_checkpoint_job import SHAPE
 from tests.processes import run_ranks
+from tests.training.checkpoints.small import flip
 
 STEP = 1e-3  # by which AdamW's first steps move every weight that has a gradient of one sign
 

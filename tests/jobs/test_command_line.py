@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ilm_ray import demo
+import demo
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -16,8 +16,8 @@ import ray
 
 from actors.probe import Probe
 from ilm_ray.config import load_config
-from ilm_ray.observe import doctor
-from ilm_ray.observe.doctor import MAX_SKEW_S, SLOWEST_LINK, WRITTEN_BYTES, Check
+from ilm_ray.run import doctor
+from ilm_ray.run.doctor import MAX_SKEW_S, SLOWEST_LINK, WRITTEN_BYTES, Check
 from jobs import doctor as doctor_job
 from jobs.doctor import examine_cluster
 

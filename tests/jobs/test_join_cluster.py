@@ -5,7 +5,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from ilm_ray.errors import UserError
+from ilm_ray.base.errors import UserError
 from jobs._job import join_cluster
 
 

@@ -15,8 +15,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from ilm_ray.alignment.labels import labelled_pairs, read_labels
-from ilm_ray.errors import UserError
+from ilm_ray.alignment.online.labels import labelled_pairs, read_labels
+from ilm_ray.base.errors import UserError
 from jobs.label_answers import Labels, _sides, serve
 from tests.browser import BINARY, Browser
 from tests.made_text import HOSTILE

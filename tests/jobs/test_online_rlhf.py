@@ -8,15 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ilm_ray.alignment.labels import read_comparisons
-from ilm_ray.alignment.reward import read_pairs
+from ilm_ray.alignment.online.labels import read_comparisons
+from ilm_ray.alignment.reward.task import read_pairs
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.jsonl import write_jsonl
 from ilm_ray.config import Config, load_config
-from ilm_ray.corpus.jsonl import write_jsonl
-from ilm_ray.corpus.manifest import Manifest, commit, load
-from ilm_ray.corpus.stage import Context, run_stage
-from ilm_ray.errors import UserError
-from ilm_ray.observe.journal import Journal
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.run.journal import Journal
+from ilm_ray.run.manifest import Manifest, commit, load
+from ilm_ray.run.stage import Context, run_stage
 from jobs.online_rlhf import LABELS, round_stages, take_labels
 from tests.alignment.made_round import make_round
 from tests.alignment.test_hacking import CASES, EN

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config, save_config
 from ilm_ray.config.run_folder import NAME, choose_settings
-from ilm_ray.errors import UserError
 from tests.jobs.test_command_line import REPOSITORY, run_job
 
 PRESET = st.sampled_from([None, None, "nano", "1_8b"])

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ilm_ray.errors import UserError
-from ilm_ray.model import exchange
-from ilm_ray.model.exchange import export_model, import_model
-from ilm_ray.model.huggingface import full_weights
+from ilm_ray.base.errors import UserError
+from ilm_ray.model import huggingface as exchange
+from ilm_ray.model.huggingface import export_model, import_model
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel, Shape, initialize
+from ilm_ray.model.weights import full_weights
 from tests.ask_vllm import NEW_TOKENS, ask_vllm
 
 SHAPE = Shape(

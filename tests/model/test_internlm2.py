@@ -7,7 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from ilm_ray.model.attention import attention, attention_by_run
-from ilm_ray.model.huggingface import (
+from ilm_ray.model.internlm2 import CausalLM, Documents, Packed, Shape, initialize
+from ilm_ray.model.loss import IGNORE, summed_loss
+from ilm_ray.model.pointwise import RMSNorm, _RMSNorm, swiglu
+from ilm_ray.model.rotary import rotary_tables, split_rotated
+from ilm_ray.model.weights import (
     from_llama,
     full_weights,
     load_causal,
@@ -16,10 +20,6 @@ from ilm_ray.model.huggingface import (
     save_llama,
     to_llama,
 )
-from ilm_ray.model.internlm2 import CausalLM, Documents, Packed, Shape, initialize
-from ilm_ray.model.loss import IGNORE, summed_loss
-from ilm_ray.model.pointwise import RMSNorm, _RMSNorm, swiglu
-from ilm_ray.model.rotary import rotary_tables, split_rotated
 
 SHAPE = Shape(
     vocab_size=160, layers=3, hidden=96, kv_heads=2, queries_per_kv=3, head_dim=16, mlp_hidden=64, rope_base=1000.0

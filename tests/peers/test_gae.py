@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ilm_ray.alignment.ppo import gae, normalized
+from ilm_ray.alignment.ppo.arithmetic import gae, normalized
 from tests.peers.cases import CONTIGUOUS, GAPS, MASKS, case
 from tests.peers.systems import openrlhf_gae, require, verl_algorithms
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from ilm_ray.alignment.ppo import kl_estimate, token_rewards
+from ilm_ray.alignment.ppo.arithmetic import kl_estimate, token_rewards
 from tests.peers.cases import MASKS, case
 from tests.peers.systems import openrlhf_models, require, verl_algorithms
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ilm_ray.alignment.ppo import policy_loss, value_loss
+from ilm_ray.alignment.ppo.arithmetic import policy_loss, value_loss
 from tests.peers.cases import MASKS, case
 from tests.peers.systems import openrlhf_models, require, verl_algorithms
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ilm_ray.alignment.reward import focal_ranking_loss, log_barrier
+from ilm_ray.alignment.reward.task import focal_ranking_loss, log_barrier
 from tests.peers.systems import openrlhf_models, require, xtuner_reward
 
 require("xtuner", "openrlhf")

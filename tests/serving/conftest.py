@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ilm_ray.model.huggingface import save_internlm2
+from ilm_ray.data.tokenizer.base import first_tokens
+from ilm_ray.data.tokenizer.cl100k import cl100k
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
-from ilm_ray.tokenizer.base import first_tokens
-from ilm_ray.tokenizer.cl100k import cl100k
-from ilm_ray.tokenizer.tokenizer import Tokenizer
+from ilm_ray.model.weights import save_internlm2
 
 VOCABULARY = 1024
 DEADLINE_S = 900.0  # vLLM's start takes half a minute of processor time

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ilm_ray.errors import UserError
+from ilm_ray.base.errors import UserError
 from ilm_ray.serving.folder import servable
 from ilm_ray.serving.page import ChatPage
 from jobs.serve import main, read_settings

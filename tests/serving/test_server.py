@@ -12,11 +12,11 @@ import psutil
 import pytest
 import torch
 
-from ilm_ray.corpus.mixture import packed_from_arrays
-from ilm_ray.model.huggingface import load_causal
+from ilm_ray.data.tokenizer.chatml import encode_chat
+from ilm_ray.data.tokenizer.tokenizer import SPECIALS, Tokenizer
+from ilm_ray.data.tokens.mixture import packed_from_arrays
+from ilm_ray.model.weights import load_causal
 from ilm_ray.serving.page import POLICY
-from ilm_ray.tokenizer.chatml import encode_chat
-from ilm_ray.tokenizer.tokenizer import SPECIALS, Tokenizer
 from tests.browser import BINARY, Browser
 from tests.serving.conftest import serving
 

@@ -9,10 +9,10 @@ from typing import Any
 from opencompass.datasets.math import MATHAgentEvaluator, MATHEvaluator
 from opencompass.openicl.icl_inferencer import ChatInferencer
 
-from ilm_ray.evaluation.interpreter import NAME, SYSTEM, Solved, shots, solve, written
+from ilm_ray.data.tokenizer.chatml import Message
 from ilm_ray.evaluation.leftovers import drop_torn
 from ilm_ray.evaluation.opencompass.conversation import reply
-from ilm_ray.tokenizer.chatml import Message
+from ilm_ray.evaluation.programs.interpreter import NAME, SYSTEM, Solved, shots, solve, written
 
 INTERPRETER: Message = {"role": "system", "name": NAME, "content": SYSTEM}
 Row = dict[str, Any]

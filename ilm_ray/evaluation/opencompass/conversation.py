@@ -4,9 +4,9 @@ import urllib.error
 from collections.abc import Sequence
 from typing import Any
 
-from ilm_ray.evaluation.interpreter import written
+from ilm_ray.data.tokenizer.chatml import Message, encode_chat
 from ilm_ray.evaluation.opencompass.endpoint import ANSWER_SHARE, TURN_TOKENS, Endpoint, Window
-from ilm_ray.tokenizer.chatml import Message, encode_chat
+from ilm_ray.evaluation.programs.interpreter import written
 
 SPECIALS = ("<s>", "<|im_start|>", "<|im_end|>", "<|action_start|>", "<|action_end|>", "<|interpreter|>")
 Row = dict[str, Any]

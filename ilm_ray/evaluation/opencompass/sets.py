@@ -7,9 +7,9 @@ from typing import Any
 from mmengine.config import ConfigDict
 from opencompass.openicl.icl_retriever import FixKRetriever
 
-from ilm_ray.evaluation.humaneval_x import lacking
 from ilm_ray.evaluation.opencompass.agent import InterpreterInferencer, InterpreterMATH
 from ilm_ray.evaluation.opencompass.programs import SandboxedHumanEval, SandboxedHumanEvalX, SandboxedMBPP
+from ilm_ray.evaluation.programs.humaneval_x import lacking
 from ilm_ray.evaluation.suites import Benchmark
 
 CONFIGS = "opencompass.configs.datasets"

@@ -1,0 +1,59 @@
+"""A frozen language model: the reference of the KL penalty, or any model whose log-probabilities are wanted."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from actors.group import Figures, step
+from actors.ppo.weights import BUCKET_BYTES, WeightMessage, cut_by_bytes, pack
+from actors.ppo.zero import infer_micro_batches
+from ilm_ray.alignment.ppo.arithmetic import cut_micro_batches, share_out
+from ilm_ray.alignment.ppo.experience import Rollouts, merge
+from ilm_ray.model.weights import full_weights, load_causal, to_llama
+
+
+@dataclass(frozen=True)
+class FrozenSettings:
+    """What a rank of a model that never changes is started with."""
+
+    model: Path
+    micro_tokens: int
+    precision: str  # fp32 or bf16
+
+
+class Reference:
+    """One rank: a whole copy of the model, a share of the sequences."""
+
+    def __init__(self, rank: int, world: int, settings: FrozenSettings) -> None:
+        self.rank, self.world, self.settings = rank, world, settings
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @step
+    def build(self) -> tuple[None, Figures]:
+        dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
+        self.model = load_causal(self.settings.model).to(self.device, dtype).requires_grad_(False)
+        return None, {}
+
+    @step
+    def logprobs(self, *rollouts: Rollouts) -> tuple[dict[int, Tensor], Figures]:
+        """Log-probabilities of the sampled tokens, for this rank's share."""
+        merged = merge(rollouts)
+        lengths = list(map(len, merged.sequences))
+        micros = cut_micro_batches(share_out(lengths, self.world)[self.rank], lengths, self.settings.micro_tokens)
+        with torch.no_grad():
+            found = infer_micro_batches(
+                micros, merged.sequences, merged.prompt_lengths, lambda b, labels: -self.model(b, labels), self.device
+            )
+        return found, {}
+
+    @step
+    def weights(self) -> tuple[WeightMessage | None, Figures]:
+        """All weights in one message from rank 0, as version 0."""
+        if self.rank:
+            return None, {}
+        full = full_weights(self.model)
+        sizes = {name: t.numel() * t.element_size() for name, t in full.items()}
+        parts = cut_by_bytes(sizes, BUCKET_BYTES)
+        return pack((to_llama({name: full[name] for name in part}, self.model.shape) for part in parts), 0)

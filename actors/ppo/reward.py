@@ -1,0 +1,58 @@
+"""The reward group: the conditional reward model. It alone sees the system prompt of a prompt's domain."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from actors.group import Figures, step
+from ilm_ray.alignment.ppo.arithmetic import cut_micro_batches, share_out
+from ilm_ray.alignment.ppo.experience import Rollouts, merge
+from ilm_ray.alignment.reward.conditional import conditioned
+from ilm_ray.model.internlm2 import Packed
+from ilm_ray.model.weights import load_scalar
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """What a reward rank is started with; all ids are those of the run's tokenizer."""
+
+    model: Path
+    micro_tokens: int
+    precision: str  # fp32 or bf16
+    prefixes: dict[str, list[int]]  # domain -> tokens of its condition
+    reward_id: int
+    end_id: int  # the token that ends a message
+    tail: list[int]  # what ChatML writes behind that token, and an engine that stops there does not
+    context: int  # of what is longer, the conversation loses its beginning
+
+
+class Reward:
+    """One rank: a whole copy of the model, a share of the sequences."""
+
+    def __init__(self, rank: int, world: int, settings: RewardSettings) -> None:
+        self.rank, self.world, self.settings = rank, world, settings
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @step
+    def build(self) -> tuple[None, Figures]:
+        dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
+        self.model = load_scalar(self.settings.model).to(self.device, dtype).requires_grad_(False)
+        return None, {}
+
+    @step
+    def score(self, *rollouts: Rollouts) -> tuple[dict[int, float], Figures]:
+        """One score a sequence, for this rank's share; read at the reward token behind the last."""
+        s, merged = self.settings, merge(rollouts)
+        inputs = []
+        for prompt, ids in zip(merged.prompts, merged.sequences, strict=True):
+            whole = ids + s.tail if ids[-1] == s.end_id else ids
+            inputs.append(conditioned(s.prefixes[prompt.domain], whole, s.reward_id, s.context))
+        lengths = list(map(len, inputs))
+        scores: dict[int, float] = {}
+        for micro in cut_micro_batches(share_out(lengths, self.world)[self.rank], lengths, s.micro_tokens):
+            batch = Packed.of([inputs[i] for i in micro]).to(self.device)
+            with torch.no_grad():
+                last = self.model(batch)[batch.cu_seqlens[1:].long() - 1]
+            scores |= dict(zip(micro, last.tolist(), strict=True))
+        return scores, {"total": sum(scores.values()), "count": len(scores)}

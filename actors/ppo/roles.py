@@ -1,0 +1,135 @@
+"""The roles of PPO: what they start from, their settings, and their shares of the GPUs."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from actors.group import Role
+from actors.ppo.critic import Critic, CriticSettings
+from actors.ppo.experience import ExperienceMaker, ExperienceSettings
+from actors.ppo.policy import Policy, PolicySettings, PretrainMix
+from actors.ppo.reference import FrozenSettings, Reference
+from actors.ppo.reward import Reward, RewardSettings
+from actors.ppo.rollout import VLLM_ENV, Rollout, RolloutSettings, choose_backend
+from ilm_ray.alignment.ppo.experience import Prompt
+from ilm_ray.config.alignment import PPOConfig
+from ilm_ray.config.fit import check_ppo_fits, group_sizes
+from ilm_ray.model.weights import load_shape
+
+
+@dataclass(frozen=True)
+class ChatTokens:
+    """What the groups need to know of the tokenizer."""
+
+    prefixes: dict[str, list[int]]  # domain -> tokens of the reward model's condition
+    reward_id: int
+    end_id: int  # ends an assistant's message
+    tail: list[int]  # tokens that ChatML writes behind `end_id`
+    stop_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything the loop starts from, beside its settings."""
+
+    policy: Path  # also the reference
+    reward: Path  # also the critic's body
+    prompts: list[Prompt]
+    chat: ChatTokens
+    pretrain: PretrainMix | None
+    reward_context: int
+    micro_tokens: int
+    seed: int
+    validation: Sequence[Prompt] = ()  # nothing is trained on them; none: the last policy is the result
+
+
+def ppo_roles(ppo: PPOConfig, inputs: Inputs, folder: Path) -> list[Role]:
+    """The six roles; experience is kept in `folder`.
+
+    On GPUs every rank has one of its own, or an equal share where there are fewer GPUs than ranks. With `colocate` the
+    ranks of one number share a GPU.
+    """
+    backend = choose_backend(ppo.rollout_backend)
+    sizes, gpus = group_sizes(ppo), _gpus()
+    check_ppo_fits(ppo, gpus)
+    gpu = (1 / len(sizes) if gpus else 0.0) if ppo.colocate else gpu_share(sum(sizes))
+    micro = inputs.micro_tokens
+    frozen = FrozenSettings(inputs.policy, micro, ppo.precision)
+    return [
+        Role(
+            "rollout",
+            Rollout,
+            rollout_settings(ppo, inputs, backend, gpu),
+            ppo.rollout_engines,
+            gpus=gpu,
+            env=VLLM_ENV if backend == "vllm" else {},
+        ),
+        Role(
+            "policy",
+            Policy,
+            PolicySettings(ppo, inputs.policy, inputs.seed, micro, inputs.pretrain),
+            ppo.policy_ranks,
+            gpus=gpu,
+            rendezvous=True,
+        ),
+        Role(
+            "critic",
+            Critic,
+            CriticSettings(ppo, inputs.reward, inputs.seed, micro),
+            ppo.critic_ranks,
+            gpus=gpu,
+            rendezvous=True,
+        ),
+        Role("reference", Reference, frozen, ppo.reference_ranks, gpus=gpu),
+        Role("reward", Reward, reward_settings(ppo, inputs), ppo.reward_ranks, gpus=gpu),
+        Role("experience", ExperienceMaker, ExperienceSettings(ppo, folder)),
+    ]
+
+
+def _gpus() -> int:
+    """Whole GPUs of the cluster."""
+    return int(ray.cluster_resources().get("GPU", 0.0))
+
+
+def gpu_share(ranks: int) -> float:
+    """GPUs for each of `ranks` ranks: 0 without any, at most 1, hundredths below that.
+
+    A share lies on one GPU: 3 ranks on 2 GPUs take half a GPU each, not two thirds.
+    """
+    gpus = _gpus()
+    return math.floor(100 / math.ceil(ranks / gpus)) / 100 if gpus else 0.0
+
+
+def rollout_settings(ppo: PPOConfig, inputs: Inputs, backend: str, gpu: float) -> RolloutSettings:
+    """What an engine is started with; gpu: the share of a GPU that its rank is given, 0 without one."""
+    return RolloutSettings(
+        shape=load_shape(inputs.policy),
+        backend=backend,
+        precision=ppo.precision,
+        max_tokens=ppo.max_prompt_tokens + ppo.max_new_tokens,
+        max_new_tokens=ppo.max_new_tokens,
+        temperature=ppo.temperature,
+        top_p=ppo.top_p,
+        stop_ids=inputs.chat.stop_ids,
+        seed=inputs.seed,
+        deadline_s=ppo.deadline_s,
+        gpu_memory_share=0.9 * (gpu or 1.0),
+    )
+
+
+def reward_settings(ppo: PPOConfig, inputs: Inputs) -> RewardSettings:
+    """What a reward rank is started with: its conditions as tokens, and how a conversation ends."""
+    c = inputs.chat
+    return RewardSettings(
+        inputs.reward,
+        inputs.micro_tokens,
+        ppo.precision,
+        c.prefixes,
+        c.reward_id,
+        c.end_id,
+        c.tail,
+        inputs.reward_context,
+    )

@@ -1,0 +1,221 @@
+"""What the code stage reads: folders, archives and git repositories, as trees of files."""
+
+import hashlib
+import os
+import re
+import sysconfig
+import tarfile
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from ilm_ray.base.errors import UserError
+from ilm_ray.config.data import CodeConfig
+from ilm_ray.data.code.files import archives, git
+from ilm_ray.data.code.files.entries import Entry, Limits, Listing
+
+_PRUNED = {"__pycache__", "site-packages"}  # compiled files; other people's packages beside the standard library
+_PRUNED_OF_PYTHON = {"test", "tests", "idle_test", "lib2to3", "ensurepip", "lib-dynload"}
+_ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """One source of files. A git repository and an archive are one repository each; a folder may be many."""
+
+    name: str  # the beginning of the URLs of all its files
+    kind: Literal["folder", "tar", "zip", "git"]
+    location: str
+    revision: str = ""  # git: the commit
+    pruned: tuple[str, ...] = ()  # names of folders that are not looked into
+
+
+class Part(NamedTuple):
+    """Files of a tree that one task reads."""
+
+    tree: Tree
+    entries: list[Entry]
+
+
+def find_trees(config: CodeConfig) -> list[Tree]:
+    """The trees that `code.source` names, sorted; the standard library of the running Python where it names none.
+
+    A folder that holds git repositories or archives is a folder of repositories: each of its folders is a tree.
+    Raises UserError where one is missing, or is neither folder nor archive nor repository.
+    """
+    if config.source is None:
+        return [_python()]
+    named = [config.source] if isinstance(config.source, str) else config.source
+    found = [tree for path in named for tree in _trees_at(Path(path).absolute())]
+    seen = Counter[str]()
+    unique = []
+    for tree in sorted(set(found), key=lambda tree: (tree.name, tree.location)):
+        seen[tree.name] += 1  # equal names would give equal ids
+        name = tree.name if seen[tree.name] == 1 else f"{tree.name}~{seen[tree.name]}"
+        unique.append(Tree(name, tree.kind, tree.location, tree.revision, tree.pruned))
+    return unique
+
+
+def list_tree(tree: Tree, limits: Limits) -> Listing:
+    """Every file of the tree that is worth a look, sorted by path. Raises UserError where it cannot be read."""
+    if tree.kind == "folder":
+        found = _list_folder(tree)
+    elif tree.kind == "git":
+        found = git.list_files(tree.location, tree.revision)
+    elif tree.kind == "zip":
+        found = archives.list_zip(tree.location, limits)
+    else:
+        found = archives.list_tar(tree.location, limits)
+    kept, left_out = list[Entry](), Counter(found.left_out)
+    for entry in found.entries:
+        folders = entry.path.split("/")[:-1]
+        if any(folder.startswith(".") or folder in tree.pruned for folder in folders):
+            left_out["hidden"] += 1
+        elif not _is_utf8(entry.path):
+            left_out["unnameable"] += 1  # ids, documents and JSON could not hold the name
+        else:
+            kept.append(entry)
+    return Listing(sorted(kept), left_out)
+
+
+def read_tree(tree: Tree, entries: Iterable[Entry], limits: Limits) -> Iterator[tuple[Entry, bytes]]:
+    """The bytes of `entries`, at most `limits.file_bytes` + 1 of each, in no stated order.
+
+    Raises UserError where the tree cannot be read.
+    """
+    if tree.kind == "folder":
+        return _read_folder(tree, entries, limits)
+    if tree.kind == "git":
+        return git.read_files(tree.location, entries, limits)
+    if tree.kind == "zip":
+        return archives.read_zip(tree.location, entries, limits)
+    return archives.read_tar(tree.location, entries, limits)
+
+
+def split_parts(tree: Tree, entries: list[Entry], files: int) -> list[Part]:
+    """Parts of at most `files` entries; a tar archive, which has no random access, is one part."""
+    size = max(len(entries), 1) if tree.kind == "tar" else files
+    return [Part(tree, entries[at : at + size]) for at in range(0, len(entries), size)]
+
+
+def fingerprint(tree: Tree, entries: Iterable[Entry]) -> str:
+    """Identity of the names and contents of `entries`, and of the tree's name, which is part of ids and URLs.
+
+    Raises UserError where a file cannot be read.
+    """
+    seen = hashlib.sha256(f"{tree.name}\0{tree.kind}\0{tree.revision}\0".encode("utf-8", "surrogateescape"))
+    try:
+        if tree.kind in ("tar", "zip"):
+            with Path(tree.location).open("rb") as raw:
+                seen.update(hashlib.file_digest(raw, "sha256").digest())
+        elif tree.kind == "folder":
+            for entry in entries:
+                content = Path(tree.location, entry.member).read_bytes()
+                seen.update(f"{entry.path}\0".encode() + hashlib.sha256(content).digest())
+    except OSError as error:
+        raise _unreadable(error) from None
+    return seen.hexdigest()[:16]
+
+
+def _python() -> Tree:
+    root = Path(sysconfig.get_path("stdlib")).absolute()
+    return Tree(root.name, "folder", str(root), pruned=tuple(sorted(_PRUNED | _PRUNED_OF_PYTHON | {"node_modules"})))
+
+
+def _trees_at(path: Path) -> list[Tree]:
+    if path.is_file():
+        return [_archive(path)]
+    if not path.is_dir():
+        raise UserError(f"code.source: {path} is no folder, archive or git repository; name one, or leave it out")
+    if (tree := _repository(path)) is not None:
+        return [tree]
+    try:
+        children = sorted(
+            child for child in path.iterdir() if not child.name.startswith(".") and not child.is_symlink()
+        )
+    except OSError as error:
+        raise _unreadable(error) from None
+    inside = [_child(child) for child in children]
+    if any(tree is not None and tree.kind != "folder" for tree in inside):
+        return [tree for tree in inside if tree is not None]
+    return [_folder(path)]
+
+
+def _child(path: Path) -> Tree | None:
+    """A child of a folder of repositories; a file that is no archive is none."""
+    if path.is_dir():
+        return _repository(path) or _folder(path)
+    return _archive(path) if _ARCHIVE.search(path.name) else None
+
+
+def _folder(path: Path) -> Tree:
+    return Tree(path.name, "folder", str(path), pruned=tuple(sorted(_PRUNED)))
+
+
+def _repository(path: Path) -> Tree | None:
+    bare = all((path / name).exists() for name in ("HEAD", "objects", "refs"))
+    if not bare and not (path / ".git").exists():
+        return None
+    name = path.parent.name if path.name == ".git" else path.name.removesuffix(".git")
+    return Tree(name, "git", str(path), git.head(str(path)), tuple(sorted(_PRUNED)))
+
+
+def _archive(path: Path) -> Tree:
+    name = _ARCHIVE.sub("", path.name)
+    try:
+        if zipfile.is_zipfile(path):
+            return Tree(name, "zip", str(path), pruned=tuple(sorted(_PRUNED)))
+        if tarfile.is_tarfile(path):
+            return Tree(name, "tar", str(path), pruned=tuple(sorted(_PRUNED)))
+    except archives.DAMAGE:
+        pass  # a damaged archive is no archive
+    raise UserError(
+        f"code.source: {path} is no tar or zip archive, or it is damaged; give a folder, archive or git repository"
+    )
+
+
+def _list_folder(tree: Tree) -> Listing:
+    root, found, left_out = Path(tree.location), list[Entry](), Counter[str]()
+    try:
+        for folder, names, files in os.walk(root, onerror=_raise):
+            names[:] = [n for n in names if n not in tree.pruned and not n.startswith(".")]
+            for name in files:
+                path = Path(folder, name)
+                if path.is_symlink() or not path.is_file():  # a link may lead out of the tree
+                    left_out["no_regular_file"] += 1
+                    continue
+                relative = path.relative_to(root).as_posix()
+                found.append(Entry(relative, path.stat().st_size, relative))
+    except OSError as error:
+        raise _unreadable(error) from None
+    return Listing(found, left_out)
+
+
+def _read_folder(tree: Tree, entries: Iterable[Entry], limits: Limits) -> Iterator[tuple[Entry, bytes]]:
+    try:
+        for entry in entries:
+            with Path(tree.location, entry.member).open("rb") as raw:
+                yield entry, raw.read(limits.file_bytes + 1)
+    except OSError as error:
+        raise _unreadable(error) from None
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes that are not UTF-8 come as lone surrogates
+        return False
+    return True
+
+
+def _raise(error: OSError) -> None:
+    raise error  # os.walk would leave the folder out without a word
+
+
+def _unreadable(error: OSError) -> UserError:
+    return UserError(
+        f"code.source: cannot read {error.filename}: {error.strerror}; correct its permissions or move it away"
+    )

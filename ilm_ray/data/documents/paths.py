@@ -1,0 +1,105 @@
+"""Where the text stage keeps what, and the small files in it: `<run>/text/<step>/{kept,removed,stats}-NNNNN.*`."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from demo import DATA
+from ilm_ray.base.files import temporary_path, write_text_atomic
+from ilm_ray.data.dedup.components import Drops
+from ilm_ray.data.documents.funnel import Funnel
+from ilm_ray.data.documents.sources import Source, jsonable
+
+STEPS = ("format", "clean", "dedup", "safe", "quality")
+SOURCES = "sources.json"
+
+
+def outputs(folder: Path, step: str, index: int) -> tuple[Path, Path, Path]:
+    """Kept, removed and stats file of one input file; the stats file is written last."""
+    at = folder / step
+    return (
+        at / f"kept-{index:05d}.jsonl.zst",
+        at / f"removed-{index:05d}.jsonl.zst",
+        at / f"stats-{index:05d}.json",
+    )
+
+
+def is_done(folder: Path, step: str, index: int) -> bool:
+    """Whether all files of a step for input file `index` are there; they appear whole."""
+    return all(path.is_file() for path in outputs(folder, step, index))
+
+
+def signatures_path(folder: Path, index: int) -> Path:
+    """MinHash signatures of input file `index`."""
+    return folder / "dedup" / f"signatures-{index:05d}.npz"
+
+
+def drops_path(folder: Path, index: int) -> Path:
+    """Duplicates found in input file `index`."""
+    return folder / "dedup" / f"drops-{index:05d}.npz"
+
+
+def replaced_path(folder: Path) -> Path:
+    """Survivors of earlier runs that a document of this one replaces."""
+    return folder / "dedup" / "replaced.jsonl.zst"
+
+
+def cost_path(folder: Path, step: str, index: int) -> Path:
+    """What a step cost for one file; no part of the result, since it differs from run to run."""
+    return folder / "cost" / f"{step}-{index:05d}.json"
+
+
+def model_path(folder: Path, name: str) -> Path:
+    """Folder of a classifier: its weights and its card."""
+    return folder / "models" / name
+
+
+def list_path(configured: str | None, name: str) -> Path:
+    """A list of domains or words: the configured file or the one shipped with the demo."""
+    return Path(configured) if configured else DATA / "lists" / name
+
+
+def save_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Write a .npz atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(path)
+    with temporary.open("wb") as out:
+        np.savez(out, **arrays)  # type: ignore[arg-type]
+    temporary.replace(path)
+
+
+def save_drops(path: Path, drops: Drops) -> None:
+    """Write the list of duplicates in one step."""
+    save_arrays(path, ids=drops.ids, duplicate_of=drops.duplicate_of, similarity=drops.similarity, exact=drops.exact)
+
+
+def load_drops(path: Path) -> Drops:
+    """The inverse of `save_drops`. Raises OSError or ValueError where the file is missing or damaged."""
+    with np.load(path, allow_pickle=False) as saved:
+        return Drops(saved["ids"], saved["duplicate_of"], saved["similarity"], saved["exact"])
+
+
+def write_sources(folder: Path, sources: Iterable[Source]) -> None:
+    """The frozen list of input files: what turns an id back into a place."""
+    write_text_atomic(folder / SOURCES, json.dumps([jsonable(source) for source in sources], indent=1))
+
+
+def read_sources(folder: Path) -> list[Source]:
+    """The input files of a run, in their frozen order."""
+    return [Source(**row) for row in json.loads((folder / SOURCES).read_text(encoding="utf-8"))]
+
+
+def read_stats(folder: Path, step: str, index: int) -> dict[str, Any]:
+    """{"funnel": rows, "records": counts} of one file."""
+    stats: dict[str, Any] = json.loads(outputs(folder, step, index)[2].read_text(encoding="utf-8"))
+    return stats
+
+
+def kept_and_removed(folder: Path, step: str, index: int) -> dict[str, int]:
+    """Documents of one file by outcome: "kept" and "removed"."""
+    funnel = Funnel()
+    funnel.merge(read_stats(folder, step, index)["funnel"])
+    return {outcome: funnel.documents(step, outcome == "kept") for outcome in ("kept", "removed")}

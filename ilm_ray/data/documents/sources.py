@@ -1,0 +1,137 @@
+"""Which files a run reads, their frozen order, and the ids of the documents in them (smaller id: the copy to keep).
+
+An id is rank (15 bits), file (20), row (28). The rank comes from the dump's name alone and the file's number counts
+within its dump, so a document has the same id whatever else a run reads, today or in a year.
+"""
+
+import re
+import zlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import fsspec
+
+from demo import DATA
+from ilm_ray.base.errors import UserError
+from ilm_ray.config.data import TextConfig
+
+DEFAULT_GLOB = str(DATA / "web" / "*" / "*.warc.gz")
+FILE_BITS, ROW_BITS = 20, 28
+_DUMP = re.compile(r"CC-MAIN-(\d{4})-(\d\d)")
+# Ranks: first what is text already (it needs no extraction, so its copy is the cleaner one), then web dumps from the
+# newest to the oldest, then dumps whose name has no date, by name.
+_NAMED, _DATED, _UNDATED = 0, 4096, 20_000
+_RANKS = 1 << 15  # ids stay below 2^63, so that signed integers hold them too
+_FIRST_YEAR, _LAST_YEAR, _WEEKS = 1996, 2200, 54
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input file. `index` is its place in the run's frozen order, `number` its place within its dump."""
+
+    index: int
+    rank: int  # of its dump; 0 is kept first
+    number: int
+    dump: str
+    path: str  # what fsspec opens
+    source: str = ""  # name in `text.sources`; "" is the web
+    text_field: str = "text"  # of a JSON Lines source
+
+    def document_id(self, row: int) -> int:
+        """64 bits: dump rank, file, row. The smaller of two ids is the newer dump, so it is the copy to keep."""
+        if row >= 1 << ROW_BITS:
+            raise UserError(f"{self.path} holds more than {1 << ROW_BITS} pages; split it into smaller files")
+        return self.rank << (FILE_BITS + ROW_BITS) | self.number << ROW_BITS | row
+
+    @property
+    def key(self) -> int:
+        """What all ids of this file have in common: `document_id >> ROW_BITS`."""
+        return self.rank << FILE_BITS | self.number
+
+
+def find_sources(pattern: str | None, config: TextConfig | None = None) -> list[Source]:
+    """The files that `pattern` matches and those of `config.sources`, each sorted by path; without either, the demo's.
+
+    Raises UserError where nothing matches, two dumps cannot be told apart, or a storage cannot be used.
+    """
+    named = config.sources if config else {}
+    found: list[tuple[str, str]] = []
+    if pattern or not named:
+        wanted = "WARC files, e.g. 'crawl/*/*.warc.gz'"
+        found += [("", path) for path in _glob(pattern or DEFAULT_GLOB, "input", wanted)]
+    for name, source in sorted(named.items()):
+        found += [(name, path) for path in _glob(source.input, f"text.sources.{name}.input", ".jsonl or .txt files")]
+    dumps = [name or _dump_of(path) for name, path in found]
+    ranks = _ranks(set(zip((name for name, _ in found), dumps, strict=True)))
+    numbers: dict[str, int] = {}
+    sources = []
+    for index, ((name, path), dump) in enumerate(zip(found, dumps, strict=True)):
+        number = numbers[dump] = numbers.get(dump, -1) + 1
+        if number >= 1 << FILE_BITS:
+            raise UserError(f"dump {dump} has more than {1 << FILE_BITS} files; give them in several runs or join them")
+        field = named[name].text_field if name else "text"
+        sources.append(Source(index, ranks[dump], number, dump, path, name, field))
+    return sources
+
+
+def is_dated(dump: str) -> bool:
+    """Does the dump's name say how new it is, so that its ids are comparable with those of other runs?"""
+    return _DUMP.fullmatch(dump) is not None
+
+
+def jsonable(source: Source) -> dict[str, Any]:
+    """The source as a row that Ray Data carries."""
+    return asdict(source)
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, without line breaks."""
+    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+
+
+def _glob(pattern: str, setting: str, wanted: str) -> list[str]:
+    try:
+        filesystem, inner = fsspec.url_to_fs(pattern)
+        found = sorted(path for path in filesystem.glob(inner) if filesystem.isfile(path))
+    except Exception as error:  # each driver has errors of its own: not installed, no credentials, an unknown scheme
+        raise UserError(
+            f"{setting}={pattern} cannot be listed: {one_line(error)}; give a glob of files in a folder or a storage "
+            "whose fsspec driver is installed"
+        ) from None
+    if not found:
+        raise UserError(f"{setting}={pattern} matches no file; give a glob of {wanted}")
+    return [filesystem.unstrip_protocol(path) for path in found]
+
+
+def _ranks(dumps: set[tuple[str, str]]) -> dict[str, int]:
+    """Rank of each (source, dump)."""
+    undated = sorted((dump for source, dump in dumps if not source and not is_dated(dump)), reverse=True)
+    ranks: dict[str, int] = {}
+    for source, dump in sorted(dumps):
+        if source:
+            rank = _NAMED + zlib.crc32(source.encode()) % _DATED
+        elif is_dated(dump):
+            rank = _dated_rank(dump)
+        else:
+            rank = _UNDATED + undated.index(dump)
+        if dump in ranks or rank in ranks.values() or rank >= _RANKS:
+            raise UserError(
+                f"dump '{dump}' cannot be told apart from another one by its name; rename its folder or source"
+            )
+        ranks[dump] = rank
+    return ranks
+
+
+def _dated_rank(dump: str) -> int:
+    match = _DUMP.fullmatch(dump)
+    assert match is not None
+    year, week = int(match[1]), int(match[2])
+    if not (_FIRST_YEAR <= year < _LAST_YEAR and week < _WEEKS):
+        raise UserError(f"{dump} is no week of a year between {_FIRST_YEAR} and {_LAST_YEAR}; rename its folder")
+    return _DATED + (_LAST_YEAR - year) * _WEEKS - week
+
+
+def _dump_of(path: str) -> str:
+    """The innermost folder named like a crawl (`CC-MAIN-2024-10/segments/<id>/warc/x.warc.gz`), else the parent."""
+    folders = path.split("/")[:-1]
+    return next((name for name in reversed(folders) if _DUMP.fullmatch(name)), folders[-1] if folders else "")

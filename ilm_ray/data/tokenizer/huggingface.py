@@ -1,0 +1,107 @@
+"""The tokenizer in Hugging Face's form: byte-level BPE with merges recovered from ranks, and a chat template."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+# The pattern in Oniguruma's dialect: there a quantifier like {1,3}+ is not possessive and $ is the end of a line.
+ONIGURUMA_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+\z|\s*[\r\n]|\s+(?!\S)|\s"
+)
+# A code point that Unicode keeps for internal use. The template sets it in front of every content, where the tokenizer
+# must cut, and in front of what could end the name of a special token in a content, which breaks the name; the
+# tokenizer takes both out again. So a rendered conversation has exactly the ids of `encode_chat`, whatever it says.
+MARK = "\ufdd0"
+_NAME_END = r"\|>|s>"  # of <|...|>, <s> and </s>
+_HEADS = r"\A\n|\Asystem\n|\Auser\n|\Aassistant\n|\Aenvironment\n"  # of what follows a special token
+CHAT_TEMPLATE = (
+    "{%- macro text(t) -%}"
+    "{%- if t is not string -%}{{ raise_exception('a content must be a text') }}{%- endif -%}"
+    "{{ 'MARK' + t | replace('|>', 'MARK|>') | replace('s>', 'MARKs>') }}"
+    "{%- endmacro -%}"
+    "{%- macro tool(name) -%}"
+    "{%- if name not in ['interpreter', 'plugin'] -%}{{ raise_exception('unknown tool') }}{%- endif -%}"
+    "{{ '<|' + name + '|>\\n' }}"
+    "{%- endmacro -%}"
+    "{{- bos_token -}}"
+    "{%- for message in messages -%}"
+    "{%- if message.role not in ['system', 'user', 'assistant', 'environment'] -%}"
+    "{{ raise_exception('unknown role') }}"
+    "{%- endif -%}"
+    "{%- if message.name and message.role not in ['system', 'environment'] -%}"
+    "{{ raise_exception('only a system or environment message has a name') }}"
+    "{%- endif -%}"
+    "{%- if message.action and message.role != 'assistant' -%}"
+    "{{ raise_exception('only an assistant acts') }}"
+    "{%- endif -%}"
+    "{{- '<|im_start|>' + message.role -}}"
+    "{%- if message.name -%}{{ ' name=' + tool(message.name) }}{%- else -%}{{ '\\n' }}{%- endif -%}"
+    "{{- text(message.content) -}}"
+    "{%- if message.action -%}"
+    "{{- '<|action_start|>' + tool(message.action.name) + text(message.action.content) + '<|action_end|>' -}}"
+    "{%- endif -%}"
+    "{{- '<|im_end|>\\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
+).replace("MARK", MARK)
+
+
+def write_huggingface(folder: Path, ranks: Mapping[bytes, int], specials: Mapping[str, int]) -> list[Path]:
+    """Write `tokenizer.json` and `tokenizer_config.json`; returns the two paths.
+
+    Ids are those of `ilm_ray.data.tokenizer`: of a conversation through the chat template, and of any text through
+    `tokenizer(text, split_special_tokens=True)`, save that U+FDD0 (see MARK) is dropped where a template sets it.
+    Without that argument transformers turns the names of special tokens in a text into their ids, as for every model.
+    """
+    letters = _byte_letters()
+    named = {_written(token, letters): rank for token, rank in ranks.items()}
+    # A special token must be in the model's vocabulary, or it would get the next free id instead of its own.
+    vocabulary = {**named, **specials}
+    assert len(vocabulary) == len(named) + len(specials), "a special token has the name of an ordinary one"
+    merges = [(_written(a, letters), _written(b, letters)) for a, b in recover_merges(ranks)]
+    # ignore_merges: a piece that is a token is taken whole, as tiktoken does.
+    made = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
+    made.normalizer = normalizers.Replace(Regex(f"{MARK}(?={_NAME_END})"), "")
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(f"(?<={_HEADS}){MARK}"), behavior="removed"),
+            pre_tokenizers.Split(Regex(ONIGURUMA_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in specials])
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / "tokenizer.json", folder / "tokenizer_config.json"]
+    made.save(str(paths[0]))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "</s>",
+        "clean_up_tokenization_spaces": False,
+        "chat_template": CHAT_TEMPLATE,
+    }
+    paths[1].write_text(json.dumps(config, indent=1), encoding="utf-8")
+    return paths
+
+
+def recover_merges(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
+    """Every pair of tokens that makes up another, lowest rank of the result first: what rank-based merging can do."""
+    for token, _ in sorted(ranks.items(), key=lambda item: item[1]):
+        for cut in range(1, len(token)):
+            if token[:cut] in ranks and token[cut:] in ranks:
+                yield token[:cut], token[cut:]
+
+
+def _written(token: bytes, letters: Mapping[int, str]) -> str:
+    return "".join(letters[byte] for byte in token)
+
+
+def _byte_letters() -> dict[int, str]:
+    """GPT-2's printable letter for every byte, which byte-level BPE files are written in."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(rest)}

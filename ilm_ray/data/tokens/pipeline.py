@@ -1,0 +1,207 @@
+"""The tokens stage on Ray Data: kept documents of text and code -> token shards per source and split."""
+
+import contextlib
+import functools
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.files import write_text_atomic
+from ilm_ray.base.jsonl import Row, read_jsonl, utf8_bytes
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokens.shards import ShardWriter
+from ilm_ray.data.tokens.split import Candidates, candidates, heldout_limit, merge, split_key
+from ilm_ray.run.metrics import TOKENS, counter
+from ilm_ray.run.progress import Progress
+from ilm_ray.run.stage import Context, Result
+
+SPLITS = ("train", "heldout")
+TEXT, CODE = "text", "code"
+RECEIPTS = "receipts"
+PROVENANCE = ("id", "url", "dump", "repository", "files")  # what a shard keeps of a row, where the row has it
+MAX_WEIGHT = 1000
+
+Removed = dict[str, frozenset[int]]  # stage -> ids of its documents that are no training data
+
+
+def tokenize_corpus(context: Context) -> Result:
+    """Write `<source>/<split>/shard-*` for every input file; sources are the languages of the text, and code."""
+    languages = context.config.text.languages
+    items = [
+        {"path": str(path), "number": number, "stage": stage}
+        for stage, folder in ((TEXT, context.of("text") / "quality"), (CODE, context.of(CODE)))
+        for number, path in enumerate(sorted(folder.glob("kept-*.jsonl.zst")))
+    ]
+    if not items:
+        raise UserError(f"no kept documents in {context.run_dir}/text and /code; give `input` files with text in them")
+    removed = decontaminated(context.of("decontamination"))
+    limits = _heldout_limits(items, languages, removed, context.config.pretrain.heldout_share)
+    work = functools.partial(
+        _tokenize_file,
+        tokenizer=str(context.of("tokenizer")),
+        folder=str(context.folder),
+        languages=languages,
+        removed=removed,
+        limits=json.dumps(limits),
+    )
+    counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    files, skipped = list[Path](), 0
+    progress = Progress("tokens", len(items))
+    for done, receipt in enumerate(run_tasks(items, work), 1):
+        files += [context.folder / name for name in receipt["files"]]
+        skipped += receipt["decontaminated"]
+        for source, split, documents, tokens, size in receipt["counts"]:
+            if tokens:  # Ray refuses to count by nothing
+                counter(TOKENS).inc(tokens, tags={"source": source})
+            for unit, value in (("documents", documents), ("tokens", tokens), ("bytes", size)):
+                counts[source][unit] += value
+                counts[source][f"{split}_{unit}"] += value
+        progress.update(done, tokens=sum(c["tokens"] for c in counts.values()))
+    if not counts:
+        raise UserError(f"the kept documents in {context.run_dir} are empty")
+    metrics = _metrics(counts)
+    if context.of("decontamination").is_dir():
+        metrics["summary"]["decontaminated"] = skipped
+    return Result(files, metrics)
+
+
+def source_of(row: Row, stage: str, languages: Iterable[str] | None) -> str | None:
+    """The source a document belongs to; None where its language is not one of ours."""
+    if stage == CODE:
+        return CODE
+    return row["language"] if languages is None or row["language"] in languages else None
+
+
+def decontaminated(folder: Path) -> Removed:
+    """What the stage `decontamination` removed, by the stage that the documents are from; nothing where it has not run.
+
+    Raises UserError where its files are damaged.
+    """
+    found: dict[str, set[int]] = {TEXT: set(), CODE: set()}
+    for path in sorted(folder.glob("removed-*.jsonl.zst")):
+        try:
+            for row in read_jsonl(path):
+                found[row["stage"]].add(row["id"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} cannot be read ({type(error).__name__}: {error}); delete {folder} and run its stage again"
+            ) from None
+    return {stage: frozenset(ids) for stage, ids in found.items()}
+
+
+def _heldout_limits(
+    items: list[dict[str, Any]], languages: list[str] | None, removed: Removed, share: float
+) -> dict[str, int]:
+    """Key below which a source's documents are held out: it depends on the whole source, so all files are read once."""
+    parts: dict[str, list[Candidates]] = defaultdict(list)
+    for row in run_tasks(items, functools.partial(_look_at_file, languages=languages, removed=removed)):
+        for source, part in row.items():
+            parts[source].append(Candidates(part["documents"], part["size"], [tuple(p) for p in part["smallest"]]))
+    return {source: heldout_limit(merge(found), share) for source, found in sorted(parts.items())}
+
+
+def _look_at_file(item: dict[str, Any], languages: list[str] | None, removed: Removed) -> dict[str, Any]:
+    found: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    gone = removed[item["stage"]]
+    for row in read_jsonl(Path(item["path"])):
+        source = source_of(row, item["stage"], languages)
+        if source is not None and row["id"] not in gone:
+            found[source].append((split_key(row["id"]), utf8_bytes(row["text"])))
+    return {source: asdict(candidates(pairs)) for source, pairs in found.items()}
+
+
+def _tokenize_file(
+    item: dict[str, Any], tokenizer: str, folder: str, languages: list[str] | None, removed: Removed, limits: str
+) -> dict[str, Any]:
+    """Shards of one input file, then its receipt: a file with a receipt is not done again."""
+    receipt = Path(folder) / RECEIPTS / f"{item['stage']}-{item['number']:05d}.json"
+    if receipt.exists():
+        return json.loads(receipt.read_text(encoding="utf-8"))
+    shards: dict[tuple[str, str], ShardWriter] = {}
+    limit, gone, skipped = json.loads(limits), removed[item["stage"]], 0
+    ours = _open(tokenizer)
+    with contextlib.ExitStack() as stack:
+        for row in read_jsonl(Path(item["path"])):
+            source = source_of(row, item["stage"], languages)
+            if source is None:
+                continue
+            if row["id"] in gone:
+                skipped += 1
+                continue
+            key = source, "heldout" if split_key(row["id"]) < limit[source] else "train"
+            if key not in shards:
+                shards[key] = stack.enter_context(ShardWriter(Path(folder) / source / key[1], item["number"]))
+            provenance = {name: row[name] for name in PROVENANCE if name in row}
+            shards[key].add(
+                ours.encode_document(row["text"]), utf8_bytes(row["text"]), provenance, _weight(row, item["path"])
+            )
+    done = sorted(shards.items())
+    files = [str(path.relative_to(folder)) for _, shard in done for path in shard.paths]
+    counts = [(*key, shard.documents, shard.tokens, shard.bytes) for key, shard in done]
+    receipt.parent.mkdir(parents=True, exist_ok=True)
+    content = {"files": files, "counts": counts, "decontaminated": skipped}
+    write_text_atomic(receipt, json.dumps(content))
+    return content
+
+
+def _weight(row: Row, path: str) -> float:
+    weight = row.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight <= MAX_WEIGHT:
+        raise UserError(
+            f"{path}: document {row['id']} has weight {weight!r}; give a number above 0 and up to {MAX_WEIGHT}"
+        )
+    return float(weight)
+
+
+@functools.lru_cache(maxsize=1)
+def _open(folder: str) -> Tokenizer:
+    return Tokenizer.load(Path(folder))  # once a worker process, not once a file
+
+
+def run_tasks(items: list[dict[str, Any]], work: functools.partial[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """`work` on every item as Ray Data tasks. Results travel as JSON: their shapes differ from file to file."""
+    if not items:
+        return
+
+    def run(item: dict[str, Any]) -> dict[str, str]:
+        return _as_json(item, work)
+
+    run.__name__ = _shown_name(work)
+    for row in ray.data.from_items(items, override_num_blocks=len(items)).map(run).iter_rows():
+        result = json.loads(row["json"])
+        if "refused" in result:
+            raise UserError(result["refused"])
+        yield result
+
+
+def _shown_name(work: functools.partial[dict[str, Any]]) -> str:
+    """What Ray shows of `work`, which may be of another package: `Map(decontamination_look_through)`."""
+    package = work.func.__module__.removeprefix("ilm_ray.").removeprefix("data.").removesuffix(".pipeline").replace(".", "_")
+    return f"{package}_{work.func.__name__.lstrip('_')}"
+
+
+def _as_json(item: dict[str, Any], work: functools.partial[dict[str, Any]]) -> dict[str, str]:
+    try:
+        result = work(item)
+    except UserError as error:  # Ray Data would wrap it in errors of its own
+        result = {"refused": str(error)}
+    return {"json": json.dumps(result)}
+
+
+def _metrics(counts: dict[str, dict[str, int]]) -> dict[str, Any]:
+    units = ("documents", "tokens", "bytes")
+    sources: dict[str, dict[str, dict[str, float]]] = {}
+    for source, found in sorted(counts.items()):
+        for split in SPLITS:
+            part: dict[str, float] = {unit: found[f"{split}_{unit}"] for unit in units}
+            part["bytes_per_token"] = round(part["bytes"] / max(part["tokens"], 1), 3)
+            sources.setdefault(source, {})[split] = part
+    summary: dict[str, float] = {unit: sum(c[unit] for c in counts.values()) for unit in units}
+    summary["bytes_per_token"] = round(summary["bytes"] / summary["tokens"], 3)
+    return {"summary": summary, "sources": sources}

@@ -1,0 +1,119 @@
+"""The card of a classifier: what it was made from, how it does on held-out labels, what each threshold would remove."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.files import write_text_atomic
+from ilm_ray.data.web.classifiers.labels import Labels, Split
+from ilm_ray.report import page
+from ilm_ray.report.charts.basic import Series, line_chart
+
+FILE = "card.json"
+_STEPS = np.arange(1, 100) / 100  # thresholds looked at
+
+Card = dict[str, Any]
+
+
+def make_card(name: str, kind: str, score: Callable[[list[str]], np.ndarray], parts: Split, made_from: Card) -> Card:
+    """Score what did not train and describe it; `made_from` goes into the card as it is (labels, seed, base)."""
+    tuned, held = score(parts.threshold.texts), score(parts.held_out.texts)
+    threshold = choose_threshold(tuned, parts.threshold.good)
+    good, languages = parts.held_out.good, np.array(parts.held_out.languages)
+    by_language = {str(code): languages == code for code in sorted(set(parts.held_out.languages))}
+    return {
+        "name": name,
+        "kind": kind,
+        "meaning": "probability of GOOD; below the threshold a text falls",
+        "made_from": made_from,
+        "rows": {part: describe(labels) for part, labels in vars(parts).items()},
+        "threshold": threshold,
+        "held_out": {
+            "all": measures(held, good, threshold),
+            **{code: measures(held[mask], good[mask], threshold) for code, mask in by_language.items()},
+        },
+        "curve": curve(held, good),
+    }
+
+
+def describe(labels: Labels) -> Card:
+    """What a model card says of a set of labels: how many texts, good ones, languages."""
+    codes, counts = np.unique(np.array(labels.languages, str), return_counts=True)
+    return {
+        "texts": len(labels.texts),
+        "good": int(labels.good.sum()),
+        "languages": dict(zip(codes.tolist(), counts.tolist(), strict=True)),
+    }
+
+
+def measures(scores: np.ndarray, good: np.ndarray, threshold: float) -> Card:
+    """Figures at `threshold`; F1 is that of the bad texts. AUC is None where only one class is there."""
+    both = 0 < int(good.sum()) < len(good)
+    auc = {"auc": round(float(roc_auc_score(good, scores)), 4) if both else None}
+    return {"texts": len(good), **auc, **_at(scores, good, threshold)}
+
+
+def _at(scores: np.ndarray, good: np.ndarray, threshold: float) -> dict[str, float]:
+    removed, bad = scores < threshold, ~good
+    hits = int((removed & bad).sum())
+    return {
+        "accuracy": round(float((removed == bad).mean()), 4),
+        "f1": round(2 * hits / max(1, int(removed.sum()) + int(bad.sum())), 4),
+        "precision": round(hits / max(1, int(removed.sum())), 4),
+        "recall": round(hits / max(1, int(bad.sum())), 4),
+    }
+
+
+def curve(scores: np.ndarray, good: np.ndarray) -> list[dict[str, float]]:
+    """For each threshold: share of the removed that is bad, share of the bad that is removed, share removed."""
+    rows = []
+    for threshold in _STEPS[4::5].tolist():
+        found = _at(scores, good, threshold)
+        removed = round(float((scores < threshold).mean()), 4)
+        rows.append({"threshold": threshold, "precision": found["precision"], "recall": found["recall"],
+                     "removed": removed})  # fmt: skip
+    return rows
+
+
+def choose_threshold(scores: np.ndarray, good: np.ndarray) -> float:
+    """The threshold that makes the fewest mistakes; of several the middle one."""
+    found = [int(((scores < threshold) == good).sum()) for threshold in _STEPS.tolist()]
+    best = np.flatnonzero(np.array(found) == min(found))
+    return float(_STEPS[best[len(best) // 2]])
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """`card.html` for people, then `card.json`: a folder that has the latter is complete."""
+    points = {
+        key: [(row["threshold"], row[key]) for row in card["curve"]] for key in ("precision", "recall", "removed")
+    }
+    drawn = line_chart("What each threshold removes", [Series(k, v) for k, v in points.items()], "threshold", "share")
+    rows = {part: {k: v for k, v in found.items() if k != "languages"} for part, found in card["rows"].items()}
+    parts = [
+        page.paragraph(f"{card['kind']}; {card['meaning']}. Chosen threshold: {card['threshold']}."),
+        page.matrix(card["held_out"], "held out"),
+        page.figure("Precision, recall and share removed", drawn),
+        page.matrix(rows, "part"),
+        page.table(["made from", ""], [(k, json.dumps(v, ensure_ascii=False)) for k, v in card["made_from"].items()]),
+    ]
+    title = f"Classifier {card['name']}"
+    write_text_atomic(folder / "card.html", page.page(title, page.section("card", title, parts)))
+    write_text_atomic(folder / FILE, json.dumps(card, indent=1, sort_keys=True, ensure_ascii=False))
+
+
+def read_card(folder: Path) -> Card:
+    """Raises UserError where the folder holds no complete classifier."""
+    try:
+        card = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        if not isinstance(card, dict) or card.get("kind") not in ("linear", "bert"):
+            raise ValueError("its kind is unknown")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} is no classifier ({FILE}: {error}); name a folder that jobs/train_classifier.py wrote"
+        ) from None
+    return card

@@ -1,0 +1,242 @@
+"""The web text stage on Ray Data: WARC files -> `quality/kept-NNNNN.jsonl.zst` (report section 3.1).
+
+Three passes: files through Format and Clean to signatures; the shuffles of `dedup/pipeline.py`, over the signatures of
+earlier runs too; files through Dedup, Safe and High-quality. Ray Data carries file names; documents stay in the files.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import ray
+
+from demo import DATA, name_anywhere
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.files import write_text_atomic
+from ilm_ray.base.jsonl import write_jsonl
+from ilm_ray.config import Config
+from ilm_ray.config.data import ClassifierConfig, TextConfig
+from ilm_ray.data.dedup.components import Drops
+from ilm_ray.data.dedup.minhash import bands_and_rows, catch_probability
+from ilm_ray.data.dedup.pipeline import Signed, find_duplicates
+from ilm_ray.data.documents import paths as layout
+from ilm_ray.data.documents.funnel import Funnel
+from ilm_ray.data.documents.sources import ROW_BITS, Source, find_sources, jsonable
+from ilm_ray.data.web import steps
+from ilm_ray.data.web.classifiers import NAMES
+from ilm_ray.data.web.classifiers.model import check_classifier, provide
+from ilm_ray.data.web.format.inputs import fingerprint, path_fingerprint
+from ilm_ray.data.web.previous import FinishedRun, finished_runs, replaced
+from ilm_ray.data.web.safe.blocklist import Domains, read_words
+from ilm_ray.run.metrics import DOCUMENTS, counter
+from ilm_ray.run.progress import Progress
+from ilm_ray.run.stage import Context, Result
+
+FileStep = Callable[[Source, Path, TextConfig], None]
+FIRST_PASS: tuple[FileStep, ...] = (steps.format_file, steps.clean_file, steps.sign_file)
+LAST_PASS: tuple[FileStep, ...] = (steps.drop_file, steps.safe_file, steps.quality_file)
+FIRST_STEPS, LAST_STEPS = layout.STEPS[:2], layout.STEPS[2:]
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """What the result depends on. Lists, labels, models and earlier runs count by their content, see `sources`."""
+    apart = {"shuffle_partitions", "blocked_domains", "blocked_words", "previous"}
+    # A mapping's order is no part of a fingerprint, and the first rule that fails is the one that is recorded.
+    tables = {"": config.text, **{name: config.text.for_source(name) for name in config.text.sources}}
+    order = {name: {code: list(table) for code, table in own.rules.items()} for name, own in tables.items()}
+    return {"seed": config.seed, "text": config.text.model_dump(exclude=apart), "rule_order": order}
+
+
+def sources(config: Config) -> dict[str, str]:
+    """Fingerprints of everything read from outside. Raises UserError where one is missing or none is an archive."""
+    files = find_sources(config.input, config.text)
+    looked_at = {source: fingerprint(source) for source in files}
+    if not any(readable for _, readable in looked_at.values()):
+        raise UserError(
+            f"no file of input={config.input} is a web archive (WARC, ARC or WACZ); give a glob of archives"
+        )
+    found = {f"file {name_anywhere(source.path)}": print_of for source, (print_of, _) in looked_at.items()}
+    found |= {f"previous {run.folder.parent}": run.fingerprint for run in finished_runs(config.text, files)}
+    lists = _block_lists(config.text)
+    for name, path in lists.items():
+        found[name] = path_fingerprint(path, name)
+    # A wrong list, label file or model is found before hours of work, not after.
+    Domains.read(lists["text.blocked_domains"])
+    read_words(lists["text.blocked_words"])
+    for name, own in _classifiers(config.text).items():
+        key = f"text.classifiers.{name}.{'model' if own.model else 'labels'}"
+        found[key] = path_fingerprint(check_classifier(own, _labels_path(own, name)), key)
+    return found
+
+
+def run_text(context: Context) -> Result:
+    """All five steps; files that an earlier, killed run finished are not touched again."""
+    config, folder = context.config.text, context.folder
+    files = find_sources(context.config.input, config)
+    earlier = finished_runs(config, files)
+    layout.write_sources(folder, files)
+    progress = Progress("text", 2 * len(files), every_s=3.0)
+    first = [f for f in files if not _first_pass_done(folder, f)]
+    progress.update(len(files) - len(first))
+    documents = 0
+    for done, counts in enumerate(_each_file(first, FIRST_PASS, FIRST_STEPS, folder, config), len(files) - len(first)):
+        documents += sum(counts["format"].values())
+        progress.update(done + 1, documents_in=documents)
+    if not all(layout.drops_path(folder, f.index).is_file() for f in files):
+        _dedup(folder, files, earlier, config)
+    cards = {
+        name: provide(name, own, _labels_path(own, name), layout.model_path(folder, name), context.config.seed)
+        for name, own in _classifiers(config).items()
+    }
+    steps.write_block_lists(folder, config)
+    last = [f for f in files if not _last_pass_done(folder, f)]
+    documents = 0
+    # A BERT-style model is loaded in seconds and wants a GPU: then actors keep it.
+    bert = any(card["kind"] == "bert" for card in cards.values())
+    finished = _each_file(last, LAST_PASS, LAST_STEPS, folder, config, on_actors=bert)
+    for done, counts in enumerate(finished, 2 * len(files) - len(last)):
+        documents += counts["quality"]["kept"]
+        progress.update(done + 1, documents_kept=documents)
+    return _result(folder, files, config, cards)
+
+
+class FileChain:
+    """A chain of steps on one file after the other; as Ray Data actors it keeps the models that its steps load.
+
+    Its only effect is its files, so it may run twice on one.
+    """
+
+    def __init__(self, chain: tuple[FileStep, ...], names: tuple[str, ...], folder: Path, config: TextConfig) -> None:
+        self.chain, self.names, self.folder, self.config = chain, names, folder, config
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        source = Source(**row)
+        own = self.config.for_source(source.source)
+        for step in self.chain:
+            step(source, self.folder, own)
+        return {"counts": json.dumps({n: layout.kept_and_removed(self.folder, n, source.index) for n in self.names})}
+
+
+def _each_file(
+    files: list[Source],
+    chain: tuple[FileStep, ...],
+    names: tuple[str, ...],
+    folder: Path,
+    config: TextConfig,
+    on_actors: bool = False,
+) -> Iterator[dict[str, dict[str, int]]]:
+    """Run `chain` on every file, one task a file; yields each finished file's outcomes of the steps `names`.
+
+    The live metrics are counted here, where a file arrives once.
+    """
+    if not files:
+        return
+    rows = ray.data.from_items([jsonable(f) for f in files], override_num_blocks=len(files))
+    if on_actors:
+        size = min(len(files), max(1, int(ray.cluster_resources().get("CPU", 1))))
+        rows = rows.map(
+            FileChain,
+            fn_constructor_args=(chain, names, folder, config),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size),
+            num_gpus=min(1.0, ray.cluster_resources().get("GPU", 0) / size),
+        )
+    else:
+
+        def run(row: dict[str, Any]) -> dict[str, Any]:
+            return FileChain(chain, names, folder, config)(row)
+
+        run.__name__ = "_".join(("text", *names))  # what Ray shows: `Map(text_format_clean)`
+        rows = rows.map(run)
+    for row in rows.iter_rows():
+        counts: dict[str, dict[str, int]] = json.loads(row["counts"])
+        for name, outcomes in counts.items():
+            for outcome, documents in outcomes.items():
+                if documents:  # Ray refuses to count by nothing
+                    counter(DOCUMENTS).inc(documents, tags={"stage": f"text/{name}", "outcome": outcome})
+        yield counts
+
+
+def _dedup(folder: Path, files: list[Source], earlier: list[FinishedRun], config: TextConfig) -> None:
+    """One drop list a file, so that its reader needs no join; and what falls in earlier runs."""
+    signed = [Signed(str(layout.signatures_path(folder, f.index)), f.key) for f in files]
+    signed += [Signed(str(path), source.key) for run in earlier for path, source in run.signatures()]
+    threshold = config.threshold if config.verify else None
+    drops = find_duplicates(signed, folder / "dedup", config.shuffle_partitions, threshold)
+    _write_replaced(folder, earlier, drops)
+    keys = drops.ids >> np.uint64(ROW_BITS)
+    for source in files:
+        layout.save_drops(layout.drops_path(folder, source.index), drops.part(keys == np.uint64(source.key)))
+
+
+def _write_replaced(folder: Path, earlier: list[FinishedRun], drops: Drops) -> None:
+    write_jsonl(layout.replaced_path(folder), (row for run in earlier for row in replaced(run, earlier, drops)))
+
+
+def _result(folder: Path, files: list[Source], config: TextConfig, cards: dict[str, Any]) -> Result:
+    funnel, records, by_file = Funnel(), Counter[str](), []
+    for source in files:
+        for step in layout.STEPS:
+            stats = layout.read_stats(folder, step, source.index)
+            funnel.merge(stats["funnel"])
+            if step == "format":
+                records.update(stats["records"])
+                by_file.append({"file": source.path, "dump": source.dump, "records": stats["records"]})
+    _write_json(folder / "funnel.json", funnel.rows())
+    _write_json(folder / "records.json", dict(sorted(records.items())))
+    write_jsonl(folder / "files.jsonl.zst", by_file)
+    pd.DataFrame(funnel.rows()).to_csv(folder / "funnel.csv", index=False)  # for a person's own tables
+    bands, rows = bands_and_rows(config.threshold, config.num_hashes)
+    summary = {
+        "files": len(files),
+        "documents_in": funnel.documents("format"),
+        "documents_kept": funnel.documents("quality", kept=True),
+        **{f"removed_by_{step}": funnel.documents(step, kept=False) for step in layout.STEPS},
+    }
+    metrics = {
+        "summary": summary,
+        "records": dict(sorted(records.items())),
+        # Banding alone finds a pair exactly at the threshold less than half of the time: the report says so.
+        "dedup": {
+            "bands": bands,
+            "rows": rows,
+            "catch_probability": {str(s): round(catch_probability(s, bands, rows), 3) for s in (0.6, 0.7, 0.8, 0.9)},
+        },
+        "classifiers": cards,
+        "funnel": funnel.rows(),
+    }
+    kept = [layout.outputs(folder, "quality", source.index)[0] for source in files]
+    about = [folder / name for name in ("funnel.json", "records.json", "files.jsonl.zst")]
+    about.append(layout.replaced_path(folder))
+    return Result([*kept, *about], metrics)
+
+
+def _first_pass_done(folder: Path, source: Source) -> bool:
+    before = all(layout.is_done(folder, step, source.index) for step in ("format", "clean"))
+    return before and layout.signatures_path(folder, source.index).is_file()
+
+
+def _last_pass_done(folder: Path, source: Source) -> bool:
+    return all(layout.is_done(folder, step, source.index) for step in ("dedup", "safe", "quality"))
+
+
+def _classifiers(config: TextConfig) -> dict[str, ClassifierConfig]:
+    return {name: getattr(config.classifiers, name) for name in NAMES}
+
+
+def _labels_path(config: ClassifierConfig, name: str) -> Path:
+    return Path(config.labels) if config.labels else DATA / "labels" / f"{name}.jsonl"
+
+
+def _block_lists(config: TextConfig) -> dict[str, Path]:
+    return {
+        "text.blocked_domains": layout.list_path(config.blocked_domains, "blocked_domains.txt"),
+        "text.blocked_words": layout.list_path(config.blocked_words, "blocked_words.txt"),
+    }
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_text_atomic(path, json.dumps(value, indent=1, ensure_ascii=False))

@@ -1,0 +1,223 @@
+"""What the text stage of a run decided, read back from its files: its rules in order, their bounds, its documents.
+
+Nothing is computed again: all scores lie in the rows. `explain_threshold.py` moves a bound, `explain_document.py` tells
+what became of a document, and the report (`observe/sections_text.py`) draws both.
+"""
+
+import difflib
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+import zstandard
+
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.jsonl import read_jsonl
+from ilm_ray.data.documents.paths import SOURCES, STEPS, outputs, read_sources
+from ilm_ray.data.documents.sources import ROW_BITS, Source
+from ilm_ray.run import manifest as manifests
+
+Row = dict[str, Any]
+Settings = dict[str, Any]  # the `text` section of a run's configuration
+Bounds = tuple[float | None, float | None]  # lowest and highest value that passes; None: no bound on that side
+
+NEAR = "near_duplicate"
+OTHER_LANGUAGES = "*"
+# The rules outside Clean in the order in which they are asked, and the column that holds what each looks at. Of those
+# without a column the rows keep no more than the verdict.
+_COLUMNS: dict[str, dict[str, str | None]] = {
+    "format": {
+        "max_html_bytes": None,
+        "extract_timeout": None,
+        "extract_memory": None,
+        "extract_crash": None,
+        "no_text": None,
+        "min_chars": "chars",
+        "language": "language",
+    },
+    "dedup": {"exact_duplicate": None, NEAR: "similarity"},
+    "safe": {
+        "blocked_domain": None,
+        "blocked_word": "blocked_words",
+        "toxicity": "toxicity_score",
+        "pornography": "pornography_score",
+    },
+    "quality": {"advertisement": "advertisement_score", "fluency": "fluency_score"},
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`column` is what the rule looks at in a row; None where the rows keep the verdict alone."""
+
+    name: str
+    step: str
+    column: str | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A rule with the bounds that hold for a document of one language and source."""
+
+    rule: Rule
+    low: float | None
+    high: float | None
+    languages: tuple[str, ...] | None = None  # of the rule `language`: what passes; None: every language
+
+    def passes(self, row: Row) -> bool | None:
+        """Does the row pass, whatever else becomes of it? None where the row does not hold what the rule looks at."""
+        value = row.get(self.rule.column) if self.rule.column else None
+        if self.rule.name == "language":
+            return self.languages is None or value in self.languages
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return None
+        if self.low is not None and value < self.low:
+            return False
+        if self.high is None:
+            return True
+        return value < self.high if self.rule.name == NEAR else value <= self.high  # "at the threshold or above" falls
+
+
+@dataclass(frozen=True)
+class TextRun:
+    """The text stage of a run: `folder` is `<run>/text`."""
+
+    folder: Path
+    settings: Settings
+    _asked: dict[tuple[str, str, str], list[Asked]] = field(default_factory=dict, repr=False)
+
+    @functools.cached_property
+    def sources(self) -> dict[int, Source]:
+        """The input files by what their ids have in common."""
+        found = read_sources(self.folder) if (self.folder / SOURCES).is_file() else []
+        return {source.key: source for source in found}
+
+    def asked(self, step: str, row: Row) -> list[Asked]:
+        """The rules that `step` asks of a document, in order, with the bounds for its language and source."""
+        key = (step, str(row.get("source", "")), str(row.get("language", "")))
+        if key not in self._asked:
+            own = of_source(self.settings, key[1])
+            languages = own.get("languages")
+            self._asked[key] = [
+                Asked(rule, *bounds(own, rule.name, key[2]), None if languages is None else tuple(languages))
+                for rule in rules_of(own, step, key[2])
+            ]
+        return self._asked[key]
+
+    def files(self, step: str, outcome: str) -> list[Path]:
+        """The step's `kept` or `removed` files, in the order of the input files."""
+        return sorted((self.folder / step).glob(f"{outcome}-*.jsonl.zst"))
+
+
+def open_run(run_dir: Path) -> TextRun:
+    """Raises UserError where the folder holds no text stage."""
+    folder = run_dir / "text"
+    if not run_dir.is_dir():
+        raise UserError(f"run folder {run_dir} does not exist; give --run-dir the folder of a run")
+    settings = _settings(run_dir)
+    if settings is None or not any(folder.glob("format/*-*.jsonl.zst")):
+        raise UserError(f"{run_dir} holds no documents of a text stage; run jobs/web_text.py --run-dir {run_dir} first")
+    return TextRun(folder, settings)
+
+
+def text_run(run_dir: Path) -> TextRun:
+    """As `open_run`, for a page that shows whatever is there: no settings means no bounds."""
+    return TextRun(run_dir / "text", _settings(run_dir) or {})
+
+
+def bounds(settings: Settings, rule: str, language: str) -> Bounds:
+    """(lowest, highest) value with which a document of `language` passes `rule`."""
+    table = _table(settings, language)
+    if rule in table:
+        low, high = table[rule]
+        return low, high
+    if rule == "min_chars":
+        return settings.get("min_chars"), None
+    if rule == "max_html_bytes":
+        return None, settings.get("max_html_bytes")
+    if rule == NEAR:
+        return None, settings.get("threshold")
+    if rule == "blocked_word":
+        return None, 0
+    return settings.get("classifiers", {}).get(rule, {}).get("threshold"), None
+
+
+def rules_of(settings: Settings, step: str, language: str) -> list[Rule]:
+    """The rules of a step for one language, in the order in which they are asked."""
+    if step == "clean":
+        return [Rule(name, step, name) for name in _table(settings, language)]
+    return [Rule(name, step, column) for name, column in _COLUMNS[step].items()]
+
+
+def rule_named(settings: Settings, name: str) -> Rule:
+    """Raises UserError that names the nearest right rule where there is none of this name."""
+    languages = [*settings.get("rules", {}), OTHER_LANGUAGES]
+    known = {r.name: r for step in STEPS for language in languages for r in rules_of(settings, step, language)}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+        hint = f"did you mean '{near[0]}'?" if near else f"rules are {', '.join(known)}"
+        raise UserError(f"rule '{name}' does not exist in this run; {hint}")
+    return known[name]
+
+
+def of_source(settings: Settings, source: str) -> Settings:
+    """The settings of one source ("" is the web): those of `text` with what the source says otherwise."""
+    changed = settings.get("sources", {}).get(source, {}).get("settings", {}) if source else {}
+    return _merged(settings, changed)
+
+
+def read(path: Path) -> Iterator[Row]:
+    """Rows of one file. Raises UserError where it is damaged."""
+    try:
+        yield from read_jsonl(path)
+    except (OSError, ValueError, zstandard.ZstdError) as error:
+        stage = path.parent.parent
+        raise UserError(f"{path} is damaged ({error}); delete {stage} and run its job again") from None
+
+
+def source_of(run: TextRun, document: int) -> Source | None:
+    """The input file of a document; None where it is of another run."""
+    return run.sources.get(document >> ROW_BITS)
+
+
+def find_row(run: TextRun, step: str, document: int) -> Row | None:
+    """A document's row as `step` left it; only the two files of its input file are read."""
+    source = source_of(run, document)
+    for path in outputs(run.folder, step, source.index)[:2] if source else ():
+        for row in read(path) if path.is_file() else ():
+            if row["id"] == document:
+                return row
+    return None
+
+
+def _table(settings: Settings, language: str) -> dict[str, Any]:
+    """The rules of Clean for one language."""
+    tables = settings.get("rules", {})
+    found: dict[str, Any] = tables.get(language) or tables.get(OTHER_LANGUAGES) or {}
+    return found
+
+
+def _settings(run_dir: Path) -> Settings | None:
+    """What the stage ran with, the rules in the order in which they were asked; config.yaml's of an unfinished one."""
+    if manifest := manifests.load(run_dir / "text"):
+        ran: Settings = manifest.settings["text"]
+        order = manifest.settings.get("rule_order", {}).get("", {})  # a manifest's keys are sorted
+        rules = {code: {name: table[name] for name in order.get(code, table)} for code, table in ran["rules"].items()}
+        return ran | {"rules": rules}
+    path = run_dir / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = str(error).splitlines()[0]
+        raise UserError(f"{path} is not valid YAML ({line}); run the job again to have it rewritten") from None
+    return config.get("text") if isinstance(config, dict) else None
+
+
+def _merged(base: Settings, changed: Settings) -> Settings:
+    inner = {
+        k: _merged(base[k], v) for k, v in changed.items() if isinstance(v, dict) and isinstance(base.get(k), dict)
+    }
+    return base | changed | inner

@@ -1,0 +1,78 @@
+"""Report sections about data: code, tokenizer and tokens (InternLM2 report section 3.2)."""
+
+from pathlib import Path
+from typing import Any
+
+from ilm_ray.report import page
+from ilm_ray.report.charts.basic import HALF, Bars, bar_chart
+from ilm_ray.report.charts.text import flow_chart
+from ilm_ray.report.page import Html
+from ilm_ray.report.sections.text import flow
+from ilm_ray.run.manifest import Manifest
+from ilm_ray.run.rundata import is_number, read_json
+
+ORDER_FILES = 200
+STEPS = {"read": "Read", "quality": "Duplicates and tiers"}
+
+
+def code_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
+    """What becomes of the files, figures of the stage, and the order in which a repository's files were joined."""
+    manifest = manifests.get("code")
+    if manifest is None:
+        return page.section("code", "Code data", [page.note("The code stage has not finished.")])
+    parts = []
+    funnel = read_json(run_dir / "code" / "files" / "funnel.json")
+    if funnel:
+        parts.append(page.figure("Files through the two steps", flow_chart("Code", "files", flow(funnel, STEPS))))
+    parts.append(page.figures(manifest.metrics))
+    order = read_json(run_dir / "code" / "order.json")
+    if order:
+        parts.append(page.folded("Files in the order of their dependencies", [_order(order)]))
+    return page.section("code", "Code data", parts)
+
+
+def tokens_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
+    """Vocabulary and token counts: tokens, documents, bytes per token of each source."""
+    parts = []
+    for stage, title in (("tokenizer", "Tokenizer"), ("tokens", "Tokens")):
+        parts.append(Html(f"<h3>{page.text(title)}</h3>"))
+        found = manifests.get(stage)
+        parts.append(page.figures(found.metrics) if found else page.note(f"The {stage} stage has not finished."))
+    sources = _sources(manifests)
+    if sources:
+        names = list(sources)
+        parts.append(
+            page.row(
+                [
+                    page.figure(
+                        caption,
+                        bar_chart(caption, names, [Bars(key, [sources[n][key] for n in names])], width=HALF),
+                        wide=False,
+                    )
+                    for key, caption in (
+                        ("tokens", "Training tokens per source"),
+                        ("bytes_per_token", "Bytes per token"),
+                    )
+                    if all(is_number(sources[n].get(key)) for n in names)
+                ]
+            )
+        )
+    return page.section("tokens", "Tokenizer and tokens", parts)
+
+
+def _order(order: dict[str, Any]) -> Html:
+    """{repository: {"files": in order, "edges": number of imports}} as one table a repository."""
+    parts = []
+    for name, found in order.items():
+        files = found["files"]
+        rest = f", the first {ORDER_FILES} shown" if len(files) > ORDER_FILES else ""
+        caption = f"{name}: {len(files)} files, {found['edges']} imports among them{rest}"
+        parts.append(page.table(["position", "file"], enumerate(files[:ORDER_FILES], start=1), caption))
+    return page.tables(parts)
+
+
+def _sources(manifests: dict[str, Manifest]) -> dict[str, dict[str, Any]]:
+    """Counts of each source's training tokens; a source without splits is taken as it is."""
+    found = manifests["tokens"].metrics.get("sources") if "tokens" in manifests else None
+    rows = {name: row.get("train", row) for name, row in found.items()} if isinstance(found, dict) else {}
+    return {name: row for name, row in rows.items() if is_number(row.get("tokens"))}

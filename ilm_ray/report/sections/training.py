@@ -1,0 +1,139 @@
+"""Report sections about training: pre-training, SFT (InternLM2 report sections 3.3, 4.1)."""
+
+import itertools
+import math
+from pathlib import Path
+
+from ilm_ray.report import page
+from ilm_ray.report.charts.basic import HALF, Band, Bars, Series, bar_chart, line_chart
+from ilm_ray.report.page import Html
+from ilm_ray.report.sections.health import health_parts
+from ilm_ray.run.manifest import Manifest
+from ilm_ray.run.rundata import Row, as_number, column, is_number, read_rows
+
+
+def pretrain_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
+    """Loss and learning rate over all phases, bits per byte of each source before and after each phase."""
+    rows, broken = read_rows(run_dir / "pretrain" / "metrics.jsonl")
+    evaluations, broken_too = read_rows(run_dir / "pretrain" / "evaluations.jsonl")
+    if not rows and not evaluations:
+        return page.section("pretrain", "Pre-training", [page.note("Pre-training has not started.")])
+    x = "global_step" if rows and "global_step" in rows[0] else "step"
+    bands = phase_bands(rows, x)
+    parts = [*broken_note(broken + broken_too)]
+    if rows:
+        loss = [Series("loss", column(rows, x, "loss"))]
+        parts.append(
+            page.figure(
+                "Training loss", line_chart("Training loss", loss, "step", "nats a token", bands), unit="nats a token"
+            )
+        )
+        parts.append(
+            page.row(
+                [
+                    small("Learning rate", rows, x, "lr", "step", ""),
+                    small("Tokens per second", rows, x, "tokens_per_second", "step", ""),
+                    small("Gradient norm", rows, x, "grad_norm", "step", "before clipping"),
+                ]
+            )
+        )
+    if evaluations:
+        parts += _bits_per_byte(evaluations)
+    drawn = manifests["pretrain"].metrics.get("drawn") if "pretrain" in manifests else None
+    if isinstance(drawn, list) and drawn:
+        parts += _drawn(drawn)
+    parts += health_parts(run_dir / "pretrain")
+    return page.section("pretrain", "Pre-training", parts)
+
+
+def sft_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
+    """Loss and learning rate of supervised fine-tuning."""
+    rows, broken = read_rows(run_dir / "sft" / "metrics.jsonl")
+    if not rows:
+        return page.section("sft", "Supervised fine-tuning", [page.note("Fine-tuning has not started.")])
+    return page.section(
+        "sft",
+        "Supervised fine-tuning",
+        [
+            *broken_note(broken),
+            page.row(
+                [
+                    small("Loss on answers", rows, "step", "loss", "step", "nats a token"),
+                    small("Learning rate", rows, "step", "lr", "step", ""),
+                ]
+            ),
+        ],
+    )
+
+
+def phase_bands(rows: list[Row], x: str) -> list[Band]:
+    """One band a phase, from the last step of the one before to its own last step."""
+    ends: dict[str, float] = {}
+    for row in rows:
+        if "phase" in row and is_number(row.get(x)):
+            ends[str(row["phase"])] = max(float(row[x]), ends.get(str(row["phase"]), 0.0))
+    bands, start = [], 0.0
+    for name, end in ends.items():
+        bands.append(Band(name, start, end))
+        start = end
+    return bands
+
+
+def _bits_per_byte(evaluations: list[Row]) -> list[Html]:
+    """Held-out bits per byte as a line a source through the evaluations, and as a table."""
+    sources = list(dict.fromkeys(s for row in evaluations for s in row["bits_per_byte"]))
+    names = [f"{'before' if row['when'] == 'start' else 'after'} {row['phase']}" for row in evaluations]
+    lines = [
+        Series(s, [(float(i), as_number(row["bits_per_byte"].get(s))) for i, row in enumerate(evaluations)])
+        for s in sources
+    ]
+    caption = "Held-out bits per byte, before and after each phase (lower is better)"
+    # A name needs some 150 units of width: with more evaluations the axis counts them and the table has the names.
+    named = names if len(names) <= 6 else ()
+    table = []
+    for phase in dict.fromkeys(str(row["phase"]) for row in evaluations):
+        both = {row["when"]: row["bits_per_byte"] for row in evaluations if str(row["phase"]) == phase}
+        for source in sources:
+            start, end = (as_number(both.get(when, {}).get(source)) for when in ("start", "end"))
+            change = f"{100 * (end / start - 1):+.1f} %" if math.isfinite(end / start if start else math.nan) else "–"
+            table.append((phase, source, start, end, change))
+    return [
+        page.figure(caption, line_chart(caption, lines, "evaluation" if not named else "", "", (), named)),
+        page.table(["phase", "source", "before", "after", "change"], table),
+    ]
+
+
+def _drawn(drawn: list[Row]) -> list[Html]:
+    """Tokens that each phase drew from each source, and how often it went through the source's documents."""
+    phases = list(dict.fromkeys(str(row["phase"]) for row in drawn))
+    sources = list(dict.fromkeys(str(row["source"]) for row in drawn))
+    tokens = dict.fromkeys(itertools.product(phases, sources), 0.0)
+    for row in drawn:
+        tokens[str(row["phase"]), str(row["source"])] += as_number(row["tokens"])
+    bars = [Bars(source, [tokens[phase, source] for phase in phases]) for source in sources]
+    table = [
+        (
+            row["phase"],
+            row["source"],
+            row["kind"],
+            row["documents"],
+            row["tokens"],
+            row["passes"],
+            ", ".join(f"weight {weight}: {reads:.2f}" for weight, reads in row["reads_by_weight"].items()),
+        )
+        for row in drawn
+    ]
+    heads = ["phase", "source", "which", "documents", "tokens drawn", "passes", "times a document is read"]
+    caption = "Tokens drawn in each phase"
+    return [page.figure(caption, bar_chart(caption, phases, bars)), page.table(heads, table)]
+
+
+def small(caption: str, rows: list[Row], x: str, y: str, x_label: str, y_label: str) -> Html:
+    """A line chart of two columns of a log, half as wide as the page."""
+    chart = line_chart(caption, [Series(caption, column(rows, x, y))], x_label, y_label, width=HALF, height=220)
+    return page.figure(caption, chart, wide=False, unit=y_label)
+
+
+def broken_note(lines: int) -> list[Html]:
+    """Says how many lines of a log could not be read, if any."""
+    return [page.note(f"{lines} unreadable line(s) of the log are left out.")] if lines else []

@@ -1,0 +1,54 @@
+"""A polite end: Ctrl-C or SIGTERM (`ray job stop`, Slurm, `kill`), and the same command goes on from there."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from ilm_ray.base.files import write_text_atomic
+
+ASKED = "stop"  # file in a stage's folder: its training is to save a checkpoint and end
+EXIT_CODE = 128 + signal.SIGTERM  # after either signal
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(BaseException):
+    """Somebody asked for the end. No Exception: whoever handles errors has none to handle."""
+
+
+def stop_at_once(number: int, frame: FrameType | None) -> NoReturn:
+    """A handler of SIGNALS for stages that find their partial results again, whenever they end."""
+    raise Stopped("stopped; the same command goes on from here")
+
+
+@contextmanager
+def stop_after_checkpoint(folder: Path) -> Iterator[None]:
+    """Meanwhile one of SIGNALS leaves ASKED in `folder`, for the ranks of a training; a second is handled as before.
+
+    Only a main thread gets signals: in another one nothing changes.
+    """
+    (folder / ASKED).unlink(missing_ok=True)  # that of an earlier run
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        restore()
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(folder / ASKED, "")
+
+    for number in SIGNALS:
+        signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        restore()
+        (folder / ASKED).unlink(missing_ok=True)

@@ -1,0 +1,191 @@
+"""What ended a training attempt: the traces that its ranks left, read by rules; and what a person should do."""
+
+import errno
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ilm_ray.run.rundata import read_json
+
+IDLE = "idle: not needed"  # what a rank does that has no place in the layout
+# What the ranks that wait for a dead one say: a consequence, never the cause.
+_PARTNER_GONE = re.compile(
+    r"connection (closed|reset|refused)|broken pipe|socket (timeout|closed)|peer|timed out (waiting|after)|"
+    r"gloo|nccl|store->|tcpstore|collective",
+    re.IGNORECASE,
+)
+# What a rank says whose group Ray Train takes down under it to build one of another size: no fault at all. The second
+# is that of a collective on a mesh, which looks its group up by name.
+_TAKEN_DOWN = re.compile(
+    r"process group has not been initialized|could not resolve the process group registered under", re.IGNORECASE
+)
+_WAITS_FOR_OTHERS = ("forward and backward", "optimizer", "checkpoint", "evaluation", "loading a checkpoint")
+_OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemory|can(no|')t allocate memory", re.IGNORECASE)
+# Of what Ray says: to every dead worker it adds that the kernel may have killed it for its memory.
+_RAY_KILLED_FOR_MEMORY = re.compile(r"OutOfMemoryError|running low on memory|memory monitor", re.IGNORECASE)
+_NODE_GONE = re.compile(r"node (has )?(died|is dead|was (terminated|removed|preempted))|NodeDied", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one rank left: its last sign of life, and its error if it could still say one."""
+
+    rank: int
+    life: dict[str, Any]
+    error: dict[str, Any] | None = None
+    ray: str = ""  # what Ray's controller says ended the worker
+
+    @property
+    def taken_down(self) -> bool:
+        """The error is that Ray Train ended the process group for another size of it."""
+        return self.error is not None and bool(_TAKEN_DOWN.search(self.error["message"]))
+
+    @property
+    def partner_gone(self) -> bool:
+        """The error is that another rank, or the whole group, no longer answers."""
+        return self.taken_down or (
+            self.error is not None
+            and not {"UserError", "OSError", "MemoryError", "Diverged"} & set(self.error["bases"])
+            and bool(_PARTNER_GONE.search(self.error["message"]))
+        )
+
+    def words(self) -> str:
+        """The trace in a line."""
+        life, error = self.life, self.error
+        said = f"rank {self.rank}"
+        if life:
+            said += f" on {life['host']} (pid {life['pid']}): step {life['step']}, {life['doing']}"
+            said += f" for {life['seconds']:.0f} s" + (", ended itself" if life.get("hung") else "")
+        if error:
+            said += f"; {error['type']}: {_short(error['message'])}"
+        elif self.ray:
+            said += f"; Ray: {_short(self.ray)}"
+        return said
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """`rank`: the first to fail, None where that cannot be told."""
+
+    category: str
+    advice: str
+    rank: int | None = None
+    host: str = ""
+    step: int = 0
+    evidence: list[str] = field(default_factory=list)
+    final: bool = False  # trying again would end in the same way
+
+    def line(self) -> str:
+        """For people."""
+        where = "" if self.rank is None else f", first rank {self.rank}" + (f" on {self.host}" if self.host else "")
+        first = f": {self.evidence[0]}" if self.evidence else ""
+        return f"{self.category.replace('_', ' ')} at step {self.step}{where}{first}. {self.advice}"
+
+
+def read_traces(folder: Path) -> list[Trace]:
+    """What the ranks of one attempt left in `folder`, and what Ray's controller added."""
+    ray = read_json(folder / "controller.json") or {}
+    lives = {int(path.stem.split("-")[1]): read_json(path) for path in folder.glob("rank-*.json") if _is_life(path)}
+    ranks = sorted({*lives, *map(int, ray)})
+    return [
+        Trace(rank, lives.get(rank) or {}, read_json(folder / f"rank-{rank}.error.json"), ray.get(str(rank), ""))
+        for rank in ranks
+    ]
+
+
+def diagnose(traces: Sequence[Trace], lost_nodes: Iterable[str] = ()) -> Diagnosis:
+    """The first rule that holds. An error of a rank's own comes before silence, silence before what others say.
+
+    lost_nodes: ids of nodes that have left the cluster; Ray's word of a dead worker names the node it was on.
+    """
+    traces = [trace for trace in traces if trace.life.get("doing") != IDLE]
+    own = sorted(
+        (t for t in traces if t.error and not t.partner_gone), key=lambda t: t.error["time"] if t.error else 0.0
+    )
+    if own:
+        category, advice, final = _of_error(own[0].error or {})
+        return _found(category, advice, own[0], traces, final)
+    silent = [t for t in traces if t.error is None]
+    hung = [t for t in traces if t.life.get("hung")]
+    if hung:
+        # The others wait in a collective; who lags behind, or does something of its own, holds them up.
+        first = min(hung, key=lambda t: (t.life["step"], t.life["doing"] in _WAITS_FOR_OTHERS, -t.life["seconds"]))
+        advice = f"Its stacks are in rank-{first.rank}.stack.txt; look at its storage and network, or raise hang_s."
+        return _found("hang", advice, first, traces)
+    nodes = "|".join([_NODE_GONE.pattern, *map(re.escape, lost_nodes)])
+    for pattern, category, advice in (
+        (_RAY_KILLED_FOR_MEMORY, "out_of_memory", "Lower micro_tokens, recompute activations or split states further."),
+        (
+            re.compile(nodes, re.IGNORECASE),
+            "node_lost",
+            "It goes on where enough nodes are left; see why it went.",
+        ),
+    ):
+        named = [t for t in traces if pattern.search(t.ray)]
+        if named:
+            return _found(category, advice, named[0], traces)
+    blamed = [t for t in silent if t.ray] or silent
+    if blamed:
+        first = min(blamed, key=lambda t: t.life.get("time", 0.0))
+        advice = (
+            "The process ended without a word: look for kill -9, the kernel's memory killer, a crash in native code."
+        )
+        return _found("worker_killed", advice, first, traces)
+    if traces:
+        first = min(traces, key=lambda t: t.error["time"] if t.error else 0.0)
+        return _found("network", "Ranks lost each other and all still lived: look at the network.", first, traces)
+    return Diagnosis("no_trace", "No rank came as far as leaving a sign of life: see Ray's logs of the workers.")
+
+
+def write_diagnosis(
+    attempt: Path, opinion: Callable[[Diagnosis], str] | None = None, lost_nodes: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Diagnose an attempt from its folder and append the row to `diagnoses.jsonl` beside it."""
+    found = diagnose(read_traces(attempt), lost_nodes)
+    row: dict[str, Any] = {"attempt": int(attempt.name.split("-")[1]), **asdict(found), "line": found.line()}
+    if opinion is not None:
+        row["second_opinion"] = opinion(found)
+    with (attempt.parent / "diagnoses.jsonl").open("a", encoding="utf-8") as out:
+        out.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return row
+
+
+def _of_error(error: dict[str, Any]) -> tuple[str, str, bool]:
+    bases, message = set(error["bases"]), error["message"]
+    if "UserError" in bases:
+        return "bad_input", "Mend what the message names; trying again would not help.", True
+    if "Diverged" in bases:
+        return (
+            "diverged",
+            "Lower the learning rate, look at the data named in incidents.jsonl, or check the weights.",
+            True,
+        )
+    if error.get("errno") == errno.ENOSPC or "No space left on device" in message:
+        return "disk_full", "Make room on that disk, or keep fewer checkpoints (keep_checkpoints).", False
+    if "MemoryError" in bases or "OutOfMemoryError" in bases or _OUT_OF_MEMORY.search(message):
+        return "out_of_memory", "Lower micro_tokens, recompute activations or split states further.", False
+    if error["doing"] == "reading data":
+        return "data", "A token shard cannot be read: check <run>/tokens and its disk.", False
+    if error["doing"] in ("checkpoint", "loading a checkpoint"):
+        return "checkpoint", "A checkpoint cannot be written or read: check its disk; jobs/checkpoint.py verify.", False
+    return "error", "An error of the program: its traceback is in the rank's error.json.", False
+
+
+def _found(category: str, advice: str, first: Trace, traces: Sequence[Trace], final: bool = False) -> Diagnosis:
+    step = first.error["step"] if first.error else first.life.get("step", 0)
+    others = [t.words() for t in traces if t.rank != first.rank]
+    return Diagnosis(
+        category, advice, first.rank, first.life.get("host", ""), step, [first.words(), *others[:7]], final
+    )
+
+
+def _is_life(path: Path) -> bool:
+    return re.fullmatch(r"rank-\d+\.json", path.name) is not None
+
+
+def _short(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""

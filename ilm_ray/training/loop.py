@@ -1,0 +1,345 @@
+"""The training loop of pre-training, SFT and reward modelling. It knows torch.distributed and nothing of Ray."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ilm_ray.config.layout import Layout
+from ilm_ray.config.training import PhaseConfig, SpikeConfig
+from ilm_ray.model.internlm2 import CausalLM, ScalarModel
+from ilm_ray.model.weights import save_internlm2
+from ilm_ray.run.stopping import ASKED, Stopped
+from ilm_ray.training.checkpoints import commit, states
+from ilm_ray.training.checkpoints.checkpoints import Checkpoints, Storage
+from ilm_ray.training.faults.guard import Guard, Verdict
+from ilm_ray.training.faults.watch import Watch
+from ilm_ray.training.measure.evaluate import Evaluate
+from ilm_ray.training.measure.look import asked, layer_norms, measured
+from ilm_ray.training.measure.meter import Meter, pipeline_bubble
+from ilm_ray.training.parallel.parallelize import ParallelModel, parallelize
+from ilm_ray.training.parallel.sharding import clip_gradients, summed
+from ilm_ray.training.plan.stretches import Stretches
+from ilm_ray.training.schedule import adamw
+
+CPU = torch.device("cpu")
+
+Micro = Any  # one micro-batch of a task: only the task looks inside
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Sums over a micro-batch: the loss to go backward, what it is divided by, and figures to log (also sums)."""
+
+    loss: Tensor
+    count: float
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """What is trained. `micro_batches` must give every rank the same number of them: their forwards are collective.
+
+    A rank here is a replica of the model, be it one worker or several; all workers of a replica get the same batches.
+    With a pipeline a micro-batch is (packed tokens, labels), and the loss the sum of the tokens' losses. `build` is
+    called for the meta device: what values it gives are lost. `fill` gives a rank's share of the model its first ones.
+    """
+
+    steps: int
+    checkpoint_every: int
+    log_every: int
+
+    def build(self) -> CausalLM | ScalarModel: ...
+    def fill(self, part: CausalLM | ScalarModel) -> None: ...
+    def learning_rate(self, step: int) -> float: ...
+    def micro_batches(self, step: int, rank: int, ranks: int) -> list[Micro]: ...
+    def count(self, micro: Micro) -> float: ...
+    def losses(self, model: Any, micro: Micro) -> Losses: ...
+    def before_step(self, model: Any, step: int, evaluate: Callable[..., Any]) -> dict[str, Any] | None: ...
+    def tokens(self, micro: Micro) -> int: ...
+    def context(self, step: int) -> int: ...  # tokens that attend to each other, for counting FLOP
+
+
+@runtime_checkable
+class SkipsData(Protocol):
+    """A task whose batches can be left out for good, where they or what followed from them did harm."""
+
+    skipped: list[Any]  # JSON for a checkpoint; set again when it is loaded
+
+    def skip(self, first: int, last: int) -> None:
+        """Leave out what steps first to last read just now; later batches take their places."""
+
+
+@runtime_checkable
+class LaysOut(Protocol):
+    """A task that says in which layout, or layouts, it is trained; others are data-parallel."""
+
+    def lay_out(self, ranks: int, gpu: str | None) -> Stretches: ...
+
+
+@runtime_checkable
+class HasPhases(Protocol):
+    """A task that goes through phases."""
+
+    phases: Sequence[PhaseConfig]
+
+    def phase_of(self, step: int) -> tuple[int, int]: ...
+
+
+@runtime_checkable
+class SaysAbout(Protocol):
+    """A task whose weights say something about themselves, which `read_about` finds."""
+
+    about: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How the loop trains, whatever it trains: the part of `pretrain` and of the stage's section that no task knows."""
+
+    precision: str
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    clip_norm: float
+    storage: Storage
+    layout: Layout = field(default_factory=Layout)
+    spike: SpikeConfig | None = None  # None: a step without a finite gradient ends the training
+
+
+class Diverged(RuntimeError):
+    """Training cannot go on by itself: it would come to the same step again."""
+
+
+def train(
+    task: Task,
+    settings: LoopSettings,
+    folder: Path,
+    log: Callable[[dict[str, Any]], None],
+    watch: Watch,
+    until: int | None = None,
+) -> None:
+    """Train `task` to its end, from the newest committed checkpoint in `folder/checkpoints` if there is one.
+
+    Every rank calls it inside an initialised process group. The final weights go to `folder/model`. `log` receives,
+    on every rank, one row every `task.log_every` steps; losses in it are means over all ranks. With `until`, a step
+    before the end, it stops there with a checkpoint, from which another call goes on, be it in another layout. Raises
+    Stopped on every rank, once a checkpoint is saved, where `folder` holds ASKED.
+    """
+    end = task.steps if until is None else min(until, task.steps)
+    trainer = _Trainer(task, settings, folder, log, watch)
+    while trainer.step < end:
+        trainer.before_step()
+        why = trainer.advance()
+        if why is not None:
+            trainer.leave_out(why)
+        elif trainer.asked_to_stop and trainer.step < task.steps:
+            trainer.save(last=True)
+            trainer.checkpoints.finish()
+            raise Stopped(f"stopped at step {trainer.step}, with a checkpoint")
+        elif trainer.step % task.checkpoint_every == 0 or trainer.step == end:
+            trainer.save(last=trainer.step == end)
+    if end == task.steps:
+        trainer.before_step()
+    watch.at(trainer.step, "checkpoint")
+    trainer.checkpoints.finish()
+    if end == task.steps:
+        _save_final(trainer.model, folder, task.about if isinstance(task, SaysAbout) else {})
+
+
+class _Trainer:
+    """A model under training, its optimizers, and what a checkpoint says of them."""
+
+    def __init__(
+        self, task: Task, settings: LoopSettings, folder: Path, log: Callable[[dict[str, Any]], None], watch: Watch
+    ) -> None:
+        self.task, self.settings, self.folder, self.log, self.watch = task, settings, folder, log, watch
+        watch.at(0, "building the model")
+        self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else CPU
+        with torch.device("meta"):  # no rank ever holds the whole
+            whole = task.build()
+        self.model = parallelize(whole, settings.layout, self.device, settings.precision)
+        self.optimizers = [
+            adamw(part.named_parameters(), settings.betas, settings.eps, settings.weight_decay)
+            for part in self.model.parts
+        ]
+        meshes = self.model.meshes
+        self.rank, self.ranks, self.replicas = meshes.rank("dp"), meshes.reading["dp"].size(), meshes.group("dp")
+        self.evaluate, self.rollbacks = Evaluate(self.model), 0
+        self.meter = Meter(self.model.shape, dist.get_world_size(), self.device)
+        self.asked_to_stop = False
+        self.step, self.tokens, self.guard = 0, 0, Guard(settings.spike) if settings.spike else None
+        self.window = _Window()
+        self.checkpoints = Checkpoints(folder / "checkpoints", settings.storage)
+        if not self._restore():
+            for part in self.model.parts:
+                task.fill(part)
+        log({"step": self.step, "begins": True})
+
+    def before_step(self) -> None:
+        """What the task does between two steps, such as measuring at the border of two phases."""
+        self.watch.at(self.step, "evaluation")
+        with self.meter.spent("evaluation"):
+            note = self.task.before_step(self.model, self.step, self.evaluate)
+        if note:
+            self.log({"step": self.step, **note})
+            if self.guard is not None:
+                self.guard.forget()
+
+    def advance(self) -> Verdict | None:
+        """One step; or why it was not applied. Where somebody asks for it, with a look inside."""
+        if self.step % self.task.log_every or not asked(self.folder, self.device):
+            return self._advance()
+        verdict, figures = measured(self._advance, self.device)
+        named = [pair for part in self.model.parts for pair in part.named_parameters()]
+        layers = layer_norms(named, self.settings.layout.pp)
+        self.log({"step": self.step, "look": figures | {"layers": layers}})
+        return verdict
+
+    def _advance(self) -> Verdict | None:
+        task, settings = self.task, self.settings
+        learning_rate = task.learning_rate(self.step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            optimizer.zero_grad()
+        self.watch.at(self.step, "reading data")
+        with self.meter.spent("data"):
+            micros = task.micro_batches(self.step, self.rank, self.ranks)
+        self.watch.at(self.step, "forward and backward")
+        # Normalise by what all ranks together predict: accumulation and layout then change nothing.
+        mine = [sum(task.count(m) for m in micros), float(sum(task.tokens(m) for m in micros))]
+        count, tokens = summed(mine, self.device, self.replicas)
+        found = _backward(task, self.model, micros, self.ranks / max(count, 1.0))
+        sums = self._over_all_ranks(found)
+        norm = clip_gradients(self.model.parameters(), settings.clip_norm, settings.layout.pp)
+        verdict = self._look(sums["loss"] / max(count, 1.0), norm)
+        if verdict is not None:
+            return verdict
+        self.watch.at(self.step, "optimizer")
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.step += 1
+        self.tokens += int(tokens)
+        self.window.add(sums, count, tokens)
+        if self.step % task.log_every == 0 or self.step == task.steps:
+            row = {"step": self.step, "lr": learning_rate, "grad_norm": norm, "tokens": self.tokens}
+            timing = self.meter.row(int(self.window.tokens), task.context(self.step - 1))
+            timing["pipeline_bubble"] = pipeline_bubble(settings.layout, len(micros))
+            self.log(row | self.window.means() | timing)
+            self.window = _Window()
+        return None
+
+    def leave_out(self, why: Verdict) -> None:
+        """Go on without the batch that was not applied, or from the last checkpoint without all since then."""
+        task, at = self.task, self.step
+        assert isinstance(task, SkipsData)
+        incident = {"step": at, "incident": why.kind, "why": why.why}
+        if not why.roll_back:
+            task.skip(at, at)
+            self.log(incident | {"action": "its batch is left out", "skipped": task.skipped})
+            return
+        spike = self.settings.spike
+        assert spike is not None and self.guard is not None
+        self.rollbacks += 1
+        if self.rollbacks > spike.rollbacks:
+            raise Diverged(f"step {at}: {why.why}; {spike.rollbacks} times older weights did not help")
+        known = list(task.skipped)
+        if not self._restore():
+            raise Diverged(f"step {at}: {why.why}; there is no checkpoint yet to go back to")
+        task.skipped = known
+        task.skip(self.step, at)
+        self.guard.forget()
+        action = f"back to step {self.step}, all data read since then is left out"
+        self.log(incident | {"action": action, "back_to": self.step, "skipped": task.skipped})
+
+    def save(self, last: bool) -> None:
+        """Begin with a checkpoint of this step; `last`: and wait until it is there."""
+        self.watch.at(self.step, "checkpoint")
+        state: dict[str, Any] = {"tokens": self.tokens, "shape": asdict(self.model.shape)}
+        if self.guard is not None and isinstance(self.task, SkipsData):
+            state |= {"usual": self.guard.state(), "skipped": self.task.skipped}
+        with self.meter.spent("checkpoint"):
+            self.checkpoints.save(self.step, self._stored, state, last)
+
+    @property
+    def _stored(self) -> list[states.Part]:
+        return list(zip(self.model.parts, self.optimizers, strict=True))
+
+    def _restore(self) -> bool:
+        """Go on from the newest checkpoint; False if there is none."""
+        self.watch.at(self.step, "loading a checkpoint")
+        restored = self.checkpoints.restore(self._stored)
+        if not restored.step:
+            return False
+        self.step, self.tokens, self.window = restored.step, restored.state["tokens"], _Window()
+        if self.settings.spike is not None and isinstance(self.task, SkipsData):
+            self.guard = Guard(self.settings.spike, restored.state.get("usual"))
+            self.task.skipped = restored.state.get("skipped", [])
+        return True
+
+    def _look(self, loss: float, norm: float) -> Verdict | None:
+        if self.guard is not None:
+            return self.guard.look(loss, norm)
+        if not math.isfinite(norm):
+            raise Diverged(f"gradient norm is {norm} at step {self.step}: the step was not applied")
+        return None
+
+    def _over_all_ranks(self, found: Sequence[Losses]) -> dict[str, float]:
+        """Sums of the step's loss and figures over all replicas: one number on all ranks, bit for bit."""
+        names = sorted({name for losses in found for name in losses.figures})
+        mine = [sum(losses.loss.item() for losses in found)]
+        mine += [sum(losses.figures[name] for losses in found) for name in names]
+        # One rank looks, all learn of it in the sum that they form anyway.
+        asked_here = float(dist.get_rank() == 0 and (self.folder / ASKED).exists())
+        copies = self.settings.layout.replica_ranks  # each replica's sums are on all of its ranks
+        *totals, asked_to_stop = summed([*mine, asked_here], self.device)
+        self.asked_to_stop = asked_to_stop > 0
+        totals = [total / copies for total in totals]
+        return dict(zip(["loss", *names], totals, strict=True))
+
+
+def _backward(task: Task, model: ParallelModel, micros: list[Micro], scale: float) -> list[Losses]:
+    """Add up gradients of scale times the micro-batches' losses, averaged over replicas."""
+    if model.pipeline is not None:
+        sums = model.backward_windows(micros, scale)
+        return [Losses(loss, task.count(micro)) for loss, micro in zip(sums, micros, strict=True)]
+    found: list[Losses] = []
+
+    def loss_of(micro: Micro) -> Tensor:
+        found.append(task.losses(model, micro))
+        return found[-1].loss
+
+    model.backward(micros, loss_of, scale)
+    return found
+
+
+class _Window:
+    """Sums over the steps between two log rows."""
+
+    def __init__(self) -> None:
+        self.sums, self.count, self.tokens = dict[str, float](), 0.0, 0.0
+
+    def add(self, sums: Mapping[str, float], count: float, tokens: float) -> None:
+        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in sums.items()}
+        self.count += count
+        self.tokens += tokens
+
+    def means(self) -> dict[str, float]:
+        """All sums are divided by the same count."""
+        return {name: value / max(self.count, 1.0) for name, value in self.sums.items()}
+
+
+def _save_final(model: ParallelModel, folder: Path, about: Mapping[str, str]) -> None:
+    """Write the model folder from the last checkpoint, which holds all layers whatever rank had them."""
+    if dist.get_rank() == 0:
+        with torch.device("meta"):  # no memory and no drawing of weights that are read at once
+            whole = (CausalLM if isinstance(model.parts[0], CausalLM) else ScalarModel)(model.shape)
+        whole.to_empty(device="cpu")
+        states.load_whole(commit.committed(folder / "checkpoints")[-1], whole)
+        save_internlm2(whole, folder / "model", about)
+    dist.barrier()

@@ -1,0 +1,73 @@
+"""Where the time of training goes, and what share of the hardware's peak it reaches."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ilm_ray.config.layout import Layout
+from ilm_ray.model.internlm2 import Shape
+from ilm_ray.training.plan.devices import DEVICES
+from ilm_ray.training.plan.step import flops_per_token
+
+PARTS = ("data", "checkpoint", "evaluation")  # what is not computing
+
+
+class Meter:
+    """Seconds between two log rows, by what they were spent on: `data`, `checkpoint`, `evaluation`, the rest.
+
+    Model FLOP/s are those of `flops_per_token`, recomputation not counted: `mfu` with the attention of all keys, as
+    torchtitan has it, `mfu_causal` with half of it. Shares of the peak only where the device's is known.
+    """
+
+    def __init__(self, shape: Shape, ranks: int, device: torch.device) -> None:
+        self.shape, self.ranks = shape, ranks
+        self.peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+        self.last = dict[str, float]()  # seconds of the last time that each part was entered
+        self._reset()
+
+    @contextmanager
+    def spent(self, part: str) -> Iterator[None]:
+        """What runs inside counts as `part`."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.last[part] = time.monotonic() - started
+            self.seconds[part] += self.last[part]
+
+    def row(self, tokens: int, context: int) -> dict[str, float]:
+        """Figures since the last row, for `tokens` tokens over all ranks in sequences of `context`; starts anew."""
+        passed = time.monotonic() - self.started
+        training = max(passed - self.seconds["evaluation"], 1e-9)
+        speed = tokens / training
+        row = {"window_seconds": passed, "tokens_per_second": speed}
+        row |= {f"{part}_share": self.seconds[part] / training for part in PARTS if part != "evaluation"}
+        if "checkpoint" in self.last:
+            row["checkpoint_seconds"] = self.last["checkpoint"]
+        for name, causal in (("mfu", False), ("mfu_causal", True)):
+            flops = speed * flops_per_token(self.shape, context, causal) / self.ranks
+            if self.peak:
+                row[name] = flops / self.peak
+            elif not causal:
+                row["model_flops"] = flops  # a second and rank
+        self._reset()
+        return row
+
+    def _reset(self) -> None:
+        self.seconds, self.started = dict.fromkeys(PARTS, 0.0), time.monotonic()
+
+
+def pipeline_bubble(layout: Layout, micros: int) -> float:
+    """Share of a step of `micros` micro-batches that a rank of the pipeline waits, by the schedule alone.
+
+    It waits pp - 1 times as long as a micro-batch takes it in one of its stages, as in `parallel.timing`.
+    """
+    waits = layout.pp - 1
+    return waits / max(layout.virtual_stages * micros + waits, 1)
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Dense bfloat16 FLOP/s of a CUDA device by its name, or None where its data sheet is not among `DEVICES`."""
+    return next((device.peak_flops for kind, device in DEVICES.items() if kind in device_name.lower()), None)

@@ -1,0 +1,102 @@
+"""Where parameters, gradients and optimizer states live (FSDP2), and what must be added up between ranks."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from ilm_ray.config.layout import Layout
+from ilm_ray.model.internlm2 import CausalLM, ScalarModel
+
+
+def shard_states(model: CausalLM | ScalarModel, mesh: DeviceMesh, layout: Layout, precision: str) -> None:
+    """Shard each block, then the rest, in place. bf16 keeps fp32 master weights and reduces in fp32.
+
+    A lone rank in fp32 is left as it is: FSDP2 would copy all weights and gradients for nothing.
+    """
+    if mesh.size() == 1 and layout.tp == 1 and precision == "fp32":
+        if not next(model.parameters()).is_meta:
+            model.to(mesh.device_type)
+        return
+    policy = (
+        MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        if precision == "bf16"
+        else MixedPrecisionPolicy()
+    )
+    reshard = _kept_after_forward(layout)
+    for block in model.model.layers.values():
+        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+    # The backward begins with the head: splitting it after the forward would only gather it again at once.
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    _prefetch(model, layout.prefetch)
+
+
+def _prefetch(model: CausalLM | ScalarModel, ahead: int) -> None:
+    """Gather the parameters of the blocks that come next, in forward and in backward, while one computes."""
+    blocks: list[Any] = list(model.model.layers.values())
+    for number, block in enumerate(blocks):
+        block.set_modules_to_forward_prefetch(blocks[number + 1 : number + 1 + ahead])
+        block.set_modules_to_backward_prefetch(blocks[max(0, number - ahead) : number][::-1])
+
+
+def _kept_after_forward(layout: Layout) -> bool | int:
+    """FSDP2's reshard_after_forward: whole (False), as its optimizer state (True), over a smaller group (its size)."""
+    if layout.parameters == "replica":
+        return False
+    return layout.shard_group if layout.parameters != layout.optimizer else True
+
+
+def keep_states(model: nn.Module, layout: Layout, last: bool) -> None:
+    """Say what the backward that follows leaves behind. `last`: it is that of a step's last micro-batch."""
+    if not isinstance(model, FSDPModule):  # nothing is split
+        return
+    model.set_reshard_after_backward(last or layout.parameters != "replica")
+    model.set_requires_gradient_sync(last or layout.gradients != "replica")
+    model.set_requires_all_reduce(last)  # copies of a group add up their gradients once a step
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, stages: int = 1) -> float:
+    """Scale all gradients so that their global norm is at most `max_norm`; returns the norm before.
+
+    Every rank calls it, each with its share of the parameters; `stages`: pipeline ranks, which hold different ones.
+    torch's own refuses gradients that lie on different meshes (pytorch#180346).
+    """
+    holders = dist.get_world_size() // stages  # ranks that hold a stage's parameters, in shares or copies
+    by_copies: dict[int, list[Tensor]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            local, shares = local_share(parameter.grad)
+            by_copies.setdefault(holders // shares, []).append(local)
+    # What several ranks hold a copy of is counted by each of them in part, so one sum over all ranks is the whole.
+    norms = [(nn.utils.get_total_norm(gradients), copies) for copies, gradients in by_copies.items()]
+    square = torch.stack([norm.double() ** 2 / copies for norm, copies in norms]).sum()
+    dist.all_reduce(square)
+    norm = float(square.sqrt())
+    if norm > max_norm:
+        for gradients in by_copies.values():
+            torch._foreach_mul_(gradients, max_norm / (norm + 1e-6))  # as torch.nn.utils.clip_grad_norm_ has it
+    return norm
+
+
+def local_share(tensor: Tensor) -> tuple[Tensor, int]:
+    """A parameter's or gradient's share on this rank, and in how many shares it is split."""
+    if not isinstance(tensor, DTensor):
+        return tensor, 1
+    shares = 1
+    for placement, ranks in zip(tensor.placements, tensor.device_mesh.shape, strict=True):
+        assert not placement.is_partial(), "a gradient is reduced before anybody looks at it"
+        shares *= 1 if placement.is_replicate() else ranks
+    return tensor.to_local(), shares
+
+
+def summed(values: Sequence[float], device: torch.device, group: ProcessGroup | None = None) -> list[float]:
+    """Each value added up over the ranks of `group` (all by default), in fp64."""
+    total: Tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(total, group=group)
+    return total.tolist()

@@ -1,0 +1,144 @@
+"""Pipeline parallelism: a model cut into stages, and a schedule that sends micro-batches through them."""
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
+
+from ilm_ray.config.layout import Layout
+from ilm_ray.model.internlm2 import CausalLM, Packed, Reduction
+from ilm_ray.training.parallel.mesh import Meshes
+
+Window = tuple[Packed, Tensor]  # packed tokens and the label of each
+
+
+def cut(model: CausalLM, stage: int, stages: int) -> CausalLM:
+    """A model of the layers of one stage; it shares its modules with `model` and keeps their names.
+
+    What the stage does not hold passes its input on, so hidden states go in where tokens would and come out where
+    losses would.
+    """
+    backbone, layers = model.model, model.shape.layers
+    mine = range(stage * layers // stages, (stage + 1) * layers // stages)
+    held: dict[int, nn.Module] = {id(backbone.layers): nn.ModuleDict({str(i): backbone.layers[str(i)] for i in mine})}
+    held[id(backbone.tok_embeddings)] = backbone.tok_embeddings if stage == 0 else nn.Identity()
+    for module in (backbone.norm, model.output):
+        held[id(module)] = module if stage == stages - 1 else nn.Identity()
+    return copy.deepcopy(model, held)  # a copy of the frame alone: what is in `held` is put in as it is
+
+
+class Pipeline:
+    """The stages that this rank holds, and the way of micro-batches through those of all ranks."""
+
+    def __init__(self, parts: Sequence[CausalLM], layout: Layout, meshes: Meshes, precision: str) -> None:
+        self.parts, self.layout, self.meshes = parts, layout, meshes
+        self.numbers = [meshes.rank("pp") + i * layout.pp for i in range(layout.virtual_stages)]
+        self.last = layout.stages - 1
+        self.windows, self.scale = list[Window](), 1.0  # of the step under way
+        parameter = next(parts[0].parameters())
+        self.device = parameter.device
+        self.dtype = torch.bfloat16 if precision == "bf16" else parameter.dtype  # of what goes from stage to stage
+        # Summed losses leave a gradient of the head's size with each micro-batch until its backward, and GPipe's come
+        # after all forwards.
+        self.reduction: Reduction = "none" if layout.schedule == "gpipe" else "sum"
+        self._schedules: dict[tuple[int, int], Any] = {}
+        for number, part in zip(self.numbers, parts, strict=True):
+            part.register_forward_pre_hook(self._feed(number), prepend=True, with_kwargs=True)
+
+    def step(self, windows: list[Window], scale: float) -> Tensor:
+        """Forward and backward of this rank's slices, all of one length; adds up gradients of scale * summed losses.
+
+        Returns each slice's summed loss (windows), 0 where the last stage is elsewhere.
+        """
+        self.windows, self.scale = windows, scale
+        schedule = self._schedule(len(windows), len(windows[0][1]))
+        # The schedule splits numbers of windows into micro-batches; each stage looks its window up by its number.
+        numbers = torch.arange(len(windows))
+        losses: list[Tensor] = []
+        arguments = (numbers,) if 0 in self.numbers else ()
+        target = {"target": numbers, "losses": losses} if self.last in self.numbers else {}
+        schedule.step(*arguments, number=numbers, return_outputs=False, **target)
+        if not losses:
+            return torch.zeros(len(windows), dtype=self._loss_dtype, device=self.device)
+        return torch.stack(losses).detach() / scale
+
+    @torch.no_grad()
+    def forward(self, batch: Packed, labels: Tensor | None) -> Tensor:
+        """What the whole model gives for this rank's slice of a batch, on all ranks; one stage after the other."""
+        group, pp, rows = self.meshes.group("pp"), self.layout.pp, len(batch.tokens)
+        ranks = dist.get_process_group_ranks(group)
+        x = torch.empty(self._hidden_shape(rows), dtype=self.dtype, device=self.device)
+        for number, part in zip(self.numbers, self.parts, strict=True):
+            if number > 0:
+                dist.recv(x, ranks[(number - 1) % pp], group=group)
+            taken = batch.tokens if number == 0 else x
+            given = part(dataclasses.replace(batch, tokens=taken), labels if number == self.last else None)
+            if number < self.last:
+                dist.send(given.contiguous(), ranks[(number + 1) % pp], group=group)
+        if self.last not in self.numbers:
+            shape = (rows,) if labels is not None else (rows, self.parts[0].shape.vocab_size)
+            given = torch.empty(shape, dtype=self._loss_dtype if labels is not None else self.dtype, device=self.device)
+        dist.broadcast(given, ranks[self.last % pp], group=group)
+        return given
+
+    @property
+    def _loss_dtype(self) -> torch.dtype:
+        return torch.promote_types(self.dtype, torch.float32)
+
+    def _hidden_shape(self, rows: int) -> tuple[int, int]:
+        """Of what goes from stage to stage: with sequence parallelism each tensor-parallel rank has a part of it."""
+        return rows // (self.layout.tp if self.layout.sequence_parallel else 1), self.parts[0].shape.hidden
+
+    def _feed(self, stage: int) -> Any:
+        """A hook that makes a schedule's input, what the stage before gave and the window's number, the model's."""
+
+        def hook(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+            if "number" not in named:  # called with a batch as any model
+                return None
+            batch, labels = self.windows[int(named["number"])]
+            if stage > 0:
+                batch = dataclasses.replace(batch, tokens=arguments[0])
+            return (batch, labels, self.reduction) if stage == self.last else (batch,), {}
+
+        return hook
+
+    def _schedule(self, count: int, rows: int) -> Any:
+        """The schedule for `count` windows of `rows` rows. Sizes are stated, so that no trial run need find them."""
+        if (count, rows) not in self._schedules:
+            hidden, losses = (
+                torch.empty(shape, dtype=dtype, device="meta", requires_grad=True)
+                for shape, dtype in (
+                    (self._hidden_shape(rows), self.dtype),
+                    ((rows,) if self.reduction == "none" else (), self._loss_dtype),
+                )
+            )
+            stages = [
+                PipelineStage(
+                    part,
+                    number,
+                    self.layout.stages,
+                    self.device,
+                    input_args=torch.empty(1, dtype=torch.long, device="meta") if number == 0 else hidden,
+                    output_args=losses if number == self.last else hidden,
+                    group=self.meshes.group("pp"),
+                )
+                for number, part in zip(self.numbers, self.parts, strict=True)
+            ]
+            self._schedules[count, rows] = self._make(stages, count)
+        return self._schedules[count, rows]
+
+    def _make(self, stages: list[Any], count: int) -> Any:
+        settings: dict[str, Any] = {
+            "n_microbatches": count,
+            "loss_fn": lambda losses, _numbers: losses.sum() * self.scale,
+            "scale_grads": False,  # the loss is divided by what all windows predict together, not by their number
+        }
+        if self.layout.schedule == "interleaved":
+            return ScheduleInterleaved1F1B(stages, **settings)
+        single = ScheduleGPipe if self.layout.schedule == "gpipe" else Schedule1F1B
+        return single(stages[0], **settings)

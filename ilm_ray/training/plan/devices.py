@@ -1,0 +1,126 @@
+"""What the planner knows of hardware. Figures are those of data sheets; `attainable` alone was measured, by others.
+
+`parallel.calibrate` replaces them by what it measures on the devices at hand.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ilm_ray.base.errors import UserError
+
+GB, GIB = 10**9, 2**30
+
+# Of a device's memory what tensors may take: the rest is CUDA's context, NCCL's buffers and fragments. Ours.
+USABLE_MEMORY = 0.9
+# Of a link's rate what large transfers attain. NCCL counts 0.92 for its LL128 protocol (120 of 128 bytes are data) and
+# less at scale; ours.
+ATTAINABLE_LINK = 0.8
+# Seconds a hop, and to begin (ring, Simple protocol): NCCL's own model, src/graph/tuning.cc (hwLat, baseLat).
+HOP_INSIDE, HOP_BETWEEN, BEGIN = 3.4e-6, 9.6e-6, 8.4e-6
+# As above for a tree, which NCCL has for all-reduce only.
+TREE_HOP_INSIDE, TREE_HOP_BETWEEN = 28e-6, 50e-6
+
+
+@dataclass(frozen=True)
+class Link:
+    """A collective inside a node as it was measured: seconds = hops * `hop` + bytes sent / `rate`."""
+
+    hop: float  # seconds of a message to the next rank
+    rate: float  # bytes/s that a rank sends
+
+
+@dataclass(frozen=True)
+class Device:
+    """A kind of device in a kind of node; rates are in one direction."""
+
+    name: str
+    peak_flops: float  # dense, a second, in bfloat16
+    memory: int  # bytes
+    link: float  # bytes/s between a device and the others of its node
+    node_link: float  # bytes/s between a node and the others, all its adapters together
+    node_devices: int
+    memory_rate: float  # bytes/s that a device reads or writes of its own memory
+    # Share of the peak that a step without communication reaches, recomputation not counted.
+    attainable: float
+    fused: bool = True  # kernels that normalise and attend without copies; AdamW over lists of tensors
+    overlap: bool = True  # communication runs beside computation; on a CPU both want the same cores
+    ranks_a_core: float = 1.0  # ranks that share what computes; one works while another waits
+    # Only a calibration knows these.
+    attainable_head: float | None = None  # of the head with its loss; None: as the blocks
+    block_seconds: float = 0.0  # of a block's forward and backward, whatever the number of rows
+    links: Mapping[str, Link] = field(default_factory=dict)  # by operation; those absent follow from the data sheet
+    # Seconds a block and micro-batch beyond what is computed and sent: dispatch, hooks, waiting for each other. By what
+    # causes them: shards, tensor, sequence, context.
+    overheads: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def usable_memory(self) -> int:
+        """Bytes that tensors may take."""
+        return int(self.memory * USABLE_MEMORY)
+
+
+DEVICES = {
+    device.name: device
+    for device in (
+        # NVIDIA H100 SXM data sheet: 989 TFLOP/s, NVLink 900 GB/s both ways; DGX H100: 8 x 400 Gb/s. On eight,
+        # nanochat's 1.3B run reached 50.0%, torchtitan's Llama 8B 39%; Megatron-LM says 41 to 48%.
+        Device("h100", 989e12, 80 * GIB, 450 * GB, 400 * GB, 8, 3350 * GB, 0.45),
+        # The same chip with 141 GB.
+        Device("h200", 989e12, 141 * GB, 450 * GB, 400 * GB, 8, 4800 * GB, 0.45),
+        # NVIDIA A100 SXM data sheet: 312 TFLOP/s, NVLink 600 GB/s both ways. Network and share (183 TFLOP/s, eight
+        # devices, no recomputation) are InternEvo's: 4 x 100 Gb/s RoCE, its doc/en/train_performance.md.
+        Device("a100", 312e12, 80 * GIB, 300 * GB, 50 * GB, 8, 2039 * GB, 0.59),
+        # A core with AVX-512 at 2.5 GHz, two fused multiply-adds of 16 numbers a cycle; 10 Gb/s Ethernet.
+        Device("cpu", 160e9, 4 * GIB, 5 * GB, 1.25 * GB, 16, 10 * GB, 0.5, fused=False, overlap=False),
+    )
+}
+
+
+def known_device(name: str | None) -> Device:
+    """The kind that CUDA's or Ray's name of an accelerator stands for ("NVIDIA H100 80GB HBM3", "H100"); None: a CPU.
+
+    Raises UserError where none does.
+    """
+    if name is None:
+        return DEVICES["cpu"]
+    found = next((device for kind, device in DEVICES.items() if kind in name.lower()), None)
+    if found is None:
+        raise UserError(
+            f"the planner has no data of a device '{name}', only of {', '.join(sorted(DEVICES))}; measure it with "
+            "jobs/plan.py --calibrate, or name a layout"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Group:
+    """Ranks that talk to each other: `size` of them, `stride` apart in the order of ranks, which fills node by node."""
+
+    size: int
+    stride: int
+
+    def in_node(self, device: Device) -> int:
+        """Members in one node, at least 1."""
+        return max(1, min(self.size, device.node_devices // self.stride))
+
+    def ring_rate(self, device: Device) -> float:
+        """Bytes/s from a member to the next: a ring leaves a node once, with the adapters of all members there."""
+        inside = self.in_node(device)
+        between = device.node_link * inside / device.node_devices
+        return ATTAINABLE_LINK * (device.link if inside == self.size else min(device.link, between))
+
+    def direct_rate(self, device: Device) -> float:
+        """Bytes/s from a member to any other, each member with its own part of the node's adapters."""
+        alone = self.in_node(device) == self.size
+        return ATTAINABLE_LINK * (device.link if alone else device.node_link / device.node_devices)
+
+    def ring_latency(self, device: Device) -> float:
+        """Seconds for a byte to go once around."""
+        nodes = -(-self.size // self.in_node(device))
+        return BEGIN + (nodes - 1) * HOP_BETWEEN + (self.size - nodes) * HOP_INSIDE
+
+    def tree_latency(self, device: Device) -> float:
+        """Seconds for a byte up and down a tree over nodes, each of them a chain (NCCL)."""
+        inside = self.in_node(device)
+        depth = max(0, -(-self.size // inside) - 1).bit_length()
+        return BEGIN + 2 * ((inside - 1) * TREE_HOP_INSIDE + depth * TREE_HOP_BETWEEN)

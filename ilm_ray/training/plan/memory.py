@@ -1,0 +1,168 @@
+"""Memory that a device needs at the worst moment of a step, in bytes: predicted from what is kept and by whom.
+
+What is kept between forward and backward was read off `ilm_ray.model`, tensor by tensor. States: 4 bytes each of master
+weight, gradient and two moments (mixed precision as FSDP2 does it).
+"""
+
+from dataclasses import dataclass
+
+from ilm_ray.config.layout import Layout
+from ilm_ray.model.internlm2 import Shape
+from ilm_ray.training.plan.step import Pieces, Step, pieces
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a device when it needs most."""
+
+    weights: int  # the share of master weights that it stores
+    optimizer: int  # its share of the two moments
+    gradients: int  # shares, and whole ones that wait for the last micro-batch
+    gathered: int  # whole parameters in the type that is computed with
+    activations: int  # kept for the backward
+    transient: int  # of the loss or of the block whose backward runs, whichever is more
+
+    @property
+    def total(self) -> int:
+        return sum(vars(self).values())
+
+
+def peak_memory(shape: Shape, layout: Layout, step: Step, fused: bool) -> Memory:
+    """That of the rank of the pipeline that needs most. `fused`: as of the device (`devices.Device`)."""
+    kept = activations(shape, layout, step)
+    # Where all ranks hold as many blocks, later ones keep fewer micro-batches.
+    even = shape.layers % layout.stages == 0
+    ranks = {0, min(1, layout.pp - 1), layout.pp - 1} if even else range(layout.pp)
+    return max((_of_rank(shape, layout, step, rank, kept, fused) for rank in ranks), key=lambda memory: memory.total)
+
+
+def _of_rank(shape: Shape, layout: Layout, step: Step, rank: int, kept: "Activations", fused: bool) -> Memory:
+    held, micros, group, width = pieces(shape, layout, rank), step.micros(layout), layout.optimizer_group, step.width
+    share = -(-held.all // group)
+    waiting = 4 * held.all if layout.gradients == "replica" and micros > 1 else 0
+    reduced = 4 * share if layout.gradients != "replica" and micros > 1 else 0
+    kept_here = int(kept.block * _blocks_in_flight(held, layout, micros, rank))
+    kept_here += kept.tables * (layout.pp - rank if layout.pp > 1 else 1)
+    if rank == layout.pp - 1:
+        kept_here += kept.head
+    states = {"weights": 4 * share, "optimizer": 8 * share}
+    gathered = int(_gathered(held, layout, step) * width)
+    reduced_root = 4 * held.root + max(0, (4 if waiting else width) * held.root - 4 * held.root // group)
+    if reduced:  # what earlier micro-batches left is added to only once the new share is there
+        reduced_root += 4 * held.root // group
+    if group > 1 and not fused:  # gloo scatters a copy
+        reduced_root += 4 * held.root
+    moments = [
+        # The backward begins: all activations are there, then the loss or the last block computes.
+        Memory(**states, gradients=waiting + reduced + width * held.head, gathered=gathered, activations=kept_here,
+               transient=max(_of_loss(shape, layout, step) if held.head else 0,
+                             _of_block(shape, layout, step, held, fused) + kept.again)),
+        # It ends: parameters are split again, embedding and head are reduced as one, from and to fp32.
+        Memory(**states, gradients=4 * share, gathered=0, activations=0,
+               transient=0 if _unwrapped(layout, step) else reduced_root),
+    ]  # fmt: skip
+    return max(moments, key=lambda m: m.total)
+
+
+def _blocks_in_flight(held: Pieces, layout: Layout, micros: int, rank: int) -> float:
+    """Blocks whose activations a rank keeps at once, each for one micro-batch.
+
+    GPipe keeps all micro-batches; 1F1B as many as there are ranks from here on (PipeDream-flush, arXiv 2006.09503);
+    interleaved those and a round more of its stages (arXiv 2104.04473, section 2.2).
+    """
+    if layout.pp == 1:
+        return held.blocks
+    if layout.schedule == "gpipe":
+        return held.blocks * micros
+    if layout.schedule == "1f1b":
+        return held.blocks * min(micros, layout.pp - rank)
+    chunks = 2 * (layout.pp - rank - 1) + (layout.virtual_stages - 1) * layout.pp + 1
+    return held.blocks * min(micros, chunks / layout.virtual_stages)
+
+
+def _gathered(held: Pieces, layout: Layout, step: Step) -> float:
+    """Numbers of parameters that are whole on a rank when a backward begins."""
+    if _unwrapped(layout, step):
+        return 0.0
+    # torch's pipeline schedules split nothing again after a backward until the last one.
+    if layout.parameters == "replica" or layout.pp > 1:
+        return held.all
+    ahead = held.root + held.block * min(held.blocks, 1 + layout.prefetch)
+    if layout.parameters != layout.optimizer:  # blocks stay split over a smaller group after the forward
+        return ahead + held.block * held.blocks / layout.shard_group
+    return ahead
+
+
+def _unwrapped(layout: Layout, step: Step) -> bool:
+    """A rank that shares its weights with none and computes in their type is left without FSDP2."""
+    return layout.sharding_ranks == 1 and layout.tp == 1 and step.precision == "fp32"
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes that one micro-batch leaves on a rank until its backward."""
+
+    block: int
+    head: int  # the final norm's input, and the gradient that the loss leaves for what the norm gives
+    tables: int  # rotary, for all blocks
+    again: int = 0  # of the block whose backward runs: what was not kept and is computed again
+
+
+def activations(shape: Shape, layout: Layout, step: Step) -> Activations:
+    """What is kept for the backward: all that autograd needs, or what `layout.recompute` leaves of it.
+
+    full: a block's input. selective: that too, and what `parallel.recompute` keeps.
+    """
+    rows, width = step.rows(layout), step.width
+    parted = shape.hidden // (layout.tp if layout.sequence_parallel else 1)
+    whole = _kept_by_autograd(shape, layout, width, parted)
+    kept = {"none": whole, "selective": _kept_by_selection(shape, layout, width, parted), "full": width * parted}
+    return Activations(
+        block=rows * kept[layout.recompute],
+        head=rows * width * (parted + shape.hidden),
+        tables=rows * 4 * shape.head_dim,  # cosine and sine of half as many angles, in fp32
+        again=rows * max(0, whole - kept[layout.recompute]),
+    )
+
+
+def _kept_by_autograd(shape: Shape, layout: Layout, width: int, parted: int) -> int:
+    """Bytes a row of a block: two norms, attention, MLP (gate, up, their product)."""
+    queries, pairs = shape.heads * shape.head_dim // layout.tp, 2 * shape.kv_heads * shape.head_dim // layout.tp
+    # A norm keeps its input and a factor a row; what follows keeps the result, whole: with sequence parallelism it is
+    # gathered.
+    norms = 2 * (width * (parted + shape.hidden) + 4)
+    attended = queries + pairs * (layout.cp if layout.cp_kind == "gather" else 1)
+    # What attention gives is kept by it and by `wo`: once where that is one tensor. Exchanged it is two.
+    results = 2 * queries if layout.cp > 1 and layout.cp_kind == "ulysses" else queries
+    sums = 4 * shape.heads // layout.tp  # log-sum-exp of each query
+    return norms + width * (attended + results + 3 * shape.mlp_hidden // layout.tp) + sums
+
+
+def _kept_by_selection(shape: Shape, layout: Layout, width: int, parted: int) -> int:
+    """Bytes a row of a block: its input; wqkv, attention with its log-sum-exp, wo, w1 and w3, w2; sums over ranks."""
+    queries, pairs = shape.heads * shape.head_dim // layout.tp, 2 * shape.kv_heads * shape.head_dim // layout.tp
+    products = 2 * queries + pairs + 2 * shape.mlp_hidden // layout.tp + 2 * shape.hidden
+    summed = 2 * parted if layout.tp > 1 else 0
+    return width * (parted + products + summed) + 4 * shape.heads // layout.tp
+
+
+def _of_loss(shape: Shape, layout: Layout, step: Step) -> int:
+    """A chunk's logits, and in fp32 their log-probabilities, which become the gradient; that once more in bf16.
+
+    GPipe's losses are computed chunk by chunk in the backward: then log-probabilities and two gradients, in fp32.
+    """
+    number = 12 if layout.schedule == "gpipe" and layout.pp > 1 else 8
+    return number * min(step.loss_chunk, step.rows(layout)) * shape.vocab_size // layout.tp
+
+
+def _of_block(shape: Shape, layout: Layout, step: Step, held: Pieces, fused: bool) -> int:
+    """The backward of an MLP: gradients of two inner and two outer tensors, those of the block's weights, and these
+    once more in fp32 for the reduction. Where slices gather keys, a CPU makes a mask of numbers to add and its bits.
+    """
+    inner = step.rows(layout) * (2 * shape.mlp_hidden // layout.tp + 2 * shape.hidden) * step.width
+    # When attention's turn comes, what the MLP kept is gone.
+    gone = step.width * (3 * shape.mlp_hidden // layout.tp + 2 * shape.hidden)
+    gathers = layout.cp > 1 and layout.cp_kind == "gather" and not fused
+    mask = step.rows(layout) * (step.context * (step.width + 1) - gone) if gathers else 0
+    reduced = 0 if _unwrapped(layout, step) else 4
+    return max(inner, mask) + held.block * (step.width + reduced)

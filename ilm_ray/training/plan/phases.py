@@ -1,0 +1,66 @@
+"""What the planner is asked about pre-training: the phases as work, a layout to train them in, a forecast of a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ilm_ray.config import Config
+from ilm_ray.config.fit import parameter_count
+from ilm_ray.config.training import PhaseConfig, PretrainConfig
+from ilm_ray.training.plan.devices import Device
+from ilm_ray.training.plan.elastic import usable
+from ilm_ray.training.plan.planner import Choice, Plan, Work
+from ilm_ray.training.plan.step import Step
+from ilm_ray.training.shape import shape_of
+
+
+def work_of(pretrain: PretrainConfig) -> list[Work]:
+    """The phases' steps; `micro_tokens` is the most that the planner may put into a micro-batch."""
+    return [Work(step_of(pretrain, phase), phase.steps) for phase in pretrain.phases]
+
+
+def step_of(pretrain: PretrainConfig, phase: PhaseConfig) -> Step:
+    """A step of `phase` with the micro-batches that the configuration names."""
+    return Step(phase.context, phase.sequences, pretrain.at_once(phase), pretrain.precision, pretrain.loss_chunk)
+
+
+def training_layout(config: Config, vocab_size: int, ranks: int, device: Device) -> Choice:
+    """One layout for all phases on up to `ranks` ranks: `pretrain.layout`, or what comes nearest to it, or for `auto`
+    the fastest.
+
+    Its `plans` say how many sequences of each phase a micro-batch may have. Raises UserError where nothing fits.
+    """
+    layout, works = config.pretrain.layout, work_of(config.pretrain)
+    return usable(None if layout == "auto" else layout, ranks, shape_of(config, vocab_size), device, works)
+
+
+def choose_layouts(config: Config, vocab_size: int, ranks: int, device: Device) -> list[Choice]:
+    """For each phase alone the fastest layout of up to `ranks` ranks. Raises UserError where one has none."""
+    shape = shape_of(config, vocab_size)
+    return [usable(None, ranks, shape, device, [work]) for work in work_of(config.pretrain)]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a phase is predicted to take."""
+
+    phase: PhaseConfig
+    plan: Plan
+    tokens: int
+    tokens_per_second: float  # all ranks
+    seconds: float
+    device_seconds: float  # of all ranks, idle ones too
+
+
+def forecast(pretrain: PretrainConfig, plans: Sequence[Plan], ranks: int) -> list[Forecast]:
+    """Each phase in its plan, on a machine of `ranks` ranks. Evaluation, checkpoints and restarts are not counted."""
+    found = []
+    for phase, plan in zip(pretrain.phases, plans, strict=True):
+        seconds, tokens = phase.steps * plan.times.total, phase.steps * plan.step.tokens
+        found.append(Forecast(phase, plan, tokens, tokens / seconds, seconds, seconds * ranks))
+    return found
+
+
+def checkpoint_bytes(config: Config, vocab_size: int) -> tuple[int, int]:
+    """(of a training checkpoint: weights and two moments in fp32; of weights alone as they are exported, in bf16)"""
+    parameters = parameter_count(config.model, vocab_size)
+    return 12 * parameters, 2 * parameters

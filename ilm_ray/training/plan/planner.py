@@ -1,0 +1,229 @@
+"""Which layout is fastest and fits: what each would need, and how long a step of it would take (predictions).
+
+The report names an execution simulator that picks the plan (section 2.1) and publishes nothing of it; this one is ours.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from ilm_ray.base.errors import UserError
+from ilm_ray.config.layout import Layout
+from ilm_ray.model.internlm2 import Shape
+from ilm_ray.training.plan.candidates import layouts
+from ilm_ray.training.plan.devices import GIB, Device
+from ilm_ray.training.plan.memory import Memory, peak_memory
+from ilm_ray.training.plan.step import Step, flops_per_token
+from ilm_ray.training.plan.timing import Times, step_time
+from ilm_ray.training.plan.traffic import Collective
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A layout on its devices, and what is predicted of it."""
+
+    layout: Layout
+    step: Step
+    memory: Memory
+    times: Times
+    sent: dict[str, float]  # bytes that a device sends in a step, by kind
+    tokens_per_second: float  # a device
+    mfu: float  # keys that lie ahead are counted; what is computed twice is not
+    mfu_causal: float  # neither is
+    limit: str  # compute, or what takes most time beside it where that is a tenth of the step or more
+
+
+def predict(shape: Shape, layout: Layout, step: Step, device: Device) -> Plan:
+    """What a step of `layout`, with its `dp` known, would need. Raises UserError where the batch cannot be shared."""
+    layout.require_batch("this batch", step.sequences, step.at_once)
+    memory = peak_memory(shape, layout, step, device.fused)
+    times, traffic = step_time(shape, layout, step, device)
+    sent: dict[str, float] = {}
+    for collective in traffic:
+        sent[collective.kind] = sent.get(collective.kind, 0.0) + collective.sent
+    speed = step.tokens / times.total / ranks_of(layout)
+    mfu, mfu_causal = (
+        speed * flops_per_token(shape, step.context, causal) / device.peak_flops for causal in (False, True)
+    )
+    return Plan(layout, step, memory, times, sent, speed, mfu, mfu_causal, _limit(times, traffic, device))
+
+
+def ranks_of(layout: Layout) -> int:
+    """Ranks of a layout whose `dp` is known."""
+    assert layout.dp is not None
+    return layout.dp * layout.replica_ranks
+
+
+def _limit(times: Times, traffic: list[Collective], device: Device) -> str:
+    waits = {kind: seconds for kind, seconds in vars(times).items() if kind != "compute"}
+    worst = max(waits, key=lambda kind: waits[kind])
+    if waits[worst] < 0.1 * times.total:
+        return "compute"
+    if worst != "states":
+        return worst
+    kinds = ("parameters", "gradients", "copies")
+    return max(kinds, key=lambda kind: sum(c.seconds(device) for c in traffic if c.kind == kind))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Plans that fit, fastest first, and what was left out: why, and how often."""
+
+    plans: list[Plan]
+    left_out: Counter[str]
+
+
+def rank(shape: Shape, devices: int, device: Device, step: Step) -> Ranking:
+    """All layouts of `devices` devices for `step`, each as `plan_work` has it.
+
+    Left out is what needs more than the device's memory, or cannot share the batch out. Partial states are split over
+    as many ranks as a node has devices.
+    """
+    plans, left_out = list[Plan](), Counter[str]()
+    for layout in layouts(shape, devices, (device.node_devices,)):
+        if not _worth_a_look(layout, step):
+            continue
+        try:
+            plans += plan_work(shape, layout, device, [Work(step)]).plans
+        except NoPlan as error:
+            left_out[str(error)] += 1
+    plans.sort(key=lambda plan: (-plan.tokens_per_second, plan.memory.total))
+    return Ranking(plans, left_out)
+
+
+def _worth_a_look(layout: Layout, step: Step) -> bool:
+    """GPipe is as fast as 1F1B and needs more memory; many small stages and short slices only add messages."""
+    return layout.schedule != "gpipe" and layout.virtual_stages <= 4 and layout.cp * 1024 <= max(1024, step.context)
+
+
+class NoPlan(Exception):
+    """A layout cannot be had for a step; the message is a few words that say why."""
+
+
+def best_plan(shape: Shape, layout: Layout, step: Step, device: Device) -> Plan:
+    """The fastest plan of `layout`, its `dp` known: micro-batches of 1, 2, 4... up to `step.at_once` sequences.
+
+    Raises NoPlan where there is none.
+    """
+    if step.sequences % (layout.dp or 1):
+        raise NoPlan("the batch has too few sequences for dp")
+    best, at_once = None, 1
+    while at_once <= max(1, min(step.at_once, step.sequences // (layout.dp or 1))):
+        tried = replace(step, at_once=at_once)
+        try:
+            layout.require_batch("batch", step.sequences, at_once)
+        except UserError:
+            if best is None:
+                raise NoPlan("too few micro-batches for pp") from None
+            break
+        if peak_memory(shape, layout, tried, device.fused).total > device.usable_memory:
+            break
+        plan = predict(shape, layout, tried, device)
+        if best is not None and plan.tokens_per_second <= best.tokens_per_second:
+            break  # larger micro-batches save gathers until the bubble grows
+        best = plan
+        at_once *= 2
+    if best is None:
+        raise NoPlan("does not fit into memory")
+    return best
+
+
+@dataclass(frozen=True)
+class Work:
+    """Optimizer steps of one kind that a run makes, a phase: `step.at_once` is the most that a micro-batch may have."""
+
+    step: Step
+    steps: int = 1
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A layout for some work: `plans` has one entry a piece of work, with the micro-batch to use in `step.at_once`."""
+
+    layout: Layout
+    plans: tuple[Plan, ...]
+    seconds: float  # all the work
+    why: str  # one line: what is predicted, and of `choose_layout` also by how much it beats another
+
+    @property
+    def ranks(self) -> int:
+        return ranks_of(self.layout)
+
+
+def plan_work(shape: Shape, layout: Layout, device: Device, works: Sequence[Work]) -> Choice:
+    """`layout` for all of `works`, each with its own micro-batch. Raises NoPlan where one of them cannot have it.
+
+    Nothing is computed again that need not be: where the layout's own `recompute` needs too much memory the faster of
+    those that need less is taken.
+    """
+    found: list[Choice] = []
+    reason: NoPlan | None = None
+    levels = get_args(Layout.model_fields["recompute"].annotation)
+    for recompute in levels[levels.index(layout.recompute) :]:
+        tried = layout.model_copy(update={"recompute": recompute})
+        try:
+            plans = tuple(best_plan(shape, tried, work.step, device) for work in works)
+        except NoPlan as error:
+            reason = error
+            continue
+        seconds = sum(work.steps * plan.times.total for work, plan in zip(works, plans, strict=True))
+        found.append(Choice(tried, plans, seconds, _need(plans, device)))
+        if recompute == layout.recompute:
+            break
+    if not found:
+        assert reason is not None
+        raise reason
+    return min(found, key=lambda choice: choice.seconds)
+
+
+def choose_layout(shape: Shape, ranks: int, device: Device, works: Sequence[Work]) -> Choice:
+    """The layout of `ranks` ranks, all of them, that does `works` fastest and fits into memory in each.
+
+    Raises UserError where there is none.
+    """
+    found: list[Choice] = []
+    left_out = Counter[str]()
+    for layout in layouts(shape, ranks, (device.node_devices,)):
+        if not all(_worth_a_look(layout, work.step) for work in works):
+            continue
+        try:
+            found.append(plan_work(shape, layout, device, works))
+        except NoPlan as error:
+            left_out[str(error)] += 1
+    if not found:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
+        raise UserError(
+            f"layout=auto: no layout of {ranks} {device.name} can do this ({reasons or 'none is possible'}); use more "
+            "workers, a shorter context or another batch"
+        )
+    best, *others = sorted(found, key=lambda c: (c.seconds, max(plan.memory.total for plan in c.plans)))
+    return replace(best, why=best.why + _next_best(best, others))
+
+
+def _need(plans: Sequence[Plan], device: Device) -> str:
+    memory = max(plan.memory.total for plan in plans)
+    speeds = " / ".join(f"{plan.tokens_per_second:,.0f}" for plan in plans)
+    return f"predicted {speeds} tokens/s a rank and {memory / GIB:.3g} of {device.usable_memory / GIB:.3g} GiB"
+
+
+def _next_best(best: Choice, others: Sequence[Choice]) -> str:
+    """The next that differs in more than where its states live."""
+    degrees = (best.layout.dp, best.layout.pp, best.layout.cp, best.layout.tp)
+    other = next((c for c in others if (c.layout.dp, c.layout.pp, c.layout.cp, c.layout.tp) != degrees), None)
+    return f"; next best {written(other.layout)}: {other.seconds / best.seconds - 1:.1%} slower" if other else ""
+
+
+def written(layout: Layout) -> str:
+    """A layout in one line: degrees, then where parameters, gradients and optimizer states live."""
+    parts = [f"dp{layout.dp}"]
+    if layout.pp > 1:
+        parts.append(f"pp{layout.pp} {layout.schedule}" + (f" x{layout.virtual_stages}" * (layout.virtual_stages > 1)))
+    if layout.cp > 1:
+        parts.append(f"cp{layout.cp} {layout.cp_kind}")
+    if layout.tp > 1:
+        parts.append(f"tp{layout.tp}" + " sp" * layout.sequence_parallel)
+    states = (layout.parameters, layout.gradients, layout.optimizer)
+    group = f" of {layout.shard_group}" if "partial" in states else ""
+    again = f", recompute {layout.recompute}" if layout.recompute != "none" else ""
+    return " ".join(parts) + ", " + "/".join(states) + group + again

@@ -1,0 +1,89 @@
+"""One optimizer step as the planner sees it: its micro-batches, and the sizes of what a rank holds."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ilm_ray.config.layout import Layout
+from ilm_ray.model.internlm2 import Shape
+
+
+@dataclass(frozen=True)
+class Step:
+    """`sequences` of `context` tokens over all ranks, `at_once` of them in a micro-batch of a replica."""
+
+    context: int
+    sequences: int
+    at_once: int = 1
+    precision: Literal["fp32", "bf16"] = "bf16"
+    loss_chunk: int = 1024  # tokens whose logits exist at once
+
+    @property
+    def tokens(self) -> int:
+        return self.context * self.sequences
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number that is computed with; master weights, moments and reductions have 4."""
+        return 2 if self.precision == "bf16" else 4
+
+    def micros(self, layout: Layout) -> int:
+        """Micro-batches of a replica."""
+        assert layout.dp is not None
+        return -(-self.sequences // layout.dp // self.at_once)
+
+    def rows(self, layout: Layout) -> int:
+        """Tokens of a micro-batch that a rank has: a context-parallel rank its slice."""
+        unit = layout.row_unit
+        return -(-self.context * self.at_once // unit) * unit // layout.cp
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Parameters that a rank of a pipeline holds, after the split over tensor-parallel ranks."""
+
+    block: int
+    blocks: int  # how many
+    embedding: int
+    norm: int
+    head: int
+
+    @property
+    def root(self) -> int:
+        """What FSDP2 handles as one beside the blocks."""
+        return self.embedding + self.norm + self.head
+
+    @property
+    def all(self) -> int:
+        return self.block * self.blocks + self.root
+
+
+def block_matrices(shape: Shape) -> int:
+    """Parameters of a block's matrices: wqkv, wo, w1, w3, w2."""
+    attention = shape.hidden * (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim
+    return attention + 3 * shape.hidden * shape.mlp_hidden
+
+
+def pieces(shape: Shape, layout: Layout, rank: int) -> Pieces:
+    """What rank `rank` of the pipeline holds; stages are cut as `parallel.stages.cut` does."""
+    block = block_matrices(shape) // layout.tp + 2 * shape.hidden
+    stages = range(rank, layout.stages, layout.pp)
+    table = shape.vocab_size * shape.hidden // layout.tp
+    first, last = rank == 0, rank == layout.pp - 1
+    blocks = sum(_layers(shape, layout, stage) for stage in stages)
+    return Pieces(block, blocks, embedding=table * first, norm=shape.hidden * last, head=table * last)
+
+
+def _layers(shape: Shape, layout: Layout, stage: int) -> int:
+    return (stage + 1) * shape.layers // layout.stages - stage * shape.layers // layout.stages
+
+
+def flops_per_token(shape: Shape, context: int, causal: bool) -> float:
+    """Floating-point operations of forward and backward, nothing counted twice (torchtitan's convention).
+
+    6 (N - N_embedding) + 6 L H (2 d) S: the second term is what queries and values do with S keys. `causal` counts half
+    of it, for half of the keys lie ahead.
+    """
+    matrices = shape.layers * block_matrices(shape) + shape.vocab_size * shape.hidden
+    norms = (2 * shape.layers + 1) * shape.hidden
+    attention = 12 * shape.layers * shape.heads * shape.head_dim * context
+    return 6 * (matrices + norms) + attention / (2 if causal else 1)

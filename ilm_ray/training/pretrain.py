@@ -1,0 +1,172 @@
+"""Pre-training in phases (report section 3.3): the context grows, the RoPE base changes, the data mix changes."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ilm_ray.base.errors import UserError
+from ilm_ray.config import Config
+from ilm_ray.config.training import PhaseConfig, PretrainConfig
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokens.mixture import Mixture
+from ilm_ray.data.tokens.shards import TokenSource
+from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel, initialize
+from ilm_ray.model.loss import IGNORE
+from ilm_ray.training.faults.guard import nth_kept
+from ilm_ray.training.loop import Losses
+from ilm_ray.training.measure.heldout import Window, bits_per_byte, phase_windows
+from ilm_ray.training.parallel.parallelize import ParallelModel
+from ilm_ray.training.plan.stretches import Stretches, stretches
+from ilm_ray.training.schedule import cosine_lr
+from ilm_ray.training.shape import shape_of
+
+
+def set_rope_base(model: ParallelModel, base: float) -> None:
+    """Change the RoPE base of a model in place."""
+    for part in model.parts:
+        part.model.shape = dataclasses.replace(part.shape, rope_base=base)
+
+
+def open_sources(folder: Path, split: str) -> dict[str, TokenSource]:
+    """All sources of a tokens stage, by name."""
+    return {path.name: TokenSource(path / split) for path in sorted(folder.iterdir()) if (path / split).is_dir()}
+
+
+def phase_mixtures(phases: Sequence[PhaseConfig], seed: int, run_dir: Path) -> list[Mixture]:
+    """What each phase reads, from the run's tokens and, if that stage has run, its long texts."""
+    sources = open_sources(run_dir / "tokens", "train")
+    # The stage's own scorer is trained before its marks are whole, and has no use for them.
+    long = long_documents(run_dir / "long_text", sources) if any(p.short_share for p in phases) else {}
+    # A seed of its own for each phase, so that no phase begins with the documents of the one before.
+    return [
+        Mixture(sources, p.mixture, p.context, seed + i, p.short_share, p.short_context, long, p.steps * p.sequences)
+        for i, p in enumerate(phases)
+    ]
+
+
+def long_documents(folder: Path, sources: Mapping[str, TokenSource]) -> dict[str, np.ndarray]:
+    """Source -> which of its documents the stage `long_text` marked as long; sources that it did not judge are absent.
+
+    Raises UserError where its files belong to other tokens.
+    """
+    try:
+        return {
+            name: source.marks(folder / name / "train", "long")
+            for name, source in sources.items()
+            if (folder / name / "train").is_dir()
+        }
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} does not belong to the run's tokens ({error}); delete it or run its stage again"
+        ) from None
+
+
+def phase_of(phases: Sequence[PhaseConfig], step: int) -> tuple[int, int]:
+    """(number of the phase, step within it); the end of training belongs to the last phase."""
+    number = 0
+    while number < len(phases) - 1 and step >= phases[number].steps:
+        step -= phases[number].steps
+        number += 1
+    return number, step
+
+
+def learning_rate(pretrain: PretrainConfig, step: int) -> float:
+    """Each phase has a cosine of its own."""
+    number, inside = phase_of(pretrain.phases, step)
+    phase = pretrain.phases[number]
+    return cosine_lr(inside, phase.steps, phase.max_lr, pretrain.warmup_ratio, pretrain.final_lr_ratio)
+
+
+class PretrainTask:
+    """Next-token prediction over the phases, one after the other; the optimizer's moments are carried over."""
+
+    def __init__(self, config: Config, run_dir: Path) -> None:
+        self.config, self.phases = config, config.pretrain.phases
+        self.steps = sum(phase.steps for phase in self.phases)
+        self.checkpoint_every, self.log_every = config.pretrain.checkpoint_every, config.pretrain.log_every
+        tokenizer = Tokenizer.load(run_dir / "tokenizer")
+        self.vocab_size = tokenizer.vocab_size
+        self.byte_lengths = torch.from_numpy(tokenizer.byte_lengths())
+        self.mixtures = phase_mixtures(self.phases, config.seed, run_dir)
+        self.heldout = open_sources(run_dir / "tokens", "heldout")
+        self.skipped: list[list[int]] = [[] for _ in self.phases]  # batches left out, by phase, ascending
+        # Sequences of a micro-batch, by phase.
+        self.at_once = [config.pretrain.at_once(phase) for phase in self.phases]
+
+    def build(self) -> CausalLM:
+        return CausalLM(shape_of(self.config, self.vocab_size), self.config.pretrain.loss_chunk)
+
+    def fill(self, part: CausalLM | ScalarModel) -> None:
+        initialize(part, self.config.seed)
+
+    def phase_of(self, step: int) -> tuple[int, int]:
+        return phase_of(self.phases, step)
+
+    def batch_of(self, step: int) -> tuple[int, int]:
+        """(number of the phase, number of the batch within it) that a step reads."""
+        number, inside = self.phase_of(step)
+        return number, nth_kept(inside, self.skipped[number])
+
+    def lay_out(self, ranks: int, gpu: str | None) -> Stretches:
+        """The layouts to train in on so many workers; from now on micro-batches are as large as those allow."""
+        found = stretches(self.config.pretrain, shape_of(self.config, self.vocab_size), ranks, gpu)
+        self.at_once = [stretch.at_once for stretch in found.all]
+        return found
+
+    def skip(self, first: int, last: int) -> None:
+        for number, batch in [self.batch_of(step) for step in range(first, last + 1)]:
+            self.skipped[number] = sorted({*self.skipped[number], batch})
+
+    def context(self, step: int) -> int:
+        return self.phases[self.phase_of(step)[0]].context
+
+    def learning_rate(self, step: int) -> float:
+        return learning_rate(self.config.pretrain, step)
+
+    def micro_batches(self, step: int, rank: int, ranks: int) -> list[Window]:
+        number, batch = self.batch_of(step)
+        phase, mixture = self.phases[number], self.mixtures[number]
+        first = batch * phase.sequences + rank
+        mine, at_once = phase.sequences // ranks, self.at_once[number]
+        return [
+            mixture.batch(first + start * ranks, min(at_once, mine - start), stride=ranks)
+            for start in range(0, mine, at_once)
+        ]
+
+    def count(self, micro: Window) -> float:
+        return float((micro[1] != IGNORE).sum())
+
+    def tokens(self, micro: Window) -> int:
+        return len(micro[1])
+
+    def losses(self, model: Any, micro: Window) -> Losses:
+        return next_token_losses(model, *micro)
+
+    def before_step(self, model: Any, step: int, evaluate: Callable[..., Any]) -> dict[str, Any] | None:
+        """Set the phase's RoPE base; at a border measure what the old phase reached and the new one starts from."""
+        number, inside = self.phase_of(step)
+        phases = [] if inside and step < self.steps else [(self.phases[number], "start")]
+        if step == self.steps:
+            phases = [(self.phases[-1], "end")]
+        elif phases and number > 0:
+            phases.insert(0, (self.phases[number - 1], "end"))
+        rows = []
+        for phase, when in phases:
+            set_rope_base(model, phase.rope_base)
+            windows = phase_windows(self.heldout, phase, self.config.evaluation.heldout_sequences * 256)
+            figures = bits_per_byte(model, windows, self.byte_lengths, evaluate)
+            rows.append({"phase": phase.name, "when": when, "bits_per_byte": figures})
+        set_rope_base(model, self.phases[number].rope_base)
+        return {"evaluations": rows} if rows else None
+
+
+def next_token_losses(model: Any, batch: Packed, labels: Tensor) -> Losses:
+    """Summed cross-entropy of a packed batch and the number of predicted tokens."""
+    device = next(model.parameters()).device
+    loss = model(batch.to(device), labels.to(device), "sum")
+    return Losses(loss, float((labels != IGNORE).sum()))

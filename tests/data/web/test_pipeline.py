@@ -1,0 +1,185 @@
+"""The whole stage on the demo corpus: what falls where, resume to identical bytes; and on real pages."""
+
+import csv
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from demo import DATA
+from ilm_ray.base.errors import UserError
+from ilm_ray.base.files import temporary_path
+from ilm_ray.base.jsonl import read_jsonl, sha256_of, write_jsonl
+from ilm_ray.config import load_config
+from ilm_ray.config.data import TextConfig
+from ilm_ray.data.dedup.minhash import catch_probability, shingle_hashes
+from ilm_ray.data.documents import paths as layout
+from ilm_ray.data.documents.sources import Source, find_sources
+from ilm_ray.data.web import pipeline, steps
+from ilm_ray.data.web.classifiers import card
+from ilm_ray.data.web.classifiers.features import GROUP_PLACES, PLACES
+from ilm_ray.data.web.classifiers.linear import Linear
+from ilm_ray.data.web.format.charset import decode
+from ilm_ray.data.web.format.inputs import open_source
+from ilm_ray.data.web.format.maintext import main_text
+from ilm_ray.data.web.format.warc import read_captures
+from ilm_ray.run.manifest import digest
+from ilm_ray.run.stage import IN_PROGRESS
+from tests.data.conftest import Counts
+from tests.data.running import run
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): sha256_of(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "manifest.json" and path.parent.name != "cost"  # costs differ
+    }
+
+
+def test_each_kind_of_page_ends_where_it_belongs(demo: Path) -> None:
+    with (DATA / "truth.csv").open(newline="") as lines:
+        kinds = {(row["url"], row["dump"]): row["kind"] for row in csv.DictReader(lines)}
+    fate: dict[str, list[str]] = defaultdict(list)
+    for step in layout.STEPS:
+        for path in sorted((demo / step).glob("removed-*.jsonl.zst")):
+            for row in read_jsonl(path):
+                fate[kinds[row["url"], row["dump"]]].append(row["drop_rule"])
+    kept = [row for path in sorted((demo / "quality").glob("kept-*.jsonl.zst")) for row in read_jsonl(path)]
+    for row in kept:
+        fate[kinds[row["url"], row["dump"]]].append("kept")
+    for kind in ("article_en", "article_zh", "code"):
+        assert fate[kind].count("kept") >= 0.97 * len(fate[kind]), (kind, fate[kind])
+    for kind in ("advertisement", "toxic", "adult", "garbled", "symbols", "repeated", "short"):
+        assert fate[kind].count("kept") <= 0.1 * len(fate[kind]), (kind, fate[kind])
+    assert set(fate["exact_duplicate"]) == {"exact_duplicate"}
+    assert len({row["id"] for row in kept}) == len(kept)
+    assert {row["language"] for row in kept} == {"en", "zh"}
+
+
+def test_near_copies_are_caught_at_the_rate_of_the_curve(demo: Path) -> None:
+    with (DATA / "truth.csv").open(newline="") as lines:
+        near = {(r["url"], r["dump"]) for r in csv.DictReader(lines) if r["kind"] == "near_duplicate"}
+    rows = [row for path in (demo / "clean").glob("kept-*.jsonl.zst") for row in read_jsonl(path)]
+    removed = {row["id"] for path in (demo / "dedup").glob("removed-*.jsonl.zst") for row in read_jsonl(path)}
+    grams = {row["id"]: set(shingle_hashes(row["text"], 5).tolist()) for row in rows}
+    chances, caught = [], 0
+    for row in rows:
+        if (row["url"], row["dump"]) in near:
+            mine = grams[row["id"]]
+            others = (grams[other] for other in grams if other < row["id"])
+            chances.append(catch_probability(max(len(mine & o) / len(mine | o) for o in others), 14, 9))
+            caught += row["id"] in removed
+    assert len(chances) > 10
+    # One close copy is enough to catch a document; several only help.
+    assert caught >= sum(chances) - 3 * sum(p * (1 - p) for p in chances) ** 0.5
+
+
+def test_the_funnel_adds_up_to_the_files(demo: Path) -> None:
+    funnel = json.loads((demo / "funnel.json").read_text())
+    for before, after in zip(layout.STEPS, layout.STEPS[1:], strict=False):
+        left = sum(row["documents"] for row in funnel if row["step"] == before and row["rule"] == "kept")
+        assert left == sum(row["documents"] for row in funnel if row["step"] == after)
+    for step in layout.STEPS:
+        for rule in {row["rule"] for row in funnel if row["step"] == step}:
+            pattern = "kept-*" if rule == "kept" else "removed-*"
+            rows = [row for path in (demo / step).glob(pattern) for row in read_jsonl(path)]
+            mine = [row for row in rows if row.get("drop_rule", "kept") == rule]
+            counted = [row for row in funnel if row["step"] == step and row["rule"] == rule]
+            assert len(mine) == sum(row["documents"] for row in counted)
+            assert sum(len(row["text"].encode()) for row in mine) == sum(row["bytes"] for row in counted)
+
+
+def test_live_metrics_count_every_step_once(demo: Path, demo_counts: Counts) -> None:
+    expected: Counter[tuple[str, str]] = Counter()
+    for row in json.loads((demo / "funnel.json").read_text()):
+        expected[f"text/{row['step']}", "kept" if row["rule"] == "kept" else "removed"] += row["documents"]
+    assert expected == demo_counts.seen
+    assert {stage for stage, _ in expected} == {f"text/{step}" for step in layout.STEPS}
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(demo: Path, tmp_path: Path) -> None:
+    before = contents(demo)
+    untouched = layout.outputs(demo, "format", 2)[0]
+    stamp = untouched.stat().st_mtime_ns
+    (demo / "manifest.json").rename(tmp_path / "manifest.json")
+    work = json.loads((tmp_path / "manifest.json").read_text())
+    # What a kill leaves behind: the marker of work in progress, some files, half a temporary one.
+    (demo / IN_PROGRESS).write_text(digest([work["settings"], work["inputs"]]))
+    for path in (
+        layout.outputs(demo, "format", 1)[0],
+        layout.outputs(demo, "clean", 1)[2],
+        layout.signatures_path(demo, 3),
+        layout.drops_path(demo, 0),
+        layout.outputs(demo, "safe", 2)[1],
+        demo / "funnel.json",
+        layout.model_path(demo, "fluency") / "card.json",
+    ):
+        path.unlink()
+    kept = layout.outputs(demo, "safe", 2)[0]
+    half = temporary_path(layout.outputs(demo, "safe", 2)[1])
+    half.write_bytes(kept.read_bytes()[: kept.stat().st_size // 2])
+    run(demo.parent)
+    assert not half.exists()
+    assert contents(demo) == before
+    assert untouched.stat().st_mtime_ns == stamp
+
+
+def test_missing_inputs_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    for setting, message in (
+        (f"input={tmp_path}/*.warc.gz", "matches no file"),
+        (f"text.classifiers.fluency.labels={tmp_path}/none", "labels"),
+        (f"text.blocked_words={tmp_path}/none.txt", "blocked_words"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pipeline.sources(load_config("nano", None, [setting]))
+
+
+def test_a_list_in_a_wrong_charset_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes("胡说八道".encode("gbk"))
+    for name in ("blocked_words", "blocked_domains"):
+        with pytest.raises(UserError, match="not UTF-8"):
+            pipeline.sources(load_config("nano", None, [f"text.{name}={tmp_path}/list.txt"]))
+
+
+def test_tasks_read_the_lists_of_the_stages_folder(tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text("Saucy\n")
+    config = TextConfig(blocked_words=str(listed), blocked_domains=str(listed))
+    steps.write_block_lists(tmp_path, config)
+    listed.unlink()
+    for name in ("toxicity", "pornography"):
+        layout.model_path(tmp_path, name).mkdir(parents=True)
+        Linear(np.zeros(PLACES, np.float32), 9.0, np.zeros(GROUP_PLACES, np.uint16)).save(
+            layout.model_path(tmp_path, name)
+        )
+        (layout.model_path(tmp_path, name) / card.FILE).write_text('{"kind": "linear"}')
+    row = {"url": "https://a.test", "language": "en", "dump": "d", "bytes": 1}
+    write_jsonl(layout.outputs(tmp_path, "dedup", 0)[0], [row | {"text": t} for t in ("a saucy word", "a word")])
+    steps.safe_file(Source(0, 0, 0, "d", "0.warc"), tmp_path, config)
+    assert layout.kept_and_removed(tmp_path, "safe", 0) == {"kept": 1, "removed": 1}
+    (removed,) = read_jsonl(layout.outputs(tmp_path, "safe", 0)[1])
+    assert (removed["drop_rule"], removed["drop_value"]) == ("blocked_word", "saucy")
+
+
+def test_extraction_reaches_the_gold_texts(shared_data: Path) -> None:
+    """F1 over must-have and must-not-have segments, on one WARC file."""
+    gold = {}
+    with (shared_data / "web" / "gold_text.jsonl").open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            gold[row["url"]] = row
+    hits = misses = wrong = 0
+    (source,) = find_sources(str(shared_data / "web" / "CC-MAIN-2024-10" / "part-00000.warc.gz"))
+    with open_source(source) as stream:
+        for capture in read_captures(stream, 1 << 22, Counter()):
+            if capture.url in gold:
+                text = main_text(decode(capture.body, capture.charset)[0]) or ""
+                row = gold[capture.url]
+                found = sum(segment in text for segment in row["with"])
+                hits, misses = hits + found, misses + len(row["with"]) - found
+                wrong += sum(segment in text for segment in row["without"])
+    assert hits > 100
+    assert 2 * hits / (2 * hits + misses + wrong) >= 0.88

@@ -1,0 +1,179 @@
+"""The report: every section is there, hostile text is inert, the same run gives the same page."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from ilm_ray.base.errors import UserError
+from ilm_ray.report import page
+from ilm_ray.report.report import write_report
+from ilm_ray.report.sections.text import funnel_steps
+from ilm_ray.run.rundata import STAGES
+
+SECTIONS = [
+    "text",
+    "code",
+    "decontamination",
+    "tokens",
+    "long_text",
+    "pretrain",
+    "sft",
+    "reward",
+    "ppo",
+    "online",
+    "evaluation",
+    "benchmarks",
+    "timings",
+    "record",
+]
+LOADING = {"src", "href", "srcset", "data", "action", "formaction", "poster", "background", "xlink:href", "style"}
+
+
+class Elements(HTMLParser):
+    """What a browser would find: tags, attributes, and all text."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_every_stage_has_its_section_and_its_figures(fake_run: Path) -> None:
+    found = Elements(write_report(fake_run).read_text(encoding="utf-8"))
+    assert found.ids == SECTIONS
+    assert found.tags.count("svg") >= 20
+    for words in ("nano-demo", "preset nano", "12 of 12 stages", "short_context", "conditional", "near_duplicate"):
+        assert words in found.text
+    assert "NaN" not in found.text and "nan" not in found.text.replace("nano", "")
+    assert "weight 1: 1.50, weight 3: 4.50" in found.text
+    assert "How many apples are left?" in found.text
+    assert "Calibration on held-out pairs" in found.text and "correlation of score and length" in found.text
+    assert "nobody asked for it" in found.text and "length above 31" in found.text
+    assert "1 unreadable line" in found.text  # the log whose last line a crash has cut
+
+
+def test_what_disturbed_pre_training_is_told(fake_run: Path) -> None:
+    found = Elements(write_report(fake_run).read_text(encoding="utf-8")).text
+    for told in ("its batch is left out", "worker killed at step 77", "step 120: it is gone", "25 % of that step"):
+        assert told in found
+
+
+def test_hostile_text_is_inert(fake_run: Path) -> None:
+    source = write_report(fake_run).read_text(encoding="utf-8")  # strict: a lone surrogate would have failed
+    found = Elements(source)
+    assert not {"script", "img", "a", "iframe", "object", "embed", "link", "base", "form"} & set(found.tags)
+    assert not [(n, v) for n, v in found.attributes if n in LOADING or n.startswith("on")]
+    assert "<script>alert('owned')</script>" in found.text and "</style>" in found.text  # shown, as text
+    assert "一段中文" in found.text
+    assert "javascript:alert(1)" in found.text
+    assert not any(c in source for c in "\x00\x1b\u202e")
+    assert source.count("<style>") == source.count("</style>") == 1
+    assert "default-src 'none'" in source
+
+
+def test_hostile_text_is_inert_for_another_parser(fake_run: Path) -> None:
+    html = pytest.importorskip("lxml.html")
+    tree = html.fromstring(write_report(fake_run).read_bytes())
+    assert tree.xpath("//script | //img | //a | //*[@href] | //*[@src] | //*[@onerror] | //*[@onload]") == []
+    assert len(tree.xpath("//section")) == len(SECTIONS)
+
+
+@pytest.mark.parametrize("character", ["\x00", "\x85", "\ud800", "\udfff", "\ufffe", "\u202e", "\u2066"])
+def test_what_cannot_be_shown_is_replaced(character: str) -> None:
+    assert page.text(f"a{character}b") == "a\ufffdb"
+
+
+def test_only_markup_made_here_passes_unescaped() -> None:
+    assert page.text(page.text("<")) == "&lt;"
+    assert "<b>" not in page.table(["<b>"], [["<b>", 1]], "<b>")
+    assert "<b>" not in page.figures({"<b>": "<b>", "g": {"<b>": {"<b>": "<b>"}}})
+
+
+def test_a_run_without_any_stage_still_has_a_report(tmp_path: Path) -> None:
+    found = Elements(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert found.ids == SECTIONS
+    assert "0 of 12 stages finished" in found.text
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_any_stage_may_be_missing(fake_run: Path, stage: str) -> None:
+    shutil.rmtree(fake_run / stage)
+    found = Elements(write_report(fake_run).read_text(encoding="utf-8"))
+    assert found.ids == SECTIONS
+    assert "11 of 12 stages finished" in found.text
+
+
+def test_the_same_run_gives_the_same_bytes(fake_run: Path) -> None:
+    first = write_report(fake_run).read_bytes()
+    assert write_report(fake_run).read_bytes() == first
+    assert [p.name for p in fake_run.iterdir() if p.name.endswith(".tmp")] == []
+
+
+def test_damaged_input_is_named(fake_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        write_report(tmp_path / "nowhere")
+    (fake_run / "sft" / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match=r"sft/manifest\.json is no manifest"):
+        write_report(fake_run)
+
+
+def test_funnel_adds_up() -> None:
+    rows = [
+        {"step": "clean", "rule": "kept", "documents": 6, "bytes": 60},
+        {"step": "format", "rule": "kept", "documents": 8, "bytes": 80},
+        {"step": "format", "rule": "too_short", "documents": 2, "bytes": 5},
+        {"step": "clean", "rule": "symbols", "documents": 2, "bytes": 20},
+    ]
+    steps = funnel_steps(rows, "documents")
+    assert [name for name, _, _ in steps] == ["format", "clean"]
+    assert steps[0][1] == sum(r["documents"] for r in rows if r["step"] == "format")
+    assert steps[0][2] == steps[1][1]  # what a step leaves is what the next one gets
+
+
+def test_the_job_prints_one_json_line_and_refuses_with_2(fake_run: Path, tmp_path: Path) -> None:
+    def run(*arguments: str) -> tuple[int, dict[str, str], str]:
+        command = [sys.executable, str(Path(__file__).parents[2] / "jobs" / "report.py"), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": ""})
+        return done.returncode, json.loads(done.stdout), done.stderr
+
+    code, line, _ = run("--run-dir", str(fake_run))
+    assert code == 0 and line["status"] == "done" and Path(line["report"]).is_file()
+    assert list(Path(line["tensorboard"]).rglob("events.out.tfevents.*"))
+    code, line, error = run("--run-dir", str(tmp_path / "nowhere"))
+    assert code == 2 and line["status"] == "refused" and "Traceback" not in error
+    code, line, _ = run()
+    assert code == 2 and "--run-dir" in line["error"]
+
+
+def test_a_browser_shows_all_sections_and_runs_nothing(fake_run: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip("chromium is not installed: apt-get install chromium")
+    report, picture = write_report(fake_run), tmp_path / "report.png"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+             "--disable-background-networking", "--disable-component-update"]  # fmt: skip
+    for position, action in enumerate((["--dump-dom"], [f"--screenshot={picture}", "--window-size=1280,4000"])):
+        profile = f"--user-data-dir={tmp_path / f'profile{position}'}"
+        done = subprocess.run([browser, *flags, profile, *action, report.as_uri()], capture_output=True, timeout=60)
+        assert done.returncode == 0, done.stderr.decode(errors="replace")
+        if not position:
+            assert Elements(done.stdout.decode()).ids == SECTIONS
+    assert picture.stat().st_size > 50_000

@@ -1,0 +1,92 @@
+"""Context parallelism alone: both kinds of attention over slices, and the splitting of a batch."""
+
+import itertools
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ilm_ray.model.attention import attention
+from ilm_ray.model.internlm2 import Packed
+from ilm_ray.model.loss import IGNORE
+from ilm_ray.training.parallel.context import gathered, local_borders, padded, slice_of, ulysses
+from tests.processes import run_ranks
+
+ROWS, RANKS = 48, 4
+
+
+def _whole() -> tuple[torch.Tensor, ...]:
+    """q, k, v (rows, heads, head_dim) in fp64 and document borders, some inside slices, some on their edges."""
+    generator = torch.Generator().manual_seed(5)
+    q, k, v = (torch.randn(ROWS, h, 8, generator=generator, dtype=torch.float64) for h in (8, 4, 4))
+    return q, k, v, torch.tensor([0, 5, 12, 13, 40, 48], dtype=torch.int32)
+
+
+def _attend(kind: str, folder: str) -> None:
+    rank, group = dist.get_rank(), dist.group.WORLD
+    assert group is not None
+    q, k, v, borders = _whole()
+    mine = slice(rank * ROWS // RANKS, (rank + 1) * ROWS // RANKS)
+    local = [t[mine].clone().requires_grad_() for t in (q, k, v)]
+    out = (ulysses if kind == "ulysses" else gathered)(group, *local, borders, 27)
+    (out * torch.arange(ROWS)[mine, None, None]).sum().backward()
+    torch.save([out.detach(), *(t.grad for t in local)], Path(folder) / f"{rank}.pt")
+
+
+def _compare(kind: str, folder: Path) -> None:
+    run_ranks(_attend, RANKS, kind, str(folder))
+    parts = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+    q, k, v, borders = _whole()
+    inputs = [t.requires_grad_() for t in (q, k, v)]
+    out = attention(*inputs, borders, 27)
+    (out * torch.arange(ROWS)[:, None, None]).sum().backward()
+    for number, expected in enumerate([out, *(t.grad for t in inputs)]):
+        found = torch.cat([part[number] for part in parts])
+        torch.testing.assert_close(found, expected, atol=1e-11, rtol=1e-11)
+
+
+def test_ulysses_on_slices_is_attention_on_the_whole(tmp_path: Path) -> None:
+    _compare("ulysses", tmp_path)
+
+
+def test_gathered_keys_and_values_give_attention_on_the_whole(tmp_path: Path) -> None:
+    _compare("gather", tmp_path)
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> tuple[list[int], int, int]:
+    lengths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=8))
+    first = draw(st.integers(0, sum(lengths) - 1))
+    return lengths, first, draw(st.integers(first + 1, sum(lengths)))
+
+
+@given(documents())
+def test_local_borders_say_for_every_row_which_keys_it_sees(drawn: tuple[list[int], int, int]) -> None:
+    lengths, first, last = drawn
+    ends = list(itertools.accumulate(lengths))
+    queries, keys = local_borders(torch.tensor([0, *ends], dtype=torch.int32), first, last)
+    assert len(queries) == len(keys) and queries[-1] == last - first
+    assert queries.dtype == keys.dtype == torch.int32
+    document = [d for d, n in enumerate(lengths) for _ in range(n)]
+    seen = {}
+    for (a, b), (c, d) in zip(itertools.pairwise(queries.tolist()), itertools.pairwise(keys.tolist()), strict=True):
+        for row in range(a, b):
+            last_key = d - (b - row) + 1  # the queries are the last of the document's tokens
+            seen[first + row] = list(range(c, last_key))
+    expected = {row: [key for key in range(row + 1) if document[key] == document[row]] for row in range(first, last)}
+    assert seen == expected
+
+
+def test_slices_of_a_padded_batch_are_the_batch_and_predict_nothing_more() -> None:
+    batch = Packed.of([[5, 6, 7], [8, 9], [1, 2]])
+    labels = torch.tensor([6, 7, IGNORE, 9, IGNORE, 2, IGNORE])
+    filled, filled_labels = padded(batch, labels, 12)
+    assert filled.cu_seqlens.tolist() == [0, 3, 5, 7, 12] and filled.max_seqlen == 5
+    assert filled_labels is not None
+    parts = [slice_of(filled, filled_labels, rank, 4) for rank in range(4)]
+    assert torch.cat([p.tokens for p, _ in parts])[:7].equal(batch.tokens)
+    assert torch.cat([p.positions for p, _ in parts]).tolist() == [0, 1, 2, 0, 1, 0, 1, 0, 1, 2, 3, 4]
+    joined = torch.cat([y for _, y in parts if y is not None])
+    assert joined[:7].equal(labels) and (joined[7:] == IGNORE).all()
