@@ -37,8 +37,9 @@ from ilm_ray.model.internlm2 import CausalLM, initialize
 from ilm_ray.model.weights import load_scalar, save_internlm2
 from ilm_ray.training.checkpoints.checkpoints import Storage
 from ilm_ray.training.faults.watch import Watch
-from ilm_ray.training.loop import LoopSettings, Task, train
+from ilm_ray.training.loop import LoopSettings, train
 from ilm_ray.training.shape import shape_of
+from ilm_ray.training.task import Task
 
 PROMPTS = {
     "helpful": "Score how helpful the last answer is.",

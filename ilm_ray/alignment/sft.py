@@ -21,10 +21,10 @@ from ilm_ray.data.tokens.shards import TokenSource
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel
 from ilm_ray.model.loss import IGNORE
 from ilm_ray.model.weights import load_shape, read_weights
-from ilm_ray.training.loop import Losses
 from ilm_ray.training.plan.stretches import Stretches, one_stretch
 from ilm_ray.training.pretrain import next_token_losses, open_sources
 from ilm_ray.training.schedule import cosine_lr
+from ilm_ray.training.task import Losses, Task
 
 # Share of conversations held out to measure the loss on; by position, so that it stays the same from run to run.
 HELDOUT_EVERY = 10
@@ -63,7 +63,7 @@ Window = tuple[Packed, Tensor]  # the same of many, packed
 IDLE: Window = nothing()  # a micro-batch without examples: other ranks' forwards need a partner
 
 
-class SFTTask:
+class SFTTask(Task):
     """Conversations, each a document of its own; a share of the tokens is pre-training data.
 
     That is the last phase's mixture, and of it `repository_share` the repositories of the code stage's fine-tuning

@@ -10,7 +10,7 @@ from ilm_ray.base.files import write_text_atomic
 from ilm_ray.run import metrics
 from ilm_ray.run.journal import read_journal
 from ilm_ray.training.faults.attempts import Attempts, started
-from ilm_ray.training.loop import HasPhases, Task
+from ilm_ray.training.task import Task
 
 
 class TrainingLog:
@@ -37,7 +37,7 @@ class TrainingLog:
             kind = {"stage": self.folder.name, "incident": row["incident"]}
             metrics.counter(metrics.BAD_STEPS).inc(tags=kind)
         else:
-            if isinstance(self.task, HasPhases):
+            if self.task.phases:
                 row["phase"] = self.task.phases[self.task.phase_of(row["step"] - 1)[0]].name
             row["steps"] = self.task.steps
             self._append("metrics.jsonl", row)

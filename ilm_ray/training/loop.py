@@ -4,14 +4,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ilm_ray.config.layout import Layout
-from ilm_ray.config.training import PhaseConfig, SpikeConfig
+from ilm_ray.config.training import SpikeConfig
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel
 from ilm_ray.model.weights import save_internlm2
 from ilm_ray.run.stopping import ASKED, Stopped
@@ -24,77 +24,10 @@ from ilm_ray.training.measure.look import asked, layer_norms, measured
 from ilm_ray.training.measure.meter import Meter, pipeline_bubble
 from ilm_ray.training.parallel.parallelize import ParallelModel, parallelize
 from ilm_ray.training.parallel.sharding import clip_gradients, summed
-from ilm_ray.training.plan.stretches import Stretches
 from ilm_ray.training.schedule import adamw
+from ilm_ray.training.task import Losses, Micro, Task
 
 CPU = torch.device("cpu")
-
-Micro = Any  # one micro-batch of a task: only the task looks inside
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Sums over a micro-batch: the loss to go backward, what it is divided by, and figures to log (also sums)."""
-
-    loss: Tensor
-    count: float
-    figures: Mapping[str, float] = field(default_factory=dict)
-
-
-class Task(Protocol):
-    """What is trained. `micro_batches` must give every rank the same number of them: their forwards are collective.
-
-    A rank here is a replica of the model, be it one worker or several; all workers of a replica get the same batches.
-    With a pipeline a micro-batch is (packed tokens, labels), and the loss the sum of the tokens' losses. `build` is
-    called for the meta device: what values it gives are lost. `fill` gives a rank's share of the model its first ones.
-    """
-
-    steps: int
-    checkpoint_every: int
-    log_every: int
-
-    def build(self) -> CausalLM | ScalarModel: ...
-    def fill(self, part: CausalLM | ScalarModel) -> None: ...
-    def learning_rate(self, step: int) -> float: ...
-    def micro_batches(self, step: int, rank: int, ranks: int) -> list[Micro]: ...
-    def count(self, micro: Micro) -> float: ...
-    def losses(self, model: Any, micro: Micro) -> Losses: ...
-    def before_step(self, model: Any, step: int, evaluate: Callable[..., Any]) -> dict[str, Any] | None: ...
-    def tokens(self, micro: Micro) -> int: ...
-    def context(self, step: int) -> int: ...  # tokens that attend to each other, for counting FLOP
-
-
-@runtime_checkable
-class SkipsData(Protocol):
-    """A task whose batches can be left out for good, where they or what followed from them did harm."""
-
-    skipped: list[Any]  # JSON for a checkpoint; set again when it is loaded
-
-    def skip(self, first: int, last: int) -> None:
-        """Leave out what steps first to last read just now; later batches take their places."""
-
-
-@runtime_checkable
-class LaysOut(Protocol):
-    """A task that says in which layout, or layouts, it is trained; others are data-parallel."""
-
-    def lay_out(self, ranks: int, gpu: str | None) -> Stretches: ...
-
-
-@runtime_checkable
-class HasPhases(Protocol):
-    """A task that goes through phases."""
-
-    phases: Sequence[PhaseConfig]
-
-    def phase_of(self, step: int) -> tuple[int, int]: ...
-
-
-@runtime_checkable
-class SaysAbout(Protocol):
-    """A task whose weights say something about themselves, which `read_about` finds."""
-
-    about: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -131,7 +64,7 @@ def train(
     Stopped on every rank, once a checkpoint is saved, where `folder` holds ASKED.
     """
     end = task.steps if until is None else min(until, task.steps)
-    trainer = _Trainer(task, settings, folder, log, watch)
+    trainer = _TrainingState(task, settings, folder, log, watch)
     while trainer.step < end:
         trainer.before_step()
         why = trainer.advance()
@@ -148,10 +81,10 @@ def train(
     watch.at(trainer.step, "checkpoint")
     trainer.checkpoints.finish()
     if end == task.steps:
-        _save_final(trainer.model, folder, task.about if isinstance(task, SaysAbout) else {})
+        _save_final(trainer.model, folder, task.about)
 
 
-class _Trainer:
+class _TrainingState:
     """A model under training, its optimizers, and what a checkpoint says of them."""
 
     def __init__(
@@ -237,7 +170,7 @@ class _Trainer:
     def leave_out(self, why: Verdict) -> None:
         """Go on without the batch that was not applied, or from the last checkpoint without all since then."""
         task, at = self.task, self.step
-        assert isinstance(task, SkipsData)
+        assert task.skipped is not None
         incident = {"step": at, "incident": why.kind, "why": why.why}
         if not why.roll_back:
             task.skip(at, at)
@@ -261,7 +194,7 @@ class _Trainer:
         """Begin with a checkpoint of this step; `last`: and wait until it is there."""
         self.watch.at(self.step, "checkpoint")
         state: dict[str, Any] = {"tokens": self.tokens, "shape": asdict(self.model.shape)}
-        if self.guard is not None and isinstance(self.task, SkipsData):
+        if self.guard is not None:
             state |= {"usual": self.guard.state(), "skipped": self.task.skipped}
         with self.meter.spent("checkpoint"):
             self.checkpoints.save(self.step, self._stored, state, last)
@@ -277,7 +210,7 @@ class _Trainer:
         if not restored.step:
             return False
         self.step, self.tokens, self.window = restored.step, restored.state["tokens"], _Window()
-        if self.settings.spike is not None and isinstance(self.task, SkipsData):
+        if self.settings.spike is not None:
             self.guard = Guard(self.settings.spike, restored.state.get("usual"))
             self.task.skipped = restored.state.get("skipped", [])
         return True

@@ -18,12 +18,12 @@ from ilm_ray.data.tokens.shards import TokenSource
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel, initialize
 from ilm_ray.model.loss import IGNORE
 from ilm_ray.training.faults.guard import nth_kept
-from ilm_ray.training.loop import Losses
 from ilm_ray.training.measure.heldout import Window, bits_per_byte, phase_windows
 from ilm_ray.training.parallel.parallelize import ParallelModel
 from ilm_ray.training.plan.stretches import Stretches, stretches
 from ilm_ray.training.schedule import cosine_lr
 from ilm_ray.training.shape import shape_of
+from ilm_ray.training.task import Losses, Task
 
 
 def set_rope_base(model: ParallelModel, base: float) -> None:
@@ -82,7 +82,7 @@ def learning_rate(pretrain: PretrainConfig, step: int) -> float:
     return cosine_lr(inside, phase.steps, phase.max_lr, pretrain.warmup_ratio, pretrain.final_lr_ratio)
 
 
-class PretrainTask:
+class PretrainTask(Task):
     """Next-token prediction over the phases, one after the other; the optimizer's moments are carried over."""
 
     def __init__(self, config: Config, run_dir: Path) -> None:

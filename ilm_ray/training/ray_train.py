@@ -20,7 +20,6 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.config import Config
-from ilm_ray.config.layout import Layout
 from ilm_ray.run.journal import read_journal
 from ilm_ray.run.stage import Context, Result
 from ilm_ray.run.stopping import Stopped, stop_after_checkpoint
@@ -33,9 +32,9 @@ from ilm_ray.training.faults.follower import Follower
 from ilm_ray.training.faults.opinion import second_opinion
 from ilm_ray.training.faults.watch import Watch
 from ilm_ray.training.logs import TrainingLog
-from ilm_ray.training.loop import LaysOut, LoopSettings, SkipsData, Task, train
+from ilm_ray.training.loop import LoopSettings, train
 from ilm_ray.training.parallel.group import keep_ranks
-from ilm_ray.training.plan.stretches import Stretch, Stretches
+from ilm_ray.training.task import Task
 
 # Our own rule ends a hopeless run (`Attempts.hopeless`); this one those whose workers never come to our code.
 MAX_FAILURES = 100
@@ -48,7 +47,7 @@ class TrainingFailed(RuntimeError):
     """Training ended before its last step; the message is its diagnosis."""
 
 
-class _Trainer(TorchTrainer):
+class _PoliteTrainer(TorchTrainer):
     """Leaves Ctrl-C to `stop_after_checkpoint`: Ray Train would abort the run without a checkpoint."""
 
     def _register_sigint_handler(self, controller: Any) -> None:
@@ -68,7 +67,7 @@ def run_training(
     config, folder = context.config, context.folder
     pretrain, on_gpu = config.pretrain, ray.cluster_resources().get("GPU", 0) > 0
     attempts = Attempts(folder / "attempts")
-    trainer = _Trainer(
+    trainer = _PoliteTrainer(
         _train_worker,
         train_loop_config={
             "config": config.model_dump(mode="json"),
@@ -160,15 +159,13 @@ def _train_in_stretches(
     """Each stretch of `task` in its layout, on those of the workers that it has a place for."""
     c, rank, ranks = config.pretrain, dist.get_rank(), dist.get_world_size()
     log = TrainingLog(folder, task, rank)
-    plan = Stretches(ranks, (Stretch(task.steps, Layout(), 0),), "")
-    if isinstance(task, LaysOut):
-        plan = task.lay_out(ranks, torch.cuda.get_device_name() if torch.cuda.is_available() else None)
+    plan = task.lay_out(ranks, torch.cuda.get_device_name() if torch.cuda.is_available() else None)
     if rank == 0 and plan.why:
         write_text_atomic(watch.folder / "layout.txt", plan.why)
     if not keep_ranks(plan.used, timeout_s=c.hang_s + GRACE_S):
         watch.at(0, IDLE)
         return
-    spike = c.spike if isinstance(task, SkipsData) else None
+    spike = None if task.skipped is None else c.spike
     settings = LoopSettings(
         c.precision, c.betas, c.eps, weight_decay, c.clip_norm, storage_of(c, run_dir, folder), spike=spike
     )

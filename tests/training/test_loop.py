@@ -17,15 +17,16 @@ from ilm_ray.run.stopping import ASKED, Stopped
 from ilm_ray.training.checkpoints import commit
 from ilm_ray.training.checkpoints.checkpoints import Storage
 from ilm_ray.training.faults.watch import Watch
-from ilm_ray.training.loop import LoopSettings, Losses, train
+from ilm_ray.training.loop import LoopSettings, train
 from ilm_ray.training.schedule import cosine_lr
+from ilm_ray.training.task import Losses, Task
 from tests.processes import run_ranks
 
 SETTINGS = LoopSettings("fp32", (0.9, 0.95), 1e-8, 0.1, clip_norm=0.5, storage=Storage(keep_local=2))
 SHAPE = Shape(vocab_size=64, layers=2, hidden=32, kv_heads=2, queries_per_kv=2, head_dim=8, mlp_hidden=48)
 
 
-class Toy:
+class Toy(Task):
     """Eight documents a step, dealt out to the ranks, in two micro-batches each; in fp64, to compare closely."""
 
     steps, checkpoint_every, log_every = 6, 2, 1
@@ -72,9 +73,6 @@ class Toy:
 
     def losses(self, model: Any, micro: Any) -> Losses:
         return Losses(model(*micro).sum(), self.count(micro))
-
-    def before_step(self, model: Any, step: int, evaluate: Any) -> dict[str, Any] | None:
-        return None
 
 
 def run(folder: str, die_at: int | None = None, layout: Layout | None = None) -> None:

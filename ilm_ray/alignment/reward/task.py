@@ -22,9 +22,9 @@ from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.data.tokens.mixture import packed_from_arrays
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel
 from ilm_ray.model.weights import load_shape, read_weights
-from ilm_ray.training.loop import Losses
 from ilm_ray.training.plan.stretches import Stretches, one_stretch
 from ilm_ray.training.schedule import cosine_lr
+from ilm_ray.training.task import Losses, Task
 
 
 def focal_ranking_loss(chosen: Tensor, rejected: Tensor, gamma: float) -> Tensor:
@@ -88,7 +88,7 @@ def pair_scores(model: Any, pairs: list[Pair]) -> tuple[Tensor, Tensor]:
     return scores[:, 0], scores[:, 1]
 
 
-class RewardTask:
+class RewardTask(Task):
     """Batches by tokens, not by pairs; AdamW, cosine from max_lr to min_lr, one or more epochs."""
 
     def __init__(self, config: Config, run_dir: Path) -> None:
