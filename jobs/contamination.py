@@ -31,12 +31,12 @@ from ilm_ray.evaluation.contamination import (
     SETS,
     as_json,
     contamination,
-    contamination_page,
     item_losses,
     item_text,
 )
 from ilm_ray.evaluation.overlap import by_benchmark, item_index, overlaps
 from ilm_ray.model.weights import load_causal
+from ilm_ray.report.contamination import contamination_page
 from ilm_ray.run.progress import Progress
 from ilm_ray.serving.folder import model_and_tokenizer
 from ilm_ray.training.pretrain import open_sources

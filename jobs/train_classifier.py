@@ -22,6 +22,7 @@ from ilm_ray.data.web.classifiers import NAMES
 from ilm_ray.data.web.classifiers.card import Card
 from ilm_ray.data.web.classifiers.labels import Columns, read_labels, split
 from ilm_ray.data.web.classifiers.model import train_linear
+from ilm_ray.report.cards import write_card_page
 from jobs._job import LocalRay
 from jobs._plain import Parser, run_plain
 
@@ -33,8 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parse(argv)
         summary["out"] = str(arguments.out)
         card = _train(arguments)
+        page = write_card_page(arguments.out)
         figures = {"threshold": card["threshold"], **card["held_out"]["all"]}
-        summary |= {"name": card["name"], "card": str(arguments.out / "card.html"), **figures}
+        summary |= {"name": card["name"], "card": str(page), **figures}
 
     return run_plain("train_classifier", work)
 

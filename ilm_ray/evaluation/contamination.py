@@ -17,8 +17,6 @@ from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.data.tokens.mixture import packed_from_arrays
 from ilm_ray.model.internlm2 import CausalLM
 from ilm_ray.model.loss import IGNORE
-from ilm_ray.report.charts.basic import Bars, bar_chart
-from ilm_ray.report.page import figure, join, page, paragraph, section, table
 
 SETS = ("train", "test", "reference")
 RESAMPLES = 10_000
@@ -88,47 +86,11 @@ def contamination(losses: Mapping[str, Sequence[float]], seed: int, resamples: i
     return Contamination(means, {name: len(losses[name]) for name in SETS}, delta("reference"), delta("train"))
 
 
-def contamination_page(results: dict[str, Contamination]) -> str:
-    """An HTML page of models' figures: bars of both differences with their intervals, and a table."""
-    names = list(results)
-    bars = [
-        Bars(
-            label, [getattr(r, key).value for r in results.values()], [_half(getattr(r, key)) for r in results.values()]
-        )
-        for label, key in (("delta1: test - reference", "delta1"), ("delta2: test - train", "delta2"))
-    ]
-    rows = [
-        [
-            name,
-            *(r.losses[s] for s in SETS),
-            *(f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]" for d in (r.delta1, r.delta2)),
-            "leaked" if r.leaked else "no sign",
-            "over-fitted" if r.overfitted else "no sign",
-        ]
-        for name, r in results.items()
-    ]
-    headers = ["model", *(f"loss on {s}" for s in SETS), "delta1", "delta2", "test set", "training set"]
-    told = (
-        "Losses are nats a token, a mean over items. A test set has leaked where all of delta1's interval is below "
-        "zero; the training set was learned by heart where all of delta2's is above. Whiskers: half the 95% interval."
-    )
-    parts = [
-        paragraph(told),
-        figure("Differences of losses", bar_chart("Differences of losses", names, bars, " nats")),
-        table(headers, rows),
-    ]
-    return page("Contamination", join([section("contamination", "Contamination", parts)]))
-
-
 def as_json(result: Contamination) -> dict[str, Any]:
     """Plain figures, with both verdicts."""
     deltas = {name: vars(getattr(result, name)) for name in ("delta1", "delta2")}
     verdicts = {"leaked": result.leaked, "overfitted": result.overfitted}
     return {"losses": result.losses, "items": result.items, **deltas, **verdicts}
-
-
-def _half(delta: Delta) -> float:
-    return (delta.high - delta.low) / 2
 
 
 def _means(losses: np.ndarray, resamples: int, draw: np.random.Generator) -> np.ndarray:

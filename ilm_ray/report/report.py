@@ -15,6 +15,7 @@ import yaml
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.report import page
+from ilm_ray.report.cards import write_card_page
 from ilm_ray.report.charts.basic import HALF, Bars, bar_chart
 from ilm_ray.report.page import Html
 from ilm_ray.report.sections.alignment import evaluation_section, ppo_section, reward_gain
@@ -48,7 +49,7 @@ SECTIONS = (
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write `run_dir/report.html` through a temporary name and return its path.
+    """Write `run_dir/report.html`, and a page beside each classifier's card; return the report's path.
 
     Raises UserError where the folder is missing or one of its files is damaged.
     """
@@ -66,6 +67,8 @@ def write_report(run_dir: Path) -> Path:
         _timings(manifests),
         _record(run_dir, journal),
     ]
+    for card in sorted((run_dir / "text" / "models").glob("*/card.json")):
+        write_card_page(card.parent)
     target = run_dir / NAME
     write_text_atomic(target, page.page(f"{name} – ilm_ray run report", page.join(body)))
     return target

@@ -182,7 +182,9 @@ def run_tasks(items: list[dict[str, Any]], work: functools.partial[dict[str, Any
 
 def _shown_name(work: functools.partial[dict[str, Any]]) -> str:
     """What Ray shows of `work`, which may be of another package: `Map(decontamination_look_through)`."""
-    package = work.func.__module__.removeprefix("ilm_ray.").removeprefix("data.").removesuffix(".pipeline").replace(".", "_")
+    package = (
+        work.func.__module__.removeprefix("ilm_ray.").removeprefix("data.").removesuffix(".pipeline").replace(".", "_")
+    )
     return f"{package}_{work.func.__name__.lstrip('_')}"
 
 

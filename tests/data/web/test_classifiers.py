@@ -28,6 +28,7 @@ from ilm_ray.data.web.classifiers.labels import Columns, Labels, read_labels, sp
 from ilm_ray.data.web.classifiers.linear import Linear
 from ilm_ray.data.web.classifiers.model import check_classifier, load_classifier, provide, train_linear
 from ilm_ray.data.web.safe.blocklist import fold
+from ilm_ray.report.cards import write_card_page
 from jobs import train_classifier
 
 # Tokens in one of two groups; all others have none.
@@ -152,8 +153,9 @@ def test_a_classifier_learns_scores_good_high_and_survives_saving(tmp_path: Path
     scores = classifier.score(["calm river stone", "loud sale offer"])
     assert scores[0] > card["threshold"] > scores[1]
     assert json.loads((tmp_path / "a" / "card.json").read_text()) == card
-    assert "<script>" not in (tmp_path / "a" / "card.html").read_text()
+    assert "<script>" not in write_card_page(tmp_path / "a").read_text()
     train_linear("toxicity", split(labelled(400)), tmp_path / "b", 1, {"files": {"x<script>": "0"}})
+    write_card_page(tmp_path / "b")
     for name in ("model.npz", "card.json", "card.html"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 

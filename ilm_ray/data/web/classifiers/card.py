@@ -11,8 +11,6 @@ from sklearn.metrics import roc_auc_score
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.data.web.classifiers.labels import Labels, Split
-from ilm_ray.report import page
-from ilm_ray.report.charts.basic import Series, line_chart
 
 FILE = "card.json"
 _STEPS = np.arange(1, 100) / 100  # thresholds looked at
@@ -88,21 +86,7 @@ def choose_threshold(scores: np.ndarray, good: np.ndarray) -> float:
 
 
 def write_card(folder: Path, card: Card) -> None:
-    """`card.html` for people, then `card.json`: a folder that has the latter is complete."""
-    points = {
-        key: [(row["threshold"], row[key]) for row in card["curve"]] for key in ("precision", "recall", "removed")
-    }
-    drawn = line_chart("What each threshold removes", [Series(k, v) for k, v in points.items()], "threshold", "share")
-    rows = {part: {k: v for k, v in found.items() if k != "languages"} for part, found in card["rows"].items()}
-    parts = [
-        page.paragraph(f"{card['kind']}; {card['meaning']}. Chosen threshold: {card['threshold']}."),
-        page.matrix(card["held_out"], "held out"),
-        page.figure("Precision, recall and share removed", drawn),
-        page.matrix(rows, "part"),
-        page.table(["made from", ""], [(k, json.dumps(v, ensure_ascii=False)) for k, v in card["made_from"].items()]),
-    ]
-    title = f"Classifier {card['name']}"
-    write_text_atomic(folder / "card.html", page.page(title, page.section("card", title, parts)))
+    """`card.json`, written last: a folder that has it is complete."""
     write_text_atomic(folder / FILE, json.dumps(card, indent=1, sort_keys=True, ensure_ascii=False))
 
 
