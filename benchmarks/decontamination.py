@@ -1,7 +1,7 @@
 """Decontamination: recall of planted test items by kind of edit, false alarms on clean text, speed on one core.
 
 Items of GSM8K, MMLU, CMMLU and others are planted in real documents, as they are and lightly edited (the kinds of
-tests/data/decontamination/edits.py), and looked for in an index of all benchmarks. ngram, share and the word counts of
+benchmarks/edits.py), and looked for in an index of all benchmarks. ngram, share and the word counts of
 `index.py` were chosen on the even-numbered items and documents; what is printed is of the odd-numbered ones. Clean text
 is books, manuals, the Brown corpus, the standard library and web pages that hold none of the items. Peer: a set of
 13-grams per item, any of which is a hit (GPT-3's rule), on the same planted documents.
@@ -22,20 +22,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from edits import KINDS, REAL
 from fastwarc.warc import ArchiveIterator, WarcRecordType
+from plain_matches import plain_words
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # edits and the plain words lie with the tests
+from ilm_ray.data.decontamination.index import Index, build_index
+from ilm_ray.data.decontamination.items import Item, find_benchmarks, read_benchmarks
+from ilm_ray.data.decontamination.match import find_passages
+from ilm_ray.data.web.format.child import Page, read_page
 
-from ilm_ray.data.decontamination.index import Index, build_index  # noqa: E402
-from ilm_ray.data.decontamination.items import Item, find_benchmarks, read_benchmarks  # noqa: E402
-from ilm_ray.data.decontamination.match import find_passages  # noqa: E402
-from ilm_ray.data.web.format.child import Page, read_page  # noqa: E402
-from tests.data.decontamination.edits import KINDS  # noqa: E402
-from tests.data.decontamination.plain import plain_words  # noqa: E402
-from tests.data.decontamination.test_items import REAL  # noqa: E402
-
-DATA = ROOT.parent / "shared/data"
+DATA = Path(__file__).resolve().parents[2] / "shared/data"
 NGRAM, SHARE, BATCH = 4, 0.8, 64
 PLANTED = ("gsm8k", "mmlu", "cmmlu", "agieval", "humaneval", "nq_open")
 ITEMS = 400  # planted of each benchmark

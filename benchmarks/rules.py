@@ -1,6 +1,6 @@
 """Clean at full speed: documents a second on one core, normalised, scored by every rule and judged.
 
-Peer: the same rules as plain Python loops (tests/data/web/plain_rules.py), on the same documents in the same run; the
+Peer: the same rules as plain Python loops (benchmarks/plain_rules.py), on the same documents in the same run; the
 scores must be equal. NeMo Curator gates its English heuristic filters at 19,000 documents/s on 128 CPUs: 148 a core.
 
     python benchmarks/rules.py [folder with books_en and books_zh]
@@ -13,15 +13,13 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # the oracle lives with the tests
+from plain_rules import plain_scores
 
-from ilm_ray.config.thresholds import RULES as TABLE  # noqa: E402
-from ilm_ray.data.web.clean.normalise import drop_chrome, normalise  # noqa: E402
-from ilm_ray.data.web.clean.rules import first_failures, score_batch  # noqa: E402
-from tests.data.web.plain_rules import plain_scores  # noqa: E402
+from ilm_ray.config.thresholds import RULES as TABLE
+from ilm_ray.data.web.clean.normalise import drop_chrome, normalise
+from ilm_ray.data.web.clean.rules import first_failures, score_batch
 
-DATA = ROOT.parent / "shared/data/text"
+DATA = Path(__file__).resolve().parents[2] / "shared/data/text"
 DOCUMENTS, SAMPLE, BATCH, ROUNDS = 2000, 60, 128, 5
 GATE = 148  # documents/s and core
 

@@ -155,7 +155,7 @@ def test_the_search_for_files_finds_some() -> None:
 def changed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the code with the how-tos' changes applied."""
     folder = tmp_path_factory.mktemp("changed")
-    for name in ("ilm_ray", "docs/examples", "tests/data/web"):
+    for name in ("ilm_ray", "docs/examples", "benchmarks"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for number, change in enumerate(blocks(HOW_TO, "diff")):
         done = subprocess.run(["git", "apply", "--verbose"], cwd=folder, input=change, text=True, capture_output=True)
@@ -181,7 +181,7 @@ def test_the_new_filter_of_the_how_to_is_asked(changed: Path) -> None:
     said = run_changed(changed, "docs/examples/filter_texts.py", "page.txt", setting)
     assert said.split("\t")[:3] == ["lines_per_paragraph", "5.0", "4.0"]
     check = (
-        "from tests.data.web.plain_rules import plain_scores; from ilm_ray.data.web.clean.rules import score_batch; "
+        "from benchmarks.plain_rules import plain_scores; from ilm_ray.data.web.clean.rules import score_batch; "
         "text = open('page.txt').read(); found = score_batch([text], ['en']); "
         "print({k: v[0] for k, v in found.items()} == plain_scores(text, 'en'), 'lines_per_paragraph' in found)"
     )

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from benchmarks.plain_rules import plain_scores
 from demo import DATA
 from ilm_ray.alignment.reward.conditional import CONDITIONS, HASH, conditions_hash, save_conditions
 from ilm_ray.alignment.reward.task import pair_scores, read_pairs
@@ -31,7 +32,6 @@ from ilm_ray.model.weights import load_scalar, save_internlm2
 from ilm_ray.report.explain import document as explain_document
 from ilm_ray.report.explain.text_run import open_run
 from tests.alignment.small_run import SHAPE, config_of, make_run
-from tests.data.web.plain_rules import plain_scores
 from tests.data.web.rubbish import KINDS
 
 REPOSITORY = Path(__file__).parents[2]

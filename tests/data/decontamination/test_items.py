@@ -8,14 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.edits import REAL
 from ilm_ray.base.errors import UserError
 from ilm_ray.data.decontamination.items import find_benchmarks, read_benchmarks
-
-REAL = (
-    "agieval/*.jsonl", "bbh/bbh/*.json", "c3/*.json", "cmmlu/**/*.csv", "gsm8k/*", "humaneval/HumanEval.jsonl.gz",
-    "humaneval_x/*.gz", "leval/**/*.jsonl", "llm_foundry_qa/*", "mbpp_sanitized/*.json", "mmlu/**/*.csv",
-    "mt_bench/question.jsonl", "nq_open/*.jsonl", "theoremqa/*.json",
-)  # fmt: skip
 
 
 def test_every_item_of_the_real_benchmarks_is_read(shared_data: Path) -> None:

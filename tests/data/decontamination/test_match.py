@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.edits import KINDS
+from benchmarks.plain_matches import plain_runs, plain_share, plain_words
 from demo import DATA
 from demo.benchmark_items import CHINESE, PROBLEMS
 from demo.sentences import writer
@@ -16,8 +18,6 @@ from ilm_ray.data.decontamination.index import MAX_ITEMS, Index, build_index, lo
 from ilm_ray.data.decontamination.items import Item, find_benchmarks, read_benchmarks
 from ilm_ray.data.decontamination.match import find_passages
 from ilm_ray.data.decontamination.words import runs_of, split_words
-from tests.data.decontamination.edits import KINDS
-from tests.data.decontamination.plain import plain_runs, plain_share, plain_words
 
 NGRAM, SHARE = 4, 0.8
 NOTHING = np.empty(0, np.uint64)

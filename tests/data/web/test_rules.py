@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.plain_rules import plain_scores
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config
 from ilm_ray.config.data import TextConfig
 from ilm_ray.config.thresholds import RULES as TABLE
 from ilm_ray.data.web.clean.normalise import drop_chrome, normalise
 from ilm_ray.data.web.clean.rules import RULES, Verdict, first_failures, score_batch
-from tests.data.web.plain_rules import plain_scores
 from tests.data.web.rubbish import KINDS
 
 EN = """The miller opens the gate every morning and lets the water run over the wooden wheel.

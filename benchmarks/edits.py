@@ -3,6 +3,13 @@
 import random
 import re
 
+# Files of the real benchmarks, relative to the folder `eval` of the real data.
+REAL = (
+    "agieval/*.jsonl", "bbh/bbh/*.json", "c3/*.json", "cmmlu/**/*.csv", "gsm8k/*", "humaneval/HumanEval.jsonl.gz",
+    "humaneval_x/*.gz", "leval/**/*.jsonl", "llm_foundry_qa/*", "mbpp_sanitized/*.json", "mmlu/**/*.csv",
+    "mt_bench/question.jsonl", "nq_open/*.jsonl", "theoremqa/*.json",
+)  # fmt: skip
+
 _PIECES = re.compile(r"[㐀-䶿一-鿿]|[^\W_㐀-䶿一-鿿]+|[^\w]|_")
 _SENTENCES = re.compile(r"(?<=[,.;?!，。；？！])\s*|\n")
 _EVERY_EN, _EVERY_ZH = 12, 20  # words, or characters, of which one is changed
