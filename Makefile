@@ -16,6 +16,10 @@ FUZZ_MINUTES ?= 30
 SETTINGS ?=
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 LOCK := $(if $(GPU),pyproject.toml,requirements-cpu.lock)
+TORCH := $(shell sed -n 's/.*"\(torch==.*\)".*/\1/p' pyproject.toml)
+# The locks are installed without dependencies. PyPI's torch is the CUDA build, which cannot be imported without its
+# CUDA libraries: pip then adds what torch itself asks for.
+complete_torch = $(1)/bin/python -c 'import torch' 2>/dev/null || $(1)/bin/pip install --quiet $(TORCH)
 
 .PHONY: demo test test-all chaos fuzz api peers lint format setup lock eval-env eval-lock sbom audit clean
 export DS_BUILD_OPS := 0
@@ -25,10 +29,11 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: $(LOCK)
 	$(PYTHON) -m venv $(VENV)
 ifdef GPU
-	$(BIN)/pip install --quiet "torch==$$(sed -n 's/.*"torch==\(.*\)".*/\1/p' pyproject.toml)"
+	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet --no-build-isolation -e '.[gpu,dev]'
 else
 	$(BIN)/pip install --quiet --no-deps --no-compile -r requirements-cpu.lock
+	$(call complete_torch,$(VENV))
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	@# Compiling bytecode and numba's loops side by side saves time at the first start.
 	$(BIN)/python -m compileall -q -j 2 $(VENV)/lib > /dev/null 2>&1 & \
@@ -111,6 +116,7 @@ eval-env: $(EVAL)/.ready
 $(EVAL)/.ready: requirements-eval.lock
 	$(PYTHON) -m venv $(EVAL)
 	$(EVAL)/bin/pip install --quiet --no-deps --no-compile -r requirements-eval.lock
+	$(call complete_torch,$(EVAL))
 	-$(EVAL)/bin/python -m compileall -q -j 2 $(EVAL)/lib > /dev/null 2>&1
 	touch $@
 
