@@ -15,8 +15,8 @@ from typing import Any
 
 import networkx
 
-from ilm_ray.data.code.facts import Import, Index
-from ilm_ray.data.code.imports import dependencies, find_facts
+from ilm_ray.data.code.languages.facts import Import, Index
+from ilm_ray.data.code.languages.imports import dependencies, find_facts
 from ilm_ray.data.code.order import dependency_order, strongly_connected
 
 

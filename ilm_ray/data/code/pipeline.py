@@ -17,11 +17,11 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.base.jsonl import JsonlWriter, Row, read_jsonl
 from ilm_ray.data.code.documents import join_sections, repository_rows
-from ilm_ray.data.code.facts import Facts, Index
 from ilm_ray.data.code.files.forms import Form, section
 from ilm_ray.data.code.files.pipeline import Part, prepare_files
 from ilm_ray.data.code.files.scores import TIERS
-from ilm_ray.data.code.imports import dependencies, find_facts, has_facts
+from ilm_ray.data.code.languages.facts import Facts, Index
+from ilm_ray.data.code.languages.imports import dependencies, find_facts, has_facts
 from ilm_ray.data.code.order import Graph, dependency_order, repositories
 from ilm_ray.data.code.prompts import prompted_documents
 from ilm_ray.data.code.tokens import count_tokens

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ilm_ray.data.code import lexical
-from ilm_ray.data.code.facts import Facts, Import, Index
 from ilm_ray.data.code.files.forms import convert
-from ilm_ray.data.code.imports import LANGUAGES, MANIFESTS, dependencies, find_facts
+from ilm_ray.data.code.languages import lexical
+from ilm_ray.data.code.languages.facts import Facts, Import, Index
+from ilm_ray.data.code.languages.imports import LANGUAGES, MANIFESTS, dependencies, find_facts
 
 
 def graph_of(texts: dict[str, str]) -> dict[str, set[str]]:

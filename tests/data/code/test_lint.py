@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ilm_ray.data.code.lint import lint_files, score
+from ilm_ray.data.code.files.lint import lint_files, score
 
 GOOD = '"""Adds."""\n\nimport missing_package\n\n\ndef total(values):\n    return missing_package.add(sum(values), 1)\n'
 BROKEN = "def total(values):\n    return summ(valeus)\n"

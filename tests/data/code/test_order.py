@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from ilm_ray.data.code.facts import Index
-from ilm_ray.data.code.imports import dependencies, find_facts
+from ilm_ray.data.code.languages.facts import Index
+from ilm_ray.data.code.languages.imports import dependencies, find_facts
 from ilm_ray.data.code.order import (
     OPENED,
     dependency_order,

@@ -5,7 +5,7 @@ import re
 from typing import NamedTuple
 
 from ilm_ray.data.code.files.detect import DATA, PROSE, is_binary, is_binary_name, language_of
-from ilm_ray.data.code.imports import MANIFESTS
+from ilm_ray.data.code.languages.imports import MANIFESTS
 from ilm_ray.data.documents.document import Verdict
 
 _VENDORED = re.compile(

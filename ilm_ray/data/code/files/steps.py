@@ -19,12 +19,12 @@ from ilm_ray.data.code.files import licences
 from ilm_ray.data.code.files.entries import Entry
 from ilm_ray.data.code.files.filters import is_licence, judge_content, path_verdict
 from ilm_ray.data.code.files.forms import Unconvertible, convert
+from ilm_ray.data.code.files.lint import lint_files
 from ilm_ray.data.code.files.mask import mask
 from ilm_ray.data.code.files.scores import HIGH, LOW, MODERATE, TIERS, low_quality, rule_tier, scores
 from ilm_ray.data.code.files.selection import limits
 from ilm_ray.data.code.files.tokens import canonical
 from ilm_ray.data.code.files.trees import Part, Tree, read_tree
-from ilm_ray.data.code.lint import lint_files
 from ilm_ray.data.dedup.minhash import bands_and_rows, sign_batch
 from ilm_ray.data.documents.document import Verdict, judged, sized
 from ilm_ray.data.documents.funnel import Funnel

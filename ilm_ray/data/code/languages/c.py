@@ -4,8 +4,8 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from ilm_ray.data.code.facts import Facts, Import, Index, Target, above, names, words
-from ilm_ray.data.code.lexical import C, code_of
+from ilm_ray.data.code.languages.facts import Facts, Import, Index, Target, above, names, words
+from ilm_ray.data.code.languages.lexical import C, code_of
 
 _INCLUDE = re.compile(r"^[ \t]*#[ \t]*(?:include|include_next|import)[ \t]*(\"[^\"\n]+\"|<[^>\n]+>)", re.MULTILINE)
 _DIRECTIVE = re.compile(r"^[ \t]*#(?:[^\\\n]|\\[\s\S])*", re.MULTILINE)

@@ -4,8 +4,8 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from ilm_ray.data.code.facts import Facts, Import, Index, Target, names, words
-from ilm_ray.data.code.lexical import GO, code_of
+from ilm_ray.data.code.languages.facts import Facts, Import, Index, Target, names, words
+from ilm_ray.data.code.languages.lexical import GO, code_of
 
 _IMPORT = re.compile(r"^import\s*(?:\(([^)]*)\)|([\w.]*[ \t]*[\"`][^\"`\n]+[\"`]))", re.MULTILINE)
 _SPEC = re.compile(r"(?:([\w.]+)[ \t]+)?[\"`]([^\"`\n]+)[\"`]")

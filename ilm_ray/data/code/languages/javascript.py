@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ilm_ray.data.code.facts import Facts, Import, Index, Target, above, names, words
-from ilm_ray.data.code.lexical import JAVASCRIPT, code_of
+from ilm_ray.data.code.languages.facts import Facts, Import, Index, Target, above, names, words
+from ilm_ray.data.code.languages.lexical import JAVASCRIPT, code_of
 
 _FROM = re.compile(
     r"(?<![\w.$])(import|export)\b(?P<clause>[\w\s{},*$]{0,2000}?)\bfrom\s*[\"'](?P<module>[^\"'\n]+)[\"']"

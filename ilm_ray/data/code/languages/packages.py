@@ -7,8 +7,8 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from ilm_ray.data.code.facts import Facts, Import, Index, Target, above, names, words
-from ilm_ray.data.code.lexical import CSHARP, JVM, PHP, Code, code_of
+from ilm_ray.data.code.languages.facts import Facts, Import, Index, Target, above, names, words
+from ilm_ray.data.code.languages.lexical import CSHARP, JVM, PHP, Code, code_of
 
 _PACKAGE = re.compile(r"^[ \t]*package[ \t]+([\w.`]+)", re.MULTILINE)
 _TYPE = r"\b(?:class|interface|enum|record|object|trait|typealias|type|struct|delegate[ \t]+[\w<>\[\], ?.]+)[ \t]+(\w+)"

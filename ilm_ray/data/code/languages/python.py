@@ -4,8 +4,8 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from ilm_ray.data.code.facts import Facts, Import, Index, Target, above, names, words
-from ilm_ray.data.code.lexical import PYTHON, code_of
+from ilm_ray.data.code.languages.facts import Facts, Import, Index, Target, above, names, words
+from ilm_ray.data.code.languages.lexical import PYTHON, code_of
 
 _STATEMENT = re.compile(
     r"(?:^|[;:])[ \t]*(?:from(?=[ \t.])[ \t]*(?P<module>[\w.]+)[ \t]+import\b[ \t]*(?P<names>\([^)]*\)|[^\n;]+)"

@@ -4,8 +4,8 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from ilm_ray.data.code.facts import Facts, Import, Index, Target, above, names, words
-from ilm_ray.data.code.lexical import RUBY, code_of
+from ilm_ray.data.code.languages.facts import Facts, Import, Index, Target, above, names, words
+from ilm_ray.data.code.languages.lexical import RUBY, code_of
 
 _REQUIRE = re.compile(r"^[ \t]*(require_relative|require|load)[ \t(]*[\"']([^\"'\n]+)[\"']", re.MULTILINE)
 _BESIDE = re.compile(

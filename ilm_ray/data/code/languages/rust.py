@@ -5,8 +5,8 @@ import re
 import tomllib
 from collections.abc import Iterator
 
-from ilm_ray.data.code.facts import Facts, Import, Index, Target, above, names, words
-from ilm_ray.data.code.lexical import RUST, code_of
+from ilm_ray.data.code.languages.facts import Facts, Import, Index, Target, above, names, words
+from ilm_ray.data.code.languages.lexical import RUST, code_of
 
 _MODULE = re.compile(r"(?:#\[path\s*=\s*\"([^\"\n]+)\"\]\s*)?\b(?:pub(?:\([^)]*\))?\s+)?mod\s+(\w+)\s*;")
 _INLINE = re.compile(r"\bmod\s+\w+\s*\{")

@@ -4,8 +4,8 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from ilm_ray.data.code.facts import Facts, Import, Index, Target, names, words
-from ilm_ray.data.code.lexical import SWIFT, code_of
+from ilm_ray.data.code.languages.facts import Facts, Import, Index, Target, names, words
+from ilm_ray.data.code.languages.lexical import SWIFT, code_of
 
 _IMPORT = re.compile(
     r"^[ \t]*(?:@\w+(?:\([^)\n]*\))?[ \t]+|public[ \t]+|internal[ \t]+)*import[ \t]+"

@@ -51,7 +51,7 @@ def lint_files(texts: Sequence[str], cpu_s: float = CPU_S) -> list[Lint]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[4]), *sys.path])},
         )
         try:
             out, _ = child.communicate(json.dumps(waiting).encode(), timeout=_WALL_FACTOR * cpu_s * len(waiting) + 60)

@@ -7,8 +7,8 @@ import posixpath
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from ilm_ray.data.code.facts import Facts, Find, Import, Index, Resolve, Target
 from ilm_ray.data.code.languages import c, go, javascript, packages, python, ruby, rust, swift
+from ilm_ray.data.code.languages.facts import Facts, Find, Import, Index, Resolve, Target
 
 
 class Language(NamedTuple):
