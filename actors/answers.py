@@ -8,7 +8,7 @@ from typing import Any
 import ray
 import torch
 
-from actors.group import Role, figures, start_groups, stop_groups
+from actors.group import Role, collect, start_groups, stop_groups
 from actors.ppo.reward import Reward, RewardSettings
 from actors.scoring import chat_tokens
 from ilm_ray.alignment.ppo.experience import Prompt, Rollouts
@@ -38,7 +38,7 @@ def score_pairs(
     groups = start_groups([Role("reward", Reward, settings, gpus=gpus)], f"answers-{time.time_ns()}", ppo.deadline_s)
     try:
         work = groups["reward"].start("score", ray.put(as_rollouts(pairs, tokenizer)))
-        figures([work], ppo.deadline_s)
+        collect([work], ppo.deadline_s)
         scores: dict[int, float] = ray.get(work.payloads[0], timeout=ppo.deadline_s)
     finally:
         stop_groups(groups)

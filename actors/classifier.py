@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.group import Figures, Role, figures, start_groups, step, stop_groups
+from actors.group import Figures, Role, collect, start_groups, stop_groups, timed
 from actors.ppo.roles import gpu_share
 from ilm_ray.data.web.classifiers.bert import Bert, BertSettings
 from ilm_ray.data.web.classifiers.card import Card, make_card, write_card
@@ -29,11 +29,11 @@ class ClassifierTrainer:
     def __init__(self, rank: int, world: int, settings: TrainerSettings) -> None:
         self.settings = settings
 
-    @step
+    @timed
     def build(self) -> tuple[None, Figures]:
         return None, {}
 
-    @step
+    @timed
     def train(self, training: Labels) -> tuple[None, Figures]:
         model = Bert.fit(training, self.settings.bert)
         model.save(self.settings.folder)
@@ -46,12 +46,12 @@ class ClassifierScorer:
     def __init__(self, rank: int, world: int, folder: Path) -> None:
         self.rank, self.world, self.folder = rank, world, folder
 
-    @step
+    @timed
     def build(self) -> tuple[None, Figures]:
         self.model = Bert.load(self.folder)
         return None, {}
 
-    @step
+    @timed
     def score(self, texts: list[str]) -> tuple[None, Figures]:
         return None, {"scores": self.model.score(texts[self.rank :: self.world]).tolist()}
 
@@ -74,7 +74,7 @@ class Scorers:
         """Probability of GOOD for each text, float64 [n]; same as on one worker."""
         work = self._groups["scorer"].start("score", ray.put(texts))
         scores = np.zeros(len(texts), np.float64)
-        for rank, found in enumerate(figures([work], self.deadline_s)[0]):
+        for rank, found in enumerate(collect([work], self.deadline_s)[0]):
             scores[rank :: self.workers] = found["scores"]
         return scores
 
@@ -96,7 +96,7 @@ def train_bert(
     role = Role("trainer", ClassifierTrainer, TrainerSettings(folder, settings), cpus=1.0, gpus=gpu_share(1))
     groups = start_groups([role], f"trainer-{time.time_ns()}", deadline_s)
     try:
-        figures([groups["trainer"].start("train", ray.put(parts.training))], deadline_s)
+        collect([groups["trainer"].start("train", ray.put(parts.training))], deadline_s)
     finally:
         stop_groups(groups)
     with Scorers(folder, workers, deadline_s) as scorers:

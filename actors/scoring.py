@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from actors.group import Figures, Role, figures, start_groups, stop_groups
-from actors.ppo.experience import ExperienceMaker, ExperienceSettings, Parts
+from actors.group import Figures, Role, collect, start_groups, stop_groups
+from actors.ppo.experience import ExperienceMaker, ExperienceSettings
 from actors.ppo.reference import FrozenSettings, Reference
 from actors.ppo.reward import Reward
 from actors.ppo.roles import ChatTokens, Inputs, gpu_share, reward_settings, rollout_settings
@@ -98,17 +98,16 @@ def _score(ppo: PPOConfig, inputs: Inputs, reference: Path) -> list[Figures]:
     groups = start_groups(roles, f"scoring-{time.time_ns()}", ppo.deadline_s)
     try:
         sent = groups["policy"].start("weights")
-        stamp = figures([sent], ppo.deadline_s)[0][0]
+        stamp = collect([sent], ppo.deadline_s)[0][0]
         loaded = groups["rollout"].start("load_weights", sent.payloads[0], stamp["version"], stamp["checksum"])
         rolled = groups["rollout"].start("rollout", inputs.prompts, stamp["version"], inputs.seed)
         policy = groups["policy"].start("logprobs", *rolled.payloads)
-        other = groups["reference"].start("logprobs", *rolled.payloads)
+        frozen = groups["reference"].start("logprobs", *rolled.payloads)
         scores = groups["reward"].start("score", *rolled.payloads)
-        # There is no critic here: the reference's numbers stand where values are expected, and no one reads the result.
-        sources = [rolled, policy, other, other, scores]
-        made = groups["experience"].start(
-            "assemble", Parts(1, 1, 1, 1, 1), 0, len(inputs.prompts), *(work.payloads[0] for work in sources)
-        )
-        return figures([loaded, rolled, policy, other, scores, made], ppo.deadline_s)[-1][0]["samples"]
+        # There is no critic: the reference's numbers stand for its values, which no figure of a sample depends on.
+        calls = {"rollout": rolled, "policy": policy, "reference": frozen, "critic": frozen, "reward": scores}
+        payloads = [call.payloads[0] for call in calls.values()]
+        made = groups["experience"].start("assemble", dict.fromkeys(calls, 1), 0, len(inputs.prompts), *payloads)
+        return collect([loaded, *calls.values(), made], ppo.deadline_s)[-1][0]["samples"]
     finally:
         stop_groups(groups)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from actors.group import Figures, step
+from actors.group import Figures, timed
 from actors.ppo.zero import ZeroRank
 from ilm_ray.alignment.ppo.arithmetic import even_micro_batches, plan_updates, share_out, value_loss
 from ilm_ray.alignment.ppo.experience import Experience, Rollouts, merge, nothing, per_response
@@ -32,7 +32,7 @@ class Critic(ZeroRank):
     role = "critic"
     settings: CriticSettings
 
-    @step
+    @timed
     def build(self) -> tuple[None, Figures]:
         s = self.settings
         torch.manual_seed(s.seed)
@@ -40,13 +40,13 @@ class Critic(ZeroRank):
         self.make_engine(load_scalar(s.model, head_seed=s.seed + 1), s.ppo.critic_lr)
         return None, {}
 
-    @step
+    @timed
     def values(self, *rollouts: Rollouts) -> tuple[dict[int, Tensor], Figures]:
         """The value of the state before each response token, for this rank's share."""
         merged = merge(rollouts)
         return self.infer(merged.sequences, merged.prompt_lengths, lambda batch, _: self.engine(batch)), {}
 
-    @step
+    @timed
     def train(self, experience: Experience, iteration: int) -> tuple[None, Figures]:
         """ppo_epochs passes of mini_batches steps on the squared error, global token mean."""
         ppo, lengths = self.ppo, list(map(len, experience.sequences))

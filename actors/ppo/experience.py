@@ -6,23 +6,12 @@ from typing import Any
 
 import torch
 
-from actors.group import Figures, step
+from actors.group import Figures, timed
 from ilm_ray.alignment.ppo import blackbox
 from ilm_ray.alignment.ppo.assemble import Said, derive, experience_of, figures, one_a_domain_first, sequence_kl
 from ilm_ray.alignment.ppo.experience import Experience, Rollouts, gather_numbered, merge
 from ilm_ray.alignment.ppo.rollout_file import read_rollouts, write_rollouts
 from ilm_ray.config.alignment import PPOConfig
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Which of the arguments of `assemble` belong to whom: counts of engines and ranks, in this order."""
-
-    rollouts: int
-    policy: int  # 0: it was not asked, for the rollouts are of older weights
-    reference: int
-    critic: int
-    reward: int
 
 
 @dataclass(frozen=True)
@@ -39,45 +28,48 @@ class ExperienceMaker:
     def __init__(self, rank: int, world: int, settings: ExperienceSettings) -> None:
         self.settings = settings
 
-    @step
+    @timed
     def build(self) -> tuple[None, Figures]:
         return None, {}
 
-    @step
-    def assemble(self, parts: Parts, iteration: int, samples: int, *args: Any) -> tuple[Experience, Figures]:
-        """args: what the ranks of the five groups returned. The figures carry `samples` sequences, as token ids."""
-        queue = iter(args)
-        rollouts, old, reference, values, scores = (
-            [next(queue) for _ in range(count)]
-            for count in (parts.rollouts, parts.policy, parts.reference, parts.critic, parts.reward)
-        )
-        rolled = merge(rollouts)
-        by_number = {number: score for part in scores for number, score in part.items()}
+    @timed
+    def assemble(
+        self, counts: dict[str, int], iteration: int, samples: int, *payloads: Any
+    ) -> tuple[Experience, Figures]:
+        """payloads: of the ranks of rollout, policy, reference, critic and reward; counts: ranks of each, in order.
+
+        Without the policy, as with rollouts of older weights, the sampler's log-probabilities take the place of the
+        policy's, so that the PPO ratio is to the distribution that was sampled from. The figures carry `samples`
+        sequences, as token ids.
+        """
+        queue = iter(payloads)
+        parts = {group: [next(queue) for _ in range(count)] for group, count in counts.items()}
+        rolled = merge(parts["rollout"])
+        by_number = {number: score for part in parts["reward"] for number, score in part.items()}
         said = Said(
             rolled,
             # All response tokens are the policy's own today; tool output will be False here.
             [torch.ones(len(r), dtype=torch.bool) for r in rolled.responses],
-            # Of answers by older weights: what they were sampled with, or the ratio would not be to their distribution.
-            gather_numbered(old) if old else rolled.behaviour,
-            gather_numbered(reference),
-            gather_numbered(values),
+            gather_numbered(parts["policy"]) if "policy" in parts else rolled.behaviour,
+            gather_numbered(parts["reference"]),
+            gather_numbered(parts["critic"]),
             [by_number[i] for i in range(len(by_number))],
         )
         derived = derive(self.settings.ppo, said)
         if self.settings.folder is not None:
             blackbox.write(self.settings.folder, iteration, self.settings.ppo, said, derived)
         row = figures(said, derived)
-        if not old:
+        if "policy" not in parts:
             del row["logprob_gap"]  # nothing to compare with
         return experience_of(said, derived), row | {"samples": _samples(said, samples)}
 
-    @step
+    @timed
     def keep(self, path: Path, *rollouts: Rollouts) -> tuple[None, Figures]:
         """Write the rollouts of an iteration that has not begun."""
         write_rollouts(path, merge(rollouts))
         return None, {}
 
-    @step
+    @timed
     def recall(self, path: Path) -> tuple[Rollouts, Figures]:
         """What `keep` wrote."""
         rolled = read_rollouts(path)

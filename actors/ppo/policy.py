@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from actors.group import Figures, step
+from actors.group import Figures, timed
 from actors.ppo.weights import BUCKET_BYTES, WeightMessage, pack
 from actors.ppo.zero import ZeroRank
 from ilm_ray.alignment.ppo.arithmetic import even_micro_batches, plan_updates, policy_loss, share_out
@@ -45,7 +45,7 @@ class Policy(ZeroRank):
     role = "policy"
     settings: PolicySettings
 
-    @step
+    @timed
     def build(self) -> tuple[None, Figures]:
         s = self.settings
         torch.manual_seed(s.seed)
@@ -56,7 +56,7 @@ class Policy(ZeroRank):
         self.mixture = _open_mixture(s.pretrain, s.seed) if s.pretrain else None
         return None, {"parameters": sum(p.numel() for p in model.parameters())}
 
-    @step
+    @timed
     def logprobs(self, *rollouts: Rollouts) -> tuple[dict[int, Tensor], Figures]:
         """Log-probabilities of the sampled tokens under the weights that sampled them, for this rank's share."""
         merged = merge(rollouts)
@@ -64,7 +64,7 @@ class Policy(ZeroRank):
             raise RuntimeError(f"rollouts of weight version {merged.version} reached policy version {self.version}")
         return self.infer(merged.sequences, merged.prompt_lengths, lambda b, labels: -self.engine(b, labels)), {}
 
-    @step
+    @timed
     def train(self, experience: Experience, iteration: int, cursor: int) -> tuple[None, Figures]:
         """ppo_epochs passes of mini_batches optimizer steps; the pre-training cursor (sequences) goes on from `cursor`.
 
@@ -153,7 +153,7 @@ class Policy(ZeroRank):
             for some in dealt
         ], cursor + count
 
-    @step
+    @timed
     def weights(self) -> tuple[WeightMessage | None, Figures]:
         """All weights in one message from rank 0. Every rank calls it."""
         parts = (to_llama(part, self.shape) for part in self.gather(BUCKET_BYTES))
@@ -163,13 +163,13 @@ class Policy(ZeroRank):
             return None, {}
         return pack(parts, self.version)
 
-    @step
+    @timed
     def set_version(self, version: int) -> tuple[None, Figures]:
         """After `restore`: DeepSpeed's checkpoint does not know our numbering."""
         self.version = version
         return None, {}
 
-    @step
+    @timed
     def export(self, folder: Path) -> tuple[None, Figures]:
         """Write the model in InternLM2's layout, fp32. Every rank calls it."""
         full = {name: tensor for part in self.gather(BUCKET_BYTES) for name, tensor in part.items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from actors.group import Figures, step
+from actors.group import Figures, timed
 from actors.ppo.weights import BUCKET_BYTES, WeightMessage, cut_by_bytes, pack
 from actors.ppo.zero import infer_micro_batches
 from ilm_ray.alignment.ppo.arithmetic import cut_micro_batches, share_out
@@ -30,13 +30,13 @@ class Reference:
         self.rank, self.world, self.settings = rank, world, settings
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    @step
+    @timed
     def build(self) -> tuple[None, Figures]:
         dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
         self.model = load_causal(self.settings.model).to(self.device, dtype).requires_grad_(False)
         return None, {}
 
-    @step
+    @timed
     def logprobs(self, *rollouts: Rollouts) -> tuple[dict[int, Tensor], Figures]:
         """Log-probabilities of the sampled tokens, for this rank's share."""
         merged = merge(rollouts)
@@ -48,7 +48,7 @@ class Reference:
             )
         return found, {}
 
-    @step
+    @timed
     def weights(self) -> tuple[WeightMessage | None, Figures]:
         """All weights in one message from rank 0, as version 0."""
         if self.rank:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from actors.group import Figures, step
+from actors.group import Figures, timed
 from ilm_ray.alignment.ppo.arithmetic import cut_micro_batches, share_out
 from ilm_ray.alignment.ppo.experience import Rollouts, merge
 from ilm_ray.alignment.reward.conditional import conditioned
@@ -34,13 +34,13 @@ class Reward:
         self.rank, self.world, self.settings = rank, world, settings
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    @step
+    @timed
     def build(self) -> tuple[None, Figures]:
         dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
         self.model = load_scalar(self.settings.model).to(self.device, dtype).requires_grad_(False)
         return None, {}
 
-    @step
+    @timed
     def score(self, *rollouts: Rollouts) -> tuple[dict[int, float], Figures]:
         """One score a sequence, for this rank's share; read at the reward token behind the last."""
         s, merged = self.settings, merge(rollouts)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from actors.group import Figures, step
+from actors.group import Figures, timed
 from actors.ppo.weights import WeightMessage, checksum, differing, digests
 from ilm_ray.alignment.ppo.experience import Prompt, Rollouts
 from ilm_ray.base.errors import UserError
@@ -200,12 +200,12 @@ class Rollout:
         self.checksum = ""
         self.held: dict[str, str] = {}  # digests of what the engine held when that was verified
 
-    @step
+    @timed
     def build(self) -> tuple[None, Figures]:
         self.engine: Engine = (VllmEngine if self.settings.backend == "vllm" else TorchEngine)(self.settings)
         return None, {}
 
-    @step
+    @timed
     def load_weights(self, message: WeightMessage, version: int, expected: str) -> tuple[None, Figures]:
         """Load a version of the weights; `expected` is the checksum at the sender.
 
@@ -234,12 +234,12 @@ class Rollout:
         self.version, self.checksum = version, found
         return None, {}
 
-    @step
+    @timed
     def status(self) -> tuple[None, Figures]:
         """Which weights are served."""
         return None, {"version": self.version, "checksum": self.checksum}
 
-    @step
+    @timed
     def rollout(self, prompts: list[Prompt], version: int, seed: int) -> tuple[Rollouts, Figures]:
         """Answer prompts with the weights of `version`, no other."""
         if self.version != version:

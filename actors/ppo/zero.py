@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from actors.group import Figures, step
+from actors.group import Figures, timed
 from actors.ppo.weights import cut_by_bytes
 from ilm_ray.alignment.ppo.arithmetic import even_micro_batches, share_out
 from ilm_ray.alignment.ppo.experience import per_response, response_labels
@@ -34,7 +34,7 @@ class ZeroRank:
         self.ppo, self.micro_tokens = settings.ppo, settings.micro_tokens
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    @step
+    @timed
     def open_store(self, first: bool) -> tuple[None, Figures]:
         """Rank 0 opens the meeting point on a port that the system picks and that stays bound: nobody can take it."""
         if not first:
@@ -44,7 +44,7 @@ class ZeroRank:
         self.store = dist.TCPStore(host, 0, self.world, is_master=True, wait_for_workers=False)
         return None, {"host": host, "port": self.store.port}
 
-    @step
+    @timed
     def join(self, meeting: Figures) -> tuple[None, Figures]:
         """Form the process group. A collective that waits longer than the deadline raises."""
         host, port = meeting["host"], meeting["port"]
@@ -135,13 +135,13 @@ class ZeroRank:
                     part = {name: p.detach().to("cpu", copy=True).contiguous() for name, p in some.items()}
             yield {} if self.rank else part
 
-    @step
+    @timed
     def save(self, folder: Path, tag: str) -> tuple[None, Figures]:
         """Weights and optimizer state of every rank under `<folder>/<tag>`; whoever drives commits them."""
         self.engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
         return None, {}
 
-    @step
+    @timed
     def restore(self, folder: Path, tag: str) -> tuple[None, Figures]:
         """The inverse of `save`, with as many ranks."""
         loaded, _ = self.engine.load_checkpoint(str(folder), tag=tag)

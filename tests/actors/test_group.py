@@ -15,7 +15,7 @@ import torch
 from ray import cloudpickle
 
 from actors.evidence import state_of
-from actors.group import GroupError, Lost, Role, figures, lost_ranks, start_groups, step, stop_groups
+from actors.group import GroupError, LostRank, Role, collect, lost_ranks, start_groups, stop_groups, timed
 from ilm_ray.base.errors import UserError
 
 # Workers cannot import a test module by its name.
@@ -26,27 +26,27 @@ class Sleeper:
     def __init__(self, rank: int, world: int, settings: Any) -> None:
         self.rank = rank
 
-    @step
+    @timed
     def build(self) -> tuple[None, dict[str, Any]]:
         return None, {}
 
-    @step
+    @timed
     def sleep(self, seconds: float) -> tuple[None, dict[str, Any]]:
         time.sleep(seconds if self.rank else 0.0)
         return None, {"rank": self.rank}
 
-    @step
+    @timed
     def wait_for(self, *others: None) -> tuple[None, dict[str, Any]]:
         return None, {}
 
-    @step
+    @timed
     def fail(self) -> tuple[None, dict[str, Any]]:
         if self.rank:
             print("the last words of rank one", flush=True)
             raise ValueError("no such luck")
         return None, {}
 
-    @step
+    @timed
     def leak(self) -> tuple[None, dict[str, Any]]:
         return None, {"nested": [torch.zeros(2)]}
 
@@ -57,27 +57,27 @@ def test_waits_name_who_is_silent_who_failed_and_who_leaks() -> None:
     groups = start_groups(roles, f"test-{time.time_ns()}", 240)
     try:
         sleeper = groups["sleeper"]
-        assert [f["rank"] for f in figures([sleeper.start("sleep", 0.0)], 20)[0]] == [0, 1]
+        assert [f["rank"] for f in collect([sleeper.start("sleep", 0.0)], 20)[0]] == [0, 1]
         with pytest.raises(GroupError, match=r"sleeper-1 in fail\(\): ALIVE(.|\n)*no such luck") as failed:
-            figures([sleeper.start("fail")], 20)
+            collect([sleeper.start("fail")], 20)
         assert failed.value.lost == ()  # it would fail again
         assert "the last words of rank one" in str(failed.value)
         with pytest.raises(TypeError, match=r"sleeper-[01].leak hands a Tensor to the driver"):
-            figures([sleeper.start("leak")], 20)
+            collect([sleeper.start("leak")], 20)
         with pytest.raises(GroupError, match=r"no answer within 1 s") as silent:
-            figures([sleeper.start("sleep", 5.0)], 1.0)
+            collect([sleeper.start("sleep", 5.0)], 1.0)
         assert "sleeper-1 in sleep(): ALIVE" in str(silent.value) and "sleeper-0" not in str(silent.value)
         # One that waits for the other's result is not to blame, and is no loss.
         slow = sleeper.start("sleep", 6.0)
         after = groups["waiter"].start("wait_for", *slow.payloads)
         with pytest.raises(GroupError, match=r"no answer within 0.5 s from sleeper-1$") as silent:
-            figures([slow, after], 0.5)
-        assert silent.value.lost == (Lost("sleeper", 1, "sleep", "silent"),)
+            collect([slow, after], 0.5)
+        assert silent.value.lost == (LostRank("sleeper", 1, "sleep", "silent"),)
         os.kill(state_of(sleeper.actors[1])["Pid"], signal.SIGKILL)
         with pytest.raises(GroupError, match=r"sleeper-1 died: ") as died:
-            figures([slow, after], 20)
-        assert died.value.lost == (Lost("sleeper", 1, "sleep", "died"),)
-        assert lost_ranks(groups.values()) == [Lost("sleeper", 1, "", "died")]
+            collect([slow, after], 20)
+        assert died.value.lost == (LostRank("sleeper", 1, "sleep", "died"),)
+        assert lost_ranks(groups.values()) == [LostRank("sleeper", 1, "", "died")]
     finally:
         stop_groups(groups)
 
@@ -91,7 +91,7 @@ def test_a_stopped_process_makes_room_for_its_successor() -> None:
     first.stop()
     second = start_groups([role], f"test-{time.time_ns()}", 240, 60)["sleeper"]
     try:
-        assert [f["rank"] for f in figures([second.start("sleep", 0.0)], 20)[0]] == [0, 1]
+        assert [f["rank"] for f in collect([second.start("sleep", 0.0)], 20)[0]] == [0, 1]
         assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     finally:
         second.stop()
@@ -104,7 +104,7 @@ import time
 import ray
 from ray import cloudpickle
 
-from actors.group import Role, figures, place_together, start_groups, stop_groups, step
+from actors.group import Role, collect, place_together, start_groups, stop_groups, timed
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -112,7 +112,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 class Seer:
     def __init__(self, rank, world, settings): ...
 
-    @step
+    @timed
     def build(self):
         return None, {"gpus": [int(i) for i in ray.get_gpu_ids()]}
 
@@ -123,7 +123,7 @@ shared = place_together(roles)
 groups = start_groups(roles, "shared", 120, 15, shared)
 groups.pop("two").stop()  # leaves the placement to the other
 groups |= start_groups(roles[1:], "again", 120, 15, shared)
-print([rank["gpus"] for work in figures([g.start("build") for g in groups.values()], 60) for rank in work])
+print([rank["gpus"] for work in collect([g.start("build") for g in groups.values()], 60) for rank in work])
 stop_groups(groups)
 """
 

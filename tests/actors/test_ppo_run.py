@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from toy import SHAPE, toy_inputs, toy_mix, toy_ppo
 
-from actors.group import GroupError, Role, figures, start_groups, stop_groups
+from actors.group import GroupError, Role, collect, start_groups, stop_groups
 from actors.ppo import driver as ppo_driver
 from actors.ppo.driver import PPORun, State
 from actors.ppo.log import lines
@@ -60,9 +60,9 @@ def test_a_run_learns_fails_loudly_and_resumes(tmp_path: Path, monkeypatch: pyte
         assert rows[1]["kl"] == 0.0 and rows[2]["kl"] != 0.0
         assert all(row["logprob_gap"] < 1e-4 for row in rows)
         # What the engine received is what the policy has now.
-        run.transfer()
-        stamps = figures([run.groups["policy"].start("weights")], 60)[0]
-        sent = figures([run.groups["rollout"].start("status")], 60)[0]
+        run.send_weights()
+        stamps = collect([run.groups["policy"].start("weights")], 60)[0]
+        sent = collect([run.groups["rollout"].start("status")], 60)[0]
         assert sent[0]["version"] == stamps[0]["version"] == 2
         assert sent[0]["checksum"] == stamps[0]["checksum"]
         assert fetched <= {int, float, str, bool, type(None)}
@@ -79,8 +79,8 @@ def test_a_run_learns_fails_loudly_and_resumes(tmp_path: Path, monkeypatch: pyte
         assert [p.name for p in (folder / "checkpoints").iterdir()] == ["iteration-000002"]
         (folder / "checkpoints" / "iteration-000003").mkdir()
         resumed = PPORun(ppo, inputs, folder)
-        resumed.groups = run.groups
-        resumed.restore()
+        resumed.groups.update(run.groups)
+        resumed.recovery.restore()
         _finish_again(resumed, rows)
 
         # A dead reward model is named at once, though others wait for its scores.
@@ -88,7 +88,8 @@ def test_a_run_learns_fails_loudly_and_resumes(tmp_path: Path, monkeypatch: pyte
         started = time.monotonic()
         with pytest.raises(GroupError, match=r"reward-0 .*DEAD(.|\n)*reward-0 died: "):
             for _ in range(1000):
-                resumed.iterate()
+                resumed.recovery.restore()
+                resumed.loop(lambda ids: "")
         assert time.monotonic() - started < 30
 
 
@@ -274,11 +275,11 @@ def test_vllm_gives_the_torch_models_greedy_tokens_after_every_swap(tmp_path: Pa
     try:
         for seed in (0, 1):
             sent = groups[f"model{seed}"].start("weights")
-            stamp = figures([sent], 60)[0][0]
+            stamp = collect([sent], 60)[0][0]
             loaded = groups["rollout"].start("load_weights", sent.payloads[0], 0, stamp["checksum"])
-            figures([loaded], 60)
+            collect([loaded], 60)
             rolled = groups["rollout"].start("rollout", prompts, 0, 0)
-            figures([rolled], 60)
+            collect([rolled], 60)
             found = ray.get(rolled.payloads[0])
             expected = generate(load_causal(tmp_path / f"model{seed}"), [p.ids for p in prompts], 16, 0.0)
             assert found.responses == [ids for ids, _ in expected]

@@ -20,7 +20,7 @@ import pytest
 import ray
 
 from actors.evidence import state_of
-from actors.group import Group, Work
+from actors.group import Call, Group
 from actors.ppo.driver import PPORun
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.run.journal import Journal, read_journal
@@ -62,7 +62,7 @@ class Saboteur:
         self.armed = True
         self.groups: dict[str, Group] = {}
 
-    def saw(self, group: Group, method: str, work: Work) -> None:
+    def saw(self, group: Group, method: str, work: Call) -> None:
         role = group.role.name
         self.groups[role] = group
         if self.armed and self.left and (role, method) == self.left[0].begin:
@@ -95,7 +95,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     start = Group._start
 
     def watched(saboteur: Saboteur) -> None:
-        def seen(self: Group, method: str, args: Any) -> Work:
+        def seen(self: Group, method: str, args: Any) -> Call:
             work = start(self, method, args)
             saboteur.saw(self, method, work)
             return work

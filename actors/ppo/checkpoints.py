@@ -1,0 +1,104 @@
+"""Checkpoints of a PPO run: both learners, the counters of `State`, the answers to the next iteration's prompts.
+
+A checkpoint is `<folder>/checkpoints/iteration-<n>`; its file COMMIT is written last, and a folder without it does not
+count. `<folder>/candidates` has the policies that validated best.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from actors.group import Call, Figures, Group, collect
+from actors.ppo.log import keep_before
+from ilm_ray.alignment.ppo import blackbox
+from ilm_ray.base.files import write_text_atomic
+
+COMMIT = "COMMIT"
+AHEAD = "flight.parquet"  # of a checkpoint: the answers of `State.ahead`
+KEEP_CHECKPOINTS = 2
+LEARNERS = ("policy", "critic")  # both have the weights of one `State`, or are restored together
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to the prompts of an iteration, or the call that will give them; version: of the weights that sample."""
+
+    call: Call
+    version: int
+
+
+@dataclass
+class State:
+    """Position of a run. All randomness follows from the seed and these counters."""
+
+    iteration: int = 0  # iterations done, warm-up included
+    version: int = 0  # policy updates done
+    cursor: int = 0  # pre-training sequences consumed
+    best: int | None = None  # iterations done when the policy had its best validation reward
+    best_reward: float | None = None
+    ahead: Answers | None = None  # to the prompts of iteration `iteration`, asked for during the one before
+    unlogged: tuple[Figures, list[Figures]] | None = None  # row and samples of the last iteration; in no checkpoint
+
+
+class Checkpoints:
+    """Writes, finds and prunes the checkpoints and candidates of the run in `folder`; the newest two stay."""
+
+    def __init__(self, folder: Path, deadline_s: float) -> None:
+        self.folder, self.deadline_s = folder, deadline_s
+
+    def save(self, groups: dict[str, Group], state: State) -> None:
+        """Checkpoint of `state`. Raises GroupError where a learner does not write its part."""
+        target = self._path(state.iteration)
+        if target.exists():  # left by a run that was killed while saving
+            shutil.rmtree(target)
+        target.mkdir(parents=True)
+        collect([groups[name].start("save", target / name, "state") for name in LEARNERS], self.deadline_s)
+        if state.ahead is not None:  # waited for here, not at the beginning of the next iteration
+            collect([groups["experience"].start("keep", target / AHEAD, *state.ahead.call.payloads)], self.deadline_s)
+        counters = {name: value for name, value in vars(state).items() if name not in ("ahead", "unlogged")}
+        write_text_atomic(target / COMMIT, json.dumps(counters))
+        for old in self._committed()[:-KEEP_CHECKPOINTS]:
+            shutil.rmtree(old)
+        # The older checkpoint may name an older candidate.
+        kept = {self.candidate(saved.best) for saved in map(_load, self._committed()) if saved.best is not None}
+        for candidate in (self.folder / "candidates").glob("iteration-*"):
+            if candidate not in kept:
+                shutil.rmtree(candidate)
+
+    def restore(self, groups: dict[str, Group]) -> State:
+        """Put new learners into the newest checkpoint's state; without a checkpoint they start from the beginning.
+
+        Cuts from logs and black box what will be written again. Raises GroupError where a group does not answer.
+        """
+        committed = self._committed()
+        state = _load(committed[-1]) if committed else State()
+        blackbox.drop_from(self.folder, state.iteration)
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            keep_before(self.folder / name, state.iteration)
+        if committed:
+            newest = committed[-1]
+            collect([groups[name].start("restore", newest / name, "state") for name in LEARNERS], self.deadline_s)
+            collect([groups["policy"].start("set_version", state.version)], self.deadline_s)
+            if (newest / AHEAD).exists():
+                call = groups["experience"].start("recall", newest / AHEAD)
+                state.ahead = Answers(call, collect([call], self.deadline_s)[0][0]["version"])
+        return state
+
+    def has(self, iteration: int) -> bool:
+        """Whether there is a complete checkpoint of `iteration`."""
+        return self._path(iteration) in self._committed()
+
+    def candidate(self, iteration: int) -> Path:
+        """Folder for the policy of `iteration`, if it validates best."""
+        return self.folder / "candidates" / f"iteration-{iteration:06d}"
+
+    def _path(self, iteration: int) -> Path:
+        return self.folder / "checkpoints" / f"iteration-{iteration:06d}"
+
+    def _committed(self) -> list[Path]:
+        return sorted(marker.parent for marker in (self.folder / "checkpoints").glob(f"iteration-*/{COMMIT}"))
+
+
+def _load(checkpoint: Path) -> State:
+    return State(**json.loads((checkpoint / COMMIT).read_text()))
