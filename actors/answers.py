@@ -1,4 +1,4 @@
-"""Score given answers with a conditional reward model, by the actors of PPO: what a model says of preference pairs."""
+"""Score preference pairs with a conditional reward model, by PPO's reward actor."""
 
 import time
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import torch
 
 from actors.group import Role, collect, start_groups, stop_groups
 from actors.ppo.reward import Reward, RewardSettings
-from actors.scoring import chat_tokens
+from actors.scoring import chat_ids
 from ilm_ray.alignment.ppo.experience import Prompt, Rollouts
 from ilm_ray.config import Config
 from ilm_ray.data.tokenizer.chatml import encode_chat
@@ -23,7 +23,7 @@ def score_pairs(
     """Scores (chosen, rejected) of pairs in the form of `reward.data`, under the condition of each pair's domain."""
     if not pairs:
         return []
-    chat, ppo = chat_tokens(tokenizer, conditions), config.ppo
+    chat, ppo = chat_ids(tokenizer, conditions), config.ppo
     settings = RewardSettings(
         model,
         config.pretrain.micro_tokens,
@@ -37,16 +37,16 @@ def score_pairs(
     gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
     groups = start_groups([Role("reward", Reward, settings, gpus=gpus)], f"answers-{time.time_ns()}", ppo.deadline_s)
     try:
-        work = groups["reward"].start("score", ray.put(as_rollouts(pairs, tokenizer)))
-        collect([work], ppo.deadline_s)
-        scores: dict[int, float] = ray.get(work.payloads[0], timeout=ppo.deadline_s)
+        call = groups["reward"].start("score", ray.put(as_rollouts(pairs, tokenizer)))
+        collect([call], ppo.deadline_s)
+        scores: dict[int, float] = ray.get(call.payloads[0], timeout=ppo.deadline_s)
     finally:
         stop_groups(groups)
     return [(scores[2 * i], scores[2 * i + 1]) for i in range(len(pairs))]
 
 
 def as_rollouts(pairs: Sequence[dict[str, Any]], tokenizer: Tokenizer) -> Rollouts:
-    """The answers of pairs as a policy would have given them: chosen, rejected, chosen, ...; each ends."""
+    """The answers of the pairs as rollouts: chosen, rejected, chosen, ...; each with its end token."""
     prompts, responses = list[Prompt](), list[list[int]]()
     for number, pair in enumerate(pairs):
         ids = encode_chat(tokenizer, pair["prompt"], generation_prompt=True).ids

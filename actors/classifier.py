@@ -17,9 +17,9 @@ from ilm_ray.data.web.classifiers.labels import Labels, Split
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """What a rank that trains a BERT-style classifier is started with."""
+    """Settings of a rank that trains a BERT-style classifier."""
 
-    folder: Path  # where the model goes
+    folder: Path  # gets the model
     bert: BertSettings
 
 
@@ -72,10 +72,10 @@ class Scorers:
 
     def score(self, texts: list[str]) -> np.ndarray:
         """Probability of GOOD for each text, float64 [n]; same as on one worker."""
-        work = self._groups["scorer"].start("score", ray.put(texts))
+        call = self._groups["scorer"].start("score", ray.put(texts))
         scores = np.zeros(len(texts), np.float64)
-        for rank, found in enumerate(collect([work], self.deadline_s)[0]):
-            scores[rank :: self.workers] = found["scores"]
+        for rank, figures in enumerate(collect([call], self.deadline_s)[0]):
+            scores[rank :: self.workers] = figures["scores"]
         return scores
 
 

@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 
 class EvaluationError(RuntimeError):
-    """Sets that could not be run: which ones, why, and where their logs are."""
+    """Sets that could not be run: their names, the reasons, their logs."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class Target:
-    """The model under test, and what all sets share.
+class ModelUnderTest:
+    """The model under test, and settings that all sets share.
 
     url: of an OpenAI-compatible endpoint without /v1; tokenizer: folder of its tokenizer.json, None where unknown;
-    context: tokens of prompt and answer; data: the folder that holds OpenCompass's `data`; folder: where results go;
-    examples: of each set, None: all; node: of Ray, where evaluators must run to reach the endpoint, None: anywhere;
-    judge: what judged benchmarks are judged by.
+    context: tokens of prompt and answer; data: the folder that holds OpenCompass's `data`; folder: gets the results;
+    examples: of each set, None: all; node: Ray node from which the endpoint is reached, None: any; judge: the judge of
+    judged benchmarks.
     """
 
     url: str
@@ -83,9 +83,9 @@ class SetOf:
 
 
 class Evaluator:
-    """The Ray actor in OpenCompass's own environment: keeps its model's client warm from set to set."""
+    """The Ray actor in OpenCompass's environment: keeps its model's client warm from set to set."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: ModelUnderTest) -> None:
         self.target = target
         os.environ["COMPASS_DATA_CACHE"] = target.data
         if target.judge and target.judge.key_env and target.judge.key:
@@ -93,23 +93,23 @@ class Evaluator:
         os.chdir(target.data)  # some of OpenCompass's configurations name ./data
 
     def plan(self, benchmarks: Sequence[Benchmark]) -> list[SetOf]:
-        """Every set of the benchmarks that do not lack anything but data."""
+        """Every set of the benchmarks, with the data files that it lacks."""
         from ilm_ray.evaluation.opencompass.sets import missing_files, sets_of, weights_of
 
-        found, root = [], Path(self.target.data)
+        plan, root = list[SetOf](), Path(self.target.data)
         for benchmark in benchmarks:
             sets = sets_of(benchmark, root, self.target.examples)
             weights = weights_of(benchmark, list(sets))
             for name, config in sets.items():
                 missing = [str(path) for path in missing_files(benchmark, config, root)]
                 if name in weights:
-                    found.append(SetOf(benchmark, name, weights[name], missing))
-        return found
+                    plan.append(SetOf(benchmark, name, weights[name], missing))
+        return plan
 
     def run(self, work: SetOf) -> str | None:
-        """Write results/<file> of the set; why it could not be done, None where it was. The log lies beside.
+        """Write results/<file> of the set; returns the reason where that failed, else None. The log lies beside.
 
-        Where this node lacks what the set needs, the result is {"lacks": what}, and the model is not asked.
+        Where this node lacks a program or package of the set, the result is {"lacks": its name} without any request.
         """
         from ilm_ray.evaluation.opencompass.run import model_config, run_set
         from ilm_ray.evaluation.opencompass.sets import build_arguments, lacks_here, sets_of
@@ -130,7 +130,7 @@ class Evaluator:
                     row = self._judge(work.benchmark.name, arguments, model, below)
                 else:
                     row = run_set(arguments, model, below)
-            except Exception as error:  # whatever a set's own code raises: the others go on, the job fails at the end
+            except Exception as error:  # raised by a set's code: the others go on, the job fails at the end
                 traceback.print_exc(file=out)
                 return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}; log: {log}"
         path = folder / "results" / work.file
@@ -150,11 +150,11 @@ class Evaluator:
 
 
 def scored(result: Path) -> bool:
-    """Whether a set's result is there. One that only says what a node lacked is none: it may have it now."""
+    """Whether a set's result is there. A result that says what the node lacked does not count: it may have it now."""
     return result.exists() and "score" in json.loads(result.read_text(encoding="utf-8"))
 
 
-def plan_sets(benchmarks: Sequence[Benchmark], target: Target, python: Path, deadline_s: float) -> list[SetOf]:
+def plan_sets(benchmarks: Sequence[Benchmark], target: ModelUnderTest, python: Path, deadline_s: float) -> list[SetOf]:
     """The sets of `benchmarks`, as OpenCompass's configurations have them."""
     evaluator = _start(target, python)
     try:
@@ -163,10 +163,10 @@ def plan_sets(benchmarks: Sequence[Benchmark], target: Target, python: Path, dea
         ray.kill(evaluator)
 
 
-def run_sets(sets: Sequence[SetOf], target: Target, python: Path, workers: int, deadline_s: float) -> None:
-    """Run every set whose result is not there yet, on `workers` evaluators.
+def run_sets(sets: Sequence[SetOf], target: ModelUnderTest, python: Path, workers: int, deadline_s: float) -> None:
+    """Run every set that has no result yet, on `workers` evaluators.
 
-    Raises EvaluationError after the last one where some failed, and at once where none is done within `deadline_s`.
+    Raises EvaluationError after the last set where some failed, and at once where no set is done within `deadline_s`.
     """
     results = Path(target.folder) / "results"
     left = [work for work in sets if not scored(results / work.file)]
@@ -189,12 +189,12 @@ def run_sets(sets: Sequence[SetOf], target: Target, python: Path, workers: int, 
                 )
             evaluator, work = running.pop(ready[0])
             try:
-                why = ray.get(ready[0])
+                reason = ray.get(ready[0])
             except ray.exceptions.RayActorError as error:
-                why = f"its evaluator died {RESTARTS + 1} times: {' '.join(str(error).split())[:300]}"
+                reason = f"its evaluator died {RESTARTS + 1} times: {' '.join(str(error).split())[:300]}"
                 evaluator = _start(target, python)
-            if why is not None:
-                failed[work.file] = why
+            if reason is not None:
+                failed[work.file] = reason
             free.append(evaluator)
             done += 1
             progress.update(done, failed=len(failed))
@@ -202,10 +202,10 @@ def run_sets(sets: Sequence[SetOf], target: Target, python: Path, workers: int, 
         for evaluator in [*free, *(evaluator for evaluator, _ in running.values())]:
             ray.kill(evaluator)
     if failed:
-        raise EvaluationError("; ".join(f"{name}: {why}" for name, why in failed.items()))
+        raise EvaluationError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
 
 
-def _start(target: Target, python: Path) -> Any:
+def _start(target: ModelUnderTest, python: Path) -> Any:
     env = {"py_executable": str(python), "env_vars": OFFLINE}
     options: dict[str, Any] = {
         "num_cpus": 1,

@@ -1,4 +1,4 @@
-"""What Ray and the logs know of an actor: its state, its process, its last words."""
+"""Evidence on a dead or silent actor: Ray's record of it, and the tail of its log."""
 
 import os
 from pathlib import Path
@@ -10,15 +10,15 @@ LOG_TAIL_LINES = 8
 
 
 def state_of(actor: Any) -> dict[str, Any]:
-    """What Ray knows of an actor, dead ones included: state, node, cause of death. Empty where it knows nothing."""
-    # The public state API needs a running dashboard, which small clusters do without.
+    """Ray's record of an actor, dead or alive: state, node, cause of death. Empty where Ray has none."""
+    # The public state API needs a running dashboard, which small clusters do not have.
     from ray._private.state import actors
 
     return actors(actor._actor_id.hex()) or {}
 
 
 def log_tail(state: dict[str, Any]) -> list[str]:
-    """Last lines of the rank's own log; empty where the rank never had a process or ran on another machine."""
+    """Last lines of the rank's log; empty where the rank never had a process or ran on another machine."""
     pid = state.get("Pid") or 0
     if not pid:
         return []

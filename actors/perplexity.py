@@ -1,4 +1,4 @@
-"""Actors that score parts of long documents with a language model; a dead one starts again, its part too."""
+"""Actors that score parts of long documents with a language model. Ray restarts a dead actor and its part."""
 
 import functools
 import itertools
@@ -14,24 +14,24 @@ from ilm_ray.data.longtext.models import ScoringModel, load_scorer
 from ilm_ray.data.longtext.perplexity import Cut, score_documents
 from ilm_ray.run.progress import Progress
 
-BATCH_TOKENS = 8192  # that go forward at once
+BATCH_TOKENS = 8192  # of one forward
 GROUP = 16  # documents whose segments are sorted by length together
-RESTARTS = 3  # of an actor; a part that kills its actor each time would be tried for ever
-DEADLINE_S = 3600.0  # for the next part to be done
+RESTARTS = 3  # of an actor; a part that always kills its actor would be tried for ever
+DEADLINE_S = 3600.0  # until another part is done
 
 
 @dataclass(frozen=True)
 class ScorerSettings:
-    """What a scorer of long documents is started with."""
+    """Settings of a scorer of long documents."""
 
     model: str  # folder or hub id, as `load_scorer` takes it
-    tokenizer: str | None  # of a model of ours; None: where `load_scorer` finds it
+    tokenizer: str | None  # of a model of ours; None: `load_scorer` finds it
     cut: Cut
     batch_tokens: int = BATCH_TOKENS
 
 
 class PerplexityScorer:
-    """One copy of the model. Its only effect is the file of a part, so a part may be scored twice."""
+    """One copy of the model. Its only effect is the file of a part, so it may score a part twice."""
 
     def __init__(self, settings: ScorerSettings) -> None:
         self.settings = settings
@@ -42,7 +42,7 @@ class PerplexityScorer:
         return load_scorer(self.settings.model, Path(tokenizer) if tokenizer else None, 2 * self.settings.cut.segment)
 
     def score(self, part: Path, out: Path) -> int:
-        """Differences of the documents of `part` ({id, text} rows) into `out`; how many they are."""
+        """Write the differences of the documents of `part` ({id, text} rows) to `out`; returns their number."""
         return write_jsonl(out, self._rows(part))
 
     def _rows(self, part: Path) -> Iterator[Row]:
@@ -51,15 +51,15 @@ class PerplexityScorer:
             yield from score_documents(group, self.model, self.settings.cut, self.settings.batch_tokens)
 
 
-def score_parts(work: Sequence[tuple[Path, Path]], settings: ScorerSettings, workers: int) -> None:
+def score_parts(parts: Sequence[tuple[Path, Path]], settings: ScorerSettings, workers: int) -> None:
     """Score every (part, out) whose `out` is not there yet on `workers` actors.
 
     Raises UserError where the model cannot be loaded, TimeoutError where no part is done within DEADLINE_S.
     """
-    left = [(part, out) for part, out in work if not out.exists()]
+    left = [(part, out) for part, out in parts if not out.exists()]
     if not left:
         return
-    progress = Progress("long_text: perplexity", len(work), done=len(work) - len(left))
+    progress = Progress("long_text: perplexity", len(parts), done=len(parts) - len(left))
     workers = min(workers, len(left))
     actor = ray.remote(PerplexityScorer).options(
         num_cpus=1, num_gpus=gpu_share(workers), max_restarts=RESTARTS, max_task_retries=RESTARTS
@@ -67,7 +67,7 @@ def score_parts(work: Sequence[tuple[Path, Path]], settings: ScorerSettings, wor
     free = [actor.remote(settings) for _ in range(workers)]
     running = {}
     try:
-        for done in range(len(work) - len(left), len(work)):
+        for done in range(len(parts) - len(left), len(parts)):
             while free and left:
                 scorer = free.pop()
                 running[scorer.score.remote(*left.pop(0))] = scorer

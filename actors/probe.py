@@ -1,4 +1,4 @@
-"""An actor a node that looks at the node from inside, for `jobs/doctor.py`."""
+"""An actor that `jobs/doctor.py` starts on every node to check it."""
 
 import subprocess
 import time
@@ -18,7 +18,7 @@ MUST_AGREE = ("ray", "torch", "numpy", "ilm_ray")
 
 
 class Probe:
-    """Lives on one node. Its methods give plain figures and checks, no tensors."""
+    """Checks one node. Its methods return plain figures and checks, no tensors."""
 
     def clock(self) -> float:
         """Seconds since the epoch by this node's clock."""
@@ -41,7 +41,7 @@ class Probe:
         return path.is_file() and path.read_text() == content
 
     def open_store(self, ranks: int) -> tuple[str, int]:
-        """Host and port of a meeting point for `ranks` ranks."""
+        """Host and port of a store where `ranks` ranks meet."""
         self.store = dist.TCPStore(ray.util.get_node_ip_address(), 0, ranks, is_master=True, wait_for_workers=False)
         return self.store.host, self.store.port
 
@@ -71,8 +71,8 @@ def _nvidia_smi() -> list[tuple[str, str]]:
     """(name, driver version) of each GPU; empty where there is no driver."""
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except FileNotFoundError:
         return []
-    lines = done.stdout.splitlines() if done.returncode == 0 else []
+    lines = process.stdout.splitlines() if process.returncode == 0 else []
     return [(name, driver) for name, _, driver in (line.rpartition(", ") for line in lines)]

@@ -1,6 +1,6 @@
-"""Score a policy on prompts: answers, conditional rewards, KL to a reference; the actors of PPO, in groups of its own.
+"""Score a policy on prompts with PPO's actors: answers, conditional rewards, KL to a reference.
 
-Also how prompts and the conditions of the reward model are tokenised, for PPO and for evaluation alike.
+Prompts and conditions of the reward model are tokenised here too, for PPO and for evaluation alike.
 """
 
 import time
@@ -11,7 +11,7 @@ from actors.group import Figures, Role, collect, start_groups, stop_groups
 from actors.ppo.experience import ExperienceMaker, ExperienceSettings
 from actors.ppo.reference import FrozenSettings, Reference
 from actors.ppo.reward import Reward
-from actors.ppo.roles import ChatTokens, Inputs, gpu_share, reward_settings, rollout_settings
+from actors.ppo.roles import ChatIds, Inputs, gpu_share, reward_settings, rollout_settings
 from actors.ppo.rollout import Rollout
 from ilm_ray.alignment.inputs import prompt_rows
 from ilm_ray.alignment.ppo.experience import Prompt
@@ -26,9 +26,9 @@ from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 def read_prompts(
     config: Config, tokenizer: Tokenizer, conditions: dict[str, str], split: str
 ) -> tuple[list[Prompt], int]:
-    """Tokenised prompts of a split (`train` or `heldout`), and how many were left out as too long.
+    """Tokenised prompts of a split (`train` or `heldout`), and the number of prompts left out as too long.
 
-    Raises UserError where none is left or one has a domain that the reward model does not know.
+    Raises UserError where no prompt is left, or where the reward model does not know a prompt's domain.
     """
     rows = [row for row in prompt_rows(config) if row.get("split", "train") == split]
     unknown = sorted({row["domain"] for row in rows} - conditions.keys())
@@ -50,15 +50,15 @@ def read_prompts(
     return kept, len(prompts) - len(kept)
 
 
-def chat_tokens(tokenizer: Tokenizer, conditions: dict[str, str]) -> ChatTokens:
-    """Conditions as tokens, where an answer ends, and what ChatML writes behind its end."""
+def chat_ids(tokenizer: Tokenizer, conditions: dict[str, str]) -> ChatIds:
+    """Token ids of the conditions, of an answer's end, and of what ChatML writes behind that end."""
     example = encode_chat(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]).ids
-    behind = example[len(example) - example[::-1].index(tokenizer.im_end_id) :]
-    return ChatTokens(
+    tail = example[len(example) - example[::-1].index(tokenizer.im_end_id) :]
+    return ChatIds(
         {domain: condition_prefix(tokenizer, text) for domain, text in conditions.items()},
         tokenizer.reward_id,
         tokenizer.im_end_id,
-        behind,
+        tail,
         [tokenizer.im_end_id, tokenizer.eos_id],
     )
 
@@ -68,7 +68,7 @@ def score_policy(
     reference: Path,
     reward: Path,
     prompts: Sequence[Prompt],
-    chat: ChatTokens,
+    chat: ChatIds,
     config: Config,
     decode: Callable[[list[int]], str],
 ) -> list[Figures]:

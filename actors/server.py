@@ -1,7 +1,7 @@
 """A server of one model in a child process, watched by an actor: vLLM's own OpenAI application, or the embedded one.
 
-The child is a process of its own because vLLM's application wants the main thread and its own event loop. It ends with
-the actor, however that ends.
+The child is a process because vLLM's application needs a main thread and an event loop. It ends with the actor, however
+the actor ends.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ from actors.ppo.rollout import VLLM_ENV
 from ilm_ray.base.errors import UserError
 
 POLL_S = 0.2
-GRACE_S = 20.0  # for running answers, when the server is asked to stop
+GRACE_S = 20.0  # for running answers, when the server stops
 TAIL_LINES = 15
 _SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What is served and where. folder: weights, config.json, tokenizer.json with its chat template."""
+    """Model and address of a server. folder: weights, config.json, tokenizer.json with its chat template."""
 
     folder: Path
     name: str  # of the model in requests
@@ -75,9 +75,9 @@ class Server:
                 self.url = _base(self.settings.host, port)
                 return self.url
             if time.monotonic() > until:
-                said = self.tail()
+                tail = self.tail()
                 self.stop()
-                raise RuntimeError(f"{said}\nthe server of {self.settings.name} is not up after {deadline_s:g} s")
+                raise RuntimeError(f"{tail}\nthe server of {self.settings.name} is not up after {deadline_s:g} s")
             time.sleep(POLL_S)
 
     def check(self) -> None:
@@ -86,13 +86,13 @@ class Server:
             raise RuntimeError(f"the server of {self.settings.name} is not started")
         code = self.child.poll()
         if code is not None:
-            said = self.tail()
-            if "ddress already in use" in said:
+            tail = self.tail()
+            if "ddress already in use" in tail:
                 raise UserError(f"port {self.settings.port} of {self.settings.host} is taken; give another: port=N")
-            raise RuntimeError(f"{said}\nthe server of {self.settings.name} ended with code {code}")
+            raise RuntimeError(f"{tail}\nthe server of {self.settings.name} ended with code {code}")
 
     def stop(self) -> None:
-        """Let running answers end for GRACE_S, then end it with all its processes."""
+        """Wait GRACE_S for running answers, then kill the child and its processes."""
         if self.child is None or self.child.poll() is not None:
             return
         family = psutil.Process(self.child.pid).children(recursive=True)
@@ -140,8 +140,8 @@ def _command(settings: ServerSettings) -> list[str]:
 
 
 def _environment(settings: ServerSettings) -> dict[str, str]:
-    apart = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}  # the application's engine is always a process of its own
-    return VLLM_ENV | apart | {"VLLM_CPU_KVCACHE_SPACE": str(settings.cache_gib)}
+    engine = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}  # the application's engine is always a separate process
+    return VLLM_ENV | engine | {"VLLM_CPU_KVCACHE_SPACE": str(settings.cache_gib)}
 
 
 def _listening(pid: int) -> int | None:

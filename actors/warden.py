@@ -1,7 +1,7 @@
-"""A warden a node ends workers that stand still; Ray then runs their tasks again, or starts their actors anew.
+"""A warden on each node kills workers that make no progress; Ray then retries their tasks or restarts their actors.
 
-Ray waits for a worker as long as its process lives or answers: Ray Data for a task in a deadlock, which answers for
-good, whoever starts an actor for one that was stopped meanwhile. Training and PPO have deadlines of their own beside.
+Ray waits as long as a worker's process exists, so a deadlocked Ray Data task or a SIGSTOPped worker blocks a stage
+forever. Training and PPO have deadlines besides.
 """
 
 import contextlib
@@ -18,9 +18,9 @@ import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-LOOKS = 4  # in the time that a worker may stand still; a frozen node's warden looks no more than its workers move
-# A worker that runs a task of Ray Data is called after operator and function, as in "ray::Map(code_read)". Other names
-# are those of actors, which may wait; so may one that keeps a model for Ray Data.
+LOOKS = 4  # within hang_s; on a frozen node the warden is frozen too, and counts nothing against the workers
+# The title of a worker that runs a Ray Data task has operator and function, as in "ray::Map(code_read)". Other titles
+# are those of actors, which may wait for calls; so may a MapWorker, which keeps a model for Ray Data.
 TASK = re.compile(r"ray::(?!MapWorker\()[\w.]+\(")
 
 SWITCHES = re.compile(r"ctxt_switches:\s+(\d+)")
@@ -28,33 +28,33 @@ Pulse = tuple[tuple[int, ...], ...]
 
 
 class Warden:
-    """Looks after the workers of its own job on its own node."""
+    """Watches the workers of its job on its node."""
 
     def __init__(self, hang_s: float) -> None:
         self._hang_s = hang_s
-        self._seen: dict[int, tuple[str, Pulse, int]] = {}  # process -> title, pulse, looks since that is the same
+        self._seen: dict[int, tuple[str, Pulse, int]] = {}  # process -> title, pulse, looks without a change of both
 
     def look(self) -> list[str]:
-        """After a while: what was ended, one line each."""
+        """Look at the workers once, after hang_s / LOOKS; returns the killed workers, one line each."""
         time.sleep(self._hang_s / LOOKS)
-        before, self._seen, ended = self._seen, {}, []
+        before, self._seen, killed = self._seen, {}, []
         for process in _workers():
-            with contextlib.suppress(psutil.Error):  # gone meanwhile
+            with contextlib.suppress(psutil.Error):  # the process ended meanwhile
                 title = _title(process)
-                beat = pulse(process) if TASK.match(title) else signs_of_life(process)
-                known = before.get(process.pid)
-                still = known[2] + 1 if known is not None and known[:2] == (title, beat) else 0
-                if still >= LOOKS:
+                now = pulse(process) if TASK.match(title) else signs_of_life(process)
+                last = before.get(process.pid)
+                unchanged = last[2] + 1 if last is not None and last[:2] == (title, now) else 0
+                if unchanged >= LOOKS:
                     process.kill()
-                    ended.append(f"{title} (pid {process.pid} on {os.uname().nodename})")
+                    killed.append(f"{title} (pid {process.pid} on {os.uname().nodename})")
                 else:
-                    self._seen[process.pid] = title, beat, still
-        return ended
+                    self._seen[process.pid] = title, now, unchanged
+        return killed
 
 
 def pulse(process: psutil.Process) -> Pulse:
-    """What changes while a task is worked on: context switches and ticks of the main thread, where tasks run, and of
-    child processes. Ray's own threads beside it never rest."""
+    """Counters that a running task changes: context switches and ticks of the main thread, which runs tasks, and of
+    child processes. Ray's threads in the same process never rest, so they do not count."""
     ticks = [int(100 * (t.user_time + t.system_time)) for t in process.threads() if t.id == process.pid]
     beats = [(process.pid, *process.num_ctx_switches(), *ticks)]
     for child in process.children(recursive=True):
@@ -64,28 +64,28 @@ def pulse(process: psutil.Process) -> Pulse:
 
 
 def signs_of_life(process: psutil.Process) -> Pulse:
-    """What changes in a worker that only waits too, for Ray's threads do: context switches of each thread. They stop
-    in one that was stopped."""
-    found = []
+    """Counters that change in a waiting worker too: context switches of each thread, Ray's among them. A SIGSTOPped
+    worker does not change them."""
+    switches = []
     for status in sorted(Path(f"/proc/{process.pid}/task").glob("*/status")):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended
-            found.append(tuple(int(number) for number in SWITCHES.findall(status.read_text(encoding="utf-8"))))
-    if not found:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread ended
+            switches.append(tuple(int(number) for number in SWITCHES.findall(status.read_text(encoding="utf-8"))))
+    if not switches:
         raise psutil.NoSuchProcess(process.pid)
-    return tuple(found)
+    return tuple(switches)
 
 
 def _workers() -> list[psutil.Process]:
-    """Of this job and on this node, but for oneself."""
-    found = []
+    """The workers of this job on this node, without this process."""
+    workers = []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):  # gone, or somebody else's
-            if process.pid != os.getpid() and _title(process).startswith("ray::") and _is_kin(process.environ()):
-                found.append(process)
-    return found
+        with contextlib.suppress(psutil.Error):  # the process ended, or belongs to another user
+            if process.pid != os.getpid() and _title(process).startswith("ray::") and _is_of_job(process.environ()):
+                workers.append(process)
+    return workers
 
 
-def _is_kin(environ: dict[str, str]) -> bool:
+def _is_of_job(environ: dict[str, str]) -> bool:
     return all(environ.get(name) == os.environ[name] for name in ("RAY_JOB_ID", "RAY_RAYLET_PID"))
 
 
@@ -94,15 +94,15 @@ def _title(process: psutil.Process) -> str:
 
 
 class Wardens:
-    """`with Wardens(hang_s, tell):` every node of the cluster that the driver is in has a warden, those that join too.
+    """`with Wardens(hang_s, tell):` every node of the driver's cluster has a warden, a node that joins later too.
 
-    hang_s: seconds that a worker may stand still; tell gets a line for each that was ended. No warden is started before
-    a quarter of that time has passed.
+    hang_s: seconds that a worker may go without progress; `tell` gets a line for each killed worker. No warden is
+    started before a quarter of that time has passed.
     """
 
     def __init__(self, hang_s: float, tell: Callable[[str], None]) -> None:
         self._hang_s, self._tell = hang_s, tell
-        self._wardens: dict[str, Any] = {}  # of each node
+        self._wardens: dict[str, Any] = {}  # node -> its warden
         self._looks: dict[Any, str] = {}  # call under way -> its node
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="wardens", daemon=True)
@@ -119,9 +119,9 @@ class Wardens:
         while not over:
             try:
                 self._send_out()
-                over = self._over.wait(1.0)  # what is told last may be why the run ends
-                self._hear()
-            except Exception as error:  # a full disk that the journal lies on, say: the next round is another one
+                over = self._over.wait(1.0)
+                self._hear()  # after `over` too: the last line may be the reason why the run ends
+            except Exception as error:  # such as a full disk under the journal: the next round may succeed
                 print(f"wardens: {type(error).__name__}: {error}", file=sys.stderr)
                 over = self._over.wait(1.0)
 
@@ -135,12 +135,12 @@ class Wardens:
         for call in [call for call in self._looks if ray.wait([call], timeout=0)[0]]:
             node = self._looks.pop(call)
             try:
-                ended = ray.get(call)
-            except ray.exceptions.RayError:  # the node is lost, or the warden: another one is started
+                killed = ray.get(call)
+            except ray.exceptions.RayError:  # node or warden is lost: another warden is started
                 del self._wardens[node]
                 continue
             self._looks[self._wardens[node].look.remote()] = node
-            for worker in ended:
+            for worker in killed:
                 self._tell(f"{worker} stood still for {self._hang_s:.0f} s and was ended")
 
 

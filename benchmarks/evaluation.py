@@ -18,7 +18,7 @@ from pathlib import Path
 
 import ray
 
-from actors.evaluator import SetOf, Target, plan_sets, run_sets
+from actors.evaluator import ModelUnderTest, SetOf, plan_sets, run_sets
 from ilm_ray.evaluation.data import lay_out
 from ilm_ray.evaluation.environment import interpreter
 from ilm_ray.evaluation.suites import BENCHMARKS
@@ -93,7 +93,7 @@ def main() -> None:
         lay_out(arguments.data, root)
         url = f"http://127.0.0.1:{server.server_port}"
         ours = Path(temporary) / "ours"
-        target = Target(url, "model", None, 32_768, str(root), str(ours), arguments.examples)
+        target = ModelUnderTest(url, "model", None, 32_768, str(root), str(ours), arguments.examples)
         chosen = [b for b in BENCHMARKS if b.key in ("BBH.chat", "AGIEval.chat", "MMLU.chat", "GSM8K.chat")]
         planned = [work for work in plan_sets(chosen, target, python, DEADLINE_S) if not work.missing]
         sets = planned[:: max(1, len(planned) // arguments.sets)][: arguments.sets]
@@ -110,7 +110,9 @@ def main() -> None:
     raise SystemExit(0 if all(bars.values()) else 1)
 
 
-def local_runner(sets: list[SetOf], target: Target, python: Path, workers: int, folder: Path) -> dict[str, float]:
+def local_runner(
+    sets: list[SetOf], target: ModelUnderTest, python: Path, workers: int, folder: Path
+) -> dict[str, float]:
     """Scores of the sets by OpenCompass's own runner, in an interpreter of its own."""
     wanted: dict[str, list[str]] = {}
     for work in sets:

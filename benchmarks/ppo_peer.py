@@ -26,7 +26,7 @@ import torch
 from processes import peer_python, run_measured
 
 from actors.ppo.driver import PPORun
-from actors.ppo.roles import ChatTokens, Inputs
+from actors.ppo.roles import ChatIds, Inputs
 from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel, Shape, initialize
@@ -108,7 +108,7 @@ def run_ours(size: Size, folder: Path, backend: str) -> list[dict[str, Any]]:
         Prompt(str(i), "any", [BOS, *torch.randint(4, 2048, (size.prompt_tokens - 1,), generator=generator).tolist()])
         for i in range(size.prompts * size.iterations)
     ]
-    chat = ChatTokens({"any": []}, REWARD, END, [], [END])
+    chat = ChatIds({"any": []}, REWARD, END, [], [END])
     models = folder / "ours"
     inputs = Inputs(models / "policy", models / "reward", prompts, chat, None, 1024, 4096, 5)
     ppo = PPOConfig.model_validate(settings)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.evaluator import Judge, SetOf, Target, plan_sets, run_sets, scored
+from actors.evaluator import Judge, ModelUnderTest, SetOf, plan_sets, run_sets, scored
 from actors.ppo.roles import gpu_share
 from actors.ppo.rollout import choose_backend
 from actors.server import Server, ServerSettings
@@ -69,7 +69,7 @@ def _work(context: Context) -> Result:
     python, judge = interpreter(chosen.environment), _judge(chosen)
     benchmarks = with_settings(suite(chosen.suite), judge is not None, chosen.haystack is not None)
     assert chosen.model is not None
-    target = Target(
+    target = ModelUnderTest(
         url=chosen.model,
         name=chosen.served_name,
         tokenizer=chosen.tokenizer,
@@ -105,7 +105,7 @@ def _work(context: Context) -> Result:
 
 
 @contextlib.contextmanager
-def _served(context: Context, target: Target) -> Iterator[Target]:
+def _served(context: Context, target: ModelUnderTest) -> Iterator[ModelUnderTest]:
     """The target at the URL that it names, or, where it names a folder, at a server of our own while this lasts."""
     if _is_url(target.url):
         yield target

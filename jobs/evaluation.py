@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from actors.scoring import chat_tokens, read_prompts, score_policy
+from actors.scoring import chat_ids, read_prompts, score_policy
 from ilm_ray.alignment.reward.conditional import load_conditions
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
@@ -46,7 +46,7 @@ def _work(context: Context) -> Result:
     tokenizer = Tokenizer.load(run / "tokenizer")
     conditions = load_conditions(judge, tokenizer)
     prompts = read_prompts(config, tokenizer, conditions, "heldout")[0][: config.evaluation.heldout_prompts]
-    chat = chat_tokens(tokenizer, conditions)
+    chat = chat_ids(tokenizer, conditions)
     rows = {
         stage: score_policy(models[stage], models["sft"], judge, prompts, chat, config, tokenizer.decode)
         for stage in ("sft", "ppo")

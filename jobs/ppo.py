@@ -8,7 +8,7 @@ from actors.ppo.driver import PPORun
 from actors.ppo.policy import PretrainMix
 from actors.ppo.roles import Inputs
 from actors.ppo.rollout import choose_backend
-from actors.scoring import chat_tokens, read_prompts
+from actors.scoring import chat_ids, read_prompts
 from ilm_ray.alignment.inputs import prompt_file, prompt_rows
 from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.alignment.reward.conditional import load_conditions
@@ -47,7 +47,7 @@ def _work(context: Context, reward: str) -> Result:
         policy=context.of("sft") / "model",
         reward=context.of(reward) / "model",
         prompts=prompts,
-        chat=chat_tokens(tokenizer, conditions),
+        chat=chat_ids(tokenizer, conditions),
         pretrain=_pretrain_mix(config, context.of("tokens")),
         reward_context=config.reward.context,
         micro_tokens=config.pretrain.micro_tokens,

@@ -18,7 +18,7 @@ from ilm_ray.model.weights import load_scalar
 
 @dataclass(frozen=True)
 class CriticSettings:
-    """What a critic's rank is started with; micro_tokens: tokens of one forward and backward at the most."""
+    """Settings of a critic's rank; micro_tokens: most tokens of a forward and backward."""
 
     ppo: PPOConfig
     model: Path  # the reward model

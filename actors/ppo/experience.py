@@ -1,4 +1,4 @@
-"""Puts rollouts, log-probabilities, values and scores together into what policy and critic train on."""
+"""The experience actor: makes the learners' batch from rollouts, log-probabilities, values and scores."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,14 @@ from ilm_ray.config.alignment import PPOConfig
 
 @dataclass(frozen=True)
 class ExperienceSettings:
-    """What the actor that assembles experience is started with."""
+    """Settings of the experience actor."""
 
     ppo: PPOConfig
     folder: Path | None  # of the run's PPO stage: gets each iteration's experience as a file; None: no files
 
 
 class ExperienceMaker:
-    """A single actor: its work is small beside a forward, and the driver may hold no tensor."""
+    """A single rank, for its work is small beside a forward; not the driver, which may hold no tensor."""
 
     def __init__(self, rank: int, world: int, settings: ExperienceSettings) -> None:
         self.settings = settings
@@ -48,7 +48,7 @@ class ExperienceMaker:
         by_number = {number: score for part in parts["reward"] for number, score in part.items()}
         said = Said(
             rolled,
-            # All response tokens are the policy's own today; tool output will be False here.
+            # The policy chose all response tokens; tool output would be False here.
             [torch.ones(len(r), dtype=torch.bool) for r in rolled.responses],
             gather_numbered(parts["policy"]) if "policy" in parts else rolled.behaviour,
             gather_numbered(parts["reference"]),
@@ -71,7 +71,7 @@ class ExperienceMaker:
 
     @timed
     def recall(self, path: Path) -> tuple[Rollouts, Figures]:
-        """What `keep` wrote."""
+        """The rollouts that `keep` wrote."""
         rolled = read_rollouts(path)
         return rolled, {"version": rolled.version}
 

@@ -11,7 +11,7 @@ from ilm_ray.run import metrics
 
 
 def readable(sample: Figures, row: Figures, decode: Callable[[list[int]], str]) -> Figures:
-    """A line of `samples.jsonl`: an answer's figures with its texts and where it is from."""
+    """A line of `samples.jsonl`: an answer's figures and texts, its iteration and weight version."""
     texts = {key: decode(sample[key]) for key in ("prompt", "response")}
     return {"iteration": row["iteration"], "version": row["version"], **sample, **texts}
 
@@ -42,10 +42,7 @@ def keep_before(path: Path, iteration: int) -> None:
 
 
 def export_metrics(row: Figures, iterations: int, stage: str) -> None:
-    """An iteration's row as live metrics of this process, the driver, which lives as long as the run.
-
-    iterations: those that the run has in all.
-    """
+    """Set the live metrics of this process, the driver, from an iteration's row; iterations: of the whole run."""
     metrics.gauge(metrics.TRAIN_STEP).set(row["iteration"] + 1, {"stage": stage})
     metrics.gauge(metrics.TRAIN_STEPS).set(iterations, {"stage": stage})
     for metric, name in metrics.OF_PPO_ROWS:

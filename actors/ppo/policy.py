@@ -21,7 +21,7 @@ from ilm_ray.model.weights import load_causal, save_internlm2, to_llama
 
 @dataclass(frozen=True)
 class PretrainMix:
-    """Where the pre-training loss gets its sequences."""
+    """Source of the sequences of the pre-training loss."""
 
     folder: Path  # a tokens stage
     shares: dict[str, float]
@@ -30,7 +30,7 @@ class PretrainMix:
 
 @dataclass(frozen=True)
 class PolicySettings:
-    """What a policy's rank is started with; micro_tokens: tokens of one forward and backward at the most."""
+    """Settings of a policy's rank; micro_tokens: most tokens of a forward and backward."""
 
     ppo: PPOConfig
     model: Path
@@ -142,15 +142,15 @@ class Policy(ZeroRank):
         return compute
 
     def _pretrain_batches(self, cursor: int, tokens: int, micros: int) -> tuple[list[tuple[Packed, Tensor]], int]:
-        """This rank's pre-training sequences, dealt to its micro-batches, and the cursor behind all ranks' ones."""
+        """This rank's pre-training sequences, dealt to its micro-batches, and the cursor behind those of all ranks."""
         if self.mixture is None or self.settings.pretrain is None:
             return [nothing() for _ in range(micros)], cursor
         count = max(1, round(self.ppo.pretrain_share * tokens / self.settings.pretrain.context))
-        mine = list(range(cursor, cursor + count))[self.rank :: self.world]
-        dealt = [mine[i::micros] for i in range(micros)]
+        share = list(range(cursor, cursor + count))[self.rank :: self.world]
+        dealt = [share[i::micros] for i in range(micros)]
         return [
-            self.mixture.pack([p for n in some for p in self.mixture.pieces(n)]) if some else nothing()
-            for some in dealt
+            self.mixture.pack([piece for n in numbers for piece in self.mixture.pieces(n)]) if numbers else nothing()
+            for numbers in dealt
         ], cursor + count
 
     @timed
@@ -171,7 +171,7 @@ class Policy(ZeroRank):
 
     @timed
     def export(self, folder: Path) -> tuple[None, Figures]:
-        """Write the model in InternLM2's layout, fp32. Every rank calls it."""
+        """Write the model in InternLM2's format, fp32. Every rank calls it."""
         full = {name: tensor for part in self.gather(BUCKET_BYTES) for name, tensor in part.items()}
         if self.rank == 0:
             model = CausalLM(self.shape)

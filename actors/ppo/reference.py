@@ -1,4 +1,4 @@
-"""A frozen language model: the reference of the KL penalty, or any model whose log-probabilities are wanted."""
+"""A frozen language model that gives log-probabilities: the reference of the KL penalty."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from ilm_ray.model.weights import full_weights, load_causal, to_llama
 
 @dataclass(frozen=True)
 class FrozenSettings:
-    """What a rank of a model that never changes is started with."""
+    """Settings of a frozen model's rank."""
 
     model: Path
     micro_tokens: int
@@ -43,10 +43,10 @@ class Reference:
         lengths = list(map(len, merged.sequences))
         micros = cut_micro_batches(share_out(lengths, self.world)[self.rank], lengths, self.settings.micro_tokens)
         with torch.no_grad():
-            found = infer_micro_batches(
+            logprobs = infer_micro_batches(
                 micros, merged.sequences, merged.prompt_lengths, lambda b, labels: -self.model(b, labels), self.device
             )
-        return found, {}
+        return logprobs, {}
 
     @timed
     def weights(self) -> tuple[WeightMessage | None, Figures]:

@@ -1,4 +1,4 @@
-"""The reward group: the conditional reward model. It alone sees the system prompt of a prompt's domain."""
+"""The reward group: the conditional reward model. Only it sees the system prompt of a prompt's domain."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from ilm_ray.model.weights import load_scalar
 
 @dataclass(frozen=True)
 class RewardSettings:
-    """What a reward rank is started with; all ids are those of the run's tokenizer."""
+    """Settings of a reward rank; all ids are those of the run's tokenizer."""
 
     model: Path
     micro_tokens: int
@@ -23,8 +23,8 @@ class RewardSettings:
     prefixes: dict[str, list[int]]  # domain -> tokens of its condition
     reward_id: int
     end_id: int  # the token that ends a message
-    tail: list[int]  # what ChatML writes behind that token, and an engine that stops there does not
-    context: int  # of what is longer, the conversation loses its beginning
+    tail: list[int]  # tokens that ChatML writes behind it; an engine that stops there leaves them out
+    context: int  # tokens; a longer conversation loses its beginning
 
 
 class Reward:

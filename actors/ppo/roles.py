@@ -1,4 +1,4 @@
-"""The roles of PPO: what they start from, their settings, and their shares of the GPUs."""
+"""The roles of PPO: inputs of a run, settings of each role, shares of the GPUs."""
 
 import math
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ from ilm_ray.model.weights import load_shape
 
 
 @dataclass(frozen=True)
-class ChatTokens:
-    """What the groups need to know of the tokenizer."""
+class ChatIds:
+    """Token ids that the groups need: conditions, reward token, ends of an answer."""
 
     prefixes: dict[str, list[int]]  # domain -> tokens of the reward model's condition
     reward_id: int
@@ -33,24 +33,24 @@ class ChatTokens:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything the loop starts from, beside its settings."""
+    """Models, prompts and tokens that a run starts from."""
 
     policy: Path  # also the reference
     reward: Path  # also the critic's body
     prompts: list[Prompt]
-    chat: ChatTokens
+    chat: ChatIds
     pretrain: PretrainMix | None
     reward_context: int
     micro_tokens: int
     seed: int
-    validation: Sequence[Prompt] = ()  # nothing is trained on them; none: the last policy is the result
+    validation: Sequence[Prompt] = ()  # never trained on; without any, the last policy is the result
 
 
 def ppo_roles(ppo: PPOConfig, inputs: Inputs, folder: Path) -> list[Role]:
     """The six roles; experience is kept in `folder`.
 
-    On GPUs every rank has one of its own, or an equal share where there are fewer GPUs than ranks. With `colocate` the
-    ranks of one number share a GPU.
+    On GPUs every rank has a whole GPU, or an equal share where there are fewer GPUs than ranks. With `colocate` the
+    ranks of the same number share a GPU.
     """
     backend = choose_backend(ppo.rollout_backend)
     sizes, gpus = group_sizes(ppo), _gpus()
@@ -104,7 +104,7 @@ def gpu_share(ranks: int) -> float:
 
 
 def rollout_settings(ppo: PPOConfig, inputs: Inputs, backend: str, gpu: float) -> RolloutSettings:
-    """What an engine is started with; gpu: the share of a GPU that its rank is given, 0 without one."""
+    """Settings of an engine; gpu: its rank's share of a GPU, 0 without a GPU."""
     return RolloutSettings(
         shape=load_shape(inputs.policy),
         backend=backend,
@@ -121,7 +121,7 @@ def rollout_settings(ppo: PPOConfig, inputs: Inputs, backend: str, gpu: float) -
 
 
 def reward_settings(ppo: PPOConfig, inputs: Inputs) -> RewardSettings:
-    """What a reward rank is started with: its conditions as tokens, and how a conversation ends."""
+    """Settings of a reward rank: its conditions as tokens, and the end of a conversation."""
     c = inputs.chat
     return RewardSettings(
         inputs.reward,

@@ -1,7 +1,7 @@
 """Rollout engines: vLLM inside the actor's own process, or the embedded torch generator; one interface.
 
-An engine serves nothing until it has received weights, found every tensor as it was at the sender, loaded them and read
-them back out of itself; before each batch it reads them again.
+An engine serves nothing until it has received weights, compared every tensor with the sender's digest, loaded them and
+read them back out of itself; before each batch it reads them again.
 """
 
 import importlib.util
@@ -28,8 +28,8 @@ Completion = tuple[list[int], list[float]]
 
 PROBED = 16  # columns that are read back of a matrix that cannot be read whole
 
-# vLLM reads these when it is imported. One process: no child to lose. 1 GiB of cache is plenty on a CPU, and its
-# own thread binding would take the cores from the ranks beside it.
+# vLLM reads these when it is imported. One process: no child to lose. 1 GiB of cache is plenty on a CPU, and vLLM's
+# thread binding would take the cores from the ranks beside it.
 VLLM_ENV = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -42,7 +42,7 @@ VLLM_ENV = {
 
 @dataclass(frozen=True)
 class RolloutSettings:
-    """What an engine is started with; lengths in tokens."""
+    """Settings of an engine; lengths in tokens."""
 
     shape: Shape
     backend: str  # vllm or torch
@@ -57,22 +57,22 @@ class RolloutSettings:
     gpu_memory_share: float = 0.9  # of the GPU's memory; less where other ranks share it
 
 
-def choose_backend(wanted: str, setting: str = "ppo.rollout_backend") -> str:
+def choose_backend(backend: str, setting: str = "ppo.rollout_backend") -> str:
     """auto -> vllm where it is installed, else torch. Raises UserError where vllm is demanded and absent."""
     installed = importlib.util.find_spec("vllm") is not None
-    if wanted == "vllm" and not installed:
+    if backend == "vllm" and not installed:
         raise UserError(f"{setting}=vllm but vLLM is not installed; install it or set it to torch")
-    return "torch" if wanted == "torch" or not installed else "vllm"
+    return "torch" if backend == "torch" or not installed else "vllm"
 
 
 class Engine(Protocol):
-    """What a rollout actor drives."""
+    """Interface of the two engines."""
 
     def load(self, buckets: Iterable[Weights]) -> None:
         """Replace all weights (LLaMA names)."""
 
     def read(self) -> Weights:
-        """What it really holds now, under LLaMA names. Of a matrix that it keeps in a form of its own: the columns
+        """The weights that it holds now, under LLaMA names; of a matrix in a kernel's format the columns
         `probe_columns`."""
 
     def generate(self, prompts: Sequence[list[int]], settings: RolloutSettings, seed: int) -> list[Completion]:
@@ -116,7 +116,7 @@ class VllmEngine:
     def __init__(self, settings: RolloutSettings) -> None:
         from vllm import LLM
 
-        allow_amx()  # the plugin's work, for where this package is only on the path, not installed
+        allow_amx()  # vLLM loads the plugin only where this package is installed, not where it is on the path
         self.shape = settings.shape
         # Weights arrive before the first prompt, so the folder needs no file but config.json.
         with tempfile.TemporaryDirectory() as folder:
@@ -131,7 +131,7 @@ class VllmEngine:
                 gpu_memory_utilization=settings.gpu_memory_share,
                 seed=settings.seed,
             )
-        # The first call compiles kernels and takes seconds; better now, while the other groups start.
+        # The first call compiles kernels, which takes seconds: now, while the other groups start.
         self.generate([[0, 0]], settings, 0)
 
     def load(self, buckets: Iterable[Weights]) -> None:
@@ -177,16 +177,16 @@ class VllmEngine:
             )
             for number in range(len(prompts))
         ]
-        done = self.llm.generate([{"prompt_token_ids": p} for p in prompts], parameters, use_tqdm=False)
-        outputs = [request.outputs[0] for request in done]
+        requests = self.llm.generate([{"prompt_token_ids": p} for p in prompts], parameters, use_tqdm=False)
+        outputs = [request.outputs[0] for request in requests]
         return [(list(o.token_ids), [next(iter(d.values())).logprob for d in o.logprobs]) for o in outputs]
 
 
 def _readable(module: Any) -> Tensor:
-    """The matrix of a layer of vLLM's, or its `probe_columns`."""
+    """The matrix of one of vLLM's layers, or its `probe_columns`."""
     if module.weight.numel():
         return module.weight
-    # On a CPU linear layers keep their weights in a kernel's own form; what one makes of unit vectors are its columns.
+    # On a CPU linear layers keep their weights in a kernel's format; applied to unit vectors they give their columns.
     units = torch.eye(module.input_size, dtype=module.weight.dtype)[probe_columns(module.input_size)]
     return module.cpu_linear(units, module.weight, None).T
 
@@ -198,7 +198,7 @@ class Rollout:
         self.rank, self.settings = rank, settings
         self.version: int | None = None  # None: no verified weights, no service
         self.checksum = ""
-        self.held: dict[str, str] = {}  # digests of what the engine held when that was verified
+        self.held: dict[str, str] = {}  # digests of the engine's weights when they were verified
 
     @timed
     def build(self) -> tuple[None, Figures]:
@@ -210,33 +210,33 @@ class Rollout:
         """Load a version of the weights; `expected` is the checksum at the sender.
 
         Raises RuntimeError where another version arrives, where a tensor arrives changed, or where the engine does not
-        hold what it was given; it serves nothing then.
+        hold the weights that it loaded; it serves nothing then.
         """
         self.version = None
-        found = checksum(message.digests)
-        if message.version != version or found != expected:
+        arrived = checksum(message.digests)
+        if message.version != version or arrived != expected:
             raise RuntimeError(
-                f"weights of version {message.version} with checksum {found} arrived, "
+                f"weights of version {message.version} with checksum {arrived} arrived, "
                 f"version {version} with {expected} was announced"
             )
         deadline_s = self.settings.deadline_s
-        arrived = {name: one for part in message.open(deadline_s) for name, one in digests(part).items()}
-        if wrong := differing(arrived, message.digests):
+        received = {name: digest for part in message.open(deadline_s) for name, digest in digests(part).items()}
+        if wrong := differing(received, message.digests):
             raise RuntimeError(f"weights of version {version} changed on their way: {wrong}")
         self.engine.load(message.open(deadline_s))
-        held, wanted = self.engine.read(), dict(message.digests)
+        held, sent = self.engine.read(), dict(message.digests)
         for part in message.open(deadline_s):
             probed = {n: t for n, t in part.items() if n in held and held[n].shape != t.shape}
-            wanted |= digests({n: t[:, probe_columns(t.shape[1])] for n, t in probed.items()})
+            sent |= digests({n: t[:, probe_columns(t.shape[1])] for n, t in probed.items()})
         self.held = digests(held)
-        if wrong := differing(self.held, wanted):
+        if wrong := differing(self.held, sent):
             raise RuntimeError(f"the engine does not hold the weights of version {version} that it loaded: {wrong}")
-        self.version, self.checksum = version, found
+        self.version, self.checksum = version, arrived
         return None, {}
 
     @timed
     def status(self) -> tuple[None, Figures]:
-        """Which weights are served."""
+        """Version and checksum of the served weights."""
         return None, {"version": self.version, "checksum": self.checksum}
 
     @timed

@@ -19,7 +19,7 @@ NAMED = 4  # tensors that a message names
 
 @dataclass(frozen=True)
 class WeightMessage:
-    """All weights of a version under LLaMA names, on the CPU, and what they were at the sender.
+    """All weights of a version under LLaMA names, on the CPU, with their digests at the sender.
 
     A small model is one bucket within the message; the buckets of a larger one lie in the object store.
     """
@@ -35,17 +35,17 @@ class WeightMessage:
 
 
 def pack(parts: Iterable[Weights], version: int) -> tuple[WeightMessage, Figures]:
-    """The message, and what is announced of it: version, checksum, bytes."""
-    told: dict[str, str] = {}
+    """The message, and its announcement: version, checksum, bytes."""
+    sent: dict[str, str] = {}
     buckets: list[Weights | ray.ObjectRef] = []
     size = 0
     for part in parts:
-        told |= digests(part)
+        sent |= digests(part)
         size += sum(t.numel() * t.element_size() for t in part.values())
         if len(buckets) == 1 and not isinstance(buckets[0], ray.ObjectRef):
             buckets[0] = ray.put(buckets[0])
         buckets.append(ray.put(part) if buckets else part)
-    return WeightMessage(version, told, buckets), {"version": version, "checksum": checksum(told), "bytes": size}
+    return WeightMessage(version, sent, buckets), {"version": version, "checksum": checksum(sent), "bytes": size}
 
 
 def cut_by_bytes(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
@@ -67,20 +67,21 @@ def digests(weights: Weights) -> dict[str, str]:
         return dict(zip(weights, pool.map(_digest, weights.values()), strict=True))
 
 
-def checksum(told: dict[str, str]) -> str:
-    """One hash for all digests, whatever the order of the names."""
-    return hashlib.sha256("\n".join(f"{name} {told[name]}" for name in sorted(told)).encode()).hexdigest()[:32]
+def checksum(digest: dict[str, str]) -> str:
+    """One hash for the digests of all tensors, in any order of their names."""
+    lines = "\n".join(f"{name} {digest[name]}" for name in sorted(digest))
+    return hashlib.sha256(lines.encode()).hexdigest()[:32]
 
 
-def differing(found: dict[str, str], wanted: dict[str, str]) -> str:
-    """In words: which tensors are not as they should be; empty where all are."""
-    names = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+def differing(actual: dict[str, str], expected: dict[str, str]) -> str:
+    """The names of tensors with another digest than expected, in words; empty where there are none."""
+    names = sorted(name for name in actual.keys() | expected.keys() if actual.get(name) != expected.get(name))
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"{', '.join(names[:NAMED])}{more}"
 
 
 def _digest(tensor: Tensor) -> str:
-    here = tensor.detach().cpu().contiguous()
-    digest = hashlib.sha256(f"{tuple(here.shape)} {here.dtype}\n".encode())
-    digest.update(here.view(-1).view(torch.uint8).numpy().data)
+    data = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{tuple(data.shape)} {data.dtype}\n".encode())
+    digest.update(data.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]

@@ -36,7 +36,7 @@ class ZeroRank:
 
     @timed
     def open_store(self, first: bool) -> tuple[None, Figures]:
-        """Rank 0 opens the meeting point on a port that the system picks and that stays bound: nobody can take it."""
+        """Rank 0 opens the store where the ranks meet, on a port that the system picks and that stays bound."""
         if not first:
             return None, {}
         on_loopback = os.environ.get("GLOO_SOCKET_IFNAME") == "lo"
@@ -45,9 +45,9 @@ class ZeroRank:
         return None, {"host": host, "port": self.store.port}
 
     @timed
-    def join(self, meeting: Figures) -> tuple[None, Figures]:
+    def join(self, store: Figures) -> tuple[None, Figures]:
         """Form the process group. A collective that waits longer than the deadline raises."""
-        host, port = meeting["host"], meeting["port"]
+        host, port = store["host"], store["port"]
         timeout = datetime.timedelta(seconds=self.ppo.deadline_s)
         if self.rank:
             self.store = dist.TCPStore(host, port, self.world, is_master=False, timeout=timeout)
@@ -64,8 +64,8 @@ class ZeroRank:
         """DeepSpeed around the model. AdamW without weight decay, constant rate; betas are not stated (ours)."""
         import deepspeed
 
-        # An extension that only inference uses. A rank killed while torch loads it leaves a lock behind, on which every
-        # later rank would wait without a word.
+        # An extension that only inference uses. A rank that is killed while torch loads it leaves a lock behind, and
+        # every later rank would wait for that lock silently.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         config = {
             "train_micro_batch_size_per_gpu": 1,
@@ -96,8 +96,8 @@ class ZeroRank:
         """One optimizer step on the sum of `losses` (scalars, one a micro-batch), summed over the ranks.
 
         Every rank must bring equally many. DeepSpeed averages over the ranks, hence the factor. Returns the gradient
-        norm before clipping, None where DeepSpeed tells none (ZeRO-0 in fp32). Raises FloatingPointError where loss or
-        gradient is not finite: DeepSpeed would leave the step out, or apply it, without a word.
+        norm before clipping, None where DeepSpeed has none (ZeRO-0 in fp32). Raises FloatingPointError where loss or
+        gradient is not finite: DeepSpeed would silently skip the step, or apply it.
         """
         where = f"of {self.role} in iteration {iteration}"
         for number, loss in enumerate(losses):
@@ -105,7 +105,7 @@ class ZeroRank:
             value = loss()
             require_finite(float(value.detach()), f"loss {where}")
             self.engine.backward(value * self.world)
-        # Without ZeRO the gradients of all ranks are here, and nothing but this looks at them.
+        # Without ZeRO the gradients of all ranks are here, and DeepSpeed does not check them.
         grads = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
         if self.zero_stage == 0 and grads:
             require_finite(float(nn.utils.get_total_norm(grads)), f"gradient norm {where}")
@@ -129,15 +129,15 @@ class ZeroRank:
         # Under ZeRO-3 a parameter that is not gathered has no elements; DeepSpeed keeps its shape beside it.
         sizes = {name: getattr(p, "ds_numel", p.numel()) * p.element_size() for name, p in named.items()}
         for names in cut_by_bytes(sizes, limit):
-            some = {name: named[name] for name in names}
-            with deepspeed.zero.GatheredParameters(list(some.values()), enabled=self.zero_stage == 3):
+            bucket = {name: named[name] for name in names}
+            with deepspeed.zero.GatheredParameters(list(bucket.values()), enabled=self.zero_stage == 3):
                 if self.rank == 0:
-                    part = {name: p.detach().to("cpu", copy=True).contiguous() for name, p in some.items()}
+                    part = {name: p.detach().to("cpu", copy=True).contiguous() for name, p in bucket.items()}
             yield {} if self.rank else part
 
     @timed
     def save(self, folder: Path, tag: str) -> tuple[None, Figures]:
-        """Weights and optimizer state of every rank under `<folder>/<tag>`; whoever drives commits them."""
+        """Weights and optimizer state of every rank under `<folder>/<tag>`; the driver commits them."""
         self.engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
         return None, {}
 
@@ -150,10 +150,10 @@ class ZeroRank:
         return None, {}
 
 
-def require_finite(value: float, what: str) -> float:
-    """The value itself. Raises FloatingPointError with `what` in it where it is NaN or infinite."""
+def require_finite(value: float, name: str) -> float:
+    """The value itself. Raises FloatingPointError with `name` in it where it is NaN or infinite."""
     if not math.isfinite(value):
-        raise FloatingPointError(f"{what} is {value}")
+        raise FloatingPointError(f"{name} is {value}")
     return value
 
 
@@ -169,12 +169,13 @@ def infer_micro_batches(
     per_token(packed, labels) gives one number for every packed position. An empty micro-batch still goes through the
     model: ranks that share it must meet.
     """
-    found: dict[int, Tensor] = {}
+    values: dict[int, Tensor] = {}
     for micro in micros:
-        some = [sequences[i] for i in micro] or [[0, 0]]
+        batch_sequences = [sequences[i] for i in micro] or [[0, 0]]
         starts = [prompt_lengths[i] for i in micro] or [1]
-        batch, labels = response_labels(some, starts)
+        batch, labels = response_labels(batch_sequences, starts)
         flat = per_token(batch.to(device), labels.to(device)).float().cpu()
+        parts = per_response(flat, batch_sequences, starts)
         # clone: a view would carry the whole micro-batch through the object store.
-        found |= {i: part.clone() for i, part in zip(micro, per_response(flat, some, starts), strict=False)}
-    return found
+        values |= {i: part.clone() for i, part in zip(micro, parts, strict=False)}
+    return values

@@ -15,7 +15,7 @@ import ray
 
 from actors.ppo.driver import PPORun
 from actors.ppo.roles import Inputs
-from actors.scoring import chat_tokens
+from actors.scoring import chat_ids
 from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.data.tokenizer.chatml import encode_chat
@@ -45,7 +45,7 @@ def make_inputs(folder: Path, tokenizer: Tokenizer) -> Inputs:
         policy=folder / "models" / "policy",  # also the reference
         reward=folder / "models" / "reward",  # also the critic's body
         prompts=prompts,
-        chat=chat_tokens(tokenizer, CONDITIONS),
+        chat=chat_ids(tokenizer, CONDITIONS),
         pretrain=None,  # no pre-training loss
         reward_context=256,
         micro_tokens=1024,

@@ -8,7 +8,7 @@ import torch
 
 from actors.answers import as_rollouts
 from actors.ppo.reward import Reward, RewardSettings
-from actors.scoring import chat_tokens
+from actors.scoring import chat_ids
 from ilm_ray.alignment.reward.task import pair_scores, read_pairs
 from ilm_ray.base.jsonl import write_jsonl
 from ilm_ray.config import load_config
@@ -41,7 +41,7 @@ def test_scores_of_pairs_are_those_of_training(tmp_path: Path) -> None:
     with torch.no_grad():
         read = read_pairs(load_config("nano", None, given), tokenizer, "train")
         expected = torch.stack(pair_scores(load_scalar(tmp_path / "model"), read), 1).flatten()
-    chat = chat_tokens(tokenizer, CONDITIONS)
+    chat = chat_ids(tokenizer, CONDITIONS)
     settings = RewardSettings(
         tmp_path / "model", 64, "fp32", chat.prefixes, chat.reward_id, chat.end_id, chat.tail, context=512
     )

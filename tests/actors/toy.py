@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from actors.ppo.policy import PretrainMix
-from actors.ppo.roles import ChatTokens, Inputs
+from actors.ppo.roles import ChatIds, Inputs
 from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.data.tokens.shards import write_shard
@@ -38,7 +38,7 @@ def toy_inputs(folder: Path, pretrain: PretrainMix | None = None, micro_tokens: 
 def inputs_of(folder: Path, pretrain: PretrainMix | None = None, micro_tokens: int = 4096) -> Inputs:
     """The inputs of a run whose models are in `folder` already."""
     prompts = [Prompt(f"p{i}", ("code", "helpful")[i % 2], [BOS, *range(10 + i, 14 + i + i % 3)]) for i in range(8)]
-    chat = ChatTokens({"code": [40, 41], "helpful": [42, 43, 44]}, REWARD, END, [5], [END])
+    chat = ChatIds({"code": [40, 41], "helpful": [42, 43, 44]}, REWARD, END, [5], [END])
     validation = [Prompt(f"v{i}", ("code", "helpful")[i % 2], [BOS, *range(30 + i, 36 + i)]) for i in range(3)]
     return Inputs(folder / "policy", folder / "reward", prompts, chat, pretrain, 256, micro_tokens, 7, validation)
 

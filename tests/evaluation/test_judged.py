@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.evaluator import Judge as JudgeAt
-from actors.evaluator import Target, plan_sets, run_sets
+from actors.evaluator import ModelUnderTest, plan_sets, run_sets
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config
 from ilm_ray.evaluation.data import lay_out
@@ -76,8 +76,8 @@ def _run(
     """Rows of the table by benchmark, of the whole chain less the job."""
     benchmarks = [b for b in BENCHMARKS if b.name in names]
     with Served(Model()) as model, Served(judge) as judging:
-        target = Target(model.url, "model", None, 65_536, str(root), str(folder), examples, request_s=60.0)
-        target = Target(**vars(target) | {"judge": JudgeAt(judging.url, "stand-in")})
+        target = ModelUnderTest(model.url, "model", None, 65_536, str(root), str(folder), examples, request_s=60.0)
+        target = ModelUnderTest(**vars(target) | {"judge": JudgeAt(judging.url, "stand-in")})
         sets = plan_sets(benchmarks, target, python, DEADLINE_S)
         present = [work for work in sets if not work.missing]
         run_sets(present, target, python, 1, DEADLINE_S)

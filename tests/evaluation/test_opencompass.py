@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import ray
 
-from actors.evaluator import EvaluationError, SetOf, Target, plan_sets, run_sets
+from actors.evaluator import EvaluationError, ModelUnderTest, SetOf, plan_sets, run_sets
 from ilm_ray.data.tokenizer.base import first_tokens
 from ilm_ray.data.tokenizer.chatml import encode_chat
 from ilm_ray.data.tokenizer.cl100k import cl100k
@@ -68,8 +68,8 @@ def guesser(shared_data: Path) -> Iterator[Served]:
         yield served
 
 
-def _target(served: Served, root: Path, folder: Path, examples: int | None) -> Target:
-    return Target(served.url, "model", None, 200_000, str(root), str(folder), examples, request_s=60.0)
+def _target(served: Served, root: Path, folder: Path, examples: int | None) -> ModelUnderTest:
+    return ModelUnderTest(served.url, "model", None, 200_000, str(root), str(folder), examples, request_s=60.0)
 
 
 def _scores(sets: list[SetOf], folder: Path) -> dict[str, float]:
@@ -129,7 +129,7 @@ def test_shots_that_do_not_fit_are_left_out(local_ray: None, python: Path, root:
     folder = servable(tmp_path / "sft", tmp_path / "export", "fp32")
     keys = ("GSM8K.chat", "BBH.chat", "TheoremQA.chat", "MMLU.chat")
     with Measuring(tokenizer) as served:
-        target = Target(served.url, "model", str(folder), 1024, str(root), str(tmp_path / "out"), 3)
+        target = ModelUnderTest(served.url, "model", str(folder), 1024, str(root), str(tmp_path / "out"), 3)
         sets = plan_sets([b for b in BENCHMARKS if b.key in keys], target, python, DEADLINE_S)
         first = {work.benchmark.key: work for work in reversed(sets) if not work.missing}
         assert first.keys() == set(keys)
@@ -143,7 +143,9 @@ def test_shots_that_do_not_fit_are_left_out(local_ray: None, python: Path, root:
 def test_absent_data_is_named_and_a_failed_set_fails_the_run(
     local_ray: None, python: Path, root: Path, tmp_path: Path
 ) -> None:
-    target = Target("http://127.0.0.1:9", "model", None, 4096, str(root), str(tmp_path), 2)  # nobody listens there
+    target = ModelUnderTest(
+        "http://127.0.0.1:9", "model", None, 4096, str(root), str(tmp_path), 2
+    )  # nobody listens there
     asked = [b for b in BENCHMARKS if b.key in ("C-Eval.chat", "GSM8K.chat", "C3.chat")]
     sets = plan_sets(asked, target, python, DEADLINE_S)
     assert all(work.missing for work in sets if work.benchmark.name == "C-Eval")

@@ -9,7 +9,7 @@ import pytest
 import ray
 import torch
 
-from actors.evaluator import Target, plan_sets, run_sets
+from actors.evaluator import ModelUnderTest, plan_sets, run_sets
 from ilm_ray.data.tokenizer.base import first_tokens
 from ilm_ray.data.tokenizer.cl100k import cl100k
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
@@ -46,7 +46,9 @@ def test_scores_through_vllm_are_those_of_our_model(
     server = ray.remote(Server).options(num_cpus=1).remote(ServerSettings(folder, "model", context=CONTEXT))
     try:
         url = ray.get(server.start.remote(DEADLINE_S), timeout=DEADLINE_S + 60)
-        target = Target(url, "model", str(folder), CONTEXT, str(tmp_path / "root"), str(tmp_path / "out"), EXAMPLES)
+        target = ModelUnderTest(
+            url, "model", str(folder), CONTEXT, str(tmp_path / "root"), str(tmp_path / "out"), EXAMPLES
+        )
         wanted = {name.split("/")[0] for name in SETS}
         planned = plan_sets([b for b in BENCHMARKS if b.key in wanted], target, python, DEADLINE_S)
         sets = [work for work in planned if work.file.removesuffix(".json") in SETS]
