@@ -1,4 +1,4 @@
-"""Score a policy on prompts with PPO's actors: answers, conditional rewards, KL to a reference.
+"""Scores by PPO's actors: a policy's answers to prompts (reward, KL to a reference), and given preference pairs.
 
 Prompts and conditions of the reward model are tokenised here too, for PPO and for evaluation alike.
 """
@@ -6,15 +6,19 @@ Prompts and conditions of the reward model are tokenised here too, for PPO and f
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import ray
+import torch
 
 from actors.group import Figures, Role, collect, start_groups, stop_groups
 from actors.ppo.experience import ExperienceMaker, ExperienceSettings
 from actors.ppo.reference import FrozenSettings, Reference
-from actors.ppo.reward import Reward
-from actors.ppo.roles import ChatIds, Inputs, gpu_share, reward_settings, rollout_settings
+from actors.ppo.reward import ChatIds, Reward, RewardSettings
+from actors.ppo.roles import Inputs, gpu_share, reward_settings, rollout_settings
 from actors.ppo.rollout import Rollout
 from ilm_ray.alignment.inputs import prompt_rows
-from ilm_ray.alignment.ppo.experience import Prompt
+from ilm_ray.alignment.ppo.experience import Prompt, Rollouts
 from ilm_ray.alignment.reward.conditional import condition_prefix
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config
@@ -111,3 +115,33 @@ def _score(ppo: PPOConfig, inputs: Inputs, reference: Path) -> list[Figures]:
         return collect([loaded, *calls.values(), made], ppo.deadline_s)[-1][0]["samples"]
     finally:
         stop_groups(groups)
+
+
+def score_pairs(
+    model: Path, pairs: Sequence[dict[str, Any]], tokenizer: Tokenizer, conditions: dict[str, str], config: Config
+) -> list[tuple[float, float]]:
+    """Scores (chosen, rejected) of pairs in the form of `reward.data`, under the condition of each pair's domain."""
+    if not pairs:
+        return []
+    chat, ppo = chat_ids(tokenizer, conditions), config.ppo
+    settings = RewardSettings(model, config.pretrain.micro_tokens, ppo.precision, chat, config.reward.context)
+    role = Role("reward", Reward, settings, gpus=gpu_share(1))
+    groups = start_groups([role], f"answers-{time.time_ns()}", ppo.deadline_s)
+    try:
+        call = groups["reward"].start("score", ray.put(as_rollouts(pairs, tokenizer)))
+        collect([call], ppo.deadline_s)
+        scores: dict[int, float] = ray.get(call.payloads[0], timeout=ppo.deadline_s)
+    finally:
+        stop_groups(groups)
+    return [(scores[2 * i], scores[2 * i + 1]) for i in range(len(pairs))]
+
+
+def as_rollouts(pairs: Sequence[dict[str, Any]], tokenizer: Tokenizer) -> Rollouts:
+    """The answers of the pairs as rollouts: chosen, rejected, chosen, ...; each with its end token."""
+    prompts, responses = list[Prompt](), list[list[int]]()
+    for number, pair in enumerate(pairs):
+        ids = encode_chat(tokenizer, pair["prompt"], generation_prompt=True).ids
+        for side in ("chosen", "rejected"):
+            prompts.append(Prompt(f"{number}-{side}", pair["domain"], ids))
+            responses.append([*tokenizer.encode(pair[side]), tokenizer.im_end_id])
+    return Rollouts(prompts, responses, [torch.zeros(len(ids)) for ids in responses], 0)

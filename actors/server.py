@@ -114,12 +114,8 @@ class Server:
 def _command(settings: ServerSettings) -> list[str]:
     s = settings
     if s.backend == "torch":
-        return [
-            sys.executable,
-            "-m",
-            "ilm_ray.serving.embedded",
-            *map(str, (s.folder, s.name, s.host, s.port, s.context)),
-        ]
+        arguments = map(str, (s.folder, s.name, s.host, s.port, s.context))
+        return [sys.executable, "-m", "ilm_ray.serving.embedded", *arguments]
     dtype = {"fp32": "float32", "bf16": "bfloat16"}[s.dtype]
     options = {
         "--model": s.folder,

@@ -26,7 +26,8 @@ import torch
 from processes import peer_python, run_measured
 
 from actors.ppo.driver import PPORun
-from actors.ppo.roles import ChatIds, Inputs
+from actors.ppo.reward import ChatIds
+from actors.ppo.roles import Inputs
 from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel, Shape, initialize

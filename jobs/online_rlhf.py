@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from actors.answers import score_pairs
+from actors.scoring import score_pairs
 from ilm_ray.alignment.inputs import preference_file, preference_rows, prompt_file, prompt_rows
 from ilm_ray.alignment.online.comparisons import comparisons
 from ilm_ray.alignment.online.hacking import Pattern, early_and_late, mine

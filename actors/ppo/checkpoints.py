@@ -38,7 +38,7 @@ class State:
     best: int | None = None  # iterations done when the policy had its best validation reward
     best_reward: float | None = None
     ahead: Answers | None = None  # to the prompts of iteration `iteration`, asked for during the one before
-    unlogged: tuple[Figures, list[Figures]] | None = None  # row and samples of the last iteration; in no checkpoint
+    unlogged: Figures | None = None  # row of the last iteration, until it is validated and logged; in no checkpoint
 
 
 class Checkpoints:

@@ -84,24 +84,26 @@ class PPORun:
                     self.collect(answers.call)  # the engines take no weights before
                     weights.append(self.send_weights())
                     ahead = self.rollout(number + 1)
-                row, samples = self.collect_experience(number, answers, scores, experience)
+                row = self.collect_experience(number, answers, scores, experience)
                 trained = self.train(number, experience)
-                row = _complete(row, trained, weights, time.monotonic() - started)
-                state.ahead, state.unlogged = ahead, (row, samples)
-            row, samples = state.unlogged
+                state.ahead = ahead
+                state.unlogged = _complete(row, trained, weights, time.monotonic() - started)
+            row = state.unlogged
             if self.validation_due():
                 row["validation_reward"] = self.validate()
+            samples = row.pop("samples")
             append(self.folder / "metrics.jsonl", [row])
             append(self.folder / "samples.jsonl", [readable(sample, row, decode) for sample in samples])
             export_metrics(row, self.total, self.folder.name)
             state.unlogged = None
             progress.update(state.iteration, reward=row["reward"], kl=row["kl"], tokens=row["response_tokens"])
-            if state.iteration < self.total and state.iteration % self.ppo.checkpoint_every == 0:
+            if state.iteration == self.total:
+                break
+            if state.iteration % self.ppo.checkpoint_every == 0:
                 self.save()
-            if state.iteration < self.total and (self.folder / ASKED).exists():
+            if (self.folder / ASKED).exists():
                 self.recovery.survive(self.save)
-                done = f"{self.state.iteration} of {self.total} iterations"
-                raise Stopped(f"stopped after {done}, with a checkpoint")
+                raise Stopped(f"stopped after {self.state.iteration} of {self.total} iterations, with a checkpoint")
         self.export()
 
     def send_weights(self) -> Figures:
@@ -141,16 +143,13 @@ class PPORun:
         payloads = [payload for call in calls.values() for payload in call.payloads]
         return self.groups["experience"].start("assemble", counts, number, shown, *payloads)
 
-    def collect_experience(
-        self, number: int, answers: Answers, scores: dict[str, Call], experience: Call
-    ) -> tuple[Figures, list[Figures]]:
-        """Wait for the experience; its row for metrics.jsonl, and sequences to show as token ids.
+    def collect_experience(self, number: int, answers: Answers, scores: dict[str, Call], experience: Call) -> Figures:
+        """Wait for the experience; its row for metrics.jsonl, and beside it `samples`: sequences to show as token ids.
 
         Raises RuntimeError where engines and policy disagree on the log-probabilities of the sampled tokens.
         """
         answered, *scored, assembled = self.collect(answers.call, *scores.values(), experience)
         row = assembled[0]
-        samples = row.pop("samples")
         if "logprob_gap" in row and not row["logprob_gap"] <= self.ppo.logprob_gap_bound:
             raise RuntimeError(
                 f"rollout engine and policy disagree on the sampled tokens: mean |log-probability gap| "
@@ -159,7 +158,7 @@ class PPORun:
             )
         row["seconds"] = {"rollout": _longest(answered), "score": max(map(_longest, scored))}
         row["staleness"] = self.state.version - answers.version
-        return {"iteration": number, "warmup": number < self.ppo.critic_warmup, **row}, samples
+        return {"iteration": number, "warmup": number < self.ppo.critic_warmup, **row}
 
     def train(self, number: int, experience: Call) -> Figures:
         """The steps of critic and policy, or of the critic alone during its warm-up; moves `state` on by an iteration.

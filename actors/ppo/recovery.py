@@ -8,7 +8,7 @@ follows from the seed; so too where an iteration needs answers of weights that t
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ray.util.placement_group import PlacementGroup, remove_placement_group
@@ -55,14 +55,13 @@ def why_hopeless(losses: Sequence[Loss]) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Repair:
     """Lost ranks that are being replaced: for the journal."""
 
     since: float
-    iteration: int
-    lost: list[str]
-    evidence: str
+    lost: list[str] = field(default_factory=list)
+    evidence: str = ""
 
 
 class Recovery:
@@ -136,7 +135,7 @@ class Recovery:
             self.journal.event(
                 "recover",
                 stage="ppo",
-                iteration=self._repair.iteration,
+                iteration=self._losses[-1].iteration,
                 lost=self._repair.lost,
                 restarted=started,
                 goes_on_at=self.state.iteration,
@@ -156,13 +155,9 @@ class Recovery:
             raise GroupError(f"{error}; given up: {reason}", error.lost) from error
         for rank in lost:
             metrics.counter(metrics.FAILURES).inc(tags={"stage": "ppo", "category": rank.fate})
-        places = [f"{rank.group}-{rank.rank} in {rank.method}(): {rank.fate}" for rank in lost]
-        evidence = str(error).splitlines()[-1][:EVIDENCE_CHARS]
-        if self._repair is None:
-            self._repair = Repair(time.monotonic(), self.state.iteration, places, evidence)
-        else:  # another loss before the first was made good
-            lines = [*self._repair.lost, *places]
-            self._repair = Repair(self._repair.since, self.state.iteration, lines, evidence)
+        self._repair = self._repair or Repair(time.monotonic())  # an earlier loss may not be made good yet
+        self._repair.lost += [f"{rank.group}-{rank.rank} in {rank.method}(): {rank.fate}" for rank in lost]
+        self._repair.evidence = str(error).splitlines()[-1][:EVIDENCE_CHARS]
         names = {rank.group for rank in lost}
         answers, self.state.ahead = self.state.ahead, None
         unrepeatable = answers is not None and answers.version < self.state.version

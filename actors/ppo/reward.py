@@ -14,16 +14,24 @@ from ilm_ray.model.weights import load_scalar
 
 
 @dataclass(frozen=True)
+class ChatIds:
+    """Token ids that the groups need: conditions, reward token, ends of an answer."""
+
+    prefixes: dict[str, list[int]]  # domain -> tokens of the reward model's condition
+    reward_id: int
+    end_id: int  # ends an assistant's message
+    tail: list[int]  # tokens that ChatML writes behind `end_id`; an engine that stops there leaves them out
+    stop_ids: list[int]
+
+
+@dataclass(frozen=True)
 class RewardSettings:
-    """Settings of a reward rank; all ids are those of the run's tokenizer."""
+    """Settings of a reward rank."""
 
     model: Path
     micro_tokens: int
     precision: str  # fp32 or bf16
-    prefixes: dict[str, list[int]]  # domain -> tokens of its condition
-    reward_id: int
-    end_id: int  # the token that ends a message
-    tail: list[int]  # tokens that ChatML writes behind it; an engine that stops there leaves them out
+    chat: ChatIds
     context: int  # tokens; a longer conversation loses its beginning
 
 
@@ -43,14 +51,14 @@ class Reward:
     @timed
     def score(self, *rollouts: Rollouts) -> tuple[dict[int, float], Figures]:
         """One score a sequence, for this rank's share; read at the reward token behind the last."""
-        s, merged = self.settings, merge(rollouts)
+        settings, chat, merged = self.settings, self.settings.chat, merge(rollouts)
         inputs = []
         for prompt, ids in zip(merged.prompts, merged.sequences, strict=True):
-            whole = ids + s.tail if ids[-1] == s.end_id else ids
-            inputs.append(conditioned(s.prefixes[prompt.domain], whole, s.reward_id, s.context))
+            whole = ids + chat.tail if ids[-1] == chat.end_id else ids
+            inputs.append(conditioned(chat.prefixes[prompt.domain], whole, chat.reward_id, settings.context))
         lengths = list(map(len, inputs))
         scores: dict[int, float] = {}
-        for micro in cut_micro_batches(share_out(lengths, self.world)[self.rank], lengths, s.micro_tokens):
+        for micro in cut_micro_batches(share_out(lengths, self.world)[self.rank], lengths, settings.micro_tokens):
             batch = Packed.of([inputs[i] for i in micro]).to(self.device)
             with torch.no_grad():
                 last = self.model(batch)[batch.cu_seqlens[1:].long() - 1]

@@ -12,23 +12,12 @@ from actors.ppo.critic import Critic, CriticSettings
 from actors.ppo.experience import ExperienceMaker, ExperienceSettings
 from actors.ppo.policy import Policy, PolicySettings, PretrainMix
 from actors.ppo.reference import FrozenSettings, Reference
-from actors.ppo.reward import Reward, RewardSettings
+from actors.ppo.reward import ChatIds, Reward, RewardSettings
 from actors.ppo.rollout import VLLM_ENV, Rollout, RolloutSettings, choose_backend
 from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.config.fit import check_ppo_fits, group_sizes
 from ilm_ray.model.weights import load_shape
-
-
-@dataclass(frozen=True)
-class ChatIds:
-    """Token ids that the groups need: conditions, reward token, ends of an answer."""
-
-    prefixes: dict[str, list[int]]  # domain -> tokens of the reward model's condition
-    reward_id: int
-    end_id: int  # ends an assistant's message
-    tail: list[int]  # tokens that ChatML writes behind `end_id`
-    stop_ids: list[int]
 
 
 @dataclass(frozen=True)
@@ -57,33 +46,16 @@ def ppo_roles(ppo: PPOConfig, inputs: Inputs, folder: Path) -> list[Role]:
     check_ppo_fits(ppo, gpus)
     gpu = (1 / len(sizes) if gpus else 0.0) if ppo.colocate else gpu_share(sum(sizes))
     micro = inputs.micro_tokens
-    frozen = FrozenSettings(inputs.policy, micro, ppo.precision)
+    engine = rollout_settings(ppo, inputs, backend, gpu)
+    policy = PolicySettings(ppo, inputs.policy, inputs.seed, micro, inputs.pretrain)
+    critic = CriticSettings(ppo, inputs.reward, inputs.seed, micro)
+    reference = FrozenSettings(inputs.policy, micro, ppo.precision)
+    env = VLLM_ENV if backend == "vllm" else {}
     return [
-        Role(
-            "rollout",
-            Rollout,
-            rollout_settings(ppo, inputs, backend, gpu),
-            ppo.rollout_engines,
-            gpus=gpu,
-            env=VLLM_ENV if backend == "vllm" else {},
-        ),
-        Role(
-            "policy",
-            Policy,
-            PolicySettings(ppo, inputs.policy, inputs.seed, micro, inputs.pretrain),
-            ppo.policy_ranks,
-            gpus=gpu,
-            rendezvous=True,
-        ),
-        Role(
-            "critic",
-            Critic,
-            CriticSettings(ppo, inputs.reward, inputs.seed, micro),
-            ppo.critic_ranks,
-            gpus=gpu,
-            rendezvous=True,
-        ),
-        Role("reference", Reference, frozen, ppo.reference_ranks, gpus=gpu),
+        Role("rollout", Rollout, engine, ppo.rollout_engines, gpus=gpu, env=env),
+        Role("policy", Policy, policy, ppo.policy_ranks, gpus=gpu, rendezvous=True),
+        Role("critic", Critic, critic, ppo.critic_ranks, gpus=gpu, rendezvous=True),
+        Role("reference", Reference, reference, ppo.reference_ranks, gpus=gpu),
         Role("reward", Reward, reward_settings(ppo, inputs), ppo.reward_ranks, gpus=gpu),
         Role("experience", ExperienceMaker, ExperienceSettings(ppo, folder)),
     ]
@@ -121,15 +93,5 @@ def rollout_settings(ppo: PPOConfig, inputs: Inputs, backend: str, gpu: float) -
 
 
 def reward_settings(ppo: PPOConfig, inputs: Inputs) -> RewardSettings:
-    """Settings of a reward rank: its conditions as tokens, and the end of a conversation."""
-    c = inputs.chat
-    return RewardSettings(
-        inputs.reward,
-        inputs.micro_tokens,
-        ppo.precision,
-        c.prefixes,
-        c.reward_id,
-        c.end_id,
-        c.tail,
-        inputs.reward_context,
-    )
+    """Settings of a reward rank."""
+    return RewardSettings(inputs.reward, inputs.micro_tokens, ppo.precision, inputs.chat, inputs.reward_context)

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from actors.ppo.policy import PretrainMix
-from actors.ppo.roles import ChatIds, Inputs
+from actors.ppo.reward import ChatIds
+from actors.ppo.roles import Inputs
 from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.data.tokens.shards import write_shard
