@@ -77,14 +77,14 @@ class Role:
 class Call:
     """One method called on every rank of a group, which `collect` waits for."""
 
-    group: "Group"
+    group: "ActorGroup"
     method: str
     needs: list[ray.ObjectRef]  # payloads of other groups among the arguments
     payloads: list[ray.ObjectRef]
     receipts: list[ray.ObjectRef]
 
 
-class Group:
+class ActorGroup:
     """Handles of a role's ranks. `shared`: other roles' ranks lie on `placement` too, and it outlives this group."""
 
     def __init__(self, role: Role, placement: PlacementGroup, namespace: str, shared: bool) -> None:
@@ -133,7 +133,7 @@ def start_groups(
     deadline_s: float,
     placement_s: float = PLACEMENT_DEADLINE_S,
     shared: PlacementGroup | None = None,
-) -> dict[str, Group]:
+) -> dict[str, ActorGroup]:
     """Place and start all roles at the same time and wait until every rank has built its model.
 
     shared: a placement of `place_together` instead of one for each role. Raises UserError where the cluster has no room
@@ -142,10 +142,10 @@ def start_groups(
     if shared is not None:
         _wait_for_room(shared, roles, time.monotonic() + placement_s)
     placements = _place(roles, placement_s) if shared is None else dict.fromkeys((r.name for r in roles), shared)
-    groups: dict[str, Group] = {}
+    groups: dict[str, ActorGroup] = {}
     try:
         for role in roles:
-            groups[role.name] = Group(role, placements[role.name], namespace, shared is not None)
+            groups[role.name] = ActorGroup(role, placements[role.name], namespace, shared is not None)
         meeting = [group for group in groups.values() if group.role.rendezvous]
         first = [[(rank == 0,) for rank in range(group.role.ranks)] for group in meeting]
         opened = [group.start_each("open_store", ranks) for group, ranks in zip(meeting, first, strict=True)]
@@ -162,7 +162,7 @@ def start_groups(
     return groups
 
 
-def stop_groups(groups: dict[str, Group]) -> None:
+def stop_groups(groups: dict[str, ActorGroup]) -> None:
     """End all ranks of all groups and give their placement groups back."""
     for group in groups.values():
         group.stop()
@@ -244,7 +244,7 @@ def _wait_for_room(placement: PlacementGroup, roles: Sequence[Role], until: floa
     )
 
 
-def lost_ranks(groups: Iterable[Group], method: str = "") -> list[LostRank]:
+def lost_ranks(groups: Iterable[ActorGroup], method: str = "") -> list[LostRank]:
     """The ranks that are dead by Ray's own record; `method` is noted of each."""
     return [
         LostRank(group.role.name, rank, method, "died")

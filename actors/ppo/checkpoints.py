@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.group import Call, Figures, Group, collect
+from actors.group import ActorGroup, Call, Figures, collect
 from actors.ppo.log import keep_before
 from ilm_ray.alignment.ppo import blackbox
 from ilm_ray.base.files import write_text_atomic
@@ -41,13 +41,13 @@ class State:
     unlogged: Figures | None = None  # row of the last iteration, until it is validated and logged; in no checkpoint
 
 
-class Checkpoints:
+class PPOCheckpoints:
     """Writes, finds and prunes the checkpoints and candidates of the run in `folder`; the newest two stay."""
 
     def __init__(self, folder: Path, deadline_s: float) -> None:
         self.folder, self.deadline_s = folder, deadline_s
 
-    def save(self, groups: dict[str, Group], state: State) -> None:
+    def save(self, groups: dict[str, ActorGroup], state: State) -> None:
         """Checkpoint of `state`. Raises GroupError where a learner does not write its part."""
         target = self._path(state.iteration)
         if target.exists():  # left by a run that was killed while saving
@@ -66,7 +66,7 @@ class Checkpoints:
             if candidate not in kept:
                 shutil.rmtree(candidate)
 
-    def restore(self, groups: dict[str, Group]) -> State:
+    def restore(self, groups: dict[str, ActorGroup]) -> State:
         """Put new learners into the newest checkpoint's state; without a checkpoint they start from the beginning.
 
         Cuts from logs and black box what will be written again. Raises GroupError where a group does not answer.

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from actors.group import Call, Figures, Group, collect
-from actors.ppo.checkpoints import Answers, Checkpoints, State
+from actors.group import ActorGroup, Call, Figures, collect
+from actors.ppo.checkpoints import Answers, PPOCheckpoints, State
 from actors.ppo.log import append, export_metrics, lines, readable
 from actors.ppo.recovery import Recovery
 from actors.ppo.roles import Inputs, ppo_roles
@@ -41,11 +41,12 @@ class PPORun:
     def __init__(self, ppo: PPOConfig, inputs: Inputs, folder: Path, journal: Journal | None = None) -> None:
         self.ppo, self.inputs, self.folder = ppo, inputs, folder
         self.total = ppo.critic_warmup + ppo.iterations
-        self.checkpoints = Checkpoints(folder, ppo.deadline_s)
+        self.checkpoints = PPOCheckpoints(folder, ppo.deadline_s)
         journal = journal or Journal(folder / "journal.jsonl")
         self.recovery = Recovery(ppo, ppo_roles(ppo, inputs, folder), self.checkpoints, journal)
         self.groups = self.recovery.groups
-        self._served: tuple[Group, Group, int] | None = None  # engines, policy and version of the weights they have
+        # Engines, the policy that sent them weights, and its version: a replaced group has other weights, or none.
+        self._served: tuple[ActorGroup, ActorGroup, int] | None = None
 
     @property
     def state(self) -> State:
@@ -81,7 +82,7 @@ class PPORun:
                 experience = self.make_experience(number, answers, scores)
                 ahead = None
                 if self.ppo.staleness and number + 1 < self.total:
-                    self.collect(answers.call)  # the engines take no weights before
+                    self.collect(answers.call)  # until they are done the engines take no weights
                     weights.append(self.send_weights())
                     ahead = self.rollout(number + 1)
                 row = self.collect_experience(number, answers, scores, experience)
@@ -107,7 +108,7 @@ class PPORun:
         self.export()
 
     def send_weights(self) -> Figures:
-        """Give the engines the policy's weights if theirs are others, in one message; returns its bytes and seconds."""
+        """Give the engines the policy's weights, unless they have them; returns bytes and seconds of the transfer."""
         size, started = 0, time.monotonic()
         engines, policy, version = self.groups["rollout"], self.groups["policy"], self.state.version
         if self._served != (engines, policy, version):
@@ -222,13 +223,9 @@ class PPORun:
 
 
 def _complete(row: Figures, trained: Figures, weights: list[Figures], whole: float) -> Figures:
-    """An iteration's row with the training's figures and what all took. weights: transfers; whole: seconds in all."""
-    seconds = {
-        "weights": sum(transfer["seconds"] for transfer in weights),
-        **row["seconds"],
-        "train": trained["seconds"],
-        "all": whole,
-    }
+    """An iteration's row with the training's figures, seconds and bytes. weights: transfers; whole: seconds in all."""
+    sent = sum(transfer["seconds"] for transfer in weights)
+    seconds = {"weights": sent, **row["seconds"], "train": trained["seconds"], "all": whole}
     rounded = {name: round(value, 3) for name, value in seconds.items()}
     return {**row, **trained, "seconds": rounded, "weight_bytes": sum(transfer["bytes"] for transfer in weights)}
 

@@ -15,7 +15,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from actors.group import (
     PLACEMENT_DEADLINE_S,
-    Group,
+    ActorGroup,
     GroupError,
     Role,
     lost_ranks,
@@ -23,7 +23,7 @@ from actors.group import (
     start_groups,
     stop_groups,
 )
-from actors.ppo.checkpoints import LEARNERS, Checkpoints, State
+from actors.ppo.checkpoints import LEARNERS, PPOCheckpoints, State
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.run import metrics
 from ilm_ray.run.journal import Journal
@@ -70,9 +70,9 @@ class Recovery:
     `state` is replaced as a whole when the learners are restored. `journal` gets an event for every repair.
     """
 
-    def __init__(self, ppo: PPOConfig, roles: list[Role], checkpoints: Checkpoints, journal: Journal) -> None:
+    def __init__(self, ppo: PPOConfig, roles: list[Role], checkpoints: PPOCheckpoints, journal: Journal) -> None:
         self.ppo, self.roles, self.checkpoints, self.journal = ppo, roles, checkpoints, journal
-        self.groups: dict[str, Group] = {}
+        self.groups: dict[str, ActorGroup] = {}
         self.state = State()
         self._placement: PlacementGroup | None = None  # of all groups, with ppo.colocate
         self._losses: list[Loss] = []

@@ -20,7 +20,7 @@ import pytest
 import ray
 
 from actors.evidence import state_of
-from actors.group import Call, Group
+from actors.group import ActorGroup, Call
 from actors.ppo.driver import PPORun
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.run.journal import Journal, read_journal
@@ -60,9 +60,9 @@ class Saboteur:
         self.hit: list[str] = []
         self.pending: str | None = None  # a role that has to be built anew first
         self.armed = True
-        self.groups: dict[str, Group] = {}
+        self.groups: dict[str, ActorGroup] = {}
 
-    def saw(self, group: Group, method: str, work: Call) -> None:
+    def saw(self, group: ActorGroup, method: str, call: Call) -> None:
         role = group.role.name
         self.groups[role] = group
         if self.armed and self.left and (role, method) == self.left[0].begin:
@@ -72,13 +72,13 @@ class Saboteur:
             longest = 0.002 if blow.phase == "export" else 0.05
             rank, delay = self.rng.randrange(len(victim.actors)), self.rng.uniform(0.0, longest)
             self.pending = blow.role
-            threading.Thread(target=self._strike, args=(victim, rank, delay, work.needs)).start()
+            threading.Thread(target=self._strike, args=(victim, rank, delay, call.needs)).start()
         elif method == "build" and role == self.pending:
             self.pending = None
         elif (role, method) == ("critic", "train") and self.pending is None:
             self.armed = True
 
-    def _strike(self, victim: Group, rank: int, delay: float, needs: list[Any]) -> None:
+    def _strike(self, victim: ActorGroup, rank: int, delay: float, needs: list[Any]) -> None:
         if needs:  # a phase begins when what it works on is there
             ray.wait(needs, num_returns=len(needs), timeout=60)
         until = time.monotonic() + 60
@@ -92,15 +92,15 @@ class Saboteur:
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """`watch(saboteur)`: from now on it sees what groups start."""
-    start = Group._start
+    start = ActorGroup._start
 
     def watched(saboteur: Saboteur) -> None:
-        def seen(self: Group, method: str, args: Any) -> Call:
-            work = start(self, method, args)
-            saboteur.saw(self, method, work)
-            return work
+        def seen(self: ActorGroup, method: str, args: Any) -> Call:
+            call = start(self, method, args)
+            saboteur.saw(self, method, call)
+            return call
 
-        monkeypatch.setattr(Group, "_start", seen)
+        monkeypatch.setattr(ActorGroup, "_start", seen)
 
     yield watched
 
@@ -135,10 +135,10 @@ def strike_and_compare(
     watch(saboteur)
     struck = finish(ppo, inputs, tmp_path / "struck")
     assert len(saboteur.hit) == len(blows)
-    told = recoveries(tmp_path / "struck")
+    events = recoveries(tmp_path / "struck")
     assert not recoveries(tmp_path / "whole")
-    for blow, name, event in zip(blows, saboteur.hit, told, strict=True):
-        assert any(said.startswith(f"{name} in ") and said.endswith(": died") for said in event["lost"]), event
+    for blow, name, event in zip(blows, saboteur.hit, events, strict=True):
+        assert any(line.startswith(f"{name} in ") and line.endswith(": died") for line in event["lost"]), event
         # Answers of weights that are gone cannot be given again: then all goes back to a checkpoint.
         learner = blow.role in ("policy", "critic")
         torn = ppo.staleness == 1 and {"critic", "policy"} <= set(event["restarted"])
@@ -203,8 +203,8 @@ def test_a_rank_that_hangs_is_replaced(tmp_path: Path, watch: Any, blow: Blow, c
     watch(saboteur)
     assert finish(ppo, inputs, tmp_path / "struck") == whole
     (event,) = recoveries(tmp_path / "struck")
-    assert any(said.startswith(saboteur.hit[0]) and said.endswith(": silent") for said in event["lost"])
-    assert not any("experience" in said for said in event["lost"])  # it only waited for the other
+    assert any(line.startswith(saboteur.hit[0]) and line.endswith(": silent") for line in event["lost"])
+    assert not any("experience" in line for line in event["lost"])  # it only waited for the other
 
 
 DRIVER = """
