@@ -29,8 +29,8 @@ from ilm_ray.data.tokens.mixture import Mixture
 from ilm_ray.evaluation.pipeline import heldout_measures
 from ilm_ray.model.loss import IGNORE
 from ilm_ray.model.weights import load_causal
-from ilm_ray.report import page
 from ilm_ray.report.charts.basic import Series, line_chart
+from ilm_ray.report.html import page
 from ilm_ray.run.journal import Journal
 from ilm_ray.run.stage import run_stage
 from ilm_ray.training.pretrain import open_sources

@@ -32,7 +32,7 @@ from ilm_ray.data.tokenizer.chatml import encode_chat, plain_text
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
 from ilm_ray.model.weights import save_internlm2
-from ilm_ray.report import page
+from ilm_ray.report.html import page
 from ilm_ray.report.sections.online import before_after_chart
 from ilm_ray.run.journal import Journal
 from ilm_ray.run.manifest import Manifest, commit

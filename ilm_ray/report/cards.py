@@ -5,8 +5,8 @@ from pathlib import Path
 
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.data.web.classifiers.card import read_card
-from ilm_ray.report import page
 from ilm_ray.report.charts.basic import Series, line_chart
+from ilm_ray.report.html import page
 
 
 def write_card_page(folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from ilm_ray.evaluation.contamination import SETS, Contamination, Delta
 from ilm_ray.report.charts.basic import Bars, bar_chart
-from ilm_ray.report.page import figure, join, page, paragraph, section, table
+from ilm_ray.report.html.page import figure, join, page, paragraph, section, table
 
 
 def contamination_page(results: dict[str, Contamination]) -> str:

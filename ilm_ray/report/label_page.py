@@ -5,8 +5,8 @@ Works without script; with it keys answer too. The policy lets only the one scri
 
 from typing import Any
 
-from ilm_ray.report.page import Html, join, text
-from ilm_ray.report.style import STYLE
+from ilm_ray.report.html.page import Html, join, text
+from ilm_ray.report.html.style import STYLE
 
 _OWN = """\
 .sides { display: grid; grid-template-columns: 1fr 1fr; gap: 14px; margin: 14px 0; }

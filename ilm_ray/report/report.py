@@ -1,7 +1,7 @@
 """One self-contained `report.html` for a run: pictures and tables of every stage, readable offline.
 
 The page depends on the run folder alone, so writing it twice gives the same bytes. A stage that has not run yet is
-named with a short note, except in a folder of scores alone; crawled and generated text is escaped (see `page.py`).
+named with a short note, except in a folder of scores alone; crawled and generated text is escaped (see `html/page.py`).
 """
 
 import math
@@ -14,10 +14,10 @@ import yaml
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
-from ilm_ray.report import page
 from ilm_ray.report.cards import write_card_page
 from ilm_ray.report.charts.basic import HALF, Bars, bar_chart
-from ilm_ray.report.page import Html
+from ilm_ray.report.html import page
+from ilm_ray.report.html.page import Html
 from ilm_ray.report.sections.alignment import evaluation_section, ppo_section, reward_gain
 from ilm_ray.report.sections.benchmarks import benchmarks_section
 from ilm_ray.report.sections.data import code_section, tokens_section

@@ -15,8 +15,8 @@ from ilm_ray.data.tokenizer.chatml import check_messages, encode_chat, plain_tex
 from ilm_ray.data.tokenizer.cl100k import cl100k
 from ilm_ray.data.tokenizer.huggingface import MARK
 from ilm_ray.data.tokenizer.tokenizer import SPECIALS, Tokenizer
+from ilm_ray.report.html.page import text
 from ilm_ray.report.label_page import question_page
-from ilm_ray.report.page import text
 from tests.fuzz.limits import bounded, few, refusals
 from tests.fuzz.made import rewritten, texts, values
 

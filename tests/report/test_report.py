@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.report import page
+from ilm_ray.report.html import page
 from ilm_ray.report.report import write_report
 from ilm_ray.report.sections.text import funnel_steps
 from ilm_ray.run.rundata import STAGES

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ilm_ray.base.jsonl import Row, read_jsonl, write_jsonl
-from ilm_ray.report import diff
 from ilm_ray.report.explain.text_run import open_run
-from ilm_ray.report.page import share, size
+from ilm_ray.report.html import diff
+from ilm_ray.report.html.page import share, size
 from ilm_ray.report.report import write_report
 from ilm_ray.report.sections import text_samples
 from ilm_ray.report.sections.documents import cluster_sizes

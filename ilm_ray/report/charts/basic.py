@@ -1,4 +1,4 @@
-"""Charts as SVG text: pure functions of their data, without script; colours come from the page's style (`page.py`).
+"""Charts as SVG text: pure functions of their data, without script; colours come from `html/style.py`.
 
 Coordinates are SVG user units (pixels at full width). Values that are not finite leave a gap in a line and no bar.
 """
@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ilm_ray.report.page import Html, number, text
+from ilm_ray.report.html.page import Html, number, text
 
 WIDE, HALF = 980, 480
 COLOURS = 8

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from ilm_ray.report.charts.basic import WIDE, cut, svg, text_width
-from ilm_ray.report.page import Html, number, text
+from ilm_ray.report.html.page import Html, number, text
 
 CELL = 26  # height
 FAINT, FULL = 0.06, 0.62  # opacity of the least and the greatest value; the figure stays readable on both

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from ilm_ray.report.charts.basic import HALF, cut, svg, text_width
-from ilm_ray.report.page import Html, number, text
+from ilm_ray.report.html.page import Html, number, text
 
 RINGS = 4
 MARGIN = 78  # room for the names around the circle

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ilm_ray.report.charts.basic import HALF, WIDE, cut, svg, text_width, ticks
-from ilm_ray.report.page import Html, number, share, text
+from ilm_ray.report.html.page import Html, number, share, text
 
 SMALL = 312
 BINS = 40

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from ilm_ray.evaluation.tables import area_means, per_cent
-from ilm_ray.report import page
 from ilm_ray.report.charts.basic import HALF, Bars, bar_chart
 from ilm_ray.report.charts.heat import heat_map
 from ilm_ray.report.charts.radar import radar_chart
-from ilm_ray.report.page import Html
+from ilm_ray.report.html import page
+from ilm_ray.report.html.page import Html
 from ilm_ray.run.manifest import Manifest
 from ilm_ray.run.rundata import Row, as_number, read_json
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from ilm_ray.report import page
 from ilm_ray.report.charts.basic import HALF, Bars, bar_chart
 from ilm_ray.report.charts.text import flow_chart
-from ilm_ray.report.page import Html
+from ilm_ray.report.html import page
+from ilm_ray.report.html.page import Html
 from ilm_ray.report.sections.text import flow
 from ilm_ray.run.manifest import Manifest
 from ilm_ray.run.rundata import is_number, read_json

@@ -4,8 +4,8 @@ import itertools
 from pathlib import Path
 
 from ilm_ray.base.jsonl import Row, read_jsonl
-from ilm_ray.report import page
-from ilm_ray.report.page import Html
+from ilm_ray.report.html import page
+from ilm_ray.report.html.page import Html
 from ilm_ray.run.manifest import Manifest
 
 SHOWN = 100

@@ -4,13 +4,13 @@ from collections import Counter
 
 import numpy as np
 
-from ilm_ray.report import page
 from ilm_ray.report.charts.basic import HALF, Bars, bar_chart
 from ilm_ray.report.charts.text import catch_chart, score_chart
-from ilm_ray.report.diff import line_diff, word_diff
 from ilm_ray.report.explain.document import drop_lists
 from ilm_ray.report.explain.text_run import NEAR, TextRun
-from ilm_ray.report.page import Html
+from ilm_ray.report.html import page
+from ilm_ray.report.html.diff import line_diff, word_diff
+from ilm_ray.report.html.page import Html
 from ilm_ray.report.sections.text_samples import FILES, ROWS, SAMPLE_CHARS, Look, RuleView, orders
 from ilm_ray.run.rundata import Row
 

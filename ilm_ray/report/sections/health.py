@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from ilm_ray.report import page
 from ilm_ray.report.charts.basic import Series, line_chart
-from ilm_ray.report.page import Html
+from ilm_ray.report.html import page
+from ilm_ray.report.html.page import Html
 from ilm_ray.run.rundata import Row, as_number, read_rows
 
 

@@ -10,9 +10,9 @@ from ilm_ray.base.jsonl import read_jsonl
 from ilm_ray.data.documents.smallest import Smallest
 from ilm_ray.data.longtext.steps import KEPT, STEPS
 from ilm_ray.data.longtext.thresholds import DIFFERENCE, Thresholds, parse_thresholds
-from ilm_ray.report import page
 from ilm_ray.report.charts.text import flow_chart, score_chart
-from ilm_ray.report.page import Html
+from ilm_ray.report.html import page
+from ilm_ray.report.html.page import Html
 from ilm_ray.report.sections.text import flow
 from ilm_ray.report.sections.text_samples import FILES, ROWS, order, spread
 from ilm_ray.run.manifest import Manifest

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ilm_ray.report import page
 from ilm_ray.report.charts.basic import HALF, Bars, Series, bar_chart, line_chart
-from ilm_ray.report.page import Html
+from ilm_ray.report.html import page
+from ilm_ray.report.html.page import Html
 from ilm_ray.run.manifest import Manifest
 from ilm_ray.run.rundata import Row, as_number, column, read_json, read_rows
 

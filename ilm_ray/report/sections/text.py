@@ -9,11 +9,11 @@ import pandas as pd
 from ilm_ray.base.jsonl import read_jsonl
 from ilm_ray.data.documents.cost import by_step
 from ilm_ray.data.documents.paths import STEPS
-from ilm_ray.report import page
 from ilm_ray.report.charts.basic import HALF, Bars, Series, bar_chart, line_chart
 from ilm_ray.report.charts.text import Step, flow_chart
 from ilm_ray.report.explain.text_run import bounds, text_run
-from ilm_ray.report.page import Html
+from ilm_ray.report.html import page
+from ilm_ray.report.html.page import Html
 from ilm_ray.report.sections.documents import duplicates, rules_and_samples
 from ilm_ray.report.sections.text_samples import look
 from ilm_ray.run.manifest import Manifest

@@ -14,8 +14,8 @@ import numpy as np
 
 from ilm_ray.data.documents.paths import STEPS
 from ilm_ray.data.documents.smallest import Smallest
-from ilm_ray.report import diff
 from ilm_ray.report.explain.text_run import NEAR, Asked, Row, TextRun, find_row, read
+from ilm_ray.report.html import diff
 
 FILES, ROWS, FILE_BYTES = 12, 1000, 32 << 20
 REMOVED, BORDERLINE, CLEANED, PAIRS = 20, 20, 8, 10

@@ -4,9 +4,9 @@ import itertools
 import math
 from pathlib import Path
 
-from ilm_ray.report import page
 from ilm_ray.report.charts.basic import HALF, Band, Bars, Series, bar_chart, line_chart
-from ilm_ray.report.page import Html
+from ilm_ray.report.html import page
+from ilm_ray.report.html.page import Html
 from ilm_ray.report.sections.health import health_parts
 from ilm_ray.run.manifest import Manifest
 from ilm_ray.run.rundata import Row, as_number, column, is_number, read_rows

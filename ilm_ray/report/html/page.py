@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ilm_ray.report.style import STYLE
+from ilm_ray.report.html.style import STYLE
 
 
 class Html(str):

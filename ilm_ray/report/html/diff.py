@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from ilm_ray.report.page import Html, text
+from ilm_ray.report.html.page import Html, text
 
 CHARS, LINES, WORDS = 20_000, 400, 1500  # of each text that are compared: the time grows with their product
 SHOWN = 60  # lines, or changes inside a running text
