@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ilm_ray.evaluation.results import LackingResult, SetResult
 from ilm_ray.evaluation.suites import Benchmark
 from ilm_ray.run.progress import Progress
 
@@ -29,7 +30,6 @@ OFFLINE = {
     "no_proxy": "*",
     "TOKENIZERS_PARALLELISM": "false",
 }
-Row = dict[str, Any]
 
 
 class EvaluationError(RuntimeError):
@@ -124,23 +124,24 @@ class Evaluator:
                     work.benchmark.kind, target.url, target.name, target.context, target.tokenizer, target.request_s
                 )
                 arguments, below = build_arguments(work.benchmark, config), folder / "opencompass" / work.benchmark.key
+                result: SetResult | LackingResult
                 if lacks := lacks_here(work.benchmark, config):
-                    row = {"lacks": lacks}
+                    result = {"lacks": lacks}
                 elif work.benchmark.judged:
-                    row = self._judge(work.benchmark.name, arguments, model, below)
+                    result = self._judge(work.benchmark.name, arguments, model, below)
                 else:
-                    row = run_set(arguments, model, below)
+                    result = run_set(arguments, model, below)
             except Exception as error:  # raised by a set's code: the others go on, the job fails at the end
                 traceback.print_exc(file=out)
                 return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}; log: {log}"
         path = folder / "results" / work.file
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
+        temporary.write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
         temporary.replace(path)
         return None
 
-    def _judge(self, name: str, arguments: Row, model: Any, folder: Path) -> Row:
+    def _judge(self, name: str, arguments: dict[str, Any], model: Any, folder: Path) -> SetResult:
         from ilm_ray.evaluation.opencompass.judged import judge_config, run_judged
 
         judge = self.target.judge

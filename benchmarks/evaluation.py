@@ -19,7 +19,7 @@ from pathlib import Path
 import ray
 
 from actors.evaluator import ModelUnderTest, SetOf, plan_sets, run_sets
-from ilm_ray.evaluation.data import lay_out
+from ilm_ray.evaluation.data import write_data
 from ilm_ray.evaluation.environment import interpreter
 from ilm_ray.evaluation.suites import BENCHMARKS
 
@@ -62,7 +62,7 @@ for part, task in (("predictions", OpenICLInferTask), ("results", OpenICLEvalTas
 
 
 class Constant(BaseHTTPRequestHandler):
-    """Says `A` to every conversation."""
+    """Answers `A` to every conversation."""
 
     protocol_version = "HTTP/1.1"
 
@@ -71,11 +71,11 @@ class Constant(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        said = json.dumps({"choices": [{"index": 0, "message": {"role": "assistant", "content": "A"}}]}).encode()
+        payload = json.dumps({"choices": [{"index": 0, "message": {"role": "assistant", "content": "A"}}]}).encode()
         self.send_response(200)
-        self.send_header("Content-Length", str(len(said)))
+        self.send_header("Content-Length", str(len(payload)))
         self.end_headers()
-        self.wfile.write(said)
+        self.wfile.write(payload)
 
 
 def main() -> None:
@@ -90,7 +90,7 @@ def main() -> None:
     ray.init(address="local", num_cpus=arguments.workers + 1, include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as temporary:
         root, python = Path(temporary) / "root", interpreter(None)
-        lay_out(arguments.data, root)
+        write_data(arguments.data, root)
         url = f"http://127.0.0.1:{server.server_port}"
         ours = Path(temporary) / "ours"
         target = ModelUnderTest(url, "model", None, 32_768, str(root), str(ours), arguments.examples)
@@ -121,8 +121,8 @@ def local_runner(
     repository = str(Path(__file__).resolve().parents[1])
     environment = {"PYTHONPATH": repository, "PATH": "/usr/bin:/bin", "HOME": str(folder.parent), "NO_PROXY": "*"}
     subprocess.run([str(python), "-c", LOCAL_RUNNER, *words], check=True, env=environment, timeout=DEADLINE_S)
-    found = {path.stem: json.loads(path.read_text()) for path in (folder / "results").rglob("*.json")}
-    return {work.name: found[work.name].get("score", found[work.name].get("accuracy")) for work in sets}
+    results = {path.stem: json.loads(path.read_text()) for path in (folder / "results").rglob("*.json")}
+    return {work.name: results[work.name].get("score", results[work.name].get("accuracy")) for work in sets}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ilm_ray.evaluation.data import lay_out
+from ilm_ray.evaluation.data import write_data
 from jobs._plain import Parser, run_plain
 
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument("published", type=Path)
         parser.add_argument("root", type=Path)
         arguments = parser.parse_args(argv)
-        for path in (written := lay_out(arguments.published, arguments.root)):
+        for path in (written := write_data(arguments.published, arguments.root)):
             print(path)
         summary |= {"root": str(arguments.root), "written": len(written)}
 

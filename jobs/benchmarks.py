@@ -23,7 +23,7 @@ from ilm_ray.config import Config
 from ilm_ray.config.evaluation import BenchmarksConfig
 from ilm_ray.evaluation.environment import interpreter
 from ilm_ray.evaluation.needle import default_lengths
-from ilm_ray.evaluation.needle_run import LEAST_TOKENS, TRIALS, Asked, Grid, read_haystacks, run_needles
+from ilm_ray.evaluation.needle_run import LEAST_TOKENS, TRIALS, Grid, ServedModel, read_haystacks, run_needles
 from ilm_ray.evaluation.programs.humaneval_x import NAMES, lacking
 from ilm_ray.evaluation.suites import SMOKE, Benchmark, suite, with_settings
 from ilm_ray.evaluation.tables import area_means, benchmark_row
@@ -49,19 +49,19 @@ def _sources(config: Config) -> dict[str, str]:
     interpreter(chosen.environment)
     choose_backend(chosen.backend, "benchmarks.backend")
     _judge(chosen)
-    found = {"data": _listing(_data_root(chosen))}
-    if chosen.haystack is not None and any(b.own for b in suite(chosen.suite)):
+    sources = {"data": _listing(_data_root(chosen))}
+    if chosen.haystack is not None and any(b.native for b in suite(chosen.suite)):
         _grid(config)
-        found["haystack"] = digest(read_haystacks(Path(chosen.haystack)))
+        sources["haystack"] = digest(read_haystacks(Path(chosen.haystack)))
     if any(b.name == "HumanEval-X" for b in suite(chosen.suite)):  # a compiler more is another result
-        found["languages"] = ", ".join(name for name in NAMES if lacking(name) is None)
+        sources["languages"] = ", ".join(name for name in NAMES if lacking(name) is None)
     if chosen.model is None:
         raise UserError(
             "benchmarks.model is not set; give the folder of a model (<run>/sft/model) or an endpoint's URL"
         )
     if not _is_url(chosen.model):
-        found["model"] = _weights_hash(Path(chosen.model))
-    return found
+        sources["model"] = _weights_hash(Path(chosen.model))
+    return sources
 
 
 def _work(context: Context) -> Result:
@@ -79,19 +79,19 @@ def _work(context: Context) -> Result:
         examples=chosen.examples or (SMOKE_EXAMPLES if chosen.suite == "smoke" else None),
         judge=judge,
     )
-    asked = [b for b in benchmarks if not b.lacks]
-    sets = plan_sets([b for b in asked if not b.own], target, python, PLAN_DEADLINE_S)
+    runnable = [b for b in benchmarks if not b.lacks]
+    sets = plan_sets([b for b in runnable if not b.native], target, python, PLAN_DEADLINE_S)
     texts = read_haystacks(Path(chosen.haystack)) if chosen.haystack is not None else {}
-    sets += [SetOf(b, language, 1.0, []) for b in asked if b.own for language in texts]
+    sets += [SetOf(b, language, 1.0, []) for b in runnable if b.native for language in texts]
     if chosen.suite == "smoke":
         sets = [work for work in sets if work.name.endswith(SMOKE[work.benchmark.key] or (work.name,))]
     present = [work for work in sets if not work.missing]
     if not all(scored(context.folder / "results" / work.file) for work in present):
         with _served(context, target) as ready:
-            for key in {w.benchmark.key for w in present if w.benchmark.own}:
-                needles = Asked(ready.url, ready.name, ready.tokenizer, chosen.deadline_s)
-                run_needles(texts, _grid(config), needles, context.folder / "needle", context.folder / "results" / key)
-            run_sets([w for w in present if not w.benchmark.own], ready, python, chosen.workers, chosen.deadline_s)
+            for key in {w.benchmark.key for w in present if w.benchmark.native}:
+                model = ServedModel(ready.url, ready.name, ready.tokenizer, chosen.deadline_s)
+                run_needles(texts, _grid(config), model, context.folder / "needle", context.folder / "results" / key)
+            run_sets([w for w in present if not w.benchmark.native], ready, python, chosen.workers, chosen.deadline_s)
     sampled = target.examples is not None
     rows = [_row(b, [work for work in sets if work.benchmark == b], context.folder, sampled) for b in benchmarks]
     table = context.folder / "benchmarks.json"

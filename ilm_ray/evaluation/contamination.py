@@ -57,19 +57,19 @@ def item_text(item: Item) -> str:
 
 @torch.no_grad()
 def item_losses(model: CausalLM, tokenizer: Tokenizer, texts: Sequence[str], micro_tokens: int = 8192) -> list[float]:
-    """The mean loss a token (nats) of each text, read as a document of pre-training."""
+    """The mean loss of each text in nats a token. A text is encoded as a document of pre-training."""
     device = next(model.parameters()).device
-    found, held, size = list[float](), list[np.ndarray](), 0
+    means, held, size = list[float](), list[np.ndarray](), 0
     for number, text in enumerate(texts, 1):
         held.append(tokenizer.encode_document(text).astype(np.int64))
         size += len(held[-1])
         if size >= micro_tokens or number == len(texts):
             labels = np.concatenate([np.append(ids[1:], IGNORE) for ids in held])
             losses = model(packed_from_arrays(held).to(device), torch.from_numpy(labels).to(device)).double().cpu()
-            for ids, own in zip(held, losses.split([len(ids) for ids in held]), strict=True):
-                found.append(float(own.sum()) / (len(ids) - 1))
+            for ids, item in zip(held, losses.split([len(ids) for ids in held]), strict=True):
+                means.append(float(item.sum()) / (len(ids) - 1))
             held, size = [], 0
-    return found
+    return means
 
 
 def contamination(losses: Mapping[str, Sequence[float]], seed: int, resamples: int = RESAMPLES) -> Contamination:

@@ -31,17 +31,17 @@ MT_BENCH = {
     "0.1": ("stem", "humanities"),
     "0.7": ("writing", "roleplay"),
 }
-_EMPTY = ("assistant", "")  # what the model is to say
+_EMPTY = ("assistant", "")  # the model fills it
 UNPACKED = {
     "gsm8k/train.jsonl.gz": "gsm8k/train.jsonl",
     "humaneval/HumanEval.jsonl.gz": "humaneval/human-eval-v2-20210705.jsonl",
 }
 
 
-def lay_out(published: Path, root: Path) -> list[Path]:
-    """Copy and convert what of the known benchmarks lies in `published` into `root/data`; returns what was written.
+def write_data(published: Path, root: Path) -> list[Path]:
+    """Copy and convert the known benchmarks of `published` into `root/data`; the paths written.
 
-    Raises UserError where the folder holds none of them or cannot be read or written.
+    Raises UserError where `published` holds no known benchmark, or a file cannot be read or written.
     """
     data = root / "data"
     try:
@@ -59,11 +59,11 @@ def lay_out(published: Path, root: Path) -> list[Path]:
             ),
         ]
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot lay out {published} in {data} ({error}); is it what the authors publish?") from None
-    found = [path for path in written if path is not None]
-    if not found:
+        raise UserError(f"cannot convert {published} into {data} ({error}); is it what the authors publish?") from None
+    paths = [path for path in written if path is not None]
+    if not paths:
         raise UserError(f"{published} holds none of {', '.join(sorted(COPIED))}; see docs/evaluation.md for the names")
-    return found
+    return paths
 
 
 def winogrande_row(row: dict[str, Any]) -> dict[str, str]:
@@ -133,11 +133,11 @@ def mt_bench_row(question: dict[str, Any], reference: list[str]) -> dict[str, An
 
 def _mt_bench(folder: Path, target: Path) -> list[Path]:
     """One file for each temperature at which a category is answered."""
-    asked, known = folder / "question.jsonl", folder / "reference_answer_gpt-4.jsonl"
-    if not (asked.exists() and known.exists()):
+    question_file, reference_file = folder / "question.jsonl", folder / "reference_answer_gpt-4.jsonl"
+    if not (question_file.exists() and reference_file.exists()):
         return []
-    answers = {row["question_id"]: row["choices"][0]["turns"] for row in _read_lines(known)}
-    questions = _read_lines(asked)
+    answers = {row["question_id"]: row["choices"][0]["turns"] for row in _read_lines(reference_file)}
+    questions = _read_lines(question_file)
     written = []
     for temperature, categories in MT_BENCH.items():
         chosen = [q for q in questions if q["category"] in categories]

@@ -1,4 +1,4 @@
-"""Where OpenCompass's own environment is. Its pins exclude ours (numpy 1), so it is a virtual environment apart.
+"""The virtual environment of OpenCompass. Its pins exclude ours (numpy 1), so it is separate.
 
 Ray starts the evaluators with its interpreter (`py_executable`). That needs the same Python and the same Ray as here.
 """
@@ -16,24 +16,24 @@ OPENCOMPASS = "0.5.4"
 def interpreter(setting: str | None) -> Path:
     """The environment's Python. setting: its folder; None: `.venv-eval` beside the environment that runs this.
 
-    Raises UserError where there is none, or where it does not go with this one.
+    Raises UserError where the folder has no Python, or another version of OpenCompass or Ray.
     """
     folder = Path(setting) if setting else Path(sys.prefix).parent / NAME
     python = folder.absolute() / "bin" / "python"
     if not python.exists():
         raise UserError(f"no evaluation environment at {folder}; run `make eval-env`, or set benchmarks.environment")
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    found = installed(folder / "lib" / version / "site-packages")
+    versions = installed(folder / "lib" / version / "site-packages")
     for package, wanted in (("opencompass", OPENCOMPASS), ("ray", importlib.metadata.version("ray"))):
-        if found.get(package) != wanted:
+        if versions.get(package) != wanted:
             raise UserError(
-                f"{folder} holds {package} {found.get(package, 'not at all')} for {version} where {wanted} is needed; "
-                "run `make eval-env`"
+                f"{folder} holds {package} {versions.get(package, 'not at all')} for {version} where {wanted} is "
+                "needed; run `make eval-env`"
             )
     return python
 
 
 def installed(site_packages: Path) -> dict[str, str]:
-    """Name and version of every package in a site-packages folder; of none where it is missing."""
-    found = importlib.metadata.distributions(path=[str(site_packages)])
-    return {package.metadata["Name"].lower(): package.version for package in found}
+    """Lower-case name -> version of each package in a site-packages folder; {} where the folder is missing."""
+    distributions = importlib.metadata.distributions(path=[str(site_packages)])
+    return {package.metadata["Name"].lower(): package.version for package in distributions}

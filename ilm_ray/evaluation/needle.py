@@ -196,9 +196,9 @@ class Haystack:
 
 
 def score(answer: str, needle: Needle) -> float:
-    """Share of the wanted facts that stand in the answer, whatever their case and width."""
-    said = _plain(answer)
-    return sum(any(_plain(form) in said for form in forms) for forms in needle.wanted) / len(needle.wanted)
+    """Share of the wanted facts in the answer, 0 to 1. Case and width of characters do not matter."""
+    plain_answer = _plain(answer)
+    return sum(any(_plain(form) in plain_answer for form in forms) for forms in needle.wanted) / len(needle.wanted)
 
 
 def chosen(language: Language, length: int, depth: int, trials: int, seed: int) -> list[int]:

@@ -1,6 +1,6 @@
-"""Needle in a haystack, the asking: every cell of the grid put to an OpenAI-compatible endpoint, several at a time.
+"""Needle in a haystack, the requests: the prompts of each cell of the grid go to an OpenAI-compatible endpoint.
 
-A cell's answers are a file, written whole; cells that have theirs are not asked again.
+A file keeps the answers of a cell, written whole. A cell with a file is not asked again.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.evaluation.needle import NEEDLES, Count, Haystack, chosen, depths, grid_means, language_of, score
+from ilm_ray.evaluation.results import SetResult
 from ilm_ray.run.progress import Progress
 
 TRIALS = 3  # needles a cell
@@ -29,11 +30,10 @@ ATTEMPTS = 3
 PAUSE_S = 1.0  # before the second attempt, twice as long before the third
 SAMPLES = 3
 SHOWN_CHARS = 600  # of a prompt's end
-Row = dict[str, Any]
 
 
 class NeedleError(RuntimeError):
-    """Cells that could not be asked, and why."""
+    """The endpoint gave no answer, and why."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """An OpenAI-compatible endpoint without /v1, the model's name there, the folder of its tokenizer.json (None:
-    lengths are estimated from bytes), and for how long an answer is waited for."""
+class ServedModel:
+    """A model at an OpenAI-compatible endpoint. url: without /v1; name: of the model there; tokenizer: folder of its
+    tokenizer.json, None: token counts are estimates from bytes; deadline_s: longest wait for an answer."""
 
     url: str
     name: str
@@ -96,13 +96,13 @@ def counter(tokenizer: str | None) -> Count:
     return lambda text: len(loaded.encode(text, add_special_tokens=False).ids)
 
 
-def run_needles(texts: dict[str, str], grid: Grid, asked: Asked, cells: Path, results: Path) -> None:
-    """Ask every cell that has no file in `cells` yet; a result of the whole grid for each language into `results`.
+def run_needles(texts: dict[str, str], grid: Grid, model: ServedModel, cells: Path, results: Path) -> None:
+    """Ask the cells that have no file in `cells` yet, and write a SetResult for each language into `results`.
 
-    A result is that of a benchmark's set with `grid` besides: lengths, depths (0 to 1) and scores [depth][length], in
-    per cent. Raises NeedleError where a cell could not be asked.
+    Its `grid` holds lengths, depths (0 to 1) and scores [depth][length] in per cent. Raises NeedleError where the
+    endpoint gives no answer.
     """
-    started, count = time.monotonic(), counter(asked.tokenizer)
+    started, count = time.monotonic(), counter(model.tokenizer)
     every = {
         language: [
             Cell(haystack, column, row, cells / language / f"{grid.lengths[column]}-{row}.json")
@@ -111,27 +111,27 @@ def run_needles(texts: dict[str, str], grid: Grid, asked: Asked, cells: Path, re
         ]
         for language, haystack in ((language, Haystack(text, count)) for language, text in texts.items())
     }
-    left = [cell for of_one in every.values() for cell in of_one if not cell.file.exists()]
+    left = [cell for of_language in every.values() for cell in of_language if not cell.file.exists()]
     if left:
         total = sum(map(len, every.values()))
-        asyncio.run(_ask_all(left, grid, asked, Progress("needles", total, total - len(left))))
+        asyncio.run(_ask_all(left, grid, model, Progress("needles", total, total - len(left))))
     seconds = (time.monotonic() - started) / len(every)
     results.mkdir(parents=True, exist_ok=True)
-    for language, of_one in every.items():
-        result = _result(of_one, grid, seconds)
+    for language, of_language in every.items():
+        result = _result(of_language, grid, seconds)
         write_text_atomic(results / f"{language}.json", json.dumps(result, ensure_ascii=False, allow_nan=False))
 
 
-async def _ask_all(cells: Sequence[Cell], grid: Grid, asked: Asked, progress: Progress) -> None:
+async def _ask_all(cells: Sequence[Cell], grid: Grid, model: ServedModel, progress: Progress) -> None:
     """AT_ONCE workers take one cell after the other; the first failure ends all, answered cells stay."""
     left, done = list(reversed(cells)), progress.total - len(cells)
-    timeout = aiohttp.ClientTimeout(total=asked.deadline_s)
-    async with aiohttp.ClientSession(asked.url.rstrip("/") + "/", timeout=timeout) as session:
+    timeout = aiohttp.ClientTimeout(total=model.deadline_s)
+    async with aiohttp.ClientSession(model.url.rstrip("/") + "/", timeout=timeout) as session:
 
         async def worker() -> None:
             nonlocal done
             while left:
-                await _ask_cell(session, left.pop(), grid, asked.name)
+                await _ask_cell(session, left.pop(), grid, model.name)
                 done += 1
                 progress.update(done)
 
@@ -156,14 +156,15 @@ async def _ask_cell(session: aiohttp.ClientSession, cell: Cell, grid: Grid, name
         except ValueError as error:
             raise UserError(f"benchmarks.needle_lengths: {length} is too short ({error})") from None
         answer = await _ask(session, name, prompt.text)
-        told = {"needle": number, "tokens": prompt.tokens, "at": prompt.at, "answer": answer}
-        answers.append(told | {"score": score(answer, needle), "end": prompt.text[-SHOWN_CHARS:]})
+        place = {"needle": number, "tokens": prompt.tokens, "at": prompt.at}
+        graded = {"answer": answer, "score": score(answer, needle), "end": prompt.text[-SHOWN_CHARS:]}
+        answers.append(place | graded)
     cell.file.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(cell.file, json.dumps(answers, ensure_ascii=False))
 
 
 async def _ask(session: aiohttp.ClientSession, name: str, prompt: str) -> str:
-    body: Row = {"model": name, "messages": [{"role": "user", "content": prompt}]}
+    body: dict[str, Any] = {"model": name, "messages": [{"role": "user", "content": prompt}]}
     body |= {"max_tokens": ANSWER_TOKENS, "temperature": 0.0}
     why = ""
     for attempt in range(ATTEMPTS):
@@ -183,22 +184,24 @@ async def _ask(session: aiohttp.ClientSession, name: str, prompt: str) -> str:
     raise NeedleError(f"the endpoint {why}; a prompt of {len(prompt)} characters; cells already answered are kept")
 
 
-def _result(cells: Sequence[Cell], grid: Grid, seconds: float) -> Row:
-    answers = {(cell.column, cell.row): json.loads(cell.file.read_text(encoding="utf-8")) for cell in cells}
-    means = grid_means({at: [a["score"] for a in told] for at, told in answers.items()}, len(grid.lengths), grid.depths)
+def _result(cells: Sequence[Cell], grid: Grid, seconds: float) -> SetResult:
+    by_place = {(cell.column, cell.row): json.loads(cell.file.read_text(encoding="utf-8")) for cell in cells}
+    means = grid_means(
+        {at: [a["score"] for a in answers] for at, answers in by_place.items()}, len(grid.lengths), grid.depths
+    )
     known = [value for row in means for value in row if value is not None]
-    told = [answer for of_cell in answers.values() for answer in of_cell]
+    every = [answer for of_cell in by_place.values() for answer in of_cell]
     language = cells[0].haystack.language
-    # What was missed says more than what was found.
-    shown = sorted(told, key=lambda answer: float(answer["score"]))[:SAMPLES]
+    # Misses are shown first: they say more than hits.
+    shown = sorted(every, key=lambda answer: float(answer["score"]))[:SAMPLES]
     return {
         "metric": "facts found",
         "score": sum(known) / len(known),
-        "examples": len(told),
+        "examples": len(every),
         "cut": 0,
         "seconds": round(seconds, 2),
         "grid": {"lengths": grid.lengths, "depths": depths(grid.depths), "scores": means},
-        "tokens": {str(grid.lengths[c]): max(a["tokens"] for a in t) for (c, _), t in sorted(answers.items())},
+        "tokens": {str(grid.lengths[c]): max(a["tokens"] for a in t) for (c, _), t in sorted(by_place.items())},
         "samples": [
             {
                 "prompt": f"… {answer['end']}",

@@ -1,6 +1,6 @@
-"""Which documents of a run's token shards hold items of a benchmark: by the rule of `ilm_ray/data/decontamination`.
+"""Documents of a run's token shards that hold items of a benchmark, by the rule of `ilm_ray/data/decontamination`.
 
-The shards are what a model was trained on, whatever happened before them; so they are decoded and looked through.
+A model was trained on the token shards and on nothing else, so the search decodes the shards.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from ilm_ray.data.tokens.shards import TokenSource
 
 
 def item_index(items: Sequence[Item], settings: DecontaminationConfig) -> Index:
-    """What is looked for. No run counts as too common: a false alarm is shown with its document, a leak is not lost."""
+    """The index of the items. No word run counts as too common: a reader sees a false alarm, but not a lost leak."""
     return build_index(items, settings.ngram, np.empty(0, np.uint64))
 
 
@@ -38,15 +38,15 @@ def overlaps(
 
 
 def by_benchmark(index: Index, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """Benchmark file -> items, those sought, those found, documents that hold one."""
+    """Benchmark file -> counts: items, items sought, items found, documents that hold an item."""
     sought = set(index.sought().tolist())
-    found = {row["item_number"] for row in rows}
+    matched = {row["item_number"] for row in rows}
     counts: dict[str, dict[str, Any]] = {}
     for number, item in enumerate(index.items):
         count = counts.setdefault(item.benchmark, {"items": 0, "sought": 0, "found": 0, "documents": 0})
         count["items"] += 1
         count["sought"] += number in sought
-        count["found"] += number in found
+        count["found"] += number in matched
     for name, count in counts.items():
         count["documents"] = len({(row["stage"], row["id"]) for row in rows if row["benchmark"] == name})
     return counts

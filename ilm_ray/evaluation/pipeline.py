@@ -1,4 +1,4 @@
-"""What finished models make of held-out text, one Ray task a model."""
+"""Bits per byte of finished models on held-out text, one Ray task a model."""
 
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def _measure(folder: str, run_dir: str, context: int, tokens: int, text: str | N
         documents = [[source.tokens(i) for i in np.flatnonzero(source.lengths > 1)] for source in sources.values()]
     else:
         documents = [[np.array([tokenizer.bos_id, *tokenizer.encode(text)])]]
-    longest = max((len(document) for of_one in documents for document in of_one), default=0)
+    longest = max((len(document) for of_source in documents for document in of_source), default=0)
     by_position: dict[str, Any] = {}
     with torch.no_grad():
         bits = bits_per_byte(
@@ -66,6 +66,6 @@ def _measure(folder: str, run_dir: str, context: int, tokens: int, text: str | N
         )
         if length := measured_length(longest, context):
             most, edges = max(1, tokens // length), bucket_edges(length)
-            long = [window for of_one in documents for window in full_windows(of_one, length, most)]
+            long = [window for of_source in documents for window in full_windows(of_source, length, most)]
             by_position = position_curve(windows_by_position(model, long, lengths, edges), edges, len(long))
     return {"bits_per_byte": bits, "by_position": by_position}

@@ -29,7 +29,7 @@ class Benchmark:
     figure of several sets (`weights` among its fields count). only: part of the name of the sets that belong to it.
     fixed_shots: shots to take instead of those that a retriever with a model of its own would choose. whole: it cannot
     be cut to its first examples. executes: model-written code runs, in the sandbox. judged: a judge model compares or
-    rates the answers. own: asked by the project itself, `config` is its module. interpreter: the model may run code
+    rates the answers. native: the project runs it itself, `config` is its module. interpreter: the model may run code
     while it answers (`ilm_ray/evaluation/programs/interpreter.py`). lacks: what it needs beside data.
     """
 
@@ -46,7 +46,7 @@ class Benchmark:
     whole: bool = False
     executes: bool = False
     judged: bool = False
-    own: bool = False
+    native: bool = False
     interpreter: bool = False
     lacks: str = ""
 
@@ -154,7 +154,7 @@ BENCHMARKS = (
     Benchmark(
         "LongBench", LONG, "chat", "longbench.longbench", "gen", 0, ("data/Longbench/data.zip",)
     ),
-    Benchmark("Needle-in-a-Haystack", LONG, "chat", "ilm_ray.evaluation.needle", "gen", 0, (), own=True),
+    Benchmark("Needle-in-a-Haystack", LONG, "chat", "ilm_ray.evaluation.needle", "gen", 0, (), native=True),
     Benchmark(
         "GSM8K, code interpreter", TOOLS, "chat", "gsm8k.gsm8k_agent_gen_c3dff3", "gen", None, GSM8K, executes=True,
         interpreter=True,
@@ -193,7 +193,7 @@ BENCHMARKS = (
     ),
 )  # fmt: skip
 
-# What a laptop can say in minutes: one or two sets of each, by generation; the number of examples is a setting.
+# For a laptop, in minutes: one or two sets of each, by generation; the number of examples is a setting.
 SMOKE = {
     "MMLU.chat": ("abstract_algebra", "anatomy"),
     "CMMLU.chat": ("agronomy", "anatomy"),
@@ -227,11 +227,11 @@ def suite(name: str) -> list[Benchmark]:
 
 
 def with_settings(benchmarks: list[Benchmark], judge: bool, haystack: bool) -> list[Benchmark]:
-    """The same benchmarks; the judged ones lack their judge, and our own its text, where there is none."""
+    """The same benchmarks: without a judge the judged ones lack it, without a haystack the native ones lack that."""
 
     def lacks(b: Benchmark) -> str:
         if b.judged and not judge:
             return JUDGE
-        return HAYSTACK if b.own and not haystack else b.lacks
+        return HAYSTACK if b.native and not haystack else b.lacks
 
     return [replace(b, lacks=lacks(b)) for b in benchmarks]

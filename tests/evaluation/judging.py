@@ -1,4 +1,4 @@
-"""A tiny alignment suite in OpenCompass's layout, a model whose answers are known, judges whose verdicts are rules."""
+"""A tiny alignment suite in OpenCompass's files, a model whose answers are known, judges whose verdicts are rules."""
 
 import json
 import re
@@ -12,7 +12,7 @@ ARENAS = ("language", "knowledge", "reason_v2", "math_v2", "creationv2_zh")
 OURS, THEIRS = (3, 9, 5, 7, 2, 6), (6, 4, 8, 1, 9, 6)
 
 
-def said(who: str, number: int) -> str:
+def answer_to(who: str, number: int) -> str:
     return " ".join([who] * (OURS if who == "ours" else THEIRS)[number])
 
 
@@ -20,12 +20,12 @@ class Model:
     """Answers `... question N` with the words of that question."""
 
     def answer(self, prompt: str) -> str:
-        found = re.findall(r"question (\d+)", prompt)
-        return said("ours", int(found[-1])) if found else "ours " * (len(prompt) % 7 + 1)
+        numbers = re.findall(r"question (\d+)", prompt)
+        return answer_to("ours", int(numbers[-1])) if numbers else "ours " * (len(prompt) % 7 + 1)
 
 
 class Judge:
-    """Says what `rule(kind, answers)` says; kind: alpaca, arena, rating or align; answers: those that it is shown."""
+    """Answers `rule(kind, answers)`; kind: alpaca, arena, rating or align; answers: those in the prompt."""
 
     def __init__(self, rule: Callable[[str, list[str]], str]) -> None:
         self.rule = rule
@@ -37,8 +37,8 @@ class Judge:
             ("align", r"\[助手的答案开始\]\n(.*?)\n\[助手的答案结束\]"),
             ("rating", r"### Assistant A:\n(.*?)\n\n###|### User:\n.*?\n\n### Assistant A:\n(.*?)\n\n<\|"),
         ):
-            if found := re.findall(pattern, prompt, re.DOTALL):
-                return self.rule(kind, ["".join(f) if isinstance(f, tuple) else f for f in found])
+            if matches := re.findall(pattern, prompt, re.DOTALL):
+                return self.rule(kind, ["".join(f) if isinstance(f, tuple) else f for f in matches])
         raise AssertionError(f"a judge was asked {prompt[-300:]!r}")
 
 
@@ -93,7 +93,7 @@ def _question(number: int, capability: str) -> dict[str, Any]:
 
 
 def _answers(numbers: range) -> dict[str, Any]:
-    return {str(at): {"prediction": said("theirs", n)} for at, n in enumerate(numbers)}
+    return {str(at): {"prediction": answer_to("theirs", n)} for at, n in enumerate(numbers)}
 
 
 def _write(path: Path, content: Any) -> None:

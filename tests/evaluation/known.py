@@ -90,7 +90,7 @@ def out_of_reach(name: str, folder: Path) -> int:
     if name.startswith("agieval-"):
         stem = name.removeprefix("agieval-").replace("sat-en-without-passage", "sat-en")
         rows = list(_rows(folder / f"agieval/{stem}.jsonl"))
-        asked = [((row["passage"] or "") + row["question"], tuple(row["options"] or [])) for row in rows]
+        questions = [((row["passage"] or "") + row["question"], tuple(row["options"] or [])) for row in rows]
         golds = [str(row["label"] or row["answer"]) for row in rows]
         if stem in ("math", "gaokao-mathcloze"):  # of an equation it takes the right-hand side alone
             unread = ["=" in gold for gold in golds]
@@ -99,20 +99,20 @@ def out_of_reach(name: str, folder: Path) -> int:
         else:  # it takes one letter
             unread = [len(gold) > 1 for gold in golds]
     elif name.startswith("bbh-"):
-        told = json.loads((folder / f"bbh/bbh/{name.removeprefix('bbh-')}.json").read_text(encoding="utf-8"))
-        asked = [(row["input"], ()) for row in told["examples"]]
-        golds = [row["target"] for row in told["examples"]]
+        document = json.loads((folder / f"bbh/bbh/{name.removeprefix('bbh-')}.json").read_text(encoding="utf-8"))
+        questions = [(row["input"], ()) for row in document["examples"]]
+        golds = [row["target"] for row in document["examples"]]
         unread = [False] * len(golds)
     elif name == "TheoremQA":
         rows = json.loads((folder / "theoremqa/theoremqa_test.json").read_text(encoding="utf-8"))
-        asked, golds = [(row["Question"], ()) for row in rows], [str(row["Answer"]) for row in rows]
+        questions, golds = [(row["Question"], ()) for row in rows], [str(row["Answer"]) for row in rows]
         lists = [row["Answer"] if isinstance(row["Answer"], list) else None for row in rows]
         # It makes a set of a list, and a number of a list of one.
         unread = [many is not None and len(set(many)) < max(2, len(many)) for many in lists]
     else:
         return 0
-    last = dict(zip(asked, golds, strict=True))  # a model that knows both answers says one
-    return sum(bad or last[question] != gold for question, gold, bad in zip(asked, golds, unread, strict=True))
+    last = dict(zip(questions, golds, strict=True))  # a model that knows both answers says one
+    return sum(bad or last[question] != gold for question, gold, bad in zip(questions, golds, unread, strict=True))
 
 
 def _filled(fields: dict[str, str]) -> list[str]:
@@ -194,9 +194,9 @@ class Knowing:
                 whole.add(span)
                 reached = span[1]
         for _, _, question in sorted(whole, key=lambda span: -span[1]):
-            asked = [item for item in self._by_question[question] if all(part in prompt for part in item.also)]
-            if asked:
-                return asked[-1]
+            items = [item for item in self._by_question[question] if all(part in prompt for part in item.also)]
+            if items:
+                return items[-1]
         return None
 
     def answer(self, prompt: str) -> str:
@@ -242,7 +242,7 @@ class Served:
     """The model behind a URL, as a context. `asked` counts requests, `keys` holds what they were authorised with."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.asked, self.keys = model, 0, set[str | None]()
+        self.model, self.requests, self.keys = model, 0, set[str | None]()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -253,14 +253,14 @@ class Served:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.asked += 1
+                outer.requests += 1
                 outer.keys.add(self.headers["Authorization"])
-                said = json.dumps(outer.reply(body)).encode()
+                payload = json.dumps(outer.reply(body)).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(said)))
+                self.send_header("Content-Length", str(len(payload)))
                 self.end_headers()
-                self.wfile.write(said)
+                self.wfile.write(payload)
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -278,12 +278,12 @@ class Served:
     def reply(self, body: dict[str, Any]) -> dict[str, Any]:
         if "messages" in body:
             tools = any(message.get("name") == "interpreter" for message in body["messages"])
-            said = (
+            content = (
                 self.model.with_interpreter(body["messages"])
                 if tools
                 else self.model.answer(body["messages"][-1]["content"])
             )
-            return {"choices": [{"index": 0, "message": {"role": "assistant", "content": said}}]}
+            return {"choices": [{"index": 0, "message": {"role": "assistant", "content": content}}]}
         choices = []
         for index, prompt in enumerate(body["prompt"]):
             if body.get("echo"):

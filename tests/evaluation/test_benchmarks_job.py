@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from actors.evaluator import scored
-from ilm_ray.evaluation.data import lay_out
+from ilm_ray.evaluation.data import write_data
 from tests.evaluation.known import Knowing, Served, items
 
 REPOSITORY = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ def _command(run: Path, *settings: str) -> list[str]:
 @pytest.mark.usefixtures("python")
 def test_a_model_or_data_that_is_not_there_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "root" / "data").mkdir(parents=True)
-    for settings, said in (
+    for settings, refusal in (
         (("data=/nowhere", "model=/nowhere"), "benchmarks.data=/nowhere must be a folder"),
         ((f"data={tmp_path / 'root'}", f"model={tmp_path}"), "holds no weights"),
         ((f"data={tmp_path / 'root'}",), "benchmarks.model is not set"),
@@ -34,7 +34,7 @@ def test_a_model_or_data_that_is_not_there_is_refused_in_one_line(tmp_path: Path
         done = subprocess.run(
             _command(tmp_path / "run", *settings), cwd=REPOSITORY, capture_output=True, text=True, timeout=300
         )
-        assert done.returncode == 2 and said in json.loads(done.stdout.splitlines()[-1])["error"]
+        assert done.returncode == 2 and refusal in json.loads(done.stdout.splitlines()[-1])["error"]
         assert not (tmp_path / "run").exists()
 
 
@@ -49,7 +49,7 @@ def test_a_result_that_says_what_a_node_lacked_is_asked_again(tmp_path: Path) ->
 @pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("python")
 def test_a_killed_job_goes_on_and_ends_with_the_same_table(shared_data: Path, tmp_path: Path) -> None:
-    lay_out(shared_data / "eval", tmp_path / "root")
+    write_data(shared_data / "eval", tmp_path / "root")
     with Served(Knowing(items(shared_data / "eval"), right=True)) as served:
         settings = (f"data={tmp_path / 'root'}", f"model={served.url}", "context=200000", "suite=smoke")
         whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -43,8 +43,8 @@ def test_losses_are_the_mean_negative_log_probabilities(tokenizer: Tokenizer) ->
     model = small_model(3).eval()
     texts = ["What is 2 + 2?\n4", "A much longer question, with words in it.\nAnd an answer.", "苹果"]
     for micro_tokens in (1, 20, 8192):
-        found = item_losses(model, tokenizer, texts, micro_tokens)
-        for text, loss in zip(texts, found, strict=True):
+        losses = item_losses(model, tokenizer, texts, micro_tokens)
+        for text, loss in zip(texts, losses, strict=True):
             ids = torch.from_numpy(tokenizer.encode_document(text).astype(np.int64))
             with torch.no_grad():
                 logits = model(packed_from_arrays([ids.numpy()]))
@@ -86,9 +86,9 @@ def test_planted_items_are_found_with_their_documents(tmp_path: Path, tokenizer:
     tokenizer.save(tmp_path / "run" / "tokenizer")
     index, settings = item_index(read_items(path, "gsm"), DecontaminationConfig()), DecontaminationConfig()
     source = TokenSource(tmp_path / "run" / "tokens" / "en" / "train")
-    found = list(overlaps(source, "en", index, tokenizer, settings))
-    assert {(row["id"], row["item"]) for row in found} == {(7, "7"), (31, "11")}
-    assert by_benchmark(index, found)["gsm"] == {"items": 20, "sought": 20, "found": 2, "documents": 2}
+    matches = list(overlaps(source, "en", index, tokenizer, settings))
+    assert {(row["id"], row["item"]) for row in matches} == {(7, "7"), (31, "11")}
+    assert by_benchmark(index, matches)["gsm"] == {"items": 20, "sought": 20, "found": 2, "documents": 2}
     out = tmp_path / "out"
     assert main(["overlap", "--run-dir", str(tmp_path / "run"), "--benchmarks", str(path), "--out", str(out)]) == 0
     assert {row["url"] for row in read_jsonl(out / "overlap.jsonl.zst")} == {
@@ -154,8 +154,8 @@ def test_a_model_that_saw_test_items_is_flagged_and_another_is_not(
     clean, leaked = json.loads(capsys.readouterr().out.splitlines()[-1])["models"].values()
     with capsys.disabled():
         for name, result in (("clean", clean), ("planted", leaked)):
-            told = {k: {e: round(v, 4) for e, v in result[k].items()} for k in ("losses", "delta1", "delta2")}
-            print(f"\nseed {seed} {name}: {told}")
+            figures = {k: {e: round(v, 4) for e, v in result[k].items()} for k in ("losses", "delta1", "delta2")}
+            print(f"\nseed {seed} {name}: {figures}")
     assert leaked["leaked"] and not clean["leaked"]
     assert clean["overfitted"] and not leaked["overfitted"]  # both learned the training items by heart
     assert "<svg" in (tmp_path / "out" / "contamination.html").read_text()

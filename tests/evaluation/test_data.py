@@ -1,4 +1,4 @@
-"""Published benchmark files in OpenCompass's layout."""
+"""Published benchmark files as OpenCompass reads them."""
 
 import gzip
 import json
@@ -9,14 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.evaluation.data import lay_out, winogrande_row
+from ilm_ray.evaluation.data import winogrande_row, write_data
 
 WORDS = st.lists(st.text("abé'中", min_size=1, max_size=4), min_size=1, max_size=4).map(" ".join)
 
 
 @given(WORDS, WORDS, WORDS, WORDS, st.integers(0, 1))
-def test_a_blank_filled_in_gives_the_published_sentence(start: str, one: str, two: str, end: str, gold: int) -> None:
-    contexts = [f"{start} {one}", f"{start} {two}"]
+def test_a_blank_filled_in_gives_the_published_sentence(
+    start: str, first: str, second: str, end: str, gold: int
+) -> None:
+    contexts = [f"{start} {first}", f"{start} {second}"]
     row = winogrande_row({"context_options": contexts, "continuation": end, "gold": gold})
     assert row["sentence"].count("_") == 1
     for number, context in enumerate(contexts, 1):
@@ -37,7 +39,7 @@ def test_files_are_placed_and_converted(tmp_path: Path) -> None:
     (published / "flores200/dev/eng_Latn.dev").write_text("".join(f"line {i}\n" for i in range(997)))
     (published / "leval/Closed-ended-tasks/tpo.jsonl").write_text("{}\n")
     (published / "mmlu/test/anatomy_test.csv").write_text("q,a,b,c,d,A\n")
-    lay_out(published, root)
+    write_data(published, root)
     data = root / "data"
     assert json.loads((data / "gsm8k/train.jsonl").read_text()) == {"question": "1 + 1?"}
     assert json.loads((data / "CLUE/C3/dev_0.json").read_text()) == [*texts, *dialogues]
@@ -49,30 +51,30 @@ def test_files_are_placed_and_converted(tmp_path: Path) -> None:
 
 
 def test_every_question_of_mt_bench_is_asked_at_the_temperature_of_its_category(tmp_path: Path) -> None:
-    published, asked = tmp_path / "published/mt_bench", {}
+    published, asked_turns = tmp_path / "published/mt_bench", {}
     published.mkdir(parents=True)
     for number, category in enumerate(("writing", "stem", "math", "coding", "roleplay")):
-        asked[f"first {number}"] = (category, f"second {number}")
+        asked_turns[f"first {number}"] = (category, f"second {number}")
     questions = [
-        {"question_id": n, "category": category, "turns": [one, two]}
-        for n, (one, (category, two)) in enumerate(asked.items())
+        {"question_id": n, "category": category, "turns": [first, second]}
+        for n, (first, (category, second)) in enumerate(asked_turns.items())
     ]
     known = [{"question_id": 2, "model_id": "gpt-4", "choices": [{"index": 0, "turns": ["4", "5"]}]}]
     (published / "question.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
     (published / "reference_answer_gpt-4.jsonl").write_text("".join(json.dumps(q) + "\n" for q in known))
-    lay_out(tmp_path / "published", tmp_path / "root")
-    found = {}
+    write_data(tmp_path / "published", tmp_path / "root")
+    written = {}
     for path in (tmp_path / "root/data/subjective/mtbench").iterdir():
         for row in json.loads(path.read_text()):
-            one, first, two, second = row["dialogue"]
-            assert (one["role"], first, second) == ("user", {"role": "assistant", "content": ""}, first)
-            found[one["content"]] = (row["capability"], two["content"])
+            first, answer, second, last = row["dialogue"]
+            assert (first["role"], answer, last) == ("user", {"role": "assistant", "content": ""}, answer)
+            written[first["content"]] = (row["capability"], second["content"])
             expected = {"writing": "0.7", "roleplay": "0.7", "stem": "0.1"}.get(row["capability"], "0.0")
             assert path.stem == f"mtbench_{expected}"
-            assert row["others"]["reference"] == (["4", "5"] if one["content"] == "first 2" else [])
-    assert found == asked
+            assert row["others"]["reference"] == (["4", "5"] if first["content"] == "first 2" else [])
+    assert written == asked_turns
 
 
 def test_a_folder_without_benchmarks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds none of"):
-        lay_out(tmp_path, tmp_path / "root")
+        write_data(tmp_path, tmp_path / "root")

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from ilm_ray.evaluation.programs.humaneval_x import COMPILING, NAMES, assemble, judge, lacking
-from ilm_ray.evaluation.programs.sandbox import Limits, Outcome, isolation
+from ilm_ray.evaluation.programs.sandbox import Outcome, ProgramLimits, isolation
 from ilm_ray.evaluation.programs.sandbox_child import NAMESPACES
 
 Problem = dict[str, Any]
-SHORT = Limits(cpu_s=2, wall_s=20.0)
-COMPILER = Limits(cpu_s=5, wall_s=30.0, memory_bytes=2**29, disk_bytes=64 * 2**20)
+SHORT = ProgramLimits(cpu_s=2, wall_s=20.0)
+COMPILER = ProgramLimits(cpu_s=5, wall_s=30.0, memory_bytes=2**29, disk_bytes=64 * 2**20)
 # The whole answer's code, where a function of these names returns nothing that a test wants.
 WRONG = {
     "python": "    return None\n",
@@ -66,8 +66,9 @@ def test_a_language_without_a_compiler_is_named() -> None:
     absent = [name for name in NAMES if lacking(name)]
     if not absent:
         pytest.skip("every compiler is installed here")
-    said = lacking(absent[0])
-    assert said is not None and "is not installed" in said and said.endswith(f"on {socket.gethostname()}: install it")
+    reason = lacking(absent[0])
+    assert reason is not None and "is not installed" in reason
+    assert reason.endswith(f"on {socket.gethostname()}: install it")
 
 
 BOMBS = {
@@ -100,22 +101,22 @@ def test_an_endless_loop_and_a_fork_bomb_are_failed_programs(shared_data: Path) 
         pytest.skip(str(lacking("cpp")))
     first, before = problems(shared_data, "cpp")[0], _left()
     loop = assemble("cpp", first, "    for (volatile int i = 0;; i++) {}\n}\n")
-    assert judge("cpp", loop, Limits(cpu_s=1, wall_s=20.0))[1].reason == "cpu"
+    assert judge("cpp", loop, ProgramLimits(cpu_s=1, wall_s=20.0))[1].reason == "cpu"
     forks = "#include <unistd.h>\n" + assemble("cpp", first, "    for (;;) fork();\n}\n")
-    passed, outcome = judge("cpp", forks, Limits(cpu_s=1, wall_s=2.0, processes=16))
+    passed, outcome = judge("cpp", forks, ProgramLimits(cpu_s=1, wall_s=2.0, processes=16))
     assert not passed and outcome.reason in ("wall", "cpu"), outcome
     assert _left() == before
 
 
 def _left() -> int:
     """Processes on this machine that a sandbox started."""
-    found = 0
+    count = 0
     for folder in Path("/proc").iterdir():
         try:
-            found += folder.name.isdigit() and b"sandbox_child" in (folder / "cmdline").read_bytes()
+            count += folder.name.isdigit() and b"sandbox_child" in (folder / "cmdline").read_bytes()
         except OSError:
             continue
-    return found
+    return count
 
 
 @pytest.mark.slow
@@ -124,11 +125,11 @@ def test_every_published_solution_passes(language: str, shared_data: Path) -> No
     def passes(problem: Problem) -> tuple[bool, Outcome]:
         return judge(language, assemble(language, problem, problem["canonical_solution"]), compiling=COMPILING)
 
-    found = problems(shared_data, language)
+    published = problems(shared_data, language)
     with ThreadPoolExecutor(2) as pool:
         failed = [
             (problem["task_id"], outcome.reason, outcome.detail)
-            for problem, (passed, outcome) in zip(found, pool.map(passes, found), strict=True)
+            for problem, (passed, outcome) in zip(published, pool.map(passes, published), strict=True)
             if not passed
         ]
-    assert len(found) == 164 and failed == []
+    assert len(published) == 164 and failed == []

@@ -17,7 +17,7 @@ from ilm_ray.data.tokenizer.chatml import Message, encode_chat
 from ilm_ray.data.tokenizer.cl100k import cl100k
 from ilm_ray.data.tokenizer.tokenizer import SPECIALS, Tokenizer
 from ilm_ray.evaluation.opencompass.conversation import fit, reply
-from ilm_ray.evaluation.opencompass.endpoint import Endpoint, Window
+from ilm_ray.evaluation.opencompass.endpoint import ContextWindow, Endpoint
 from ilm_ray.evaluation.programs.interpreter import (
     LIMITS,
     SHOWN_CHARS,
@@ -30,10 +30,10 @@ from ilm_ray.evaluation.programs.interpreter import (
     solve,
     written,
 )
-from ilm_ray.evaluation.programs.sandbox import Limits
+from ilm_ray.evaluation.programs.sandbox import ProgramLimits
 
 QUESTION: list[Message] = [{"role": "user", "content": "How much is 6 * 7?"}]
-SHORT = Limits(cpu_s=1, wall_s=20.0)
+SHORT = ProgramLimits(cpu_s=1, wall_s=20.0)
 
 
 def called(code: str) -> str:
@@ -46,14 +46,14 @@ def scripted(*replies: str) -> Callable[[Sequence[Message]], str]:
 
 
 @given(st.text(alphabet="ab =\n\t'\"(#", max_size=60), st.text(alphabet="ab \n.", max_size=20))
-def test_a_call_is_read_back_as_it_was_written(code: str, said: str) -> None:
+def test_a_call_is_read_back_as_it_was_written(code: str, text: str) -> None:
     message: Message = {
         "role": "assistant",
-        "content": said,
+        "content": text,
         "action": {"name": "interpreter", "content": f"```python\n{code}\n```"},
     }
     back = read_reply(written(message))
-    assert back.code == code.strip("\n") and back.said == said.rstrip()
+    assert back.code == code.strip("\n") and back.text == text.rstrip()
 
 
 @pytest.mark.parametrize(
@@ -105,11 +105,11 @@ def test_output_holds_no_special_token_and_nothing_unseen(text: str) -> None:
 
 
 def test_a_conversation_goes_to_its_answer() -> None:
-    asked = list[list[Message]]()
+    requests = list[list[Message]]()
     replies = scripted(called("x = 6"), called("x * 7"), "According to the response.\nFinalAnswer: 42")
 
     def ask(messages: Sequence[Message]) -> str:
-        asked.append(list(messages))
+        requests.append(list(messages))
         return replies(messages)
 
     solved = solve(QUESTION, ask)
@@ -117,7 +117,7 @@ def test_a_conversation_goes_to_its_answer() -> None:
         "assistant", "environment", "assistant", "environment", "system", "assistant"
     ]  # fmt: skip
     assert [m["content"] for m in solved.messages if m["role"] == "environment"] == ["(no output)", "42"]
-    assert [len(messages) for messages in asked] == [1, 3, 6]  # each time all that was said before
+    assert [len(messages) for messages in requests] == [1, 3, 6]  # each time all that was said before
     assert [step["result"]["text"] for step in solved.steps] == ["", "42"]
 
 
@@ -153,7 +153,7 @@ class Recorder:
     """An endpoint that answers each route with the same words, and keeps what it was asked."""
 
     def __init__(self, text: str, status: int = 200) -> None:
-        self.asked = list[tuple[str, dict[str, Any]]]()
+        self.requests = list[tuple[str, dict[str, Any]]]()
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -162,12 +162,12 @@ class Recorder:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.asked.append((self.path, body))
-                said = json.dumps({"choices": [{"index": 0, "text": text, "message": {"content": text}}]}).encode()
+                outer.requests.append((self.path, body))
+                payload = json.dumps({"choices": [{"index": 0, "text": text, "message": {"content": text}}]}).encode()
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(said)))
+                self.send_header("Content-Length", str(len(payload)))
                 self.end_headers()
-                self.wfile.write(said)
+                self.wfile.write(payload)
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.endpoint = Endpoint(f"http://127.0.0.1:{self.server.server_port}", 30.0)
@@ -198,26 +198,26 @@ TALK: list[Message] = [
 
 def test_a_conversation_is_sent_as_in_training(tokenizer: tuple[Tokenizer, Path]) -> None:
     with Recorder("It is 42.") as recorder:
-        assert reply(recorder.endpoint, Window(str(tokenizer[1]), 4096), "m", TALK, 100) == "It is 42."
-    ((route, body),) = recorder.asked
+        assert reply(recorder.endpoint, ContextWindow(str(tokenizer[1]), 4096), "m", TALK, 100) == "It is 42."
+    ((route, body),) = recorder.requests
     assert route == "/v1/completions" and body["skip_special_tokens"] is False
     assert body["prompt"] == [encode_chat(tokenizer[0], TALK, generation_prompt=True).ids]
 
 
 def test_without_a_tokenizer_a_call_is_text_and_a_refusal_is_one_line() -> None:
     with Recorder("It is 42.") as recorder:
-        assert reply(recorder.endpoint, Window(None, 4096), "m", TALK, 100) == "It is 42."
-    ((route, body),) = recorder.asked
+        assert reply(recorder.endpoint, ContextWindow(None, 4096), "m", TALK, 100) == "It is 42."
+    ((route, body),) = recorder.requests
     assert route == "/v1/chat/completions" and [m["role"] for m in body["messages"]] == [m["role"] for m in TALK]
     assert body["messages"][2]["content"].endswith("<|action_start|><|interpreter|>\nprint(6 * 7)<|action_end|>")
     with Recorder("unknown role", 400) as refusing, pytest.raises(RuntimeError, match="takes no conversation with an"):
-        reply(refusing.endpoint, Window(None, 4096), "m", TALK, 100)
+        reply(refusing.endpoint, ContextWindow(None, 4096), "m", TALK, 100)
 
 
 def test_what_does_not_fit_loses_its_shots_then_its_middle() -> None:
     shot: list[Message] = [{"role": "user", "content": "s" * 300}, {"role": "assistant", "content": "a" * 300}]
     long: list[Message] = [{"role": "environment", "name": "interpreter", "content": "o" * 3000}]
-    talk, window = [TALK[0], *shot, *shot, *TALK[1:3]], Window(None, 4096)
+    talk, window = [TALK[0], *shot, *shot, *TALK[1:3]], ContextWindow(None, 4096)
     assert fit(talk, window, 4096) == talk
     assert fit(talk, window, 350) == [TALK[0], *shot, *TALK[1:3]]
     cut = fit([*talk, *long], window, 400)

@@ -17,7 +17,7 @@ from actors.evaluator import Judge as JudgeAt
 from actors.evaluator import ModelUnderTest, plan_sets, run_sets
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config
-from ilm_ray.evaluation.data import lay_out
+from ilm_ray.evaluation.data import write_data
 from ilm_ray.evaluation.suites import BENCHMARKS, with_settings
 from ilm_ray.evaluation.tables import benchmark_row, per_cent
 from ilm_ray.evaluation.verdicts import FIRST, SECOND, TIE, both_orders
@@ -101,16 +101,17 @@ def test_the_longer_answer_wins_as_often_as_it_is_longer(local_ray: None, python
     row = _run(python, tmp_path, tmp_path / "out", Judge(longer), ["AlpacaEval"])["AlpacaEval"]
     decided = [(a, b) for a, b in zip(OURS, THEIRS, strict=True) if a != b]
     assert row["score"] == pytest.approx(100 * sum(a > b for a, b in decided) / len(decided), abs=0.01)
-    told = row["judged"]
-    assert (told["by"], told["verdicts"], told["unread"]) == ("stand-in", 2 * len(OURS), 2 * (len(OURS) - len(decided)))
-    assert (told["pairs"], told["consistency"]) == (len(decided), 100.0)
+    judged = row["judged"]
+    counts = 2 * len(OURS), 2 * (len(OURS) - len(decided))
+    assert (judged["by"], judged["verdicts"], judged["unread"]) == ("stand-in", *counts)
+    assert (judged["pairs"], judged["consistency"]) == (len(decided), 100.0)
 
     def silent(kind: str, answers: list[str]) -> str:
         raise AssertionError("judged again")
 
     (tmp_path / "out/results/AlpacaEval.chat/alpaca_eval.json").unlink()  # as after a kill: only the figure is missing
     again = _run(python, tmp_path, tmp_path / "out", Judge(silent), ["AlpacaEval"])["AlpacaEval"]
-    assert (again["score"], again["judged"]) == (row["score"], told)
+    assert (again["score"], again["judged"]) == (row["score"], judged)
 
 
 @pytest.mark.slow
@@ -150,7 +151,7 @@ def test_verdicts_that_cannot_be_read_are_counted_and_in_no_figure(
     local_ray: None, python: Path, shared_data: Path, tmp_path: Path
 ) -> None:
     """Of MT-Bench's published questions the first few; every rating is of the second answer, as OpenCompass asks."""
-    lay_out(shared_data / "eval", tmp_path)
+    write_data(shared_data / "eval", tmp_path)
     given: list[int | None] = []
     lock = threading.Lock()
 
@@ -203,7 +204,7 @@ def test_the_job_writes_the_table_and_the_report_and_no_key(python: Path, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "refusal"),
     [
         (["judge=http://me:secret@127.0.0.1:9", "judge_name=j"], "a key goes into an environment variable"),
         (["judge=127.0.0.1:9", "judge_name=j"], "such as http://host:8000"),
@@ -211,9 +212,9 @@ def test_the_job_writes_the_table_and_the_report_and_no_key(python: Path, tmp_pa
         (["judge=http://127.0.0.1:9", "judge_name=j", "judge_key_env=ILM_NO_KEY"], "no such environment variable"),
     ],
 )
-def test_a_judge_that_cannot_be_asked_is_refused_at_once(python: Path, settings: list[str], said: str) -> None:
+def test_a_judge_that_cannot_be_asked_is_refused_at_once(python: Path, settings: list[str], refusal: str) -> None:
     config = load_config("nano", None, [f"benchmarks.{setting}" for setting in settings])
-    with pytest.raises(UserError, match=said) as refused:
+    with pytest.raises(UserError, match=refusal) as refused:
         STAGE.sources(config)
     assert "secret" not in str(refused.value)
 

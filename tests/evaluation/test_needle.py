@@ -17,7 +17,7 @@ from ilm_ray.data.tokenizer.base import first_tokens
 from ilm_ray.data.tokenizer.cl100k import cl100k
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.evaluation.needle import NEEDLES, Haystack, chosen, default_lengths, depths, score, sentences
-from ilm_ray.evaluation.needle_run import Asked, Grid, NeedleError, counter, read_haystacks, run_needles
+from ilm_ray.evaluation.needle_run import Grid, NeedleError, ServedModel, counter, read_haystacks, run_needles
 from jobs.benchmarks import STAGE
 from tests.evaluation.known import Served
 
@@ -67,8 +67,8 @@ def test_a_prompt_is_as_long_and_its_needle_as_deep_as_asked_to_within_a_sentenc
     needle, longest = NEEDLES["en"][which], max(lengths)
     made = Haystack(text, words).prompt(needle, tokens, depth)
     assert made.tokens == words(made.text) and tokens - longest <= made.tokens <= tokens
-    before, found, after = made.text.partition(needle.text)
-    assert found and needle.text not in after
+    before, hidden, after = made.text.partition(needle.text)
+    assert hidden and needle.text not in after
     _, hay = before.split("\n\n", 1)
     assert hay == "" or hay.rstrip().endswith(".")  # at a border of sentences
     rest = after.rsplit("\n\n", 1)[0]
@@ -126,8 +126,8 @@ def texts(tmp_path: Path) -> dict[str, str]:
 GRID = Grid([512, 1024, 3000], 4, 2, 1)
 
 
-def _asked(served: Served) -> Asked:
-    return Asked(served.url, "model", None, 60.0)
+def _served(served: Served) -> ServedModel:
+    return ServedModel(served.url, "model", None, 60.0)
 
 
 def _scores(folder: Path, language: str) -> list[list[float]]:
@@ -136,10 +136,10 @@ def _scores(folder: Path, language: str) -> list[list[float]]:
 
 def test_who_reads_all_finds_all_and_who_reads_half_finds_that_half(texts: dict[str, str], tmp_path: Path) -> None:
     with Served(Reader()) as oracle:
-        run_needles(texts, GRID, _asked(oracle), tmp_path / "cells", tmp_path / "all")
-        assert oracle.asked == 2 * 3 * 4 * 2
+        run_needles(texts, GRID, _served(oracle), tmp_path / "cells", tmp_path / "all")
+        assert oracle.requests == 2 * 3 * 4 * 2
     with Served(Reader(0.5)) as half:
-        run_needles(texts, GRID, _asked(half), tmp_path / "other", tmp_path / "half")
+        run_needles(texts, GRID, _served(half), tmp_path / "other", tmp_path / "half")
     for language in texts:
         assert _scores(tmp_path / "all", language) == [[100.0] * 3] * 4
         # Depths of 0 and a third stand in the first half of every prompt, two thirds and 1 in the second.
@@ -148,15 +148,15 @@ def test_who_reads_all_finds_all_and_who_reads_half_finds_that_half(texts: dict[
 
 def test_cells_already_answered_are_not_asked_again(texts: dict[str, str], tmp_path: Path) -> None:
     with Served(Reader()) as oracle:
-        run_needles(texts, GRID, _asked(oracle), tmp_path / "cells", tmp_path / "all")
-        whole, asked = _scores(tmp_path / "all", "zh"), oracle.asked
+        run_needles(texts, GRID, _served(oracle), tmp_path / "cells", tmp_path / "all")
+        whole, requests = _scores(tmp_path / "all", "zh"), oracle.requests
         (tmp_path / "cells/zh/1024-2.json").unlink()
-        run_needles(texts, GRID, _asked(oracle), tmp_path / "cells", tmp_path / "all")
-        assert oracle.asked == asked + GRID.trials and _scores(tmp_path / "all", "zh") == whole
+        run_needles(texts, GRID, _served(oracle), tmp_path / "cells", tmp_path / "all")
+        assert oracle.requests == requests + GRID.trials and _scores(tmp_path / "all", "zh") == whole
 
 
 def test_an_endpoint_that_is_not_there_is_named_and_nothing_is_scored(texts: dict[str, str], tmp_path: Path) -> None:
-    nobody = Asked("http://127.0.0.1:9", "model", None, 5.0)
+    nobody = ServedModel("http://127.0.0.1:9", "model", None, 5.0)
     with pytest.raises(NeedleError, match="did not answer"):
         run_needles(texts, Grid([512], 1, 1, 1), nobody, tmp_path / "cells", tmp_path / "all")
     assert not (tmp_path / "all").exists() or not list((tmp_path / "all").iterdir())
@@ -204,7 +204,7 @@ def test_without_a_haystack_the_row_names_the_setting(tmp_path: Path) -> None:
     from ilm_ray.evaluation.suites import suite, with_settings
     from ilm_ray.evaluation.tables import benchmark_row
 
-    (needle,) = [b for b in with_settings(suite("long"), judge=False, haystack=False) if b.own]
+    (needle,) = [b for b in with_settings(suite("long"), judge=False, haystack=False) if b.native]
     assert "benchmarks.haystack" in benchmark_row(needle, {}, {}, {})["why"]
 
 

@@ -19,7 +19,7 @@ from ilm_ray.data.tokenizer.base import first_tokens
 from ilm_ray.data.tokenizer.chatml import encode_chat
 from ilm_ray.data.tokenizer.cl100k import cl100k
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
-from ilm_ray.evaluation.data import lay_out
+from ilm_ray.evaluation.data import write_data
 from ilm_ray.evaluation.programs.humaneval_x import NAMES, lacking
 from ilm_ray.evaluation.suites import BENCHMARKS
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
@@ -52,7 +52,7 @@ GUESSED = ("MMLU", "CMMLU", "AGIEval", "C3", "WinoGrande")
 @pytest.fixture(scope="module")
 def root(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("benchmarks")
-    lay_out(shared_data / "eval", folder)
+    write_data(shared_data / "eval", folder)
     return folder
 
 
@@ -92,11 +92,11 @@ def test_an_oracle_scores_100_and_a_second_run_asks_nothing(
     run_sets(sets, target, python, 1, DEADLINE_S)
     scores = _scores(sets, tmp_path)
     assert scores == dict.fromkeys(scores, 100.0)
-    asked = oracle.asked
+    requests = oracle.requests
     lost = tmp_path / "results" / sets[0].file
     lost.unlink()
     run_sets(sets, target, python, 1, DEADLINE_S)  # as after a kill: answers are there, only a result is not
-    assert oracle.asked == asked and _scores(sets, tmp_path) == scores
+    assert oracle.requests == requests and _scores(sets, tmp_path) == scores
 
 
 class Silent:
@@ -146,8 +146,8 @@ def test_absent_data_is_named_and_a_failed_set_fails_the_run(
     target = ModelUnderTest(
         "http://127.0.0.1:9", "model", None, 4096, str(root), str(tmp_path), 2
     )  # nobody listens there
-    asked = [b for b in BENCHMARKS if b.key in ("C-Eval.chat", "GSM8K.chat", "C3.chat")]
-    sets = plan_sets(asked, target, python, DEADLINE_S)
+    chosen = [b for b in BENCHMARKS if b.key in ("C-Eval.chat", "GSM8K.chat", "C3.chat")]
+    sets = plan_sets(chosen, target, python, DEADLINE_S)
     assert all(work.missing for work in sets if work.benchmark.name == "C-Eval")
     with pytest.raises(EvaluationError, match=r"C3\.chat.*did not answer.*log: .*GSM8K\.chat"):
         run_sets([work for work in sets if not work.missing], target, python, 1, DEADLINE_S)
@@ -205,13 +205,13 @@ def test_an_interpreter_outlives_what_a_model_writes(
     local_ray: None, python: Path, root: Path, guesser: Served, shared_data: Path, tmp_path: Path
 ) -> None:
     """One that calls nothing and is wrong scores 0; one whose code means harm too, and sees why its code was ended."""
-    asked = [b for b in BENCHMARKS if b.key == INTERPRETER]
-    said = dict[str, set[str]]()
+    benchmarks = [b for b in BENCHMARKS if b.key == INTERPRETER]
+    errors = dict[str, set[str]]()
     with Served(Hostile(iter(()), right=True)) as hostile:
         for served in (guesser, hostile):
             folder = tmp_path / served.url.rpartition(":")[2]
             target = _target(served, root, folder, EXAMPLES)
-            sets = plan_sets(asked, target, python, DEADLINE_S)
+            sets = plan_sets(benchmarks, target, python, DEADLINE_S)
             run_sets(sets, target, python, 1, DEADLINE_S)
             result = json.loads((folder / "results" / sets[0].file).read_text())
             assert (result["score"], result["examples"], result["metric"]) == (0.0, EXAMPLES, "follow_acc")
@@ -222,9 +222,9 @@ def test_an_interpreter_outlives_what_a_model_writes(
                     roles = [turn["role"] for turn in row["turns"]]
                     assert roles == ["assistant", "environment"] * 2 + ["system", "assistant"]
                     code, output = row["turns"][0]["text"], row["turns"][1]["text"]
-                    said.setdefault(code.splitlines()[2], set()).add(output[-60:])
+                    errors.setdefault(code.splitlines()[2], set()).add(output[-60:])
     endings = {"while True: pass": "processor time", Hostile.CODE[1]: "bytes of output", "1 / 0": "ZeroDivisionError"}
-    assert said and all(endings[code] in output for code, outputs in said.items() for output in outputs)
+    assert errors and all(endings[code] in output for code, outputs in errors.items() for output in outputs)
 
 
 class Multiplying(Knowing):
@@ -239,8 +239,8 @@ class Multiplying(Knowing):
             return f"<|action_start|><|interpreter|>\n{first} * {second}<|action_end|>"
         product = messages[-1]["content"]
         chosen = re.search(rf"([A-D])\. {product}$", question, re.MULTILINE)
-        found = chosen[1] if chosen else product
-        return f"FinalAnswer: The answer is {found}" if "times" in question else f"The final answer is ${found}$."
+        answer = chosen[1] if chosen else product
+        return f"FinalAnswer: The answer is {answer}" if "times" in question else f"The final answer is ${answer}$."
 
 
 @pytest.mark.slow
@@ -261,12 +261,12 @@ def test_math_and_mathbench_with_an_interpreter_on_files_in_their_form(
         for i, (a, b) in enumerate(products)
     }
     (data / "math/math.json").write_text(json.dumps(problems))
-    asked = [{"question": f"What is {a} times {b}?", "answer": str(a * b)} for a, b in products]
+    questions = [{"question": f"What is {a} times {b}?", "answer": str(a * b)} for a, b in products]
     choices = [
         row | {"options": [str(a * b + d) for d in (1, 0, 7, 20)], "answer": "B"}
-        for row, (a, b) in zip(asked, products, strict=True)
+        for row, (a, b) in zip(questions, products, strict=True)
     ]
-    for name, rows in (("college/cloze_en", asked), ("high/single_choice_en", choices)):
+    for name, rows in (("college/cloze_en", questions), ("high/single_choice_en", choices)):
         (data / f"mathbench/{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     wanted = [b for b in BENCHMARKS if b.interpreter and not b.name.startswith("GSM8K")]
     for right in (True, False):

@@ -13,7 +13,7 @@ from actors.evaluator import ModelUnderTest, plan_sets, run_sets
 from ilm_ray.data.tokenizer.base import first_tokens
 from ilm_ray.data.tokenizer.cl100k import cl100k
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
-from ilm_ray.evaluation.data import lay_out
+from ilm_ray.evaluation.data import write_data
 from ilm_ray.evaluation.suites import BENCHMARKS
 from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
 from ilm_ray.model.weights import load_causal, save_internlm2
@@ -32,11 +32,11 @@ def test_scores_through_vllm_are_those_of_our_model(
 ) -> None:
     """Each choice's mean negative log-probability to 1e-3, and the same choices taken."""
     if importlib.util.find_spec("vllm") is None:
-        pytest.skip("vLLM is not installed: run `make setup`")
+        pytest.skip("vLLM is not installed: run `make target`")
     from actors.server import Server, ServerSettings
     from ilm_ray.serving.folder import servable
 
-    lay_out(shared_data / "eval", tmp_path / "root")
+    write_data(shared_data / "eval", tmp_path / "root")
     tokenizer = Tokenizer(first_tokens(cl100k()[0], 900), VOCABULARY)
     tokenizer.save(tmp_path / "tokenizer")
     model = CausalLM(Shape(VOCABULARY, 2, 64, 2, 2, 32, 96, init_std=0.15))
@@ -62,10 +62,10 @@ def test_scores_through_vllm_are_those_of_our_model(
         rows = json.loads((tmp_path / "out/opencompass" / key / "predictions/model" / f"{set_name}.json").read_text())
         assert len(rows) == EXAMPLES
         for row in rows.values():
-            scored = {label[len("label: ") :]: told for label, told in row.items() if label.startswith("label: ")}
-            expected = {label: _mean_loss(ours, tokenizer, told["prompt"]) for label, told in scored.items()}
-            told = {label: told["PPL"] for label, told in scored.items()}
-            assert told == pytest.approx(expected, abs=1e-3)
+            scored = {label[len("label: ") :]: score for label, score in row.items() if label.startswith("label: ")}
+            expected = {label: _mean_loss(ours, tokenizer, score["prompt"]) for label, score in scored.items()}
+            losses = {label: score["PPL"] for label, score in scored.items()}
+            assert losses == pytest.approx(expected, abs=1e-3)
             assert str(row["prediction"]) == min(expected, key=lambda label: expected[label])
 
 

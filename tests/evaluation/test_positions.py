@@ -124,12 +124,12 @@ def test_a_text_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_the_report_draws_a_line_a_stage(tmp_path: Path) -> None:
     (tmp_path / "evaluation").mkdir()
     curve = {"edges": [1, 2, 4, 8], "windows": 3, "tokens": [3, 3, 6, 12], "bits_per_byte": [None, 3.25, 2.5, 1.125]}
-    found = {"by_position": {"sft": curve, "ppo": curve | {"bits_per_byte": [4.0, 3.5, 2.75, 1.5]}}}
-    (tmp_path / "evaluation/evaluation.json").write_text(json.dumps(found))
+    evaluation = {"by_position": {"sft": curve, "ppo": curve | {"bits_per_byte": [4.0, 3.5, 2.75, 1.5]}}}
+    (tmp_path / "evaluation/evaluation.json").write_text(json.dumps(evaluation))
     made = evaluation_section(tmp_path, {})
     assert "3 windows of 8 tokens" in made
-    for told in ("sft: 1.125", "ppo: 4<", "ppo: 1.5<"):
-        assert told in made
+    for figure in ("sft: 1.125", "ppo: 4<", "ppo: 1.5<"):
+        assert figure in made
     assert "nan" not in made
     (tmp_path / "evaluation/evaluation.json").write_text(json.dumps({"by_position": {"sft": {}}}))
     assert "<svg" not in evaluation_section(tmp_path, {})

@@ -11,24 +11,24 @@ from pathlib import Path
 
 import pytest
 
-from ilm_ray.evaluation.programs.sandbox import LANGUAGES, Limits, _run, isolation, missing, run_in_sandbox
+from ilm_ray.evaluation.programs.sandbox import TOOLCHAINS, ProgramLimits, _run, isolation, missing, run_in_sandbox
 from ilm_ray.evaluation.programs.sandbox_child import LIMITS, NAMESPACES
 
-SHORT = Limits(cpu_s=1, wall_s=60.0)
+SHORT = ProgramLimits(cpu_s=1, wall_s=60.0)
 apart = pytest.mark.skipif(isolation() != NAMESPACES, reason=f"this system allows no more than '{isolation()}'")
 
 
 def processes_with(mark: str) -> list[int]:
     """Processes of this machine whose command line holds `mark`."""
-    found = []
+    pids = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
                 if mark.encode() in (folder / "cmdline").read_bytes():
-                    found.append(int(folder.name))
+                    pids.append(int(folder.name))
             except OSError:
                 continue
-    return found
+    return pids
 
 
 def test_a_good_program_answers() -> None:
@@ -52,7 +52,7 @@ def test_programs_side_by_side_keep_to_themselves() -> None:
 def test_a_fork_bomb_is_held_and_ended() -> None:
     program = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass\n"
     started = time.monotonic()
-    done = run_in_sandbox(program, limits=Limits(cpu_s=20, wall_s=2.0, processes=32))
+    done = run_in_sandbox(program, limits=ProgramLimits(cpu_s=20, wall_s=2.0, processes=32))
     assert done.reason == "wall" and time.monotonic() - started < 30
     ending = """
 import os, time
@@ -66,7 +66,7 @@ except OSError:
     pass
 print(n)
 """
-    counted = run_in_sandbox(ending, limits=Limits(processes=32))
+    counted = run_in_sandbox(ending, limits=ProgramLimits(processes=32))
     assert counted.passed and 20 <= int(counted.stdout) < 32
     assert not processes_with("-I\0main.py")
 
@@ -75,7 +75,7 @@ def test_an_endless_loop_runs_into_its_limits() -> None:
     assert run_in_sandbox("while True: pass", limits=SHORT).reason == "cpu"
     deaf = "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass"
     assert run_in_sandbox(deaf, limits=SHORT).reason == "cpu"
-    sleeper = run_in_sandbox("import time\nwhile True: time.sleep(1)", limits=Limits(wall_s=1.0))
+    sleeper = run_in_sandbox("import time\nwhile True: time.sleep(1)", limits=ProgramLimits(wall_s=1.0))
     assert sleeper.reason == "wall" and sleeper.wall_s < 20
 
 
@@ -91,7 +91,7 @@ def test_an_endless_loop_runs_into_its_limits() -> None:
     ids=["private", "shared", "many processes", "files"],
 )
 def test_50_gb_are_not_to_be_had(allocation: str, reason: str) -> None:
-    done = run_in_sandbox(allocation, limits=Limits(cpu_s=20, wall_s=30.0, memory_bytes=512 * 2**20))
+    done = run_in_sandbox(allocation, limits=ProgramLimits(cpu_s=20, wall_s=30.0, memory_bytes=512 * 2**20))
     assert done.reason == reason, done
     assert done.peak_bytes < 2 * 2**30
 
@@ -149,7 +149,9 @@ for path in glob.glob('/proc/*/environ'):
 
 def test_a_gigabyte_of_output_is_cut() -> None:
     started = time.monotonic()
-    done = run_in_sandbox("import sys\nfor _ in range(2**10): sys.stdout.write('x' * 2**20)", limits=Limits(wall_s=60))
+    done = run_in_sandbox(
+        "import sys\nfor _ in range(2**10): sys.stdout.write('x' * 2**20)", limits=ProgramLimits(wall_s=60)
+    )
     assert done.reason == "output" and len(done.stdout) <= 2**20 and time.monotonic() - started < 30
 
 
@@ -180,7 +182,7 @@ for attempt in (lambda: open('/usr/x', 'w'), lambda: socket.create_connection(('
     call = f"""
 from ilm_ray.evaluation.programs.sandbox import *
 print(isolation())
-print(run_in_sandbox({program!r}, limits=Limits(processes=2)).stdout, end='')
+print(run_in_sandbox({program!r}, limits=ProgramLimits(processes=2)).stdout, end='')
 """
     env = {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
@@ -201,7 +203,7 @@ sleep = [sys.executable, '-c', 'import time; time.sleep(60)', '{mark}']
 subprocess.Popen(sleep, start_new_session=True)
 """
     for level in {isolation(), LIMITS}:
-        assert _run(program, "", [Limits()], LANGUAGES["python"], level).passed
+        assert _run(program, "", [ProgramLimits()], TOOLCHAINS["python"], level).passed
         assert not processes_with(mark), level
 
 
@@ -240,9 +242,11 @@ func main() { s := bufio.NewScanner(os.Stdin); s.Scan(); fmt.Print(s.Text()) }
 }
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("language", TOOLCHAINS)
 def test_languages_run_or_are_reported(language: str) -> None:
-    done = run_in_sandbox(HELLO[language], "hello\n", Limits(cpu_s=60, wall_s=90.0, memory_bytes=2**31), language)
+    done = run_in_sandbox(
+        HELLO[language], "hello\n", ProgramLimits(cpu_s=60, wall_s=90.0, memory_bytes=2**31), language
+    )
     if missing(language):
         assert done.reason == "not_installed" and "not installed" in done.detail
     else:

@@ -1,18 +1,17 @@
-"""A conversation with calls in it, asked of an endpoint: as ids where the tokenizer is known, else as messages."""
+"""Sends a conversation with calls to an endpoint: as ids where the tokenizer is known, else as messages."""
 
 import urllib.error
 from collections.abc import Sequence
 from typing import Any
 
 from ilm_ray.data.tokenizer.chatml import Message, encode_chat
-from ilm_ray.evaluation.opencompass.endpoint import ANSWER_SHARE, TURN_TOKENS, Endpoint, Window
+from ilm_ray.evaluation.opencompass.endpoint import ANSWER_SHARE, TURN_TOKENS, ContextWindow, Endpoint
 from ilm_ray.evaluation.programs.interpreter import written
 
 SPECIALS = ("<s>", "<|im_start|>", "<|im_end|>", "<|action_start|>", "<|action_end|>", "<|interpreter|>")
-Row = dict[str, Any]
 
 
-def reply(endpoint: Endpoint, window: Window, name: str, messages: Sequence[Message], max_out_len: int) -> str:
+def reply(endpoint: Endpoint, window: ContextWindow, name: str, messages: Sequence[Message], max_out_len: int) -> str:
     """The likeliest reply to a conversation, with the special tokens of a call.
 
     Where the tokenizer is known and has those of InternLM2, the conversation is sent as ids, as it was trained: chat
@@ -21,16 +20,16 @@ def reply(endpoint: Endpoint, window: Window, name: str, messages: Sequence[Mess
     """
     room = min(max_out_len, window.context // ANSWER_SHARE)
     fitted = fit(messages, window, window.context - room)
-    body: Row = {
+    body: dict[str, Any] = {
         "model": name, "max_tokens": room, "temperature": 0.0, "skip_special_tokens": False,
         "stop": ["<|action_end|>", "<|im_end|>"],
     }  # fmt: skip
     if all(window.special(special) is not None for special in SPECIALS):
         ids = encode_chat(_Vocabulary(window), fitted, generation_prompt=True).ids
         return str(endpoint.post("/v1/completions", body | {"prompt": [ids]})["choices"][0]["text"])
-    told = [{"role": m["role"], "content": written(m)} | ({"name": m["name"]} if "name" in m else {}) for m in fitted]
+    plain = [{"role": m["role"], "content": written(m)} | ({"name": m["name"]} if "name" in m else {}) for m in fitted]
     try:
-        said = endpoint.post("/v1/chat/completions", body | {"messages": told})
+        answer = endpoint.post("/v1/chat/completions", body | {"messages": plain})
     except RuntimeError as error:
         if isinstance(error.__cause__, urllib.error.HTTPError) and error.__cause__.code < 500:
             raise RuntimeError(
@@ -38,16 +37,16 @@ def reply(endpoint: Endpoint, window: Window, name: str, messages: Sequence[Mess
                 f"InternLM2's chat template, or name its tokenizer (benchmarks.tokenizer): {error}"
             ) from error
         raise
-    return said["choices"][0]["message"]["content"] or ""
+    return answer["choices"][0]["message"]["content"] or ""
 
 
-def fit(messages: Sequence[Message], window: Window, room: int) -> list[Message]:
+def fit(messages: Sequence[Message], window: ContextWindow, room: int) -> list[Message]:
     """The conversation without its first shots, or, where that is still too long, the middle of its longest content."""
     left = list(messages)
     while _length(left, window) > room:
-        asked = [i for i, message in enumerate(left) if message["role"] == "user"]
-        if len(asked) > 1:
-            left[asked[0] : asked[1]] = []
+        questions = [i for i, message in enumerate(left) if message["role"] == "user"]
+        if len(questions) > 1:
+            left[questions[0] : questions[1]] = []
             continue
         longest = max(range(len(left)), key=lambda i: len(left[i]["content"]))
         over = _length(left, window) - room
@@ -59,15 +58,15 @@ def fit(messages: Sequence[Message], window: Window, room: int) -> list[Message]
     return left
 
 
-def _length(messages: Sequence[Message], window: Window) -> int:
-    """With the beginning of the reply."""
+def _length(messages: Sequence[Message], window: ContextWindow) -> int:
+    """Tokens of the messages and of the beginning of the reply."""
     return sum(window.count(written(message)) + TURN_TOKENS for message in messages) + TURN_TOKENS
 
 
 class _Vocabulary:
-    """A tokenizer.json in the words of `encode_chat`."""
+    """Gives `encode_chat` the methods that it wants of a tokenizer."""
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: ContextWindow) -> None:
         self.window = window
         self.bos_id, self.im_start_id, self.im_end_id = map(self.special, SPECIALS[:3])
 
@@ -75,7 +74,7 @@ class _Vocabulary:
         return self.window.encode(text)
 
     def special(self, name: str) -> int:
-        found = self.window.special(name)
-        if found is None:
+        token = self.window.special(name)
+        if token is None:
             raise KeyError(name)
-        return found
+        return token

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint, and how much text fits into the context of the model behind it."""
+"""An OpenAI-compatible endpoint, and the context window of the model behind it."""
 
 import json
 import time
@@ -19,14 +19,14 @@ BYTES_A_TOKEN = 3  # where no tokenizer is known: English has more, Chinese a li
 class Endpoint:
     """Posts JSON. A refusal (4xx) is raised at once, anything else after ATTEMPTS attempts.
 
-    key: sent as the bearer; it is taken out of whatever an error says.
+    key: sent as the bearer, and taken out of the server's error messages.
     """
 
     def __init__(self, url: str, timeout_s: float, key: str | None = None) -> None:
         self.url, self.timeout_s, self._key = url.rstrip("/"), timeout_s, key
 
     def post(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Raises RuntimeError with what the server said."""
+        """The answer's JSON. Raises RuntimeError with the server's message."""
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -36,10 +36,10 @@ class Endpoint:
                 with urllib.request.urlopen(request, timeout=self.timeout_s) as answer:
                     return json.load(answer)
             except urllib.error.HTTPError as error:
-                said = error.read(2000).decode("utf-8", "replace")
-                said = said.replace(self._key, "***") if self._key else said
+                message = error.read(2000).decode("utf-8", "replace")
+                message = message.replace(self._key, "***") if self._key else message
                 if error.code < 500 or attempt == ATTEMPTS - 1:
-                    raise RuntimeError(f"{self.url}{route} answered {error.code}: {said}") from error
+                    raise RuntimeError(f"{self.url}{route} answered {error.code}: {message}") from error
             except OSError as error:
                 if attempt == ATTEMPTS - 1:
                     raise RuntimeError(f"{self.url}{route} did not answer ({error})") from error
@@ -47,7 +47,7 @@ class Endpoint:
         raise AssertionError("the last attempt returns or raises")
 
 
-class Window:
+class ContextWindow:
     """Counts and cuts text in tokens of the model; without a tokenizer file both are estimates from bytes."""
 
     def __init__(self, tokenizer: str | None, context: int) -> None:
@@ -84,7 +84,7 @@ class Window:
             kept = int(len(text) * room / count) // 2
             return text[:kept] + text[-kept:]
         ids, kept = self.encode(text), room // 2
-        # What two ends decode to can be a token or two longer where a word was cut.
+        # Two ends can decode to a token or two more where a word was cut.
         while True:
             ends = self._tokenizer.decode(ids[:kept]) + self._tokenizer.decode(ids[-kept:])
             if kept == 1 or self.count(ends) <= room:

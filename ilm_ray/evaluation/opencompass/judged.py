@@ -1,7 +1,7 @@
 """Judged benchmarks: OpenCompass's subjective evaluation, prompts and reading of verdicts, with a judge at an endpoint.
 
-Ours: comparisons are always judged in both orders; how often the order changed the verdict and what could not be read
-is counted. A verdict that cannot be read, or lies outside its scale, is in no figure.
+Ours: the judge sees every comparison in both orders, and the result counts the verdicts that the order changed and
+those that could not be read. A verdict that cannot be read, or lies outside its scale, is in no figure.
 """
 
 import json
@@ -19,6 +19,7 @@ from opencompass.utils import deal_with_judge_model_abbr, get_infer_output_path
 
 from ilm_ray.evaluation.leftovers import drop_torn
 from ilm_ray.evaluation.opencompass.models import ServedChat, window
+from ilm_ray.evaluation.results import Sample, SetResult
 from ilm_ray.evaluation.verdicts import FIRST, SECOND, TIE, both_orders
 
 JUDGE_CONTEXT = 32_768  # tokens of question, answers and verdict; what is longer loses its middle and is counted
@@ -27,19 +28,19 @@ BATCH = 16
 SAMPLES = 3
 SAMPLE_CHARS = 4000
 WIN_RATE = "win rate against gpt4-turbo"
-Row = dict[str, Any]
+Judgement = dict[str, Any]  # a row of OpenCompass's file of judgements: prediction, gold, origin_prompt
 
 
 @dataclass(frozen=True)
 class Reading:
     """How a benchmark's verdicts are read and added up, by OpenCompass's functions.
 
-    read: a judgement -> its verdict, None where it says none; figure: the readable judgements -> score and its name;
-    of: what the best score is.
+    read: a judgement -> its verdict, None where it holds none; figure: the readable judgements -> score and its name;
+    of: the best score.
     """
 
-    read: Callable[[Row], Any]
-    figure: Callable[[dict[str, Row]], tuple[float, str]]
+    read: Callable[[Judgement], Any]
+    figure: Callable[[dict[str, Judgement]], tuple[float, str]]
     of: int
 
 
@@ -60,7 +61,7 @@ def judge_config(url: str, name: str, key_env: str | None, timeout_s: float) -> 
     )
 
 
-def run_judged(name: str, config: dict[str, Any], model: ConfigDict, judge: ConfigDict, folder: Path) -> Row:
+def run_judged(name: str, config: dict[str, Any], model: ConfigDict, judge: ConfigDict, folder: Path) -> SetResult:
     """As run_set, for a set of the benchmark `name`, with `of` (the best score), `weight` and `judged`.
 
     weight: readable verdicts, where the benchmark's figure is a mean over the questions of all sets, else 1.
@@ -77,14 +78,15 @@ def run_judged(name: str, config: dict[str, Any], model: ConfigDict, judge: Conf
     model = ConfigDict(model, temperature=config["infer_cfg"]["inferencer"].get("temperature", 0.0))
     pair = (*(ConfigDict(base) for base in config["base_models"]), model) if compared else model
     work = {"datasets": [[config]], "work_dir": str(folder)}
-    answered = Path(get_infer_output_path(model, config, str(folder / "predictions")))
-    said = Path(get_infer_output_path(deal_with_judge_model_abbr(pair, judge), config, str(folder / "results")))
-    for path in (answered, said):
+    answers_file = Path(get_infer_output_path(model, config, str(folder / "predictions")))
+    judge_name = deal_with_judge_model_abbr(pair, judge)
+    judgements_file = Path(get_infer_output_path(judge_name, config, str(folder / "results")))
+    for path in (answers_file, judgements_file):
         drop_torn(path)
     OpenICLInferTask(ConfigDict(work, models=[model])).run()
     order = "double" if compared else None
     SubjectiveEvalTask(ConfigDict(work, models=[pair], judge_model=judge, infer_order=order)).run()
-    judgements: dict[str, Row] = json.loads(said.read_text(encoding="utf-8"))
+    judgements: dict[str, Judgement] = json.loads(judgements_file.read_text(encoding="utf-8"))
     verdicts = {number: _verdict(reading, judgement) for number, judgement in judgements.items()}
     readable = {number: judgements[number] for number, verdict in verdicts.items() if verdict is not None}
     if not readable:
@@ -102,7 +104,7 @@ def run_judged(name: str, config: dict[str, Any], model: ConfigDict, judge: Conf
         "score": score,
         "of": reading.of,
         "weight": 1.0 if compared else float(len(readable)),
-        "examples": len(json.loads(answered.read_text(encoding="utf-8"))),
+        "examples": len(json.loads(answers_file.read_text(encoding="utf-8"))),
         "cut": seen.cut - cut,
         "seconds": round(time.monotonic() - started, 2),
         "judged": judged,
@@ -110,7 +112,7 @@ def run_judged(name: str, config: dict[str, Any], model: ConfigDict, judge: Conf
     }
 
 
-def _verdict(reading: Reading, judgement: Row) -> Any:
+def _verdict(reading: Reading, judgement: Judgement) -> Any:
     """None where nothing can be read, and where a rating is none of 1 to 10."""
     try:
         verdict = reading.read(judgement)
@@ -129,21 +131,21 @@ def _better(verdict: Any) -> int | None:
     ]
 
 
-def _alpaca_eval(judgements: dict[str, Row]) -> tuple[float, str]:
+def _alpaca_eval(judgements: dict[str, Judgement]) -> tuple[float, str]:
     return float(alpacaeval.alpacaeval_postprocess(judgements, "")["total"]), WIN_RATE
 
 
-def _compass_arena(judgements: dict[str, Row]) -> tuple[float, str]:
-    """Over all of a set, as the row of the set in OpenCompass's summary: theirs adds up by category."""
-    as_one = {n: row | {"gold": row["gold"] | {"capability": "all"}} for n, row in judgements.items()}
-    return float(compass_arena.compassarena_postprocess(as_one, "")["all"]), WIN_RATE
+def _compass_arena(judgements: dict[str, Judgement]) -> tuple[float, str]:
+    """Over the whole set, as the set's row in OpenCompass's summary; their function returns one figure a category."""
+    whole = {n: row | {"gold": row["gold"] | {"capability": "all"}} for n, row in judgements.items()}
+    return float(compass_arena.compassarena_postprocess(whole, "")["all"]), WIN_RATE
 
 
-def _mt_bench(judgements: dict[str, Row]) -> tuple[float, str]:
+def _mt_bench(judgements: dict[str, Judgement]) -> tuple[float, str]:
     return float(mtbench.mtbench_postprocess(judgements, "")["total"]), "mean rating"
 
 
-def _align_bench(judgements: dict[str, Row]) -> tuple[float, str]:
+def _align_bench(judgements: dict[str, Judgement]) -> tuple[float, str]:
     """Theirs is the mean of two groups of categories; a category without a verdict would count as zero in it."""
     wanted = {name for names in alignbench.CATEGORIES.values() for name in names}
     if wanted <= {row["gold"]["capability"] for row in judgements.values()}:
@@ -152,10 +154,10 @@ def _align_bench(judgements: dict[str, Row]) -> tuple[float, str]:
     return sum(ratings) / len(ratings), "mean rating, not every category judged"
 
 
-def _sample(judgement: Row, verdict: Any) -> Row:
-    asked = "\n".join(f"{turn['role']}: {turn['prompt']}" for turn in judgement["origin_prompt"])
+def _sample(judgement: Judgement, verdict: Any) -> Sample:
+    prompt = "\n".join(f"{turn['role']}: {turn['prompt']}" for turn in judgement["origin_prompt"])
     return {
-        "prompt": asked[-SAMPLE_CHARS:],
+        "prompt": prompt[-SAMPLE_CHARS:],
         "answer": f"The judge: {judgement['prediction']}"[:SAMPLE_CHARS],
         "gold": "could not be read" if verdict is None else f"read as {verdict}",
         "correct": None,

@@ -15,7 +15,7 @@ from opencompass.models.base_api import APITemplateParser, BaseAPIModel
 
 from ilm_ray.data.tokenizer.chatml import Message
 from ilm_ray.evaluation.opencompass.conversation import fit
-from ilm_ray.evaluation.opencompass.endpoint import ANSWER_SHARE, TURN_TOKENS, Endpoint, Window
+from ilm_ray.evaluation.opencompass.endpoint import ANSWER_SHARE, TURN_TOKENS, ContextWindow, Endpoint
 
 ROLES = {"HUMAN": "user", "BOT": "assistant", "SYSTEM": "system"}
 META = {
@@ -26,9 +26,9 @@ SEED = 1234  # where a benchmark wants drawn answers
 
 
 @functools.cache
-def window(tokenizer: str | None, context: int) -> Window:
-    """One for all sets that a worker runs: reading a large vocabulary takes seconds."""
-    return Window(tokenizer, context)
+def window(tokenizer: str | None, context: int) -> ContextWindow:
+    """The same object for all sets that a worker runs: a large vocabulary takes seconds to read."""
+    return ContextWindow(tokenizer, context)
 
 
 class ServedBase(BaseModel):
@@ -56,11 +56,11 @@ class ServedBase(BaseModel):
     def get_ppl(self, inputs: list[str], mask_length: list[int] | None = None) -> np.ndarray:
         """Mean negative log-probability in nats, float64 [n], as OpenCompass's Hugging Face model takes it: over all
         tokens but the first, divided by the count of all; with `mask_length` the first so many are left out."""
-        found = []
+        losses = []
         for i, scores in enumerate(self._scores(inputs)):
             skip = mask_length[i] if mask_length else 0
-            found.append(-sum(scores[max(skip, 1) :]) / max(len(scores) - skip, 1))
-        return np.array(found)
+            losses.append(-sum(scores[max(skip, 1) :]) / max(len(scores) - skip, 1))
+        return np.array(losses)
 
     def get_loglikelihood(self, inputs: list[str], conts: list[str]) -> np.ndarray:
         """Log-probability in nats of each continuation after the text that its input begins with, float64 [n].
@@ -81,7 +81,7 @@ class ServedBase(BaseModel):
         return [self.window.bos, *self.window.encode(self.window.fit(text, room - 1))]
 
     def _scores(self, inputs: list[str]) -> list[list[float]]:
-        """Log-probability of every token of every prompt; 0 for the first, which nothing stands before."""
+        """Log-probability of every token of every prompt; 0 for the first, which has no context."""
         body = {"max_tokens": 0, "echo": True, "logprobs": 0, "temperature": 0.0}
         choices = self._complete([self._prompt(text, self.window.context) for text in inputs], body)
         return [[score or 0.0 for score in choice["logprobs"]["token_logprobs"]] for choice in choices]

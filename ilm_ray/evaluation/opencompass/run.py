@@ -11,6 +11,7 @@ from opencompass.tasks import OpenICLEvalTask, OpenICLInferTask
 
 from ilm_ray.evaluation.leftovers import drop_torn
 from ilm_ray.evaluation.opencompass.models import ServedBase, ServedChat, window
+from ilm_ray.evaluation.results import Sample, SetResult
 from ilm_ray.evaluation.suites import Kind
 
 # The order in which OpenCompass's own summary takes the figure of a set.
@@ -24,7 +25,7 @@ BATCH = 16
 ANSWER_TOKENS = 1024  # where a set names no length, as OpenCompass's configurations of InternLM2 have it
 SAMPLES = 3
 SAMPLE_CHARS = 4000
-Row = dict[str, Any]
+Prediction = dict[str, Any]  # a row of OpenCompass's file of predictions; its keys depend on the inferencer
 
 
 def model_config(kind: Kind, url: str, name: str, context: int, tokenizer: str | None, timeout_s: float) -> ConfigDict:
@@ -44,11 +45,11 @@ def model_config(kind: Kind, url: str, name: str, context: int, tokenizer: str |
     )
 
 
-def run_set(config: dict[str, Any], model: ConfigDict, folder: Path) -> Row:
-    """Answers and score of one set: `metric`, `score`, `examples`, `cut` (prompts too long), `seconds`, `samples`.
+def run_set(config: dict[str, Any], model: ConfigDict, folder: Path) -> SetResult:
+    """Have the model answer a set, and score it.
 
-    Answers that an earlier, killed attempt left in `folder` are taken over. Raises RuntimeError where OpenCompass says
-    that it could not score.
+    Answers in `folder` of an earlier, killed attempt count. Raises RuntimeError where OpenCompass
+    gives no score.
     """
     started, seen = time.monotonic(), window(model["tokenizer"], model["context"])
     cut = seen.cut
@@ -58,13 +59,13 @@ def run_set(config: dict[str, Any], model: ConfigDict, folder: Path) -> Row:
         work_dir=str(folder),
         eval={"runner": {"task": {"dump_details": True}}},
     )
-    answered = folder / "predictions" / MODEL / f"{config['abbr']}.json"
-    scored = folder / "results" / MODEL / f"{config['abbr']}.json"
-    for path in (answered, scored):
+    answers_file = folder / "predictions" / MODEL / f"{config['abbr']}.json"
+    scores_file = folder / "results" / MODEL / f"{config['abbr']}.json"
+    for path in (answers_file, scores_file):
         drop_torn(path)
     OpenICLInferTask(task).run()
     OpenICLEvalTask(task).run()
-    answers, result = _read(answered), _read(scored)
+    answers, result = _read(answers_file), _read(scores_file)
     metric = next((name for name in METRICS if isinstance(result.get(name), (int, float))), None)
     if metric is None:
         raise RuntimeError(f"{config['abbr']}: no score: {json.dumps(result, ensure_ascii=False)[:300]}")
@@ -78,44 +79,43 @@ def run_set(config: dict[str, Any], model: ConfigDict, folder: Path) -> Row:
     }
 
 
-def samples(answers: dict[str, Row], details: Any) -> list[Row]:
-    """The first few answers as {prompt, answer, gold, correct, turns}; `correct` is None where the evaluator does not
-    tell; turns: all that model and interpreter said, as {role, text}, [] for an answer in one go."""
-    rows = []
+def samples(answers: dict[str, Prediction], details: Any) -> list[Sample]:
+    """The first SAMPLES answers. details: verdicts on single answers, a list or a dict by the answer's number."""
+    rows = list[Sample]()
     for number in range(min(SAMPLES, len(answers))):
         row = answers[str(number)]
         detail = _detail(details, number)
-        # OpenCompass keeps a list, of one for each time that a set was answered.
-        told = [value for name in ("correct", "is_correct") for value in np.atleast_1d(detail.get(name, []))]
+        # OpenCompass keeps a list with a verdict for each time that the set was answered.
+        verdicts = [value for name in ("correct", "is_correct") for value in np.atleast_1d(detail.get(name, []))]
         rows.append(
             {
                 "prompt": _prompt(row)[-SAMPLE_CHARS:],
                 "answer": str(row.get("prediction", ""))[:SAMPLE_CHARS],
                 "gold": str(row.get("gold", ""))[:SAMPLE_CHARS],
-                "correct": bool(told[0]) if told else None,
+                "correct": bool(verdicts[0]) if verdicts else None,
                 "turns": [{"role": turn["role"], "text": turn["text"][:SAMPLE_CHARS]} for turn in row.get("turns", [])],
             }
         )
     return rows
 
 
-def _prompt(row: Row) -> str:
-    asked = row.get("origin_prompt")
-    if asked is None:  # scored by perplexity: one prompt for each choice
+def _prompt(row: Prediction) -> str:
+    prompt = row.get("origin_prompt")
+    if prompt is None:  # scored by perplexity: one prompt for each choice
         scored = [value for name, value in row.items() if name.startswith("label: ")]
         return str(scored[0].get("testing input", "")) if scored else ""
-    if isinstance(asked, str):
-        return asked
-    return "\n".join(f"{turn['role']}: {turn['prompt']}" for turn in asked)
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{turn['role']}: {turn['prompt']}" for turn in prompt)
 
 
-def _detail(details: Any, number: int) -> Row:
+def _detail(details: Any, number: int) -> dict[str, Any]:
     if isinstance(details, dict):
-        found = details.get(str(number), {})
+        detail = details.get(str(number), {})
     else:
-        found = details[number] if isinstance(details, list) and number < len(details) else {}
-    return found if isinstance(found, dict) else {}
+        detail = details[number] if isinstance(details, list) and number < len(details) else {}
+    return detail if isinstance(detail, dict) else {}
 
 
-def _read(path: Path) -> Row:
+def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))

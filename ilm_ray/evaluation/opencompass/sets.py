@@ -1,4 +1,4 @@
-"""The sets of a benchmark: OpenCompass's own configurations, told where the data lies and what of it to take."""
+"""The sets of a benchmark: OpenCompass's own configurations, with our paths of the data and number of examples."""
 
 import importlib
 from pathlib import Path
@@ -23,10 +23,10 @@ def sets_of(benchmark: Benchmark, root: Path, examples: int | None) -> dict[str,
     """
     module = importlib.import_module(f"{CONFIGS}.{benchmark.config}")
     lists = [value for name, value in vars(module).items() if name.endswith("_datasets") and isinstance(value, list)]
-    found = {row["abbr"]: ConfigDict(row) for rows in lists for row in rows if benchmark.only in row["abbr"]}
-    for config in found.values():
+    configs = {row["abbr"]: ConfigDict(row) for rows in lists for row in rows if benchmark.only in row["abbr"]}
+    for config in configs.values():
         _adapt(config, benchmark, root, examples)
-    return found
+    return configs
 
 
 def missing_files(benchmark: Benchmark, config: ConfigDict, root: Path) -> list[Path]:
@@ -38,7 +38,7 @@ def missing_files(benchmark: Benchmark, config: ConfigDict, root: Path) -> list[
 
 
 def lacks_here(benchmark: Benchmark, config: ConfigDict) -> str | None:
-    """What this machine lacks to score a set: the compiler of its language. None where nothing."""
+    """The compiler that this machine lacks to score a set, None where nothing is missing."""
     return lacking(config["language"]) if benchmark.name == "HumanEval-X" else None
 
 

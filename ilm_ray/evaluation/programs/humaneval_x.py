@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ilm_ray.evaluation.programs.humaneval_x_packages import BOOST_ANY, GO_ASSERT, GO_MODULE, JS_MD5
-from ilm_ray.evaluation.programs.sandbox import LANGUAGES, Language, Limits, Outcome, missing, run_in_sandbox
+from ilm_ray.evaluation.programs.sandbox import TOOLCHAINS, Outcome, ProgramLimits, Toolchain, missing, run_in_sandbox
 
-RUNNING = Limits(cpu_s=10, wall_s=30.0)  # the authors allow 5 s; a busy machine's virtual machines start slowly
-COMPILING = Limits(cpu_s=60, wall_s=120.0, memory_bytes=2 * 2**30, disk_bytes=512 * 2**20, files=16384)
+RUNNING = ProgramLimits(cpu_s=10, wall_s=30.0)  # the authors allow 5 s; a busy machine's virtual machines start slowly
+COMPILING = ProgramLimits(cpu_s=60, wall_s=120.0, memory_bytes=2 * 2**30, disk_bytes=512 * 2**20, files=16384)
 END = "@the@end@"  # stands in a program for the word that it must print
 
 _PYTHON = (
@@ -28,16 +28,16 @@ _CPP = tuple(
 )
 _GO = ("math", "strings", "fmt", "strconv", "time", "bytes", "regexp", "sort", "math/rand", "crypto/md5")
 _COMPILED = "/tmp/main"  # the sandbox's name for what a compiler makes
-_LANGUAGES = {
-    "python": LANGUAGES["python"],
-    "cpp": Language(
+_TOOLCHAINS = {
+    "python": TOOLCHAINS["python"],
+    "cpp": Toolchain(
         "main.cpp",
         (("g++", "-std=c++11", "-idirafter", ".", "-o", "main", "main.cpp"), (_COMPILED,)),
         more=(("boost/any.hpp", BOOST_ANY),),  # behind the system's own, where that is installed
     ),
-    "java": LANGUAGES["java"],
-    "js": replace(LANGUAGES["javascript"], more=(("node_modules/js-md5/index.js", JS_MD5),)),
-    "go": Language(
+    "java": TOOLCHAINS["java"],
+    "js": replace(TOOLCHAINS["javascript"], more=(("node_modules/js-md5/index.js", JS_MD5),)),
+    "go": Toolchain(
         "main_test.go",
         (("go", "test", "-c", "-o", "main", "."), (_COMPILED,)),
         more=(
@@ -47,12 +47,12 @@ _LANGUAGES = {
         ),
     ),
 }
-NAMES = tuple(_LANGUAGES)
+NAMES = tuple(_TOOLCHAINS)
 
 
 def lacking(language: str) -> str | None:
     """Why programs of a language cannot be judged on this machine, None where they can."""
-    reason = missing(_LANGUAGES[language])
+    reason = missing(_TOOLCHAINS[language])
     return f"{reason} on {socket.gethostname()}: install it" if reason else None
 
 
@@ -76,20 +76,20 @@ def assemble(language: str, problem: Mapping[str, str], answer: str) -> str:
 
 
 def judge(
-    language: str, program: str, running: Limits = RUNNING, compiling: Limits = COMPILING
+    language: str, program: str, running: ProgramLimits = RUNNING, compiling: ProgramLimits = COMPILING
 ) -> tuple[bool, Outcome]:
-    """Whether a program of `assemble` passes, and how it ended. JavaScript's assertions only print, so there any other
-    word than the last is a failure, as the authors have it."""
-    word, known = secrets.token_hex(16), _LANGUAGES[language]
+    """Whether a program of `assemble` passes, and how it ended. JavaScript's assertions only print: there any output
+    beside the last line is a failure, as the authors have it."""
+    word, toolchain = secrets.token_hex(16), _TOOLCHAINS[language]
     if "<openssl/" in program:  # one problem asks for MD5
-        known = replace(known, steps=((*known.steps[0], "-lcrypto"), known.steps[1]))
-    outcome = run_in_sandbox(program.replace(END, word), "", running, known, compiling)
+        toolchain = replace(toolchain, steps=((*toolchain.steps[0], "-lcrypto"), toolchain.steps[1]))
+    outcome = run_in_sandbox(program.replace(END, word), "", running, toolchain, compiling)
     if not outcome.passed:
         return False, outcome
-    said = outcome.stderr if language == "go" else outcome.stdout  # Go has a print without an import, to stderr
-    if language == "js" and (more := f"{outcome.stderr}{said.replace(word, '')}".strip()):
+    output = outcome.stderr if language == "go" else outcome.stdout  # Go has a print without an import, to stderr
+    if language == "js" and (more := f"{outcome.stderr}{output.replace(word, '')}".strip()):
         return False, replace(outcome, detail=f"it said: {more[:300]}")
-    ended = said.rstrip().endswith(word)
+    ended = output.rstrip().endswith(word)
     return ended, outcome if ended else replace(outcome, detail="it ended before its tests did")
 
 

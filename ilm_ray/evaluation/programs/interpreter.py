@@ -1,9 +1,9 @@
-"""A code interpreter for a chat model: its calls read, run in the sandbox, and what they print given back to it.
+"""A code interpreter for a chat model: reads its calls, runs them in the sandbox, gives their output back.
 
 The form is InternLM2's: a system message named `interpreter` says that there is one, an assistant's message ends with a
 call (`<|action_start|><|interpreter|>`, code in a block, `<|action_end|>`), and the output is an `environment` message
-of the same name. What the model ran before is run again, silently, in front of each new piece of code: so no process
-waits for a model. Its time counts again too, and code that asks the clock or draws numbers may see others.
+of the same name. Each new piece of code runs after all earlier ones, whose output is dropped: so no process waits for a
+model. Their time counts again too, and code that reads the clock or draws numbers may see others.
 """
 
 import json
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ilm_ray.data.tokenizer.chatml import Message
-from ilm_ray.evaluation.programs.sandbox import Limits, Outcome, run_in_sandbox
+from ilm_ray.evaluation.programs.sandbox import Outcome, ProgramLimits, run_in_sandbox
 
 NAME = "interpreter"
 TURNS = 3  # of the model, as OpenCompass's agent for these benchmarks has it
-LIMITS = Limits(cpu_s=10, wall_s=30.0)
+LIMITS = ProgramLimits(cpu_s=10, wall_s=30.0)
 SHOWN_CHARS = 2000  # of an output, so that a few of them fit into a context of 4096 tokens
 SYSTEM = (
     "You now have access to a Python notebook. Send code to it as a python block: it runs there, what it prints and "
@@ -69,15 +69,15 @@ except BaseException as error:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model said before it called, and the code, None where it called nothing."""
+    """A model's text before its call, and the code of the call, None where there is no call."""
 
-    said: str
+    text: str
     code: str | None
 
 
 @dataclass(frozen=True)
 class Output:
-    """What code printed, and why it ended early, "" where it did not. lasts: later code may rely on what it did."""
+    """Text that code printed, and why it ended early, "" where it did not. lasts: later code may use its variables."""
 
     printed: str
     error: str
@@ -100,18 +100,18 @@ class Solved:
 
 def read_reply(text: str) -> Reply:
     """A call between special tokens, or, where an endpoint leaves those out, a python block before any final answer."""
-    found = _CALL.search(text)
-    if found is None:
+    match = _CALL.search(text)
+    if match is None:
         block = _BLOCK.search(text)
-        found = block if block is not None and _ANSWER not in text else None
-    if found is None:
+        match = block if block is not None and _ANSWER not in text else None
+    if match is None:
         return Reply(text, None)
-    return Reply(text[: found.start()].rstrip(), _without_fences(found[1]))
+    return Reply(text[: match.start()].rstrip(), _without_fences(match[1]))
 
 
-def final_answer(said: str) -> str:
-    """What follows the last announcement of the answer; all that was said where there is none."""
-    return said.rpartition(_ANSWER)[2].strip()
+def final_answer(text: str) -> str:
+    """The text after the last "FinalAnswer:", the whole text where there is none."""
+    return text.rpartition(_ANSWER)[2].strip()
 
 
 def shots(turns: Sequence[dict[str, str]]) -> list[Message]:
@@ -131,14 +131,14 @@ def shots(turns: Sequence[dict[str, str]]) -> list[Message]:
     return made
 
 
-def run_code(code: str, earlier: Sequence[str], limits: Limits = LIMITS) -> Output:
+def run_code(code: str, earlier: Sequence[str], limits: ProgramLimits = LIMITS) -> Output:
     """Run code after all of `earlier` in one namespace, in the sandbox; only what it prints itself is seen."""
     cells = json.dumps([*earlier, code])
     return read_outcome(run_in_sandbox(_NOTEBOOK.replace("CELLS", repr(cells), 1), "", limits))
 
 
 def read_outcome(outcome: Outcome) -> Output:
-    """What the sandbox made of a program, as the model is told it: printed lines, and why it ended early."""
+    """The sandbox's outcome for the model: printed lines, and why the program ended early."""
     printed = plain(outcome.stdout)
     if outcome.passed:
         return Output(printed, "", True)
@@ -161,7 +161,7 @@ def solve(
     ask: Callable[[Sequence[Message]], str],
     run: Callable[[str, Sequence[str]], Output] = run_code,
 ) -> Solved:
-    """Let a model answer with the interpreter at hand: TURNS replies at most, and before the last it is told to answer.
+    """Let a model answer with the interpreter in TURNS replies at most; before the last, FORCED asks for the answer.
 
     question: the conversation so far; ask: the model's reply to a conversation.
     """
@@ -171,9 +171,9 @@ def solve(
             messages.append({"role": "system", "content": FORCED})
         reply = read_reply(ask([*question, *messages]))
         if reply.code is None:
-            messages.append({"role": "assistant", "content": reply.said})
-            return Solved(final_answer(reply.said), steps, messages)
-        messages.append(_call(reply.said, reply.code))
+            messages.append({"role": "assistant", "content": reply.text})
+            return Solved(final_answer(reply.text), steps, messages)
+        messages.append(_call(reply.text, reply.code))
         if turn < TURNS - 1:
             output = run(reply.code, cells)
             cells += [reply.code] if output.lasts else []
@@ -190,20 +190,20 @@ def written(message: Message) -> str:
     return f"{message['content']}<|action_start|><|{action['name']}|>\n{action['content']}<|action_end|>"
 
 
-def _call(said: str, code: str) -> Message:
-    return {"role": "assistant", "content": said, "action": {"name": NAME, "content": f"```python\n{code}\n```"}}
+def _call(text: str, code: str) -> Message:
+    return {"role": "assistant", "content": text, "action": {"name": NAME, "content": f"```python\n{code}\n```"}}
 
 
 def _without_fences(code: str) -> str:
-    found = _FENCES.match(code)
-    return (found[1] if found else code).strip("\n")
+    match = _FENCES.match(code)
+    return (match[1] if match else code).strip("\n")
 
 
 def _step(reply: Reply, output: Output) -> dict[str, Any]:
-    """As lagent's agents tell it, whose name for the tool the evaluators look for."""
+    """A call as lagent's agents write it: the evaluators look for the name of their tool."""
     return {
         "type": "PythonInterpreter",
-        "thought": reply.said,
+        "thought": reply.text,
         "args": {"command": reply.code},
         "result": {"text": output.printed.strip()},
         "errmsg": output.error or None,

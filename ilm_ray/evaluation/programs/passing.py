@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ilm_ray.evaluation.programs.sandbox import Limits, Outcome, run_in_sandbox
+from ilm_ray.evaluation.programs.sandbox import Outcome, ProgramLimits, run_in_sandbox
 
 AT_ONCE = 2
 
 
-def pass_rate(programs: Sequence[str], limits: Limits, metric: str) -> dict[str, Any]:
+def pass_rate(programs: Sequence[str], limits: ProgramLimits, metric: str) -> dict[str, Any]:
     """Per cent of the Python programs that reach their end, and for each how it ended."""
     return judged(programs, lambda program: _reaches_end(program, limits), metric)
 
@@ -26,7 +26,7 @@ def judged(programs: Sequence[str], judge: Callable[[str], tuple[bool, Outcome]]
     return {metric: 100 * sum(passed for passed, _ in outcomes) / max(len(programs), 1), "details": details}
 
 
-def _reaches_end(program: str, limits: Limits) -> tuple[bool, Outcome]:
+def _reaches_end(program: str, limits: ProgramLimits) -> tuple[bool, Outcome]:
     """An exit before the tests, with code 0, is no pass: the last line must have been printed."""
     word = secrets.token_hex(16)
     outcome = run_in_sandbox(f"{program}\nprint('\\n{word}')\n", "", limits)

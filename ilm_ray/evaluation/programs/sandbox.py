@@ -44,9 +44,9 @@ _numbers = itertools.count()
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a program, or a compiler, may take. cpu_s is a process's, wall_s a command's; memory is all its processes'
-    together, and each one's data."""
+class ProgramLimits:
+    """Limits of a program or a compiler. cpu_s: of a process; wall_s: of a command; memory_bytes: of all its processes
+    together, and of the data of each."""
 
     cpu_s: int = 10
     wall_s: float = 20.0
@@ -87,7 +87,7 @@ class SandboxError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Language:
+class Toolchain:
     """The file that a program is written to, and the commands run on it; the last one is the program."""
 
     file: str
@@ -96,96 +96,98 @@ class Language:
     more: tuple[tuple[str, str], ...] = ()  # name and text of files that lie beside the program
 
 
-LANGUAGES = {
-    "python": Language("main.py", ((sys.executable, "-I", "main.py"),), (sys.prefix, sys.base_prefix)),
-    "cpp": Language("main.cpp", (("g++", "-std=c++17", "-O1", "-o", "main", "main.cpp"), ("/tmp/main",))),
-    "java": Language(
+TOOLCHAINS = {
+    "python": Toolchain("main.py", ((sys.executable, "-I", "main.py"),), (sys.prefix, sys.base_prefix)),
+    "cpp": Toolchain("main.cpp", (("g++", "-std=c++17", "-O1", "-o", "main", "main.cpp"), ("/tmp/main",))),
+    "java": Toolchain(
         "Main.java",
         (
             ("javac", "-J-XX:+UseSerialGC", "-J-Xmx512m", "Main.java"),
             ("java", "-XX:+UseSerialGC", "-Xmx512m", "-cp", ".", "Main"),
         ),
     ),
-    "javascript": Language("main.js", (("node", "main.js"),)),
-    "go": Language("main.go", (("go", "build", "-o", "main", "main.go"), ("/tmp/main",))),
+    "javascript": Toolchain("main.js", (("node", "main.js"),)),
+    "go": Toolchain("main.go", (("go", "build", "-o", "main", "main.go"), ("/tmp/main",))),
 }
 
 
-def missing(language: str | Language) -> str | None:
+def missing(language: str | Toolchain) -> str | None:
     """Why a language's programs cannot run here, None where they can."""
-    if isinstance(language, str) and language not in LANGUAGES:
-        return f"language '{language}' is unknown; known are {', '.join(LANGUAGES)}"
-    known = LANGUAGES[language] if isinstance(language, str) else language
-    lacking = list(dict.fromkeys(step[0] for step in known.steps if _command(step) is None))
+    if isinstance(language, str) and language not in TOOLCHAINS:
+        return f"language '{language}' is unknown; known are {', '.join(TOOLCHAINS)}"
+    toolchain = TOOLCHAINS[language] if isinstance(language, str) else language
+    lacking = list(dict.fromkeys(step[0] for step in toolchain.steps if _command(step) is None))
     return f"{', '.join(lacking)} is not installed under {PATH}" if lacking else None
 
 
 @functools.lru_cache(maxsize=1)
 def isolation() -> str:
     """The strictest level that works here. Raises SandboxError where none does."""
-    said = []
+    failures = []
     for level in (NAMESPACES, OTHER_USER if os.geteuid() == 0 else LIMITS):
         try:
-            outcome = _run("", "", [Limits()], LANGUAGES["python"], level)
+            outcome = _run("", "", [ProgramLimits()], TOOLCHAINS["python"], level)
         except SandboxError as error:
-            said.append(f"{level}: {error}")
+            failures.append(f"{level}: {error}")
             continue
         if outcome.passed:
             return level
-        said.append(f"{level}: {outcome.detail}")
-    raise SandboxError(f"no way to shut a program in works here ({'; '.join(said)})")
+        failures.append(f"{level}: {outcome.detail}")
+    raise SandboxError(f"no way to shut a program in works here ({'; '.join(failures)})")
 
 
 def run_in_sandbox(
     program: str,
     stdin: str = "",
-    limits: Limits | None = None,
-    language: str | Language = "python",
-    compiling: Limits | None = None,
+    limits: ProgramLimits | None = None,
+    language: str | Toolchain = "python",
+    compiling: ProgramLimits | None = None,
 ) -> Outcome:
-    """Run a program (source text) and wait for its end. compiling: limits of all commands but the last one, which
-    compile what the program wrote; None: those of the program.
+    """Run a program (source text) and wait for its end. compiling: limits of the commands before the
+    last one, the compilers; None: those of the program.
 
-    Whatever it does, the outcome says so; only a sandbox that does not work raises (SandboxError). A language that is
-    not installed is an outcome too. Safe to call from several threads.
+    A program that fails, or a language that is not installed, is an outcome. Raises SandboxError where the sandbox
+    itself does not work. Safe to call from several threads.
     """
     reason = missing(language)
     if reason is not None:
         return Outcome("not_installed", reason, "", "", None, 0.0, 0.0, 0, "")
-    known, own = LANGUAGES[language] if isinstance(language, str) else language, limits or Limits()
-    return _run(program, stdin, [*[compiling or own] * (len(known.steps) - 1), own], known, isolation())
+    toolchain = TOOLCHAINS[language] if isinstance(language, str) else language
+    running = limits or ProgramLimits()
+    of_steps = [*[compiling or running] * (len(toolchain.steps) - 1), running]
+    return _run(program, stdin, of_steps, toolchain, isolation())
 
 
-def _run(program: str, stdin: str, limits: Sequence[Limits], language: Language, level: str) -> Outcome:
-    """limits: of each of the language's steps."""
+def _run(program: str, stdin: str, limits: Sequence[ProgramLimits], toolchain: Toolchain, level: str) -> Outcome:
+    """limits: of each of the toolchain's steps."""
     started = time.monotonic()
     root = tempfile.mkdtemp(prefix="ilm-sandbox-")  # stays empty where the sandbox has a file tree of its own
-    status, told = os.pipe()
+    status, report_end = os.pipe()
     child = None
     try:
         child = subprocess.Popen(
-            [sys.executable, "-I", "-S", sandbox_child.__file__, str(told)],
+            [sys.executable, "-I", "-S", sandbox_child.__file__, str(report_end)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=(told,),
+            pass_fds=(report_end,),
             env={},
             cwd="/",
             start_new_session=True,
         )
-        os.close(told)
-        told = -1
+        os.close(report_end)
+        report_end = -1
         assert child.stdin is not None
         with child.stdin as pipe:
-            pipe.write(json.dumps(_order(program, stdin, limits, language, level, root)).encode())
+            pipe.write(json.dumps(_order(program, stdin, limits, toolchain, level, root)).encode())
         stdout, stderr, full = _read(child, limits, started)
         report = _report(status) if not full else {}
     finally:
         if child is not None:
             _end(child)
         os.close(status)
-        if told >= 0:
-            os.close(told)
+        if report_end >= 0:
+            os.close(report_end)
         shutil.rmtree(root, ignore_errors=True)
     if "error" in report or not (report or full):
         raise SandboxError(report.get("error") or f"the sandbox's process ended without a report: {stderr[-500:]}")
@@ -200,47 +202,47 @@ def _run(program: str, stdin: str, limits: Sequence[Limits], language: Language,
 
 
 def _order(
-    program: str, stdin: str, limits: Sequence[Limits], language: Language, level: str, root: str
+    program: str, stdin: str, limits: Sequence[ProgramLimits], toolchain: Toolchain, level: str, root: str
 ) -> dict[str, Any]:
     work = sandbox_child.WORK if level == NAMESPACES else root
-    steps = [[_command(step), *step[1:]] for step in language.steps]
+    steps = [[_command(step), *step[1:]] for step in toolchain.steps]
     steps = [[str(word).replace("/tmp/main", f"{work}/main") for word in step] for step in steps]
     return {
         "level": level,
         "root": root,
         "number": (os.getpid() * 1000 + next(_numbers) % 1000) % 100_000_000,
-        "files": {language.file: program, **dict(language.more)},
+        "files": {toolchain.file: program, **dict(toolchain.more)},
         "stdin": stdin,
         "steps": steps,
-        "limits": [asdict(one) | {"cpu_s": math.ceil(one.cpu_s)} for one in limits],
-        "visible": _visible(language),
+        "limits": [asdict(limit) | {"cpu_s": math.ceil(limit.cpu_s)} for limit in limits],
+        "visible": _visible(toolchain),
         "etc": _ETC,
         "env": {"PATH": PATH, "HOME": work, "TMPDIR": work, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "GOCACHE": work},
     }
 
 
-def _visible(language: Language) -> list[str]:
+def _visible(toolchain: Toolchain) -> list[str]:
     """Paths that exist, none within another."""
-    wanted = [*_SYSTEM, *(str(p) for p in Path("/etc").glob("java*")), *language.folders]
+    wanted = [*_SYSTEM, *(str(p) for p in Path("/etc").glob("java*")), *toolchain.folders]
     there = [path for path in wanted if Path(path).exists()]
     outer = [p for p in there if not any(p != q and p.startswith(f"{q.rstrip('/')}/") for q in there)]
     return [*dict.fromkeys(outer), *(path for path in (*_SYSTEM_FILES, *_DEVICES) if Path(path).exists())]
 
 
 def _command(step: Sequence[str]) -> str | None:
-    """Full path of a step's command. What an earlier step makes is taken to be there."""
+    """Full path of a step's command. A path that an earlier step makes is taken to exist."""
     return step[0] if step[0].startswith("/") else shutil.which(step[0], path=PATH)
 
 
-def _most_output(limits: Sequence[Limits]) -> int:
-    return max(one.output_bytes for one in limits)
+def _most_output(limits: Sequence[ProgramLimits]) -> int:
+    return max(limit.output_bytes for limit in limits)
 
 
-def _read(child: subprocess.Popen[bytes], limits: Sequence[Limits], started: float) -> tuple[str, str, bool]:
-    """(stdout, stderr, did it write too much?), read until both end."""
+def _read(child: subprocess.Popen[bytes], limits: Sequence[ProgramLimits], started: float) -> tuple[str, str, bool]:
+    """(stdout, stderr, whether they are too long), read until both end."""
     assert child.stdout is not None and child.stderr is not None
     texts = {child.stdout: bytearray(), child.stderr: bytearray()}
-    left, seconds = _most_output(limits), sum(one.wall_s for one in limits)
+    left, seconds = _most_output(limits), sum(limit.wall_s for limit in limits)
     until = started + seconds + _BACKSTOP_S
     with selectors.DefaultSelector() as selector:
         for stream in texts:
@@ -260,7 +262,7 @@ def _read(child: subprocess.Popen[bytes], limits: Sequence[Limits], started: flo
 
 
 def _report(status: int) -> dict[str, Any]:
-    """What the child says about the end; {} where it was killed before it could."""
+    """The child's report of the end, {} where it was killed before it could write."""
     os.set_blocking(status, False)
     try:
         data = os.read(status, _CHUNK)
@@ -270,7 +272,7 @@ def _report(status: int) -> dict[str, Any]:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Within namespaces all that it has started ends with it; elsewhere it ends them when it is asked to."""
+    """End the child. Within namespaces its processes end with it; elsewhere it ends them on SIGTERM."""
     child.send_signal(signal.SIGTERM)
     try:
         child.wait(_BACKSTOP_S)
@@ -282,7 +284,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
             stream.close()
 
 
-def _verdict(report: dict[str, Any], limits: Sequence[Limits], stderr: str) -> tuple[str | None, str]:
+def _verdict(report: dict[str, Any], limits: Sequence[ProgramLimits], stderr: str) -> tuple[str | None, str]:
     """Reason and its words from the child's report."""
     code, lines, allowed = report["code"], stderr.strip().splitlines(), limits[report["step"]]
     compiling = report["step"] < len(limits) - 1

@@ -107,7 +107,7 @@ def _run_limited(order: Order) -> dict[str, Any]:
 
 
 def _watch(order: Order, folder: str, members: Callable[[], list[int]]) -> dict[str, Any]:
-    """Run the steps one after the other until one fails; what became of them."""
+    """Run the steps one after the other until one fails; the report."""
     for name, content in order["files"].items():
         Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
         Path(folder, name).write_text(content, encoding="utf-8")
@@ -143,7 +143,7 @@ def _watch(order: Order, folder: str, members: Callable[[], list[int]]) -> dict[
 
 
 def _cpu_s() -> float:
-    """Of all children that have ended."""
+    """Processor seconds of all children that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
@@ -159,7 +159,7 @@ def _become_program(
             with contextlib.suppress(OSError):
                 os.close(fd)
         cpu = limits["cpu_s"]
-        for what, soft, hard in (
+        for kind, soft, hard in (
             (resource.RLIMIT_CPU, cpu, cpu + 1),
             (resource.RLIMIT_DATA, limits["memory_bytes"], limits["memory_bytes"]),
             (resource.RLIMIT_FSIZE, limits["disk_bytes"], limits["disk_bytes"]),
@@ -167,10 +167,10 @@ def _become_program(
             (resource.RLIMIT_NPROC, limits["processes"], limits["processes"]),
             (resource.RLIMIT_CORE, 0, 0),
         ):
-            most = resource.getrlimit(what)[1]
+            most = resource.getrlimit(kind)[1]
             if most != resource.RLIM_INFINITY:
                 soft, hard = min(soft, most), min(hard, most)
-            resource.setrlimit(what, (soft, hard))
+            resource.setrlimit(kind, (soft, hard))
         for capability in range(_LAST_CAPABILITY + 1):
             _libc.prctl(_CAPBSET_DROP, capability, 0, 0, 0)  # refused where there is none to drop
         _prctl(_SET_NO_NEW_PRIVS, 1)
@@ -243,15 +243,15 @@ def _map_ids(uid: int, gid: int) -> None:
 
 def _reap(program: int) -> int | None:
     """Collect all children that have ended; the program's status if it is among them."""
-    found = None
+    ended = None
     with contextlib.suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 break
             if pid == program:
-                found = status
-    return found
+                ended = status
+    return ended
 
 
 def _others_here() -> list[int]:
@@ -260,17 +260,17 @@ def _others_here() -> list[int]:
     return []  # no /proc: each process has its own limit, their sum is not watched
 
 
-def _descendants(of: int) -> list[int]:
+def _descendants(ancestor: int) -> list[int]:
     parents = dict[int, int]()
     for pid in _numbered():
         with contextlib.suppress(OSError, IndexError):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            if fields[0] != "Z" or int(fields[1]) == of:
+            if fields[0] != "Z" or int(fields[1]) == ancestor:
                 parents[pid] = int(fields[1])
-    found = [of]
-    for parent in found:
-        found += [pid for pid, its in parents.items() if its == parent]
-    return found[1:]
+    family = [ancestor]
+    for parent in family:
+        family += [pid for pid, its in parents.items() if its == parent]
+    return family[1:]
 
 
 def _numbered() -> list[int]:
@@ -297,10 +297,10 @@ def _call(name: str, *arguments: Any) -> None:
     _check(name, getattr(_libc, name)(*arguments))
 
 
-def _check(what: str, result: int) -> None:
+def _check(call: str, result: int) -> None:
     if result != 0:
         number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
+        raise OSError(number, f"{call}: {os.strerror(number)}")
 
 
 def _tell(status: int, report: dict[str, Any]) -> None:
