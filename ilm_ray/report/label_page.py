@@ -1,4 +1,4 @@
-"""The page on which people compare two answers: pure functions of what is shown. Answers are hostile text: escaped.
+"""The page on which people compare two answers: pure functions of its content. Answers are hostile text: escaped.
 
 Works without script; with it keys answer too. The policy lets only the one script run that carries the nonce.
 """
@@ -8,7 +8,7 @@ from typing import Any
 from ilm_ray.report.html.page import Html, join, text
 from ilm_ray.report.html.style import STYLE
 
-_OWN = """\
+_CSS = """\
 .sides { display: grid; grid-template-columns: 1fr 1fr; gap: 14px; margin: 14px 0; }
 .sides .quoted { max-height: none; min-height: 5em; font-size: 15px; }
 h2 { margin-top: 0; }
@@ -50,7 +50,7 @@ def policy(nonce: str) -> str:
 def question_page(
     row: dict[str, Any],
     sides: tuple[str, str],
-    told: str | None,
+    earlier: str | None,
     progress: tuple[int, int],
     links: dict[str, str],
     token: str,
@@ -58,8 +58,9 @@ def question_page(
 ) -> str:
     """One comparison.
 
-    sides: which of "a" and "b" comes first and second; told: an earlier label (a, b, tie); progress: (labelled, all);
-    links: addresses of `back` and `skip`, absent where there is none; token: proves that a form is this page's own.
+    sides: which of "a" and "b" comes first and second; earlier: the label so far (a, b, tie); progress:
+    (labelled, all); links: addresses of `back` and `skip`, absent where there is none; token: proves that a form comes
+    from this page.
     """
     talk = [
         Html(
@@ -68,12 +69,12 @@ def question_page(
         for turn in row["prompt"]
     ]
     answers = [
-        Html(f'<div><div class="meta">{name} answer</div>{_said(row[side])}</div>')
+        Html(f'<div><div class="meta">{name} answer</div>{_answer(row[side])}</div>')
         for name, side in zip(("first", "second"), sides, strict=True)
     ]
     choices = [
         Html(
-            f'<button id="{where}" name="label" value="{label}"{" class=was" if told == label else ""}>{words} '
+            f'<button id="{where}" name="label" value="{label}"{" class=was" if earlier == label else ""}>{words} '
             f"<kbd>{key}</kbd></button>"
         )
         for where, label, words, key in (
@@ -99,13 +100,13 @@ def question_page(
 
 
 def done_page(total: int, path: str, back: str, nonce: str) -> str:
-    """When everything is labelled."""
-    said = f"All {total} comparisons are labelled. They are in {path}; stop the program with Ctrl-C."
+    """The page after the last label."""
+    message = f"All {total} comparisons are labelled. They are in {path}; stop the program with Ctrl-C."
     way = f'<nav><a id="back" href="{text(back)}">Back</a></nav>'
-    return _document(Html(f"<section><h2>Done</h2><p>{text(said)}</p>{way}</section>"), nonce)
+    return _document(Html(f"<section><h2>Done</h2><p>{text(message)}</p>{way}</section>"), nonce)
 
 
-def _said(words: str) -> Html:
+def _answer(words: str) -> Html:
     return Html(f'<div class="quoted" dir="auto">{text(words)}</div>')
 
 
@@ -114,6 +115,6 @@ def _document(body: Html, nonce: str) -> str:
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>Label answers</title>\n<style>\n{STYLE}{_OWN}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
+        f"<title>Label answers</title>\n<style>\n{STYLE}{_CSS}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
         f'<script nonce="{nonce}">{_SCRIPT}</script>\n</body>\n</html>\n'
     )

@@ -83,11 +83,11 @@ def _configuration(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
+        configuration = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
     except yaml.YAMLError as error:
         line = str(error).splitlines()[0]
         raise UserError(f"{path} is not valid YAML ({line}); run the job again to have it rewritten") from None
-    return found if isinstance(found, dict) else {}
+    return configuration if isinstance(configuration, dict) else {}
 
 
 def _header(

@@ -34,8 +34,8 @@ def run(tmp_path: Path) -> Path:
     for row in rows:
         (folder / "results" / row["key"]).mkdir(parents=True)
         if row["score"] is not None:
-            told = result | {"samples": [sample]}
-            (folder / "results" / row["key"] / "set.json").write_text(json.dumps(told))
+            whole = result | {"samples": [sample]}
+            (folder / "results" / row["key"] / "set.json").write_text(json.dumps(whole))
     document = {"model": HOSTILE, "suite": "chat", "examples": None, "rows": rows}
     (folder / "benchmarks.json").write_text(json.dumps(document))
     return tmp_path
@@ -65,7 +65,7 @@ def test_without_benchmarks_the_section_says_so(tmp_path: Path) -> None:
 def test_a_radar_puts_each_value_at_its_share_of_the_axis() -> None:
     values = [100.0, 50.0, 0.0, 25.0]
     made = radar_chart("t", ["north", "east", "south", "west"], values, 100.0, width=400)
-    points = [tuple(map(float, found)) for found in re.findall(r'<circle[^>]*cx="([\d.]+)" cy="([\d.]+)"', made)]
+    points = [tuple(map(float, place)) for place in re.findall(r'<circle[^>]*cx="([\d.]+)" cy="([\d.]+)"', made)]
     reach = [math.dist(point, (200, 200)) for point in points]
     assert reach == pytest.approx([reach[0] * value / 100 for value in values], abs=0.2)
     directions = [(0, -1), (1, 0), None, (-1, 0)]

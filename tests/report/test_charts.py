@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ilm_ray.report.charts.basic import Band, Bars, Series, bar_chart, line_chart, thin, ticks
-from ilm_ray.report.charts.text import BINS, Step, catch_chart, flow_chart, score_chart
+from ilm_ray.report.charts.text import BINS, FlowStep, catch_chart, flow_chart, score_chart
 
 NUMBERS = st.floats(-1e12, 1e12).map(lambda v: 0.0 if abs(v) < 1e-30 else v)
 NS = "{http://www.w3.org/2000/svg}"
@@ -31,10 +31,10 @@ def bars_of(svg: str) -> list[ET.Element]:
 @given(NUMBERS, NUMBERS)
 def test_ticks_are_even_and_cover_the_range(a: float, b: float) -> None:
     low, high = min(a, b), max(a, b)
-    found = ticks(low, high)
-    steps = [y - x for x, y in pairwise(found)]
-    assert 2 <= len(found) <= 9
-    assert found[0] <= low + 1e-6 * steps[0] and found[-1] >= high - 1e-6 * steps[0]
+    places = ticks(low, high)
+    steps = [y - x for x, y in pairwise(places)]
+    assert 2 <= len(places) <= 9
+    assert places[0] <= low + 1e-6 * steps[0] and places[-1] >= high - 1e-6 * steps[0]
     assert max(steps) - min(steps) <= 1e-3 * min(steps)
 
 
@@ -56,7 +56,7 @@ def test_a_missing_value_leaves_a_gap_and_no_value_says_so() -> None:
     assert path.count("M") == 3 and "nan" not in svg and "inf" not in svg.replace("info", "")
     assert "no data" in line_chart("t", [Series("a", [(0, math.nan)])], "step")
     assert "no data" in bar_chart("t", ["g"], [Bars("b", [math.nan])])
-    assert "no data" in flow_chart("t", "docs", [Step("format", 0, [])])
+    assert "no data" in flow_chart("t", "docs", [FlowStep("format", 0, [])])
 
 
 @given(st.integers(900, 5000), st.data())
@@ -91,7 +91,7 @@ def test_a_flow_is_as_wide_as_its_documents(removed: list[list[int]], stay: int)
     came = stay + sum(map(sum, removed))
     steps, inside = [], came
     for number, counts in enumerate(removed):
-        steps.append(Step(f"step{number}", inside, [(f"rule{i}", count) for i, count in enumerate(counts)]))
+        steps.append(FlowStep(f"step{number}", inside, [(f"rule{i}", count) for i, count in enumerate(counts)]))
         inside -= sum(counts)
     root = parse(flow_chart("t", "docs", steps))
     nodes = [float(e.get("width", "")) for e in root.iter(f"{NS}rect") if e.get("class") == "node"]
@@ -152,7 +152,7 @@ def test_every_chart_names_and_describes_itself_and_escapes_its_names() -> None:
         line_chart(name, [Series(name, [(0, 1), (1, 2)]), Series("b", [(0, 3)])], name, name, [Band(name, 0, 1)]),
         line_chart(name, [Series(name, [(0, 1), (1, 2)])], "", "", (), [name, name]),
         bar_chart(name, [name], [Bars(name, [1.0])], name),
-        flow_chart(name, name, [Step(name, 2, [(name, 1)])]),
+        flow_chart(name, name, [FlowStep(name, 2, [(name, 1)])]),
         score_chart(name, [0.1], [0.4, 2000.0], [0.2]),
         catch_chart(name, lambda s: s, [0.5], None),
     ):

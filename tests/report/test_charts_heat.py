@@ -18,7 +18,7 @@ def test_cells_are_ordered_as_the_values_are(values: list[list[float | None]]) -
     flat = [value for row in values for value in row]
     assert len(cells) == len(flat)
     shades = [(value, float(cell[3])) for value, cell in zip(flat, cells, strict=True) if value is not None]
-    assert all(one[1] <= two[1] for one in shades for two in shades if one[0] <= two[0])
+    assert all(a[1] <= b[1] for a in shades for b in shades if a[0] <= b[0])
     assert [float(cell[3]) == 0.0 for cell in cells] == [value is None for value in flat]
     assert len({(cell[1], cell[2]) for cell in cells}) == len(flat)
 

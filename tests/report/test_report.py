@@ -57,33 +57,33 @@ class Elements(HTMLParser):
 
 
 def test_every_stage_has_its_section_and_its_figures(fake_run: Path) -> None:
-    found = Elements(write_report(fake_run).read_text(encoding="utf-8"))
-    assert found.ids == SECTIONS
-    assert found.tags.count("svg") >= 20
+    elements = Elements(write_report(fake_run).read_text(encoding="utf-8"))
+    assert elements.ids == SECTIONS
+    assert elements.tags.count("svg") >= 20
     for words in ("nano-demo", "preset nano", "12 of 12 stages", "short_context", "conditional", "near_duplicate"):
-        assert words in found.text
-    assert "NaN" not in found.text and "nan" not in found.text.replace("nano", "")
-    assert "weight 1: 1.50, weight 3: 4.50" in found.text
-    assert "How many apples are left?" in found.text
-    assert "Calibration on held-out pairs" in found.text and "correlation of score and length" in found.text
-    assert "nobody asked for it" in found.text and "length above 31" in found.text
-    assert "1 unreadable line" in found.text  # the log whose last line a crash has cut
+        assert words in elements.text
+    assert "NaN" not in elements.text and "nan" not in elements.text.replace("nano", "")
+    assert "weight 1: 1.50, weight 3: 4.50" in elements.text
+    assert "How many apples are left?" in elements.text
+    assert "Calibration on held-out pairs" in elements.text and "correlation of score and length" in elements.text
+    assert "nobody asked for it" in elements.text and "length above 31" in elements.text
+    assert "1 unreadable line" in elements.text  # the log whose last line a crash has cut
 
 
 def test_what_disturbed_pre_training_is_told(fake_run: Path) -> None:
-    found = Elements(write_report(fake_run).read_text(encoding="utf-8")).text
-    for told in ("its batch is left out", "worker killed at step 77", "step 120: it is gone", "25 % of that step"):
-        assert told in found
+    shown = Elements(write_report(fake_run).read_text(encoding="utf-8")).text
+    for words in ("its batch is left out", "worker killed at step 77", "step 120: it is gone", "25 % of that step"):
+        assert words in shown
 
 
 def test_hostile_text_is_inert(fake_run: Path) -> None:
     source = write_report(fake_run).read_text(encoding="utf-8")  # strict: a lone surrogate would have failed
-    found = Elements(source)
-    assert not {"script", "img", "a", "iframe", "object", "embed", "link", "base", "form"} & set(found.tags)
-    assert not [(n, v) for n, v in found.attributes if n in LOADING or n.startswith("on")]
-    assert "<script>alert('owned')</script>" in found.text and "</style>" in found.text  # shown, as text
-    assert "一段中文" in found.text
-    assert "javascript:alert(1)" in found.text
+    elements = Elements(source)
+    assert not {"script", "img", "a", "iframe", "object", "embed", "link", "base", "form"} & set(elements.tags)
+    assert not [(n, v) for n, v in elements.attributes if n in LOADING or n.startswith("on")]
+    assert "<script>alert('owned')</script>" in elements.text and "</style>" in elements.text  # shown, as text
+    assert "一段中文" in elements.text
+    assert "javascript:alert(1)" in elements.text
     assert not any(c in source for c in "\x00\x1b\u202e")
     assert source.count("<style>") == source.count("</style>") == 1
     assert "default-src 'none'" in source
@@ -108,17 +108,17 @@ def test_only_markup_made_here_passes_unescaped() -> None:
 
 
 def test_a_run_without_any_stage_still_has_a_report(tmp_path: Path) -> None:
-    found = Elements(write_report(tmp_path).read_text(encoding="utf-8"))
-    assert found.ids == SECTIONS
-    assert "0 of 12 stages finished" in found.text
+    elements = Elements(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert elements.ids == SECTIONS
+    assert "0 of 12 stages finished" in elements.text
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_any_stage_may_be_missing(fake_run: Path, stage: str) -> None:
     shutil.rmtree(fake_run / stage)
-    found = Elements(write_report(fake_run).read_text(encoding="utf-8"))
-    assert found.ids == SECTIONS
-    assert "11 of 12 stages finished" in found.text
+    elements = Elements(write_report(fake_run).read_text(encoding="utf-8"))
+    assert elements.ids == SECTIONS
+    assert "11 of 12 stages finished" in elements.text
 
 
 def test_the_same_run_gives_the_same_bytes(fake_run: Path) -> None:

@@ -15,9 +15,9 @@ def test_events_hold_the_rows(fake_run: Path) -> None:
     rows = [json.loads(line) for line in (fake_run / "ppo" / "metrics.jsonl").read_text().splitlines()]
     read = EventAccumulator(str(folder / "ppo"))
     read.Reload()
-    found = read.Scalars("reward_by_domain/maths")
-    assert [e.step for e in found] == [row["iteration"] for row in rows]
-    for event, row in zip(found, rows, strict=True):
+    events = read.Scalars("reward_by_domain/maths")
+    assert [e.step for e in events] == [row["iteration"] for row in rows]
+    for event, row in zip(events, rows, strict=True):
         assert abs(event.value - row["reward_by_domain"]["maths"]) < 1e-5
     assert {p.name for p in folder.iterdir()} == {"pretrain", "sft", "reward", "ppo"}
 

@@ -79,7 +79,7 @@ def line_chart(
     width: int = WIDE,
     height: int = 260,
 ) -> Html:
-    """Lines over one x axis. `x_names` names the positions 0, 1, 2, ... instead of numbers (points get a mark)."""
+    """Lines over one x axis. With `x_names` names stand at the positions 0, 1, 2, ... and points get a mark."""
     known = [p for s in series for p in s.points if math.isfinite(p[1])]
     if not known:
         return _empty(title, width)
@@ -130,8 +130,8 @@ def line_chart(
                     f'<circle class="{kind}" cx="{at_x(x):.1f}" cy="{at_y(y):.1f}" r="{radius}">'
                     f"<title>{text(where)}</title></circle>"
                 )
-    told = "; ".join(f"{s.name}: {_first_last(s.points)}" for s in series)
-    return svg(title, f"{y_label or 'value'} over {x_label}. {told}", width, bottom + 44, parts)
+    ends = "; ".join(f"{s.name}: {_first_last(s.points)}" for s in series)
+    return svg(title, f"{y_label or 'value'} over {x_label}. {ends}", width, bottom + 44, parts)
 
 
 def bar_chart(title: str, groups: Sequence[str], bars: Sequence[Bars], unit: str = "", width: int = WIDE) -> Html:
@@ -173,8 +173,8 @@ def bar_chart(title: str, groups: Sequence[str], bars: Sequence[Bars], unit: str
             y += thick
         y += gap
     parts.append(f'<line class="axis" x1="{at(0):.1f}" x2="{at(0):.1f}" y1="{top}" y2="{y - gap + 6:.1f}"/>')
-    told = "; ".join(f"{g}, {b.name}: {number(b.values[i])}{unit}" for i, g in enumerate(groups) for b in bars)
-    return svg(title, told, width, y - gap + 10, parts)
+    description = "; ".join(f"{g}, {b.name}: {number(b.values[i])}{unit}" for i, g in enumerate(groups) for b in bars)
+    return svg(title, description, width, y - gap + 10, parts)
 
 
 def _bar(at: Scale, value: float, error: float, y: float, thick: int, colour: int, name: str, unit: str) -> list[str]:
@@ -218,12 +218,12 @@ def _legend(names: Sequence[str], width: int) -> tuple[str, int]:
     return "".join(parts), y + 8
 
 
-def svg(title: str, told: str, width: int, height: float, parts: Sequence[str]) -> Html:
-    """A drawing in user units; `told` is its description for those who do not see it."""
+def svg(title: str, description: str, width: int, height: float, parts: Sequence[str]) -> Html:
+    """A drawing in user units. `description` is for readers who cannot see it."""
     body = "\n".join(p for p in parts if p)
     return Html(
         f'<svg role="img" viewBox="0 0 {width} {height:.0f}">'
-        f"<title>{text(title)}</title><desc>{text(told)}</desc>\n{body}</svg>"
+        f"<title>{text(title)}</title><desc>{text(description)}</desc>\n{body}</svg>"
     )
 
 

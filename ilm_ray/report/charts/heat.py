@@ -1,4 +1,4 @@
-"""A heat map as SVG text: one cell a value, its figure printed in it, so that nothing hangs on colour alone."""
+"""A heat map as SVG text: a cell a value, with the figure printed in it, for readers who cannot see the colours."""
 
 import math
 from collections.abc import Sequence
@@ -38,8 +38,8 @@ def heat_map(
     parts.append(f'<text class="mid" x="12" y="{(above + bottom) / 2 + 4:.1f}" {turned}>{text(y_label)}</text>')
     parts.append(f'<text class="end" x="{width - 4}" y="{bottom + 36}">{text(x_label)}</text>')
     known = [v for row in values for v in row if v is not None and math.isfinite(v)]
-    told = f"{len(known)} values from {number(min(known))} to {number(max(known))}{unit}" if known else "no data"
-    return svg(title, f"{y_label} over {x_label}: {told}", width, bottom + 44, parts)
+    extent = f"{len(known)} values from {number(min(known))} to {number(max(known))}{unit}" if known else "no data"
+    return svg(title, f"{y_label} over {x_label}: {extent}", width, bottom + 44, parts)
 
 
 def _cell(x: float, y: float, step: float, value: float | None, top: float, where: str, unit: str) -> str:

@@ -40,11 +40,11 @@ def radar_chart(title: str, axes: Sequence[str], values: Sequence[float], top: f
     corners = [at(i, value) for i, value in enumerate(values)]
     outline = "".join(f"{'L' if i else 'M'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(corners))
     parts.append(f'<path class="line s1" d="{outline}Z"/>')
-    told = [f"{name}: {number(value)}" for name, value in zip(axes, values, strict=True)]
-    for (x, y), said in zip(corners, told, strict=True):
-        parts.append(f'<circle class="mark f1" cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{text(said)}</title></circle>')
+    figures = [f"{name}: {number(value)}" for name, value in zip(axes, values, strict=True)]
+    for (x, y), figure in zip(corners, figures, strict=True):
+        parts.append(f'<circle class="mark f1" cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{text(figure)}</title></circle>')
     lowest = max(y for _, y in (at(i, top) for i in range(len(axes))))  # of three axes none points downwards
-    return svg(title, "; ".join(told), width, lowest + MARGIN, parts)
+    return svg(title, "; ".join(figures), width, lowest + MARGIN, parts)
 
 
 def _wrapped(name: str, room: float) -> list[str]:

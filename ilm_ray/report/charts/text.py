@@ -13,8 +13,8 @@ _SLOT = 19  # height of a label's line
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step of the flow: what came in and what was removed, by rule, largest first. The rest went on."""
+class FlowStep:
+    """One step of the flow: the count that came in, and the counts that its rules removed, largest first."""
 
     name: str
     came: float
@@ -25,10 +25,10 @@ class Step:
         return self.came - sum(count for _, count in self.removed)
 
 
-def flow_chart(title: str, what: str, steps: Sequence[Step], width: int = WIDE) -> Html:
-    """A Sankey diagram from top to bottom: the stream of documents, and to the right what each step takes out of it.
+def flow_chart(title: str, what: str, steps: Sequence[FlowStep], width: int = WIDE) -> Html:
+    """A Sankey diagram: documents flow from top to bottom, each step sends the removed ones to the right.
 
-    All widths are on one scale, that of the first step's input.
+    `what` names the documents. All widths are on the scale of the first step's input.
     """
     if not steps or steps[0].came <= 0:
         return svg(title, "no data", width, 40, ['<text x="2" y="24">no data</text>'])
@@ -55,10 +55,10 @@ def flow_chart(title: str, what: str, steps: Sequence[Step], width: int = WIDE) 
         for (rule, count), room in zip(step.removed, slots, strict=True):
             thick = wide(count)
             at = slot + (room - thick) / 2
-            told = f"{step.name}: {rule} removes {number(count)} of {number(step.came)}"
+            hint = f"{step.name}: {rule} removes {number(count)} of {number(step.came)}"
             parts.append(
                 f'<path class="away" d="{_ribbon(edge - thick, edge, top, labels - 12, at, at + max(thick, 0.8))}">'
-                f"<title>{text(told)}</title></path>"
+                f"<title>{text(hint)}</title></path>"
             )
             words = f"{number(count)} · {share(count, step.came)}"
             parts.append(
@@ -79,18 +79,18 @@ def flow_chart(title: str, what: str, steps: Sequence[Step], width: int = WIDE) 
         f'<text class="strong" x="{left}" y="{y + 24:.1f}">{number(last)} {text(what)} stay, '
         f"{share(last, everything)} of all</text>"
     )
-    told = "; ".join(
+    description = "; ".join(
         f"{s.name} leaves {number(s.left)} of {number(s.came)}, removing "
         + (", ".join(f"{number(count)} by {rule}" for rule, count in s.removed) or "none")
         for s in steps
     )
-    return svg(title, told, width, y + 32, parts)
+    return svg(title, description, width, y + 32, parts)
 
 
 def score_chart(
     title: str, removed: Sequence[float], others: Sequence[float], thresholds: Sequence[float], width: int = SMALL
 ) -> Html:
-    """Histogram of a rule's scores, those that the rule removed on top, a line at each threshold. Heights are
+    """Histogram of a rule's scores, those of removed documents on top, a line at each threshold. Heights are
     logarithmic: most documents are far from any line."""
     low, high = _range(removed, others, thresholds)
     wide = low >= 0 and high > 1000  # counts of characters or words: a logarithmic axis
@@ -126,17 +126,17 @@ def score_chart(
             side = "mid" if left + 12 < at(tick) < right - 12 else ("end" if at(tick) > width / 2 else "")
             shown = number(10**tick if wide else tick)
             parts.append(f'<text class="{side}" x="{at(tick):.1f}" y="{bottom + 16}">{shown}</text>')
-    told = (
+    description = (
         f"{len(removed)} of {len(removed) + len(others)} scores seen are of documents that the rule removed; "
         f"thresholds: {', '.join(map(number, thresholds)) or 'none'}"
     )
-    return svg(title, told, width, bottom + 22, parts)
+    return svg(title, description, width, bottom + 22, parts)
 
 
 def catch_chart(
     title: str, curve: Callable[[float], float], similarities: Sequence[float], threshold: float | None
 ) -> Html:
-    """The chance that banding finds a pair of given similarity, over a histogram of the similarities found."""
+    """The chance that banding finds a pair of a given similarity, over a histogram of the similarities of pairs."""
     width, left, right, top, bottom = HALF, 44.0, HALF - 16.0, 12.0, 190.0
 
     def at(x: float, y: float) -> str:
@@ -165,8 +165,8 @@ def catch_chart(
         x = left + threshold * (right - left)
         parts.append(f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>')
     parts.append(f'<text class="end" x="{right}" y="{bottom + 36}">Jaccard similarity of a pair</text>')
-    told = ", ".join(f"{curve(x):.3f} at {x:g}" for x in (0.5, 0.6, 0.7, 0.8, 0.9))
-    return svg(title, f"chance to be found: {told}; {len(similarities)} similarities", width, bottom + 44, parts)
+    chances = ", ".join(f"{curve(x):.3f} at {x:g}" for x in (0.5, 0.6, 0.7, 0.8, 0.9))
+    return svg(title, f"chance to be found: {chances}; {len(similarities)} similarities", width, bottom + 44, parts)
 
 
 def _ribbon(a: float, b: float, y: float, x: float, top: float, bottom: float) -> str:

@@ -59,24 +59,24 @@ def ppo_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
 
 
 def evaluation_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
-    """What alignment changed: reward and KL before and after, bits per byte of every stage, conversations."""
-    found = read_json(run_dir / "evaluation" / "evaluation.json")
-    if not isinstance(found, dict):
+    """Changes by alignment: reward and KL before and after, bits per byte of every stage, conversations."""
+    evaluation = read_json(run_dir / "evaluation" / "evaluation.json")
+    if not isinstance(evaluation, dict):
         return page.section("evaluation", "Evaluation", [page.note("The evaluation has not finished.")])
-    parts = [page.note(f"The aligned model is {found['model']}.")] if found.get("model") else []
-    alignment = found.get("alignment") or {}
+    parts = [page.note(f"The aligned model is {evaluation['model']}.")] if evaluation.get("model") else []
+    alignment = evaluation.get("alignment") or {}
     if alignment:
         parts += _before_after(alignment)
-    if found.get("by_domain"):
-        parts += _by_domain(found["by_domain"])
-    bits = found.get("bits_per_byte") or {}
+    if evaluation.get("by_domain"):
+        parts += _by_domain(evaluation["by_domain"])
+    bits = evaluation.get("bits_per_byte") or {}
     if bits:
         caption = "Held-out bits per byte after each stage (lower is better)"
         sources = list(dict.fromkeys(s for row in bits.values() for s in row))
         bars = [Bars(stage, [as_number(row.get(s)) for s in sources]) for stage, row in bits.items()]
         parts += [page.figure(caption, bar_chart(caption, sources, bars)), page.matrix(bits, "stage")]
-    parts += _by_position(found.get("by_position") or {})
-    conversations = found.get("conversations") or []
+    parts += _by_position(evaluation.get("by_position") or {})
+    conversations = evaluation.get("conversations") or []
     if conversations:
         parts.append(Html("<h3>Conversations, before and after PPO</h3>"))
         parts += [_conversation(row) for row in conversations]
@@ -163,7 +163,7 @@ def _recoveries(run_dir: Path) -> list[Html]:
 
 
 def _phase_seconds(rows: list[Row]) -> list[Html]:
-    """Where an iteration's time goes: mean seconds of each phase."""
+    """Mean seconds of each phase of an iteration."""
     timed = [row["seconds"] for row in rows if isinstance(row.get("seconds"), dict)]
     if not timed:
         return []

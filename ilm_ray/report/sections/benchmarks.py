@@ -21,12 +21,13 @@ def benchmarks_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
     """One table an area, a radar of the areas, bars beside the published figures, and answers of every set."""
     title = "Benchmarks"
     folder = run_dir / "benchmarks"
-    found = read_json(folder / "benchmarks.json")
-    if not isinstance(found, dict):
+    document = read_json(folder / "benchmarks.json")
+    if not isinstance(document, dict):
         return page.section("benchmarks", title, [page.note("No public benchmark has been run.")])
-    rows: list[Row] = found["rows"]
-    cut = "" if found["examples"] is None else f"; the first {found['examples']} examples of each set alone"
-    parts = [page.paragraph(f"Model {found['model']}, suite {found['suite']}{cut}. Per cent unless said otherwise.")]
+    rows: list[Row] = document["rows"]
+    cut = "" if document["examples"] is None else f"; the first {document['examples']} examples of each set alone"
+    model, name = document["model"], document["suite"]
+    parts = [page.paragraph(f"Model {model}, suite {name}{cut}. Per cent unless said otherwise.")]
     areas = list(dict.fromkeys(row["area"] for row in rows))
     parts.append(page.row([*_radar(rows), *_bars(rows)]))
     for area in areas:
@@ -46,8 +47,8 @@ def _table(rows: list[Row]) -> Html:
         line = [row["benchmark"], how.replace("-", "\N{NON-BREAKING HYPHEN}"), _score(row), row["state"]]
         sets = f"{row['sets_done']} of {row['sets']} sets" if row["sets"] else ""
         cut = f"{row['cut']} prompts cut" if row.get("cut") else ""
-        said = "; ".join(filter(None, [row["why"], sets, cut, _judged(row)]))
-        lines.append([*line, *(row["published"].get(model) for model in models), said])
+        remarks = "; ".join(filter(None, [row["why"], sets, cut, _judged(row)]))
+        lines.append([*line, *(row["published"].get(model) for model in models), remarks])
     short = [model.removeprefix("InternLM2-") for model in models]
     caption = "Beside what is published of each InternLM2" if models else ""
     return page.table(["benchmark", "how", OURS, "state", *short, ""], lines, caption)
@@ -59,16 +60,16 @@ def _score(row: Row) -> Any:
 
 
 def _judged(row: Row) -> str:
-    """Who judged, how many verdicts could not be read, and how often the order of the answers did not matter."""
-    told = row.get("judged")
-    if not told:
+    """The judge, its unreadable verdicts, and how often the order of the answers did not matter."""
+    judged = row.get("judged")
+    if not judged:
         return ""
-    parts = [f"judged by {told['by']}: {told['verdicts']} verdicts, {told['unread']} of them could not be read"]
-    if told["pairs"]:
-        same = page.share(told["same"], told["pairs"])
-        parts.append(f"{told['ties']} ties, {same} of {told['pairs']} pairs the same in both orders")
-    if told["cut"]:
-        parts.append(f"{told['cut']} questions to the judge cut")
+    parts = [f"judged by {judged['by']}: {judged['verdicts']} verdicts, {judged['unread']} of them could not be read"]
+    if judged["pairs"]:
+        same = page.share(judged["same"], judged["pairs"])
+        parts.append(f"{judged['ties']} ties, {same} of {judged['pairs']} pairs the same in both orders")
+    if judged["cut"]:
+        parts.append(f"{judged['cut']} questions to the judge cut")
     return ", ".join(parts)
 
 
@@ -100,7 +101,7 @@ def _bars(rows: list[Row]) -> list[Html]:
 
 
 def _heat(folder: Path, row: Row) -> list[Html]:
-    """What was found at each length and depth, where a benchmark has such a grid: one map a set."""
+    """Heat maps of the scores by length and depth, one a set, for benchmarks that have such a grid."""
     made = []
     for path in sorted((folder / "results" / row["key"]).glob("*.json"))[:SHOWN_SETS]:
         if grid := read_json(path).get("grid"):
@@ -114,11 +115,11 @@ def _heat(folder: Path, row: Row) -> list[Html]:
 def _answers(folder: Path, row: Row) -> Html:
     """Every set's figure and its first answers."""
     parts: list[Html] = []
-    results = sorted((folder / "results" / row["key"]).glob("*.json"))[:SHOWN_SETS]
-    told = [(path.stem, one) for path in results if "score" in (one := read_json(path))]
-    figures = [(name, r["score"], r["metric"], r["examples"], page.duration(r["seconds"])) for name, r in told]
+    paths = sorted((folder / "results" / row["key"]).glob("*.json"))[:SHOWN_SETS]
+    results = [(path.stem, result) for path in paths if "score" in (result := read_json(path))]
+    figures = [(name, r["score"], r["metric"], r["examples"], page.duration(r["seconds"])) for name, r in results]
     parts.append(page.table(["set", "score", "metric", "examples", "time"], figures))
-    parts += [_sample(name, sample) for name, result in told for sample in result["samples"]]
+    parts += [_sample(name, sample) for name, result in results for sample in result["samples"]]
     return page.folded(f"{row['benchmark']} ({row['kind']}): sets and answers", parts)
 
 
@@ -134,5 +135,5 @@ def _sample(name: str, sample: dict[str, Any]) -> Html:
 
 
 def _turn(turn: dict[str, str]) -> Html:
-    """What the model said or ran, or what came back."""
+    """A message of the model or of the interpreter."""
     return Html(f'<div class="meta">{page.text(turn["role"])}</div>{page.quoted(turn["text"], PROMPT_CHARS)}')

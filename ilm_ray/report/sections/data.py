@@ -16,7 +16,7 @@ STEPS = {"read": "Read", "quality": "Duplicates and tiers"}
 
 
 def code_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
-    """What becomes of the files, figures of the stage, and the order in which a repository's files were joined."""
+    """The flow of the files, figures of the stage, and the order in which a repository's files were joined."""
     manifest = manifests.get("code")
     if manifest is None:
         return page.section("code", "Code data", [page.note("The code stage has not finished.")])
@@ -36,8 +36,8 @@ def tokens_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
     parts = []
     for stage, title in (("tokenizer", "Tokenizer"), ("tokens", "Tokens")):
         parts.append(Html(f"<h3>{page.text(title)}</h3>"))
-        found = manifests.get(stage)
-        parts.append(page.figures(found.metrics) if found else page.note(f"The {stage} stage has not finished."))
+        manifest = manifests.get(stage)
+        parts.append(page.figures(manifest.metrics) if manifest else page.note(f"The {stage} stage has not finished."))
     sources = _sources(manifests)
     if sources:
         names = list(sources)
@@ -63,16 +63,16 @@ def tokens_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
 def _order(order: dict[str, Any]) -> Html:
     """{repository: {"files": in order, "edges": number of imports}} as one table a repository."""
     parts = []
-    for name, found in order.items():
-        files = found["files"]
+    for name, repository in order.items():
+        files = repository["files"]
         rest = f", the first {ORDER_FILES} shown" if len(files) > ORDER_FILES else ""
-        caption = f"{name}: {len(files)} files, {found['edges']} imports among them{rest}"
+        caption = f"{name}: {len(files)} files, {repository['edges']} imports among them{rest}"
         parts.append(page.table(["position", "file"], enumerate(files[:ORDER_FILES], start=1), caption))
     return page.tables(parts)
 
 
 def _sources(manifests: dict[str, Manifest]) -> dict[str, dict[str, Any]]:
     """Counts of each source's training tokens; a source without splits is taken as it is."""
-    found = manifests["tokens"].metrics.get("sources") if "tokens" in manifests else None
-    rows = {name: row.get("train", row) for name, row in found.items()} if isinstance(found, dict) else {}
+    counts = manifests["tokens"].metrics.get("sources") if "tokens" in manifests else None
+    rows = {name: row.get("train", row) for name, row in counts.items()} if isinstance(counts, dict) else {}
     return {name: row for name, row in rows.items() if is_number(row.get("tokens"))}

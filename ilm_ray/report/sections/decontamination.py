@@ -1,4 +1,4 @@
-"""Report section about decontamination: which documents hold which test item."""
+"""Report section about decontamination: removed documents beside the test items that they hold."""
 
 import itertools
 from pathlib import Path
@@ -30,13 +30,13 @@ def decontamination_section(run_dir: Path, manifests: dict[str, Manifest]) -> Ht
 
 
 def _sample(row: Row) -> Html:
-    found = f"{row['benchmark']} {row['item']}"
-    what = f"{row['share']:.0%} of an item's words · {row['url']}"
+    item = f"{row['benchmark']} {row['item']}"
+    match = f"{row['share']:.0%} of an item's words · {row['url']}"
     return page.join(
         [
-            Html(f'<div class="meta"><b>{page.text(what)}</b></div>'),
+            Html(f'<div class="meta"><b>{page.text(match)}</b></div>'),
             page.quoted(row["passage"], CHARS),
-            Html(f'<div class="meta">{page.text(f"the item: {found}")}</div>'),
+            Html(f'<div class="meta">{page.text(f"the item: {item}")}</div>'),
             page.quoted(row["item_text"], CHARS),
         ]
     )

@@ -1,4 +1,4 @@
-"""What disturbed a training and what was looked at beside it: for the report's section of that stage."""
+"""Faults of a training and measurements beside it, for the report's section of that stage."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The report's section about long-context data (report section 3.3): funnel, scores, and what lies near each line."""
+"""Report section about long-context data (report section 3.3): funnel, scores, documents near each bound."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -24,8 +24,8 @@ SHOWN_CHARS = 320
 
 
 @dataclass
-class Line:
-    """A rule of a domain and language, and what was seen of it: scores, and the documents nearest its bounds."""
+class RuleScores:
+    """Scores of a rule in a domain and language: bounds, scores on both sides, the documents nearest a bound."""
 
     bounds: list[float]
     fallen: list[float] = field(default_factory=list)
@@ -64,9 +64,9 @@ def long_text_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
     return page.section("long_text", "Long-context data", parts)
 
 
-def look(folder: Path, thresholds: Thresholds) -> tuple[dict[tuple[str, str, str], Line], int]:
-    """(rule, domain, language) -> what a bounded part of the long documents says of it; the number of rows read."""
-    lines: dict[tuple[str, str, str], Line] = {}
+def look(folder: Path, thresholds: Thresholds) -> tuple[dict[tuple[str, str, str], RuleScores], int]:
+    """(rule, domain, language) -> its scores in FILES files and ROWS rows of each; the number of rows read."""
+    lines: dict[tuple[str, str, str], RuleScores] = {}
     count = 0
     for row in _rows(folder):
         count += 1
@@ -76,13 +76,13 @@ def look(folder: Path, thresholds: Thresholds) -> tuple[dict[tuple[str, str, str
             if not isinstance(value, (int, float)) or not bounds:
                 continue
             key = rule, row["domain"], row["language"]
-            line = lines.setdefault(key, Line(bounds))
+            line = lines.setdefault(key, RuleScores(bounds))
             (line.fallen if fell == rule else line.passed).append(value)
             distance, bound = min((abs(value - bound), bound) for bound in bounds)
             at_line = line.fallen_at_line if fell == rule else line.passed_at_line
             at_line.offer(distance, order(row["id"]), partial(dict, row, value=value, bound=bound))
             if fell == rule:
-                break  # those behind it were not asked
+                break  # the rules behind it have not run
     return lines, count
 
 
@@ -125,7 +125,7 @@ def _by_domain(rows: list[Row]) -> Html:
     return page.table(head, lines, "Long documents, by domain and source of tokens")
 
 
-def _charts(lines: dict[tuple[str, str, str], Line]) -> Html:
+def _charts(lines: dict[tuple[str, str, str], RuleScores]) -> Html:
     drawn = []
     for (rule, domain, language), line in sorted(lines.items(), key=lambda item: _place(*item[0])):
         title = f"{rule}: {domain} / {language}"
@@ -133,7 +133,7 @@ def _charts(lines: dict[tuple[str, str, str], Line]) -> Html:
     return page.grid(drawn)
 
 
-def _samples(rule: str, domain: str, language: str, line: Line) -> Html:
+def _samples(rule: str, domain: str, language: str, line: RuleScores) -> Html:
     fallen, passed = line.fallen_at_line.items(), line.passed_at_line.items()
     shown = [
         *(_sample(row, "just fell") for row in fallen),
@@ -155,5 +155,5 @@ def _sample(row: Row, side: str) -> Html:
 
 
 def _place(rule: str, domain: str, language: str) -> tuple[bool, str, str, str]:
-    """The difference first: it is what this stage alone has."""
+    """Sort key. The perplexity difference comes first: no other stage has it."""
     return rule != DIFFERENCE, rule, domain, language

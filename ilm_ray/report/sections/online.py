@@ -16,7 +16,7 @@ SHOWN_SAMPLES = 2
 
 
 def online_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
-    """Per round: what answers got more of that the score pays for, with figures and samples; before and after."""
+    """Per round: patterns that rose in answers and raise the score, with figures and samples, before and after."""
     rounds = read_json(run_dir / "online" / "online.json")
     if not isinstance(rounds, list):
         return page.section("online", "Online rounds", [page.note("No online round has finished.")])
@@ -43,13 +43,13 @@ def before_after_chart(caption: str, compared: dict[str, Any], names: Sequence[s
 def _rewards(run_dir: Path, rounds: list[Row]) -> Html:
     """Reward and KL over the iterations of each round. Rewards of two rounds come from two reward models."""
     folders = [(row["round"], (run_dir / str(row["model"])).parent) for row in rounds]
-    found = [(number, read_rows(folder / "metrics.jsonl")[0]) for number, folder in folders]
+    logs = [(number, read_rows(folder / "metrics.jsonl")[0]) for number, folder in folders]
     charts = []
     for caption, key, unit in (
         ("Mean reward, by the round's own reward model", "reward", "reward"),
         ("KL(policy ‖ SFT)", "kl", "nats a response"),
     ):
-        lines = [Series(f"round {number}", column(rows, "iteration", key)) for number, rows in found if rows]
+        lines = [Series(f"round {number}", column(rows, "iteration", key)) for number, rows in logs if rows]
         if lines:
             chart = line_chart(caption, lines, "iteration", unit, width=HALF, height=220)
             charts.append(page.figure(caption, chart, wide=False, unit=unit))
@@ -75,8 +75,8 @@ def _round(row: Row) -> list[Html]:
                 "The reward model of this round against the one before: share of pairs with the better answer ahead",
             )
         )
-    said = f"{row['pairs']} pairs of an early and a late answer to one prompt; {row['tested']} traits tested."
-    parts.append(page.paragraph(said))
+    words = f"{row['pairs']} pairs of an early and a late answer to one prompt; {row['tested']} traits tested."
+    parts.append(page.paragraph(words))
     if judge := row.get("judge"):
         verdict = "it does not follow the score" if judge["drifted"] else "no drift"
         of = f"{judge['asked']} pairs in which the score prefers the late answer"

@@ -10,7 +10,7 @@ from ilm_ray.base.jsonl import read_jsonl
 from ilm_ray.data.documents.cost import by_step
 from ilm_ray.data.documents.paths import STEPS
 from ilm_ray.report.charts.basic import HALF, Bars, Series, bar_chart, line_chart
-from ilm_ray.report.charts.text import Step, flow_chart
+from ilm_ray.report.charts.text import FlowStep, flow_chart
 from ilm_ray.report.explain.text_run import bounds, text_run
 from ilm_ray.report.html import page
 from ilm_ray.report.html.page import Html
@@ -66,7 +66,7 @@ def funnel_steps(rows: Iterable[Row], unit: str, order: Collection[str] = STEPS)
     return [(step, came[step], left[step]) for step in known]
 
 
-def flow(rows: list[Row], titles: Mapping[str, str] = TITLES) -> list[Step]:
+def flow(rows: list[Row], titles: Mapping[str, str] = TITLES) -> list[FlowStep]:
     """The steps of `titles`, in documents; beyond the largest few, a step's rules are one stream."""
     steps = []
     for name, came, _ in funnel_steps(rows, "documents", titles):
@@ -74,7 +74,7 @@ def flow(rows: list[Row], titles: Mapping[str, str] = TITLES) -> list[Step]:
         if len(removed) > STREAMS + 1:
             rest = removed[STREAMS:]
             removed = [*removed[:STREAMS], (f"{len(rest)} other rules", sum(count for _, count in rest))]
-        steps.append(Step(titles.get(name, name), came, removed))
+        steps.append(FlowStep(titles.get(name, name), came, removed))
     return steps
 
 
