@@ -87,23 +87,23 @@ def fluency(data: Path, folder: Path, limit: int) -> dict[str, Any]:
     training, threshold, held, kinds = nothing, nothing, nothing, []
     for language, sentences in (("en", english(data)), ("zh", chinese(data))):
         random.Random(SEED).shuffle(sentences)
-        learned = [one for one in sentences if part_of(one[0]) not in (2, *MEASURE)][:limit]
-        tuned = [one for one in sentences if part_of(one[0]) == 2][:3000]
-        measured = [one for one in sentences if part_of(one[0]) in MEASURE][:4000]
+        learned = [pair for pair in sentences if part_of(pair[0]) not in (2, *MEASURE)][:limit]
+        tuned = [pair for pair in sentences if part_of(pair[0]) == 2][:3000]
+        measured = [pair for pair in sentences if part_of(pair[0]) in MEASURE][:4000]
         training += with_broken(learned, language, SEED, copies=2)[0]
         threshold += with_broken(tuned, language, SEED + 1, copies=1)[0]
         more, more_kinds = with_broken(measured, language, SEED + 2, copies=1)
         held, kinds = held + more, kinds + more_kinds
-    found = trained("fluency", Split(training, threshold, held), folder, [])
+    figures = trained("fluency", Split(training, threshold, held), folder, [])
     card, model = json.loads((folder / "card.json").read_text()), load_classifier(folder)
     right = (model.score(held.texts) >= card["threshold"]) == held.good
     named = np.array([f"{language} {kind}" for language, kind in zip(held.languages, kinds, strict=True)])
-    found["languages"] = {code: card["held_out"][code]["accuracy"] for code in ("en", "zh")}
-    found["kinds"] = {name: round(float(right[named == name].mean()), 3) for name in sorted(set(named.tolist()))}
-    found |= cola(data, model, card["threshold"]) | blimp(data, model)
+    figures["languages"] = {code: card["held_out"][code]["accuracy"] for code in ("en", "zh")}
+    figures["kinds"] = {name: round(float(right[named == name].mean()), 3) for name in sorted(set(named.tolist()))}
+    figures |= cola(data, model, card["threshold"]) | blimp(data, model)
     for name in ("languages", "kinds", "cola", "blimp"):
-        print(f"  {name}: {found[name]}")
-    return found
+        print(f"  {name}: {figures[name]}")
+    return figures
 
 
 def with_broken(sentences: list[Sentence], language: str, seed: int, copies: int) -> tuple[Labels, list[str]]:
@@ -159,11 +159,11 @@ def trained(name: str, parts: Split, folder: Path, files: list[Path]) -> dict[st
     started = time.perf_counter()
     made_from = {"benchmark": name, "files": {path.name: sha256_of(path) for path in files}}
     card = train_linear(name, parts, folder, SEED, made_from)
-    found: dict[str, Any] = dict(card["held_out"]["all"])
-    found |= {"training_texts": len(parts.training.texts), "train_seconds": round(time.perf_counter() - started, 1)}
+    figures: dict[str, Any] = dict(card["held_out"]["all"])
+    figures |= {"training_texts": len(parts.training.texts), "train_seconds": round(time.perf_counter() - started, 1)}
     what, bar = BARS[name]
-    print(f"{name:<14} {what} {found[what]:.4f} (bar {bar})  {found}", flush=True)
-    return found
+    print(f"{name:<14} {what} {figures[what]:.4f} (bar {bar})  {figures}", flush=True)
+    return figures
 
 
 def throughput(data: Path, model: Classifier) -> dict[str, Any]:

@@ -28,14 +28,14 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def parsed_imports(text: str) -> set[Import]:
-    """What the parser finds, in the form of `find_facts`."""
-    found = set()
+    """Imports by Python's own parser, in the form of `find_facts`."""
+    imports = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            found |= {Import(item.name) for item in node.names}
+            imports |= {Import(item.name) for item in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {Import("." * node.level + (node.module or ""), item.name) for item in node.names}
-    return found
+            imports |= {Import("." * node.level + (node.module or ""), item.name) for item in node.names}
+    return imports
 
 
 def read(root: Path) -> dict[str, str]:
@@ -77,12 +77,12 @@ def main(root: Path) -> None:
     ours, facts = seconds(lambda: {path: find_facts(path, text) for path, text in texts.items()})
     parser, parsed = seconds(lambda: {path: parsed_imports(text) for path, text in texts.items()})
     edges, graph = seconds(lambda: {path: dependencies(path, index) for index in [Index(facts)] for path in texts})
-    found = {p: {*f.imports, *(item for _, item in f.handed_on)} for p, f in facts.items()}
-    right = sum(len(found[path] & parsed[path]) for path in texts)
+    imports = {p: {*f.imports, *(item for _, item in f.handed_on)} for p, f in facts.items()}
+    right = sum(len(imports[path] & parsed[path]) for path in texts)
     figures: dict[str, float] = {
         "files": len(texts),
         "imports": sum(map(len, parsed.values())),
-        "precision": right / sum(map(len, found.values())),
+        "precision": right / sum(map(len, imports.values())),
         "recall": right / sum(map(len, parsed.values())),
         "extraction_mb_per_s": size / ours,
         "extraction_speed_against_ast": parser / ours,

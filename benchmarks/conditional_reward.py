@@ -54,7 +54,7 @@ HELDOUT = 0.3
 CLEARLY_LONGER = 1.5
 VOCABULARY, MODEL = 2048, {"layers": 2, "hidden": 64, "kv_heads": 2, "queries_per_kv": 1, "head_dim": 32}
 
-Row = dict[str, Any]
+Comparison = dict[str, Any]
 
 
 def main() -> None:
@@ -66,9 +66,9 @@ def main() -> None:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.work or Path(temporary)
-        found = [_one_seed(seed, arguments.data / "prefs", folder / str(seed)) for seed in range(arguments.seeds)]
+        runs = [_one_seed(seed, arguments.data / "prefs", folder / str(seed)) for seed in range(arguments.seeds)]
     dist.destroy_process_group()
-    _report(found)
+    _report(runs)
 
 
 def _one_seed(seed: int, prefs: Path, folder: Path) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class Unconditional(RewardTask):
         self.steps = len(self.plan)
 
 
-def preferences(prefs: Path, seed: int) -> list[Row]:
+def preferences(prefs: Path, seed: int) -> list[Comparison]:
     """Rows of a preference file of ours; the same prompt never lies on both sides of the split."""
     generator = np.random.default_rng(seed)
     helpful, harmless = list(_helpful(prefs)), list(_harmless(prefs))
@@ -114,7 +114,7 @@ def preferences(prefs: Path, seed: int) -> list[Row]:
     return [row | {"split": "heldout" if json.dumps(row["prompt"]) in heldout else "train"} for row in rows]
 
 
-def _helpful(prefs: Path) -> Iterator[Row]:
+def _helpful(prefs: Path) -> Iterator[Comparison]:
     for path in sorted((prefs / "alpaca_eval").glob("*/annotations.json")):
         for row in json.loads(path.read_text(encoding="utf-8")):
             answers = row["output_1"], row["output_2"]
@@ -123,12 +123,12 @@ def _helpful(prefs: Path) -> Iterator[Row]:
                 yield from _row("helpful", row["instruction"], better, worse)
     for row in json.loads((prefs / "llama_factory" / "dpo_en_demo.json").read_text(encoding="utf-8")):
         if len(row["conversations"]) == 1:
-            asked = row["conversations"][0]["value"]
-            yield from _row("helpful", asked, row["chosen"]["value"], row["rejected"]["value"])
+            question = row["conversations"][0]["value"]
+            yield from _row("helpful", question, row["chosen"]["value"], row["rejected"]["value"])
 
 
-def _harmless(prefs: Path) -> Iterator[Row]:
-    """Of longer conversations the last question and its two answers."""
+def _harmless(prefs: Path) -> Iterator[Comparison]:
+    """The last question of each longer conversation, and its two answers."""
     with gzip.open(prefs / "hh_rlhf" / "harmless-base" / "test.jsonl.gz", "rt", encoding="utf-8") as lines:
         for line in lines:
             turns = {name: re.split(r"\n\n(?:Human|Assistant): ?", text) for name, text in json.loads(line).items()}
@@ -137,7 +137,7 @@ def _harmless(prefs: Path) -> Iterator[Row]:
                 yield from _row("harmless", chosen[-2], chosen[-1], rejected[-1])
 
 
-def _row(domain: str, prompt: str, chosen: str, rejected: str) -> Iterator[Row]:
+def _row(domain: str, prompt: str, chosen: str, rejected: str) -> Iterator[Comparison]:
     prompt, chosen, rejected = prompt.strip(), chosen.strip(), rejected.strip()
     short = len(prompt) <= MAX_CHARS["prompt"] and max(len(chosen), len(rejected)) <= MAX_CHARS["answer"]
     if short and prompt and chosen and rejected and chosen != rejected:
@@ -145,16 +145,16 @@ def _row(domain: str, prompt: str, chosen: str, rejected: str) -> Iterator[Row]:
         yield {"domain": domain, "prompt": messages, "chosen": chosen, "rejected": rejected}
 
 
-def _ratio(row: Row) -> float:
+def _ratio(row: Comparison) -> float:
     short, long = sorted((len(row["chosen"]), len(row["rejected"])))
     return long / short
 
 
-def _drawn(rows: list[Row], count: int, generator: np.random.Generator) -> list[Row]:
+def _drawn(rows: list[Comparison], count: int, generator: np.random.Generator) -> list[Comparison]:
     return [rows[i] for i in generator.permutation(len(rows))[:count]]
 
 
-def _prepare(rows: list[Row], seed: int, folder: Path) -> Config:
+def _prepare(rows: list[Comparison], seed: int, folder: Path) -> Config:
     """Tokenizer, tokens, an initialised model and the data files in a run folder; the configuration that names them."""
     folder.mkdir(parents=True)
     training = [row for row in rows if row["split"] == "train"]
@@ -227,15 +227,15 @@ def _by_domain(right: dict[str, dict[str, list[bool]]]) -> str:
     return "; ".join(parts)
 
 
-def _report(found: list[dict[str, Any]]) -> None:
-    print(f"\nheld-out pairs ranked right, {len(found)} seeds: conditions, none, difference with its standard error")
+def _report(runs: list[dict[str, Any]]) -> None:
+    print(f"\nheld-out pairs ranked right, {len(runs)} seeds: conditions, none, difference with its standard error")
     for name, domains in (
         *((d, (d,)) for d in PROMPTS),
         ("conflicting", CONFLICT),
         ("elsewhere", ("helpful", "harmless")),
     ):
         both = [
-            np.array([r for one in found for d in domains for r in one["right"][kind][d]], float)
+            np.array([r for run in runs for d in domains for r in run["right"][kind][d]], float)
             for kind in ("conditional", "unconditional")
         ]
         difference = both[0] - both[1]
@@ -245,13 +245,13 @@ def _report(found: list[dict[str, Any]]) -> None:
             f"{100 * difference.mean():+6.1f} points ± {100 * error:.1f} ({len(difference)} pairs)"
         )
     for domain in (*PROMPTS, "all"):
-        rows = [one["figures"][domain]["conditional"] for one in found]
-        told = (
+        rows = [run["figures"][domain]["conditional"] for run in runs]
+        columns = (
             ("calibration error", "calibration_error"),
             ("score-length correlation", "length_correlation"),
             ("within pairs", "length_correlation_within_pairs"),
         )
-        means = ", ".join(f"{words} {np.mean([row[key] for row in rows]):.3f}" for words, key in told)
+        means = ", ".join(f"{words} {np.mean([row[key] for row in rows]):.3f}" for words, key in columns)
         print(f"{domain:12} {means}")
 
 

@@ -29,32 +29,32 @@ JUNK = ["&nbsp;", "[edit]", "|", "<br>", "â€™", "Ã©", "\\n", ">>", "###",
 
 def english(data: Path) -> list[Sentence]:
     """Sentences of Brown, the books and the news articles under `data`; near-copies of a book are one document."""
-    found: list[Sentence] = []
+    sentences: list[Sentence] = []
     with zipfile.ZipFile(data / "text/brown/brown.zip") as packed:
         for name in sorted(packed.namelist()):
             if re.fullmatch(r"brown/c[a-r]\d\d", name):
                 for line in packed.read(name).decode("utf-8").splitlines():
                     if line.strip():
                         words = [word.rpartition("/")[0] for word in line.split()]
-                        found.append((name, _written(words)))
+                        sentences.append((name, _written(words)))
     for book in ("16215", "3261", "6527", "dvldc10"):
         text = (data / f"text/books_en/{book}.txt").read_text("utf-8", "replace")
         for part, chapter in enumerate(re.split(r"\n(?=\s*(?:CHAPTER|Chapter|[IVXL]+\.)\b)", text)):
             for sentence in re.findall(r"[A-Z][^.!?]*[.!?][\"']?(?=\s)", " ".join(chapter.split())):
-                found.append((f"{book}/{part}", sentence))
+                sentences.append((f"{book}/{part}", sentence))
     for line in (data / "near_dup/articles_1000.train").read_text("utf-8", "replace").splitlines():
         name, _, text = line.partition(" ")
         for sentence in re.findall(r"[A-Z][^.!?]*[.!?]\"?(?=\s|$)", text):
-            found.append((name, sentence))
-    return _usable(found, "en")
+            sentences.append((name, sentence))
+    return _usable(sentences, "en")
 
 
 def chinese(data: Path) -> list[Sentence]:
     """Sentences of the novels (a chapter is a document) and of the manuals (a page is one)."""
-    found: list[Sentence] = []
+    sentences: list[Sentence] = []
     for book in sorted((data / "text/books_zh").glob("*.txt")):
         for part, chapter in enumerate(re.split(r"\n(?=第\S{1,6}回)", book.read_text("utf-8"))):
-            found += ((f"{book.stem}/{part}", s) for s in _chinese_sentences(chapter))
+            sentences += ((f"{book.stem}/{part}", s) for s in _chinese_sentences(chapter))
     for manual in ("d2l-zh", "pingcap-docs-cn", "rust-book-cn"):
         with tarfile.open(data / f"text/docs/{manual}-md.tar.gz") as packed:
             for member in sorted(packed, key=lambda m: m.name):
@@ -63,8 +63,8 @@ def chinese(data: Path) -> list[Sentence]:
                     text = re.sub(
                         r"```.*?```|`[^`]*`|\$[^$]*\$|\[[^]]*\]\([^)]*\)|[#*>|]", "", stream.read().decode(), flags=re.S
                     )
-                    found += ((f"{manual}/{member.name}", s) for s in _chinese_sentences(text))
-    return _usable(found, "zh")
+                    sentences += ((f"{manual}/{member.name}", s) for s in _chinese_sentences(text))
+    return _usable(sentences, "zh")
 
 
 def corrupt(sentence: str, kind: str, language: str, rng: random.Random) -> str | None:
@@ -142,11 +142,11 @@ def _chinese_sentences(text: str) -> Iterator[str]:
         yield sentence.strip(" \t　“”\"'").replace("．", "。")
 
 
-def _usable(found: list[Sentence], language: str) -> list[Sentence]:
-    """Of a fair length, each text once: a sentence that two documents share belongs to the first."""
+def _usable(sentences: list[Sentence], language: str) -> list[Sentence]:
+    """The sentences of a fair length, each text once: one that two documents share belongs to the first."""
     seen: set[str] = set()
     kept = []
-    for document, sentence in found:
+    for document, sentence in sentences:
         size = len(sentence.split()) if language == "en" else len(sentence)
         if MIN_UNITS[language] <= size <= MAX_UNITS[language] and sentence not in seen:
             seen.add(sentence)

@@ -78,18 +78,18 @@ def _members(path: Path) -> Iterator[str]:
 def _pages(folder: Path) -> Iterator[str]:
     for path in sorted(folder.glob("CC-MAIN-*/*.warc.gz")):
         for record in ArchiveIterator(io.BytesIO(path.read_bytes()), record_types=WarcRecordType.response):
-            found = read_page(Page(record.reader.read(), record.http_charset))
-            if found.text:
-                yield found.text
+            page = read_page(Page(record.reader.read(), record.http_charset))
+            if page.text:
+                yield page.text
 
 
 def items_in(texts: list[str], index: Index) -> list[set[int]]:
     """The items that each text holds."""
-    found: list[set[int]] = [set() for _ in texts]
+    items: list[set[int]] = [set() for _ in texts]
     for first in range(0, len(texts), BATCH):
         for match in find_passages(texts[first : first + BATCH], index.table, NGRAM, SHARE):
-            found[first + match.text].add(int(index.item_of[match.passage]))
-    return found
+            items[first + match.text].add(int(index.item_of[match.passage]))
+    return items
 
 
 def shown(item: Item) -> str:
@@ -125,9 +125,9 @@ def recall(items: list[Item], index: Index, hosts: list[str]) -> dict[str, dict[
                 host = rng.choice(hosts)
                 place = rng.randrange(len(host) + 1)
                 planted.append(f"{host[:place]}\n{text}\n{host[place:]}")
-            found = sum(n in there for (n, _), there in zip(edited, items_in(planted, index), strict=True))
+            hits = sum(n in there for (n, _), there in zip(edited, items_in(planted, index), strict=True))
             peer = sum(peer_holds(text, items[n]) for (n, _), text in zip(edited, planted, strict=True))
-            share = f"{100 * found / len(edited):.1f}% of {len(edited)} (13-grams {100 * peer / len(edited):.1f}%)"
+            share = f"{100 * hits / len(edited):.1f}% of {len(edited)} (13-grams {100 * peer / len(edited):.1f}%)"
             table.setdefault(benchmark, {})[kind] = share
     return table
 
@@ -143,11 +143,11 @@ def main() -> None:
     everything = [text for documents in texts.values() for text in documents]
     items_in(everything[:BATCH], index)  # the loops are compiled
     begin = time.process_time()
-    found = items_in(everything, index)
+    matches = items_in(everything, index)
     seconds = time.process_time() - begin
     size = sum(len(text.encode("utf-8", "replace")) for text in everything)
-    alarms = sum(map(bool, found))
-    for text, held in zip(everything, found, strict=True):
+    alarms = sum(map(bool, matches))
+    for text, held in zip(everything, matches, strict=True):
         for number in sorted(held):
             print(f"  alarm: {items[number].benchmark} {items[number].text[:100]!r} in {text[:60]!r}")
     for benchmark, kinds in recall(items, index, everything).items():

@@ -30,7 +30,7 @@ from ilm_ray.config import load_config
 from ilm_ray.config.data import TextConfig
 from ilm_ray.data.dedup.minhash import bands_and_rows, catch_probability, sign_batch
 from ilm_ray.data.dedup.pipeline import Signed, find_duplicates
-from ilm_ray.data.documents import paths as layout
+from ilm_ray.data.documents import paths
 from ilm_ray.data.documents.sources import FILE_BITS, ROW_BITS, Source
 from ilm_ray.data.web import steps
 from jobs._job import LocalRay
@@ -47,7 +47,7 @@ def signatures(seed: int) -> dict[str, float]:
     """Documents a second of one core: ours, and datasketch's two ways."""
     config = TextConfig()
     bands, rows = bands_and_rows(config.threshold, config.num_hashes)
-    ((found, _),) = texts(plant(1000, SIGN_WORDS, seed, clustered=0.0), 0, 1000, seed)
+    ((documents, _),) = texts(plant(1000, SIGN_WORDS, seed, clustered=0.0), 0, 1000, seed)
 
     def grams(text: str) -> list[bytes]:
         words = text.split()
@@ -71,11 +71,11 @@ def signatures(seed: int) -> dict[str, float]:
                 sketch.update(gram)
             keys(sketch)
 
-    ours(found)  # what is compiled at first use is compiled now
+    ours(documents)  # what is compiled at first use is compiled now
     return {
-        "ours": _per_second(ours, found * 10),
-        "datasketch_bulk": _per_second(bulk, found),
-        "datasketch_update": _per_second(loop, found[:100]),
+        "ours": _per_second(ours, documents * 10),
+        "datasketch_bulk": _per_second(bulk, documents),
+        "datasketch_update": _per_second(loop, documents[:100]),
     }
 
 
@@ -90,11 +90,11 @@ def deduplicate(folder: Path, sources: list[Source], config: TextConfig) -> dict
     times = [time.monotonic()]
     each(steps.sign_file)
     times.append(time.monotonic())
-    signed = [Signed(str(layout.signatures_path(folder, s.index)), s.key) for s in sources]
+    signed = [Signed(str(paths.signatures_path(folder, s.index)), s.key) for s in sources]
     drops = find_duplicates(signed, folder / "dedup", config.shuffle_partitions, None)
     keys = drops.ids >> np.uint64(ROW_BITS)
     for source in sources:
-        layout.save_drops(layout.drops_path(folder, source.index), drops.part(keys == np.uint64(source.key)))
+        paths.save_drops(paths.drops_path(folder, source.index), drops.part(keys == np.uint64(source.key)))
     times.append(time.monotonic())
     each(steps.drop_file)
     times.append(time.monotonic())
@@ -133,7 +133,7 @@ def measure(folder: Path, documents: int, words: int, seed: int, timeout_s: floa
     figures = json.loads(finished.stdout.splitlines()[-1])
     figures["seconds"] = round(sum(figures["steps"].values()), 2)
     figures["seconds_with_ray_start"] = round(finished.seconds, 1)
-    kept = sum(layout.kept_and_removed(folder, "dedup", source.index)["kept"] for source in sources)
+    kept = sum(paths.kept_and_removed(folder, "dedup", source.index)["kept"] for source in sources)
     fallen, keeper = _drops(folder, sources, documents)
     assert kept + len(fallen) == documents, "what was written and what fell do not add up"
     return {"documents": documents, "kept": kept} | figures | _against(planted, similar, fallen, keeper)
@@ -151,18 +151,18 @@ def _against(planted: Planted, similar: np.ndarray, fallen: np.ndarray, keeper: 
     label[fallen] = keeper
     unchanged = np.flatnonzero(planted.changed == 0)
     base = unchanged[np.unique(planted.content[unchanged], return_index=True)[1]][planted.content]
-    pair, found = base != np.arange(len(base)), label == label[base]
+    pair, caught = base != np.arange(len(base)), label == label[base]
     by_span = {}
     for low, high in itertools.pairwise(SIMILARITIES):
         span = pair & (similar >= low) & ((similar < high) | (high == 1.0))
         if span.any():
             curve = float(np.mean([catch_probability(s, bands, rows) for s in similar[span].tolist()]))
-            by_span[f"{low}-{high}"] = [int(span.sum()), round(float(found[span].mean()), 4), round(curve, 4)]
+            by_span[f"{low}-{high}"] = [int(span.sum()), round(float(caught[span].mean()), 4), round(curve, 4)]
     right = planted.content[fallen] == planted.content[keeper]
     return {
         "fallen": len(fallen),
         "precision": round(float(right.mean()), 6) if len(fallen) else 1.0,
-        "recall": round(float(found[pair & (similar >= config.threshold)].mean()), 4),
+        "recall": round(float(caught[pair & (similar >= config.threshold)].mean()), 4),
         "pairs_found_curve": by_span,
     }
 
@@ -170,7 +170,7 @@ def _against(planted: Planted, similar: np.ndarray, fallen: np.ndarray, keeper: 
 def _drops(folder: Path, sources: list[Source], documents: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the documents that fell and of the copies kept instead."""
     borders = np.linspace(0, documents, len(sources) + 1).astype(int)
-    loaded = [layout.load_drops(layout.drops_path(folder, source.index)) for source in sources]
+    loaded = [paths.load_drops(paths.drops_path(folder, source.index)) for source in sources]
 
     def position(ids: np.ndarray) -> np.ndarray:
         file = (ids >> np.uint64(ROW_BITS)) & np.uint64((1 << FILE_BITS) - 1)

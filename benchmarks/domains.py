@@ -42,23 +42,23 @@ def main() -> None:
         folder = Path(temporary)
         write_list(folder / "list.txt", arguments.domains, arguments.data / "lists")
         common = [sys.executable, __file__, "--folder", str(folder), "--domains", str(arguments.domains)]
-        found = {}
+        figures = {}
         for name in ("build", "use"):
             call = [*common, "--urls", str(arguments.urls), "--step", name]
-            found[name] = json.loads(subprocess.run(call, check=True, capture_output=True, text=True).stdout)
-            print(f"{name}: {found[name]}", flush=True)
+            figures[name] = json.loads(subprocess.run(call, check=True, capture_output=True, text=True).stdout)
+            print(f"{name}: {figures[name]}", flush=True)
     peer = python_set(min(1_000_000, arguments.domains), arguments.urls)
-    ratio = round(found["use"]["urls_per_second"] / peer["urls_per_second"], 2)
+    ratio = round(figures["use"]["urls_per_second"] / peer["urls_per_second"], 2)
     print(f"a Python set of strings: {peer}; table/set {ratio}")
     words = block_words(arguments.data)
     print(f"words: {words}")
     bars = {
-        "builder_mb": found["build"]["peak_mb"] < 1500,
-        "user_mb": found["use"]["peak_mb"] < 1500,
-        "urls_per_second": found["use"]["urls_per_second"] >= 200_000,
-        "exact": found["use"]["wrong"] == 0,
+        "builder_mb": figures["build"]["peak_mb"] < 1500,
+        "user_mb": figures["use"]["peak_mb"] < 1500,
+        "urls_per_second": figures["use"]["urls_per_second"] >= 200_000,
+        "exact": figures["use"]["wrong"] == 0,
     }
-    print(json.dumps({"benchmark": "domains", **found, "set": peer, "ratio": ratio, "words": words, "passed": bars}))
+    print(json.dumps({"benchmark": "domains", **figures, "set": peer, "ratio": ratio, "words": words, "passed": bars}))
 
 
 def domain(number: int) -> str:
@@ -91,12 +91,12 @@ def urls(domains: int, count: int) -> Iterator[tuple[str, str | None]]:
 
 def build(folder: Path, domains: int, count: int) -> dict[str, float]:
     started = time.perf_counter()
-    table, told = Domains.read(folder / "list.txt")
+    table, listing = Domains.read(folder / "list.txt")
     table.save(folder / "domains.npy")
     return {
-        "domains": told.domains,
-        "ignored_lines": told.ignored,
-        "public_suffixes": len(told.public_suffixes),
+        "domains": listing.domains,
+        "ignored_lines": listing.ignored,
+        "public_suffixes": len(listing.public_suffixes),
         "seconds": round(time.perf_counter() - started, 1),
         "peak_mb": peak_mb(),
         "file_mb": round((folder / "domains.npy").stat().st_size / 1e6),
@@ -110,9 +110,9 @@ def use(folder: Path, domains: int, count: int) -> dict[str, float]:
     for start in range(0, count, 1000):
         part = [url for url, _ in batch[start : start + 1000]]
         started = time.perf_counter()
-        found = table.match_batch(part)
+        matches = table.match_batch(part)
         seconds += time.perf_counter() - started
-        wrong += sum(a != b for a, (_, b) in zip(found, batch[start : start + 1000], strict=True))
+        wrong += sum(a != b for a, (_, b) in zip(matches, batch[start : start + 1000], strict=True))
     return {"urls_per_second": round(count / seconds), "wrong": wrong, "peak_mb": peak_mb()}
 
 
@@ -139,7 +139,7 @@ def block_words(data: Path) -> dict[str, float]:
         letters = "abcdefghijklmnopqrstuvwxyz" if rng.random() < 0.5 else [chr(c) for c in range(0x4E00, 0x5E00)]
         words.add("".join(rng.choice(letters) for _ in range(size + 3 * isinstance(letters, str))))
     finder = Words(words)
-    found = {"words": len(words)}
+    figures = {"words": len(words)}
     for language, pattern in (("en", "text/books_en/16215.txt"), ("zh", "text/books_zh/红楼梦.txt")):
         path = data / pattern
         text = path.read_text("utf-8") if path.exists() else "the calm river 河流平静" * 50_000
@@ -147,8 +147,8 @@ def block_words(data: Path) -> dict[str, float]:
         started = time.perf_counter()
         hits = sum(len(finder.matches(document)) for document in documents)
         seconds = time.perf_counter() - started
-        found |= {f"{language}_mb_per_second": round(len(text.encode()) / 1e6 / seconds, 1), f"{language}_hits": hits}
-    return found
+        figures |= {f"{language}_mb_per_second": round(len(text.encode()) / 1e6 / seconds, 1), f"{language}_hits": hits}
+    return figures
 
 
 def peak_mb() -> float:

@@ -59,8 +59,8 @@ def texts(planted: Planted, first: int, last: int, seed: int) -> Iterator[tuple[
         other = table[_bits(rows, places, seed, 1) >> np.uint64(64 - _TABLE_BITS)]
         replaced = (_bits(rows, places, seed, 2) >> np.uint64(11)) * 2.0**-53 < planted.changed[rows, None]
         chosen = np.where(replaced, other, base)
-        found = [" ".join([vocabulary[w] for w in row[:n].tolist()]) for row, n in zip(chosen, length, strict=True)]
-        yield found, _jaccard(chosen == base, length)
+        documents = [" ".join([vocabulary[w] for w in row[:n].tolist()]) for row, n in zip(chosen, length, strict=True)]
+        yield documents, _jaccard(chosen == base, length)
 
 
 def write_corpus(folder: Path, planted: Planted, sources: list[Source], seed: int) -> np.ndarray:

@@ -27,10 +27,10 @@ def _pieces(text: str) -> tuple[list[str], list[int]]:
 def number(text: str, rng: random.Random) -> str | None:
     """One number becomes another, wherever it stands."""
     pieces, words = _pieces(text)
-    found = [pieces[i] for i in words if pieces[i].isascii() and pieces[i].isdigit()]
-    if not found:
+    numbers = [pieces[i] for i in words if pieces[i].isascii() and pieces[i].isdigit()]
+    if not numbers:
         return None
-    old = rng.choice(found)
+    old = rng.choice(numbers)
     new = str(int(old) + rng.randint(1, 9))
     return "".join(new if piece == old else piece for piece in pieces)
 
@@ -41,10 +41,10 @@ def name(text: str, rng: random.Random) -> str | None:
     if is_chinese(text):
         start = rng.choice(words)
         return text.replace("".join(pieces[start : start + 2]), "某甲")
-    found = [pieces[i] for i in words if pieces[i][:1].isupper() and len(pieces[i]) > 2 and i]
-    if not found:
+    names = [pieces[i] for i in words if pieces[i][:1].isupper() and len(pieces[i]) > 2 and i]
+    if not names:
         return None
-    old = rng.choice(found)
+    old = rng.choice(names)
     return "".join("Kwame" if piece == old else piece for piece in pieces)
 
 

@@ -91,19 +91,19 @@ def rate(work: Callable[..., None], name: str, piles: list[list[Source]]) -> flo
     processes = [context.Process(target=work, args=(name, pile, barrier, results)) for pile in piles]
     for process in processes:
         process.start()
-    found = [results.get(timeout=1800) for _ in processes]
+    runs = [results.get(timeout=1800) for _ in processes]
     for process in processes:
         process.join()
-    return float(sum(documents / seconds for documents, seconds in found))
+    return float(sum(documents / seconds for documents, seconds in runs))
 
 
 def f1(texts: dict[str, list[str]], gold: dict[str, dict[str, Any]]) -> dict[str, float]:
     """F1 over all annotated captures and over each half of the addresses; a payload's texts count one each."""
     counts = {part: Counter[str]() for part in ("all", "a", "b")}
-    for digest, found in texts.items():
+    for digest, extracted in texts.items():
         row = gold[digest]
         half = "ab"[hashlib.sha1(row["url"].encode()).digest()[0] & 1]
-        for text in found:
+        for text in extracted:
             for part in ("all", half):
                 hits = sum(segment in text for segment in row["with"])
                 counts[part]["hits"] += hits
@@ -129,7 +129,7 @@ def quality(files: list[Source], data: Path) -> dict[str, dict[str, float]]:
                 html = decode(capture.body, capture.charset)[0]
                 texts["format"].setdefault(digest, []).append(row["text"])
                 texts["standard"].setdefault(digest, []).append(standard(html) or "")
-    return {name: f1(found, gold) for name, found in texts.items()}
+    return {name: f1(extracted, gold) for name, extracted in texts.items()}
 
 
 def main() -> None:

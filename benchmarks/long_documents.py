@@ -113,8 +113,8 @@ def _of_pages(web: Path) -> Iterator[Document]:
                 for part_of_page in page.xpath("//nav|//header|//footer|//*[contains(@class,'menu')]"):
                     lines = (" ".join(line.split()) for line in part_of_page.text_content().split("\n"))
                     chrome.setdefault(group, []).extend(line for line in lines if line)
-    for domain, found in (("link lists", links), ("boilerplate", chrome)):
-        for group, lines in found.items():
+    for domain, groups in (("link lists", links), ("boilerplate", chrome)):
+        for group, lines in groups.items():
             yield from _cut(domain, f"{domain} {group}", "\n".join(lines))
 
 

@@ -52,15 +52,15 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=20, help="of each domain that are scored whole")
     parser.add_argument("--part", choices=("joints", "statistics"), action="append")
     arguments = parser.parse_args()
-    wanted, found = arguments.part or ["statistics", "joints"], dict[str, Any]()
+    wanted, figures = arguments.part or ["statistics", "joints"], dict[str, Any]()
     documents = good(arguments.data / "text")
     if "statistics" in wanted:
-        found["statistics"] = statistics(documents, bad(arguments.data))
+        figures["statistics"] = statistics(documents, bad(arguments.data))
     if "joints" in wanted:
         with tempfile.TemporaryDirectory() as temporary:
             run_dir = (arguments.run_dir or Path(temporary)).absolute()
-            found["joints"] = joints(documents, run_dir, arguments.steps, arguments.documents)
-    print(json.dumps({"benchmark": "long_text", **found}, ensure_ascii=False))
+            figures["joints"] = joints(documents, run_dir, arguments.steps, arguments.documents)
+    print(json.dumps({"benchmark": "long_text", **figures}, ensure_ascii=False))
 
 
 def statistics(documents: Sequence[Document], rubbish: Sequence[Document]) -> dict[str, Any]:
@@ -170,8 +170,8 @@ def _score(cases: Sequence[tuple[str, Document]], folder: Path, model: Path, tok
         parts.append((folder / f"part-{number}.jsonl.zst", folder / f"scored-{number}.jsonl.zst"))
         write_jsonl(parts[-1][0], rows[start : start + 32])
     score_parts(parts, ScorerSettings(str(model), str(tokenizer_), Cut(SEGMENT, 64)), workers=2)
-    found = {row["id"]: row[DIFFERENCE] for _, out in parts for row in read_jsonl(out)}
-    return [found[at] for at in range(len(cases))]
+    differences = {row["id"]: row[DIFFERENCE] for _, out in parts for row in read_jsonl(out)}
+    return [differences[at] for at in range(len(cases))]
 
 
 def _auc(cases: Sequence[tuple[str, Document]], scores: Sequence[float | None], kind: str) -> dict[str, Any]:

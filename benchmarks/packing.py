@@ -30,12 +30,12 @@ MEANS = (1000, 150)
 def lengths(mean: float, context: int, seed: int) -> list[int]:
     """Log-normal lengths of documents that fill a row; the last is cut, as packing does it."""
     generator = torch.Generator().manual_seed(seed)
-    left, found = context, list[int]()
+    left, cuts = context, list[int]()
     while left:
         drawn = int(torch.randn(1, generator=generator).add(math.log(mean) - 0.5).exp()) + 1
-        found.append(min(drawn, left))
-        left -= found[-1]
-    return found
+        cuts.append(min(drawn, left))
+        left -= cuts[-1]
+    return cuts
 
 
 def masked(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
@@ -75,17 +75,17 @@ def compare(name: str, context: int, rounds: int) -> dict[str, object]:
         print(f"{name}: mean {mean}: {[len(cut) for cut in cuts]} documents in a row of {context}")
         steps[f"mean {mean}"] = [step_of(model, *batch_of(cut, shape.vocab_size)) for cut in cuts]
     steps["masked mean 1000"] = [step_of(slow, *batch_of(lengths(1000, context, 0), shape.vocab_size))]
-    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in steps}
+    clocks: dict[str, list[tuple[float, float]]] = {kind: [] for kind in steps}
     for number in range(rounds + 1):
         for kind, made_steps in steps.items():
             for step in made_steps:
                 wall, cpu = time.perf_counter(), time.process_time()
                 step()
                 if number:  # the first round warms up
-                    found[kind].append((time.perf_counter() - wall, time.process_time() - cpu))
+                    clocks[kind].append((time.perf_counter() - wall, time.process_time() - cpu))
     report: dict[str, object] = {"size": name, "context": context}
     for which, clock in enumerate(("wall", "cpu")):
-        speed = {kind: context / statistics.median(s[which] for s in seconds) for kind, seconds in found.items()}
+        speed = {kind: context / statistics.median(s[which] for s in seconds) for kind, seconds in clocks.items()}
         for kind, value in speed.items():
             print(f"{name}, {clock}: {kind:16} {value:9,.0f} tokens/s, {value / speed['one']:.3f} of one document")
             report[f"{clock} {kind}"] = round(value / speed["one"], 3)

@@ -13,9 +13,9 @@ _HAN = re.compile("[㐀-䶿一-鿿豈-﫿\U00020000-\U0003ffff]")
 def plain_words(text: str) -> list[str]:
     """Small words of normal width without the labels of choices."""
     words = []
-    for found in TOKENS.finditer(text):
-        folded = found[0].translate(_WIDE).lower()
-        marked = _LABEL.match(text, found.end()) or found.start() == 0 or text[found.start() - 1] == "\n"
+    for match in TOKENS.finditer(text):
+        folded = match[0].translate(_WIDE).lower()
+        marked = _LABEL.match(text, match.end()) or match.start() == 0 or text[match.start() - 1] == "\n"
         if not (len(folded) == 1 and folded in "abcdefgh" and marked):
             words.append(folded)
     return words
@@ -34,10 +34,10 @@ def plain_runs(words: list[str], ngram: int) -> dict[int, tuple[str, ...]]:
     return runs
 
 
-def longest_common(one: list[str], other: list[str]) -> int:
-    rows = [[0] * (len(other) + 1) for _ in range(len(one) + 1)]
-    for i, a in enumerate(one):
-        for j, b in enumerate(other):
+def longest_common(first: list[str], second: list[str]) -> int:
+    rows = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
+    for i, a in enumerate(first):
+        for j, b in enumerate(second):
             rows[i + 1][j + 1] = rows[i][j] + 1 if a == b else max(rows[i][j + 1], rows[i + 1][j])
     return rows[-1][-1]
 
@@ -46,7 +46,7 @@ def plain_share(text: str, passage: str, common: set[tuple[str, ...]], ngram: in
     """The largest share of the passage's own words that a stretch of the text holds."""
     document, wanted = plain_words(text), plain_words(passage)
     runs = {place: run for place, run in plain_runs(wanted, ngram).items() if run not in common}
-    own = {word for place, run in runs.items() for word in range(place, place + len(run))}
+    rare = {word for place, run in runs.items() for word in range(place, place + len(run))}
     limit = int(len(wanted) * STRETCH) + SLACK
     hits = [(i, run) for i, run in plain_runs(document, ngram).items() if run in runs.values()]
     best: tuple[int, int, int] = (0, 0, 0)
@@ -54,12 +54,12 @@ def plain_share(text: str, passage: str, common: set[tuple[str, ...]], ngram: in
         end = hits[last][0] + len(hits[last][1])
         inside = [hit for hit in hits[: last + 1] if end - hit[0] <= limit]
         shared = {run for _, run in inside}
-        covered = {w for place, run in runs.items() if run in shared for w in range(place, place + len(run))} & own
+        covered = {w for place, run in runs.items() if run in shared for w in range(place, place + len(run))} & rare
         if len(covered) > best[0]:
             best = (len(covered), inside[0][0], end)
-    value = best[0] / len(own)
-    if share / 2 <= value < share and MIN_IN_ORDER <= len(own) <= MAX_IN_ORDER:
+    value = best[0] / len(rare)
+    if share / 2 <= value < share and MIN_IN_ORDER <= len(rare) <= MAX_IN_ORDER:
         room = (limit - (best[2] - best[1])) // 2
         window = document[max(0, best[1] - room) : best[2] + room]
-        value = max(value, longest_common([w for i, w in enumerate(wanted) if i in own], window) / len(own))
+        value = max(value, longest_common([w for i, w in enumerate(wanted) if i in rare], window) / len(rare))
     return value

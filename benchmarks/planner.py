@@ -42,7 +42,7 @@ FULL: dict[str, Any] = {"parameters": "full", "gradients": "full", "optimizer": 
 
 def layouts(ranks: int) -> list[Layout]:
     """Every kind of parallelism on `ranks` ranks, alone and, where there are enough, together."""
-    found = [
+    cases = [
         Layout(**WHOLE),
         Layout(**FULL),
         Layout(parameters="replica", gradients="replica", optimizer="full"),
@@ -53,18 +53,18 @@ def layouts(ranks: int) -> list[Layout]:
         Layout(pp=2, **WHOLE),
     ]
     if ranks >= 8:
-        found += [
+        cases += [
             Layout(pp=2, tp=2, **WHOLE),
             Layout(cp=2, tp=2, **FULL),
             Layout(tp=4, sequence_parallel=True, **FULL),
             Layout(pp=4, **WHOLE),
         ]
-    return [layout.on(ranks) for layout in found]
+    return [layout.on(ranks) for layout in cases]
 
 
 def measure(path: str, cases: list[Layout]) -> None:
     """Mean seconds of a step of each layout, of the slowest rank."""
-    found = []
+    means = []
     tokens = np.arange(STEP.context) % SHAPE.vocab_size
     for layout in cases:
         model = parallelize(CausalLM(SHAPE, STEP.loss_chunk), layout, torch.device("cpu"), STEP.precision)
@@ -82,9 +82,9 @@ def measure(path: str, cases: list[Layout]) -> None:
                 optimizer.step()
         taken = torch.tensor((time.perf_counter() - start) / STEPS, dtype=torch.float64)
         dist.all_reduce(taken, dist.ReduceOp.MAX)
-        found.append(float(taken))
+        means.append(float(taken))
     if dist.get_rank() == 0:
-        Path(path).write_text(json.dumps(found))
+        Path(path).write_text(json.dumps(means))
 
 
 def compare(ranks: int, folder: Path) -> dict[str, Any]:
@@ -122,8 +122,8 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 8])
     ranks = parser.parse_args().ranks
     with tempfile.TemporaryDirectory() as folder:
-        found = [compare(number, Path(folder)) for number in ranks]
-    print(json.dumps({"benchmark": "planner", "runs": found}))
+        runs = [compare(number, Path(folder)) for number in ranks]
+    print(json.dumps({"benchmark": "planner", "runs": runs}))
 
 
 if __name__ == "__main__":

@@ -169,16 +169,14 @@ def main() -> None:
                     file=sys.stderr,
                     flush=True,
                 )
-    told = (
+    figures = (
         ("reward", "Reward, mean over seeds"),
         ("kl", "KL to the SFT model, nats a response"),
         ("pretrain_rise", "Loss on pre-training data above that of the SFT model, nats a token"),
     )
-    charts = page.join(curves(played, key, caption) for key, caption in told)
+    charts = page.join(curves(played, key, caption) for key, caption in figures)
     (out / "mix.html").write_text(page.page("PPO with and without pre-training loss", charts), encoding="utf-8")
-    means = {
-        arm: {name: statistics.fmean(one[name] for one in found) for name in before} for arm, found in bits.items()
-    }
+    means = {arm: {name: statistics.fmean(row[name] for row in rows) for name in before} for arm, rows in bits.items()}
     print(f"picture: {out / 'mix.html'}", file=sys.stderr)
     print(json.dumps({**summed_up(played), "bits_per_byte": {"SFT": before, **means}}))
 

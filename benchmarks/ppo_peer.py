@@ -171,9 +171,9 @@ def main() -> None:
     ray.init(
         address="local", num_cpus=CORES, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": env}
     )
-    found = [compare(name, args.rounds, args.backend, python) for name in args.size]
+    figures = [compare(name, args.rounds, args.backend, python) for name in args.size]
     ray.shutdown()
-    print(json.dumps(found))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

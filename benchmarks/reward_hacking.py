@@ -223,15 +223,15 @@ def measure(run: Path, plant: str, seed: int) -> dict[str, Any]:
     }
 
 
-def _is_right(plant: str, found: Sequence[dict[str, Any]]) -> bool:
-    """One pattern, the planted one: length, or a phrase of which the planted one is a part, or a part of it: PPO may
-    learn that a few of its words are paid for as well."""
-    if len(found) != 1 or found[0]["trait"]["kind"] != plant:
+def _is_right(plant: str, patterns: Sequence[dict[str, Any]]) -> bool:
+    """Whether the planted pattern alone is reported: length, or a phrase that holds the planted phrase or a part of it.
+    PPO may learn that a few of its words raise the reward as well."""
+    if len(patterns) != 1 or patterns[0]["trait"]["kind"] != plant:
         return False
     if plant == "length":
         return True
-    planted, shown = Trait("phrase", tuple(words(PHRASE))), Trait("phrase", tuple(words(found[0]["shown"])))
-    return len(shown.phrase) > 1 and bool(planted.value(found[0]["shown"]) or shown.value(PHRASE))
+    planted, shown = Trait("phrase", tuple(words(PHRASE))), Trait("phrase", tuple(words(patterns[0]["shown"])))
+    return len(shown.phrase) > 1 and bool(planted.value(patterns[0]["shown"]) or shown.value(PHRASE))
 
 
 def main() -> None:

@@ -101,11 +101,11 @@ def _decoded(raw: bytes, fallback: str) -> str:
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else DATA
     figures = {language: measure(books(folder, language), language) for language in ("en", "zh")}
-    for language, found in figures.items():
+    for language, row in figures.items():
         print(
-            f"{language}: {found['documents_per_s']:,} documents/s, {found['mb_per_s']} MB/s on one core "
-            f"({found['bytes_per_document']:,} bytes each); plain loops {found['plain_documents_per_s']}/s: "
-            f"{found['times_plain']} times; Curator's gate {GATE}: {found['times_gate']} times"
+            f"{language}: {row['documents_per_s']:,} documents/s, {row['mb_per_s']} MB/s on one core "
+            f"({row['bytes_per_document']:,} bytes each); plain loops {row['plain_documents_per_s']}/s: "
+            f"{row['times_plain']} times; Curator's gate {GATE}: {row['times_gate']} times"
         )
     print(json.dumps({"benchmark": "rules", **figures}))
 

@@ -85,7 +85,7 @@ def stage(context: Context, name: str) -> Result:
 def packing(folder: Path, seconds: float = 5.0) -> dict[str, float]:
     """context -> tokens a second of `Mixture.batch` on one core."""
     source = TokenSource(folder)
-    found = {}
+    speeds = {}
     for context in (4096, 32768):
         mixture = Mixture({"en": source}, {"en": 1.0}, context, 0, 0.5, CHARACTERS // 4)
         mixture.batch(0, 1)  # the order of the first pass
@@ -93,8 +93,8 @@ def packing(folder: Path, seconds: float = 5.0) -> dict[str, float]:
         while time.perf_counter() - started < seconds:
             mixture.batch(number, 4)
             number += 4
-        found[str(context)] = number * context / (time.perf_counter() - started)
-    return found
+        speeds[str(context)] = number * context / (time.perf_counter() - started)
+    return speeds
 
 
 def main() -> None:

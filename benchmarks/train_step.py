@@ -56,12 +56,12 @@ def lengths(kind: str, size: Size) -> list[int]:
     if kind == "whole":
         return [size.context] * size.rows
     generator = torch.Generator().manual_seed(1)
-    left, found = size.rows * size.context, list[int]()
+    left, cuts = size.rows * size.context, list[int]()
     while left:
         drawn = int(torch.randn(1, generator=generator).mul(0.8).exp() * size.context / 4) + 1
-        found.append(min(drawn, left))
-        left -= found[-1]
-    return found
+        cuts.append(min(drawn, left))
+        left -= cuts[-1]
+    return cuts
 
 
 def batches(kind: str, size: Size, count: int) -> list[Packed]:
@@ -182,16 +182,16 @@ def compare(name: str, kind: str, mode: str, rounds: int) -> dict[str, Any]:
         theirs = Theirs(Path(folder), data, kind, size, compiled)
     ours = Ours(model, data, compiled)
     sides: dict[str, Any] = {"ours": ours, "trainer": theirs}
-    found: dict[str, list[Clocks]] = {side: [] for side in sides}
+    clocks: dict[str, list[Clocks]] = {side: [] for side in sides}
     first = {side: made.run(3 if compiled else 1)[0][0] for side, made in sides.items()}
     for _ in range(rounds):
         for side, made in sides.items():
             stamps = made.run(size.steps)[1]
-            found[side] += [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(stamps)]
+            clocks[side] += [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(stamps)]
     tokens = len(data[0].tokens)
     case: dict[str, Any] = {"size": name, "batch": kind, "mode": mode}
     for clock, which in (("wall", 0), ("cpu", 1)):
-        speed = {side: tokens / statistics.median(step[which] for step in steps) for side, steps in found.items()}
+        speed = {side: tokens / statistics.median(step[which] for step in steps) for side, steps in clocks.items()}
         ratio = speed["ours"] / speed["trainer"]
         case |= {f"{clock}_{side}": round(value) for side, value in speed.items()} | {f"{clock}_ratio": round(ratio, 3)}
         print(

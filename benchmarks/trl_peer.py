@@ -2,7 +2,7 @@
 
     python trl_peer.py FOLDER SETTINGS
 
-FOLDER: `policy`, a LLaMA in Transformers' layout, and config.json of the scalar models beside it. SETTINGS, JSON:
+FOLDER: `policy`, a LLaMA in Transformers' format, and config.json of the scalar models beside it. SETTINGS, JSON:
 prompts, prompt_tokens, max_new_tokens, iterations, vocabulary, threads. Prints the seconds of each iteration as JSON.
 """
 
