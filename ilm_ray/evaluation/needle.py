@@ -1,4 +1,4 @@
-"""Needle in a haystack, the arithmetic: facts of our own making put into long text at a depth, answers scored by them.
+"""Needle in a haystack, the arithmetic: puts invented facts into long text at a depth, and scores answers by them.
 
 One needle a prompt (report section 5.3, figure 14). Needles are written for this project; no haystack holds them.
 """
@@ -133,12 +133,12 @@ class Haystack:
         self._sums = [0, *accumulate(max(count(part), 1) for part in self.parts)]
 
     def tokens(self, number: int) -> int:
-        """Of the first `number` sentences, each counted alone."""
+        """Tokens of the first `number` sentences, each counted alone."""
         rounds, rest = divmod(number, len(self.parts))
         return rounds * self._sums[-1] + self._sums[rest]
 
     def within(self, tokens: float) -> int:
-        """How many sentences have at most so many tokens, each counted alone."""
+        """Number of first sentences that have at most `tokens` tokens, each counted alone."""
         rounds, rest = divmod(max(tokens, 0), self._sums[-1])
         return int(rounds) * len(self.parts) + bisect_right(self._sums, rest) - 1
 

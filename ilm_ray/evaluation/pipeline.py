@@ -12,9 +12,9 @@ DEADLINE_S = 3600.0
 
 
 def heldout_measures(models: dict[str, Path], run_dir: Path, config: Config) -> dict[str, dict[str, Any]]:
-    """Of each model `bits_per_byte` of each source, and `by_position` over all of them, at the last phase's context.
+    """Model -> `bits_per_byte` of each source, and `by_position` over all sources, at the last phase's context.
 
-    by_position is that of `evaluation.position_text` where it is set; without a document of two tokens it is empty.
+    Where `evaluation.position_text` is set, by_position is of that text. Without a document of two tokens it is {}.
     """
     measure = ray.remote(num_cpus=1)(_measure)
     context = config.pretrain.phases[-1].context

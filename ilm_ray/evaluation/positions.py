@@ -1,4 +1,4 @@
-"""Bits per byte by how many tokens stand before: a model that uses its context gets better further on."""
+"""Bits per byte by the number of tokens before: a model that uses its context gets better further on."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -21,8 +21,8 @@ def bucket_edges(length: int) -> list[int]:
 
 
 def measured_length(longest: int, context: int) -> int:
-    """How long windows are: the context, or where no document (of `longest` tokens) fills it, the greatest power of two
-    that one fills. A window of n tokens wants n + 1: the last one is only predicted. 0: not even one."""
+    """Tokens of a window: the context, or, where the longest document (`longest` tokens) does not fill it, the greatest
+    power of two that it fills. A window of n tokens needs n + 1: the last one is only predicted. 0: it fills none."""
     if longest > context:
         return context
     return 1 << ((longest - 1).bit_length() - 1) if longest > 1 else 0
@@ -49,7 +49,7 @@ def sums_by_position(
 ) -> Tensor:
     """Sums of each bucket, float64 (3, buckets): bits, bytes, tokens.
 
-    losses: nats of each predicted token (n); labels: those tokens (n); before: how many tokens each was predicted from,
+    losses: nats of each predicted token (n); labels: those tokens (n); before: number of tokens before each,
     from 1 to the last edge (n); byte_lengths: bytes of text that each id of the vocabulary stands for.
     """
     bucket = torch.bucketize(before, torch.tensor(edges))

@@ -1,4 +1,4 @@
-"""What the makers of InternLM2 publish for it: per cent, from the model cards in github.com/InternLM/InternLM
+"""Scores that the makers of InternLM2 publish, in per cent, from the model cards in github.com/InternLM/InternLM
 (model_cards/internlm2_{1.8b,7b,20b}.md at commit fe4c2eb). Benchmarks that the cards leave out have no row here."""
 
 MODELS = (

@@ -1,4 +1,4 @@
-"""What a judge decided: comparisons told in both orders, and what could not be read.
+"""Counts of a judge's verdicts: comparisons in both orders, unreadable verdicts.
 
 Standard library only: the evaluation environment imports this too.
 """
@@ -10,7 +10,7 @@ TIE, FIRST, SECOND = 0, 1, 2  # which of the two answers shown is the better one
 
 
 def both_orders(verdicts: Sequence[int | None]) -> dict[str, int]:
-    """How often the order of the answers changed the verdict.
+    """Counts of comparisons whose verdict does not depend on the order of the answers.
 
     verdicts: TIE, FIRST, SECOND or, unreadable, None; the second half is the first with its answers exchanged, in the
     same order of questions. `pairs`: questions with two readable verdicts; `same`: those of them where both name the
@@ -25,8 +25,8 @@ def both_orders(verdicts: Sequence[int | None]) -> dict[str, int]:
 
 
 def judged_whole(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One account of several sets' ({by, verdicts, unread, ties, pairs, same, cut}); `consistency`: per cent, None
-    where nothing was compared in both orders."""
+    """The sum of several sets' counts ({by, verdicts, unread, ties, pairs, same, cut}); `consistency`: per cent of the
+    pairs that are the same, None without pairs."""
     whole: dict[str, Any] = {"by": parts[0]["by"]}
     whole |= {key: sum(part[key] for part in parts) for key in ("verdicts", "unread", "ties", "pairs", "same", "cut")}
     whole["consistency"] = round(100 * whole["same"] / whole["pairs"], 2) if whole["pairs"] else None

@@ -85,7 +85,7 @@ def items(folder: Path) -> Iterator[Item]:
 
 
 def out_of_reach(name: str, folder: Path) -> int:
-    """How many items of a set, by OpenCompass's name, may be wrong, whatever a model knows: the same question stands
+    """Number of items of a set, by OpenCompass's name, that any model may get wrong: the same question stands
     there twice with different answers, or the published answer has a form that OpenCompass 0.5.4 does not read."""
     if name.startswith("agieval-"):
         stem = name.removeprefix("agieval-").replace("sat-en-without-passage", "sat-en")

@@ -150,7 +150,7 @@ def test_every_judged_benchmark_says_what_the_rule_says(local_ray: None, python:
 def test_verdicts_that_cannot_be_read_are_counted_and_in_no_figure(
     local_ray: None, python: Path, shared_data: Path, tmp_path: Path
 ) -> None:
-    """Of MT-Bench's published questions the first few; every rating is of the second answer, as OpenCompass asks."""
+    """The first few of MT-Bench's published questions; every rating is of the second answer, as OpenCompass asks."""
     write_data(shared_data / "eval", tmp_path)
     given: list[int | None] = []
     lock = threading.Lock()

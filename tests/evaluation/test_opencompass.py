@@ -120,7 +120,7 @@ class Measuring(Served):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_shots_that_do_not_fit_are_left_out(local_ray: None, python: Path, root: Path, tmp_path: Path) -> None:
-    """Of a set of each way to give shots, with a vocabulary so small that most prompts are too long."""
+    """A set of each way to give shots, with a vocabulary so small that most prompts are too long."""
     tokenizer = Tokenizer(first_tokens(cl100k()[0], 900), 1024)
     tokenizer.save(tmp_path / "tokenizer")
     model = CausalLM(Shape(1024, 1, 32, 1, 1, 32, 32))

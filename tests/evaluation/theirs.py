@@ -1,4 +1,4 @@
-"""What runs in the evaluation environment for a test: OpenCompass's own scoring of programs, outside the sandbox."""
+"""Runs in the evaluation environment for a test: OpenCompass's own scoring of programs, outside the sandbox."""
 
 import json
 from pathlib import Path

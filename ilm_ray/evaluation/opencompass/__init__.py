@@ -1,1 +1,1 @@
-"""What runs inside OpenCompass's own environment. Nothing else of the project imports this folder."""
+"""Code that runs inside OpenCompass's own environment. Nothing else of the project imports this folder."""

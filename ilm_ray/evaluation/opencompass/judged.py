@@ -33,7 +33,7 @@ Judgement = dict[str, Any]  # a row of OpenCompass's file of judgements: predict
 
 @dataclass(frozen=True)
 class Reading:
-    """How a benchmark's verdicts are read and added up, by OpenCompass's functions.
+    """OpenCompass's functions that read a benchmark's verdicts and add them up.
 
     read: a judgement -> its verdict, None where it holds none; figure: the readable judgements -> score and its name;
     of: the best score.
@@ -113,7 +113,7 @@ def run_judged(name: str, config: dict[str, Any], model: ConfigDict, judge: Conf
 
 
 def _verdict(reading: Reading, judgement: Judgement) -> Any:
-    """None where nothing can be read, and where a rating is none of 1 to 10."""
+    """The verdict, None where it cannot be read or a rating lies outside 1 to 10."""
     try:
         verdict = reading.read(judgement)
     except (ValueError, KeyError, TypeError):  # their pattern takes "[[.]]" for a number
@@ -146,7 +146,7 @@ def _mt_bench(judgements: dict[str, Judgement]) -> tuple[float, str]:
 
 
 def _align_bench(judgements: dict[str, Judgement]) -> tuple[float, str]:
-    """Theirs is the mean of two groups of categories; a category without a verdict would count as zero in it."""
+    """Their figure is the mean of two groups of categories: a category without a verdict would count as zero."""
     wanted = {name for names in alignbench.CATEGORIES.values() for name in names}
     if wanted <= {row["gold"]["capability"] for row in judgements.values()}:
         return float(alignbench.alignbench_postprocess(judgements, "")["总分"]), "mean of reasoning and language"

@@ -43,7 +43,7 @@ def lacks_here(benchmark: Benchmark, config: ConfigDict) -> str | None:
 
 
 def weights_of(benchmark: Benchmark, names: list[str]) -> dict[str, float]:
-    """How much each set counts in the benchmark's figure, as OpenCompass's summary group has it; else 1 each."""
+    """Weight of each set in the benchmark's figure, by OpenCompass's summary group; without a group 1 each."""
     for module in ("mmlu", "cmmlu", "ceval", "agieval", "bbh", "flores", "GaokaoBench"):
         groups = [v for k, v in vars(importlib.import_module(f"{GROUPS}.{module}")).items() if k.endswith("_groups")]
         for group in (g for rows in groups for g in rows if g["name"] == benchmark.group):
@@ -73,7 +73,7 @@ def _adapt(config: ConfigDict, benchmark: Benchmark, root: Path, examples: int |
 
 
 def build_arguments(benchmark: Benchmark, config: ConfigDict) -> dict[str, Any]:
-    """The configuration as it is handed to OpenCompass, with what only `missing_files` reads taken out."""
+    """The configuration for OpenCompass, without the field that only `missing_files` reads."""
     if benchmark.config.startswith("leval."):
         return {name: value for name, value in config.items() if name != "name"}
     return dict(config)

@@ -51,7 +51,7 @@ NAMES = tuple(_TOOLCHAINS)
 
 
 def lacking(language: str) -> str | None:
-    """Why programs of a language cannot be judged on this machine, None where they can."""
+    """The reason why this machine cannot judge programs of a language, None where it can."""
     reason = missing(_TOOLCHAINS[language])
     return f"{reason} on {socket.gethostname()}: install it" if reason else None
 

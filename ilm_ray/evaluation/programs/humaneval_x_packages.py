@@ -1,4 +1,4 @@
-"""What HumanEval-X's programs import that is no part of a language: stand-ins of a few lines.
+"""Stand-ins of a few lines for the packages that HumanEval-X's programs import.
 
 So nothing has to be fetched. They do what the 164 problems ask of the packages, and no more.
 """

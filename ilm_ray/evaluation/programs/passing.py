@@ -1,4 +1,4 @@
-"""Which model-written programs pass: those that the sandbox runs to their last line."""
+"""Pass rates of model-written programs. A program passes when the sandbox runs it to its last line."""
 
 import secrets
 from collections.abc import Callable, Sequence
@@ -11,12 +11,12 @@ AT_ONCE = 2
 
 
 def pass_rate(programs: Sequence[str], limits: ProgramLimits, metric: str) -> dict[str, Any]:
-    """Per cent of the Python programs that reach their end, and for each how it ended."""
+    """Per cent of the Python programs that reach their end under `metric`, and the outcome of each as `details`."""
     return judged(programs, lambda program: _reaches_end(program, limits), metric)
 
 
 def judged(programs: Sequence[str], judge: Callable[[str], tuple[bool, Outcome]], metric: str) -> dict[str, Any]:
-    """Per cent of the programs that `judge` lets pass, and for each how it ended."""
+    """Per cent of the programs that `judge` passes under `metric`, and the outcome of each as `details`."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         outcomes = list(pool.map(judge, programs))
     details = {

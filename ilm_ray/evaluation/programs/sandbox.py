@@ -1,4 +1,4 @@
-"""Run code that a model has written: no network, its own folder, an empty environment, limits on all it could take.
+"""Run code that a model has written: no network, its own folder, an empty environment, limits on every resource.
 
 Three levels, the strictest that the system allows (`isolation`): `namespaces` (Linux; root or a user who may make user
 namespaces): own file tree of system folders, read-only, and one temporary folder in memory, own processes, no network
@@ -60,11 +60,11 @@ class ProgramLimits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a program ended.
+    """The end of a program.
 
     reason: None where it ended with exit code 0; else `exit`, `signal`, `cpu`, `wall`, `memory`, `output`, `compile`
-    or `not_installed`; detail says it in words, and where it was the compiler. exit_code is negative for a signal, None
-    where it was ended by us.
+    or `not_installed`; detail: the reason in words, after "the compiler:" where that failed. exit_code: negative for a
+    signal, None where the sandbox ended the program.
     """
 
     reason: str | None
@@ -112,7 +112,7 @@ TOOLCHAINS = {
 
 
 def missing(language: str | Toolchain) -> str | None:
-    """Why a language's programs cannot run here, None where they can."""
+    """The reason why programs of a language cannot run here, None where they can."""
     if isinstance(language, str) and language not in TOOLCHAINS:
         return f"language '{language}' is unknown; known are {', '.join(TOOLCHAINS)}"
     toolchain = TOOLCHAINS[language] if isinstance(language, str) else language
