@@ -75,7 +75,7 @@ def write_report(run_dir: Path) -> Path:
 
 
 def _scores_alone(run_dir: Path) -> bool:
-    """Of a folder that `jobs/benchmarks.py` made, of any model: no stage of the road was or will be here."""
+    """Whether `jobs/benchmarks.py` made the folder, for any model: no stage of the road was or will be here."""
     return (run_dir / "benchmarks").is_dir() and not any((run_dir / stage).is_dir() for stage in STAGES)
 
 
@@ -111,7 +111,7 @@ def _header(
 
 
 def _tiles(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
-    """The run in a few figures; only what is there."""
+    """The run in a few figures, without those that are missing."""
     items: list[tuple[str, str, str]] = []
     funnel = read_json(run_dir / "text" / "funnel.json")
     if funnel:

@@ -36,7 +36,7 @@ LOADING = {"src", "href", "srcset", "data", "action", "formaction", "poster", "b
 
 
 class Elements(HTMLParser):
-    """What a browser would find: tags, attributes, and all text."""
+    """The elements of a page as a browser reads them: tags, attributes, and all text."""
 
     def __init__(self, source: str) -> None:
         super().__init__(convert_charrefs=True)

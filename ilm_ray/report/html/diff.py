@@ -85,7 +85,7 @@ def _marked(tag: str, words: str) -> str:
 
 
 def _visible(words: str) -> str:
-    """What changed may be a character that nobody sees: it is named instead."""
+    """Names invisible characters, so that a reader sees a change of them."""
     words = words.replace("\n", "↵\n")
     return "".join(f"⟨U+{ord(c):04X}⟩" if c not in " \n" and unicodedata.category(c) in _UNSEEN else c for c in words)
 

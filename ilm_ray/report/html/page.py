@@ -196,7 +196,7 @@ def page(title: str, body: Html) -> str:
     )
 
 
-# What stands to the right in a table although it is text: shares, sizes, short times, "nothing".
+# Text that a table aligns to the right: shares, sizes, short times, "nothing".
 _FIGURE = re.compile(r"[-−+]?[\d.,]+( ?(%|s|B|[KMGT]iB))?|–")
 
 

@@ -53,7 +53,7 @@ def _accuracy(accuracy: dict[str, dict[str, float]]) -> list[Html]:
 
 
 def _calibration(figures: dict[str, dict[str, Any]]) -> list[Html]:
-    """How often the model is right at each probability that it gives to the answer that it prefers."""
+    """The share of right rankings at each probability that the model gives to the answer that it prefers."""
     lines = [
         Series(
             domain, [(as_number(b["predicted"]), as_number(b["observed"])) for b in kinds["conditional"]["calibration"]]
