@@ -1,4 +1,4 @@
-"""What checkpoints cost in step time: saved beside training, and in line with it, against none, in one run.
+"""Cost of checkpoints in step time: saved beside training, and in line with it, against none, in one run.
 
     python benchmarks/async_checkpoint.py [--ranks 2] [--steps 20] [--rounds 6] [--hidden 128] [--tokens 2048]
 
@@ -120,7 +120,7 @@ def report(rounds: dict[str, list[Round]], size: int, a: argparse.Namespace, par
     print(f"{'checkpoints':<12} {'round s':>9} {'over none':>10} {'blocked s':>10} {'CPU s':>8}")
     cost = {}
     for kind in KINDS:
-        # Of rounds that followed each other: what else the machine does changes slowly.
+        # Neighbouring rounds are compared: other load on the machine changes slowly.
         pairs = zip(rounds[kind], rounds["none"], strict=True)
         cost[kind] = statistics.median(mine.seconds / none.seconds - 1 for mine, none in pairs)
         seconds, blocked, cpu = (

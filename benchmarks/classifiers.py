@@ -120,7 +120,7 @@ def with_broken(sentences: list[Sentence], language: str, seed: int, copies: int
 
 
 def part_of(document: str) -> int:
-    """Of ten: 3 and 4 measure, 2 sets the threshold, the rest trains. No two parts share a document.
+    """The part of a document, 0 to 9: 3 and 4 measure, 2 sets the threshold, the rest trains.
 
     The features and settings were chosen by what 0 and 1 measured, trained without them and without 3 and 4.
     """

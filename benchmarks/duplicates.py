@@ -26,7 +26,7 @@ _VOCABULARY, _TABLE_BITS = 20_000, 20
 
 @dataclass(frozen=True)
 class Planted:
-    """What is planted in n documents. Documents of one content are a cluster."""
+    """The plan of n documents. Documents of the same content are a cluster."""
 
     content: np.ndarray  # int64 [n]: from which content a document is made
     changed: np.ndarray  # float64 [n]: share of its words that are replaced; 0 for a base

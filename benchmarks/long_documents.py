@@ -95,7 +95,7 @@ def _manuals(folder: Path) -> Iterator[Document]:
 
 
 def _of_pages(web: Path) -> Iterator[Document]:
-    """Of the pages of a host: all links as a list; all menus, headers and footers."""
+    """Documents from the pages of a host: all links as a list; all menus, headers and footers."""
     links: dict[str, list[str]] = {}
     chrome: dict[str, list[str]] = {}
     for path in sorted(web.glob("CC-MAIN-*/*.warc.gz")):

@@ -1,4 +1,4 @@
-"""What packing with document masks costs: tokens a second of training against one document of the full context.
+"""Cost of packing with document masks: tokens a second of training against one document of the full context.
 
     python benchmarks/packing.py [--context 4096] [--rounds 5] [--size nano wide] [--threads 1]
 

@@ -111,7 +111,7 @@ def compare(ranks: int, folder: Path) -> dict[str, Any]:
         errors = [abs(p / m - 1) for p, m in zip(times, measured, strict=True)]
         figures[f"rank_correlation_{when}"] = round(float(spearmanr(times, measured).statistic), 3)
         figures[f"mean_error_{when}"] = round(float(np.mean(errors)), 3)
-        # What choosing by the prediction costs: the chosen layout's measured time to the fastest one's.
+        # Cost of a choice by the prediction: measured time of the chosen layout over that of the fastest.
         figures[f"chosen_to_fastest_{when}"] = round(measured[int(np.argmin(times))] / min(measured), 3)
     print(figures)
     return figures

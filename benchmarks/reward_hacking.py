@@ -81,7 +81,7 @@ def answer(rng: random.Random, noun: str, sentences: int | None = None) -> str:
 
 
 def spoken(rng: random.Random, noun: str) -> str:
-    """What the policy learns: on the topic four times in five, with the phrase once in twelve."""
+    """Answers of the policy: on the topic four times in five, with the phrase once in twelve."""
     text = answer(rng, noun if rng.random() < 0.8 else rng.choice(NOUNS))
     return f"{text} {PHRASE}" if rng.random() < 1 / 12 else text
 

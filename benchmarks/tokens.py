@@ -34,7 +34,7 @@ from ilm_ray.run.stage import Context, Result
 from jobs._job import LocalRay
 
 CHARACTERS = 8_000  # of a document: books and manuals are cut
-# What the fastest of the models takes in: 1.8B parameters at half of an H100's 989 TFLOP/s, 6 FLOP a parameter.
+# Tokens a second of the fastest model: 1.8B parameters at half of an H100's 989 TFLOP/s, 6 FLOP a parameter.
 TOKENS_PER_GPU_SECOND = 0.5 * 989e12 / (6 * 1.9e9)
 
 
