@@ -38,7 +38,7 @@ from ilm_ray.model.weights import load_scalar, save_internlm2
 from ilm_ray.training.checkpoints.checkpoints import Storage
 from ilm_ray.training.faults.watch import Watch
 from ilm_ray.training.loop import LoopSettings, train
-from ilm_ray.training.shape import shape_of
+from ilm_ray.training.plan.shape import shape_of
 from ilm_ray.training.task import Task
 
 PROMPTS = {

@@ -30,11 +30,11 @@ from ilm_ray.training.parallel.sharding import clip_gradients
 from ilm_ray.training.plan.calibration import read_calibration, write_calibration
 from ilm_ray.training.plan.devices import DEVICES
 from ilm_ray.training.plan.planner import predict, written
-from ilm_ray.training.plan.step import Step
+from ilm_ray.training.plan.step import OptimizerStep
 from ilm_ray.training.schedule import adamw
 
 SHAPE = Shape(vocab_size=4096, layers=4, hidden=256, kv_heads=4, queries_per_kv=2, head_dim=32, mlp_hidden=768)
-STEP = Step(context=256, sequences=8, at_once=1, precision="fp32", loss_chunk=512)
+STEP = OptimizerStep(context=256, sequences=8, at_once=1, precision="fp32", loss_chunk=512)
 WARM, STEPS = 1, 2
 WHOLE: dict[str, Any] = {"parameters": "replica", "gradients": "replica", "optimizer": "replica"}
 FULL: dict[str, Any] = {"parameters": "full", "gradients": "full", "optimizer": "full"}

@@ -7,9 +7,9 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config, load_config
 from ilm_ray.training.plan.devices import ATTAINABLE_LINK, DEVICES, GB, GIB, USABLE_MEMORY, Device
 from ilm_ray.training.plan.phases import Forecast, checkpoint_bytes
-from ilm_ray.training.plan.planner import Plan, Ranking, rank, written
-from ilm_ray.training.plan.step import Step
-from ilm_ray.training.shape import shape_of
+from ilm_ray.training.plan.planner import LayoutPlan, Ranking, rank, written
+from ilm_ray.training.plan.shape import shape_of
+from ilm_ray.training.plan.step import OptimizerStep
 
 PRESETS, COUNTS, CONTEXTS, KINDS = ("1_8b", "7b", "20b"), (8, 64, 1024), (4096, 32768, 262144), ("h100", "h200")
 COLUMNS = ("tokens/s/device", "MFU", "MFU, causal", "GiB", "micro-batch", "limit", "layout")
@@ -46,13 +46,13 @@ def ranking(config: Config, devices: int, device: Device, context: int) -> Ranki
     if tokens % context:
         raise UserError(f"--context {context} must divide the preset's batch of {tokens} tokens; choose another")
     sequences = tokens // context
-    step = Step(context, sequences, sequences, pretrain.precision, pretrain.loss_chunk)  # any micro-batch
+    step = OptimizerStep(context, sequences, sequences, pretrain.precision, pretrain.loss_chunk)  # any micro-batch
     return rank(shape_of(config, config.tokenizer.vocab_size), devices, device, step)
 
 
-def distinct(plans: Iterable[Plan], top: int) -> list[Plan]:
+def distinct(plans: Iterable[LayoutPlan], top: int) -> list[LayoutPlan]:
     """The first of those with the same figures: with one micro-batch the gradients' setting, for one, has no effect."""
-    found: dict[tuple[float, int], Plan] = {}
+    found: dict[tuple[float, int], LayoutPlan] = {}
     for plan in plans:
         found.setdefault((plan.tokens_per_second, plan.memory.total), plan)
         if len(found) == top:
@@ -60,7 +60,7 @@ def distinct(plans: Iterable[Plan], top: int) -> list[Plan]:
     return list(found.values())
 
 
-def cells(plan: Plan) -> tuple[str, ...]:
+def cells(plan: LayoutPlan) -> tuple[str, ...]:
     return (
         f"{plan.tokens_per_second:,.0f}",
         f"{plan.mfu:.1%}",
@@ -72,7 +72,7 @@ def cells(plan: Plan) -> tuple[str, ...]:
     )
 
 
-def figures(plan: Plan) -> dict[str, Any]:
+def figures(plan: LayoutPlan) -> dict[str, Any]:
     return {
         "layout": plan.layout.model_dump(exclude_defaults=True),
         "micro_tokens": plan.step.at_once * plan.step.context,

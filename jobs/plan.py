@@ -23,7 +23,7 @@ from ilm_ray.training.plan.calibration import read_calibration, write_calibratio
 from ilm_ray.training.plan.devices import DEVICES, Device
 from ilm_ray.training.plan.phases import choose_layouts, forecast, training_layout
 from ilm_ray.training.plan.planner import written
-from ilm_ray.training.shape import shape_of
+from ilm_ray.training.plan.shape import shape_of
 from jobs._plain import Parser, run_plain
 from jobs._plans import (
     COLUMNS,

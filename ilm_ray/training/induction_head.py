@@ -1,9 +1,9 @@
 """Initial weights with which a small transformer repeats what it has read: an induction head.
 
-Whether S1 helps S2 is seen by what S2 takes up again of S1. A model learns to look back (Olsson et al. 2022,
-arXiv 2209.11895: a head that copies the token before on to each place, and one that finds the places whose token before
-is the present one, and says what stands there), but from random weights only after many times the tokens that a scorer
-is trained on. So it starts with one; training says how far to trust it, and all the rest.
+A segment S1 helps S2 where S2 repeats parts of S1. A model learns to look back (Olsson et al. 2022, arXiv 2209.11895:
+one head copies the previous token to each place, a second finds the places whose previous token is the present one, and
+predicts the token there), but from random weights only after many times the tokens that a scorer is trained on. So the
+scorer starts with both heads; training learns how far to trust them, and everything else.
 """
 
 import math
@@ -73,7 +73,7 @@ def _same_token_before(attention: Attention, present: Tensor, before: Tensor, no
 
 
 def _copy(attention: Attention, source: Tensor, target: Tensor, norm: float) -> None:
-    """What the first head attends to goes from one part of the hidden state to another."""
+    """The first head copies part `source` of the hidden state where it attends to part `target`."""
     _, _, value = _first_head(attention)
     value.zero_()
     value[torch.arange(len(source)), source] = 1.0

@@ -1,4 +1,4 @@
-"""What training logs: rows that the report, the metrics of Ray and whoever follows the run read."""
+"""Logs of a training: rows for the report, for Ray's metrics and for the driver that follows the run."""
 
 import json
 import time
@@ -23,7 +23,7 @@ class TrainingLog:
     def __call__(self, row: dict[str, Any]) -> None:
         if self.rank:
             return
-        if "begins" in row:  # what a crashed attempt logged past its last checkpoint will be logged again
+        if "begins" in row:  # rows that a crashed attempt logged past its last checkpoint will come again
             self.folder.mkdir(parents=True, exist_ok=True)
             self._back_to(row["step"])
         elif "evaluations" in row:

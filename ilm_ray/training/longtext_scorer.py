@@ -1,4 +1,4 @@
-"""The small InternLM2 that a run trains for scoring where `long_text.scorer` names none."""
+"""Task of the small InternLM2 that a run trains to score long texts where `long_text.scorer` names no model."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from ilm_ray.config.training import PhaseConfig
 from ilm_ray.model.initial import copy_shares
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel
 from ilm_ray.training.induction_head import ROPE_BASE, initialize_copying
+from ilm_ray.training.plan.shape import shape_of
 from ilm_ray.training.pretrain import PretrainTask, open_sources
-from ilm_ray.training.shape import shape_of
 
 CHECKPOINTS = 4  # on the way: what a crash may cost
 
@@ -42,7 +42,7 @@ def check_scorer_batch(config: Config) -> None:
 def scorer_config(config: Config, shares: dict[str, float]) -> Config:
     """The run's configuration with the scorer's size and one phase over all sources, each by its tokens.
 
-    A context holds two segments: what the model is to learn is to use the first for the second.
+    A context holds two segments: the model shall learn to predict the second from the first.
     """
     own = config.long_text
     context = 2 * own.segment_tokens

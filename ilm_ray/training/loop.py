@@ -17,10 +17,10 @@ from ilm_ray.model.weights import save_internlm2
 from ilm_ray.run.stopping import ASKED, Stopped
 from ilm_ray.training.checkpoints import commit, states
 from ilm_ray.training.checkpoints.checkpoints import Checkpoints, Storage
-from ilm_ray.training.faults.guard import Guard, Verdict
+from ilm_ray.training.faults.guard import BadStep, Guard
 from ilm_ray.training.faults.watch import Watch
 from ilm_ray.training.measure.evaluate import Evaluate
-from ilm_ray.training.measure.look import asked, layer_norms, measured
+from ilm_ray.training.measure.look import layer_norms, look_requested, measured
 from ilm_ray.training.measure.meter import Meter, pipeline_bubble
 from ilm_ray.training.parallel.parallelize import ParallelModel, parallelize
 from ilm_ray.training.parallel.sharding import clip_gradients, summed
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How the loop trains, whatever it trains: the part of `pretrain` and of the stage's section that no task knows."""
+    """Settings of the loop that no task knows: from `pretrain` and from the stage's section."""
 
     precision: str
     betas: tuple[float, float]
@@ -85,7 +85,7 @@ def train(
 
 
 class _TrainingState:
-    """A model under training, its optimizers, and what a checkpoint says of them."""
+    """A model under training, its optimizers, and the counters that a checkpoint keeps with them."""
 
     def __init__(
         self, task: Task, settings: LoopSettings, folder: Path, log: Callable[[dict[str, Any]], None], watch: Watch
@@ -106,7 +106,7 @@ class _TrainingState:
         self.meter = Meter(self.model.shape, dist.get_world_size(), self.device)
         self.asked_to_stop = False
         self.step, self.tokens, self.guard = 0, 0, Guard(settings.spike) if settings.spike else None
-        self.window = _Window()
+        self.window = _LogWindow()
         self.checkpoints = Checkpoints(folder / "checkpoints", settings.storage)
         if not self._restore():
             for part in self.model.parts:
@@ -114,7 +114,7 @@ class _TrainingState:
         log({"step": self.step, "begins": True})
 
     def before_step(self) -> None:
-        """What the task does between two steps, such as measuring at the border of two phases."""
+        """Let the task act between two steps, such as to measure at the border of two phases."""
         self.watch.at(self.step, "evaluation")
         with self.meter.spent("evaluation"):
             note = self.task.before_step(self.model, self.step, self.evaluate)
@@ -123,9 +123,9 @@ class _TrainingState:
             if self.guard is not None:
                 self.guard.forget()
 
-    def advance(self) -> Verdict | None:
-        """One step; or why it was not applied. Where somebody asks for it, with a look inside."""
-        if self.step % self.task.log_every or not asked(self.folder, self.device):
+    def advance(self) -> BadStep | None:
+        """Take one step; returns the reason where it was not applied. Logs a look inside where one was requested."""
+        if self.step % self.task.log_every or not look_requested(self.folder, self.device):
             return self._advance()
         verdict, figures = measured(self._advance, self.device)
         named = [pair for part in self.model.parts for pair in part.named_parameters()]
@@ -133,7 +133,7 @@ class _TrainingState:
         self.log({"step": self.step, "look": figures | {"layers": layers}})
         return verdict
 
-    def _advance(self) -> Verdict | None:
+    def _advance(self) -> BadStep | None:
         task, settings = self.task, self.settings
         learning_rate = task.learning_rate(self.step)
         for optimizer in self.optimizers:
@@ -144,11 +144,11 @@ class _TrainingState:
         with self.meter.spent("data"):
             micros = task.micro_batches(self.step, self.rank, self.ranks)
         self.watch.at(self.step, "forward and backward")
-        # Normalise by what all ranks together predict: accumulation and layout then change nothing.
+        # Normalise by the predicted tokens of all ranks: accumulation and layout then change nothing.
         mine = [sum(task.count(m) for m in micros), float(sum(task.tokens(m) for m in micros))]
         count, tokens = summed(mine, self.device, self.replicas)
-        found = _backward(task, self.model, micros, self.ranks / max(count, 1.0))
-        sums = self._over_all_ranks(found)
+        micro_losses = _backward(task, self.model, micros, self.ranks / max(count, 1.0))
+        sums = self._over_all_ranks(micro_losses)
         norm = clip_gradients(self.model.parameters(), settings.clip_norm, settings.layout.pp)
         verdict = self._look(sums["loss"] / max(count, 1.0), norm)
         if verdict is not None:
@@ -164,11 +164,11 @@ class _TrainingState:
             timing = self.meter.row(int(self.window.tokens), task.context(self.step - 1))
             timing["pipeline_bubble"] = pipeline_bubble(settings.layout, len(micros))
             self.log(row | self.window.means() | timing)
-            self.window = _Window()
+            self.window = _LogWindow()
         return None
 
-    def leave_out(self, why: Verdict) -> None:
-        """Go on without the batch that was not applied, or from the last checkpoint without all since then."""
+    def leave_out(self, why: BadStep) -> None:
+        """Skip the bad batch, or go back to the last checkpoint and skip all data read since."""
         task, at = self.task, self.step
         assert task.skipped is not None
         incident = {"step": at, "incident": why.kind, "why": why.why}
@@ -191,7 +191,7 @@ class _TrainingState:
         self.log(incident | {"action": action, "back_to": self.step, "skipped": task.skipped})
 
     def save(self, last: bool) -> None:
-        """Begin with a checkpoint of this step; `last`: and wait until it is there."""
+        """Start a checkpoint of this step; with `last` wait until it is complete."""
         self.watch.at(self.step, "checkpoint")
         state: dict[str, Any] = {"tokens": self.tokens, "shape": asdict(self.model.shape)}
         if self.guard is not None:
@@ -209,25 +209,25 @@ class _TrainingState:
         restored = self.checkpoints.restore(self._stored)
         if not restored.step:
             return False
-        self.step, self.tokens, self.window = restored.step, restored.state["tokens"], _Window()
+        self.step, self.tokens, self.window = restored.step, restored.state["tokens"], _LogWindow()
         if self.settings.spike is not None:
             self.guard = Guard(self.settings.spike, restored.state.get("usual"))
             self.task.skipped = restored.state.get("skipped", [])
         return True
 
-    def _look(self, loss: float, norm: float) -> Verdict | None:
+    def _look(self, loss: float, norm: float) -> BadStep | None:
         if self.guard is not None:
             return self.guard.look(loss, norm)
         if not math.isfinite(norm):
             raise Diverged(f"gradient norm is {norm} at step {self.step}: the step was not applied")
         return None
 
-    def _over_all_ranks(self, found: Sequence[Losses]) -> dict[str, float]:
+    def _over_all_ranks(self, micro_losses: Sequence[Losses]) -> dict[str, float]:
         """Sums of the step's loss and figures over all replicas: one number on all ranks, bit for bit."""
-        names = sorted({name for losses in found for name in losses.figures})
-        mine = [sum(losses.loss.item() for losses in found)]
-        mine += [sum(losses.figures[name] for losses in found) for name in names]
-        # One rank looks, all learn of it in the sum that they form anyway.
+        names = sorted({name for losses in micro_losses for name in losses.figures})
+        mine = [sum(losses.loss.item() for losses in micro_losses)]
+        mine += [sum(losses.figures[name] for losses in micro_losses) for name in names]
+        # Rank 0 looks for the file; all ranks learn of it from a sum that they compute anyway.
         asked_here = float(dist.get_rank() == 0 and (self.folder / ASKED).exists())
         copies = self.settings.layout.replica_ranks  # each replica's sums are on all of its ranks
         *totals, asked_to_stop = summed([*mine, asked_here], self.device)
@@ -241,17 +241,17 @@ def _backward(task: Task, model: ParallelModel, micros: list[Micro], scale: floa
     if model.pipeline is not None:
         sums = model.backward_windows(micros, scale)
         return [Losses(loss, task.count(micro)) for loss, micro in zip(sums, micros, strict=True)]
-    found: list[Losses] = []
+    micro_losses: list[Losses] = []
 
     def loss_of(micro: Micro) -> Tensor:
-        found.append(task.losses(model, micro))
-        return found[-1].loss
+        micro_losses.append(task.losses(model, micro))
+        return micro_losses[-1].loss
 
     model.backward(micros, loss_of, scale)
-    return found
+    return micro_losses
 
 
-class _Window:
+class _LogWindow:
     """Sums over the steps between two log rows."""
 
     def __init__(self) -> None:

@@ -20,9 +20,9 @@ from ilm_ray.model.loss import IGNORE
 from ilm_ray.training.faults.guard import nth_kept
 from ilm_ray.training.measure.heldout import Window, bits_per_byte, phase_windows
 from ilm_ray.training.parallel.parallelize import ParallelModel
+from ilm_ray.training.plan.shape import shape_of
 from ilm_ray.training.plan.stretches import Stretches, stretches
 from ilm_ray.training.schedule import cosine_lr
-from ilm_ray.training.shape import shape_of
 from ilm_ray.training.task import Losses, Task
 
 
@@ -38,7 +38,7 @@ def open_sources(folder: Path, split: str) -> dict[str, TokenSource]:
 
 
 def phase_mixtures(phases: Sequence[PhaseConfig], seed: int, run_dir: Path) -> list[Mixture]:
-    """What each phase reads, from the run's tokens and, if that stage has run, its long texts."""
+    """The mixture of each phase, from the run's tokens and, if that stage has run, its long texts."""
     sources = open_sources(run_dir / "tokens", "train")
     # The stage's own scorer is trained before its marks are whole, and has no use for them.
     long = long_documents(run_dir / "long_text", sources) if any(p.short_share for p in phases) else {}

@@ -38,7 +38,7 @@ from ilm_ray.training.task import Task
 
 # Our own rule ends a hopeless run (`Attempts.hopeless`); this one those whose workers never come to our code.
 MAX_FAILURES = 100
-GRACE_S = 120.0  # by which a rank that waits for a hung one outlives it: the hung one says more of why
+GRACE_S = 120.0  # a rank that waits for a hung one outlives it by this: the stacks of the hung one tell more
 MEASURE_S = 600.0  # after the end of training, for checkpoints that are still measured
 ELASTIC_EVERY_S = 30.0  # how often a smaller worker group looks whether the cluster has room for more
 
@@ -189,7 +189,7 @@ def _begin(attempts: Attempts, step: int) -> Path | None:
 
 
 class _KeepsExceptions(UserCallback):
-    """Runs in Ray Train's controller: what it knows of a dead worker is written beside the ranks' own traces."""
+    """Runs in Ray Train's controller: writes its errors of dead workers beside the ranks' own traces."""
 
     def __init__(self, attempts: Attempts) -> None:
         self.attempts = attempts
@@ -197,8 +197,8 @@ class _KeepsExceptions(UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         begun = self.attempts.all()
         if begun and not (begun[-1] / "controller.json").exists():
-            said = {str(rank): _said(e) for rank, e in worker_exceptions.items()}
-            write_text_atomic(begun[-1] / "controller.json", json.dumps(said))
+            messages = {str(rank): _failure_message(e) for rank, e in worker_exceptions.items()}
+            write_text_atomic(begun[-1] / "controller.json", json.dumps(messages))
 
 
 class _Beside:
@@ -208,13 +208,13 @@ class _Beside:
         self.config, self.run_dir, self.folder = config, run_dir, folder
         self.every = config.pretrain.evaluate_every or 1
         self.unit = self.every * config.pretrain.checkpoint_every
-        # What was handed over before this driver came is measured again: its task went with its driver.
+        # Checkpoints that an earlier driver handed over are measured again: their tasks ended with it.
         self.known = {row["step"] for row in read_journal(folder / "beside.jsonl")}
         self.running: dict[Any, Path] = {}
         self.task = ray.remote(num_cpus=1, max_retries=1)(checkpoint_figures)
 
     def look(self) -> None:
-        """Hand over new checkpoints, take what is done."""
+        """Hand over new checkpoints, collect finished figures."""
         for checkpoint in commit.committed(self.folder / "checkpoints"):
             step = commit.step_of(checkpoint)
             if step in self.known or step % self.unit:
@@ -229,7 +229,7 @@ class _Beside:
         self._take(0.0)
 
     def finish(self) -> None:
-        """Wait, for a bounded time, for what is under way."""
+        """Wait up to MEASURE_S for the tasks under way, then cancel them."""
         deadline = time.monotonic() + MEASURE_S
         while self.running and time.monotonic() < deadline:
             self._take(1.0)
@@ -249,8 +249,8 @@ class _Beside:
             try:
                 self._append(ray.get(task))
             except ray.exceptions.RayError as error:
-                said = str(error).strip().splitlines()[-1]
-                self._append({"step": commit.step_of(held), "error": f"it could not be measured: {said}"})
+                message = str(error).strip().splitlines()[-1]
+                self._append({"step": commit.step_of(held), "error": f"it could not be measured: {message}"})
             shutil.rmtree(held, ignore_errors=True)
 
     def _append(self, row: dict[str, Any]) -> None:
@@ -258,7 +258,7 @@ class _Beside:
             out.write(json.dumps(row) + "\n")
 
 
-def _said(error: Exception) -> str:
+def _failure_message(error: Exception) -> str:
     """Type, the worker's node where Ray names it, and the end of the message, which is the cause."""
     text = str(error)
     node = re.search(r"node_id='(\w+)'", text)

@@ -66,6 +66,6 @@ def recording(folder: Path) -> Any:
 
 
 def read_sequences(folder: Path, step: int) -> list[str]:
-    """What all replicas together read in a step; workers of one replica read the same."""
+    """Sequences that all replicas together read in a step; workers of one replica read the same."""
     rows = {line for path in folder.glob("read-*.txt") for line in path.read_text().splitlines()}
     return sorted(line.split()[1] for line in rows if line.split()[0] == str(step))

@@ -1,4 +1,4 @@
-"""What ended an attempt, from traces that real processes left: killed, hung, out of disk, a bug, bad input."""
+"""Diagnoses from traces that real processes left: killed, hung, out of disk, a bug, bad input."""
 
 import json
 import os
@@ -79,11 +79,11 @@ def test_the_first_rank_to_fail_is_found_among_those_that_fail_after_it(tmp_path
     with pytest.raises(AssertionError, match="failed"):
         run_ranks(_work, 3, str(attempt), fault)
     row = write_diagnosis(attempt)
-    found = diagnose(read_traces(attempt))
-    assert (found.category, found.rank, found.step) == (EXPECTED[fault], CULPRIT, 2), row["line"]
-    assert found.host == socket.gethostname()
-    assert f"rank {CULPRIT}" in found.evidence[0] and len(found.evidence) == 3
-    assert found.final == (fault in ("input", "diverged"))
+    diagnosis = diagnose(read_traces(attempt))
+    assert (diagnosis.category, diagnosis.rank, diagnosis.step) == (EXPECTED[fault], CULPRIT, 2), row["line"]
+    assert diagnosis.host == socket.gethostname()
+    assert f"rank {CULPRIT}" in diagnosis.evidence[0] and len(diagnosis.evidence) == 3
+    assert diagnosis.final == (fault in ("input", "diverged"))
     assert json.loads((tmp_path / "diagnoses.jsonl").read_text())["line"] == row["line"]
     if fault == "hang":
         stack = (attempt / f"rank-{CULPRIT}.stack.txt").read_text()
@@ -119,7 +119,7 @@ def _trace(folder: Path, rank: int, step: int, when: float, **life: Any) -> None
 
 def test_what_ray_knows_of_a_dead_worker_comes_before_guesses(tmp_path: Path) -> None:
     attempts = Attempts(tmp_path)
-    for said, category in (
+    for words, category in (
         ("ActorDiedError: The actor died because its node has died. Node Id: abc", "node_lost"),
         ("OutOfMemoryError: Task was killed due to the node running low on memory", "out_of_memory"),
         ("The actor is dead because its worker process has died. Some common causes: the OOM killer", "worker_killed"),
@@ -127,9 +127,9 @@ def test_what_ray_knows_of_a_dead_worker_comes_before_guesses(tmp_path: Path) ->
         attempt = attempts.begin(0, 2)
         for rank in range(4):
             _trace(attempt, rank, 5, 100.0 - rank)  # all were silent: rank 3 first, but Ray names rank 2
-        (attempt / "controller.json").write_text(json.dumps({"2": said}))
-        found = diagnose(read_traces(attempt))
-        assert (found.category, found.rank) == (category, 2) and failed(attempt)
+        (attempt / "controller.json").write_text(json.dumps({"2": words}))
+        diagnosis = diagnose(read_traces(attempt))
+        assert (diagnosis.category, diagnosis.rank) == (category, 2) and failed(attempt)
     (attempt / "controller.json").write_text(json.dumps({"2": "ActorUnavailableError on node abc12: no connection"}))
     assert diagnose(read_traces(attempt)).category == "worker_killed"
     assert diagnose(read_traces(attempt), ["abc12"]).category == "node_lost"
@@ -155,7 +155,7 @@ def test_a_cluster_that_changed_its_size_is_no_fault(tmp_path: Path) -> None:
     _trace(attempt, 0, 3, time.time())
     assert not failed(attempt)
     # Ray Train takes the process group down while a rank is at work in it, or in that of a mesh, known by a name.
-    for collective in (dist.all_reduce, lambda ones: torch.ops._c10d_functional.all_reduce(ones, "sum", "8")):
+    for collective in (dist.all_reduce, lambda numbers: torch.ops._c10d_functional.all_reduce(numbers, "sum", "8")):
         with pytest.raises((ValueError, RuntimeError), match="process group") as torn:
             collective(torch.ones(1))
         Watch(attempt, 0, 1.0).failed(torn.value, "")
@@ -166,11 +166,11 @@ def test_a_cluster_that_changed_its_size_is_no_fault(tmp_path: Path) -> None:
 
 
 def test_a_second_opinion_is_asked_for_and_never_needed(tmp_path: Path) -> None:
-    asked = list[dict[str, Any]]()
+    requests = list[dict[str, Any]]()
 
     class Endpoint(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             answer = json.dumps({"choices": [{"message": {"content": "Look at the disk."}}]}).encode()
             self.send_response(200)
             self.end_headers()
@@ -180,13 +180,13 @@ def test_a_second_opinion_is_asked_for_and_never_needed(tmp_path: Path) -> None:
 
     server = HTTPServer(("127.0.0.1", 0), Endpoint)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    found = Diagnosis("disk_full", "Make room.", 1, "h", 7, ["rank 1: OSError"])
+    diagnosis = Diagnosis("disk_full", "Make room.", 1, "h", 7, ["rank 1: OSError"])
     url = f"http://127.0.0.1:{server.server_port}/v1"
-    assert second_opinion(url, "judge", found) == "Look at the disk."
-    assert asked[0]["model"] == "judge" and "disk full at step 7" in asked[0]["messages"][1]["content"]
+    assert second_opinion(url, "judge", diagnosis) == "Look at the disk."
+    assert requests[0]["model"] == "judge" and "disk full at step 7" in requests[0]["messages"][1]["content"]
     server.shutdown()
     server.server_close()
-    assert second_opinion(url, "judge", found).startswith("no second opinion")
+    assert second_opinion(url, "judge", diagnosis).startswith("no second opinion")
 
 
 def test_gloo_is_told_from_a_cause(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the driver says of attempts: each once, whoever follows."""
+"""The driver reports each attempt once, whoever follows."""
 
 import time
 from pathlib import Path

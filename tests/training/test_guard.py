@@ -37,13 +37,13 @@ def test_a_spike_is_told_from_noise_and_from_a_falling_loss() -> None:
     for step in range(400):
         loss = 3.0 + 7.0 * math.exp(-step / 50) + float(generator.normal(0, 0.05))
         assert guard.look(loss, float(generator.lognormal(0, 0.3))) is None
-    found = guard.look(4.5, 1.0)
-    assert found is not None and found.kind == "spike" and "loss 4.5" in found.why and not found.roll_back
-    found = guard.look(3.0, 40.0)
-    assert found is not None and "gradient norm 40" in found.why and found.roll_back
+    bad_step = guard.look(4.5, 1.0)
+    assert bad_step is not None and bad_step.kind == "spike" and "loss 4.5" in bad_step.why and not bad_step.roll_back
+    bad_step = guard.look(3.0, 40.0)
+    assert bad_step is not None and "gradient norm 40" in bad_step.why and bad_step.roll_back
     assert guard.look(3.0, 1.0) is None
-    found = guard.look(4.5, 1.0)
-    assert found is not None and not found.roll_back, "a good step in between: counted anew"
+    bad_step = guard.look(4.5, 1.0)
+    assert bad_step is not None and not bad_step.roll_back, "a good step in between: counted anew"
 
 
 def test_a_long_tail_of_norms_is_usual_and_a_jump_out_of_it_is_not() -> None:
@@ -67,18 +67,18 @@ def test_norms_of_zero_and_of_any_size_have_a_limit() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_no_number_is_never_applied_not_even_at_once(bad: float) -> None:
     for loss, norm in ((bad, 1.0), (1.0, bad)):
-        found = Guard(RULE).look(loss, norm)
-        assert found is not None and found.kind == "non_finite"
+        bad_step = Guard(RULE).look(loss, norm)
+        assert bad_step is not None and bad_step.kind == "non_finite"
 
 
 def test_a_guard_from_a_checkpoint_decides_as_the_one_that_wrote_it() -> None:
     generator = np.random.default_rng(1)
-    one = Guard(RULE)
+    first = Guard(RULE)
     for _ in range(20):
-        one.look(*generator.normal(5, 0.1, 2).tolist())
-    other = Guard(RULE, json.loads(json.dumps(one.state())))
+        first.look(*generator.normal(5, 0.1, 2).tolist())
+    second = Guard(RULE, json.loads(json.dumps(first.state())))
     for loss in (5.5, 5.61, 5.7, 6.0):
-        a, b = one.look(loss, 5.0), other.look(loss, 5.0)
+        a, b = first.look(loss, 5.0), second.look(loss, 5.0)
         assert (a is None) == (b is None) and (a is None or b is None or a.why == b.why)
 
 
@@ -107,8 +107,8 @@ class Skipping(Toy):
         return super().micro_batches(self.batch, rank, ranks)
 
     def losses(self, model: Any, micro: Any) -> Any:
-        found = super().losses(model, micro)
-        return replace(found, loss=found.loss * self.poison.get(self.batch, 1.0))
+        losses = super().losses(model, micro)
+        return replace(losses, loss=losses.loss * self.poison.get(self.batch, 1.0))
 
 
 def _run(
@@ -136,20 +136,20 @@ def _out(folder: Path, rank: int = 0) -> dict[str, Any]:
 def test_one_bad_batch_leaves_no_mark_on_the_weights(tmp_path: Path, factor: float) -> None:
     run_ranks(_run, 2, str(tmp_path / "bad"), {7: factor}, [])
     run_ranks(_run, 1, str(tmp_path / "good"), {}, [7], False)
-    found = _out(tmp_path / "bad")
-    assert found["skipped"] == [7] and found["read"] == list(range(15))
-    assert _out(tmp_path / "bad", 1)["read"] == found["read"]
-    (incident,) = [row for row in found["rows"] if "incident" in row]
+    result = _out(tmp_path / "bad")
+    assert result["skipped"] == [7] and result["read"] == list(range(15))
+    assert _out(tmp_path / "bad", 1)["read"] == result["read"]
+    (incident,) = [row for row in result["rows"] if "incident" in row]
     assert incident["step"] == 7 and incident["incident"] == ("spike" if factor > 1 else "non_finite")
     assert differences(tmp_path / "bad", tmp_path / "good") < 1e-9
 
 
 def test_several_bad_batches_in_a_row_bring_back_older_weights_without_the_data_since(tmp_path: Path) -> None:
     run_ranks(_run, 2, str(tmp_path / "bad"), {7: math.nan, 8: math.nan, 9: math.nan}, [])
-    found = _out(tmp_path / "bad")
+    result = _out(tmp_path / "bad")
     # The checkpoint of step 6 comes back; batches 6 to 9 are not read again.
-    assert found["read"] == [*range(10), *range(10, 18)] and found["skipped"] == [6, 7, 8, 9]
-    assert [row["step"] for row in found["rows"] if "back_to" in row] == [7]
+    assert result["read"] == [*range(10), *range(10, 18)] and result["skipped"] == [6, 7, 8, 9]
+    assert [row["step"] for row in result["rows"] if "back_to" in row] == [7]
     run_ranks(_run, 1, str(tmp_path / "good"), {}, [6, 7, 8, 9], False)
     assert differences(tmp_path / "bad", tmp_path / "good") < 1e-9
 
@@ -159,15 +159,15 @@ def test_a_run_killed_after_it_left_data_out_goes_on_without_it(tmp_path: Path) 
     with pytest.raises(AssertionError, match="failed"):
         run_ranks(_run, 2, str(tmp_path / "bad"), poison, [], True, 11)
     run_ranks(_run, 2, str(tmp_path / "bad"), poison, [])
-    found = _out(tmp_path / "bad")
-    assert found["skipped"] == [5] and found["read"][0] == 9, "step 8 reads batch 9: the checkpoint knows of batch 5"
+    result = _out(tmp_path / "bad")
+    assert result["skipped"] == [5] and result["read"][0] == 9, "step 8 reads batch 9: the checkpoint knows of batch 5"
     run_ranks(_run, 1, str(tmp_path / "good"), {}, [5], False)
     assert differences(tmp_path / "bad", tmp_path / "good") < 1e-9
 
 
 def test_what_older_weights_do_not_help_ends_the_run(tmp_path: Path) -> None:
     run_ranks(_run, 1, str(tmp_path), dict.fromkeys(range(5, 60), math.nan), [])
-    found = _out(tmp_path)
-    assert "2 times older weights did not help" in found["error"] and "loss is nan" in found["error"]
+    result = _out(tmp_path)
+    assert "2 times older weights did not help" in result["error"] and "loss is nan" in result["error"]
     run_ranks(_run, 1, str(tmp_path / "early"), dict.fromkeys(range(60), math.nan), [])
     assert "no checkpoint yet" in _out(tmp_path / "early")["error"]

@@ -110,11 +110,11 @@ def test_phases_go_the_same_way_in_any_layout(run_dir: Path, alone: Path, tmp_pa
     for rank in range(4):  # every rank logs the figures of the whole batch
         rows = _result(tmp_path, rank)["rows"]
         assert len(rows) == len(expected["rows"])
-        for found, row in zip(rows, expected["rows"], strict=True):
-            assert found.keys() == row.keys()
+        for logged, row in zip(rows, expected["rows"], strict=True):
+            assert logged.keys() == row.keys()
             for key in row.keys() - MEASURED - OF_A_LAYOUT - {"evaluations"}:
-                assert found[key] == pytest.approx(row[key], abs=1e-9), key
-            for a, b in zip(found.get("evaluations", []), row.get("evaluations", []), strict=True):
+                assert logged[key] == pytest.approx(row[key], abs=1e-9), key
+            for a, b in zip(logged.get("evaluations", []), row.get("evaluations", []), strict=True):
                 assert a["phase"] == b["phase"] and a["bits_per_byte"] == pytest.approx(b["bits_per_byte"], abs=1e-9)
     # The replicas together read what one process reads, and the ranks of a replica read the same.
     replicas = [_result(tmp_path, rank)["read"] for rank in range(4)]

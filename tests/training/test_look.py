@@ -1,4 +1,4 @@
-"""What a look inside a step says, against the whole model in one process."""
+"""Figures of a look inside a step, against the whole model in one process."""
 
 import json
 from dataclasses import replace
@@ -35,10 +35,10 @@ def _alone() -> dict[str, dict[str, float]]:
     for name, parameter in model.named_parameters():
         parts = name.removeprefix("model.").split(".")
         layer = f"layers.{parts[1]}" if parts[0] == "layers" else parts[0]
-        found = layers.setdefault(layer, {"gradient": 0.0})
+        figures = layers.setdefault(layer, {"gradient": 0.0})
         assert parameter.grad is not None
-        found["gradient"] += float((parameter.grad / count).square().sum())
-    return {layer: {"gradient": found["gradient"] ** 0.5} for layer, found in layers.items()}
+        figures["gradient"] += float((parameter.grad / count).square().sum())
+    return {layer: {"gradient": figures["gradient"] ** 0.5} for layer, figures in layers.items()}
 
 
 @pytest.mark.parametrize("layout", [Layout(), Layout(pp=2, gradients="replica"), Layout(tp=2)], ids=["dp", "pp", "tp"])

@@ -152,15 +152,15 @@ def test_a_run_killed_in_one_layout_and_resumed_in_another_equals_uninterrupted(
     begun = saved_when_killed(tmp_path)
     run_ranks(run, 2, str(tmp_path), None, LAYOUTS[after])
     assert differences(alone, tmp_path) < 1e-9
-    expected, found = (json.loads((p / "rows-0.json").read_text()) for p in (alone, tmp_path))
-    assert [row["step"] for row in found] == list(range(begun + 1, 7))
-    for a, b in zip(expected[begun:], found, strict=True):
+    expected, rows = (json.loads((p / "rows-0.json").read_text()) for p in (alone, tmp_path))
+    assert [row["step"] for row in rows] == list(range(begun + 1, 7))
+    for a, b in zip(expected[begun:], rows, strict=True):
         assert {k: a[k] for k in ("loss", "grad_norm", "tokens")} == pytest.approx(
             {k: b[k] for k in ("loss", "grad_norm", "tokens")}, abs=1e-9
         )
 
 
-class Asked(Toy):
+class StopRequested(Toy):
     """Somebody asks for the end while rank 0 reads the batch of step 2."""
 
     def __init__(self, folder: Path) -> None:
@@ -177,7 +177,7 @@ def run_until_asked(folder: str, layout: Layout | None = None) -> None:
     path, settings = Path(folder), replace(SETTINGS, layout=layout or Layout())
     rank = int(os.environ["RANK"])
     with pytest.raises(Stopped, match="step 3"):
-        train(Asked(path), settings, path, lambda row: None, Watch(path / "watch", rank, 60.0))
+        train(StopRequested(path), settings, path, lambda row: None, Watch(path / "watch", rank, 60.0))
 
 
 @pytest.mark.parametrize("name", ["dp2", *LAYOUTS])

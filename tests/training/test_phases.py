@@ -103,8 +103,8 @@ def test_marks_of_long_text_rule_phase_two_and_foreign_ones_are_refused(run_dir:
     folder.mkdir(parents=True)
     for number, part in enumerate(np.array_split(marks, 2)):
         np.save(folder / f"shard-{number:05d}.long.npy", part)
-    found = long_documents(tmp_path / "long_text", sources)
-    assert found.keys() == {"en"} and found["en"].tolist() == marks.tolist()
+    documents = long_documents(tmp_path / "long_text", sources)
+    assert documents.keys() == {"en"} and documents["en"].tolist() == marks.tolist()
     (tmp_path / "tokens").symlink_to(run_dir / "tokens")
     config = _config()
     mixture = phase_mixtures(config.pretrain.phases, config.seed, tmp_path)[1]
@@ -145,7 +145,7 @@ def test_what_will_be_drawn_is_said_beforehand(run_dir: Path, tmp_path: Path) ->
         assert sum(tokens.values()) == phase.steps * phase.batch_tokens
     (first,) = [row for row in rows if row["phase"] == "a" and row["source"] == "code"]
     assert first["reads_by_weight"]["3"] == pytest.approx(3 * first["passes"], rel=1e-3)
-    said = [(event["phase"], event["why"]) for event in read_journal(journal.path)]
-    assert ("a", "no tokens of zh: shares of the rest grow") in said
-    (repeated,) = [why for phase, why in said if phase == "a" and why.startswith("code")]
+    reasons = [(event["phase"], event["why"]) for event in read_journal(journal.path)]
+    assert ("a", "no tokens of zh: shares of the rest grow") in reasons
+    (repeated,) = [why for phase, why in reasons if phase == "a" and why.startswith("code")]
     assert f"are read {first['passes']:.1f} times" in repeated

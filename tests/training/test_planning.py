@@ -10,8 +10,8 @@ from ilm_ray.config.layout import Layout
 from ilm_ray.config.load import save_config
 from ilm_ray.training.plan.devices import DEVICES
 from ilm_ray.training.plan.phases import checkpoint_bytes, choose_layouts, forecast, training_layout, work_of
+from ilm_ray.training.plan.shape import shape_of
 from ilm_ray.training.plan.stretches import stretches
-from ilm_ray.training.shape import shape_of
 
 H100, CPU = DEVICES["h100"], DEVICES["cpu"]
 

@@ -155,8 +155,8 @@ def test_ten_workers_killed_at_random_steps_leave_no_mark(local_ray: None, tmp_p
         weights[name] = load_weights(folder)
         assert [fault["category"] for fault in result.metrics["faults"]] == ["worker_killed"] * len(planned)
         # A rank says where it is once a second, "starting" at first: by then this model is some steps further.
-        said = [fault["step"] for fault in result.metrics["faults"]]
-        assert all(0 <= step - known <= 10 or known == 0 for step, known in zip(sorted(planned), said, strict=True))
+        steps = [fault["step"] for fault in result.metrics["faults"]]
+        assert all(0 <= step - known <= 10 or known == 0 for step, known in zip(sorted(planned), steps, strict=True))
         cost = [event for event in read_journal(context.journal.path) if event["kind"] == "recover"]
         # A checkpoint that was being saved when the worker died does not count: the one before it does.
         assert all(event["lost_steps"] < 2 * KilledOften.checkpoint_every for event in cost)

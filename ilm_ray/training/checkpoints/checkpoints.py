@@ -52,7 +52,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Restored:
-    """What training goes on from. step: 0 if there was no checkpoint; notes: what a person should know, a line each."""
+    """The checkpoint that training resumes from. step: 0 if there was none; notes: lines for people."""
 
     step: int
     state: dict[str, Any]
@@ -65,7 +65,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, storage: Storage) -> None:
         self.folder, self.storage, self.rank = folder, storage, dist.get_rank()
-        # A group of its own: what the saving threads send must not meet what training sends.
+        # A group of its own: messages of the saving threads must not meet those of training.
         self.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=SAVE_DEADLINE_S))
         on_gpu = torch.cuda.is_available()
         # Kept from save to save, and with it the memory that the states are copied to.
@@ -97,7 +97,7 @@ class Checkpoints:
         if rng.exists():  # else there are more ranks than there were
             set_rng_state(json.loads(rng.read_text()))
         if self._uploads is not None:
-            self._uploads.wake()  # what an earlier attempt did not get to
+            self._uploads.wake()  # for uploads that an earlier attempt did not get to
         record = commit.read(path)
         return Restored(record.step, record.state, tuple(notes))
 
@@ -145,7 +145,7 @@ class Checkpoints:
         dist.destroy_process_group(self.group)
         if self._uploads is None:
             return
-        self._uploads.wake()  # what failed before gets one more chance
+        self._uploads.wake()  # failed uploads get one more chance
         self._uploads.wait(LAST_UPLOADS_S)
         if missing := self._uploads.missing():
             self._say(f"steps {missing} are in {self.folder} only, not in {self._uploads.store.url}: copy them by hand")
@@ -164,7 +164,7 @@ class Checkpoints:
         saved.add_done_callback(lambda done: self._after(target, done, ended))
 
     def _after(self, target: Path, saved: Future[Any], ended: Future[None]) -> None:
-        """In the saving thread, before anybody who waits is let go."""
+        """Runs in the saving thread, before `wait` returns."""
         try:
             error = saved.exception()
             if self.rank == 0 and error is None:
@@ -201,7 +201,7 @@ class Checkpoints:
                 shutil.rmtree(paths[step])
 
     def _say(self, what: str) -> None:
-        """Only rank 0 speaks: what it says holds for all."""
+        """Report one line. Only rank 0 calls it, for all ranks."""
         if self.storage.journal is not None:
             Journal(self.storage.journal).event("checkpoint", why=what)
         else:
@@ -209,7 +209,7 @@ class Checkpoints:
 
 
 def _reason(error: CheckpointException) -> str:
-    """The first failing rank and what it met."""
+    """The first failing rank and its error."""
     rank = min(error.failures)
     cause = error.failures[rank][0]
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -1,4 +1,4 @@
-"""Which checkpoint training goes on from: the newest that is whole, the same on every rank."""
+"""Chooses the checkpoint to resume from: the newest whole one, the same on every rank."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,10 +15,10 @@ from ilm_ray.training.checkpoints.store import Store
 def choose(
     folder: Path, stores: Sequence[Store], fingerprint: str, group: dist.ProcessGroup
 ) -> tuple[Path | None, list[str]]:
-    """(folder of the checkpoint or None, what a person should know). Every rank of `group` calls it and gets the same.
+    """Returns (folder of the checkpoint or None, notes for people). Every rank of `group` calls it and gets the same.
 
-    Local checkpoints are tried from the newest; one that is damaged is marked as DAMAGED, and its copy in a store takes
-    its place. Stores are asked only then, and where nothing local is left. stores: the first is asked first.
+    Local checkpoints are tried from the newest; a damaged one is marked as DAMAGED, and its copy in a store takes its
+    place. Stores are read only then, and where nothing local is left. stores: in the order in which they are read.
     Raises UserError where nothing local is left and a store cannot be read.
     """
     notes = list[str]()
@@ -36,13 +36,13 @@ def choose(
 
 
 def _proposals(folder: Path, stores: Sequence[Store], notes: list[str]) -> Iterator[Path]:
-    """On rank 0: one checkpoint after the other, best first. Whoever comes back for more has marked the last one."""
+    """On rank 0: one checkpoint after the other, best first. The caller marks each damaged one before the next."""
     _clear(folder)
     for path in reversed(commit.committed(folder)):
         yield path
         try:
             yield from _fetched(folder, stores, notes, commit.step_of(path))
-        except Exception as error:  # whatever a storage raises: there are older ones on the disk
+        except Exception as error:  # of any kind: there are older checkpoints on the disk
             notes.append(f"a copy in the store was not to be had ({_one_line(error)})")
     try:
         yield from _fetched(folder, stores, notes, None)
@@ -54,9 +54,9 @@ def _proposals(folder: Path, stores: Sequence[Store], notes: list[str]) -> Itera
 
 
 def _fetched(folder: Path, stores: Sequence[Store], notes: list[str], only: int | None) -> Iterator[Path]:
-    """Checkpoints of the stores, newest first, each brought to the disk before it is proposed; or `only` that step."""
-    found = [(step, number) for number, store in enumerate(stores) for step in store.checkpoints()]
-    for step, number in sorted(found, key=lambda entry: (-entry[0], entry[1])):
+    """Checkpoints of the stores, newest first, each fetched before it is proposed. only: the single step to fetch."""
+    copies = [(step, number) for number, store in enumerate(stores) for step in store.checkpoints()]
+    for step, number in sorted(copies, key=lambda entry: (-entry[0], entry[1])):
         if only in (None, step):
             path = stores[number].fetch(step, folder)
             notes.append(f"{path.name} was fetched from {stores[number].url}")
@@ -64,7 +64,7 @@ def _fetched(folder: Path, stores: Sequence[Store], notes: list[str], only: int 
 
 
 def _verify_together(path: Path, fingerprint: str, group: dist.ProcessGroup) -> list[str]:
-    """What is wrong with a checkpoint; every rank hashes its share of the files."""
+    """Phrases that name the damage of a checkpoint; every rank hashes its share of the files."""
     try:
         record = commit.read(path)
     except (OSError, ValueError) as error:
@@ -74,13 +74,13 @@ def _verify_together(path: Path, fingerprint: str, group: dist.ProcessGroup) -> 
             raise UserError(f"{path} was written with other settings or inputs; move it away or give another --run-dir")
         largest_first = sorted(record.files, key=lambda name: -record.files[name].bytes)
         mine = commit.damage(path, largest_first[dist.get_rank(group) :: dist.get_world_size(group)], record.files)
-    found: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(found, mine, group=group)
-    return sorted({phrase for phrases in found for phrase in phrases})
+    by_rank: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(by_rank, mine, group=group)
+    return sorted({phrase for phrases in by_rank for phrase in phrases})
 
 
 def _next_of_first_rank(proposals: Iterator[Path], group: dist.ProcessGroup) -> Path | None:
-    """The same on every rank, an error too."""
+    """Rank 0's next proposal on every rank; its UserError too is raised on every rank."""
     answer: Any = None
     if dist.get_rank(group) == 0:
         try:
@@ -100,7 +100,7 @@ def _broadcast(value: Any, group: dist.ProcessGroup) -> Any:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what runs that were killed in the middle of a save, a fetch or a deletion have left."""
+    """Remove the leftovers of runs that were killed during a save, a fetch or a deletion."""
     for path in [*folder.glob("step-*"), *folder.glob("fetching-step-*")]:
         if not (path / commit.COMMIT).exists() and not (path / commit.DAMAGED).exists():
             shutil.rmtree(path)

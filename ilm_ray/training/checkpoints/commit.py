@@ -1,4 +1,4 @@
-"""What makes a folder a checkpoint: COMMIT, written last, with the size and SHA-256 of every other file in it."""
+"""COMMIT makes a folder a checkpoint: written last, it holds the size and SHA-256 of every other file in it."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from typing import Any
 from ilm_ray.base.jsonl import sha256_of
 
 COMMIT = "COMMIT"
-DAMAGED = "DAMAGED"  # what COMMIT is renamed to once a file of the checkpoint was found to be wrong
+DAMAGED = "DAMAGED"  # the new name of COMMIT once a file of the checkpoint proves wrong
 _DIGITS = 8  # of a step, so that names sort as steps do
 UPLOADED = "UPLOADED"  # holds the address of the store that has a whole copy
 
@@ -51,27 +51,27 @@ class Commit:
 
 
 def parse(text: str) -> Commit:
-    """The inverse of `Commit.text`. Raises ValueError where a character of it has changed, or where it was made to
-    name what is no file of its folder: anybody can hash a record."""
+    """The inverse of `Commit.text`. Raises ValueError where the text has changed, or names a file outside its folder:
+    the hash alone does not stop a forged record."""
     try:
         record = json.loads(text)
         if record.pop("sha256") != _digest(record):
             raise ValueError("it is not what was written")
         files = {_plain_name(name): File(**file) for name, file in record.pop("files").items()}
-        found = Commit(**record, files=files)
+        commit = Commit(**record, files=files)
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"it is no record of a checkpoint ({error!r})") from None
-    counts = (found.step, found.journal, *(file.bytes for file in files.values()))
-    if not all(isinstance(count, int) and count >= 0 for count in counts) or found.step >= 10**_DIGITS:
+    counts = (commit.step, commit.journal, *(file.bytes for file in files.values()))
+    if not all(isinstance(count, int) and count >= 0 for count in counts) or commit.step >= 10**_DIGITS:
         raise ValueError("it is no record of a checkpoint (a step or size that cannot be)")
-    texts = (found.fingerprint, *(file.sha256 for file in files.values()))
-    if not (all(isinstance(text, str) for text in texts) and isinstance(found.state, dict)):
+    texts = (commit.fingerprint, *(file.sha256 for file in files.values()))
+    if not (all(isinstance(text, str) for text in texts) and isinstance(commit.state, dict)):
         raise ValueError("it is no record of a checkpoint (a field of another kind)")
-    return found
+    return commit
 
 
 def _plain_name(name: str) -> str:
-    """A file of the checkpoint's own folder: whoever can write to a store must not write elsewhere through a fetch."""
+    """`name`, a file of the checkpoint's own folder: a forged record must not make a fetch write elsewhere."""
     if name in ("", ".", "..", COMMIT) or "/" in name or not name.isprintable():
         raise ValueError(f"it names a file outside its folder ({name!r})")
     return name
@@ -94,8 +94,8 @@ def committed(folder: Path) -> list[Path]:
 
 def newest_step(folder: Path) -> int:
     """Step of the newest committed checkpoint; 0 if there is none."""
-    found = committed(folder)
-    return step_of(found[-1]) if found else 0
+    paths = committed(folder)
+    return step_of(paths[-1]) if paths else 0
 
 
 def read(path: Path) -> Commit:
@@ -106,7 +106,7 @@ def read(path: Path) -> Commit:
 def write(
     path: Path, step: int, state: Mapping[str, Any], fingerprint: str, journal: int, files: dict[str, File]
 ) -> None:
-    """Commit folder `path`: whatever happens to the machine afterwards, its files are on the disk."""
+    """Commit folder `path`. The record is flushed before it gets its name, so a loss of power leaves no half one."""
     record = Commit(step, time.time(), dict(state), fingerprint, journal, files)
     temporary = path / f".{COMMIT}"
     temporary.write_text(record.text(), encoding="utf-8")
@@ -122,21 +122,21 @@ def describe(path: Path) -> File:
 
 
 def damage(path: Path, names: Iterable[str], files: Mapping[str, File]) -> list[str]:
-    """What is wrong with files `names` of the checkpoint in `path`, a phrase each; empty if nothing is."""
-    found = []
+    """Check files `names` of the checkpoint in `path`; returns a phrase for each damaged one."""
+    phrases = []
     for name in names:
         expected = files[name]
         try:
             size = (path / name).stat().st_size
             if size != expected.bytes:
-                found.append(f"{name} has {size} bytes instead of {expected.bytes}")
+                phrases.append(f"{name} has {size} bytes instead of {expected.bytes}")
             elif sha256_of(path / name) != expected.sha256:
-                found.append(f"{name} has another SHA-256 than when it was written")
+                phrases.append(f"{name} has another SHA-256 than when it was written")
         except FileNotFoundError:
-            found.append(f"{name} is missing")
+            phrases.append(f"{name} is missing")
         except OSError as error:
-            found.append(f"{name} cannot be read ({error.strerror or error})")
-    return found
+            phrases.append(f"{name} cannot be read ({error.strerror or error})")
+    return phrases
 
 
 def verify(path: Path) -> list[str]:
@@ -155,7 +155,7 @@ def is_uploaded(path: Path, url: str) -> bool:
 
 
 def sync(path: Path) -> None:
-    """What was written to a file, or the names in a folder, survive a loss of power from here on."""
+    """Flush a file's content, or the names in a folder, to the disk: they then survive a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""How far two checkpoints of one model are apart, tensor by tensor."""
+"""Differences between two checkpoints of one model, tensor by tensor."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ _AT_ONCE = 1 << 28  # bytes of one checkpoint in memory
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Of one tensor of two checkpoints a and b.
+class TensorDifference:
+    """Difference of one tensor between checkpoints a and b.
 
     largest: max |a - b|; relative: that over max |a|; norm, norm_a: Euclidean norms of a - b and of a.
     """
@@ -26,29 +26,29 @@ class Difference:
     norm_a: float
 
 
-def differences(a: Path, b: Path) -> list[Difference]:
-    """Of all weights and moments, the largest first. Raises UserError where the two are not of one model."""
+def differences(a: Path, b: Path) -> list[TensorDifference]:
+    """Differences of all weights and moments, the largest first. Raises UserError where the models differ."""
     wanted, other = tensors_in(a), tensors_in(b)
     if {n: e.size for n, e in wanted.items()} != {n: e.size for n, e in other.items()}:
         raise UserError(f"{a} and {b} hold different tensors; give two steps of one run")
     sizes = {name: entry.size.numel() * entry.properties.dtype.itemsize for name, entry in wanted.items()}
-    found = list[Difference]()
+    tensor_differences = list[TensorDifference]()
     for names in _batches(sizes):
         some_a, some_b = load_tensors(a, {n: wanted[n] for n in names}), load_tensors(b, {n: other[n] for n in names})
-        found += [_difference(name, some_a[name], some_b[name]) for name in names]
-    return sorted(found, key=lambda one: -one.largest)
+        tensor_differences += [_difference(name, some_a[name], some_b[name]) for name in names]
+    return sorted(tensor_differences, key=lambda difference: -difference.largest)
 
 
 def kind_of(name: str) -> str:
-    """Of what a tensor is: `weights`, or the optimizer's `exp_avg`, `exp_avg_sq`, `step`."""
+    """Kind of a tensor: `weights`, or the optimizer's `exp_avg`, `exp_avg_sq`, `step`."""
     return "weights" if name.startswith("model.") else name.rsplit(".", 1)[-1]
 
 
-def _difference(name: str, a: Tensor, b: Tensor) -> Difference:
+def _difference(name: str, a: Tensor, b: Tensor) -> TensorDifference:
     a, b = a.double(), b.double()
     largest, scale = float((a - b).abs().max()), float(a.abs().max())
     relative = largest / scale if scale else float(largest > 0)
-    return Difference(name, largest, relative, float((a - b).norm()), float(a.norm()))
+    return TensorDifference(name, largest, relative, float((a - b).norm()), float(a.norm()))
 
 
 def _batches(sizes: dict[str, int]) -> Iterator[list[str]]:

@@ -1,4 +1,4 @@
-"""What checkpoints a stage has, wherever they lie."""
+"""Lists the checkpoints of a stage: on the disk, in the store, in the cold store."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from ilm_ray.training.checkpoints.store import Store
 
 @dataclass(frozen=True)
 class Listed:
-    """One copy of a checkpoint. record: None where it is not committed or cannot be read; note: what is to know."""
+    """One copy of a checkpoint. record: None where it is not committed or cannot be read; note: its flaw, or empty."""
 
     step: int
     tier: str  # local, store, cold
@@ -24,11 +24,11 @@ def listed(folder: Path, storage: Storage) -> list[Listed]:
 
     Raises what a store raises.
     """
-    found = [_local(path, storage.store) for path in folder.glob("step-*")]
+    copies = [_local(path, storage.store) for path in folder.glob("step-*")]
     for tier, url in (("store", storage.store), ("cold", storage.cold)):
         if url is not None:
-            found += [Listed(step, tier, record, "") for step, record in Store(url).checkpoints().items()]
-    return sorted(found, key=lambda one: (-one.step, ("local", "store", "cold").index(one.tier)))
+            copies += [Listed(step, tier, record, "") for step, record in Store(url).checkpoints().items()]
+    return sorted(copies, key=lambda copy: (-copy.step, ("local", "store", "cold").index(copy.tier)))
 
 
 def _local(path: Path, store: str | None) -> Listed:

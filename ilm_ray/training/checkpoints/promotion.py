@@ -22,7 +22,7 @@ def checkpoint_of(folder: Path, step: int) -> Path:
     there = commit.committed(folder / "checkpoints")
     path = folder / "checkpoints" / commit.name_of(step)
     if path not in there:
-        steps = ", ".join(str(commit.step_of(one)) for one in there) or "none"
+        steps = ", ".join(str(commit.step_of(checkpoint)) for checkpoint in there) or "none"
         raise UserError(f"{folder} has no committed checkpoint of step {step}; it has {steps}")
     return path
 
@@ -46,11 +46,11 @@ def whole_model(path: Path) -> CausalLM | ScalarModel:
 
 
 def promote(folder: Path, step: int) -> dict[str, Any]:
-    """Make a step's weights the model of the finished stage in `folder`; returns what the stage's manifest now says.
+    """Make a step's weights the model of the finished stage in `folder`; returns the manifest's new summary.
 
-    The manifest stays true: it gets the new files' hashes, the step's own figures as its summary, and `promoted`. The
-    stage itself is not run again, for its settings and inputs are the same; what reads its model is. If it is killed
-    half-way, the stage counts as under way, and its job finishes it from its last checkpoint.
+    The manifest gets the new files' hashes, the step's own figures as its summary, and `promoted`. The stage itself is
+    not run again, for its settings and inputs are the same; stages that read its model are. If it is killed half-way,
+    the stage counts as under way, and its job finishes it from its last checkpoint.
     """
     done = manifests.load(folder)
     if done is None:

@@ -1,4 +1,4 @@
-"""Which checkpoints stay, move and go: pure functions of what there is, the rules and the time."""
+"""Retention: pure functions that say which checkpoints stay, move and go, by the rules and the time."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,16 +26,16 @@ class Copy:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A partition of the copies."""
+class RetentionPlan:
+    """A partition of the copies into those that stay, move and go."""
 
     keep: tuple[Copy, ...]
     move: tuple[Copy, ...]  # from the store to the cold one
     delete: tuple[Copy, ...]
 
 
-def store_plan(copies: Sequence[Copy], rules: StoreRules, now: float) -> Plan:
-    """What becomes of the copies in both stores. The newest step is neither moved nor deleted, whatever the rules say.
+def store_plan(copies: Sequence[Copy], rules: StoreRules, now: float) -> RetentionPlan:
+    """Plan the copies of both stores. The newest step is neither moved nor deleted, whatever the rules say.
 
     A step that lies in both, left by a move that was killed, is deleted where it is hot; of the newest the cold copy.
     """
@@ -53,7 +53,7 @@ def store_plan(copies: Sequence[Copy], rules: StoreRules, now: float) -> Plan:
             keep.append(copy)
         else:
             move.append(copy)
-    return Plan(tuple(keep), tuple(move), tuple(delete))
+    return RetentionPlan(tuple(keep), tuple(move), tuple(delete))
 
 
 def local_deletions(uploaded: Mapping[int, bool], keep: int, stored: bool, disk_full: bool) -> list[int]:

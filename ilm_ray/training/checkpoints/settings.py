@@ -1,4 +1,4 @@
-"""From a run's configuration to where a stage's checkpoints lie."""
+"""Derives the storage of a stage's checkpoints from the run's configuration."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def storage_of(pretrain: PretrainConfig, run_dir: Path, folder: Path) -> Storage
     fingerprint = work_fingerprint(folder)
 
     def address(url: str | None) -> str | None:
-        # What is trained inside another stage has no fingerprint, is small, and stays on the local disk.
+        # A model that another stage trains for itself has no fingerprint, is small, and stays on the local disk.
         return f"{url.rstrip('/')}/{run_dir.name}/{folder.name}/{fingerprint}" if url and fingerprint else None
 
     return Storage(

@@ -24,8 +24,8 @@ _OPTIONS = StateDictOptions(flatten_optimizer_state_dict=True)
 def states_of(parts: Sequence[Part]) -> States:
     """{"model": weights, "optimizer": moments} of all parts: they share no layer, so they share no name.
 
-    What an optimizer has beside its moments (rates, betas, decay) is left out: the configuration and the schedule give
-    it, and flattened it would be ten small objects a parameter, most of the time that saving a small model takes.
+    Rates, betas and decay of an optimizer are left out: the configuration and the schedule give them, and flattened
+    they would be ten small objects a parameter, most of the time that saving a small model takes.
     """
     return _together(_each(parts))
 
@@ -34,7 +34,7 @@ def load_states(path: Path, parts: Sequence[Part], group: dist.ProcessGroup) -> 
     """Load the checkpoint in `path` into `parts`. Every rank of `group` calls it."""
     each = _each(parts)
     loaded = _together(each)
-    dcp.load(loaded, storage_reader=_Reader(path), planner=_Planner(), process_group=group)
+    dcp.load(loaded, storage_reader=_Reader(path), planner=_LoadPlanner(), process_group=group)
     for (model, optimizer), (weights, moments) in zip(parts, each, strict=True):
         set_state_dict(
             model,
@@ -55,8 +55,8 @@ def tensors_in(path: Path) -> dict[str, TensorStorageMetadata]:
 
     Raises OSError, or ValueError where the checkpoint's record of them is damaged.
     """
-    found = _Reader(path).read_metadata().state_dict_metadata
-    return {name: entry for name, entry in found.items() if isinstance(entry, TensorStorageMetadata)}
+    entries = _Reader(path).read_metadata().state_dict_metadata
+    return {name: entry for name, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
 
 
 def load_tensors(path: Path, wanted: Mapping[str, TensorStorageMetadata]) -> dict[str, Tensor]:
@@ -69,7 +69,7 @@ def load_tensors(path: Path, wanted: Mapping[str, TensorStorageMetadata]) -> dic
 def _load_alone(path: Path, into: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # which is what was asked for
-        dcp.load(into, storage_reader=_Reader(path), planner=_Planner(), no_dist=True)
+        dcp.load(into, storage_reader=_Reader(path), planner=_LoadPlanner(), no_dist=True)
 
 
 def _each(parts: Sequence[Part]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -87,15 +87,15 @@ def _is_moment(name: str) -> bool:
     return not name.startswith("param_groups.")
 
 
-# What damaged pickles raise, beside their own error; MemoryError by a length that no memory has.
+# Errors that damaged pickles raise; MemoryError comes from a stored length that is larger than the memory.
 _UNPICKLING = (
     *(pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, ImportError),
     *(MemoryError, OverflowError, RecursionError, RuntimeError, AssertionError),
 )
 
 
-class _Planner(DefaultLoadPlanner):
-    """torch's own unpickles what a checkpoint says is no tensor: one from a store could run any code."""
+class _LoadPlanner(DefaultLoadPlanner):
+    """Loads objects that are no tensors with `weights_only`: torch's own planner would run any code in them."""
 
     def load_bytes(self, read_item: Any, value: Any) -> None:
         path = self.mappings[read_item.dest_index.fqn]

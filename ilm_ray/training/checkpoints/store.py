@@ -1,4 +1,4 @@
-"""A place for checkpoints behind any fsspec URL, laid out as on the local disk: COMMIT is the last to come."""
+"""A place for checkpoints behind any fsspec URL, with the paths of the local disk: COMMIT is written last."""
 
 import hashlib
 import shutil
@@ -29,15 +29,15 @@ class Store:
             raise UserError(f"store {url}: {error}; give an fsspec URL such as s3://bucket/folder") from None
 
     def checkpoints(self) -> dict[int, Commit]:
-        """Records of the whole checkpoints, by step. One that cannot be read is no whole checkpoint."""
-        found = {}
+        """Records of the whole checkpoints, by step. A checkpoint whose record cannot be read is not whole."""
+        records = {}
         for marker in self._files.glob(f"{self._root}/step-*/{commit.COMMIT}"):
             try:
                 record = commit.parse(self._files.cat_file(marker).decode())
             except ValueError:
                 continue
-            found[record.step] = record
-        return found
+            records[record.step] = record
+        return records
 
     def upload(self, path: Path) -> None:
         """Copy the local checkpoint in folder `path`."""
@@ -48,9 +48,9 @@ class Store:
         self._files.pipe_file(self._at(record.step, commit.COMMIT), record.text().encode())
 
     def fetch(self, step: int, folder: Path) -> Path:
-        """Copy a step's checkpoint to `folder/step-…`, which appears whole and takes the place of one that is there.
+        """Copy a step's checkpoint to `folder/step-…`, which appears whole and replaces an older copy.
 
-        What arrived is for the caller to verify. Raises ValueError where the record cannot be that of the step.
+        The caller verifies the files. Raises ValueError where the record is not that of the step.
         """
         record = self._record(step)
         target, temporary = folder / commit.name_of(step), folder / f"fetching-{commit.name_of(step)}"
@@ -65,7 +65,7 @@ class Store:
         return target
 
     def move(self, step: int, other: "Store") -> None:
-        """Copy a step to another store, hashing what passes, then delete it here. Raises ValueError at a wrong hash."""
+        """Copy a step to another store, hashing its files, then delete it here. Raises ValueError at a wrong hash."""
         record = self._record(step)
         other._open(step)
         for name, file in record.files.items():
@@ -80,7 +80,7 @@ class Store:
         self.delete(step)
 
     def delete(self, step: int) -> None:
-        """COMMIT goes first: what is left of a deletion that was killed is no checkpoint."""
+        """Delete a step. COMMIT goes first: a deletion that was killed leaves no checkpoint behind."""
         marker = self._at(step, commit.COMMIT)
         if self._files.exists(marker):
             self._files.rm_file(marker)

@@ -1,4 +1,4 @@
-"""The thread that carries committed checkpoints to a store while training goes on."""
+"""Thread that uploads committed checkpoints to a store while training goes on."""
 
 import threading
 import time
@@ -14,10 +14,10 @@ FIRST_WAIT_S = 2.0  # between attempts; doubled each time
 
 
 class Uploads:
-    """Uploads what is committed in `folder` and not yet in the store, then keeps the stores by their rules.
+    """Uploads checkpoints of `folder` that the store lacks, then moves and deletes copies by the rules.
 
     One rank has it. A checkpoint that could not be uploaded is reported and tried again at the next `wake`.
-    say: is told, in one line, what went wrong; after_upload: called in the thread after each upload.
+    say: receives one line for each failure; after_upload: called in the thread after each upload.
     """
 
     def __init__(
@@ -32,20 +32,20 @@ class Uploads:
         self.folder, self.store, self.cold, self.rules = folder, store, cold, rules
         self._say, self._after_upload = say, after_upload
         self._changed = threading.Condition()
-        self._asked, self._answered = 0, 0
+        self._requests, self._handled = 0, 0
         # A daemon: a storage that hangs must not keep a finished process alive.
         threading.Thread(target=self._run, name="checkpoint-uploads", daemon=True).start()
 
     def wake(self) -> None:
-        """There is something new, or it is time to try again. Returns at once."""
+        """Request a round of uploads. Returns at once."""
         with self._changed:
-            self._asked += 1
+            self._requests += 1
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until all that was asked for has been tried; False if it takes longer than `seconds`."""
+        """Wait until all requests have been handled; False if it takes longer than `seconds`."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._answered == self._asked, seconds)
+            return self._changed.wait_for(lambda: self._handled == self._requests, seconds)
 
     def missing(self) -> list[int]:
         """Steps of local checkpoints that the store does not have, oldest first."""
@@ -55,15 +55,15 @@ class Uploads:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._asked != self._answered)
-                asked = self._asked
+                self._changed.wait_for(lambda: self._requests != self._handled)
+                requests = self._requests
             try:
                 self._work()
-            # Whatever a storage raises, training goes on and a person is told.
+            # A storage may raise anything: it is reported, and training goes on.
             except Exception as error:
                 self._say(f"store {self.store.url}: {_one_line(error)}; it is tried again after the next checkpoint")
             with self._changed:
-                self._answered = asked
+                self._handled = requests
                 self._changed.notify_all()
 
     def _work(self) -> None:
@@ -87,9 +87,9 @@ class Uploads:
                 time.sleep(FIRST_WAIT_S * 2**attempt)
 
     def _keep_rules(self) -> None:
-        copies = [Copy(step, found.time) for step, found in self.store.checkpoints().items()]
+        copies = [Copy(step, record.time) for step, record in self.store.checkpoints().items()]
         if self.cold is not None:
-            copies += [Copy(step, found.time, cold=True) for step, found in self.cold.checkpoints().items()]
+            copies += [Copy(step, record.time, cold=True) for step, record in self.cold.checkpoints().items()]
         plan = store_plan(copies, self.rules, time.time())
         for copy in plan.move:
             assert self.cold is not None

@@ -1,4 +1,4 @@
-"""How a checkpoint gets to the disk: every rank writes and hashes its own files, rank 0 commits when all have."""
+"""Writes a checkpoint to the disk: every rank writes and hashes its own files, rank 0 commits when all have."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from ilm_ray.training.checkpoints.commit import File
 
 @dataclass(frozen=True)
 class Written:
-    """A file of one rank, as rank 0 learns of it."""
+    """Name, size and hash of a file, from its rank to rank 0."""
 
     name: str
     file: File
@@ -48,7 +48,7 @@ class CommittingWriter(dcp.FileSystemWriter):
         try:
             results = super().write_data(plan, planner).value()
         except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # torch.save hides what the file system said
+            if isinstance(error.__context__, OSError):  # torch.save hides the file system's error
                 raise error.__context__ from None
             raise
         rng = self.target / rng_name(self.rank or 0)

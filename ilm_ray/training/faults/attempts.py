@@ -1,4 +1,4 @@
-"""Attempts at one training: each worker group that Ray Train starts leaves a folder of its own, told apart here."""
+"""Attempts at one training: each worker group that Ray Train starts leaves a folder of its own."""
 
 import json
 import time
@@ -10,7 +10,7 @@ from ilm_ray.base.files import write_text_atomic
 from ilm_ray.run.rundata import read_json
 from ilm_ray.training.faults.diagnosis import diagnose, read_traces
 
-# How often a worker group is started again without a step more done: a bug would otherwise be tried for ever.
+# Attempts in a row without progress before the job gives up: a bug would otherwise be retried for ever.
 WITHOUT_PROGRESS = 3
 
 
@@ -72,7 +72,7 @@ def failed(attempt: Path) -> bool:
 
 
 def lost(attempt: Path, following: Path) -> dict[str, float]:
-    """Steps done again by the `following` attempt, and seconds between the last sign of life and its start."""
+    """Steps that the `following` attempt repeats, and seconds between the last heartbeat and its start."""
     traces = read_traces(attempt)
     reached = max((trace.life.get("step", 0) for trace in traces), default=0)
     last = max((trace.life.get("time", 0.0) for trace in traces), default=0.0)

@@ -1,4 +1,4 @@
-"""What ended a training attempt: the traces that its ranks left, read by rules; and what a person should do."""
+"""Diagnosis of a training attempt that failed: rules read the traces of its ranks and say what a person should do."""
 
 import errno
 import json
@@ -10,42 +10,42 @@ from typing import Any
 
 from ilm_ray.run.rundata import read_json
 
-IDLE = "idle: not needed"  # what a rank does that has no place in the layout
-# What the ranks that wait for a dead one say: a consequence, never the cause.
+IDLE = "idle: not needed"  # activity of a rank that has no place in the layout
+# Errors of ranks whose partner died: a consequence, never the cause.
 _PARTNER_GONE = re.compile(
     r"connection (closed|reset|refused)|broken pipe|socket (timeout|closed)|peer|timed out (waiting|after)|"
     r"gloo|nccl|store->|tcpstore|collective",
     re.IGNORECASE,
 )
-# What a rank says whose group Ray Train takes down under it to build one of another size: no fault at all. The second
-# is that of a collective on a mesh, which looks its group up by name.
+# Errors of a rank whose process group Ray Train destroys to build one of another size: no fault. The second comes from
+# a collective on a mesh, which looks its group up by name.
 _TAKEN_DOWN = re.compile(
     r"process group has not been initialized|could not resolve the process group registered under", re.IGNORECASE
 )
 _WAITS_FOR_OTHERS = ("forward and backward", "optimizer", "checkpoint", "evaluation", "loading a checkpoint")
 _OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemory|can(no|')t allocate memory", re.IGNORECASE)
-# Of what Ray says: to every dead worker it adds that the kernel may have killed it for its memory.
+# Not "OOM killer": Ray names it as a possible cause for every dead worker.
 _RAY_KILLED_FOR_MEMORY = re.compile(r"OutOfMemoryError|running low on memory|memory monitor", re.IGNORECASE)
 _NODE_GONE = re.compile(r"node (has )?(died|is dead|was (terminated|removed|preempted))|NodeDied", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What one rank left: its last sign of life, and its error if it could still say one."""
+    """The files that one rank left: its last heartbeat, and its error if it could still write one."""
 
     rank: int
     life: dict[str, Any]
     error: dict[str, Any] | None = None
-    ray: str = ""  # what Ray's controller says ended the worker
+    ray: str = ""  # the error of the worker by Ray's controller
 
     @property
     def taken_down(self) -> bool:
-        """The error is that Ray Train ended the process group for another size of it."""
+        """The error says that Ray Train destroyed the process group, which it does to resize it."""
         return self.error is not None and bool(_TAKEN_DOWN.search(self.error["message"]))
 
     @property
     def partner_gone(self) -> bool:
-        """The error is that another rank, or the whole group, no longer answers."""
+        """The error says that another rank, or the whole group, no longer answers."""
         return self.taken_down or (
             self.error is not None
             and not {"UserError", "OSError", "MemoryError", "Diverged"} & set(self.error["bases"])
@@ -53,17 +53,17 @@ class Trace:
         )
 
     def words(self) -> str:
-        """The trace in a line."""
+        """The trace in one line."""
         life, error = self.life, self.error
-        said = f"rank {self.rank}"
+        text = f"rank {self.rank}"
         if life:
-            said += f" on {life['host']} (pid {life['pid']}): step {life['step']}, {life['doing']}"
-            said += f" for {life['seconds']:.0f} s" + (", ended itself" if life.get("hung") else "")
+            text += f" on {life['host']} (pid {life['pid']}): step {life['step']}, {life['doing']}"
+            text += f" for {life['seconds']:.0f} s" + (", ended itself" if life.get("hung") else "")
         if error:
-            said += f"; {error['type']}: {_short(error['message'])}"
+            text += f"; {error['type']}: {_short(error['message'])}"
         elif self.ray:
-            said += f"; Ray: {_short(self.ray)}"
-        return said
+            text += f"; Ray: {_short(self.ray)}"
+        return text
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Diagnosis:
 
 
 def read_traces(folder: Path) -> list[Trace]:
-    """What the ranks of one attempt left in `folder`, and what Ray's controller added."""
+    """The traces of one attempt's ranks in `folder`, with the errors that Ray's controller saw."""
     ray = read_json(folder / "controller.json") or {}
     lives = {int(path.stem.split("-")[1]): read_json(path) for path in folder.glob("rank-*.json") if _is_life(path)}
     ranks = sorted({*lives, *map(int, ray)})
@@ -97,24 +97,24 @@ def read_traces(folder: Path) -> list[Trace]:
 
 
 def diagnose(traces: Sequence[Trace], lost_nodes: Iterable[str] = ()) -> Diagnosis:
-    """The first rule that holds. An error of a rank's own comes before silence, silence before what others say.
+    """Apply the first rule that holds: a rank's own error, then a hang, then silence, then errors about other ranks.
 
-    lost_nodes: ids of nodes that have left the cluster; Ray's word of a dead worker names the node it was on.
+    lost_nodes: ids of nodes that have left the cluster; Ray's error of a dead worker names its node.
     """
     traces = [trace for trace in traces if trace.life.get("doing") != IDLE]
-    own = sorted(
+    own_errors = sorted(
         (t for t in traces if t.error and not t.partner_gone), key=lambda t: t.error["time"] if t.error else 0.0
     )
-    if own:
-        category, advice, final = _of_error(own[0].error or {})
-        return _found(category, advice, own[0], traces, final)
+    if own_errors:
+        category, advice, final = _of_error(own_errors[0].error or {})
+        return _diagnosis(category, advice, own_errors[0], traces, final)
     silent = [t for t in traces if t.error is None]
     hung = [t for t in traces if t.life.get("hung")]
     if hung:
-        # The others wait in a collective; who lags behind, or does something of its own, holds them up.
+        # The others wait in a collective: the rank that lags behind, or is outside of one, holds them up.
         first = min(hung, key=lambda t: (t.life["step"], t.life["doing"] in _WAITS_FOR_OTHERS, -t.life["seconds"]))
         advice = f"Its stacks are in rank-{first.rank}.stack.txt; look at its storage and network, or raise hang_s."
-        return _found("hang", advice, first, traces)
+        return _diagnosis("hang", advice, first, traces)
     nodes = "|".join([_NODE_GONE.pattern, *map(re.escape, lost_nodes)])
     for pattern, category, advice in (
         (_RAY_KILLED_FOR_MEMORY, "out_of_memory", "Lower micro_tokens, recompute activations or split states further."),
@@ -126,28 +126,28 @@ def diagnose(traces: Sequence[Trace], lost_nodes: Iterable[str] = ()) -> Diagnos
     ):
         named = [t for t in traces if pattern.search(t.ray)]
         if named:
-            return _found(category, advice, named[0], traces)
+            return _diagnosis(category, advice, named[0], traces)
     blamed = [t for t in silent if t.ray] or silent
     if blamed:
         first = min(blamed, key=lambda t: t.life.get("time", 0.0))
         advice = (
             "The process ended without a word: look for kill -9, the kernel's memory killer, a crash in native code."
         )
-        return _found("worker_killed", advice, first, traces)
+        return _diagnosis("worker_killed", advice, first, traces)
     if traces:
         first = min(traces, key=lambda t: t.error["time"] if t.error else 0.0)
-        return _found("network", "Ranks lost each other and all still lived: look at the network.", first, traces)
+        return _diagnosis("network", "Ranks lost each other and all still lived: look at the network.", first, traces)
     return Diagnosis("no_trace", "No rank came as far as leaving a sign of life: see Ray's logs of the workers.")
 
 
 def write_diagnosis(
     attempt: Path, opinion: Callable[[Diagnosis], str] | None = None, lost_nodes: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Diagnose an attempt from its folder and append the row to `diagnoses.jsonl` beside it."""
-    found = diagnose(read_traces(attempt), lost_nodes)
-    row: dict[str, Any] = {"attempt": int(attempt.name.split("-")[1]), **asdict(found), "line": found.line()}
+    """Diagnose the attempt in folder `attempt` and append the row to `diagnoses.jsonl` beside it; returns the row."""
+    diagnosis = diagnose(read_traces(attempt), lost_nodes)
+    row: dict[str, Any] = {"attempt": int(attempt.name.split("-")[1]), **asdict(diagnosis), "line": diagnosis.line()}
     if opinion is not None:
-        row["second_opinion"] = opinion(found)
+        row["second_opinion"] = opinion(diagnosis)
     with (attempt.parent / "diagnoses.jsonl").open("a", encoding="utf-8") as out:
         out.write(json.dumps(row, ensure_ascii=False) + "\n")
     return row
@@ -174,7 +174,7 @@ def _of_error(error: dict[str, Any]) -> tuple[str, str, bool]:
     return "error", "An error of the program: its traceback is in the rank's error.json.", False
 
 
-def _found(category: str, advice: str, first: Trace, traces: Sequence[Trace], final: bool = False) -> Diagnosis:
+def _diagnosis(category: str, advice: str, first: Trace, traces: Sequence[Trace], final: bool = False) -> Diagnosis:
     step = first.error["step"] if first.error else first.life.get("step", 0)
     others = [t.words() for t in traces if t.rank != first.rank]
     return Diagnosis(

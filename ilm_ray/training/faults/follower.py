@@ -1,4 +1,4 @@
-"""The driver's view of a training that goes on elsewhere: progress, bad steps, diagnoses."""
+"""Follows a training from the driver: progress, bad steps, layouts, diagnoses of failed attempts."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -14,9 +14,10 @@ from ilm_ray.training.faults.diagnosis import Diagnosis, write_diagnosis
 
 
 class Follower:
-    """In the driver: shows progress, because a worker's own output does not reach the person who waits, and says of
-    every attempt that ended too early what ended it. `also` is called each time it looks; `lost_nodes` gives
-    the ids of nodes that have left the cluster."""
+    """A thread that shows the workers' progress in the driver and diagnoses every attempt that ended too early.
+
+    also: called at every look; lost_nodes: gives the ids of nodes that have left the cluster.
+    """
 
     def __init__(
         self,
@@ -32,7 +33,7 @@ class Follower:
         self.also, self.lost_nodes = also, lost_nodes
         self.every_s, self.shown, self.incidents = every_s, 0, 0
         self.laid_out = len(attempts.all())
-        self.resized = len(attempts.all()) - 1  # attempts before this one are of an earlier run, which told of them
+        self.resized = len(attempts.all()) - 1  # an earlier run has reported the attempts before this one
         self.start = commit.newest_step(folder / "checkpoints")
         self.progress: Progress | None = None
         self._stop = threading.Event()
@@ -88,8 +89,8 @@ class Follower:
                 row = write_diagnosis(attempt, self.opinion, self.lost_nodes())
                 tags = {"stage": self.folder.name, "category": row["category"]}
                 metrics.counter(metrics.FAILURES).inc(tags=tags)
-                said = {"second_opinion": row["second_opinion"]} if "second_opinion" in row else {}
-                self.journal.event("recover" if after else "fail", why=row["line"], **cost, **said)
+                opinion = {"second_opinion": row["second_opinion"]} if "second_opinion" in row else {}
+                self.journal.event("recover" if after else "fail", why=row["line"], **cost, **opinion)
             elif number >= self.resized:
                 self.resized = number + 1
                 if started(after)["workers"] != started(attempt)["workers"]:

@@ -1,4 +1,4 @@
-"""Steps that must not be applied: a loss or a gradient that is no number, or far above what was usual."""
+"""Guard against bad steps: a loss or gradient norm that is not finite, or far above those of recent steps."""
 
 import math
 import statistics
@@ -14,8 +14,8 @@ MAX_EXPONENT = 700.0  # e to more than this is no float
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Why a step is not applied. `roll_back`: so many in a row that the weights are suspected, not the batch."""
+class BadStep:
+    """A step that is not applied, and why. `roll_back`: so many in a row that the weights are suspected."""
 
     kind: str  # non_finite or spike
     why: str
@@ -23,9 +23,9 @@ class Verdict:
 
 
 class Guard:
-    """Looks at each step's loss and gradient norm before the optimizer does (after OLMo-core's skip-step optimizer).
+    """Checks each step's loss and gradient norm before the optimizer runs (after OLMo-core's skip-step optimizer).
 
-    What it knows is part of a checkpoint, so that a resumed run decides as an undisturbed one.
+    Its history is part of a checkpoint, so a resumed run decides as an undisturbed one.
     """
 
     def __init__(self, settings: SpikeConfig, state: dict[str, Any] | None = None) -> None:
@@ -35,29 +35,30 @@ class Guard:
         for name, values in (state or {}).items():
             self.usual[name].extend(values)
 
-    def look(self, loss: float, norm: float) -> Verdict | None:
-        """None where the step may be applied; it is then part of what is usual."""
-        found = dict(zip(self.usual, (loss, norm), strict=True))
-        wrong = next((name for name, value in found.items() if not math.isfinite(value)), None)
-        kind, why = "non_finite", f"{wrong} is {found.get(wrong or '')}"
+    def look(self, loss: float, norm: float) -> BadStep | None:
+        """Returns None where the step may be applied; its figures then join the history."""
+        figures = dict(zip(self.usual, (loss, norm), strict=True))
+        wrong = next((name for name, value in figures.items() if not math.isfinite(value)), None)
+        kind, why = "non_finite", f"{wrong} is {figures.get(wrong or '')}"
         if wrong is None:
-            limits = {name: self._limit(name) for name in found}
-            wrong = next((name for name, value in found.items() if value > limits[name]), None)
+            limits = {name: self._limit(name) for name in figures}
+            wrong = next((name for name, value in figures.items() if value > limits[name]), None)
             if wrong is None:
                 self.bad = 0
-                for name, value in found.items():
+                for name, value in figures.items():
                     self.usual[name].append(value)
                 return None
             kind = "spike"
             why = (
-                f"{wrong} {found[wrong]:.4g} is above {limits[wrong]:.4g}, the mean of {len(self.usual[wrong])} steps "
-                f"and {self.settings.sigmas:g} standard deviations{'' if wrong == 'loss' else ' (of its logarithm)'}"
+                f"{wrong} {figures[wrong]:.4g} is above {limits[wrong]:.4g}, the mean of {len(self.usual[wrong])} "
+                f"steps and {self.settings.sigmas:g} standard deviations"
+                f"{'' if wrong == 'loss' else ' (of its logarithm)'}"
             )
         self.bad += 1
-        return Verdict(kind, why, roll_back=self.bad >= self.settings.patience)
+        return BadStep(kind, why, roll_back=self.bad >= self.settings.patience)
 
     def forget(self) -> None:
-        """What was usual is so no longer: another phase begins, or older weights are back."""
+        """Clear the history: another phase begins, or older weights are back."""
         self.bad = 0
         for values in self.usual.values():
             values.clear()
@@ -77,8 +78,8 @@ class Guard:
 
 
 def _above(values: Iterable[float], sigmas: float) -> float:
-    found = list(values)
-    return statistics.fmean(found) + sigmas * statistics.stdev(found)
+    numbers = list(values)
+    return statistics.fmean(numbers) + sigmas * statistics.stdev(numbers)
 
 
 def nth_kept(number: int, skipped: list[int]) -> int:

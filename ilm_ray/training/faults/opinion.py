@@ -11,12 +11,12 @@ _ASK = (
 )
 
 
-def second_opinion(url: str, model: str, found: Diagnosis) -> str:
-    """The answer's text; where the endpoint does not give one, a line that says why.
+def second_opinion(url: str, model: str, diagnosis: Diagnosis) -> str:
+    """Returns the endpoint's answer, or a line that says why there is none.
 
-    url: base of the API, such as http://host:8000/v1. Sent are the category and the evidence lines, no data.
+    url: base of the API, such as http://host:8000/v1. Only the category and the evidence lines are sent, no data.
     """
     try:
-        return ask(url, model, _ASK, "\n".join([found.line(), *found.evidence]), 300, TIMEOUT_S)
+        return ask(url, model, _ASK, "\n".join([diagnosis.line(), *diagnosis.evidence]), 300, TIMEOUT_S)
     except NoAnswer as why:
         return f"no second opinion: {why}"

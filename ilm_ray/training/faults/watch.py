@@ -1,4 +1,4 @@
-"""Signs of life: what each rank is doing, on disk for whoever finds it dead, and an end to a wait that has none."""
+"""Heartbeats: each rank writes what it does to disk every second, and exits after `deadline_s` without progress."""
 
 import faulthandler
 import json
@@ -19,11 +19,11 @@ EVERY_S = 1.0
 
 
 class Watch:
-    """Writes `rank-<rank>.json` into `folder` every second: step, what the rank is doing since when, and where it runs.
+    """Writes `rank-<rank>.json` into `folder` every second: step, activity and its seconds, host, process, memory.
 
-    A rank that does one thing for longer than `deadline_s` leaves the stacks of its threads in `rank-<rank>.stack.txt`
-    and, two signs of life later, ends its process: the others, which wait for it, cannot know. They began to wait at
-    about the time when it began to hang, and the first to end takes the rest with it: by then each has left its stacks.
+    A rank whose activity lasts longer than `deadline_s` writes its threads' stacks to `rank-<rank>.stack.txt` and exits
+    two heartbeats later. The other ranks wait for it in a collective and reach their deadline at about the same time.
+    The first exit ends the whole group; the two heartbeats give every rank the time to write its stacks before that.
     """
 
     def __init__(self, folder: Path, rank: int, deadline_s: float) -> None:
@@ -34,11 +34,11 @@ class Watch:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def at(self, step: int, doing: str) -> None:
-        """The rank now begins with `doing`, in step `step`."""
+        """Record that the rank begins `doing` in step `step`."""
         self._now = (step, doing, time.monotonic())
 
     def failed(self, error: BaseException, trace: str) -> None:
-        """Leave what ended this rank in `rank-<rank>.error.json`."""
+        """Write the error that ends this rank to `rank-<rank>.error.json`."""
         step, doing, _ = self._now
         row = {
             "rank": self.rank,

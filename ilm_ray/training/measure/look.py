@@ -15,8 +15,8 @@ from ilm_ray.training.parallel.sharding import local_share, summed
 ASK = "look"  # a file of this name in the stage's folder asks for a look at the next logged step
 
 
-def asked(folder: Path, device: torch.device) -> bool:
-    """Whether somebody asked for a look; every rank calls it and gets the same answer. Asking once gives one look."""
+def look_requested(folder: Path, device: torch.device) -> bool:
+    """True where the file ASK was there; it is removed. Every rank calls it and gets the same answer."""
     mine = 0.0
     if dist.get_rank() == 0 and (folder / ASK).exists():
         (folder / ASK).unlink()
@@ -25,9 +25,9 @@ def asked(folder: Path, device: torch.device) -> bool:
 
 
 def measured(step: Callable[[], Any], device: torch.device) -> tuple[Any, dict[str, float]]:
-    """What `step()` returns, its seconds on this rank, and the share of them in which a collective was under way.
+    """Run `step`; returns its result, its seconds on this rank and the share of them with a collective under way.
 
-    Collectives that run beside computation count too: it is not the time that is lost by them.
+    Collectives that overlap computation count too: the share is not the time lost to them.
     """
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
     started = time.monotonic()
@@ -59,8 +59,11 @@ def layer_norms(named: Iterable[tuple[str, nn.Parameter]], stages: int) -> dict[
                 squares[i] += float(local.double().square().sum()) / (holders // shares)
     everybody: list[dict[str, list[float]]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(everybody, mine)
-    layers = sorted({layer for one in everybody for layer in one}, key=_place)
-    sums = {layer: [sum(one.get(layer, [0.0, 0.0])[i] for one in everybody) for i in (0, 1)] for layer in layers}
+    layers = sorted({layer for rank_squares in everybody for layer in rank_squares}, key=_place)
+    sums = {
+        layer: [sum(rank_squares.get(layer, [0.0, 0.0])[i] for rank_squares in everybody) for i in (0, 1)]
+        for layer in layers
+    }
     return {layer: {"weight": weight**0.5, "gradient": gradient**0.5} for layer, (weight, gradient) in sums.items()}
 
 

@@ -1,4 +1,4 @@
-"""Where the time of training goes, and what share of the hardware's peak it reaches."""
+"""Measures the time of training by activity, and the share of the hardware's peak that it reaches."""
 
 import time
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from ilm_ray.model.internlm2 import Shape
 from ilm_ray.training.plan.devices import DEVICES
 from ilm_ray.training.plan.step import flops_per_token
 
-PARTS = ("data", "checkpoint", "evaluation")  # what is not computing
+PARTS = ("data", "checkpoint", "evaluation")  # all activities but computing
 
 
 class Meter:
@@ -29,7 +29,7 @@ class Meter:
 
     @contextmanager
     def spent(self, part: str) -> Iterator[None]:
-        """What runs inside counts as `part`."""
+        """The time inside the context counts as `part`."""
         started = time.monotonic()
         try:
             yield
@@ -62,7 +62,7 @@ class Meter:
 def pipeline_bubble(layout: Layout, micros: int) -> float:
     """Share of a step of `micros` micro-batches that a rank of the pipeline waits, by the schedule alone.
 
-    It waits pp - 1 times as long as a micro-batch takes it in one of its stages, as in `parallel.timing`.
+    It waits pp - 1 times as long as a micro-batch takes in one of its stages, as in `plan.timing`.
     """
     waits = layout.pp - 1
     return waits / max(layout.virtual_stages * micros + waits, 1)

@@ -12,7 +12,7 @@ from ilm_ray.config.layout import Layout
 class Meshes:
     """Two meshes over the same ranks in the same order, tp innermost so that its ranks are neighbours.
 
-    reading: (pp, dp, cp, tp), who reads which sequences and which of their tokens.
+    reading: (pp, dp, cp, tp), by the sequences, and the tokens of them, that a rank reads.
     storing: (pp, replicate, shard, tp), dp * cp ranks as groups that a state is split over, and copies of such groups.
     """
 
@@ -41,6 +41,6 @@ class Meshes:
 
     @property
     def states(self) -> DeviceMesh:
-        """What FSDP2 splits states over: one-dimensional, or two-dimensional with copies of the groups."""
+        """The mesh of FSDP2: one-dimensional, or two-dimensional with copies of the groups."""
         replicas = self.storing["replicate"].size()
         return self.storing["shard"] if replicas == 1 else self.storing["replicate", "shard"]

@@ -1,4 +1,4 @@
-"""A model over many ranks: `parallelize` makes it so, and `ParallelModel` is what a rank holds afterwards."""
+"""A model over many ranks: `parallelize` distributes it, and `ParallelModel` is a rank's share of it."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -23,12 +23,12 @@ Micro = TypeVar("Micro")
 
 
 def parallelize(model: CausalLM | ScalarModel, layout: Layout, device: torch.device, precision: str) -> "ParallelModel":
-    """Lay `model`, whole and the same on every rank, out over all ranks. Every rank calls it.
+    """Distribute `model`, whole and the same on every rank, over all ranks. Every rank calls it.
 
     A model on the meta device, which no rank ever holds whole, comes out with memory but without values: the caller
     gives each of `parts` its weights, by `initialize` or from a checkpoint.
 
-    The order matters: what is cut first is what a later step sees. precision: fp32 keeps the model's own type, bf16
+    The order matters: each step works on the result of the one before. precision: fp32 keeps the model's own type, bf16
     computes in bfloat16 and keeps master weights and reductions in fp32.
     """
     layout = layout.on(dist.get_world_size())
@@ -48,7 +48,7 @@ def parallelize(model: CausalLM | ScalarModel, layout: Layout, device: torch.dev
         # 3. Context: attention looks beyond this rank's rows. No parameter is touched.
         if layout.cp > 1:
             split_context(part, meshes.group("cp"), layout.cp_kind)
-        # 4. Recomputing: what a block does is settled by now, collectives within it included.
+        # 4. Recomputing: the work of a block is settled by now, collectives within it included.
         recompute_blocks(part, layout.recompute)
         # 5. Compiling: sees the recomputation, so it may fuse it with the backward.
         if layout.compile:
@@ -84,7 +84,7 @@ class ParallelModel:
         return itertools.chain.from_iterable(part.parameters() for part in self.parts)
 
     def active(self) -> AbstractContextManager[None]:
-        """Where the model is called and where its backward runs: with tp the logits are split over the vocabulary."""
+        """Context for forward and backward of the model: with tp the logits are split over the vocabulary."""
         return loss_parallel() if self.layout.tp > 1 else nullcontext()
 
     def __call__(self, batch: Packed, labels: Tensor | None = None, reduction: Reduction = "none") -> Tensor:

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel
 
 _aten, _comm = torch.ops.aten, torch.ops._c10d_functional
-# What is dear to compute twice: matrix products and sums over ranks.
+# Operators that are expensive to compute twice: matrix products and sums over ranks.
 _KEPT = {_aten.mm.default, _aten.addmm.default, _comm.all_reduce.default, _comm.reduce_scatter_tensor.default}
 _ATTENTION = ("ilm_ray", "flash_attn", "torch_attn")  # libraries of operators that are nothing but attention
 

@@ -73,7 +73,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, stages: 
         if parameter.grad is not None:
             local, shares = local_share(parameter.grad)
             by_copies.setdefault(holders // shares, []).append(local)
-    # What several ranks hold a copy of is counted by each of them in part, so one sum over all ranks is the whole.
+    # Each rank with a copy of a share counts a part of it, so one sum over all ranks gives the whole.
     norms = [(nn.utils.get_total_norm(gradients), copies) for copies, gradients in by_copies.items()]
     square = torch.stack([norm.double() ** 2 / copies for norm, copies in norms]).sum()
     dist.all_reduce(square)

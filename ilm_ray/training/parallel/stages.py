@@ -18,10 +18,9 @@ Window = tuple[Packed, Tensor]  # packed tokens and the label of each
 
 
 def cut(model: CausalLM, stage: int, stages: int) -> CausalLM:
-    """A model of the layers of one stage; it shares its modules with `model` and keeps their names.
+    """The part of `model` that holds the layers of one stage; it shares its modules with `model` and keeps their names.
 
-    What the stage does not hold passes its input on, so hidden states go in where tokens would and come out where
-    losses would.
+    Modules of other stages become identities: hidden states enter in place of tokens and leave in place of losses.
     """
     backbone, layers = model.model, model.shape.layers
     mine = range(stage * layers // stages, (stage + 1) * layers // stages)
@@ -29,11 +28,11 @@ def cut(model: CausalLM, stage: int, stages: int) -> CausalLM:
     held[id(backbone.tok_embeddings)] = backbone.tok_embeddings if stage == 0 else nn.Identity()
     for module in (backbone.norm, model.output):
         held[id(module)] = module if stage == stages - 1 else nn.Identity()
-    return copy.deepcopy(model, held)  # a copy of the frame alone: what is in `held` is put in as it is
+    return copy.deepcopy(model, held)  # copies the containers alone: modules in `held` are shared
 
 
 class Pipeline:
-    """The stages that this rank holds, and the way of micro-batches through those of all ranks."""
+    """This rank's stages, and the schedule that sends micro-batches through the stages of all ranks."""
 
     def __init__(self, parts: Sequence[CausalLM], layout: Layout, meshes: Meshes, precision: str) -> None:
         self.parts, self.layout, self.meshes = parts, layout, meshes
@@ -42,9 +41,9 @@ class Pipeline:
         self.windows, self.scale = list[Window](), 1.0  # of the step under way
         parameter = next(parts[0].parameters())
         self.device = parameter.device
-        self.dtype = torch.bfloat16 if precision == "bf16" else parameter.dtype  # of what goes from stage to stage
-        # Summed losses leave a gradient of the head's size with each micro-batch until its backward, and GPipe's come
-        # after all forwards.
+        self.dtype = torch.bfloat16 if precision == "bf16" else parameter.dtype  # of tensors between stages
+        # A summed loss keeps a gradient of the head's size until the micro-batch's backward. GPipe runs all backwards
+        # after all forwards and would keep one for every micro-batch.
         self.reduction: Reduction = "none" if layout.schedule == "gpipe" else "sum"
         self._schedules: dict[tuple[int, int], Any] = {}
         for number, part in zip(self.numbers, parts, strict=True):
@@ -53,7 +52,7 @@ class Pipeline:
     def step(self, windows: list[Window], scale: float) -> Tensor:
         """Forward and backward of this rank's slices, all of one length; adds up gradients of scale * summed losses.
 
-        Returns each slice's summed loss (windows), 0 where the last stage is elsewhere.
+        Returns the summed loss of each slice (windows); 0 on ranks without the last stage.
         """
         self.windows, self.scale = windows, scale
         schedule = self._schedule(len(windows), len(windows[0][1]))
@@ -69,7 +68,7 @@ class Pipeline:
 
     @torch.no_grad()
     def forward(self, batch: Packed, labels: Tensor | None) -> Tensor:
-        """What the whole model gives for this rank's slice of a batch, on all ranks; one stage after the other."""
+        """The whole model's output for this rank's slice of a batch, on all ranks; one stage runs after the other."""
         group, pp, rows = self.meshes.group("pp"), self.layout.pp, len(batch.tokens)
         ranks = dist.get_process_group_ranks(group)
         x = torch.empty(self._hidden_shape(rows), dtype=self.dtype, device=self.device)
@@ -91,11 +90,11 @@ class Pipeline:
         return torch.promote_types(self.dtype, torch.float32)
 
     def _hidden_shape(self, rows: int) -> tuple[int, int]:
-        """Of what goes from stage to stage: with sequence parallelism each tensor-parallel rank has a part of it."""
+        """Shape of the tensors between stages: with sequence parallelism each tensor-parallel rank has a part."""
         return rows // (self.layout.tp if self.layout.sequence_parallel else 1), self.parts[0].shape.hidden
 
     def _feed(self, stage: int) -> Any:
-        """A hook that makes a schedule's input, what the stage before gave and the window's number, the model's."""
+        """A hook that turns the schedule's input (previous stage's output, number of the window) into the model's."""
 
         def hook(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
             if "number" not in named:  # called with a batch as any model
@@ -108,7 +107,7 @@ class Pipeline:
         return hook
 
     def _schedule(self, count: int, rows: int) -> Any:
-        """The schedule for `count` windows of `rows` rows. Sizes are stated, so that no trial run need find them."""
+        """The schedule for `count` windows of `rows` rows. Tensor sizes are given: torch needs no trial run."""
         if (count, rows) not in self._schedules:
             hidden, losses = (
                 torch.empty(shape, dtype=dtype, device="meta", requires_grad=True)

@@ -1,6 +1,6 @@
-"""A short measured run on the devices at hand: what they attain, in the planner's terms, as a `Device`.
+"""Measures the devices at hand in a short run and describes them to the planner as a `Device`.
 
-Every rank measures at the same time, so what ranks share (cores, memory, links) is shared here as it is in training.
+Every rank measures at the same time, so that cores, memory and links are shared as in training.
 """
 
 import functools
@@ -21,25 +21,25 @@ from ilm_ray.model.loss import summed_loss
 from ilm_ray.training.parallel.parallelize import parallelize
 from ilm_ray.training.plan.devices import Device, Link
 from ilm_ray.training.plan.planner import predict
-from ilm_ray.training.plan.step import Step, block_matrices
+from ilm_ray.training.plan.step import OptimizerStep, block_matrices
 from ilm_ray.training.plan.timing import OPTIMIZER_BYTES
 from ilm_ray.training.plan.traffic import Operation, hops, sent
 
-# Of each measurement, after one that is not counted. The mean is taken: a step is long enough to meet every
+# Repeats of each measurement, after one that is not counted. The mean is taken: a step is long enough to meet every
 # disturbance in its usual share, which a median of short runs would leave out.
 REPEATS = 8
 SIZES = (2**16, 2**20, 2**23)  # bytes of a collective
 LOSS_ROWS = 512
 WHOLE: dict[str, Any] = {"parameters": "replica", "gradients": "replica", "optimizer": "replica"}
 
-Sample = tuple[float, float, float]  # what goes into the two columns of a fit, and the seconds that were measured
+Measurement = tuple[float, float, float]  # the two columns of a fit, and the measured seconds
 
 
 def calibrate(shape: Shape, precision: str, rows: Sequence[int], cores: int, sheet: Device) -> Device:
-    """`sheet` with what blocks and head of `shape`, AdamW and collectives are measured to attain.
+    """`sheet` with the measured speed of blocks and head of `shape`, of AdamW and of collectives.
 
     Every rank calls it in an initialised process group and gets the same. rows: tokens of a micro-batch, at least two
-    numbers; cores: that all ranks of this node compute with, their own number where each has a device.
+    numbers; cores: shared by all ranks of this node; the number of ranks where each has a device.
     """
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -62,20 +62,20 @@ def calibrate(shape: Shape, precision: str, rows: Sequence[int], cores: int, she
     return replace(measured, overheads=_overheads(shape, precision, rows[0], device, measured))
 
 
-def fit(samples: Sequence[Sample]) -> tuple[float, float]:
-    """a, b >= 0 with seconds = a * first + b * second, the squares of relative errors least."""
+def fit(samples: Sequence[Measurement]) -> tuple[float, float]:
+    """The a, b >= 0 that minimise the squared relative errors of seconds = a * first + b * second."""
     first, second, seconds = np.array(samples).T
     columns = np.stack([first / seconds, second / seconds], axis=1)
     a, b = np.linalg.lstsq(columns, np.ones(len(samples)), rcond=None)[0]
     if a < 0 or b < 0:  # the best non-negative pair then has one of them at 0
-        one = [float(column.sum() / (column @ column)) for column in columns.T]
-        errors = [float(((column * factor - 1) ** 2).sum()) for column, factor in zip(columns.T, one, strict=True)]
-        a, b = (one[0], 0.0) if errors[0] < errors[1] else (0.0, one[1])
+        factors = [float(column.sum() / (column @ column)) for column in columns.T]
+        errors = [float(((column * factor - 1) ** 2).sum()) for column, factor in zip(columns.T, factors, strict=True)]
+        a, b = (factors[0], 0.0) if errors[0] < errors[1] else (0.0, factors[1])
     return float(a), float(b)
 
 
 def _seconds(work: Callable[[], Any], device: torch.device) -> float:
-    """Of the slowest rank, all working at once."""
+    """Mean seconds of `work` on the slowest rank while all ranks do it."""
     taken = 0.0
     for number in range(1 + REPEATS):
         dist.barrier()
@@ -89,7 +89,7 @@ def _seconds(work: Callable[[], Any], device: torch.device) -> float:
     return float(slowest)
 
 
-def _block(shape: Shape, device: torch.device, dtype: torch.dtype, rows: int) -> Sample:
+def _block(shape: Shape, device: torch.device, dtype: torch.dtype, rows: int) -> Measurement:
     """(1, floating-point operations, seconds) of forward and backward of a block on one document of `rows` tokens."""
     block = Block(shape).to(device, dtype)
     documents = Documents.of(Packed.of([[0] * rows]).to(device), shape, dtype)
@@ -144,7 +144,7 @@ def _links(device: torch.device, node_devices: int) -> dict[str, Link]:
 
 
 def _collective(operation: Operation, group: Any, number: int, device: torch.device) -> Callable[[], Any]:
-    """What carries `number` bytes as `traffic.Collective` counts them."""
+    """A function that runs the collective on `number` bytes, as `traffic.Collective` counts them."""
     size, rank = dist.get_world_size(group), dist.get_rank(group)
     whole = torch.zeros(number // 4 // size * size, device=device)
     part = torch.zeros(len(whole) // size, device=device)
@@ -168,14 +168,14 @@ def _collective(operation: Operation, group: Any, number: int, device: torch.dev
 
 
 def _overheads(shape: Shape, precision: str, rows: int, device: torch.device, measured: Device) -> dict[str, float]:
-    """What short real steps of two blocks take beyond what `measured` predicts of them."""
+    """Seconds a block and micro-batch, by cause, that real steps of two blocks take beyond `measured`'s prediction."""
     kinds = {
         "shards": Layout(),
         "tensor": Layout(tp=2, **WHOLE),
         "sequence": Layout(tp=2, sequence_parallel=True, **WHOLE),
         "context": Layout(cp=2, **WHOLE),
     }
-    small, found = replace(shape, layers=2), {}
+    small, overheads = replace(shape, layers=2), {}
     for kind, wanted in kinds.items():
         try:
             layout = wanted.on(dist.get_world_size())
@@ -183,14 +183,14 @@ def _overheads(shape: Shape, precision: str, rows: int, device: torch.device, me
         except UserError:  # an odd number of ranks, or of heads
             continue
         assert layout.dp is not None
-        step = Step(rows, 2 * layout.dp, precision=precision, loss_chunk=LOSS_ROWS)  # type: ignore[arg-type]
+        step = OptimizerStep(rows, 2 * layout.dp, precision=precision, loss_chunk=LOSS_ROWS)  # type: ignore[arg-type]
         model = parallelize(CausalLM(small, LOSS_ROWS), layout, device, precision)
         windows = [(Packed.of([[0] * rows]), torch.zeros(rows, dtype=torch.long))] * step.micros(layout)
         seconds = _seconds(functools.partial(model.backward_windows, windows, 1e-6), device)
         times = predict(small, layout, step, measured).times
         passes = small.layers * step.micros(layout)
-        found[kind] = max(0.0, seconds - (times.total - times.optimizer)) / passes
-    return found
+        overheads[kind] = max(0.0, seconds - (times.total - times.optimizer)) / passes
+    return overheads
 
 
 def _memory(device: torch.device) -> int:

@@ -60,7 +60,7 @@ def read_calibration(path: Path) -> tuple[Device, dict[str, Any]]:
         loaded = json.loads(path.read_text(encoding="utf-8"))
         return TypeAdapter(Device).validate_python(loaded["device"]), dict(loaded["about"])
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        said = " ".join(str(error).split())[:120]
+        message = " ".join(str(error).split())[:120]
         raise UserError(
-            f"{path} is no calibration ({type(error).__name__}: {said}); write one with jobs/plan.py --calibrate"
+            f"{path} is no calibration ({type(error).__name__}: {message}); write one with jobs/plan.py --calibrate"
         ) from None

@@ -15,7 +15,7 @@ def layouts(shape: Shape, devices: int, groups: Sequence[int]) -> Iterator[Layou
     """Every layout that `Layout` accepts for this model and number of devices, one of each kind that differs in effect.
 
     A partial state is split over `groups` ranks. Interleaved stages have the same number of layers, and one block is
-    gathered ahead; what is computed again is left to `planner.best_plan`.
+    gathered ahead; `planner.plan_work` chooses `recompute`.
     """
     for tp, pp, cp in itertools.product(_divisors(devices), repeat=3):
         if devices % (tp * pp * cp):
@@ -49,25 +49,25 @@ def _schedules(layers: int, pp: int) -> list[tuple[str, int]]:
 
 
 def _states(ranks: int, groups: Sequence[int], pp: int) -> list[dict[str, Any]]:
-    """Ways to share the three states out to `ranks`; those that Layout refuses too."""
+    """Ways to share the three states out to `ranks`; `layouts` drops those that Layout refuses."""
     if ranks == 1:
         return [{"parameters": "replica", "gradients": "replica", "optimizer": "replica"}]
-    found: list[dict[str, Any]] = []
+    choices: list[dict[str, Any]] = []
     groups = [group for group in groups if 1 < group < ranks and ranks % group == 0]
     for states in _shares():
         if pp == 1 or states["gradients"] == "replica":
             partial = "partial" in states.values()
-            found += [states | {"shard_group": group} for group in groups] if partial else [states]
-    return found
+            choices += [states | {"shard_group": group} for group in groups] if partial else [states]
+    return choices
 
 
 @functools.cache
 def _shares() -> list[dict[str, str]]:
     """The shares of parameters, gradients and optimizer states that Layout accepts together."""
-    found = []
+    choices = []
     for shares in itertools.product(get_args(Share), repeat=3):
         states = dict(zip(("parameters", "gradients", "optimizer"), shares, strict=True))
         with contextlib.suppress(UserError):
             Layout(**states)
-            found.append(states)
-    return found
+            choices.append(states)
+    return choices

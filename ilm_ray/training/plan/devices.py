@@ -1,6 +1,6 @@
-"""What the planner knows of hardware. Figures are those of data sheets; `attainable` alone was measured, by others.
+"""Devices and links as the planner knows them. Figures are those of data sheets; others measured `attainable`.
 
-`parallel.calibrate` replaces them by what it measures on the devices at hand.
+`plan.calibrate` replaces them by its measurements on the devices at hand.
 """
 
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ from ilm_ray.base.errors import UserError
 
 GB, GIB = 10**9, 2**30
 
-# Of a device's memory what tensors may take: the rest is CUDA's context, NCCL's buffers and fragments. Ours.
+# Share of a device's memory for tensors: the rest is CUDA's context, NCCL's buffers and fragments. Our figure.
 USABLE_MEMORY = 0.9
-# Of a link's rate what large transfers attain. NCCL counts 0.92 for its LL128 protocol (120 of 128 bytes are data) and
-# less at scale; ours.
+# Share of a link's rate that large transfers attain. NCCL counts 0.92 for its LL128 protocol (120 of 128 bytes are
+# data) and less at scale; our figure.
 ATTAINABLE_LINK = 0.8
 # Seconds a hop, and to begin (ring, Simple protocol): NCCL's own model, src/graph/tuning.cc (hwLat, baseLat).
 HOP_INSIDE, HOP_BETWEEN, BEGIN = 3.4e-6, 9.6e-6, 8.4e-6
@@ -23,7 +23,7 @@ TREE_HOP_INSIDE, TREE_HOP_BETWEEN = 28e-6, 50e-6
 
 @dataclass(frozen=True)
 class Link:
-    """A collective inside a node as it was measured: seconds = hops * `hop` + bytes sent / `rate`."""
+    """Measured speed of a collective inside a node: seconds = hops * `hop` + bytes sent / `rate`."""
 
     hop: float  # seconds of a message to the next rank
     rate: float  # bytes/s that a rank sends
@@ -44,13 +44,13 @@ class Device:
     attainable: float
     fused: bool = True  # kernels that normalise and attend without copies; AdamW over lists of tensors
     overlap: bool = True  # communication runs beside computation; on a CPU both want the same cores
-    ranks_a_core: float = 1.0  # ranks that share what computes; one works while another waits
+    ranks_a_core: float = 1.0  # ranks that share a core (or a device); one works while another waits
     # Only a calibration knows these.
     attainable_head: float | None = None  # of the head with its loss; None: as the blocks
     block_seconds: float = 0.0  # of a block's forward and backward, whatever the number of rows
     links: Mapping[str, Link] = field(default_factory=dict)  # by operation; those absent follow from the data sheet
-    # Seconds a block and micro-batch beyond what is computed and sent: dispatch, hooks, waiting for each other. By what
-    # causes them: shards, tensor, sequence, context.
+    # Seconds a block and micro-batch on top of computing and sending: dispatch, hooks, waiting for each other. Keys are
+    # the causes: shards, tensor, sequence, context.
     overheads: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -77,23 +77,23 @@ DEVICES = {
 
 
 def known_device(name: str | None) -> Device:
-    """The kind that CUDA's or Ray's name of an accelerator stands for ("NVIDIA H100 80GB HBM3", "H100"); None: a CPU.
+    """The device by CUDA's or Ray's name of an accelerator ("NVIDIA H100 80GB HBM3", "H100"); None: a CPU.
 
-    Raises UserError where none does.
+    Raises UserError where the planner does not know it.
     """
     if name is None:
         return DEVICES["cpu"]
-    found = next((device for kind, device in DEVICES.items() if kind in name.lower()), None)
-    if found is None:
+    device = next((device for kind, device in DEVICES.items() if kind in name.lower()), None)
+    if device is None:
         raise UserError(
             f"the planner has no data of a device '{name}', only of {', '.join(sorted(DEVICES))}; measure it with "
             "jobs/plan.py --calibrate, or name a layout"
         )
-    return found
+    return device
 
 
 @dataclass(frozen=True)
-class Group:
+class RankGroup:
     """Ranks that talk to each other: `size` of them, `stride` apart in the order of ranks, which fills node by node."""
 
     size: int

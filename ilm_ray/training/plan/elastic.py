@@ -10,7 +10,7 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.config.layout import Layout
 from ilm_ray.model.internlm2 import Shape
 from ilm_ray.training.plan.devices import Device
-from ilm_ray.training.plan.planner import Choice, NoPlan, Work, choose_layout, plan_work, written
+from ilm_ray.training.plan.planner import Choice, NoPlan, Workload, choose_layout, plan_work, written
 from ilm_ray.training.plan.step import flops_per_token
 
 # Other degrees than those that were asked for must be predicted to save this share of the time: a prediction is not
@@ -18,8 +18,8 @@ from ilm_ray.training.plan.step import flops_per_token
 WORTH_ANOTHER_LAYOUT = 0.1
 
 
-def usable(base: Layout | None, ranks: int, shape: Shape, device: Device, works: Sequence[Work]) -> Choice:
-    """The layout to use of `ranks` ranks, or of the most of them that can be used, and why. Pure.
+def usable(base: Layout | None, ranks: int, shape: Shape, device: Device, works: Sequence[Workload]) -> Choice:
+    """Choose a layout for `ranks` ranks, or for as many of them as can be used, and say why. Pure.
 
     base: the layout asked for, `dp` left out of account; None: any. Its degrees are kept with the largest dp that
     shares every batch out evenly and fits into memory. If that leaves ranks idle, other layouts of up to `ranks` ranks
@@ -38,7 +38,7 @@ def usable(base: Layout | None, ranks: int, shape: Shape, device: Device, works:
     return replace(kept, why=_why(kept, ranks, works))
 
 
-def _kept(base: Layout, ranks: int, shape: Shape, device: Device, works: Sequence[Work]) -> Choice | None:
+def _kept(base: Layout, ranks: int, shape: Shape, device: Device, works: Sequence[Workload]) -> Choice | None:
     """`base` with the largest dp that is possible."""
     for dp in range(ranks // base.replica_ranks, 0, -1):
         try:
@@ -61,7 +61,7 @@ def with_dp(base: Layout, dp: int) -> Layout:
     return Layout.model_validate(base.model_dump() | changed).on(dp * base.replica_ranks)
 
 
-def _fastest(ranks: int, shape: Shape, device: Device, works: Sequence[Work], kept: Choice | None) -> Choice | None:
+def _fastest(ranks: int, shape: Shape, device: Device, works: Sequence[Workload], kept: Choice | None) -> Choice | None:
     """The fastest layout of up to `ranks` ranks; those that cannot beat `kept` need not be looked at."""
     best = None
     for number, least in _least_seconds(ranks, shape, device, works):
@@ -69,15 +69,15 @@ def _fastest(ranks: int, shape: Shape, device: Device, works: Sequence[Work], ke
         if least >= limit:
             break  # fewer ranks take longer still
         try:
-            found = choose_layout(shape, number, device, works)
+            choice = choose_layout(shape, number, device, works)
         except UserError:
             continue
-        if best is None or found.seconds < best.seconds:
-            best = found
+        if best is None or choice.seconds < best.seconds:
+            best = choice
     return best
 
 
-def _least_seconds(ranks: int, shape: Shape, device: Device, works: Sequence[Work]) -> Iterator[tuple[int, float]]:
+def _least_seconds(ranks: int, shape: Shape, device: Device, works: Sequence[Workload]) -> Iterator[tuple[int, float]]:
     """(number of ranks, seconds that `works` take at least, computing alone), from `ranks` down."""
     # Norms are in the count and not in the predicted time.
     alone = sum(
@@ -90,7 +90,7 @@ def _least_seconds(ranks: int, shape: Shape, device: Device, works: Sequence[Wor
         yield number, alone / share / number
 
 
-def _why(choice: Choice, ranks: int, works: Sequence[Work]) -> str:
+def _why(choice: Choice, ranks: int, works: Sequence[Workload]) -> str:
     """ "13 workers: dp6 tp2, 1 idle; 96 sequences a step: 16 each; predicted ..."."""
     dp = choice.layout.dp
     assert dp is not None

@@ -1,6 +1,6 @@
-"""Memory that a device needs at the worst moment of a step, in bytes: predicted from what is kept and by whom.
+"""Predicts the peak memory of a device in a step, in bytes.
 
-What is kept between forward and backward was read off `ilm_ray.model`, tensor by tensor. States: 4 bytes each of master
+The tensors kept between forward and backward are those of `ilm_ray.model`, one by one. States: 4 bytes each of master
 weight, gradient and two moments (mixed precision as FSDP2 does it).
 """
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 from ilm_ray.config.layout import Layout
 from ilm_ray.model.internlm2 import Shape
-from ilm_ray.training.plan.step import Pieces, Step, pieces
+from ilm_ray.training.plan.step import OptimizerStep, Pieces, pieces
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a device when it needs most."""
+    """Bytes of a device at its peak."""
 
     weights: int  # the share of master weights that it stores
     optimizer: int  # its share of the two moments
     gradients: int  # shares, and whole ones that wait for the last micro-batch
-    gathered: int  # whole parameters in the type that is computed with
+    gathered: int  # whole parameters in the type of forward and backward
     activations: int  # kept for the backward
     transient: int  # of the loss or of the block whose backward runs, whichever is more
 
@@ -27,8 +27,8 @@ class Memory:
         return sum(vars(self).values())
 
 
-def peak_memory(shape: Shape, layout: Layout, step: Step, fused: bool) -> Memory:
-    """That of the rank of the pipeline that needs most. `fused`: as of the device (`devices.Device`)."""
+def peak_memory(shape: Shape, layout: Layout, step: OptimizerStep, fused: bool) -> Memory:
+    """Memory of the pipeline rank that needs most. `fused`: see `devices.Device`."""
     kept = activations(shape, layout, step)
     # Where all ranks hold as many blocks, later ones keep fewer micro-batches.
     even = shape.layers % layout.stages == 0
@@ -36,7 +36,7 @@ def peak_memory(shape: Shape, layout: Layout, step: Step, fused: bool) -> Memory
     return max((_of_rank(shape, layout, step, rank, kept, fused) for rank in ranks), key=lambda memory: memory.total)
 
 
-def _of_rank(shape: Shape, layout: Layout, step: Step, rank: int, kept: "Activations", fused: bool) -> Memory:
+def _of_rank(shape: Shape, layout: Layout, step: OptimizerStep, rank: int, kept: "Activations", fused: bool) -> Memory:
     held, micros, group, width = pieces(shape, layout, rank), step.micros(layout), layout.optimizer_group, step.width
     share = -(-held.all // group)
     waiting = 4 * held.all if layout.gradients == "replica" and micros > 1 else 0
@@ -48,7 +48,7 @@ def _of_rank(shape: Shape, layout: Layout, step: Step, rank: int, kept: "Activat
     states = {"weights": 4 * share, "optimizer": 8 * share}
     gathered = int(_gathered(held, layout, step) * width)
     reduced_root = 4 * held.root + max(0, (4 if waiting else width) * held.root - 4 * held.root // group)
-    if reduced:  # what earlier micro-batches left is added to only once the new share is there
+    if reduced:  # the shares of earlier micro-batches stay until the new ones are there and added
         reduced_root += 4 * held.root // group
     if group > 1 and not fused:  # gloo scatters a copy
         reduced_root += 4 * held.root
@@ -80,7 +80,7 @@ def _blocks_in_flight(held: Pieces, layout: Layout, micros: int, rank: int) -> f
     return held.blocks * min(micros, chunks / layout.virtual_stages)
 
 
-def _gathered(held: Pieces, layout: Layout, step: Step) -> float:
+def _gathered(held: Pieces, layout: Layout, step: OptimizerStep) -> float:
     """Numbers of parameters that are whole on a rank when a backward begins."""
     if _unwrapped(layout, step):
         return 0.0
@@ -93,7 +93,7 @@ def _gathered(held: Pieces, layout: Layout, step: Step) -> float:
     return ahead
 
 
-def _unwrapped(layout: Layout, step: Step) -> bool:
+def _unwrapped(layout: Layout, step: OptimizerStep) -> bool:
     """A rank that shares its weights with none and computes in their type is left without FSDP2."""
     return layout.sharding_ranks == 1 and layout.tp == 1 and step.precision == "fp32"
 
@@ -108,10 +108,10 @@ class Activations:
     again: int = 0  # of the block whose backward runs: what was not kept and is computed again
 
 
-def activations(shape: Shape, layout: Layout, step: Step) -> Activations:
-    """What is kept for the backward: all that autograd needs, or what `layout.recompute` leaves of it.
+def activations(shape: Shape, layout: Layout, step: OptimizerStep) -> Activations:
+    """Tensors kept for the backward: all that autograd needs, or fewer by `layout.recompute`.
 
-    full: a block's input. selective: that too, and what `parallel.recompute` keeps.
+    full: a block's input. selective: that too, and the results that `parallel.recompute` keeps.
     """
     rows, width = step.rows(layout), step.width
     parted = shape.hidden // (layout.tp if layout.sequence_parallel else 1)
@@ -132,7 +132,7 @@ def _kept_by_autograd(shape: Shape, layout: Layout, width: int, parted: int) -> 
     # gathered.
     norms = 2 * (width * (parted + shape.hidden) + 4)
     attended = queries + pairs * (layout.cp if layout.cp_kind == "gather" else 1)
-    # What attention gives is kept by it and by `wo`: once where that is one tensor. Exchanged it is two.
+    # Attention and `wo` both keep attention's output: one tensor, or two where Ulysses exchanges it in between.
     results = 2 * queries if layout.cp > 1 and layout.cp_kind == "ulysses" else queries
     sums = 4 * shape.heads // layout.tp  # log-sum-exp of each query
     return norms + width * (attended + results + 3 * shape.mlp_hidden // layout.tp) + sums
@@ -146,8 +146,8 @@ def _kept_by_selection(shape: Shape, layout: Layout, width: int, parted: int) ->
     return width * (parted + products + summed) + 4 * shape.heads // layout.tp
 
 
-def _of_loss(shape: Shape, layout: Layout, step: Step) -> int:
-    """A chunk's logits, and in fp32 their log-probabilities, which become the gradient; that once more in bf16.
+def _of_loss(shape: Shape, layout: Layout, step: OptimizerStep) -> int:
+    """Bytes of a chunk's logits, of their log-probabilities in fp32 (later the gradient) and of the gradient in bf16.
 
     GPipe's losses are computed chunk by chunk in the backward: then log-probabilities and two gradients, in fp32.
     """
@@ -155,7 +155,7 @@ def _of_loss(shape: Shape, layout: Layout, step: Step) -> int:
     return number * min(step.loss_chunk, step.rows(layout)) * shape.vocab_size // layout.tp
 
 
-def _of_block(shape: Shape, layout: Layout, step: Step, held: Pieces, fused: bool) -> int:
+def _of_block(shape: Shape, layout: Layout, step: OptimizerStep, held: Pieces, fused: bool) -> int:
     """The backward of an MLP: gradients of two inner and two outer tensors, those of the block's weights, and these
     once more in fp32 for the reduction. Where slices gather keys, a CPU makes a mask of numbers to add and its bits.
     """

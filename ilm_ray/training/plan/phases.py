@@ -1,4 +1,4 @@
-"""What the planner is asked about pre-training: the phases as work, a layout to train them in, a forecast of a run."""
+"""Pre-training for the planner: the phases as workloads, a layout to train them in, a forecast of a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,19 +8,21 @@ from ilm_ray.config.fit import parameter_count
 from ilm_ray.config.training import PhaseConfig, PretrainConfig
 from ilm_ray.training.plan.devices import Device
 from ilm_ray.training.plan.elastic import usable
-from ilm_ray.training.plan.planner import Choice, Plan, Work
-from ilm_ray.training.plan.step import Step
-from ilm_ray.training.shape import shape_of
+from ilm_ray.training.plan.planner import Choice, LayoutPlan, Workload
+from ilm_ray.training.plan.shape import shape_of
+from ilm_ray.training.plan.step import OptimizerStep
 
 
-def work_of(pretrain: PretrainConfig) -> list[Work]:
+def work_of(pretrain: PretrainConfig) -> list[Workload]:
     """The phases' steps; `micro_tokens` is the most that the planner may put into a micro-batch."""
-    return [Work(step_of(pretrain, phase), phase.steps) for phase in pretrain.phases]
+    return [Workload(step_of(pretrain, phase), phase.steps) for phase in pretrain.phases]
 
 
-def step_of(pretrain: PretrainConfig, phase: PhaseConfig) -> Step:
+def step_of(pretrain: PretrainConfig, phase: PhaseConfig) -> OptimizerStep:
     """A step of `phase` with the micro-batches that the configuration names."""
-    return Step(phase.context, phase.sequences, pretrain.at_once(phase), pretrain.precision, pretrain.loss_chunk)
+    return OptimizerStep(
+        phase.context, phase.sequences, pretrain.at_once(phase), pretrain.precision, pretrain.loss_chunk
+    )
 
 
 def training_layout(config: Config, vocab_size: int, ranks: int, device: Device) -> Choice:
@@ -41,23 +43,23 @@ def choose_layouts(config: Config, vocab_size: int, ranks: int, device: Device) 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a phase is predicted to take."""
+    """The predicted tokens and time of a phase."""
 
     phase: PhaseConfig
-    plan: Plan
+    plan: LayoutPlan
     tokens: int
     tokens_per_second: float  # all ranks
     seconds: float
     device_seconds: float  # of all ranks, idle ones too
 
 
-def forecast(pretrain: PretrainConfig, plans: Sequence[Plan], ranks: int) -> list[Forecast]:
+def forecast(pretrain: PretrainConfig, plans: Sequence[LayoutPlan], ranks: int) -> list[Forecast]:
     """Each phase in its plan, on a machine of `ranks` ranks. Evaluation, checkpoints and restarts are not counted."""
-    found = []
+    forecasts = []
     for phase, plan in zip(pretrain.phases, plans, strict=True):
         seconds, tokens = phase.steps * plan.times.total, phase.steps * plan.step.tokens
-        found.append(Forecast(phase, plan, tokens, tokens / seconds, seconds, seconds * ranks))
-    return found
+        forecasts.append(Forecast(phase, plan, tokens, tokens / seconds, seconds, seconds * ranks))
+    return forecasts
 
 
 def checkpoint_bytes(config: Config, vocab_size: int) -> tuple[int, int]:

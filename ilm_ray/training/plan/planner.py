@@ -1,4 +1,4 @@
-"""Which layout is fastest and fits: what each would need, and how long a step of it would take (predictions).
+"""Finds the fastest layout that fits: predicts the memory and the step time of each.
 
 The report names an execution simulator that picks the plan (section 2.1) and publishes nothing of it; this one is ours.
 """
@@ -14,28 +14,28 @@ from ilm_ray.model.internlm2 import Shape
 from ilm_ray.training.plan.candidates import layouts
 from ilm_ray.training.plan.devices import GIB, Device
 from ilm_ray.training.plan.memory import Memory, peak_memory
-from ilm_ray.training.plan.step import Step, flops_per_token
+from ilm_ray.training.plan.step import OptimizerStep, flops_per_token
 from ilm_ray.training.plan.timing import Times, step_time
 from ilm_ray.training.plan.traffic import Collective
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A layout on its devices, and what is predicted of it."""
+class LayoutPlan:
+    """A layout on its devices, with its predicted memory, time and speed."""
 
     layout: Layout
-    step: Step
+    step: OptimizerStep
     memory: Memory
     times: Times
     sent: dict[str, float]  # bytes that a device sends in a step, by kind
     tokens_per_second: float  # a device
-    mfu: float  # keys that lie ahead are counted; what is computed twice is not
+    mfu: float  # keys that lie ahead are counted; recomputation is not
     mfu_causal: float  # neither is
-    limit: str  # compute, or what takes most time beside it where that is a tenth of the step or more
+    limit: str  # compute, or the longest wait where it is a tenth of the step or more
 
 
-def predict(shape: Shape, layout: Layout, step: Step, device: Device) -> Plan:
-    """What a step of `layout`, with its `dp` known, would need. Raises UserError where the batch cannot be shared."""
+def predict(shape: Shape, layout: Layout, step: OptimizerStep, device: Device) -> LayoutPlan:
+    """Predict a step of `layout`, whose `dp` is known. Raises UserError where the batch cannot be shared."""
     layout.require_batch("this batch", step.sequences, step.at_once)
     memory = peak_memory(shape, layout, step, device.fused)
     times, traffic = step_time(shape, layout, step, device)
@@ -46,7 +46,7 @@ def predict(shape: Shape, layout: Layout, step: Step, device: Device) -> Plan:
     mfu, mfu_causal = (
         speed * flops_per_token(shape, step.context, causal) / device.peak_flops for causal in (False, True)
     )
-    return Plan(layout, step, memory, times, sent, speed, mfu, mfu_causal, _limit(times, traffic, device))
+    return LayoutPlan(layout, step, memory, times, sent, speed, mfu, mfu_causal, _limit(times, traffic, device))
 
 
 def ranks_of(layout: Layout) -> int:
@@ -68,40 +68,40 @@ def _limit(times: Times, traffic: list[Collective], device: Device) -> str:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Plans that fit, fastest first, and what was left out: why, and how often."""
+    """Plans that fit, fastest first; left_out: reason -> number of layouts left out for it."""
 
-    plans: list[Plan]
+    plans: list[LayoutPlan]
     left_out: Counter[str]
 
 
-def rank(shape: Shape, devices: int, device: Device, step: Step) -> Ranking:
-    """All layouts of `devices` devices for `step`, each as `plan_work` has it.
+def rank(shape: Shape, devices: int, device: Device, step: OptimizerStep) -> Ranking:
+    """Rank all layouts of `devices` devices for `step`, each planned by `plan_work`.
 
-    Left out is what needs more than the device's memory, or cannot share the batch out. Partial states are split over
-    as many ranks as a node has devices.
+    Layouts that need more than the device's memory, or cannot share the batch out, are left out. Partial states are
+    split over as many ranks as a node has devices.
     """
-    plans, left_out = list[Plan](), Counter[str]()
+    plans, left_out = list[LayoutPlan](), Counter[str]()
     for layout in layouts(shape, devices, (device.node_devices,)):
         if not _worth_a_look(layout, step):
             continue
         try:
-            plans += plan_work(shape, layout, device, [Work(step)]).plans
+            plans += plan_work(shape, layout, device, [Workload(step)]).plans
         except NoPlan as error:
             left_out[str(error)] += 1
     plans.sort(key=lambda plan: (-plan.tokens_per_second, plan.memory.total))
     return Ranking(plans, left_out)
 
 
-def _worth_a_look(layout: Layout, step: Step) -> bool:
+def _worth_a_look(layout: Layout, step: OptimizerStep) -> bool:
     """GPipe is as fast as 1F1B and needs more memory; many small stages and short slices only add messages."""
     return layout.schedule != "gpipe" and layout.virtual_stages <= 4 and layout.cp * 1024 <= max(1024, step.context)
 
 
 class NoPlan(Exception):
-    """A layout cannot be had for a step; the message is a few words that say why."""
+    """A layout is impossible for a step; the message says why in a few words."""
 
 
-def best_plan(shape: Shape, layout: Layout, step: Step, device: Device) -> Plan:
+def best_plan(shape: Shape, layout: Layout, step: OptimizerStep, device: Device) -> LayoutPlan:
     """The fastest plan of `layout`, its `dp` known: micro-batches of 1, 2, 4... up to `step.at_once` sequences.
 
     Raises NoPlan where there is none.
@@ -130,34 +130,33 @@ def best_plan(shape: Shape, layout: Layout, step: Step, device: Device) -> Plan:
 
 
 @dataclass(frozen=True)
-class Work:
-    """Optimizer steps of one kind that a run makes, a phase: `step.at_once` is the most that a micro-batch may have."""
+class Workload:
+    """Optimizer steps of one kind, such as a phase. `step.at_once`: the most sequences of a micro-batch."""
 
-    step: Step
+    step: OptimizerStep
     steps: int = 1
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A layout for some work: `plans` has one entry a piece of work, with the micro-batch to use in `step.at_once`."""
+    """A layout for some workloads. `plans`: one a workload, with the micro-batch to use in `step.at_once`."""
 
     layout: Layout
-    plans: tuple[Plan, ...]
-    seconds: float  # all the work
-    why: str  # one line: what is predicted, and of `choose_layout` also by how much it beats another
+    plans: tuple[LayoutPlan, ...]
+    seconds: float  # of all workloads
+    why: str  # one line: the prediction; `choose_layout` adds by how much it beats the next best
 
     @property
     def ranks(self) -> int:
         return ranks_of(self.layout)
 
 
-def plan_work(shape: Shape, layout: Layout, device: Device, works: Sequence[Work]) -> Choice:
-    """`layout` for all of `works`, each with its own micro-batch. Raises NoPlan where one of them cannot have it.
+def plan_work(shape: Shape, layout: Layout, device: Device, works: Sequence[Workload]) -> Choice:
+    """Plan `layout` for all of `works`, each with its own micro-batch. Raises NoPlan where one of them does not fit.
 
-    Nothing is computed again that need not be: where the layout's own `recompute` needs too much memory the faster of
-    those that need less is taken.
+    `layout.recompute` is kept where it fits; else the fastest of the levels that need less memory is taken.
     """
-    found: list[Choice] = []
+    choices: list[Choice] = []
     reason: NoPlan | None = None
     levels = get_args(Layout.model_fields["recompute"].annotation)
     for recompute in levels[levels.index(layout.recompute) :]:
@@ -168,47 +167,47 @@ def plan_work(shape: Shape, layout: Layout, device: Device, works: Sequence[Work
             reason = error
             continue
         seconds = sum(work.steps * plan.times.total for work, plan in zip(works, plans, strict=True))
-        found.append(Choice(tried, plans, seconds, _need(plans, device)))
+        choices.append(Choice(tried, plans, seconds, _need(plans, device)))
         if recompute == layout.recompute:
             break
-    if not found:
+    if not choices:
         assert reason is not None
         raise reason
-    return min(found, key=lambda choice: choice.seconds)
+    return min(choices, key=lambda choice: choice.seconds)
 
 
-def choose_layout(shape: Shape, ranks: int, device: Device, works: Sequence[Work]) -> Choice:
-    """The layout of `ranks` ranks, all of them, that does `works` fastest and fits into memory in each.
+def choose_layout(shape: Shape, ranks: int, device: Device, works: Sequence[Workload]) -> Choice:
+    """The fastest layout for `works` that uses all of `ranks` ranks and fits into memory.
 
     Raises UserError where there is none.
     """
-    found: list[Choice] = []
+    choices: list[Choice] = []
     left_out = Counter[str]()
     for layout in layouts(shape, ranks, (device.node_devices,)):
         if not all(_worth_a_look(layout, work.step) for work in works):
             continue
         try:
-            found.append(plan_work(shape, layout, device, works))
+            choices.append(plan_work(shape, layout, device, works))
         except NoPlan as error:
             left_out[str(error)] += 1
-    if not found:
+    if not choices:
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
         raise UserError(
             f"layout=auto: no layout of {ranks} {device.name} can do this ({reasons or 'none is possible'}); use more "
             "workers, a shorter context or another batch"
         )
-    best, *others = sorted(found, key=lambda c: (c.seconds, max(plan.memory.total for plan in c.plans)))
+    best, *others = sorted(choices, key=lambda c: (c.seconds, max(plan.memory.total for plan in c.plans)))
     return replace(best, why=best.why + _next_best(best, others))
 
 
-def _need(plans: Sequence[Plan], device: Device) -> str:
+def _need(plans: Sequence[LayoutPlan], device: Device) -> str:
     memory = max(plan.memory.total for plan in plans)
     speeds = " / ".join(f"{plan.tokens_per_second:,.0f}" for plan in plans)
     return f"predicted {speeds} tokens/s a rank and {memory / GIB:.3g} of {device.usable_memory / GIB:.3g} GiB"
 
 
 def _next_best(best: Choice, others: Sequence[Choice]) -> str:
-    """The next that differs in more than where its states live."""
+    """The next best layout with other degrees; layouts that only keep their states elsewhere are passed over."""
     degrees = (best.layout.dp, best.layout.pp, best.layout.cp, best.layout.tp)
     other = next((c for c in others if (c.layout.dp, c.layout.pp, c.layout.cp, c.layout.tp) != degrees), None)
     return f"; next best {written(other.layout)}: {other.seconds / best.seconds - 1:.1%} slower" if other else ""

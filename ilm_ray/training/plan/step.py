@@ -1,4 +1,4 @@
-"""One optimizer step as the planner sees it: its micro-batches, and the sizes of what a rank holds."""
+"""One optimizer step as the planner sees it: its micro-batches, and the parameters that a rank holds."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ from ilm_ray.model.internlm2 import Shape
 
 
 @dataclass(frozen=True)
-class Step:
+class OptimizerStep:
     """`sequences` of `context` tokens over all ranks, `at_once` of them in a micro-batch of a replica."""
 
     context: int
@@ -23,7 +23,7 @@ class Step:
 
     @property
     def width(self) -> int:
-        """Bytes of a number that is computed with; master weights, moments and reductions have 4."""
+        """Bytes of a number in forward and backward; master weights, moments and reductions have 4."""
         return 2 if self.precision == "bf16" else 4
 
     def micros(self, layout: Layout) -> int:
@@ -32,7 +32,7 @@ class Step:
         return -(-self.sequences // layout.dp // self.at_once)
 
     def rows(self, layout: Layout) -> int:
-        """Tokens of a micro-batch that a rank has: a context-parallel rank its slice."""
+        """Tokens of a micro-batch on a rank; a context-parallel rank has a slice."""
         unit = layout.row_unit
         return -(-self.context * self.at_once // unit) * unit // layout.cp
 
@@ -49,7 +49,7 @@ class Pieces:
 
     @property
     def root(self) -> int:
-        """What FSDP2 handles as one beside the blocks."""
+        """Parameters outside the blocks, which FSDP2 gathers and reduces as one unit."""
         return self.embedding + self.norm + self.head
 
     @property
@@ -64,7 +64,7 @@ def block_matrices(shape: Shape) -> int:
 
 
 def pieces(shape: Shape, layout: Layout, rank: int) -> Pieces:
-    """What rank `rank` of the pipeline holds; stages are cut as `parallel.stages.cut` does."""
+    """Parameters of rank `rank` of the pipeline; stages are cut as in `parallel.stages.cut`."""
     block = block_matrices(shape) // layout.tp + 2 * shape.hidden
     stages = range(rank, layout.stages, layout.pp)
     table = shape.vocab_size * shape.hidden // layout.tp

@@ -1,4 +1,4 @@
-"""Which layout each stretch of a training runs in, on as many workers as there happen to be."""
+"""Assigns a layout to each stretch of a training, for the workers that there are."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from ilm_ray.training.plan.planner import choose_layout
 
 @dataclass(frozen=True)
 class Stretch:
-    """Steps up to `until` in one layout; at most `at_once` sequences in a micro-batch, 0: the task knows."""
+    """Steps up to `until` in one layout; at most `at_once` sequences in a micro-batch, 0: the task decides."""
 
     until: int
     layout: Layout
@@ -25,7 +25,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Stretches:
-    """All of a training. `used`: ranks that take part, from the first; `why`: one line for people."""
+    """All stretches of a training. `used`: ranks that take part, from the first; `why`: one line for people."""
 
     used: int
     all: tuple[Stretch, ...]
@@ -37,15 +37,15 @@ def stretches(pretrain: PretrainConfig, shape: Shape, ranks: int, gpu: str | Non
 
     gpu: CUDA's name of it, None for a CPU.
 
-    The layout that is set is taken as it is on the number of workers that is set. On fewer, or with `auto`, the planner
-    chooses; with `auto` each phase has the layout that suits it best.
+    A named layout is used as it is on the configured number of workers. On fewer, or with `auto`, the planner chooses;
+    with `auto` each phase gets its own fastest layout.
     """
     works = work_of(pretrain)
     ends = [sum(work.steps for work in works[: number + 1]) for number in range(len(works))]
     if pretrain.layout != "auto" and ranks == pretrain.workers:
         layout = pretrain.layout.on(ranks)
-        found = tuple(Stretch(end, layout, work.step.at_once) for end, work in zip(ends, works, strict=True))
-        return Stretches(ranks, found, "")
+        parts = tuple(Stretch(end, layout, work.step.at_once) for end, work in zip(ends, works, strict=True))
+        return Stretches(ranks, parts, "")
     device = cluster_device(pretrain.calibration, gpu)
     base = None if pretrain.layout == "auto" else pretrain.layout
     together = usable(base, ranks, shape, device, works)
@@ -66,7 +66,7 @@ def stretches(pretrain: PretrainConfig, shape: Shape, ranks: int, gpu: str | Non
 
 
 def one_stretch(pretrain: PretrainConfig, shape: Shape, ranks: int, steps: int, pipeline: bool) -> Stretches:
-    """One layout for a training that deals its batches out by tokens, so that any number of replicas will do.
+    """One layout for a training that deals its batches out by tokens and so runs on any number of replicas.
 
     It has the degrees of `pretrain.layout` (`auto`: none, every rank is a replica) and the largest dp that `ranks`
     give. pipeline: whether the model can be cut into stages; otherwise a pipeline's ranks become replicas. Raises
@@ -92,7 +92,7 @@ def one_stretch(pretrain: PretrainConfig, shape: Shape, ranks: int, steps: int, 
 
 
 def cluster_device(calibration: str | None, gpu: str | None) -> Device:
-    """The kind of device to plan for: as it was measured, else by CUDA's name from its data sheet; None: a CPU.
+    """The device to plan for: from a calibration, else from the data sheet by CUDA's name; None: a CPU.
 
     Raises UserError where the file is no calibration, or there is no data of such a device.
     """

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ilm_ray.config.layout import Layout
 from ilm_ray.model.internlm2 import Shape
 from ilm_ray.training.plan.devices import Device
-from ilm_ray.training.plan.step import Pieces, Step, block_matrices, pieces
+from ilm_ray.training.plan.step import OptimizerStep, Pieces, block_matrices, pieces
 from ilm_ray.training.plan.traffic import Collective, activation_traffic, state_traffic
 
 # Bytes a parameter that its rank moves at the end of a step. Clipping reads the gradient, then scales it; AdamW reads
@@ -15,7 +15,7 @@ OPTIMIZER_BYTES = 40
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of a step. What communication hides behind the computation is in none of them."""
+    """Seconds of a step. Communication that overlaps computation is not counted."""
 
     compute: float
     recompute: float  # of activations that were not kept
@@ -31,15 +31,17 @@ class Times:
         return sum(vars(self).values())
 
 
-def step_time(shape: Shape, layout: Layout, step: Step, device: Device) -> tuple[Times, list[Collective]]:
-    """Seconds of a step, set by the slowest rank of the pipeline, and what that rank sends."""
+def step_time(shape: Shape, layout: Layout, step: OptimizerStep, device: Device) -> tuple[Times, list[Collective]]:
+    """Seconds of a step, set by the slowest rank of the pipeline, and the collectives of that rank."""
     even = shape.layers % layout.stages == 0  # then a rank in the middle has no more to do than the first
     ranks = sorted({0, layout.pp - 1} if even else {0, layout.pp // 2, layout.pp - 1})
-    found = [_rank_time(shape, layout, step, device, rank) for rank in ranks]
-    return max(found, key=lambda pair: pair[0].total)
+    rank_times = [_rank_time(shape, layout, step, device, rank) for rank in ranks]
+    return max(rank_times, key=lambda pair: pair[0].total)
 
 
-def _rank_time(shape: Shape, layout: Layout, step: Step, device: Device, rank: int) -> tuple[Times, list[Collective]]:
+def _rank_time(
+    shape: Shape, layout: Layout, step: OptimizerStep, device: Device, rank: int
+) -> tuple[Times, list[Collective]]:
     held, micros = pieces(shape, layout, rank), step.micros(layout)
     forward, backward = _compute(shape, layout, step, device, held)
     again = _recompute(shape, layout, step, device, held)
@@ -84,7 +86,7 @@ def _idle(device: Device) -> float:
     return max(0.0, 2 / device.ranks_a_core - 1)
 
 
-def _compute(shape: Shape, layout: Layout, step: Step, device: Device, held: Pieces) -> tuple[float, float]:
+def _compute(shape: Shape, layout: Layout, step: OptimizerStep, device: Device, held: Pieces) -> tuple[float, float]:
     """Seconds of all forwards and all backwards of a rank: causal attention, for that is what the kernels compute."""
     micros = step.micros(layout)
     tokens = step.rows(layout) * micros
@@ -96,7 +98,7 @@ def _compute(shape: Shape, layout: Layout, step: Step, device: Device, held: Pie
     return blocks / 3 + head, blocks * 2 / 3 + again
 
 
-def _block_forwards(shape: Shape, layout: Layout, step: Step, device: Device, held: Pieces) -> float:
+def _block_forwards(shape: Shape, layout: Layout, step: OptimizerStep, device: Device, held: Pieces) -> float:
     """Seconds of the forwards of all blocks of a rank; their backwards take twice as long.
 
     With cp_kind=gather the last rank's slice sees nearly all keys, twice the mean.
@@ -110,9 +112,9 @@ def _block_forwards(shape: Shape, layout: Layout, step: Step, device: Device, he
     return held.blocks * step.micros(layout) * once
 
 
-def _recompute(shape: Shape, layout: Layout, step: Step, device: Device, held: Pieces) -> float:
-    """full: the blocks' forwards once more, but for w2, whose result no backward needs. selective: what is neither a
-    product nor attention moves through memory."""
+def _recompute(shape: Shape, layout: Layout, step: OptimizerStep, device: Device, held: Pieces) -> float:
+    """Seconds of recomputation. full: the blocks' forwards once more without w2, whose result no backward needs.
+    selective: everything but matrix products and attention, limited by the memory's rate."""
     if layout.recompute == "none":
         return 0.0
     rows = held.blocks * step.micros(layout) * step.rows(layout)
@@ -128,10 +130,10 @@ def _recompute(shape: Shape, layout: Layout, step: Step, device: Device, held: P
 
 
 def _exposed(states: list[Collective], compute: dict[str, float], micros: int, device: Device) -> float:
-    """Seconds of parameters and gradients that nothing hides.
+    """Seconds of parameter and gradient traffic that no computation hides.
 
-    Those of blocks hide behind the forward or backward in which they occur, one after the other; those of embedding and
-    head come before the first block and after the last. FSDP2 could have two at once over different links: not counted.
+    Traffic of blocks overlaps the forward or backward in which it occurs, one collective after the other; that of
+    embedding and head comes before the first block and after the last. FSDP2 could use two links at once: not counted.
     """
     hideable = [c for c in states if c.hideable and device.overlap]
     exposed = sum(c.seconds(device) for c in states if c not in hideable)

@@ -10,7 +10,7 @@ from ilm_ray.data.tokens.mixture import packed_from_arrays
 from ilm_ray.model.internlm2 import CausalLM, initialize
 from ilm_ray.training.induction_head import ROPE_BASE, initialize_copying
 from ilm_ray.training.longtext_scorer import scorer_config
-from ilm_ray.training.shape import shape_of
+from ilm_ray.training.plan.shape import shape_of
 
 VOCABULARY = 2048
 

@@ -43,7 +43,7 @@ def train(checkpoints: Checkpoints, part: Part, first: int, last: int) -> None:
 
 
 def weights_after(steps: int) -> dict[str, Tensor]:
-    """What `made` and so many steps give."""
+    """Contents of `made` after so many steps."""
     part = made()
     for _ in range(steps):
         advance(part)

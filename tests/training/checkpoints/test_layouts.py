@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from ilm_ray.config.layout import Layout
 from ilm_ray.model.internlm2 import CausalLM
-from ilm_ray.training.checkpoints import commit, states
+from ilm_ray.training.checkpoints import commit
 from ilm_ray.training.checkpoints.checkpoints import Checkpoints, Storage
 from ilm_ray.training.parallel.parallelize import ParallelModel, parallelize
 from tests.processes import run_ranks
@@ -47,8 +47,8 @@ def _run(folder: str, order: list[str]) -> None:
                 train_step(model, optimizers, step)
             checkpoints.save(2, parts, {"tokens": 7}, last=True)
         else:
-            found = checkpoints.restore(parts)
-            assert (found.step, found.state, found.notes) == (2, {"tokens": 7}, ())
+            restored = checkpoints.restore(parts)
+            assert (restored.step, restored.state, restored.notes) == (2, {"tokens": 7}, ())
         checkpoints.finish()
         state = _whole(model, optimizers)
         if all(model.meshes.rank(dim) == 0 for dim in ("dp", "cp", "tp")):
@@ -61,13 +61,13 @@ def _run(folder: str, order: list[str]) -> None:
 @pytest.mark.parametrize("first", ["pp2 tp2 sp", pytest.param("cp2 dp2 partial", marks=pytest.mark.slow)])
 def test_any_layout_loads_what_another_has_saved(first: str, tmp_path: Path) -> None:
     run_ranks(_run, 4, str(tmp_path), [first, *(name for name in LAYOUTS if name != first)])
-    found = {
+    states = {
         name: {k: v for file in tmp_path.glob(f"{name}-?.pt") for k, v in torch.load(file, weights_only=True).items()}
         for name in LAYOUTS
     }
-    saved = found[first]
+    saved = states[first]
     assert len(saved) == 4 * len(list(build(torch.float64).parameters()))
-    for name, state in found.items():
+    for name, state in states.items():
         assert state.keys() == saved.keys(), name
         assert all(torch.equal(state[k], saved[k]) for k in saved), name
     losses = torch.load(tmp_path / "losses.pt", weights_only=True)

@@ -1,4 +1,4 @@
-"""What stays, moves and goes: rules by example, and what must hold for any stores, rules and times."""
+"""Retention of checkpoints: rules by example, and properties that hold for any stores, rules and times."""
 
 from dataclasses import replace
 

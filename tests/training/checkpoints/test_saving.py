@@ -50,20 +50,20 @@ def _slowly(folder: str) -> None:
 def _restored(folder: str, step: int, ranks_notes: str, storage: Storage) -> None:
     """The checkpoint of `step` is loaded on every rank; what was said is left in a file."""
     part, checkpoints = made(seed=9), Checkpoints(Path(folder), storage)
-    found = checkpoints.restore([part])
+    loaded = checkpoints.restore([part])
     checkpoints.finish()
-    assert found.step == step
+    assert loaded.step == step
     if step:
         assert equal(contents(part), weights_after(step))
-    Path(ranks_notes, f"{dist.get_rank()}.json").write_text(json.dumps(found.notes))
+    Path(ranks_notes, f"{dist.get_rank()}.json").write_text(json.dumps(loaded.notes))
 
 
 def restored(folder: Path, step: int, notes: Path, ranks: int = 1, storage: Storage | None = None) -> list[str]:
     notes.mkdir(exist_ok=True)
     run_ranks(_restored, ranks, str(folder), step, str(notes), storage or Storage())
-    said = [json.loads((notes / f"{rank}.json").read_text()) for rank in range(ranks)]
-    assert all(said[0] == other for other in said)
-    return said[0]
+    notes_of_ranks = [json.loads((notes / f"{rank}.json").read_text()) for rank in range(ranks)]
+    assert all(notes_of_ranks[0] == other for other in notes_of_ranks)
+    return notes_of_ranks[0]
 
 
 def test_what_is_saved_is_what_was_there_when_saving_began(tmp_path: Path) -> None:
@@ -112,12 +112,12 @@ def test_a_damaged_checkpoint_is_passed_over_by_all_ranks_and_that_is_said(tmp_p
         victim.unlink()
     else:
         victim.write_bytes(victim.read_bytes()[:-50])
-    said = restored(folder, 2, tmp_path / "notes", ranks=2)
-    assert victim.name in said[0] and "DAMAGED" in said[0] and "goes on from step-00000002" in said[1]
+    lines = restored(folder, 2, tmp_path / "notes", ranks=2)
+    assert victim.name in lines[0] and "DAMAGED" in lines[0] and "goes on from step-00000002" in lines[1]
     assert names(folder) == ["step-00000001", "step-00000002"]
     if how != "flipped":
         return
-    # What is saved next takes the damaged one's place.
+    # The next save takes the damaged one's place.
     run_ranks(_trained, 2, str(folder), 3, 3, 3)
     assert names(folder)[-1] == "step-00000003" and commit.verify(newest) == []
     assert not (newest / commit.DAMAGED).exists()
@@ -229,8 +229,8 @@ def test_a_full_disk_is_reported_and_survived_three_times(small_disk: Path) -> N
     run_ranks(_on_a_small_disk, 2, str(small_disk))
     assert names(small_disk / "c") == ["step-00000004"]
     assert [path.name for path in (small_disk / "c").iterdir()] == ["step-00000004"]  # no debris
-    said = (small_disk.parent / "journal").read_text().splitlines()
-    assert len(said) == 5 and all("NOT saved" in line and "the disk is full" in line for line in said)
+    lines = (small_disk.parent / "journal").read_text().splitlines()
+    assert len(lines) == 5 and all("NOT saved" in line and "the disk is full" in line for line in lines)
 
 
 def _one_rank_may_not_write(folder: str) -> None:
@@ -250,5 +250,5 @@ def _one_rank_may_not_write(folder: str) -> None:
 def test_a_write_that_fails_on_one_rank_fails_on_all(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run_ranks(_one_rank_may_not_write, 2, str(tmp_path / "c"))
     assert names(tmp_path / "c") == ["step-00000001", "step-00000003"]
-    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("checkpoint: ")]
-    assert len(said) == 1 and "step-00000002 was NOT saved (rank 1: " in said[0]
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("checkpoint: ")]
+    assert len(lines) == 1 and "step-00000002 was NOT saved (rank 1: " in lines[0]

@@ -68,8 +68,8 @@ def test_training_fills_the_store_and_a_new_node_begins_from_it(s3: str, tmp_pat
     storage = Storage(keep_local=1, store=s3)
     run_ranks(_trained, 2, str(tmp_path / "c"), 1, 3, storage)
     assert kept(s3) == [1, 2, 3] and names(tmp_path / "c") == ["step-00000003"]
-    said = restored(tmp_path / "new", 3, tmp_path / "notes", ranks=2, storage=storage)
-    assert said == [f"step-00000003 was fetched from {s3}", "training goes on from step-00000003"]
+    lines = restored(tmp_path / "new", 3, tmp_path / "notes", ranks=2, storage=storage)
+    assert lines == [f"step-00000003 was fetched from {s3}", "training goes on from step-00000003"]
     assert commit.verify(tmp_path / "new" / "step-00000003") == []
 
 
@@ -77,8 +77,8 @@ def test_a_damaged_local_checkpoint_is_replaced_by_its_copy(s3: str, tmp_path: P
     storage = Storage(store=s3)
     run_ranks(_trained, 1, str(tmp_path / "c"), 1, 2, storage)
     flip(tmp_path / "c" / "step-00000002" / "__0_0.distcp")
-    said = restored(tmp_path / "c", 2, tmp_path / "notes", storage=storage)
-    assert "DAMAGED" in said[0] and "fetched" in said[1] and commit.verify(tmp_path / "c" / "step-00000002") == []
+    lines = restored(tmp_path / "c", 2, tmp_path / "notes", storage=storage)
+    assert "DAMAGED" in lines[0] and "fetched" in lines[1] and commit.verify(tmp_path / "c" / "step-00000002") == []
 
 
 def test_a_copy_that_is_damaged_in_the_store_is_passed_over(s3: str, tmp_path: Path) -> None:
@@ -86,8 +86,8 @@ def test_a_copy_that_is_damaged_in_the_store_is_passed_over(s3: str, tmp_path: P
     run_ranks(_trained, 1, str(tmp_path / "c"), 1, 2, storage)
     client, key = boto3.client("s3"), "run/step-00000002/__0_0.distcp"
     client.put_object(Bucket="hot", Key=key, Body=client.get_object(Bucket="hot", Key=key)["Body"].read()[:-1])
-    said = restored(tmp_path / "new", 1, tmp_path / "notes", storage=storage)
-    assert "DAMAGED" in said[1] and said[-1] == "training goes on from step-00000001"
+    lines = restored(tmp_path / "new", 1, tmp_path / "notes", storage=storage)
+    assert "DAMAGED" in lines[1] and lines[-1] == "training goes on from step-00000001"
 
 
 @pytest.fixture

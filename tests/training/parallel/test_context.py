@@ -43,8 +43,8 @@ def _compare(kind: str, folder: Path) -> None:
     out = attention(*inputs, borders, 27)
     (out * torch.arange(ROWS)[:, None, None]).sum().backward()
     for number, expected in enumerate([out, *(t.grad for t in inputs)]):
-        found = torch.cat([part[number] for part in parts])
-        torch.testing.assert_close(found, expected, atol=1e-11, rtol=1e-11)
+        whole = torch.cat([part[number] for part in parts])
+        torch.testing.assert_close(whole, expected, atol=1e-11, rtol=1e-11)
 
 
 def test_ulysses_on_slices_is_attention_on_the_whole(tmp_path: Path) -> None:

@@ -101,10 +101,10 @@ def check(layouts: dict[str, Layout], ranks: int, folder: Path, alone: Mapping[t
     print(f"\n{'largest difference to one process':56}{'loss':>9}{'norm':>9}{'gradient':>9}{'weight':>9}{'forward':>9}")
     over = []
     for (name, dtype), result in zip(names, trained, strict=True):
-        found = result.differences(alone[dtype])
+        differences = result.differences(alone[dtype])
         kind = "fp32 SGD" if dtype == torch.float32 else "fp64 AdamW"
-        print(f"{name:44}{kind:12}" + "".join(f"{value:9.1e}" for value in found.values()))
-        over += [(name, dtype, found)] if max(found.values()) > BARS[dtype] else []
+        print(f"{name:44}{kind:12}" + "".join(f"{value:9.1e}" for value in differences.values()))
+        over += [(name, dtype, differences)] if max(differences.values()) > BARS[dtype] else []
     assert not over
 
 
@@ -115,10 +115,10 @@ def test_a_layout_of_each_kind_trains_as_one_process(alone: dict[torch.dtype, Tr
 def test_half_precision_stays_near_one_process_in_full(alone: dict[torch.dtype, Trained], tmp_path: Path) -> None:
     layouts = [Layout(pp=2, tp=2, sequence_parallel=True, gradients="replica"), Layout(cp=2, cp_kind="gather")]
     for trained in train_layouts([(layout, torch.bfloat16) for layout in layouts], 4, tmp_path, deadline_s=120):
-        found = trained.differences(alone[torch.float32])
+        differences = trained.differences(alone[torch.float32])
         # bfloat16 keeps eight bits: losses near 5 are off by some 1e-3, and so are gradients of norm 2.
-        assert max(found["loss"], found["norm"], found["gradient"]) < 5e-3
-        assert min(found["loss"], found["norm"]) > 1e-6
+        assert max(differences["loss"], differences["norm"], differences["gradient"]) < 5e-3
+        assert min(differences["loss"], differences["norm"]) > 1e-6
 
 
 @pytest.mark.slow

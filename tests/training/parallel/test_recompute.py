@@ -35,9 +35,9 @@ def _gradients(how: How, dtype: torch.dtype) -> dict[str, Tensor]:
 def test_gradients_are_those_without_it_bit_for_bit(dtype: torch.dtype) -> None:
     expected = _gradients("none", dtype)
     for how in ("selective", "full"):
-        found = _gradients(how, dtype)
-        assert found.keys() == expected.keys()
-        assert all(torch.equal(found[name], gradient) for name, gradient in expected.items()), how
+        gradients = _gradients(how, dtype)
+        assert gradients.keys() == expected.keys()
+        assert all(torch.equal(gradients[name], gradient) for name, gradient in expected.items()), how
 
 
 def _kept_by_block(how: How) -> int:
@@ -59,10 +59,10 @@ def test_a_block_keeps_what_its_kind_says() -> None:
     rows = len(window(0, range(8))[0].tokens)
     hidden, mlp = SHAPE.hidden, SHAPE.mlp_hidden
     queries, keys = SHAPE.heads * SHAPE.head_dim, SHAPE.kv_heads * SHAPE.head_dim
-    attention = queries + SHAPE.heads  # what it gives, and log-sum-exp
+    attention = queries + SHAPE.heads  # its output, and log-sum-exp
     # The residual between attention and MLP is kept in both cases, as input of the second norm or as a product.
     everything = {
-        "norms": 2 * hidden + 2,  # what they give, which the products keep; and each row's factor
+        "norms": 2 * hidden + 2,  # their outputs, which the products keep; and each row's factor
         "rotated": queries + 2 * keys,  # queries, keys, values
         "attention": attention,
         "residual": hidden,
@@ -91,7 +91,7 @@ FOUR = {
 def _check_layouts(layouts: dict[str, Layout], ranks: int, folder: Path) -> None:
     """Every kind of recomputing gives, to the last bit, the three steps of the same layout without."""
     kinds: list[How] = ["none", "selective", "full"]
-    changed = [one.model_copy(update={"recompute": how}) for one in layouts.values() for how in kinds]
+    changed = [layout.model_copy(update={"recompute": how}) for layout in layouts.values() for how in kinds]
     cases = [(layout, torch.float64) for layout in changed]
     trained = iter(train_layouts(cases, ranks, folder, deadline_s=280))
     for name in layouts:

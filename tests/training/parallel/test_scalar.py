@@ -32,8 +32,8 @@ def _run(folder: str) -> None:
     batch = Packed.of([list(range(6)), list(range(11))])
     scores: list[Tensor] = []
 
-    def loss_of(one: Packed) -> Tensor:
-        scores.append(model(one))
+    def loss_of(packed: Packed) -> Tensor:
+        scores.append(model(packed))
         return _loss(scores[-1])
 
     model.backward([batch], loss_of, 3.0)

@@ -29,7 +29,7 @@ def _loss(model: ParallelModel) -> Tensor:
 
 def _shares(folder: str) -> None:
     """In how many shares the first block's wqkv, its gradient and its moments are, as this rank holds them."""
-    found = []
+    shares = []
     for parameters, gradients, optimizer in SHARDINGS:
         layout = Layout(parameters=parameters, gradients=gradients, optimizer=optimizer, shard_group=GROUP)
         model = parallelize(build(torch.float32), layout, torch.device("cpu"), "fp32")
@@ -46,15 +46,15 @@ def _shares(folder: str) -> None:
         _loss(model).backward()
         made = make_optimizer(model.parameters(), torch.float64)
         made.step()
-        found.append((kept, reduced, whole // _local(made.state[stored]["exp_avg"]).numel()))
+        shares.append((kept, reduced, whole // _local(made.state[stored]["exp_avg"]).numel()))
     if dist.get_rank() == 0:
-        torch.save(found, Path(folder) / "shares.pt")
+        torch.save(shares, Path(folder) / "shares.pt")
 
 
 def test_states_are_split_as_the_layout_says(tmp_path: Path) -> None:
     run_ranks(_shares, RANKS, str(tmp_path))
-    found = torch.load(tmp_path / "shares.pt", weights_only=True)
-    for (parameters, gradients, optimizer), (kept, reduced, moments) in zip(SHARDINGS, found, strict=True):
+    shares = torch.load(tmp_path / "shares.pt", weights_only=True)
+    for (parameters, gradients, optimizer), (kept, reduced, moments) in zip(SHARDINGS, shares, strict=True):
         assert kept == IN_SHARES[parameters]
         assert reduced == (IN_SHARES["full"] if gradients == "full" else 0)
         assert moments == IN_SHARES[optimizer]

@@ -1,4 +1,4 @@
-"""What a rank's tensors take at the most, and what its collectives carry: counted op by op."""
+"""Counts the peak bytes of a rank's tensors, and the bytes of its collectives, op by op."""
 
 import collections
 import weakref

@@ -27,7 +27,7 @@ CONTEXT, SEQUENCES, STEPS, CLIP = 32, 16, 3, 0.5
 
 @dataclass
 class Trained:
-    """What three steps gave: loss and gradient norm of each, the last gradients (clipped) and weights, by name.
+    """Results of three steps: loss and gradient norm of each, the last gradients (clipped) and weights, by name.
 
     forward: the trained model's losses of tokens that no layout divides evenly, then their logits.
     """
@@ -90,7 +90,7 @@ def valid_tokens(step: int) -> int:
 
 @torch.no_grad()
 def forward(model: CausalLM | ParallelModel) -> Tensor:
-    """What the model gives for 29 tokens: (29, 1 + vocabulary)."""
+    """The model's losses and logits of 29 tokens: (29, 1 + vocabulary)."""
     batch, labels = packed_from_arrays([np.arange(13), np.arange(50, 66)]), torch.arange(29)
     return torch.cat([model(batch, labels)[:, None], model(batch)], dim=1)
 

@@ -6,7 +6,7 @@ from ilm_ray.config.layout import Layout
 from ilm_ray.training.plan.devices import DEVICES
 from ilm_ray.training.plan.owner_broadcast import owner_broadcast_seconds
 from ilm_ray.training.plan.planner import predict
-from ilm_ray.training.plan.step import Step, pieces
+from ilm_ray.training.plan.step import OptimizerStep, pieces
 from tests.training.plan.test_planner import FIRST_SEVEN_B
 
 # InternLM-7B: wqkv and the output projection with biases, three matrices of the MLP, two norms; three at the ends.
@@ -18,7 +18,7 @@ MEASURED = {8: 4062, 16: 3842, 32: 3752, 64: 3690, 128: 3571, 256: 3209, 512: 28
 
 def _predicted(ranks: int) -> float:
     alone = Layout(parameters="replica", gradients="replica", optimizer="replica").on(1)
-    compute = predict(FIRST_SEVEN_B, alone, Step(2048, 8, 2), DEVICES["a100"]).times.compute
+    compute = predict(FIRST_SEVEN_B, alone, OptimizerStep(2048, 8, 2), DEVICES["a100"]).times.compute
     sent = owner_broadcast_seconds(TENSORS, pieces(FIRST_SEVEN_B, alone, 0).all, ranks, DEVICES["a100"])
     return 8 * 2048 / (compute + sent)
 
@@ -32,5 +32,5 @@ def test_owner_broadcast_gives_what_internevo_measured_on_8_to_1024_devices(rank
 def test_latency_of_many_owners_is_what_collapses() -> None:
     """With as many bytes and a single owner the loss from 8 to 1,024 devices would be small."""
     a100, numbers = DEVICES["a100"], 7_300_000_000
-    many, one = (owner_broadcast_seconds(owners, numbers, 1024, a100) for owners in (TENSORS, 1))
-    assert many > 3 * one
+    many, single = (owner_broadcast_seconds(owners, numbers, 1024, a100) for owners in (TENSORS, 1))
+    assert many > 3 * single

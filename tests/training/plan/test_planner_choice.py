@@ -15,11 +15,11 @@ from ilm_ray.model.internlm2 import Shape
 from ilm_ray.training.plan.candidates import layouts
 from ilm_ray.training.plan.devices import DEVICES, GIB, USABLE_MEMORY, Device, known_device
 from ilm_ray.training.plan.elastic import usable
-from ilm_ray.training.plan.planner import Choice, Work, choose_layout, plan_work, predict
-from ilm_ray.training.plan.step import Step
+from ilm_ray.training.plan.planner import Choice, Workload, choose_layout, plan_work, predict
+from ilm_ray.training.plan.step import OptimizerStep
 
 SHAPE = Shape(vocab_size=512, layers=4, hidden=256, kv_heads=4, queries_per_kv=2, head_dim=32, mlp_hidden=512)
-WORKS = (Work(Step(256, 96, at_once=4), steps=100), Work(Step(1024, 24, at_once=1), steps=10))
+WORKS = (Workload(OptimizerStep(256, 96, at_once=4), steps=100), Workload(OptimizerStep(1024, 24, at_once=1), steps=10))
 CPU = replace(DEVICES["cpu"], overlap=True)  # slow beside its links, as a GPU is with a model of its size
 # Too small for whole states and all activations, so that memory has a say.
 KINDS = {"large": CPU, "small": replace(CPU, memory=int(0.045 * GIB))}
@@ -61,18 +61,18 @@ def test_the_layout_chosen_is_the_fastest_of_all_that_can_be_had(device: Device)
     assert all(plan.layout == chosen.layout for plan in chosen.plans)
 
 
-def _micro_batches(layout: Layout, work: Work) -> list[int]:
-    found = []
+def _micro_batches(layout: Layout, work: Workload) -> list[int]:
+    sizes = []
     for at_once in range(1, work.step.at_once + 1):
         with contextlib.suppress(UserError):
             layout.require_batch("batch", work.step.sequences, at_once)
-            found.append(at_once)
-    return found
+            sizes.append(at_once)
+    return sizes
 
 
 def test_a_phase_that_needs_more_memory_makes_the_others_compute_again_too() -> None:
     layout = Layout().on(2)
-    works = [Work(Step(256, 4)), Work(Step(8192, 4))]
+    works = [Workload(OptimizerStep(256, 4)), Workload(OptimizerStep(8192, 4))]
     # Between what the long sequences need as they are and when all is computed again.
     again = layout.model_copy(update={"recompute": "full"})
     least, most = (predict(SHAPE, tried, works[1].step, CPU).memory.total for tried in (again, layout))
@@ -84,7 +84,7 @@ def test_a_phase_that_needs_more_memory_makes_the_others_compute_again_too() -> 
 
 
 def _check(base: int, ranks: int, device: str) -> None:
-    """What comes out can be had, and tokens of a step stay what they are."""
+    """The choice is possible, and the tokens of a step stay the same."""
     choice = _choice(base, ranks, device)
     layout = choice.layout
     assert choice.ranks == layout.dp * layout.replica_ranks <= ranks  # type: ignore[operator]
@@ -102,12 +102,12 @@ def _check(base: int, ranks: int, device: str) -> None:
 def _compare(base: int, ranks: int, device: str) -> None:
     """One more rank is not worse: not slower by more than what keeping the degrees that were asked for may cost."""
     fewer, more = _choice(base, ranks, device), _choice(base, ranks + 1, device)
-    asked = BASES[base]
-    if asked is None:
+    wanted = BASES[base]
+    if wanted is None:
         assert more.seconds <= fewer.seconds
-    elif more.ranks < ranks + 1 or _degrees(more.layout) != _degrees(asked):
+    elif more.ranks < ranks + 1 or _degrees(more.layout) != _degrees(wanted):
         assert 0.9 * more.seconds <= fewer.seconds  # else all ranks are in what was asked for: taken as it is
-    if asked is not None and _degrees(fewer.layout) == _degrees(asked) == _degrees(more.layout):
+    if wanted is not None and _degrees(fewer.layout) == _degrees(wanted) == _degrees(more.layout):
         assert more.ranks >= fewer.ranks
 
 
@@ -149,7 +149,7 @@ def test_what_fits_all_ranks_is_taken_as_it_was_asked_for() -> None:
 
 
 def test_thirteen_workers_are_twelve_and_the_line_says_so() -> None:
-    works = [Work(Step(256, 96, at_once=4))]
+    works = [Workload(OptimizerStep(256, 96, at_once=4))]
     why = usable(Layout(tp=2), 13, SHAPE, CPU, works).why
     assert why.startswith("13 workers: dp6 tp2, full/full/full, 1 idle; 96 sequences a step: 16 each; predicted ")
 
@@ -163,10 +163,10 @@ def test_degrees_that_would_waste_many_ranks_are_given_up_and_the_line_says_so()
 
 def test_partial_groups_shrink_with_the_ranks() -> None:
     base = Layout(parameters="partial", gradients="partial", optimizer="partial", shard_group=8)
-    works = [Work(Step(256, 96 * 7))]
-    found = {n: usable(base, n, SHAPE, CPU, works).layout for n in (16, 12, 7)}
-    assert [found[n].shard_group for n in (16, 12)] == [8, 6]
-    assert found[7].optimizer == "full"  # 7 ranks have no groups
+    works = [Workload(OptimizerStep(256, 96 * 7))]
+    chosen = {n: usable(base, n, SHAPE, CPU, works).layout for n in (16, 12, 7)}
+    assert [chosen[n].shard_group for n in (16, 12)] == [8, 6]
+    assert chosen[7].optimizer == "full"  # 7 ranks have no groups
 
 
 def test_what_fits_nowhere_is_refused_in_one_line() -> None:

@@ -19,7 +19,7 @@ from ilm_ray.model.internlm2 import CausalLM, Shape
 from ilm_ray.training.parallel.parallelize import parallelize
 from ilm_ray.training.parallel.sharding import clip_gradients
 from ilm_ray.training.plan.memory import peak_memory
-from ilm_ray.training.plan.step import Step
+from ilm_ray.training.plan.step import OptimizerStep
 from ilm_ray.training.schedule import adamw
 from tests.processes import run_ranks
 from tests.training.parallel.tracking import Tracker
@@ -29,18 +29,18 @@ DEEP = replace(BASE, vocab_size=1024, layers=12, mlp_hidden=1024)
 WIDE = replace(BASE, vocab_size=8192, layers=2, hidden=512, queries_per_kv=4, mlp_hidden=1024)
 REPLICA = {"parameters": "replica", "gradients": "replica", "optimizer": "replica"}
 INTERLEAVED = Layout(pp=2, schedule="interleaved", virtual_stages=2, **REPLICA)
-Case = tuple[str, Shape, Layout, Step]
+Case = tuple[str, Shape, Layout, OptimizerStep]
 
 
-def _step(context: int, sequences: int, precision: str = "bf16") -> Step:
-    return Step(context, sequences, precision=precision, loss_chunk=256)  # type: ignore[arg-type]
+def _step(context: int, sequences: int, precision: str = "bf16") -> OptimizerStep:
+    return OptimizerStep(context, sequences, precision=precision, loss_chunk=256)  # type: ignore[arg-type]
 
 
 def _states(parameters: Any, gradients: Any, optimizer: Any) -> Layout:
     return Layout(parameters=parameters, gradients=gradients, optimizer=optimizer)
 
 
-ONE: list[Case] = [
+ONE_RANK: list[Case] = [
     ("1 rank, bf16", BASE, Layout(**REPLICA), _step(512, 1)),
     ("1 rank, fp32", BASE, Layout(**REPLICA), _step(512, 1, "fp32")),
     ("1 rank, long", BASE, Layout(**REPLICA), _step(4096, 1)),
@@ -49,7 +49,7 @@ ONE: list[Case] = [
     ("1 rank, deep, selective", DEEP, Layout(recompute="selective", **REPLICA), _step(2048, 1)),
     ("1 rank, deep, full", DEEP, Layout(recompute="full", **REPLICA), _step(2048, 1)),
 ]
-TWO: list[Case] = [
+TWO_RANKS: list[Case] = [
     *(
         (f"dp2 {name} {p}/{g}/{o}, {m} micro-batches", shape, _states(p, g, o), _step(512, 2 * m))
         for name, shape, p, g, o, m in (
@@ -115,7 +115,7 @@ def _measure(cases: list[Case], folder: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("ranks", "cases"), [(1, ONE), (2, TWO)])
+@pytest.mark.parametrize(("ranks", "cases"), [(1, ONE_RANK), (2, TWO_RANKS)])
 def test_predicted_memory_is_within_a_tenth_of_measured(ranks: int, cases: list[Case], tmp_path: Path) -> None:
     run_ranks(_measure, ranks, cases, str(tmp_path), deadline_s=600)
     off = {}
