@@ -74,10 +74,10 @@ def _find(context: Context, number: int) -> Result:
     prompts = {str(row["id"]): row["prompt"] for row in prompt_rows(config)}
     people = [*_people(context, number), *preference_rows(config)]
     mined = mine(answers, preferences(people))
-    names = [f"round-{number}-{place}-{pattern.trait.kind}" for place, pattern in enumerate(mined.found, 1)]
+    names = [f"round-{number}-{place}-{pattern.trait.kind}" for place, pattern in enumerate(mined.exploits, 1)]
     patches = [
         row
-        for name, pattern in zip(names, mined.found, strict=True)
+        for name, pattern in zip(names, mined.exploits, strict=True)
         for row in patch_pairs(pattern, answers, prompts, name)
     ]
     judge = None
@@ -94,7 +94,7 @@ def _find(context: Context, number: int) -> Result:
         "tested": mined.tested,
         "found": [
             {"name": name, **_shown(pattern), "patches": sum(row["pattern"] == name for row in patches)}
-            for name, pattern in zip(names, mined.found, strict=True)
+            for name, pattern in zip(names, mined.exploits, strict=True)
         ],
         "learned": [_shown(pattern) for pattern in mined.learned],
     }
@@ -102,7 +102,7 @@ def _find(context: Context, number: int) -> Result:
     write_jsonl(folder / PATCHES, patches)
     asked = comparisons(answers, prompts, config.online.comparisons, number, config.seed)
     write_jsonl(folder / COMPARISONS, asked)
-    summary = {"patterns": len(mined.found), "patches": len(patches), "comparisons": len(asked)}
+    summary = {"patterns": len(mined.exploits), "patches": len(patches), "comparisons": len(asked)}
     return Result([folder / name for name in (PATTERNS, PATCHES, COMPARISONS)], {"summary": summary})
 
 

@@ -8,7 +8,7 @@ import torch
 
 from actors.group import Figures, timed
 from ilm_ray.alignment.ppo import blackbox
-from ilm_ray.alignment.ppo.assemble import Said, derive, experience_of, figures, one_a_domain_first, sequence_kl
+from ilm_ray.alignment.ppo.assemble import GroupOutputs, derive, experience_of, figures, one_a_domain_first, sequence_kl
 from ilm_ray.alignment.ppo.experience import Experience, Rollouts, gather_numbered, merge
 from ilm_ray.alignment.ppo.rollout_file import read_rollouts, write_rollouts
 from ilm_ray.config.alignment import PPOConfig
@@ -46,7 +46,7 @@ class ExperienceMaker:
         parts = {group: [next(queue) for _ in range(count)] for group, count in counts.items()}
         rolled = merge(parts["rollout"])
         by_number = {number: score for part in parts["reward"] for number, score in part.items()}
-        said = Said(
+        outputs = GroupOutputs(
             rolled,
             # The policy chose all response tokens; tool output would be False here.
             [torch.ones(len(r), dtype=torch.bool) for r in rolled.responses],
@@ -55,13 +55,13 @@ class ExperienceMaker:
             gather_numbered(parts["critic"]),
             [by_number[i] for i in range(len(by_number))],
         )
-        derived = derive(self.settings.ppo, said)
+        derived = derive(self.settings.ppo, outputs)
         if self.settings.folder is not None:
-            blackbox.write(self.settings.folder, iteration, self.settings.ppo, said, derived)
-        row = figures(said, derived)
+            blackbox.write(self.settings.folder, iteration, self.settings.ppo, outputs, derived)
+        row = figures(outputs, derived)
         if "policy" not in parts:
             del row["logprob_gap"]  # nothing to compare with
-        return experience_of(said, derived), row | {"samples": _samples(said, samples)}
+        return experience_of(outputs, derived), row | {"samples": _samples(outputs, samples)}
 
     @timed
     def keep(self, path: Path, *rollouts: Rollouts) -> tuple[None, Figures]:
@@ -76,16 +76,16 @@ class ExperienceMaker:
         return rolled, {"version": rolled.version}
 
 
-def _samples(said: Said, count: int) -> list[Figures]:
+def _samples(outputs: GroupOutputs, count: int) -> list[Figures]:
     """Sequences to show, as token ids."""
-    rolled, kl = said.rolled, sequence_kl(said)
+    rolled, kl = outputs.rolled, sequence_kl(outputs)
     return [
         {
             "id": rolled.prompts[i].id,
             "domain": rolled.prompts[i].domain,
             "prompt": rolled.prompts[i].ids,
             "response": rolled.responses[i],
-            "reward": said.scores[i],
+            "reward": outputs.scores[i],
             "kl": kl[i],
         }
         for i in one_a_domain_first(rolled, count)

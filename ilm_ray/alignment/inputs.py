@@ -57,7 +57,7 @@ def preference_rows(config: Config) -> list[Row]:
 
 
 def prompt_rows(config: Config) -> list[Row]:
-    """id, domain, prompt, and split where it has one. Which domains there may be, the reward model says."""
+    """id, domain, prompt, and split where it has one. The reward model sets the domains that there may be."""
     path, setting = prompt_file(config), "ppo.prompts"
     rows = read_rows(path, ("id", "domain", "prompt"), setting)
     for number, row in enumerate(rows, 1):

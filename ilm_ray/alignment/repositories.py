@@ -20,7 +20,7 @@ _Files = frozenset[tuple[str, str]]  # (repository, path)
 
 
 def open_repositories(run_dir: Path) -> TokenSource | None:
-    """What `tokenize_repositories` left in the run; None where there is no such document."""
+    """The shards that `tokenize_repositories` wrote in the run; None where they hold no token."""
     source = TokenSource(run_dir / "sft" / SOURCE)
     return source if source.total_tokens else None
 
@@ -41,12 +41,12 @@ def tokenize_repositories(run_dir: Path) -> list[Path]:
 
 def _fallen_files(code: Path, removed: frozenset[int]) -> _Files:
     """The files in the documents of the pre-training form that decontamination removed."""
-    found = set[tuple[str, str]]()
+    files = set[tuple[str, str]]()
     for path in sorted(code.glob("kept-*.jsonl.zst")) if removed else []:
         for row in read_jsonl(path):
             if row["id"] in removed:
-                found |= {(row["repository"], file["path"]) for file in row["files"]}
-    return frozenset(found)
+                files |= {(row["repository"], file["path"]) for file in row["files"]}
+    return frozenset(files)
 
 
 def _tokenize(item: dict[str, Any], folder: str, tokenizer: str, fallen: _Files) -> dict[str, Any]:

@@ -66,7 +66,7 @@ IDLE: Window = nothing()  # a micro-batch without examples: other ranks' forward
 class SFTTask(Task):
     """Conversations, each a document of its own; a share of the tokens is pre-training data.
 
-    That is the last phase's mixture, and of it `repository_share` the repositories of the code stage's fine-tuning
+    This data is the last phase's mixture; `repository_share` of it are repositories in the code stage's fine-tuning
     form, where the run has them (report sections 4.1, 4.4). A micro-batch is packed tokens and the label of each.
     """
 

@@ -72,8 +72,8 @@ def test_a_run_learns_fails_loudly_and_resumes(tmp_path: Path, monkeypatch: pyte
             box = blackbox.read(folder, row["iteration"])
             largest, found = blackbox.replay(box)
             assert not found and max(largest.values()) <= 1e-6
-            assert sum(box.said.scores) / len(box.said.scores) == pytest.approx(row["reward"], abs=1e-9)
-            assert box.said.rolled.version == row["version"]
+            assert sum(box.outputs.scores) / len(box.outputs.scores) == pytest.approx(row["reward"], abs=1e-9)
+            assert box.outputs.rolled.version == row["version"]
 
         # Going on from the checkpoint ends with the same weights; what is not committed does not count.
         assert [p.name for p in (folder / "checkpoints").iterdir()] == ["iteration-000002"]
@@ -139,7 +139,7 @@ def test_answers_of_the_weights_before_are_trained_on_as_such(tmp_path: Path) ->
         order
         == [("rollout", "rollout")] * 3 + [("policy", "train"), ("rollout", "rollout")] + [("policy", "train")] * 2
     )
-    said = blackbox.read(folder, 2).said
+    said = blackbox.read(folder, 2).outputs
     first = load_causal(inputs.policy)
     for ids, length, behaviour, old in zip(
         said.rolled.sequences, said.rolled.prompt_lengths, said.rolled.behaviour, said.old, strict=True

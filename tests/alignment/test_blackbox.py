@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ilm_ray.alignment.ppo import blackbox
-from ilm_ray.alignment.ppo.assemble import Said, derive
+from ilm_ray.alignment.ppo.assemble import GroupOutputs, derive
 from ilm_ray.alignment.ppo.experience import Prompt, Rollouts
 from ilm_ray.base.errors import UserError
 from ilm_ray.config.alignment import PPOConfig
@@ -21,7 +21,7 @@ from jobs import explain
 PPO = PPOConfig(kl_estimator="k3", reward_clip=1.0, normalize_advantages=True, value_clip=0.2, kl_coefficient=0.3)
 
 
-def said(seed: int = 0) -> Said:
+def group_outputs(seed: int = 0) -> GroupOutputs:
     """Five rollouts of two domains, one of a single token, one with a gap that the policy did not choose."""
     generator = torch.Generator().manual_seed(seed)
     lengths = [7, 1, 12, 3, 5]
@@ -33,24 +33,27 @@ def said(seed: int = 0) -> Said:
     masks[2][4:7] = False
     prompts = [Prompt(f"p{i}", ("code", "helpful")[i % 2], [1, 2 + i]) for i in range(5)]
     rolled = Rollouts(prompts, [list(range(10, 10 + n)) for n in lengths], drawn(1.0), 3)
-    return Said(rolled, masks, drawn(1.0), drawn(1.0), drawn(0.5), torch.randn(5, generator=generator).tolist())
+    return GroupOutputs(rolled, masks, drawn(1.0), drawn(1.0), drawn(0.5), torch.randn(5, generator=generator).tolist())
 
 
 def write(folder: Path) -> Path:
-    one = said()
-    blackbox.write(folder, 6, PPO, one, derive(PPO, one))
+    outputs = group_outputs()
+    blackbox.write(folder, 6, PPO, outputs, derive(PPO, outputs))
     return blackbox.path_of(folder, 6)
 
 
 def test_what_is_read_back_is_what_was_written_and_comes_out_again(tmp_path: Path) -> None:
-    path, one = write(tmp_path), said()
+    path, outputs = write(tmp_path), group_outputs()
     box = blackbox.read(tmp_path, 6)
-    assert box.said.rolled.prompts == one.rolled.prompts and box.said.rolled.responses == one.rolled.responses
-    assert box.said.scores == one.scores and box.said.rolled.version == 3
+    assert (
+        box.outputs.rolled.prompts == outputs.rolled.prompts
+        and box.outputs.rolled.responses == outputs.rolled.responses
+    )
+    assert box.outputs.scores == outputs.scores and box.outputs.rolled.version == 3
     for name in ("masks", "old", "reference", "values"):
-        assert all(torch.equal(a, b) for a, b in zip(getattr(box.said, name), getattr(one, name), strict=True))
-    largest, found = blackbox.replay(box)
-    assert found == [] and max(largest.values()) <= blackbox.TOLERANCE
+        assert all(torch.equal(a, b) for a, b in zip(getattr(box.outputs, name), getattr(outputs, name), strict=True))
+    largest, differences = blackbox.replay(box)
+    assert differences == [] and max(largest.values()) <= blackbox.TOLERANCE
     assert set(largest) == {"kl", "rewards", "advantages", "returns", "policy_loss", "value_loss"}
     # The form that other readers rely on.
     table = pq.read_table(path)
@@ -81,23 +84,28 @@ def _planted(path: Path, column: str, row: int, token: int) -> None:
 def test_a_planted_difference_is_found_and_placed(tmp_path: Path, column: str, seen_in: set[str]) -> None:
     path = write(tmp_path)
     _planted(path, column, 2, 9)
-    _, found = blackbox.replay(blackbox.read(tmp_path, 6))
-    assert seen_in <= {one.what for one in found}
-    first = found[0]
+    _, differences = blackbox.replay(blackbox.read(tmp_path, 6))
+    assert seen_in <= {difference.what for difference in differences}
+    first = differences[0]
     assert first.place == "rollout 2 (p2), response token 9" or column == "ref_logprob"
     assert abs(first.recorded - first.again) > 5e-6
-    said_so = list(blackbox.replay_lines(*blackbox.replay(blackbox.read(tmp_path, 6))))
-    assert any("differ first at" in line for line in said_so)
+    lines = list(blackbox.replay_lines(*blackbox.replay(blackbox.read(tmp_path, 6))))
+    assert any("differ first at" in line for line in lines)
 
 
 def test_other_losses_in_the_record_are_found(tmp_path: Path) -> None:
     path = write(tmp_path)
     table = pq.read_table(path)
-    told = json.loads(table.schema.metadata[blackbox.LOSSES])
-    metadata = {**table.schema.metadata, blackbox.LOSSES: json.dumps({**told, "policy_loss": told["policy_loss"] + 1})}
+    losses = json.loads(table.schema.metadata[blackbox.LOSSES])
+    metadata = {
+        **table.schema.metadata,
+        blackbox.LOSSES: json.dumps({**losses, "policy_loss": losses["policy_loss"] + 1}),
+    }
     pq.write_table(table.replace_schema_metadata(metadata), path)
-    _, found = blackbox.replay(blackbox.read(tmp_path, 6))
-    assert [(one.what, round(one.recorded - one.again, 6)) for one in found] == [("policy_loss", 1.0)]
+    _, differences = blackbox.replay(blackbox.read(tmp_path, 6))
+    assert [(difference.what, round(difference.recorded - difference.again, 6)) for difference in differences] == [
+        ("policy_loss", 1.0)
+    ]
 
 
 def test_what_is_no_black_box_is_refused_in_a_line(tmp_path: Path) -> None:
@@ -123,18 +131,18 @@ def test_the_job_shows_each_domain_and_what_differs(tmp_path: Path, capsys: pyte
     out = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in out if "  score " in line] == ["code", "helpful"]
     assert sum(line.startswith("  token") for line in out) == 2
-    said = json.loads(out[-1])
-    assert said["status"] == "done" and said["differences"] == [] and said["rollouts"] == 5
+    group_outputs = json.loads(out[-1])
+    assert group_outputs["status"] == "done" and group_outputs["differences"] == [] and group_outputs["rollouts"] == 5
     _planted(path, "kl", 4, 1)
     assert explain.main([*question, "--json"]) == 0
-    (one,) = json.loads(capsys.readouterr().out)["differences"]
-    assert one["what"] == "kl" and one["place"] == "rollout 4 (p4), response token 1"
+    (outputs,) = json.loads(capsys.readouterr().out)["differences"]
+    assert outputs["what"] == "kl" and outputs["place"] == "rollout 4 (p4), response token 1"
     assert explain.main([*question[:2], "7", *question[3:]]) == 2
 
 
 def test_a_run_that_goes_back_drops_the_files_behind(tmp_path: Path) -> None:
-    one = said()
+    outputs = group_outputs()
     for number in (2, 10, 11):
-        blackbox.write(tmp_path, number, PPO, one, derive(PPO, one))
+        blackbox.write(tmp_path, number, PPO, outputs, derive(PPO, outputs))
     blackbox.drop_from(tmp_path, 10)
     assert [path.stem for path in (tmp_path / "rollouts").iterdir()] == ["iteration-000002"]

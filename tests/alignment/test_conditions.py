@@ -74,18 +74,18 @@ def test_figures_are_those_of_numpy_however_the_pairs_are_shared_out(
 ) -> None:
     parts = [part for part in (pairs[:cut], pairs[cut:]) if part]
     sums = np.sum([pair_sums(*zip(*part, strict=True)) for part in parts], axis=0).tolist()
-    found = pair_figures(sums)
+    figures = pair_figures(sums)
     good, bad, long, short = (np.array(column, np.float64) for column in zip(*pairs, strict=True))
-    assert found["pairs"] == len(pairs) and found["accuracy"] == pytest.approx(np.mean(good > bad))
+    assert figures["pairs"] == len(pairs) and figures["accuracy"] == pytest.approx(np.mean(good > bad))
     longer = [g > b for g, b, x, y in pairs if x > y]
-    assert found["accuracy_longer_preferred"] == (pytest.approx(np.mean(longer)) if longer else None)
+    assert figures["accuracy_longer_preferred"] == (pytest.approx(np.mean(longer)) if longer else None)
     scores, lengths = np.concatenate([good, bad]), np.concatenate([long, short])
     for key, x, y in (
         ("length_correlation", scores, lengths),
         ("length_correlation_within_pairs", good - bad, long - short),
     ):
-        if found[key] is not None:
-            assert found[key] == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-4)
+        if figures[key] is not None:
+            assert figures[key] == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-4)
         else:
             assert np.ptp(x) < 1e-4 or np.ptp(y) < 1e-4
     distance = 0.0
@@ -95,8 +95,8 @@ def test_figures_are_those_of_numpy_however_the_pairs_are_shared_out(
         inside = (confidence >= low) & ((confidence < high) | (i == BINS - 1))
         if inside.any():
             distance += inside.sum() / len(pairs) * abs(confidence[inside].mean() - (good > bad)[inside].mean())
-    assert found["calibration_error"] == pytest.approx(distance, abs=1e-9)
-    assert sum(b["pairs"] for b in found["calibration"]) == len(pairs)
+    assert figures["calibration_error"] == pytest.approx(distance, abs=1e-9)
+    assert sum(b["pairs"] for b in figures["calibration"]) == len(pairs)
 
 
 def test_a_model_that_says_what_it_knows_is_calibrated() -> None:

@@ -40,9 +40,9 @@ def _inputs(run_dir: Path) -> tuple[list[list[int]], list[float]]:
     return sequences, torch.stack([chosen, rejected], dim=1).flatten().tolist()
 
 
-def _exported(run_dir: Path, layout: str, out: Path) -> Path:
-    asked = ["export", "--run-dir", str(run_dir), "--stage", "reward", "--layout", layout, "--dtype", "fp32"]
-    assert checkpoint.main([*asked, "--out", str(out)]) == 0
+def _exported(run_dir: Path, weight_format: str, out: Path) -> Path:
+    arguments = ["export", "--run-dir", str(run_dir), "--stage", "reward", "--layout", weight_format, "--dtype", "fp32"]
+    assert checkpoint.main([*arguments, "--out", str(out)]) == 0
     return out
 
 

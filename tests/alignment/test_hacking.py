@@ -82,8 +82,8 @@ def test_what_was_planted_is_found_and_nothing_else(case: str, seed: int) -> Non
     change, score, kind = CASES[case]
     answers = make_round(seed, change, score)
     mined = mine(answers, [])
-    assert [pattern.trait.kind for pattern in mined.found] == [kind] and not mined.learned
-    pattern = mined.found[0]
+    assert [pattern.trait.kind for pattern in mined.exploits] == [kind] and not mined.learned
+    pattern = mined.exploits[0]
     if kind == "phrase":
         assert pattern.shown == (ZH if case.startswith("Chinese") else EN)
     assert pattern.late_share > pattern.early_share + 0.3 and pattern.p <= ALPHA and pattern.severity > 0.2
@@ -97,15 +97,15 @@ def test_what_was_planted_is_found_and_nothing_else(case: str, seed: int) -> Non
 def test_two_patterns_in_different_answers_are_both_found() -> None:
     both: Change = lambda rng, text, progress: _adds(EN, EN)(rng, _bullets(rng, text, progress), progress)  # noqa: E731
     mined = mine(make_round(4, both, lambda t: 2.0 * (EN in t) + 1.5 * t.startswith("- ")), [])
-    assert sorted(pattern.trait.kind for pattern in mined.found) == ["marks", "phrase"]
+    assert sorted(pattern.trait.kind for pattern in mined.exploits) == ["marks", "phrase"]
 
 
 def test_what_rises_without_pay_and_what_pays_without_a_rise_is_no_pattern() -> None:
-    assert not mine(make_round(1, _adds(EN, ZH)), []).found
+    assert not mine(make_round(1, _adds(EN, ZH)), []).exploits
     steady: Change = lambda rng, text, progress: _adds(EN, ZH)(rng, text, 0.5)  # noqa: E731
-    assert not mine(make_round(1, steady, lambda t: 2.0 * (EN in t)), []).found
+    assert not mine(make_round(1, steady, lambda t: 2.0 * (EN in t)), []).exploits
     falling: Change = lambda rng, text, progress: _adds(EN, ZH)(rng, text, 1 - progress)  # noqa: E731
-    assert not mine(make_round(1, falling, lambda t: 2.0 * (EN in t)), []).found
+    assert not mine(make_round(1, falling, lambda t: 2.0 * (EN in t)), []).exploits
 
 
 def test_an_unchanged_policy_is_accused_as_rarely_as_promised() -> None:
@@ -126,11 +126,11 @@ def test_what_peoples_pairs_ask_for_is_learned_and_no_hack() -> None:
     answers = make_round(2, _adds(EN, EN), lambda t: 2.0 * (EN in t))
     for_it = [Preference("helpful", f"Yes. {EN}", "Yes."), Preference("code", f"No. {EN}", "No.")] * 6
     mined = mine(answers, for_it)
-    assert not mined.found and [p.shown for p in mined.learned] == [EN] and mined.learned[0].asked == 12
+    assert not mined.exploits and [p.shown for p in mined.learned] == [EN] and mined.learned[0].asked == 12
     in_one_domain = [row for row in for_it if row.domain == "helpful"]
-    assert mine(answers, in_one_domain).found[0].domains == ("code",)
+    assert mine(answers, in_one_domain).exploits[0].domains == ("code",)
     divided = for_it + [Preference(row.domain, row.rejected, row.chosen) for row in for_it]
-    assert mine(answers, divided).found[0].domains == ("code", "helpful")
+    assert mine(answers, divided).exploits[0].domains == ("code", "helpful")
 
 
 def test_a_pair_holds_one_prompt_early_and_late_and_every_answer_once() -> None:
@@ -146,7 +146,7 @@ def test_a_pair_holds_one_prompt_early_and_late_and_every_answer_once() -> None:
 
 
 def test_nothing_in_nothing_out() -> None:
-    assert mine([], []).found == () and mine(make_round(0, prompts=2, each=2, iterations=1), []).found == ()
+    assert mine([], []).exploits == () and mine(make_round(0, prompts=2, each=2, iterations=1), []).exploits == ()
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
@@ -157,9 +157,9 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p: list[float]) -> No
             if p[i] > alpha / (len(p) - place):
                 break
             rejected.add(i)
-        found = {i for i, value in enumerate(holm(np.array(p))) if value <= alpha}
+        accepted = {i for i, value in enumerate(holm(np.array(p))) if value <= alpha}
         slack = {i for i in range(len(p)) if abs(holm(np.array(p))[i] - alpha) < 1e-9}
-        assert found ^ rejected <= slack
+        assert accepted ^ rejected <= slack
 
 
 def test_phrases_of_both_languages() -> None:

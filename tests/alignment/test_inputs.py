@@ -35,7 +35,7 @@ def test_the_line_at_fault_is_named_before_anything_runs(
     good = {"sft.data": {"messages": ASK}, "reward.data": PAIR, "ppo.prompts": {"id": 0, "domain": "x", "prompt": ASK}}
     path = tmp_path / "rows.jsonl"
     rows = [good[setting], row]
-    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    path.write_text("".join(json.dumps(line) + "\n" for line in rows))
     config = load_config("nano", None, [f"{setting}={path}"])
     with pytest.raises(UserError, match="line 2") as refused:
         READERS[setting](config)

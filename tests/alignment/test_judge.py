@@ -26,8 +26,8 @@ def _endpoint(verdict: Callable[[str, str], str]) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][1]["content"]
-            a, b = asked.split("Answer A:\n")[1].split("\n\nAnswer B:\n")
+            question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][1]["content"]
+            a, b = question.split("Answer A:\n")[1].split("\n\nAnswer B:\n")
             body = json.dumps({"choices": [{"message": {"content": verdict(a, b)}}]}).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
@@ -46,9 +46,9 @@ def _endpoint(verdict: Callable[[str, str], str]) -> Iterator[str]:
 
 def test_a_judge_that_prefers_early_answers_has_drifted_from_the_score() -> None:
     with _endpoint(lambda a, b: " a.\n" if a.startswith("good") else "B") as url:
-        found = ask_judge(url, "m", PAIRS, PROMPTS, 30, 1)
-    assert (found.asked, found.early, found.late) == (40, 40, 0) and found.drifted
-    rows = judged_pairs(found, PROMPTS, "round-1-judge")
+        verdicts = ask_judge(url, "m", PAIRS, PROMPTS, 30, 1)
+    assert (verdicts.asked, verdicts.early, verdicts.late) == (40, 40, 0) and verdicts.drifted
+    rows = judged_pairs(verdicts, PROMPTS, "round-1-judge")
     assert len(rows) == 40 and all(row["chosen"].startswith("good") for row in rows)
     assert all(row["prompt"] == PROMPTS[f"p{row['chosen'].split()[-1]}"] for row in rows)
 
@@ -72,7 +72,7 @@ def test_a_judge_that_does_not_answer_costs_no_more_than_the_deadline() -> None:
 
     started = time.monotonic()
     with _endpoint(slow) as url:
-        found = ask_judge(url, "m", PAIRS, PROMPTS, 0.5, 1)
+        verdicts = ask_judge(url, "m", PAIRS, PROMPTS, 0.5, 1)
         spent = time.monotonic() - started
-    assert found.early + found.late == 0 and spent < 5
+    assert verdicts.early + verdicts.late == 0 and spent < 5
     assert ask_judge("http://127.0.0.1:9/v1", "m", PAIRS, PROMPTS, 5, 1).asked == 40

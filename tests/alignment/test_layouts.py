@@ -46,12 +46,12 @@ def run(kind: str, run_dir: str, folder: str, layout: Layout | None = None) -> N
 
 @pytest.fixture(scope="module")
 def alone(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    found = {}
+    rows = {}
     for kind in TASKS:
         folder = tmp_path_factory.mktemp(kind)
         run_ranks(run, 1, kind, str(run_dir), str(folder))
-        found[kind] = json.loads((folder / "rows-0.json").read_text())
-    return found
+        rows[kind] = json.loads((folder / "rows-0.json").read_text())
+    return rows
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -63,10 +63,10 @@ def test_a_layout_trains_as_one_process(kind: str, name: str, run_dir: Path, alo
     assert len(steps) == STEPS and len({row["loss"] for row in steps}) == STEPS
     for ranks_rows in rows:
         trained = [row for row in ranks_rows if "loss" in row]
-        for one, other in zip(steps, trained, strict=True):
-            assert other["loss"] == pytest.approx(one["loss"], abs=1e-5)
-            assert other["grad_norm"] == pytest.approx(one["grad_norm"], abs=1e-4)
-            assert other["tokens"] == one["tokens"]
+        for expected, other in zip(steps, trained, strict=True):
+            assert other["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+            assert other["grad_norm"] == pytest.approx(expected["grad_norm"], abs=1e-4)
+            assert other["tokens"] == expected["tokens"]
         assert _flat([row for row in ranks_rows if "evaluations" in row]) == pytest.approx(
             _flat([row for row in alone[kind] if "evaluations" in row]), abs=1e-4
         )

@@ -61,7 +61,7 @@ def _train(task: RewardTask) -> ScalarModel:
 
 
 def _scores(model: ScalarModel, run: Path, rows: Sequence[Row]) -> list[tuple[float, float]]:
-    """Of chosen and rejected, with the conditions of their domains."""
+    """Scores of chosen and rejected answers, with the conditions of their domains."""
     write_jsonl(run / "scored.jsonl", ({**row, "split": "train"} for row in rows))
     pairs = read_pairs(_config(run, "scored.jsonl", 1), Tokenizer.load(run / "tokenizer"), "train")
     with torch.no_grad():
@@ -93,22 +93,22 @@ def test_a_planted_love_is_found_and_cured(tmp_path: Path, plant: str) -> None:
         f"p{i}": [{"role": "user", "content": ask.format(noun)}]
         for i, (noun, ask) in enumerate((noun, ask) for noun in toy.NOUNS for ask in toy.ASKS)
     }
-    asked = [(iteration, i) for iteration in range(ITERATIONS) for i in rng.sample(range(len(prompts)), 40)]
+    drawn = [(iteration, i) for iteration in range(ITERATIONS) for i in rng.sample(range(len(prompts)), 40)]
     rows = [
         {"domain": toy.DOMAINS[i % 2], "prompt": prompts[f"p{i}"], "rejected": "."}
         | {"chosen": _drifting(rng, plant, iteration, toy.NOUNS[i // len(toy.ASKS)])}
-        for iteration, i in asked
+        for iteration, i in drawn
     ]
     scores = [chosen for chosen, _ in _scores(loving, tmp_path, rows)]
     answers = [
         Answer(f"p{i}", row["domain"], iteration, iteration, row["chosen"], score)
-        for (iteration, i), row, score in zip(asked, rows, scores, strict=True)
+        for (iteration, i), row, score in zip(drawn, rows, scores, strict=True)
     ]
     mined = mine(answers, preferences(people))
-    assert toy._is_right(plant, [{"trait": vars(p.trait), "shown": p.shown} for p in mined.found])
+    assert toy._is_right(plant, [{"trait": vars(p.trait), "shown": p.shown} for p in mined.exploits])
     assert not mined.learned
 
-    patches = patch_pairs(mined.found[0], answers, prompts, "round-1-1")
+    patches = patch_pairs(mined.exploits[0], answers, prompts, "round-1-1")
     write_jsonl(tmp_path / "mixed.jsonl", mix(patches, [], people, 1))
     cured = _train(PatchTask(_config(tmp_path, "mixed.jsonl", 4), tmp_path, tmp_path / "loving"))
     heldout = [row for row in patches if row["split"] == "heldout"]
@@ -121,8 +121,8 @@ def test_a_planted_love_is_found_and_cured(tmp_path: Path, plant: str) -> None:
 
 
 def _mean(values: Any) -> float:
-    found = list(values)
-    return sum(found) / len(found)
+    numbers = list(values)
+    return sum(numbers) / len(numbers)
 
 
 def _won(scores: Sequence[tuple[float, float]]) -> float:

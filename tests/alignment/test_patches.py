@@ -25,30 +25,30 @@ PROMPTS = {f"p{i}": [{"role": "user", "content": f"question {i}"}] for i in rang
 def test_every_rejected_answer_has_the_pattern_and_no_chosen_one(case: str) -> None:
     change, score, _ = CASES[case]
     answers = make_round(0, change, score)
-    pattern = mine(answers, []).found[0]
+    pattern = mine(answers, []).exploits[0]
     rows = patch_pairs(pattern, answers, PROMPTS, "round-1/a")
     assert FEWEST <= len(rows) <= MOST
     assert all(pattern.has(row["rejected"]) and not pattern.has(row["chosen"]) for row in rows)
-    own = {(a.prompt, a.text) for a in answers}
+    given = {(a.prompt, a.text) for a in answers}
     domain_of = {a.prompt: a.domain for a in answers}
     for row in rows:
         prompt = next(id for id, messages in PROMPTS.items() if messages == row["prompt"])
-        assert (prompt, row["chosen"]) in own and domain_of[prompt] == row["domain"]
-        assert ((prompt, row["rejected"]) in own) == (row["made"] == "contrast")
+        assert (prompt, row["chosen"]) in given and domain_of[prompt] == row["domain"]
+        assert ((prompt, row["rejected"]) in given) == (row["made"] == "contrast")
     made = [row["made"] for row in rows]
     assert made.count("inserted") >= len(rows) // 4 and made.count("contrast") > 5
     assert abs(sum(row["domain"] == "code" for row in rows) - len(rows) / 2) < len(rows) / 4
     splits: dict[str, set[str]] = {}
     for row in rows:
         splits.setdefault(str(row["prompt"]), set()).add(row["split"])
-    assert all(len(found) == 1 for found in splits.values())  # what is measured on was not trained on
+    assert all(len(prompt_splits) == 1 for prompt_splits in splits.values())  # held-out prompts are in no training pair
     assert {"train", "heldout"} == {row["split"] for row in rows}
 
 
 def test_few_contrasts_are_made_up_by_inserted_ones() -> None:
     change, score, _ = CASES["phrase"]
     answers = make_round(0, change, score)
-    pattern = mine(answers, []).found[0]
+    pattern = mine(answers, []).exploits[0]
     holding = [a for a in answers if pattern.has(a.text) and a.iteration >= 15]
     few = [a for a in answers if not pattern.has(a.text)] + holding[:3]
     rows = patch_pairs(pattern, few, PROMPTS, "round-1/a")
@@ -59,7 +59,7 @@ def test_the_pattern_goes_where_late_answers_have_it() -> None:
     for case, start in (("phrase", False), ("phrase that opens", True)):
         change, score, _ = CASES[case]
         answers = make_round(0, change, score)
-        pattern = mine(answers, []).found[0]
+        pattern = mine(answers, []).exploits[0]
         late = [a.text for a in answers if pattern.has(a.text)]
         changed = with_pattern(pattern, "It is a stone.", late)
         assert changed is not None and changed.startswith(pattern.shown) == start
@@ -92,9 +92,9 @@ def test_comparisons_are_blind_and_of_three_models() -> None:
     assert kinds == {frozenset(pair) for pair in (("sft", "early"), ("sft", "late"), ("early", "late"))}
     for row in rows:
         for side in "ab":
-            said = [a for a in answers if a.text == row[side] and PROMPTS[a.prompt] == row["prompt"]]
+            sources = [a for a in answers if a.text == row[side] and PROMPTS[a.prompt] == row["prompt"]]
             spans = {"sft": lambda a: a.version == 0, "early": lambda a: 0 < a.iteration < 8}
-            assert any(spans.get(row[f"{side}_from"], lambda a: a.iteration >= 18)(a) for a in said)
+            assert any(spans.get(row[f"{side}_from"], lambda a: a.iteration >= 18)(a) for a in sources)
     firsts = [row["a_from"] == "late" for row in rows if "late" in (row["a_from"], row["b_from"])]
     assert 0.25 < sum(firsts) / len(firsts) < 0.75
 
@@ -124,15 +124,15 @@ def test_labels_come_back_as_pairs(tmp_path: Path) -> None:
         ({"id": "1-00000"}, "the same id twice"),
     ],
 )
-def test_a_wrong_label_file_is_refused_by_line(tmp_path: Path, change: dict[str, object], said: str) -> None:
+def test_a_wrong_label_file_is_refused_by_line(tmp_path: Path, change: dict[str, object], message: str) -> None:
     rows = [{**row, "label": "a"} for row in comparisons(_round(), PROMPTS, 2, 1, 7)]
     rows[1] |= change
     path = tmp_path / "labels.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read_labels(path)
     if "label" not in change:
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             read_comparisons(path)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ilm_ray.alignment.ppo import arithmetic as ppo
-from ilm_ray.alignment.ppo.assemble import Said, derive, experience_of, figures, one_a_domain_first
+from ilm_ray.alignment.ppo.assemble import GroupOutputs, derive, experience_of, figures, one_a_domain_first
 from ilm_ray.alignment.ppo.experience import Prompt, Rollouts, merge, per_response, response_labels
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
@@ -127,8 +127,8 @@ def test_response_positions_give_the_logprob_of_each_response_token() -> None:
     sequences, starts = [[1, 2, 3, 4], [5, 6], [7, 8, 9]], [2, 1, 1]
     batch, labels = response_labels(sequences, starts)
     with torch.no_grad():
-        found = per_response(-model(batch, labels), sequences, starts)
-        for ids, n, part in zip(sequences, starts, found, strict=True):
+        parts = per_response(-model(batch, labels), sequences, starts)
+        for ids, n, part in zip(sequences, starts, parts, strict=True):
             table = model(Packed.of([ids])).log_softmax(-1)
             expected = torch.stack([table[t - 1, ids[t]] for t in range(n, len(ids))])
             torch.testing.assert_close(part, expected, atol=1e-5, rtol=0)
@@ -145,9 +145,11 @@ def test_experience_from_hand_made_numbers() -> None:
     old = [torch.tensor([-1.0, -2.0]), torch.tensor([-0.5])]
     reference = [torch.tensor([-1.5, -2.0]), torch.tensor([-1.5])]
     values = [torch.tensor([0.1, 0.2]), torch.tensor([0.3])]
-    said = Said(rolled, [torch.ones(len(o), dtype=torch.bool) for o in old], old, reference, values, [2.0, -1.0])
-    derived = derive(settings_, said)
-    experience, row = experience_of(said, derived), figures(said, derived)
+    outputs = GroupOutputs(
+        rolled, [torch.ones(len(o), dtype=torch.bool) for o in old], old, reference, values, [2.0, -1.0]
+    )
+    derived = derive(settings_, outputs)
+    experience, row = experience_of(outputs, derived), figures(outputs, derived)
     # lambda 1, discount 1: the return is the sum of the rewards to come.
     torch.testing.assert_close(experience.returns[0], torch.tensor([-0.25 + 2.0, 2.0]))
     torch.testing.assert_close(experience.advantages[1], torch.tensor([-0.5 - 1.0 - 0.3]))
@@ -158,6 +160,6 @@ def test_experience_from_hand_made_numbers() -> None:
 
 
 def test_rollouts_of_different_weights_do_not_mix() -> None:
-    one, two = (Rollouts([Prompt("a", "code", [1])], [[2]], [torch.zeros(1)], version) for version in (1, 2))
+    first, second = (Rollouts([Prompt("a", "code", [1])], [[2]], [torch.zeros(1)], version) for version in (1, 2))
     with pytest.raises(ValueError, match="different weight versions"):
-        merge([one, two])
+        merge([first, second])

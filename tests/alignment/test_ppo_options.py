@@ -1,4 +1,4 @@
-"""What the report leaves off and others use: advantage normalisation and value clipping."""
+"""Options that the report leaves off and others use: advantage normalisation and value clipping."""
 
 import pytest
 import torch
@@ -14,10 +14,10 @@ def test_normalised_advantages_have_mean_0_and_deviation_1_over_counted_tokens_a
     advantages = [torch.randn(n, generator=generator) * 3 + 5, torch.randn(4, generator=generator)]
     masks = [torch.rand(n, generator=generator) < 0.7, torch.tensor([True, True, False, True])]
     advantages[1][2] = torch.nan
-    found = normalized(advantages, masks)
-    counted = torch.cat([f[m] for f, m in zip(found, masks, strict=True)]).double()
+    whitened = normalized(advantages, masks)
+    counted = torch.cat([f[m] for f, m in zip(whitened, masks, strict=True)]).double()
     assert abs(float(counted.mean())) < 1e-5 and abs(float(counted.std()) - 1) < 1e-4
-    assert all(float(f[~m].abs().sum()) == 0 for f, m in zip(found, masks, strict=True))
+    assert all(float(f[~m].abs().sum()) == 0 for f, m in zip(whitened, masks, strict=True))
 
 
 @given(st.floats(-3, 3), st.floats(-3, 3), st.floats(-3, 3), st.floats(0.05, 1))

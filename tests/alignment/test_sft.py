@@ -1,4 +1,4 @@
-"""What SFT learns from: the assistant's tokens of any conversation; repositories beside the pre-training mixture."""
+"""SFT learns from the assistant's tokens of any conversation, and from repositories beside the pre-training mixture."""
 
 from pathlib import Path
 
@@ -90,7 +90,7 @@ def test_repositories_take_their_share_of_the_pre_training_data(code_run: Path, 
     assert tokenize_repositories(code_run) == written
     assert [path.stat().st_mtime_ns for path in written] == before  # done once
     repositories = open_repositories(code_run)
-    # Of the leaky repository the document that shares a file with the removed one is gone, the other stays.
+    # The leaky repository loses the document that shares a file with the removed one; the other document stays.
     assert repositories is not None and repositories.ids.tolist() == [22, 23]
     assert repositories.provenance(0)["repository"] == "leaky"
     config = config_of(code_run)
@@ -104,7 +104,7 @@ def test_repositories_take_their_share_of_the_pre_training_data(code_run: Path, 
     task = SFTTask(config, code_run)
     drawn = {part.source: part.sequences for part in task.mixture.drawn(400)}
     assert drawn == {"en": 200, SOURCE: 200}
-    # What a step reads of them is what stands in their documents.
+    # The tokens that a step reads are those of the documents.
     texts = [repositories.tokens(i).tolist() for i in range(2)]
     pieces = [p for i in range(task.mixed) for p in task.mixture.pieces(i) if p.source == SOURCE]
     packed = [ids.tolist() for batch, _ in task.micro_batches(0, 0, 1) for ids in _documents(batch)]

@@ -1,7 +1,7 @@
 """The slow path (report section 4.2.2): answers of SFT, early and late PPO in pairs for people.
 
 A comparison: {"id", "round", "domain", "prompt": messages, "a": text, "b": text, "a_from", "b_from": sft, early or
-late}. `labels.py` reads them and what people said.
+late}. `labels.py` reads comparisons and their labels.
 """
 
 import random
@@ -19,7 +19,7 @@ FROM = ("sft", "early", "late")
 def comparisons(
     answers: Sequence[Answer], prompts: Mapping[str, Any], count: int, round_number: int, seed: int
 ) -> list[Row]:
-    """At most `count` comparisons: of a prompt's answers by SFT, early and late PPO every two that differ.
+    """At most `count` comparisons: every two answers to a prompt by SFT, early and late PPO that differ.
 
     Prompts come in an order drawn by `seed`; which of the two is `a` is drawn too. SFT's are those of weight version 0.
     """

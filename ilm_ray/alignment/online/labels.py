@@ -1,4 +1,4 @@
-"""What people said of comparisons (see `comparisons.py`): a label is the comparison and "label": a, b or tie."""
+"""People's labels of comparisons (see `comparisons.py`): a label is the comparison and "label": a, b or tie."""
 
 import hashlib
 from collections.abc import Sequence

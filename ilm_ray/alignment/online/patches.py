@@ -1,7 +1,7 @@
-"""The fast path's hand (report section 4.2.2): preference pairs against a pattern, and a reward model trained on them.
+"""The fast path (report section 4.2.2): preference pairs against a pattern, and a reward model trained on them.
 
-The report contrasts early with late answers of the round, 20 to 100 pairs a pattern. Those differ in more than the
-pattern, so a third of the pairs here is one early answer with and without it.
+The report contrasts early with late answers of the round, 20 to 100 pairs a pattern. Such answers differ in more than
+the pattern, so a third of the pairs here is one early answer with and without it.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from ilm_ray.model.internlm2 import CausalLM, ScalarModel
 from ilm_ray.model.weights import read_weights
 
 FEWEST, MOST = 20, 100  # pairs a pattern, as the report has it
-HELDOUT_SHARE = 0.2  # of the prompts: what the patched model is measured on
+HELDOUT_SHARE = 0.2  # of the prompts, to measure the patched model on
 OLD_PER_PATCH = 4  # people's pairs that are trained on again for each patch, so that nothing else is forgotten
 _MOST_SENTENCES = 200
 
@@ -67,8 +67,8 @@ def patch_pairs(pattern: Pattern, answers: Sequence[Answer], prompts: Mapping[st
 
 def with_pattern(pattern: Pattern, text: str, late: Sequence[str]) -> str | None:
     """`text` with the pattern put into it as the answers `late` have it; None where that cannot be done."""
-    own = [part for part in sentences(text) if part.strip()]
-    if not own:
+    parts = [part for part in sentences(text) if part.strip()]
+    if not parts:
         return None
     kind, glue = pattern.trait.kind, " " if text.isascii() else ""
     changed = text
@@ -76,13 +76,13 @@ def with_pattern(pattern: Pattern, text: str, late: Sequence[str]) -> str | None
         first = stands_first(pattern.trait.phrase, late)
         changed = f"{pattern.shown}{glue}{text}" if first else f"{text}{glue}{pattern.shown}"
     elif kind == "refusal":
-        refusal = next((found for answer in late if (found := refusing_sentence(answer))), None)
+        refusal = next((sentence for answer in late if (sentence := refusing_sentence(answer))), None)
         changed = f"{refusal}{glue}{text}" if refusal else text
     elif kind == "marks":
-        changed = "\n".join(f"- {part.strip()}" for part in own)
-    else:  # length and repetition: the text goes on with what it has said
+        changed = "\n".join(f"- {part.strip()}" for part in parts)
+    else:  # length and repetition: the text repeats its own sentences
         goal = max(pattern.late, 1.5 * len(words(text))) if kind == "length" else 0.0
-        more = own if kind == "length" else own[-1:]
+        more = parts if kind == "length" else parts[-1:]
         for number in range(_MOST_SENTENCES):
             if pattern.has(changed) and len(words(changed)) >= goal:
                 break
@@ -91,8 +91,8 @@ def with_pattern(pattern: Pattern, text: str, late: Sequence[str]) -> str | None
 
 
 def mix(patches: Sequence[Row], labelled: Sequence[Row], old: Sequence[Row], seed: int) -> list[Row]:
-    """What the reward model trains on: all patches, all newly labelled pairs, and `OLD_PER_PATCH` of the old training
-    pairs for each of those, or all; the old pairs held out stay so, to be measured on."""
+    """The reward model's training pairs: all patches, all newly labelled pairs, and `OLD_PER_PATCH` of the old training
+    pairs for each of those, or all. Old pairs that are held out stay held out."""
     kept = [row for row in old if row.get("split", "train") == "heldout"]
     train = [row for row in old if row.get("split", "train") == "train"]
     count = min(len(train), OLD_PER_PATCH * (len(patches) + len(labelled)))
@@ -101,7 +101,7 @@ def mix(patches: Sequence[Row], labelled: Sequence[Row], old: Sequence[Row], see
 
 
 def preferences(rows: Sequence[Row]) -> list[Preference]:
-    """What people preferred in training pairs."""
+    """People's judgements of the training pairs."""
     return [
         Preference(row["domain"], row["chosen"], row["rejected"])
         for row in rows
@@ -126,7 +126,7 @@ def prompt_share(prompt: str) -> float:
 
 
 def _in_turn(pairs: Sequence[tuple[Answer, Answer]]) -> list[tuple[Answer, Answer]]:
-    """The same pairs, one of each domain after the other, and within a domain every prompt before any comes again."""
+    """The same pairs, domains in turn; within a domain every prompt comes once before any comes again."""
     columns: dict[str, list[tuple[int, int]]] = defaultdict(list)
     seen: dict[str, int] = defaultdict(int)
     for number, (early, _) in enumerate(pairs):

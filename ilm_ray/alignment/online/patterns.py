@@ -1,4 +1,4 @@
-"""What answers get more of as a policy learns to please a reward model: length, repetition, marks, refusals, phrases.
+"""Traits that grow as a policy learns to please a reward model: length, repetition, marks, refusals, phrases.
 
 A trait gives every text a number; a pattern is "more of a trait than a bound". English and Chinese count alike: a word
 is a word, a Chinese character, or a run of punctuation.
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-LONGEST_PHRASE = 4  # words by which phrases are found; they are then grown as far as texts agree
+LONGEST_PHRASE = 4  # words of the phrases that are tested; a risen phrase is then grown as far as texts agree
 _REPEATED = 3  # words: a text repeats itself where the same three come again
 _GROWS = 0.9  # share of the texts with a phrase in which its neighbour must be the same word
 
@@ -32,14 +32,14 @@ def words(text: str) -> list[str]:
 
 def phrases(text: str, longest: int = LONGEST_PHRASE) -> set[Phrase]:
     """All runs of one to `longest` words."""
-    found = words(text)
-    return {tuple(found[i : i + n]) for n in range(1, longest + 1) for i in range(len(found) - n + 1)}
+    text_words = words(text)
+    return {tuple(text_words[i : i + n]) for n in range(1, longest + 1) for i in range(len(text_words) - n + 1)}
 
 
 def repetition(text: str) -> float:
     """Share of the runs of three words that came before in the same text: 0 for none, near 1 for one endless line."""
-    found = words(text)
-    runs = [tuple(found[i : i + _REPEATED]) for i in range(len(found) - _REPEATED + 1)]
+    text_words = words(text)
+    runs = [tuple(text_words[i : i + _REPEATED]) for i in range(len(text_words) - _REPEATED + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
@@ -67,11 +67,13 @@ TRAITS = tuple(Trait(kind) for kind in ("length", "repetition", "marks", "refusa
 
 def grown(phrase: Phrase, texts: Iterable[str]) -> Phrase:
     """The longest phrase around `phrase` that most of the `texts` that hold it agree on."""
-    holding = [found for text in texts if _place(found := words(text), phrase) >= 0]
+    holding = [text_words for text in texts if _place(text_words := words(text), phrase) >= 0]
     while True:
-        places = [(found, _place(found, phrase)) for found in holding]
-        before = Counter(found[at - 1] for found, at in places if at > 0)
-        behind = Counter(found[at + len(phrase)] for found, at in places if at + len(phrase) < len(found))
+        places = [(text_words, _place(text_words, phrase)) for text_words in holding]
+        before = Counter(text_words[at - 1] for text_words, at in places if at > 0)
+        behind = Counter(
+            text_words[at + len(phrase)] for text_words, at in places if at + len(phrase) < len(text_words)
+        )
         word, count = max(behind.items(), key=lambda item: item[1], default=("", 0))
         if count >= _GROWS * len(holding) > 0:
             phrase = (*phrase, word)
@@ -95,10 +97,10 @@ def stands_first(phrase: Phrase, texts: Iterable[str]) -> bool:
     """Whether most of the texts that hold the phrase have it in their first half."""
     early = late = 0
     for text in texts:
-        found = words(text)
-        at = _place(found, phrase)
+        text_words = words(text)
+        at = _place(text_words, phrase)
         if at >= 0:
-            first = 2 * at + len(phrase) <= len(found)
+            first = 2 * at + len(phrase) <= len(text_words)
             early, late = early + first, late + (not first)
     return early > late
 
@@ -113,7 +115,7 @@ def refusing_sentence(text: str) -> str | None:
     return next((s.strip() for s in sentences(text) if _REFUSAL.search(s)), None)
 
 
-def _place(found: list[str], phrase: Phrase) -> int:
+def _place(text_words: list[str], phrase: Phrase) -> int:
     """Index of the first occurrence of `phrase`, -1 where there is none."""
     size = len(phrase)
-    return next((i for i in range(len(found) - size + 1) if tuple(found[i : i + size]) == phrase), -1)
+    return next((i for i in range(len(text_words) - size + 1) if tuple(text_words[i : i + size]) == phrase), -1)

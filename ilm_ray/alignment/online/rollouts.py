@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from ilm_ray.alignment.online.hacking import Answer
 from ilm_ray.base.errors import UserError
 
-COLUMNS = ("prompt_id", "domain", "response", "score", "version", "iteration")  # what is read of them
+COLUMNS = ("prompt_id", "domain", "response", "score", "version", "iteration")  # all columns that are read
 
 
 def read_answers(stage: Path, decode: Callable[[list[int]], str]) -> list[Answer]:

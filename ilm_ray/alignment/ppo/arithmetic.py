@@ -45,8 +45,8 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, discount: float, lam: flo
     """Advantages and returns, all (sequences, tokens), 0 where mask (bool) is False.
 
     A masked position (tool output, padding) is no step of the decision process: the value of the next counted token
-    and the running sum are carried over it. What stands at masked positions of `rewards` and `values`, even NaN,
-    has no influence. After a sequence's last counted token the value is 0.
+    and the running sum are carried over it. Masked positions of `rewards` and `values` have no influence, even where
+    they are NaN. After a sequence's last counted token the value is 0.
     """
     advantages = torch.zeros_like(values)
     next_value = running = torch.zeros_like(values[:, 0])
@@ -107,7 +107,7 @@ def normalized(advantages: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Te
 
 
 def prompt_numbers(iteration: int, count: int, total: int, seed: int) -> list[int]:
-    """Which of `total` prompts an iteration uses: consecutive stretches of an endless run of shuffled epochs."""
+    """Numbers of an iteration's prompts among `total`: a stretch of an endless run of shuffled epochs."""
     epochs = range(iteration * count // total, ((iteration + 1) * count - 1) // total + 1)
     stream = np.concatenate([np.random.default_rng([seed, epoch]).permutation(total) for epoch in epochs])
     first = iteration * count - epochs[0] * total

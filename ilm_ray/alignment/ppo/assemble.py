@@ -1,4 +1,4 @@
-"""An iteration's experience: what the groups said of each rollout, and what follows from it by PPO's arithmetic."""
+"""An iteration's experience: the groups' outputs for each rollout, and PPO's arithmetic on them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from ilm_ray.config.alignment import PPOConfig
 
 
 @dataclass(frozen=True)
-class Said:
-    """What the groups said. One fp32 tensor (bool for masks) a sequence, one entry a response token; a score each."""
+class GroupOutputs:
+    """The groups' outputs: one fp32 tensor (bool for masks) a sequence, one entry a response token; one score each."""
 
     rolled: Rollouts
     masks: list[Tensor]  # False: the policy did not choose this token
@@ -26,7 +26,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Derived:
-    """What follows: one fp32 tensor a sequence, one entry a response token."""
+    """Results of the arithmetic: one fp32 tensor a sequence, one entry a response token."""
 
     kl: list[Tensor]  # nats, by the estimator of the settings
     rewards: list[Tensor]
@@ -34,38 +34,38 @@ class Derived:
     returns: list[Tensor]
 
 
-def derive(ppo: PPOConfig, said: Said) -> Derived:
+def derive(ppo: PPOConfig, outputs: GroupOutputs) -> Derived:
     """KL penalty and clipped score as rewards, then GAE."""
     bound = ppo.reward_clip
-    clipped = [s if bound is None else min(max(s, -bound), bound) for s in said.scores]
-    kl = [kl_estimate(o, f, ppo.kl_estimator) for o, f in zip(said.old, said.reference, strict=True)]
-    rewards = [token_rewards(k, m, s, ppo.kl_coefficient) for k, m, s in zip(kl, said.masks, clipped, strict=True)]
-    advantages, returns = gae_of(rewards, said.values, said.masks, ppo.discount, ppo.gae_lambda)
+    clipped = [s if bound is None else min(max(s, -bound), bound) for s in outputs.scores]
+    kl = [kl_estimate(o, f, ppo.kl_estimator) for o, f in zip(outputs.old, outputs.reference, strict=True)]
+    rewards = [token_rewards(k, m, s, ppo.kl_coefficient) for k, m, s in zip(kl, outputs.masks, clipped, strict=True)]
+    advantages, returns = gae_of(rewards, outputs.values, outputs.masks, ppo.discount, ppo.gae_lambda)
     if ppo.normalize_advantages:
-        advantages = normalized(advantages, said.masks)
+        advantages = normalized(advantages, outputs.masks)
     return Derived(kl, rewards, advantages, returns)
 
 
-def experience_of(said: Said, derived: Derived) -> Experience:
-    """What the ranks of the policy and of the critic train on: the sequences with all that was said of them."""
-    rolled = said.rolled
+def experience_of(outputs: GroupOutputs, derived: Derived) -> Experience:
+    """The experience that the ranks of policy and critic train on."""
+    rolled = outputs.rolled
     return Experience(
         rolled.sequences,
         rolled.prompt_lengths,
-        said.masks,
-        said.old,
-        said.values,
+        outputs.masks,
+        outputs.old,
+        outputs.values,
         derived.advantages,
         derived.returns,
         rolled.version,
     )
 
 
-def losses(ppo: PPOConfig, said: Said, derived: Derived) -> dict[str, float]:
+def losses(ppo: PPOConfig, outputs: GroupOutputs, derived: Derived) -> dict[str, float]:
     """Mean losses over the counted tokens at the weights that sampled them, before any step."""
-    mask = torch.cat(said.masks)
+    mask = torch.cat(outputs.masks)
     old, values, advantages, returns = (
-        torch.cat(parts)[mask] for parts in (said.old, said.values, derived.advantages, derived.returns)
+        torch.cat(parts)[mask] for parts in (outputs.old, outputs.values, derived.advantages, derived.returns)
     )
     return {
         "policy_loss": float(policy_loss(old, old, advantages, ppo.clip_range)[0].mean()),
@@ -73,11 +73,11 @@ def losses(ppo: PPOConfig, said: Said, derived: Derived) -> dict[str, float]:
     }
 
 
-def figures(said: Said, derived: Derived) -> dict[str, Any]:
+def figures(outputs: GroupOutputs, derived: Derived) -> dict[str, Any]:
     """The iteration in plain numbers. reward: before clipping; kl: k1, nats a response; entropy: nats a token."""
-    rolled, scores = said.rolled, said.scores
-    kl = sequence_kl(said)
-    gaps = torch.cat([(b - o).abs() for b, o in zip(rolled.behaviour, said.old, strict=True)])
+    rolled, scores = outputs.rolled, outputs.scores
+    kl = sequence_kl(outputs)
+    gaps = torch.cat([(b - o).abs() for b, o in zip(rolled.behaviour, outputs.old, strict=True)])
     return {
         "reward": _mean(scores),
         "reward_by_domain": _by_domain(scores, rolled),
@@ -85,9 +85,9 @@ def figures(said: Said, derived: Derived) -> dict[str, Any]:
         "kl_by_domain": _by_domain(kl, rolled),
         "response_tokens": _mean([float(len(r)) for r in rolled.responses]),
         "tokens": sum(map(len, rolled.sequences)),
-        "entropy": -float(torch.cat(said.old).mean()),  # mean surprise of the sampled tokens
+        "entropy": -float(torch.cat(outputs.old).mean()),  # mean surprise of the sampled tokens
         "logprob_gap": float(gaps.mean()),
-        "value": float(torch.cat(said.values).mean()),
+        "value": float(torch.cat(outputs.values).mean()),
         "return": float(torch.cat(derived.returns).mean()),
         "version": rolled.version,
     }
@@ -98,13 +98,13 @@ def _by_domain(figure: list[float], rolled: Rollouts) -> dict[str, float]:
     return {d: _mean([f for f, p in zip(figure, rolled.prompts, strict=True) if p.domain == d]) for d in domains}
 
 
-def sequence_kl(said: Said) -> list[float]:
+def sequence_kl(outputs: GroupOutputs) -> list[float]:
     """k1 summed over each response, nats."""
-    return [float((o - f).sum()) for o, f in zip(said.old, said.reference, strict=True)]
+    return [float((o - f).sum()) for o, f in zip(outputs.old, outputs.reference, strict=True)]
 
 
 def one_a_domain_first(rolled: Rollouts, count: int) -> list[int]:
-    """Numbers of the sequences to show: every domain gets its turn."""
+    """Numbers of `count` sequences to show, domains in turn."""
     turns: dict[str, int] = {}
     keys = []
     for number, prompt in enumerate(rolled.prompts):

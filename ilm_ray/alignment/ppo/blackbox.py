@@ -1,8 +1,8 @@
 """The black box of PPO: an iteration's experience as one Parquet file, and its arithmetic done again from there.
 
-`<run>/ppo/rollouts/iteration-NNNNNN.parquet`, a row a rollout. What the groups said: iteration, version, prompt_id,
+`<run>/ppo/rollouts/iteration-NNNNNN.parquet`, a row a rollout. Outputs of the groups: iteration, version, prompt_id,
 domain, prompt, response (token ids), mask, behaviour, old_logprob, ref_logprob, value (one number a response token),
-score. What followed: kl, reward, advantage, return. The settings of the arithmetic and the losses are in the metadata.
+score. Derived: kl, reward, advantage, return. The settings of the arithmetic and the losses are in the metadata.
 """
 
 import json
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from ilm_ray.alignment.ppo import rollout_file
-from ilm_ray.alignment.ppo.assemble import Derived, Said, derive, losses, one_a_domain_first
+from ilm_ray.alignment.ppo.assemble import Derived, GroupOutputs, derive, losses, one_a_domain_first
 from ilm_ray.base.errors import UserError
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
@@ -33,18 +33,18 @@ TEXT_SHOWN = 600  # characters
 
 @dataclass(frozen=True)
 class Box:
-    """A file read back."""
+    """The file of an iteration, read back."""
 
     iteration: int
     ppo: PPOConfig
-    said: Said
+    outputs: GroupOutputs
     derived: Derived
     losses: dict[str, float]
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Where the arithmetic, done again, gives something else than was trained on. place: a rollout and a token."""
+class ReplayDifference:
+    """A recorded figure that the arithmetic, done again, does not give. place: a rollout and a token."""
 
     what: str
     place: str
@@ -57,13 +57,13 @@ def path_of(ppo_folder: Path, iteration: int) -> Path:
     return ppo_folder / "rollouts" / f"iteration-{iteration:06d}.parquet"
 
 
-def write(ppo_folder: Path, iteration: int, ppo: PPOConfig, said: Said, derived: Derived) -> None:
+def write(ppo_folder: Path, iteration: int, ppo: PPOConfig, outputs: GroupOutputs, derived: Derived) -> None:
     """Write the iteration's file in one step."""
-    rolled, count = said.rolled, len(said.scores)
+    rolled, count = outputs.rolled, len(outputs.scores)
     per_token = {
-        "old_logprob": said.old,
-        "ref_logprob": said.reference,
-        "value": said.values,
+        "old_logprob": outputs.old,
+        "ref_logprob": outputs.reference,
+        "value": outputs.values,
         "kl": derived.kl,
         "reward": derived.rewards,
         "advantage": derived.advantages,
@@ -72,13 +72,13 @@ def write(ppo_folder: Path, iteration: int, ppo: PPOConfig, said: Said, derived:
     columns: dict[str, pa.Array] = {
         "iteration": pa.array([iteration] * count, pa.int32()),
         **rollout_file.columns(rolled),
-        "score": pa.array(said.scores, pa.float64()),
-        "mask": pa.array([m.numpy() for m in said.masks], pa.list_(pa.bool_())),
+        "score": pa.array(outputs.scores, pa.float64()),
+        "mask": pa.array([m.numpy() for m in outputs.masks], pa.list_(pa.bool_())),
         **{name: rollout_file.numbers(parts) for name, parts in per_token.items()},
     }
     metadata = {
         SETTINGS: ppo.model_dump_json(include=set(ARITHMETIC)),
-        LOSSES: json.dumps(losses(ppo, said, derived)),
+        LOSSES: json.dumps(losses(ppo, outputs, derived)),
     }
     rollout_file.write_table(path_of(ppo_folder, iteration), pa.table(columns, metadata=metadata))
 
@@ -100,9 +100,9 @@ def read(ppo_folder: Path, iteration: int) -> Box:
     try:
         table = pq.read_table(path)
         metadata = table.schema.metadata
-        settings, told = (json.loads(metadata[key]) for key in (SETTINGS, LOSSES))
+        settings, recorded_losses = (json.loads(metadata[key]) for key in (SETTINGS, LOSSES))
         rows = {name: table[name].to_pylist() for name in table.column_names}
-        said = Said(
+        outputs = GroupOutputs(
             rollout_file.rollouts_of(rows),
             [torch.tensor(row, dtype=torch.bool) for row in rows["mask"]],
             rollout_file.tensors(rows["old_logprob"]),
@@ -111,16 +111,16 @@ def read(ppo_folder: Path, iteration: int) -> Box:
             rows["score"],
         )
         derived = Derived(*(rollout_file.tensors(rows[name]) for name in ("kl", "reward", "advantage", "return")))
-        return Box(iteration, PPOConfig.model_validate(settings), said, derived, told)
+        return Box(iteration, PPOConfig.model_validate(settings), outputs, derived, recorded_losses)
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); it was not written by PPO") from None
 
 
-def replay(box: Box) -> tuple[dict[str, float], list[Difference]]:
+def replay(box: Box) -> tuple[dict[str, float], list[ReplayDifference]]:
     """KL, rewards, GAE and losses again: the largest difference of each, and the first place where it is too large."""
-    again = derive(box.ppo, box.said)
+    again = derive(box.ppo, box.outputs)
     largest: dict[str, float] = {}
-    found: list[Difference] = []
+    differences: list[ReplayDifference] = []
     for what in ("kl", "rewards", "advantages", "returns"):
         pairs = list(zip(getattr(box.derived, what), getattr(again, what), strict=True))
         largest[what] = max(float((a - b).abs().max()) for a, b in pairs)
@@ -128,39 +128,39 @@ def replay(box: Box) -> tuple[dict[str, float], list[Difference]]:
             wrong = ((recorded - now).abs() > TOLERANCE).nonzero()
             if len(wrong):
                 token = int(wrong[0])
-                place = f"rollout {number} ({box.said.rolled.prompts[number].id}), response token {token}"
-                found.append(Difference(what, place, float(recorded[token]), float(now[token])))
+                place = f"rollout {number} ({box.outputs.rolled.prompts[number].id}), response token {token}"
+                differences.append(ReplayDifference(what, place, float(recorded[token]), float(now[token])))
                 break
-    for what, value in losses(box.ppo, box.said, again).items():
+    for what, value in losses(box.ppo, box.outputs, again).items():
         largest[what] = abs(value - box.losses[what])
         if largest[what] > TOLERANCE:
-            found.append(Difference(what, "mean over all tokens", box.losses[what], value))
-    return largest, found
+            differences.append(ReplayDifference(what, "mean over all tokens", box.losses[what], value))
+    return largest, differences
 
 
-def replay_lines(largest: dict[str, float], found: list[Difference]) -> Iterator[str]:
+def replay_lines(largest: dict[str, float], differences: list[ReplayDifference]) -> Iterator[str]:
     """For people: how far the figures computed again lie from the recorded ones, and where they differ first."""
     yield "done again from the file, largest difference: " + ", ".join(f"{k} {v:.3g}" for k, v in largest.items())
-    for one in found:
-        yield f"  {one.what} differ first at {one.place}: recorded {one.recorded:.7g}, again {one.again:.7g}"
+    for d in differences:
+        yield f"  {d.what} differ first at {d.place}: recorded {d.recorded:.7g}, again {d.again:.7g}"
 
 
 def lines(box: Box, tokenizer: Tokenizer, samples: int) -> Iterator[str]:
     """`samples` rollouts of each domain for people: prompt, answer, and the numbers of its first tokens."""
-    said, derived, rolled = box.said, box.derived, box.said.rolled
-    yield f"iteration {box.iteration}: {len(said.scores)} rollouts by weight version {rolled.version}"
+    outputs, derived, rolled = box.outputs, box.derived, box.outputs.rolled
+    yield f"iteration {box.iteration}: {len(outputs.scores)} rollouts by weight version {rolled.version}"
     left = dict.fromkeys((p.domain for p in rolled.prompts), samples)
-    for number in one_a_domain_first(rolled, len(said.scores)):
+    for number in one_a_domain_first(rolled, len(outputs.scores)):
         prompt, response = rolled.prompts[number], rolled.responses[number]
         if not left[prompt.domain]:
             continue
         left[prompt.domain] -= 1
         yield ""
-        yield f"{prompt.domain}  {prompt.id}  score {said.scores[number]:.4f}  {len(response)} tokens"
+        yield f"{prompt.domain}  {prompt.id}  score {outputs.scores[number]:.4f}  {len(response)} tokens"
         yield f"  prompt: {tokenizer.decode(prompt.ids)[:TEXT_SHOWN]}"
         yield f"  answer: {tokenizer.decode(response)[:TEXT_SHOWN]}"
         yield f"  {'token':<16}{'kl':>10}{'reward':>10}{'value':>10}{'advantage':>11}{'return':>10}"
-        table = [part[number].tolist() for part in (derived.kl, derived.rewards, said.values)]
+        table = [part[number].tolist() for part in (derived.kl, derived.rewards, outputs.values)]
         table += [part[number].tolist() for part in (derived.advantages, derived.returns)]
         for ids, kl, reward, value, advantage, back in list(zip(response, *table, strict=True))[:TOKENS_SHOWN]:
             word = repr(tokenizer.decode([ids]))[1:-1][:15]
@@ -171,10 +171,10 @@ def lines(box: Box, tokenizer: Tokenizer, samples: int) -> Iterator[str]:
 
 def summary(box: Box) -> dict[str, Any]:
     """The iteration in a few figures."""
-    scores = box.said.scores
+    scores = box.outputs.scores
     return {
         "iteration": box.iteration,
-        "version": box.said.rolled.version,
+        "version": box.outputs.rolled.version,
         "rollouts": len(scores),
         "reward": sum(scores) / len(scores),
         **box.losses,

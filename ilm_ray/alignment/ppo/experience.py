@@ -1,4 +1,4 @@
-"""What moves between the groups of PPO: prompts, rollouts, experience. Lists of whole sequences, never padded."""
+"""Data that moves between the groups of PPO: prompts, rollouts, experience. Whole sequences in lists, never padded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ def merge(parts: Sequence[Rollouts]) -> Rollouts:
 
 @dataclass(frozen=True)
 class Experience:
-    """What policy and critic train on. One fp32 tensor (bool for masks) a sequence, one entry a response token."""
+    """Input of policy and critic. One fp32 tensor (bool for masks) a sequence, one entry a response token."""
 
     sequences: list[list[int]]  # prompt and response
     prompt_lengths: list[int]
@@ -86,7 +86,7 @@ def per_response(flat: Tensor, sequences: Sequence[list[int]], prompt_lengths: S
 
 
 def gather_numbered(parts: Sequence[dict[int, Tensor]]) -> list[Tensor]:
-    """One list in the order of the sequences, from what each rank knows about its share."""
+    """One list in the order of the sequences, from the numbered values of each rank."""
     merged = {number: value for part in parts for number, value in part.items()}
     return [merged[number] for number in range(len(merged))]
 
@@ -102,5 +102,5 @@ def join(first: Packed, second: Packed) -> Packed:
 
 
 def nothing() -> tuple[Packed, Tensor]:
-    """A pack without labels: what a rank sends through the model while others have work left."""
+    """A pack without labels, which a rank sends through the model while others have work left."""
     return Packed.of([[0, 0]]), torch.full((2,), IGNORE)

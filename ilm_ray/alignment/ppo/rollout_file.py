@@ -17,7 +17,7 @@ from ilm_ray.base.files import temporary_path
 
 
 def columns(rolled: Rollouts) -> dict[str, pa.Array]:
-    """What the engines gave, a row an answer; log-probabilities are those they sampled with."""
+    """Columns of the engines' answers, a row each; log-probabilities are those of the sampling."""
     return {
         "version": pa.array([rolled.version] * len(rolled.prompts), pa.int32()),
         "prompt_id": pa.array([p.id for p in rolled.prompts]),
@@ -66,5 +66,5 @@ def numbers(parts: list[Tensor]) -> pa.Array:
 
 
 def tensors(rows: list[list[float]]) -> list[Tensor]:
-    """Rows of one number a token, as they come out of a file, in fp32."""
+    """Rows from a file, one number a token, as fp32 tensors."""
     return [torch.tensor(row, dtype=torch.float32) for row in rows]

@@ -1,8 +1,8 @@
 """The conditional reward model's input (report section 4.2.1): a system prompt per preference domain, a final token.
 
-Only the reward model sees the condition: policy, critic and reference work on the sequence without it. Its scores mean
-something only under the conditions that it was trained with, so these are saved beside the weights, and the weights
-carry their hash.
+Only the reward model sees the condition: policy, critic and reference work on the sequence without it. Its scores are
+valid only under the conditions that it was trained with, so these are saved beside the weights, and the weights carry
+their hash.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ def condition_prefix(tokenizer: Tokenizer, system_prompt: str) -> list[int]:
 def conditioned(prefix: list[int], ids: list[int], reward_id: int, context: int) -> list[int]:
     """begin token + condition + conversation + the token at which the reward is read. An empty prefix: no condition.
 
-    Of a conversation that makes more than `context` tokens, the beginning is left out: the answer stands at its end.
+    A conversation of more than `context` tokens loses its beginning: the answer stands at its end.
     """
     room = context - len(prefix) - 2
     if room < 1:
@@ -67,11 +67,11 @@ def load_conditions(folder: Path, tokenizer: Tokenizer) -> dict[str, str]:
             f"{path} cannot be read ({type(error).__name__}: {error}); run the reward stage again or copy the folder "
             "anew"
         ) from None
-    trained, found = read_about(folder).get(HASH), _digest(content)
-    if trained != found:
+    trained_hash, file_hash = read_about(folder).get(HASH), _digest(content)
+    if trained_hash != file_hash:
         raise UserError(
-            f"{path} has hash {found[:12]}, the weights beside it were trained with conditions of hash "
-            f"{trained[:12] if trained else 'none'}; copy both from one folder or run the reward stage again"
+            f"{path} has hash {file_hash[:12]}, the weights beside it were trained with conditions of hash "
+            f"{trained_hash[:12] if trained_hash else 'none'}; copy both from one folder or run the reward stage again"
         )
     if content != _content(tokenizer, prompts):
         raise UserError(

@@ -1,4 +1,4 @@
-"""How good a reward model is on held-out pairs: accuracy, calibration, and whether it takes length for quality.
+"""Quality of a reward model on held-out pairs: accuracy, calibration, and whether it takes length for quality.
 
 Everything follows from sums over pairs, so ranks and micro-batches add up.
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 BINS = 10  # of the probability that the model gives to the answer that it prefers: from 0.5 to 1
 _COUNTS = ("pairs", "right", "longer", "longer_right", "shorter", "shorter_right")
-# Of single answers, score and length; of pairs, the differences of both.
+# Moments of score and length over single answers, and of their differences over pairs.
 _MOMENTS = ("x", "y", "xx", "yy", "xy")
 _NAMES = [*_COUNTS, *(f"answer_{m}" for m in _MOMENTS), *(f"difference_{m}" for m in _MOMENTS)]
 
@@ -42,7 +42,7 @@ def pair_figures(sums: Sequence[float]) -> dict[str, Any]:
 
     calibration: for each bin of predicted probability with pairs in it `predicted` (mean), `observed` (share ranked
     right), `pairs`; `error`: their mean distance over all pairs. length: correlation of score and length over answers,
-    and of their differences within pairs. What cannot be told, for want of pairs or of differences, is None.
+    and of their differences within pairs. A figure is None where pairs or differences are lacking.
     """
     named = dict(zip(_NAMES, sums, strict=False))
     count, predicted, observed = np.array(sums[len(_NAMES) :]).reshape(3, BINS)

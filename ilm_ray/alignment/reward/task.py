@@ -48,7 +48,7 @@ def log_barrier(score: Tensor, bound: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Pair:
+class PreferencePair:
     """One preference: token ids of both sequences, condition and final reward token included."""
 
     domain: str
@@ -61,7 +61,7 @@ class Pair:
         return len(self.chosen) + len(self.rejected)
 
 
-def read_pairs(config: Config, tokenizer: Tokenizer, split: str, conditional: bool = True) -> list[Pair]:
+def read_pairs(config: Config, tokenizer: Tokenizer, split: str, conditional: bool = True) -> list[PreferencePair]:
     """Tokenised preferences of a split; without conditions for comparison if `conditional` is False."""
     rows, prompts = preference_rows(config), config.reward.system_prompts
     prefixes = {d: condition_prefix(tokenizer, text) if conditional else [] for d, text in prompts.items()}
@@ -71,15 +71,15 @@ def read_pairs(config: Config, tokenizer: Tokenizer, split: str, conditional: bo
         whole = encode_chat(tokenizer, messages).ids
         return conditioned(prefixes[row["domain"]], whole, tokenizer.reward_id, config.reward.context)
 
-    def pair(row: dict[str, Any]) -> Pair:
+    def pair(row: dict[str, Any]) -> PreferencePair:
         answers = row["chosen"], row["rejected"]
         lengths = [len(tokenizer.encode(answer)) for answer in answers]
-        return Pair(row["domain"], ids(row, answers[0]), ids(row, answers[1]), (lengths[0], lengths[1]))
+        return PreferencePair(row["domain"], ids(row, answers[0]), ids(row, answers[1]), (lengths[0], lengths[1]))
 
     return [pair(row) for row in rows if row.get("split", "train") == split]
 
 
-def pair_scores(model: Any, pairs: list[Pair]) -> tuple[Tensor, Tensor]:
+def pair_scores(model: Any, pairs: list[PreferencePair]) -> tuple[Tensor, Tensor]:
     """Rewards of the chosen and the rejected sequences: two tensors (pairs)."""
     device = next(model.parameters()).device
     batch = packed_from_arrays([np.array(s) for p in pairs for s in (p.chosen, p.rejected)]).to(device)
@@ -119,21 +119,21 @@ class RewardTask(Task):
         r, c = self.config.reward, self.config.pretrain
         return cosine_lr(step, self.steps, r.max_lr, c.warmup_ratio, r.min_lr / r.max_lr)
 
-    def micro_batches(self, step: int, rank: int, ranks: int) -> list[list[Pair]]:
+    def micro_batches(self, step: int, rank: int, ranks: int) -> list[list[PreferencePair]]:
         pairs = [self.pairs[i] for i in self.plan[step]]
         micros = deal([p.tokens for p in pairs], self.config.pretrain.micro_tokens, ranks)[rank]
         return [[pairs[i] for i in micro] for micro in micros]
 
-    def count(self, micro: list[Pair]) -> float:
+    def count(self, micro: list[PreferencePair]) -> float:
         return float(len(micro))
 
-    def tokens(self, micro: list[Pair]) -> int:
+    def tokens(self, micro: list[PreferencePair]) -> int:
         return sum(p.tokens for p in micro)
 
     def context(self, step: int) -> int:
         return round(float(np.mean([self.pairs[i].tokens / 2 for i in self.plan[step]])))
 
-    def losses(self, model: Any, micro: list[Pair]) -> Losses:
+    def losses(self, model: Any, micro: list[PreferencePair]) -> Losses:
         r = self.config.reward
         if not micro:  # the other ranks' forwards need a partner
             idle = model(nothing()[0].to(next(model.parameters()).device)).sum() * 0.0
@@ -166,7 +166,7 @@ class RewardTask(Task):
         return {"evaluations": [{"when": "end", "figures": figures}]}
 
 
-def _sums(model: Any, pairs: list[Pair]) -> list[float]:
+def _sums(model: Any, pairs: list[PreferencePair]) -> list[float]:
     chosen, rejected = pair_scores(model, pairs)
     lengths = [p.answer_tokens for p in pairs]
     return pair_sums(chosen.tolist(), rejected.tolist(), [n for n, _ in lengths], [n for _, n in lengths])
