@@ -31,7 +31,7 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import temporary_path, write_text_atomic
 from ilm_ray.config import load_config
 from ilm_ray.data.tokenizer.tokenizer import SPECIALS, Tokenizer
-from ilm_ray.model.huggingface import DTYPES, LAYOUTS, export_model, export_tokens, import_model
+from ilm_ray.model.huggingface import DTYPES, FORMATS, export_model, export_tokens, import_model
 from ilm_ray.model.internlm2 import ScalarModel
 from ilm_ray.model.weights import load_causal, load_scalar, save_internlm2
 from ilm_ray.training.checkpoints import commit
@@ -78,7 +78,7 @@ def _parser() -> Parser:
     chosen.add_argument("--step", type=int, required=True)
     out = of_a_run("export", "a stage's model, for Transformers and vLLM", _export, (*TRAINED, "ppo"))
     out.add_argument("--step", type=int, help="of one of its checkpoints (default: the stage's model)")
-    out.add_argument("--layout", choices=LAYOUTS, default="llama", help="default llama")
+    out.add_argument("--layout", choices=FORMATS, default="llama", help="default llama")
     out.add_argument("--dtype", choices=sorted(DTYPES), default="bf16", help="default bf16")
     into = verbs.add_parser("import", help="a model in either layout, for our stages")
     into.add_argument("--model", type=Path, required=True, help="folder with config.json and .safetensors")

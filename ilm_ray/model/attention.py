@@ -71,7 +71,7 @@ def _by_head(t: Tensor, documents: int, rows: slice) -> Tensor:
 
 
 def _mask(q: Tensor, k: Tensor) -> Tensor | None:
-    """What to add to scores where queries are the last of more keys; None where causal is the plain lower triangle."""
+    """The mask to add to scores where queries are the last of more keys; None where the plain lower triangle does."""
     queries, keys = q.shape[2], k.shape[2]
     if queries == keys:
         return None

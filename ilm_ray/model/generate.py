@@ -58,7 +58,7 @@ def next_tokens(
 ) -> Iterator[tuple[int, Tensor]]:
     """One prompt's new tokens, one at a time, each with the log-probabilities (vocabulary) that `generate` speaks of.
 
-    The prompt must not be empty. Whoever reads stops when enough has come.
+    The prompt must not be empty. The reader stops when it has enough.
     """
     device = next(model.parameters()).device
     cache = _Cache(model, 1, len(prompt) + max_new_tokens, torch.zeros(1, dtype=torch.long, device=device))

@@ -1,4 +1,4 @@
-"""Model folders for and from others: InternLM2's released layout, which vLLM loads with its native classes, and its
+"""Model folders for and from others: InternLM2's released format, which vLLM loads with its native classes, and its
 loss-free LLaMA twin, which Transformers and vLLM load with no code from the folder. safetensors only.
 
 Reward models: `InternLM2ForRewardModel`, and `LlamaForSequenceClassification` with one label. Both are to be read at
@@ -21,10 +21,10 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape
 from ilm_ray.model.weights import from_llama, full_weights, llama_config, to_llama
 
-LAYOUTS = ("internlm2", "llama")
+FORMATS = ("internlm2", "llama")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SHARD = "5GB"
-_LARGEST = 1 << 19  # of any size of a model: twice the largest vocabulary that there is
+_LARGEST = 1 << 19  # bound on every size of a model: twice the largest vocabulary that there is
 
 _CAUSAL = {"internlm2": "InternLM2ForCausalLM", "llama": "LlamaForCausalLM"}
 _SCALAR = {"internlm2": "InternLM2ForRewardModel", "llama": "LlamaForSequenceClassification"}
@@ -43,34 +43,34 @@ class InternLM2Config(PretrainedConfig):
 
 
 def export_model(
-    model: CausalLM | ScalarModel, folder: Path, layout: str, dtype: torch.dtype, ids: Mapping[str, Any]
+    model: CausalLM | ScalarModel, folder: Path, weight_format: str, dtype: torch.dtype, ids: Mapping[str, Any]
 ) -> None:
     """Write config.json, generation_config.json and weights in shards of at most SHARD into `folder`.
 
     ids: the token ids that config.json names (`bos_token_id`, `eos_token_id`, ...).
     """
     weights = {name: tensor.to(dtype) for name, tensor in full_weights(model).items()}
-    if layout == "llama":
+    if weight_format == "llama":
         weights = to_llama(weights, model.shape)
         if isinstance(model, ScalarModel):
             weights["score.weight"] = weights.pop("v_head.weight")
     # With one group of heads q, k and v are views of one tensor, which safetensors does not write.
     weights = {n: t if t.untyped_storage().nbytes() == t.nbytes else t.clone() for n, t in weights.items()}
-    config = _config(model, layout) | {"torch_dtype": str(dtype).removeprefix("torch."), **ids}
+    config = _config(model, weight_format) | {"torch_dtype": str(dtype).removeprefix("torch."), **ids}
     folder.mkdir(parents=True, exist_ok=True)
     save_torch_state_dict(weights, folder, max_shard_size=SHARD, metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-    if layout == "internlm2":
+    if weight_format == "internlm2":
         (folder / "configuration_internlm2.py").write_text(_CONFIGURATION, encoding="utf-8")
     if isinstance(model, CausalLM):
         (folder / "generation_config.json").write_text(json.dumps(dict(ids), indent=1), encoding="utf-8")
 
 
 def import_model(folder: Path) -> CausalLM | ScalarModel:
-    """The fp32 model of a folder in one of the two layouts.
+    """The fp32 model of a folder in one of the two formats.
 
-    Raises UserError where it is in none, or is a model that ours cannot be (biases, scaled RoPE, tied heads), or where
-    tensors are missing, left over or of another size.
+    Raises UserError where it is in neither, where our model lacks a feature of it (biases, scaled RoPE, tied heads), or
+    where tensors are missing, left over or of another size.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -95,22 +95,22 @@ def import_model(folder: Path) -> CausalLM | ScalarModel:
     with torch.device("meta"):  # nothing is allocated before it is known to fit the files
         model = kind(shape)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items() if "rotary_emb" not in name}
-    if differing := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items() if "rotary_emb" not in name}
+    if differing := sorted(name for name in expected | shapes if expected.get(name) != shapes.get(name)):
         name = differing[0]
         raise UserError(
             f"{folder}: {len(differing)} tensors do not fit config.json, the first is {name}: "
-            f"expected {expected.get(name)}, found {found.get(name)}"
+            f"expected {expected.get(name)}, found {shapes.get(name)}"
         )
     model = kind(shape)
     model.load_state_dict({name: weights[name].float() for name in expected})
     return model
 
 
-def _config(model: CausalLM | ScalarModel, layout: str) -> dict[str, Any]:
-    architecture = (_SCALAR if isinstance(model, ScalarModel) else _CAUSAL)[layout]
+def _config(model: CausalLM | ScalarModel, weight_format: str) -> dict[str, Any]:
+    architecture = (_SCALAR if isinstance(model, ScalarModel) else _CAUSAL)[weight_format]
     config = llama_config(model.shape, architectures=[architecture])
-    if layout == "internlm2":
+    if weight_format == "internlm2":
         del config["attention_bias"], config["mlp_bias"]
         config |= {
             "model_type": "internlm2",
@@ -123,7 +123,7 @@ def _config(model: CausalLM | ScalarModel, layout: str) -> dict[str, Any]:
 
 
 def _shape(config: Mapping[str, Any]) -> Shape:
-    """Raises what a configuration does that lacks a size, or whose sizes no model has."""
+    """The shape by config.json. Raises LookupError, TypeError or ValueError where a size is missing or impossible."""
 
     def size(name: str, value: Any) -> int:
         if not isinstance(value, int) or not 1 <= value <= _LARGEST:
@@ -155,7 +155,7 @@ def _shape(config: Mapping[str, Any]) -> Shape:
 
 
 def _unlike_ours(config: Mapping[str, Any]) -> str | None:
-    """What our model cannot be, in words."""
+    """The first feature that our model lacks, in words; None where there is none."""
     for name in ("bias", "attention_bias", "mlp_bias", "tie_word_embeddings"):
         if config.get(name):
             return f"{name} is set"

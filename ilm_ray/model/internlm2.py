@@ -68,7 +68,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class Documents:
-    """What every layer must know of a batch: rotary tables (tokens, head_dim / 2) and the documents' borders.
+    """A batch as every layer needs it: rotary tables (tokens, head_dim / 2) and the documents' borders.
 
     A plain object, so that FSDP2's mixed precision, which casts tensors among a block's arguments, leaves it alone.
     """

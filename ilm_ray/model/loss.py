@@ -38,7 +38,7 @@ def token_losses(hidden: Tensor, output: nn.Linear, labels: Tensor, chunk: int) 
 def summed_loss(hidden: Tensor, output: nn.Linear, labels: Tensor, chunk: int) -> Tensor:
     """The sum of `token_losses`, a scalar. No logits are computed twice: every chunk leaves its gradient at once.
 
-    That is right because a sum has one gradient for all tokens, by which the backward multiplies (the idea of
+    This is right because a sum has one gradient for all tokens, by which the backward multiplies (the idea of
     Liger-Kernel's fused linear cross-entropy, arXiv 2410.10989). Until then a gradient of the head's size is kept.
     `output` may be split over its vocabulary (a DTensor); every rank then gives all of `hidden` and gets the whole sum.
     """
@@ -75,12 +75,12 @@ class _SummedLoss(torch.autograd.Function):
             first_logit = logits[:, 0].to(exact)
             torch.log_softmax(logits, -1, dtype=exact, out=scores)
             log_sum = first_logit - scores[:, 0]
-            own = (scores.gather(1, local)[:, 0] + log_sum) * here  # the label's logit, where it is this rank's
+            label_logit = (scores.gather(1, local)[:, 0] + log_sum) * here  # the label's logit, where it is this rank's
             if group is not None:
                 log_sum_here = log_sum
-                log_sum, own = _over_ranks(log_sum, own, group)
+                log_sum, label_logit = _over_ranks(log_sum, label_logit, group)
                 scores += (log_sum_here - log_sum)[:, None]
-            total += ((log_sum - own) * counted).sum()
+            total += ((log_sum - label_logit) * counted).sum()
             if grad_hidden is None and grad_weight is None:
                 continue
             scores.exp_().scatter_add_(1, local, -here[:, None])  # the gradient of the logits, if all were counted
@@ -105,9 +105,9 @@ class _SummedLoss(torch.autograd.Function):
         return grad_hidden, grad_weight, None, None, None, None
 
 
-def _over_ranks(log_sum: Tensor, own: Tensor, group: ProcessGroup) -> tuple[Tensor, Tensor]:
-    """Of all words what each rank has of its own: log of summed exponentials (rows), the label's logit (rows)."""
-    mine = torch.stack([log_sum, own])
+def _over_ranks(log_sum: Tensor, label_logit: Tensor, group: ProcessGroup) -> tuple[Tensor, Tensor]:
+    """Combine the ranks' words: log of all summed exponentials (rows), the label's logit (rows)."""
+    mine = torch.stack([log_sum, label_logit])
     parts = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
     dist.all_gather(parts, mine, group=group)
     sums, logits = torch.stack(parts).unbind(1)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def rotary_tables(positions: Tensor, head_dim: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Of every position: cosines twice side by side (tokens, head_dim), sines once (tokens, head_dim / 2).
+    """Tables of all positions: cosines twice side by side (tokens, head_dim), sines once (tokens, head_dim / 2).
 
     positions: (tokens); the tables are fp32, or fp64 for that `dtype`. Computed for each batch, once for all layers: a
     buffer that is not saved is garbage after building on the meta device.

@@ -1,4 +1,4 @@
-"""Weights in and out of the Hugging Face layouts: InternLM2's own and its loss-free LLaMA twin. safetensors only."""
+"""Weights in and out of the Hugging Face formats: InternLM2's own and its loss-free LLaMA twin. safetensors only."""
 
 import json
 from collections.abc import Mapping
@@ -109,7 +109,7 @@ def save_llama(model: CausalLM, folder: Path, **extra: Any) -> None:
 
 
 def save_internlm2(model: CausalLM | ScalarModel, folder: Path, about: Mapping[str, str] | None = None) -> None:
-    """InternLM2's own layout: `model.safetensors` with the released names, and `shape.json`.
+    """Write InternLM2's own format: `model.safetensors` with the released names, and `shape.json`.
 
     about: what the header of the weights says beside their names, see `read_about`.
     """
@@ -144,7 +144,7 @@ def load_shape(folder: Path) -> Shape:
 
 
 def read_about(folder: Path) -> dict[str, str]:
-    """What the header of a folder's weights says about them. Raises UserError where it cannot be read."""
+    """The metadata in the header of a folder's weights. Raises UserError where it cannot be read."""
     path = folder / "model.safetensors"
     try:
         with safe_open(path, framework="pt") as file:

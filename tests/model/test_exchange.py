@@ -30,14 +30,14 @@ def made(kind: type[CausalLM] | type[ScalarModel], seed: int = 0) -> CausalLM | 
     return model
 
 
-@pytest.mark.parametrize("layout", exchange.LAYOUTS)
+@pytest.mark.parametrize("weight_format", exchange.FORMATS)
 @pytest.mark.parametrize("kind", [CausalLM, ScalarModel])
 def test_what_was_exported_is_imported_bit_for_bit(
-    layout: str, kind: type[CausalLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weight_format: str, kind: type[CausalLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exchange, "SHARD", 200_000)  # bytes: several shards
     model = made(kind)
-    export_model(model, tmp_path / "out", layout, torch.float32, IDS)
+    export_model(model, tmp_path / "out", weight_format, torch.float32, IDS)
     assert len(list((tmp_path / "out").glob("*.safetensors"))) > 2
     back = import_model(tmp_path / "out")
     assert type(back) is kind and (back.shape, back.shape.init_std) == (SHAPE, SHAPE.init_std)
@@ -80,8 +80,8 @@ def test_vllm_scores_as_we_do_with_its_own_class(tmp_path: Path) -> None:
     export_model(reward, tmp_path / "reward", "internlm2", torch.float32, IDS)
     architectures, answers = ask_vllm(tmp_path / "reward", PROMPTS, "reward", tmp_path)
     assert architectures == ["InternLM2ForRewardModel"]
-    for prompt, found in zip(PROMPTS, answers, strict=True):
-        torch.testing.assert_close(torch.tensor(found), reward(Packed.of([prompt])), atol=1e-4, rtol=1e-4)
+    for prompt, scores in zip(PROMPTS, answers, strict=True):
+        torch.testing.assert_close(torch.tensor(scores), reward(Packed.of([prompt])), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

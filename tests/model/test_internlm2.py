@@ -142,7 +142,7 @@ def test_attention_on_a_cpu_equals_torch_s_own_with_more_keys_than_queries() -> 
         torch.testing.assert_close(a, b)
 
 
-def test_weights_survive_both_layouts_bit_for_bit(model: CausalLM, tmp_path: Path) -> None:
+def test_weights_survive_both_formats_bit_for_bit(model: CausalLM, tmp_path: Path) -> None:
     weights = full_weights(model)
     back = from_llama(to_llama(weights, SHAPE), SHAPE)
     assert back.keys() == weights.keys()
