@@ -1,4 +1,4 @@
-"""The embedded server: the same routes as vLLM's, from the torch generator, for where vLLM is not installed.
+"""The embedded server: vLLM's routes over the torch generator, for machines without vLLM.
 
     python -m ilm_ray.serving.embedded FOLDER NAME HOST PORT CONTEXT
 
@@ -27,7 +27,7 @@ from ilm_ray.model.generate import next_tokens
 from ilm_ray.model.huggingface import import_model
 from ilm_ray.model.internlm2 import CausalLM
 from ilm_ray.serving import page, protocol
-from ilm_ray.serving.protocol import AskedChat, AskedCompletion, Refused, Token
+from ilm_ray.serving.protocol import ChatRequest, CompletionRequest, Refused, Token
 
 GRACE_S = 10.0
 
@@ -79,68 +79,68 @@ class Embedded:
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         try:
-            asked: AskedChat = protocol.checked(AskedChat, await _json(request), self.name)
+            params: ChatRequest = protocol.checked(ChatRequest, await _json(request), self.name)
             try:
-                ids = self.tokenizer.apply_chat_template(asked.messages, add_generation_prompt=True, return_dict=False)
+                ids = self.tokenizer.apply_chat_template(params.messages, add_generation_prompt=True, return_dict=False)
             except TemplateError as error:
                 raise Refused(400, f"messages: {error}") from None
-            most = protocol.room(len(ids), asked.max_completion_tokens or asked.max_tokens, self.context)
+            most = protocol.room(len(ids), params.max_completion_tokens or params.max_tokens, self.context)
         except Refused as refused:
             return web.json_response(refused.body(), status=refused.status)
         head = (f"chatcmpl-{next(self.numbers)}", int(time.time()), self.name)
-        told: list[Token] = []
-        parts = self._answer(ids, most, asked, asked.top_logprobs, told)
-        if not asked.stream:
+        tokens: list[Token] = []
+        parts = self._answer(ids, most, params, params.top_logprobs, tokens)
+        if not params.stream:
             text, reason = await _whole(parts)
             choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": reason}
-            choice["logprobs"] = protocol.chat_logprobs(told) if asked.logprobs else None
+            choice["logprobs"] = protocol.chat_logprobs(tokens) if params.logprobs else None
             body = protocol.envelope("chat.completion", *head, [choice])
-            return web.json_response(body | {"usage": protocol.usage(len(ids), len(told))})
+            return web.json_response(body | {"usage": protocol.usage(len(ids), len(tokens))})
 
         def chunk(delta: dict[str, str], reason: str | None, new: list[Token]) -> dict[str, Any]:
             choice = {"index": 0, "delta": delta, "finish_reason": reason}
-            choice["logprobs"] = protocol.chat_logprobs(new) if asked.logprobs else None
+            choice["logprobs"] = protocol.chat_logprobs(new) if params.logprobs else None
             return protocol.envelope("chat.completion.chunk", *head, [choice])
 
         async def events() -> AsyncIterator[dict[str, Any]]:
             yield chunk({"role": "assistant", "content": ""}, None, [])
             seen = 0
             async for text, reason in parts:
-                yield chunk({"content": text}, reason, told[seen:])
-                seen = len(told)
-            if asked.stream_options and asked.stream_options.include_usage:
+                yield chunk({"content": text}, reason, tokens[seen:])
+                seen = len(tokens)
+            if params.stream_options and params.stream_options.include_usage:
                 last = protocol.envelope("chat.completion.chunk", *head, [])
-                yield last | {"usage": protocol.usage(len(ids), len(told))}
+                yield last | {"usage": protocol.usage(len(ids), len(tokens))}
 
         return await _stream(request, events())
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         try:
-            asked: AskedCompletion = protocol.checked(AskedCompletion, await _json(request), self.name)
-            prompts = self._prompts(asked.prompt)
-            if asked.stream and (len(prompts) > 1 or asked.echo):
+            params: CompletionRequest = protocol.checked(CompletionRequest, await _json(request), self.name)
+            prompts = self._prompts(params.prompt)
+            if params.stream and (len(prompts) > 1 or params.echo):
                 raise Refused(400, "stream: one prompt without echo at a time")
             for ids in prompts:
-                protocol.room(len(ids), asked.max_tokens, self.context)
+                protocol.room(len(ids), params.max_tokens, self.context)
         except Refused as refused:
             return web.json_response(refused.body(), status=refused.status)
         head = (f"cmpl-{next(self.numbers)}", int(time.time()), self.name)
-        if asked.stream:
+        if params.stream:
 
             async def events() -> AsyncIterator[dict[str, Any]]:
-                async for text, reason in self._answer(prompts[0], asked.max_tokens, asked, asked.logprobs or 0, []):
+                async for text, reason in self._answer(prompts[0], params.max_tokens, params, params.logprobs or 0, []):
                     choice = {"index": 0, "text": text, "finish_reason": reason, "logprobs": None}
                     yield protocol.envelope("text_completion", *head, [choice])
 
             return await _stream(request, events())
         choices, new = [], 0
         for index, ids in enumerate(prompts):
-            told = await self._scored(ids, asked.logprobs) if asked.echo else []
-            echoed = len(told)
-            text, reason = await _whole(self._answer(ids, asked.max_tokens, asked, asked.logprobs or 0, told))
-            new += len(told) - echoed
-            whole = (self.tokenizer.decode(ids) if asked.echo else "") + text
-            logprobs = None if asked.logprobs is None else protocol.completion_logprobs(told)
+            tokens = await self._scored(ids, params.logprobs) if params.echo else []
+            echoed = len(tokens)
+            text, reason = await _whole(self._answer(ids, params.max_tokens, params, params.logprobs or 0, tokens))
+            new += len(tokens) - echoed
+            whole = (self.tokenizer.decode(ids) if params.echo else "") + text
+            logprobs = None if params.logprobs is None else protocol.completion_logprobs(tokens)
             choices.append({"index": index, "text": whole, "finish_reason": reason, "logprobs": logprobs})
         body = protocol.envelope("text_completion", *head, choices)
         return web.json_response(body | {"usage": protocol.usage(sum(map(len, prompts)), new)})
@@ -153,45 +153,45 @@ class Embedded:
         return prompts
 
     async def _answer(
-        self, ids: list[int], most: int, asked: AskedChat | AskedCompletion, top: int, told: list[Token]
+        self, ids: list[int], most: int, params: ChatRequest | CompletionRequest, top: int, tokens: list[Token]
     ) -> AsyncIterator[tuple[str, str | None]]:
-        """Pieces of an answer's text; the last one with the reason of its end. `told` gets the tokens."""
-        seed = asked.seed if asked.seed is not None else time.time_ns()
-        steps = next_tokens(self.model, ids, most, asked.temperature, asked.top_p, seed % 2**63)
+        """Pieces of an answer's text, the last with the reason of its end. Appends the tokens to `tokens`."""
+        seed = params.seed if params.seed is not None else time.time_ns()
+        steps = next_tokens(self.model, ids, most, params.temperature, params.top_p, seed % 2**63)
         self.counts["requests"] += 1
         self.counts["prompt_tokens"] += len(ids)
         self.counts["running"] += 1
         try:
-            new, said, reason = list[int](), "", None if most else "length"
+            new, sent_text, reason = list[int](), "", None if most else "length"
             while reason is None:
                 step = await asyncio.get_running_loop().run_in_executor(self.thread, next, steps)
                 self.counts["generation_tokens"] += 1
-                told.append(self._token(*step, top))
+                tokens.append(self._token(*step, top))
                 if step[0] in self.ends:
                     reason = "stop"
                 else:
                     new.append(step[0])
                     reason = "length" if len(new) == most else None
-                decoded = self.tokenizer.decode(new, skip_special_tokens=asked.skip_special_tokens)
-                text, stopped = protocol.sayable(decoded, asked.stops(), reason is not None)
+                decoded = self.tokenizer.decode(new, skip_special_tokens=params.skip_special_tokens)
+                text, stopped = protocol.sayable(decoded, params.stops(), reason is not None)
                 reason = "stop" if stopped else reason
-                if len(text) > len(said) or reason:
-                    yield text[len(said) :], reason
-                    said = text
+                if len(text) > len(sent_text) or reason:
+                    yield text[len(sent_text) :], reason
+                    sent_text = text
             if not most:
                 yield "", reason
         finally:
             self.counts["running"] -= 1
 
     async def _scored(self, ids: list[int], top: int | None) -> list[Token]:
-        """The tokens of a text with their log-probabilities given what stands before them."""
+        """The tokens of a text with their log-probabilities given the tokens before them."""
 
         def rows() -> Tensor:
             device = next(self.model.parameters()).device
             return self.model(packed_from_arrays([np.array(ids, np.int64)]).to(device)).float().log_softmax(-1)
 
-        found = await asyncio.get_running_loop().run_in_executor(self.thread, rows)
-        rest = [self._token(i, row, top or 0) for i, row in zip(ids[1:], found[:-1], strict=True)]
+        log_probabilities = await asyncio.get_running_loop().run_in_executor(self.thread, rows)
+        rest = [self._token(i, row, top or 0) for i, row in zip(ids[1:], log_probabilities[:-1], strict=True)]
         return [Token(self.tokenizer.decode([ids[0]]), None), *rest]
 
     def _token(self, number: int, row: Tensor, top: int) -> Token:
@@ -201,9 +201,9 @@ class Embedded:
 
 
 async def _page(request: web.Request) -> web.Response:
-    found = page.page(request.path)
-    assert found is not None
-    return web.Response(body=found[0], headers=found[1])
+    content = page.page(request.path)
+    assert content is not None
+    return web.Response(body=content[0], headers=content[1])
 
 
 async def _json(request: web.Request) -> Any:

@@ -1,4 +1,4 @@
-"""From what a person names as a model to a folder that a server reads: weights, tokenizer and chat template."""
+"""Turns a model that a person names into a folder that a server reads: weights, tokenizer and chat template."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from ilm_ray.model.weights import load_causal
 
 
 def servable(model: Path, scratch: Path, dtype: str) -> Path:
-    """`model` itself where it is an exported folder; else its export (LLaMA layout, `dtype`) in `scratch`.
+    """`model` itself where it is an exported folder; else its export (LLaMA format, `dtype`) in `scratch`.
 
     model: an exported folder, a stage of a run (`runs/x/sft`) or that stage's `model`. Raises UserError for anything
     else.
@@ -27,7 +27,7 @@ def servable(model: Path, scratch: Path, dtype: str) -> Path:
 
 
 def model_and_tokenizer(model: Path) -> tuple[Path, Path]:
-    """The folders of a model's weights in our own layout and of its run's tokenizer.
+    """The folders of a model's weights in our own format and of its run's tokenizer.
 
     model: a stage of a run or that stage's `model`. Raises UserError where either is not there.
     """

@@ -1,7 +1,7 @@
-"""The chat page: three files that come with the package, and the headers that keep them to themselves.
+"""The chat page: three files of the package, and headers that forbid every other source.
 
-No build step, nothing from elsewhere. The policy allows scripts, styles and connections of the server's own and nothing
-more, so that even a mistake in the page could not turn a model's words into code.
+There is no build step. The policy allows scripts, styles and connections of the server itself and nothing more, so that
+even a mistake in the page could not turn a model's words into code.
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -32,7 +32,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def page(path: str) -> tuple[bytes, dict[str, str]] | None:
-    """Body and headers of what the page has at a path; None: nothing."""
+    """Body and headers of the page's file at a path; None where there is none."""
     if path not in _FILES:
         return None
     name, kind = _FILES[path]
@@ -47,11 +47,11 @@ class ChatPage:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = page(scope["path"]) if scope["type"] == "http" and scope["method"] in ("GET", "HEAD") else None
-        if found is None:
+        content = page(scope["path"]) if scope["type"] == "http" and scope["method"] in ("GET", "HEAD") else None
+        if content is None:
             await self.app(scope, receive, send)
             return
-        body, headers = found
+        body, headers = content
         lines = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": lines})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

@@ -30,8 +30,8 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class Asked(BaseModel):
-    """What both kinds of requests have in common; fields that are not here are ignored, as others' servers do."""
+class GenerationRequest(BaseModel):
+    """Fields of both kinds of requests; other fields are ignored, as in other servers."""
 
     model_config = ConfigDict(allow_inf_nan=False)  # JSON as Python reads it knows NaN, which no sampler does
 
@@ -49,7 +49,7 @@ class Asked(BaseModel):
         return [s for s in ([self.stop] if isinstance(self.stop, str) else self.stop or []) if s]
 
 
-class AskedChat(Asked):
+class ChatRequest(GenerationRequest):
     """A request to /v1/chat/completions; `max_completion_tokens` goes before `max_tokens`, its older name."""
 
     messages: list[dict[str, Any]] = Field(min_length=1)
@@ -59,7 +59,7 @@ class AskedChat(Asked):
     top_logprobs: int = Field(0, ge=0, le=MOST_LOGPROBS)
 
 
-class AskedCompletion(Asked):
+class CompletionRequest(GenerationRequest):
     """A request to /v1/completions: texts or token ids; `echo` with `logprobs` scores what was given."""
 
     prompt: _Prompt
@@ -70,27 +70,27 @@ class AskedCompletion(Asked):
 
 @dataclass(frozen=True)
 class Token:
-    """A token as it is told: its text, its log-probability (None for a text's first), the likeliest at its place."""
+    """A token of an answer: its text, its log-probability (None for a text's first), the likeliest at its place."""
 
     text: str
     logprob: float | None
     top: Sequence[tuple[str, float]] = field(default_factory=tuple)
 
 
-def checked(kind: type[AskedChat] | type[AskedCompletion], body: Any, model: str) -> Any:
+def checked(kind: type[ChatRequest] | type[CompletionRequest], body: Any, model: str) -> Any:
     """The request of a kind. Raises Refused."""
     try:
         json.dumps(body, ensure_ascii=False).encode()
     except (UnicodeEncodeError, RecursionError):
         raise Refused(400, "the request holds half a character (a lone surrogate), or is nested too deeply") from None
     try:
-        asked = kind.model_validate(body)
+        request = kind.model_validate(body)
     except ValidationError as error:
         first = error.errors()[0]
         raise Refused(400, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    if asked.model != model:
-        raise Refused(404, f"the model '{asked.model}' does not exist; this server has '{model}'")
-    return asked
+    if request.model != model:
+        raise Refused(404, f"the model '{request.model}' does not exist; this server has '{model}'")
+    return request
 
 
 def room(prompt_tokens: int, wanted: int | None, context: int) -> int:
@@ -104,13 +104,13 @@ def room(prompt_tokens: int, wanted: int | None, context: int) -> int:
 
 
 def sayable(text: str, stops: Sequence[str], ended: bool) -> tuple[str, bool]:
-    """(what of an answer's text may be told already, whether a stop text has come).
+    """Returns (the part of an answer's text that may be sent already, whether a stop text has come).
 
     The end is held back while it may be a cut character or the beginning of a stop text.
     """
-    found = [at for stop in stops if (at := text.find(stop)) >= 0]
-    if found:
-        return text[: min(found)], True
+    positions = [at for stop in stops if (at := text.find(stop)) >= 0]
+    if positions:
+        return text[: min(positions)], True
     if ended:
         return text, False
     longest = len(text) + 1  # a stop text may be longer than all that has been said, up to a whole request
@@ -126,10 +126,10 @@ def usage(prompt: int, completion: int) -> dict[str, int]:
 def chat_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
     """The `logprobs` of a chat's choice: each token with the likeliest at its place."""
 
-    def one(text: str, logprob: float | None) -> dict[str, Any]:
+    def entry(text: str, logprob: float | None) -> dict[str, Any]:
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
-    return {"content": [one(t.text, t.logprob) | {"top_logprobs": [one(*pair) for pair in t.top]} for t in tokens]}
+    return {"content": [entry(t.text, t.logprob) | {"top_logprobs": [entry(*pair) for pair in t.top]} for t in tokens]}
 
 
 def completion_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
@@ -146,5 +146,5 @@ def completion_logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
 
 
 def envelope(kind: str, number: str, created: int, model: str, choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What surrounds the choices; `created` is in seconds since 1970."""
+    """The response object around the choices; `created` is in seconds since 1970."""
     return {"id": number, "object": kind, "created": created, "model": model, "choices": list(choices)}

@@ -1,4 +1,4 @@
-"""What vLLM leaves undone in its processes: a plugin of its own kind (`pyproject.toml`), which it loads in each."""
+"""A plugin (`pyproject.toml`) that vLLM loads in each of its processes, for things that vLLM leaves undone."""
 
 import multiprocessing
 import os

@@ -15,7 +15,7 @@ from jobs.serve import main, read_settings
 
 
 def fetched(path: str, method: str = "GET") -> tuple[int, dict[str, str], str]:
-    """What the middleware sends for a path; the application behind it answers 404."""
+    """The middleware's response for a path; the application behind it answers 404."""
     sent: list[Any] = []
 
     async def behind(scope: Any, receive: Any, send: Any) -> None:
@@ -58,8 +58,8 @@ def test_all_that_the_page_asks_for_is_its_own_and_nothing_is_inline() -> None:
     assert status == 200 and parsed.inline == []  # its own policy would refuse what is inline
     assert parsed.wanted and all(fetched(f"/{name}")[0] == 200 for name in parsed.wanted)
     for name in ("/", *(f"/{name}" for name in parsed.wanted)):
-        _, told, body = fetched(name)
-        assert "default-src 'none'" in told["content-security-policy"] and int(told["content-length"]) == len(
+        _, headers, body = fetched(name)
+        assert "default-src 'none'" in headers["content-security-policy"] and int(headers["content-length"]) == len(
             body.encode()
         )
         assert not re.search(r"https?://|innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", body), name
@@ -75,8 +75,8 @@ def test_wrong_settings_are_refused_with_the_nearest_right_one(
 ) -> None:
     assert read_settings(["model=a", "port=0", "name=7"]).name == "7"
     wrong = {"port=70000": "port", "prt=1": "'port'", "port": "key=value", "dtype=int4": "dtype", "host=": "key=value"}
-    for word, said in wrong.items():
-        with pytest.raises(UserError, match=said):
+    for word, message in wrong.items():
+        with pytest.raises(UserError, match=message):
             read_settings(["model=a", word])
     assert main([f"model={tmp_path}"]) == 2 and "is no model" in capsys.readouterr().err
     (tmp_path / "config.json").write_text("{}")

@@ -30,10 +30,10 @@ def client(url: str) -> openai.OpenAI:
 
 
 def test_chat_answers_whole_and_in_parts(served: str) -> None:
-    asked: dict[str, Any] = {"model": "nano", "messages": QUESTION, "max_tokens": 24, "temperature": 0.0}
-    whole = client(served).chat.completions.create(**asked)
+    request: dict[str, Any] = {"model": "nano", "messages": QUESTION, "max_tokens": 24, "temperature": 0.0}
+    whole = client(served).chat.completions.create(**request)
     assert whole.usage is not None and whole.usage.completion_tokens <= 24 and whole.choices[0].message.content
-    parts = list(client(served).chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    parts = list(client(served).chat.completions.create(**request, stream=True, stream_options={"include_usage": True}))
     text = "".join(p.choices[0].delta.content or "" for p in parts if p.choices)
     assert text == whole.choices[0].message.content and len(parts) > 3
     assert parts[-1].usage == whole.usage
@@ -43,13 +43,13 @@ def test_a_conversation_is_rendered_as_in_training(served: str, small_run: Path)
     """The number of prompt tokens, and the log-probabilities of an answer, are those of our template and model."""
     tokenizer = Tokenizer.load(small_run / "tokenizer")
     prompt = encode_chat(tokenizer, QUESTION, generation_prompt=True).ids
-    said = client(served).chat.completions.create(
+    answer = client(served).chat.completions.create(
         model="nano", messages=QUESTION, max_tokens=12, temperature=0.0, logprobs=True, top_logprobs=5
     )
-    assert said.usage is not None and said.usage.prompt_tokens == len(prompt)
-    assert said.choices[0].logprobs is not None and said.choices[0].logprobs.content is not None
+    assert answer.usage is not None and answer.usage.prompt_tokens == len(prompt)
+    assert answer.choices[0].logprobs is not None and answer.choices[0].logprobs.content is not None
     model, ids = load_causal(small_run / "sft" / "model"), list(prompt)
-    for token in said.choices[0].logprobs.content:
+    for token in answer.choices[0].logprobs.content:
         with torch.no_grad():
             row = model(packed_from_arrays([np.array(ids, np.int64)]))[-1].log_softmax(-1)
         best = int(row.argmax())
@@ -61,9 +61,9 @@ def test_a_conversation_is_rendered_as_in_training(served: str, small_run: Path)
 def test_special_tokens_are_told_where_they_are_asked_for(served: str) -> None:
     """A call of a tool stands between such tokens. Hot sampling from a small vocabulary draws some."""
     for seed in range(6):
-        asked: dict[str, Any] = {"model": "nano", "prompt": "x", "max_tokens": 300, "temperature": 2.0, "seed": seed}
+        request: dict[str, Any] = {"model": "nano", "prompt": "x", "max_tokens": 300, "temperature": 2.0, "seed": seed}
         with_them, without = (
-            client(served).completions.create(**asked, extra_body={"skip_special_tokens": skip}).choices[0].text
+            client(served).completions.create(**request, extra_body={"skip_special_tokens": skip}).choices[0].text
             for skip in (False, True)
         )
         assert not any(name in without for name in SPECIALS)
@@ -76,21 +76,21 @@ def test_a_text_is_scored(served: str, small_run: Path) -> None:
     """Perplexity scoring: echo, logprobs and no new token give the log-probability of every token given."""
     tokenizer = Tokenizer.load(small_run / "tokenizer")
     ids = tokenizer.encode_document("The capital of France is Paris.")[:-1].tolist()
-    said = client(served).completions.create(model="nano", prompt=ids, echo=True, logprobs=0, max_tokens=0)
+    answer = client(served).completions.create(model="nano", prompt=ids, echo=True, logprobs=0, max_tokens=0)
     with torch.no_grad():
         rows = load_causal(small_run / "sft" / "model")(packed_from_arrays([np.array(ids, np.int64)])).log_softmax(-1)
     expected = rows[:-1].gather(1, torch.tensor(ids)[1:, None])[:, 0]
-    assert said.choices[0].logprobs is not None and said.choices[0].logprobs.token_logprobs is not None
-    found = said.choices[0].logprobs.token_logprobs
-    assert len(found) == len(ids) and found[0] is None
-    assert found[1:] == pytest.approx(expected.tolist(), abs=1e-3)
+    assert answer.choices[0].logprobs is not None and answer.choices[0].logprobs.token_logprobs is not None
+    scores = answer.choices[0].logprobs.token_logprobs
+    assert len(scores) == len(ids) and scores[0] is None
+    assert scores[1:] == pytest.approx(expected.tolist(), abs=1e-3)
 
 
 def test_a_stop_text_ends_the_answer(served: str) -> None:
-    asked: dict[str, Any] = {"model": "nano", "prompt": "The sky is", "max_tokens": 40, "temperature": 0.0}
-    free = client(served).completions.create(**asked).choices[0].text
+    request: dict[str, Any] = {"model": "nano", "prompt": "The sky is", "max_tokens": 40, "temperature": 0.0}
+    free = client(served).completions.create(**request).choices[0].text
     stop = free[len(free) // 2 : len(free) // 2 + 2]
-    held = client(served).completions.create(**asked, stop=[stop]).choices[0]
+    held = client(served).completions.create(**request, stop=[stop]).choices[0]
     assert held.text == free[: free.index(stop)] and held.finish_reason == "stop"
 
 
@@ -116,12 +116,12 @@ def test_health_models_and_metrics(served: str) -> None:
     with urllib.request.urlopen(f"{served}/health", timeout=30) as answer:
         assert answer.status == 200
     with urllib.request.urlopen(f"{served}/metrics", timeout=30) as answer:
-        told = answer.read().decode()
-    assert "generation_tokens_total" in told and "# TYPE" in told
+        text = answer.read().decode()
+    assert "generation_tokens_total" in text and "# TYPE" in text
 
 
 def test_fifty_streams_at_once(served: str) -> None:
-    async def one(asking: openai.AsyncOpenAI, number: int) -> int:
+    async def parts_of(asking: openai.AsyncOpenAI, number: int) -> int:
         parts = 0
         question: list[Any] = [{"role": "user", "content": f"Count from {number}."}]
         stream = await asking.chat.completions.create(
@@ -133,7 +133,7 @@ def test_fifty_streams_at_once(served: str) -> None:
 
     async def all_of_them() -> list[int]:
         asking = openai.AsyncOpenAI(base_url=f"{served}/v1", api_key="none", timeout=600, max_retries=0)
-        return await asyncio.gather(*(one(asking, number) for number in range(STREAMS)))
+        return await asyncio.gather(*(parts_of(asking, number) for number in range(STREAMS)))
 
     parts = asyncio.run(all_of_them())
     assert len(parts) == STREAMS and min(parts) > 0
@@ -142,11 +142,11 @@ def test_fifty_streams_at_once(served: str) -> None:
 @pytest.mark.slow
 def test_vllm_answers_in_bf16(local_ray: None, small_run: Path, tmp_path: Path) -> None:
     """Attention is computed by other kernels than in fp32, with AMX where the processor has it."""
-    asked: dict[str, Any] = {"model": "nano", "messages": QUESTION, "max_tokens": 1, "temperature": 0.0}
+    request: dict[str, Any] = {"model": "nano", "messages": QUESTION, "max_tokens": 1, "temperature": 0.0}
     with serving(small_run / "sft", tmp_path / "export", "vllm", "bf16") as url:
-        said = client(url).chat.completions.create(**asked, logprobs=True, top_logprobs=5)
-    assert said.choices[0].logprobs is not None and said.choices[0].logprobs.content is not None
-    (token,) = said.choices[0].logprobs.content
+        answer = client(url).chat.completions.create(**request, logprobs=True, top_logprobs=5)
+    assert answer.choices[0].logprobs is not None and answer.choices[0].logprobs.content is not None
+    (token,) = answer.choices[0].logprobs.content
     prompt = encode_chat(Tokenizer.load(small_run / "tokenizer"), QUESTION, generation_prompt=True).ids
     with torch.no_grad():
         row = load_causal(small_run / "sft" / "model")(packed_from_arrays([np.array(prompt, np.int64)]))[-1]
@@ -169,9 +169,9 @@ def test_no_process_of_vllm_outlives_a_killed_server(local_ray: None, small_run:
 
 
 def _vllm() -> set[psutil.Process]:
-    found = list(psutil.process_iter(["name", "cmdline"]))
-    engines = {p for p in found if p.info["name"].startswith("VLLM::")}
-    return engines | {p for p in found if "vllm.entrypoints" in " ".join(p.info["cmdline"] or [])}
+    processes = list(psutil.process_iter(["name", "cmdline"]))
+    engines = {p for p in processes if p.info["name"].startswith("VLLM::")}
+    return engines | {p for p in processes if "vllm.entrypoints" in " ".join(p.info["cmdline"] or [])}
 
 
 def test_the_page_in_a_browser(served: str, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ async def drive(url: str, pictures: Path) -> None:
         await browser.open(f"{url}/", 1100, 800)
         await browser.until("document.getElementById('model').textContent === 'nano'")
         ask = "document.getElementById('max_tokens').value = {0}; document.getElementById('question').value = {1}; document.getElementById('send').click()"  # noqa: E501
-        # What is asked is shown as text, and so is what is answered.
+        # Question and answer are shown as text.
         hostile = json.dumps("<img src=x onerror=\"document.title='owned'\"> What is the sky?")
         await browser.run(ask.format(24, hostile))
         await browser.until("document.querySelector('.turn.assistant .said').textContent.length > 0")
