@@ -10,7 +10,7 @@ import ray
 import torch
 import torch.distributed as dist
 
-from ilm_ray.run.doctor import Check, check_gpus, check_shared_memory, check_storage, installed_version, own_versions
+from ilm_ray.run.doctor import Finding, check_gpus, check_shared_memory, check_storage, installed_version, own_versions
 
 MESSAGE_BYTES = 32 * 2**20
 ROUNDS = 3
@@ -27,7 +27,7 @@ class Probe:
     def versions(self) -> dict[str, str | None]:
         return {name: installed_version(name) for name in MUST_AGREE}
 
-    def look(self, run_dir: Path, run_bytes: int, store_bytes: int) -> list[Check]:
+    def look(self, run_dir: Path, run_bytes: int, store_bytes: int) -> list[Finding]:
         """Versions, GPUs, shared memory and storage of this node."""
         return [
             own_versions(),
@@ -59,7 +59,7 @@ class Probe:
         return MESSAGE_BYTES / best
 
 
-def gpus() -> Check:
+def gpus() -> Finding:
     """The GPUs of this machine as the driver and torch see them."""
     devices = _nvidia_smi()
     usable = torch.cuda.device_count() if devices and torch.version.cuda else 0

@@ -16,7 +16,7 @@ from typing import Any, get_args
 import yaml
 
 from cluster.alerts import GROUPS
-from ilm_ray.run.metrics import TABLE, Board, Row
+from ilm_ray.run.metrics import TABLE, Board, Metric
 
 ROOT = Path(__file__).parents[1]
 SESSION = 'SessionName=~"$session"'  # Ray's own label: one value for each life of a cluster
@@ -94,20 +94,20 @@ DERIVED: dict[Board, tuple[Panel, ...]] = {
 }
 
 
-def panel_of(row: Row) -> Panel:
-    """A counter as what it grows by a second, a gauge as it is: the highest where several processes report it."""
-    by = f"by ({', '.join(row.tags)}) " if row.tags else ""
-    selector = f"{row.exported}{{{SESSION}}}"
-    name = row.name.removeprefix("ilm_").replace("_", " ")
-    if row.kind == "counter":
+def panel_of(metric: Metric) -> Panel:
+    """A counter's growth per second, or a gauge's value: the highest where several processes report it."""
+    by = f"by ({', '.join(metric.tags)}) " if metric.tags else ""
+    selector = f"{metric.exported}{{{SESSION}}}"
+    name = metric.name.removeprefix("ilm_").replace("_", " ")
+    if metric.kind == "counter":
         return Panel(
             f"{name} per second",
             f"sum {by}(rate({selector}{RATE_WINDOW}))",
-            row.tags,
-            f"{row.unit}/s",
-            f"{row.description}, a second",
+            metric.tags,
+            f"{metric.unit}/s",
+            f"{metric.description}, a second",
         )
-    return Panel(name, f"max {by}({selector})", row.tags, row.unit, row.description)
+    return Panel(name, f"max {by}({selector})", metric.tags, metric.unit, metric.description)
 
 
 def panels(board: Board) -> list[Panel]:

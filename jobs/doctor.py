@@ -25,7 +25,7 @@ from ilm_ray.config.fit import WHOLE_ROAD, check_fits
 from ilm_ray.config.load import PRESETS
 from ilm_ray.config.run_folder import choose_settings
 from ilm_ray.run import doctor
-from ilm_ray.run.doctor import Check
+from ilm_ray.run.doctor import Finding
 from ilm_ray.training.plan.phases import checkpoint_bytes
 from jobs._job import LocalRay, available_resources
 from jobs._plain import Parser, run_plain
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_plain("doctor", work)
 
 
-def examine(config: Config, run_dir: Path, port_base: int) -> Iterator[Check]:
+def examine(config: Config, run_dir: Path, port_base: int) -> Iterator[Finding]:
     """All checks, each as soon as it is made."""
     yield doctor.own_versions()
     if "RAY_ADDRESS" not in os.environ:  # in a cluster these ports are its own
@@ -72,7 +72,7 @@ def examine(config: Config, run_dir: Path, port_base: int) -> Iterator[Check]:
             stack.enter_context(LocalRay(config))
         except Exception as error:  # a node that does not come up in time raises a bare Exception in Ray
             said = str(error).strip().splitlines()
-            yield Check(
+            yield Finding(
                 "Ray",
                 said[-1] if said else type(error).__name__,
                 "look at the newest folder in /tmp/ray/*/logs; on a busy machine try again",
@@ -81,7 +81,7 @@ def examine(config: Config, run_dir: Path, port_base: int) -> Iterator[Check]:
         yield from examine_cluster(config, run_dir)
 
 
-def examine_cluster(config: Config, run_dir: Path) -> Iterator[Check]:
+def examine_cluster(config: Config, run_dir: Path) -> Iterator[Finding]:
     """What can be seen once Ray runs: every node from inside, what lies between them, room for the preset."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -113,12 +113,12 @@ def examine_cluster(config: Config, run_dir: Path) -> Iterator[Check]:
     yield _room(config)
 
 
-def _answers(what: str, asked: Mapping[str, Any]) -> tuple[dict[str, Any], list[Check]]:
+def _answers(what: str, asked: Mapping[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
     """asked: node -> reference. The answers that came within DEADLINE_S, and what is wrong with the other nodes."""
     import ray
 
     until = time.monotonic() + DEADLINE_S
-    found, wrong = dict[str, Any](), list[Check]()
+    found, wrong = dict[str, Any](), list[Finding]()
     for node, reference in asked.items():
         try:
             found[node] = ray.get(reference, timeout=max(0.0, until - time.monotonic()))
@@ -127,21 +127,21 @@ def _answers(what: str, asked: Mapping[str, Any]) -> tuple[dict[str, Any], list[
     return found, wrong
 
 
-def _unanswered(name: str, error: Exception, todo: str = LOGS) -> Check:
+def _unanswered(name: str, error: Exception, todo: str = LOGS) -> Finding:
     """The line of a check that Ray could not make. todo: what to do where the check itself raised."""
     from ray.exceptions import GetTimeoutError, RayTaskError
 
     if isinstance(error, GetTimeoutError):
-        return Check(name, f"no answer within {DEADLINE_S:.0f} s", LOGS)
+        return Finding(name, f"no answer within {DEADLINE_S:.0f} s", LOGS)
     if isinstance(error, RayTaskError):
         error = error.cause  # without the traceback that Ray puts around it
     else:
         todo = LOGS
     said = str(error).strip().splitlines()
-    return Check(name, f"{type(error).__name__}: {said[0][:300] if said else ''}", todo)
+    return Finding(name, f"{type(error).__name__}: {said[0][:300] if said else ''}", todo)
 
 
-def _looks(config: Config, run_dir: Path, probes: Mapping[str, Any], stores: Mapping[str, int]) -> Iterator[Check]:
+def _looks(config: Config, run_dir: Path, probes: Mapping[str, Any], stores: Mapping[str, int]) -> Iterator[Finding]:
     """Each node from inside. stores: bytes of its object store."""
     training, _ = checkpoint_bytes(config, config.tokenizer.vocab_size)
     need = training * (config.pretrain.keep_checkpoints + 1)  # one more is written before the oldest goes
@@ -150,17 +150,17 @@ def _looks(config: Config, run_dir: Path, probes: Mapping[str, Any], stores: Map
     yield from wrong
     for name, found in looks.items():
         for check in found:
-            yield Check(f"{check.name} on {name}", check.said, check.todo)
+            yield Finding(f"{check.name} on {name}", check.observation, check.todo)
 
 
-def _versions(probes: Mapping[str, Any]) -> Iterator[Check]:
+def _versions(probes: Mapping[str, Any]) -> Iterator[Finding]:
     versions, wrong = _answers("same versions on", {name: probe.versions.remote() for name, probe in probes.items()})
     yield from wrong
     if versions:
         yield doctor.same_versions(versions)
 
 
-def _object_store() -> Check:
+def _object_store() -> Finding:
     """A large object goes into the store and comes back the same."""
     import ray
 
@@ -171,10 +171,10 @@ def _object_store() -> Check:
     except ray.exceptions.RayError as error:
         return _unanswered("object store", error)
     said = f"{OBJECT_BYTES // 2**20} MiB there and back in {time.monotonic() - started:.2f} s"
-    return Check("object store", said, "" if same else "what came back differs: look at this machine's memory")
+    return Finding("object store", said, "" if same else "what came back differs: look at this machine's memory")
 
 
-def _clocks(probes: Mapping[str, Any]) -> Iterator[Check]:
+def _clocks(probes: Mapping[str, Any]) -> Iterator[Finding]:
     import ray
 
     skews = {}
@@ -199,7 +199,7 @@ def _skew(probe: Any) -> tuple[float, float]:
     return min(readings, key=lambda reading: reading[1])
 
 
-def _shared(run_dir: Path, probes: Mapping[str, Any]) -> Iterator[Check]:
+def _shared(run_dir: Path, probes: Mapping[str, Any]) -> Iterator[Finding]:
     """What the driver writes into the run folder, or where it will be, every node must read."""
     where = next(path for path in (run_dir, *run_dir.parents) if path.exists())
     token, path = uuid.uuid4().hex, where / f".doctor-{uuid.uuid4().hex}.tmp"
@@ -208,7 +208,7 @@ def _shared(run_dir: Path, probes: Mapping[str, Any]) -> Iterator[Check]:
         asked = {name: probe.reads.remote(path, token) for name, probe in probes.items()}
         seen, wrong = _answers(f"shared {where} on", asked)
     except OSError as error:
-        yield Check(f"shared {where}", error.strerror or str(error), "choose a folder that you may write to")
+        yield Finding(f"shared {where}", error.strerror or str(error), "choose a folder that you may write to")
         return
     finally:
         path.unlink(missing_ok=True)
@@ -217,7 +217,7 @@ def _shared(run_dir: Path, probes: Mapping[str, Any]) -> Iterator[Check]:
         yield doctor.check_seen_by_all(where, seen)
 
 
-def _links(probes: Mapping[str, Any]) -> Iterator[Check]:
+def _links(probes: Mapping[str, Any]) -> Iterator[Finding]:
     """Between the first node and each other one, pair by pair."""
     import ray
 
@@ -246,14 +246,14 @@ def _rate(first: Any, second: Any) -> float:
     return min(ray.get(both, timeout=DEADLINE_S))
 
 
-def _room(config: Config) -> Check:
+def _room(config: Config) -> Finding:
     found = available_resources()
     said = f"{found['cpus']:g} CPUs, {found['gpus']:g} GPUs, {found['memory_gib']:.0f} GiB for preset {config.preset}"
     try:
         check_fits(config, **found, stages=WHOLE_ROAD)
     except UserError as error:
-        return Check("room", said, str(error))
-    return Check("room", said)
+        return Finding("room", said, str(error))
+    return Finding("room", said)
 
 
 def _parser() -> Parser:

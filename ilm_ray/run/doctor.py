@@ -1,4 +1,4 @@
-"""What can be wrong with a machine before a run: one check each, told in a line with what to do. Knows nothing of Ray.
+"""Checks of a machine before a run: each gives a finding of one line with what to do. Knows nothing of Ray.
 
 Every check really does the thing it is about (binds the port, writes the file): a rule of thumb would be wrong on the
 one machine where it matters.
@@ -27,11 +27,11 @@ SLOWEST_LINK = 50e6  # bytes/s between nodes; below it gradients of even small m
 
 
 @dataclass(frozen=True)
-class Check:
-    """name: what was looked at; said: what was seen; todo: what to do about it, empty where all is well."""
+class Finding:
+    """The result of a check. name: what was looked at; todo: what to do about the observation, empty if all is well."""
 
     name: str
-    said: str
+    observation: str
     todo: str = ""
 
     @property
@@ -39,12 +39,16 @@ class Check:
         return not self.todo
 
     def line(self) -> str:
-        return f"ok    {self.name}: {self.said}" if self.ok else f"WRONG {self.name}: {self.said}; {self.todo}"
+        return (
+            f"ok    {self.name}: {self.observation}"
+            if self.ok
+            else f"WRONG {self.name}: {self.observation}; {self.todo}"
+        )
 
 
 def check_versions(
     requirements: Iterable[str], installed: Callable[[str], str | None], python: str, wanted_python: str
-) -> Check:
+) -> Finding:
     """requirements: as in a package's metadata, those of extras left out; installed: the version of a package."""
     wrong = [] if SpecifierSet(wanted_python).contains(python) else [f"Python {python} (want {wanted_python})"]
     count = 0
@@ -58,10 +62,10 @@ def check_versions(
         elif not requirement.specifier.contains(version, prereleases=True):
             wrong.append(f"{requirement.name} {version} (want {requirement.specifier})")
     todo = "run `make setup` anew, and use the Python in .venv/bin" if wrong else ""
-    return Check("versions", ", ".join(wrong) or f"Python {python} and {count} packages as pinned", todo)
+    return Finding("versions", ", ".join(wrong) or f"Python {python} and {count} packages as pinned", todo)
 
 
-def own_versions() -> Check:
+def own_versions() -> Finding:
     """The versions that this process would import."""
     about = metadata.metadata("ilm_ray")
     return check_versions(
@@ -77,21 +81,21 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-def same_versions(of_nodes: Mapping[str, Mapping[str, str | None]]) -> Check:
+def same_versions(of_nodes: Mapping[str, Mapping[str, str | None]]) -> Finding:
     """node -> package -> version. Ray refuses other versions of Python or Ray; other torches fail in the middle."""
     packages = sorted({name for versions in of_nodes.values() for name in versions})
     differing = [
-        f"{name} ({', '.join(f'{node}: {found[name]}' for node, found in of_nodes.items())})"
+        f"{name} ({', '.join(f'{node}: {versions[name]}' for node, versions in of_nodes.items())})"
         for name in packages
-        if len({found[name] for found in of_nodes.values()}) > 1
+        if len({versions[name] for versions in of_nodes.values()}) > 1
     ]
     todo = "install the same environment on every node" if differing else ""
-    return Check(
+    return Finding(
         "same versions", "; ".join(differing) or f"{len(of_nodes)} node(s) agree on {', '.join(packages)}", todo
     )
 
 
-def check_ports(first: int, count: int) -> Check:
+def check_ports(first: int, count: int) -> Finding:
     """Nobody listens on `count` ports from `first`, which `cluster/local.sh` and `ray start` would take."""
     busy = []
     for port in range(first, first + count):
@@ -102,25 +106,25 @@ def check_ports(first: int, count: int) -> Check:
             except OSError:
                 busy.append(str(port))
     todo = "choose another --port-base, or stop what listens there" if busy else ""
-    return Check("ports", f"{', '.join(busy)} taken" if busy else f"{first}-{first + count - 1} are free", todo)
+    return Finding("ports", f"{', '.join(busy)} taken" if busy else f"{first}-{first + count - 1} are free", todo)
 
 
-def check_shared_memory(folder: Path, need: int, started: bool = True) -> Check:
+def check_shared_memory(folder: Path, need: int, started: bool = True) -> Finding:
     """folder: /dev/shm; need: bytes of the object store that lies there, or is to.
 
-    started: the store is there already. What it has taken is no longer free, so the size of `folder` is judged.
+    started: the store is there already and has taken its part, so the size of `folder` is judged, not its free space.
     """
-    found = shutil.disk_usage(folder)
-    room, kind = (found.total, "in all") if started else (found.free, "free")
-    said = f"{room / GIB:.1f} GiB {kind} in {folder}, the object store takes {need / GIB:.1f}"
+    usage = shutil.disk_usage(folder)
+    room, kind = (usage.total, "in all") if started else (usage.free, "free")
+    observation = f"{room / GIB:.1f} GiB {kind} in {folder}, the object store takes {need / GIB:.1f}"
     todo = (
         "give the container a larger /dev/shm (docker --shm-size, a Memory volume in Kubernetes), or lower "
         "ray.object_store_mb (of a cluster: --object-store-memory of `ray start`)"
     )
-    return Check("shared memory", said, todo if room < need else "")
+    return Finding("shared memory", observation, todo if room < need else "")
 
 
-def check_storage(folder: Path, need: int) -> Check:
+def check_storage(folder: Path, need: int) -> Finding:
     """Write, sync, read back and rename over an older file, as checkpoints and manifests do. need: bytes of a run.
 
     A folder that is not there yet is judged by the nearest one above it that is.
@@ -141,39 +145,49 @@ def check_storage(folder: Path, need: int) -> Check:
         same = target.read_bytes() == content
         free = shutil.disk_usage(where).free
     except OSError as error:
-        return Check(name, f"{error.strerror or error}", "choose a folder with room that you may write to")
+        return Finding(name, f"{error.strerror or error}", "choose a folder with room that you may write to")
     finally:
         for left in (target, half) if where.is_dir() else ():
             left.unlink(missing_ok=True)
     speed = WRITTEN_BYTES / max(seconds, 1e-9)
-    said = f"{speed / MIB:.0f} MiB/s, {free / GIB:.1f} GiB free"
+    observation = f"{speed / MIB:.0f} MiB/s, {free / GIB:.1f} GiB free"
     if not same:
-        return Check(name, "what was read is not what was written", "use another file system")
+        return Finding(name, "what was read is not what was written", "use another file system")
     if free < need:
-        return Check(name, f"{said}, the run may need {need / GIB:.1f}", "make room, or choose another --run-dir")
+        return Finding(
+            name, f"{observation}, the run may need {need / GIB:.1f}", "make room, or choose another --run-dir"
+        )
     if speed < SLOWEST_WRITE:
-        return Check(name, said, f"use a faster disk: below {SLOWEST_WRITE // MIB} MiB/s checkpoints hold up training")
-    return Check(name, said)
+        return Finding(
+            name, observation, f"use a faster disk: below {SLOWEST_WRITE // MIB} MiB/s checkpoints hold up training"
+        )
+    return Finding(name, observation)
 
 
-def check_gpus(devices: int, usable: int, names: Iterable[str], cuda: str | None, driver: str | None) -> Check:
+def check_gpus(devices: int, usable: int, names: Iterable[str], cuda: str | None, driver: str | None) -> Finding:
     """devices: that the driver shows; usable: that torch can use; cuda, driver: versions (cuda: of torch)."""
     if devices == 0:
-        return Check("GPU", "none; everything runs on CPUs")
-    said = f"{devices} x {', '.join(sorted(set(names))) or 'unknown'}, driver {driver}, torch for CUDA {cuda}"
+        return Finding("GPU", "none; everything runs on CPUs")
+    observation = f"{devices} x {', '.join(sorted(set(names))) or 'unknown'}, driver {driver}, torch for CUDA {cuda}"
     if cuda is None:
-        return Check("GPU", said, "this torch is built for CPUs: install with `make setup` where nvidia-smi is found")
+        return Finding(
+            "GPU", observation, "this torch is built for CPUs: install with `make setup` where nvidia-smi is found"
+        )
     if usable < devices:
-        return Check("GPU", f"{said}; torch can use {usable}", "update the driver, or look at `nvidia-smi` for errors")
-    return Check("GPU", said)
+        return Finding(
+            "GPU", f"{observation}; torch can use {usable}", "update the driver, or look at `nvidia-smi` for errors"
+        )
+    return Finding("GPU", observation)
 
 
-def check_clocks(skews: Mapping[str, tuple[float, float]]) -> Check:
+def check_clocks(skews: Mapping[str, tuple[float, float]]) -> Finding:
     """node -> (seconds its clock is ahead, how far that may be off). Judged by what is certain."""
     wrong = [f"{node} {skew:+.2f} s" for node, (skew, error) in skews.items() if abs(skew) - error > MAX_SKEW_S]
     widest = max((abs(skew) for skew, _ in skews.values()), default=0.0)
-    said = f"{', '.join(wrong)} from this one" if wrong else f"at most {widest:.2f} s apart"
-    return Check("clocks", said, "run a time service (chrony, systemd-timesyncd) on every node" if wrong else "")
+    observation = f"{', '.join(wrong)} from this one" if wrong else f"at most {widest:.2f} s apart"
+    return Finding(
+        "clocks", observation, "run a time service (chrony, systemd-timesyncd) on every node" if wrong else ""
+    )
 
 
 def skew_of(before: float, remote: float, after: float) -> tuple[float, float]:
@@ -181,18 +195,20 @@ def skew_of(before: float, remote: float, after: float) -> tuple[float, float]:
     return remote - (before + after) / 2, (after - before) / 2
 
 
-def check_bandwidth(what: str, rates: Mapping[str, float]) -> Check:
+def check_bandwidth(what: str, rates: Mapping[str, float]) -> Finding:
     """what: the backend; rates: pair of nodes -> bytes/s of an all-reduce's payload."""
     if not rates:
-        return Check(f"{what} bandwidth", "one node: nothing goes over a network")
+        return Finding(f"{what} bandwidth", "one node: nothing goes over a network")
     slow = [f"{pair} {rate / 1e6:.0f} MB/s" for pair, rate in rates.items() if rate < SLOWEST_LINK]
-    said = ", ".join(slow) or f"{min(rates.values()) / 1e6:.0f} MB/s or more"
+    observation = ", ".join(slow) or f"{min(rates.values()) / 1e6:.0f} MB/s or more"
     todo = "name the fast interface (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME), or look at the network" if slow else ""
-    return Check(f"{what} bandwidth", said, todo)
+    return Finding(f"{what} bandwidth", observation, todo)
 
 
-def check_seen_by_all(folder: Path, seen: Mapping[str, bool]) -> Check:
+def check_seen_by_all(folder: Path, seen: Mapping[str, bool]) -> Finding:
     """seen: node -> whether it read there what this one wrote."""
-    blind = [node for node, found in seen.items() if not found]
-    said = f"not seen by {', '.join(blind)}" if blind else f"seen by {len(seen)} node(s)"
-    return Check(f"shared {folder}", said, "give a --run-dir on storage that every node mounts" if blind else "")
+    blind = [node for node, visible in seen.items() if not visible]
+    observation = f"not seen by {', '.join(blind)}" if blind else f"seen by {len(seen)} node(s)"
+    return Finding(
+        f"shared {folder}", observation, "give a --run-dir on storage that every node mounts" if blind else ""
+    )

@@ -1,4 +1,4 @@
-"""Manifests: what a finished stage wrote, from what, with which settings. The manifest is committed last."""
+"""Manifests: outputs, inputs and settings of a finished stage. The manifest is committed last."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the content: what a downstream stage depends on. Timings are no part of it."""
+        """Identity of the content that a downstream stage depends on. Timings are no part of it."""
         return digest([self.stage, self.settings, self.inputs, self.files])
 
 
@@ -53,9 +53,9 @@ def commit(folder: Path, manifest: Manifest) -> None:
 def load(folder: Path) -> Manifest | None:
     """The stage's manifest, or None where the stage has not finished. Raises UserError where it cannot be read."""
     try:
-        found = Manifest(**json.loads((folder / NAME).read_text(encoding="utf-8")))
-        _check(found)
-        return found
+        manifest = Manifest(**json.loads((folder / NAME).read_text(encoding="utf-8")))
+        _check(manifest)
+        return manifest
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, RecursionError) as error:
@@ -64,16 +64,21 @@ def load(folder: Path) -> Manifest | None:
         ) from None
 
 
-def _check(found: Manifest) -> None:
+def _check(manifest: Manifest) -> None:
     """Raises ValueError or TypeError where it is of another form than `commit` writes."""
-    for value, kind in ((found.stage, str), (found.settings, dict), (found.inputs, dict), (found.metrics, dict)):
+    for value, kind in (
+        (manifest.stage, str),
+        (manifest.settings, dict),
+        (manifest.inputs, dict),
+        (manifest.metrics, dict),
+    ):
         if not isinstance(value, kind):
             raise TypeError("a field of another kind")
-    if not all(isinstance(fingerprint, str) for fingerprint in found.inputs.values()):
+    if not all(isinstance(fingerprint, str) for fingerprint in manifest.inputs.values()):
         raise TypeError("an input without its fingerprint")
-    if not all(isinstance(figure, int | float) for figure in (found.seconds, found.peak_memory_mb)):
+    if not all(isinstance(figure, int | float) for figure in (manifest.seconds, manifest.peak_memory_mb)):
         raise TypeError("a figure that is no number")
-    for name, entry in found.files.items() if isinstance(found.files, dict) else [("", None)]:
+    for name, entry in manifest.files.items() if isinstance(manifest.files, dict) else [("", None)]:
         path = PurePosixPath(name)
         if path.is_absolute() or not path.parts or ".." in path.parts or "\0" in name:
             raise ValueError("a file outside the folder")
@@ -101,9 +106,9 @@ def why_stale(manifest: Manifest | None, folder: Path, settings: dict[str, Any],
 def _difference(old: Any, new: Any, path: str) -> str | None:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
-            found = _difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-            if found is not None:
-                return found
+            difference = _difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            if difference is not None:
+                return difference
         return None
     return None if old == new else f"{path} changed from {_short(old)} to {_short(new)}"
 

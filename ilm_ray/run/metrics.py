@@ -25,8 +25,8 @@ Board = Literal["data", "training", "rlhf", "health"]
 
 
 @dataclass(frozen=True)
-class Row:
-    """A metric. unit: of its value, as people write it ("1" for what has none); board: the dashboard it is shown on."""
+class Metric:
+    """A metric. unit: of its value, as people write it ("1" where it has none); board: the dashboard that shows it."""
 
     name: str
     kind: Literal["counter", "gauge"]
@@ -43,27 +43,27 @@ class Row:
 
 STAGE = ("stage",)
 
-DOCUMENTS = Row(
+DOCUMENTS = Metric(
     "ilm_documents", "counter", "documents", "data", ("stage", "outcome"), "documents that a step kept or removed"
 )
-TOKENS = Row("ilm_tokens", "counter", "tokens", "data", ("source",), "tokens written into shards")
+TOKENS = Metric("ilm_tokens", "counter", "tokens", "data", ("source",), "tokens written into shards")
 
-TRAIN_LOSS = Row(
+TRAIN_LOSS = Metric(
     "ilm_train_loss", "gauge", "nats/token", "training", STAGE, "mean training loss of the last logged steps"
 )
-TRAIN_STEP = Row("ilm_train_step", "gauge", "steps", "training", STAGE, "last logged step; of PPO: iterations done")
-TRAIN_STEPS = Row(
+TRAIN_STEP = Metric("ilm_train_step", "gauge", "steps", "training", STAGE, "last logged step; of PPO: iterations done")
+TRAIN_STEPS = Metric(
     "ilm_train_steps", "gauge", "steps", "training", STAGE, "steps, or iterations, that the stage has in all"
 )
-LEARNING_RATE = Row("ilm_learning_rate", "gauge", "1", "training", STAGE, "learning rate of the last step")
-GRADIENT_NORM = Row(
+LEARNING_RATE = Metric("ilm_learning_rate", "gauge", "1", "training", STAGE, "learning rate of the last step")
+GRADIENT_NORM = Metric(
     "ilm_gradient_norm", "gauge", "1", "training", STAGE, "norm of the last step's gradient before clipping"
 )
-TOKENS_PER_SECOND = Row(
+TOKENS_PER_SECOND = Metric(
     "ilm_tokens_per_second", "gauge", "tokens/s", "training", STAGE, "training tokens over all workers"
 )
-MFU = Row("ilm_mfu", "gauge", "share", "training", STAGE, "share of the devices' peak FLOP/s, all keys counted")
-GOODPUT = Row(
+MFU = Metric("ilm_mfu", "gauge", "share", "training", STAGE, "share of the devices' peak FLOP/s, all keys counted")
+GOODPUT = Metric(
     "ilm_goodput",
     "gauge",
     "share",
@@ -72,13 +72,13 @@ GOODPUT = Row(
     "share of the time since the stage's first attempt that went into steps that count: not into starts, steps done "
     "again, evaluation, or waiting for data and checkpoints",
 )
-DATA_WAIT = Row(
+DATA_WAIT = Metric(
     "ilm_data_wait_share", "gauge", "share", "training", STAGE, "share of training time spent waiting for data"
 )
-CHECKPOINT_WAIT = Row(
+CHECKPOINT_WAIT = Metric(
     "ilm_checkpoint_wait_share", "gauge", "share", "training", STAGE, "share of training time waiting for checkpoints"
 )
-CHECKPOINT_SECONDS = Row(
+CHECKPOINT_SECONDS = Metric(
     "ilm_checkpoint_seconds",
     "gauge",
     "s",
@@ -87,7 +87,7 @@ CHECKPOINT_SECONDS = Row(
     "time that training stood still for the last checkpoint: until the one before is written and its own state is "
     "copied, the writing goes on beside the next steps",
 )
-PIPELINE_BUBBLE = Row(
+PIPELINE_BUBBLE = Metric(
     "ilm_pipeline_bubble",
     "gauge",
     "share",
@@ -96,19 +96,19 @@ PIPELINE_BUBBLE = Row(
     "share of a step that a rank of the pipeline waits for its first and after its last micro-batch: not measured, but "
     "predicted from the schedule, (pp - 1) / (virtual_stages * micro-batches + pp - 1)",
 )
-BAD_STEPS = Row(
+BAD_STEPS = Metric(
     "ilm_bad_steps", "counter", "steps", "training", ("stage", "incident"), "steps that the guard did not apply"
 )
 
-REWARD_MEAN = Row("ilm_reward_mean", "gauge", "1", "rlhf", (), "mean reward score of the last PPO iteration")
-KL = Row("ilm_kl", "gauge", "nats/sequence", "rlhf", (), "mean KL(policy || reference) of the last PPO iteration")
-RESPONSE_TOKENS = Row(
+REWARD_MEAN = Metric("ilm_reward_mean", "gauge", "1", "rlhf", (), "mean reward score of the last PPO iteration")
+KL = Metric("ilm_kl", "gauge", "nats/sequence", "rlhf", (), "mean KL(policy || reference) of the last PPO iteration")
+RESPONSE_TOKENS = Metric(
     "ilm_response_tokens", "gauge", "tokens", "rlhf", (), "mean response length of the last PPO iteration"
 )
-DOMAIN_REWARD = Row(
+DOMAIN_REWARD = Metric(
     "ilm_domain_reward", "gauge", "1", "rlhf", ("domain",), "mean reward score of the domain's prompts in it"
 )
-DOMAIN_KL = Row(
+DOMAIN_KL = Metric(
     "ilm_domain_kl",
     "gauge",
     "nats/sequence",
@@ -116,7 +116,7 @@ DOMAIN_KL = Row(
     ("domain",),
     "mean KL(policy || reference) of the domain's prompts",
 )
-PPO_SECONDS = Row(
+PPO_SECONDS = Metric(
     "ilm_ppo_seconds",
     "gauge",
     "s",
@@ -124,17 +124,17 @@ PPO_SECONDS = Row(
     ("phase",),
     "time of the last PPO iteration by phase: weights, rollout, score, train, and `wait` for what is none of them",
 )
-PPO_TOKENS_PER_SECOND = Row(
+PPO_TOKENS_PER_SECOND = Metric(
     "ilm_ppo_tokens_per_second", "gauge", "tokens/s", "rlhf", (), "prompt and response tokens over the whole iteration"
 )
-STALENESS = Row(
+STALENESS = Metric(
     "ilm_ppo_staleness", "gauge", "versions", "rlhf", (), "by how many updates the policy was ahead of its rollouts"
 )
-WEIGHT_BYTES = Row(
+WEIGHT_BYTES = Metric(
     "ilm_weight_bytes", "gauge", "bytes", "rlhf", (), "weights that each engine got before the iteration"
 )
 
-FAILURES = Row(
+FAILURES = Metric(
     "ilm_failures",
     "counter",
     "failures",
@@ -142,13 +142,13 @@ FAILURES = Row(
     ("stage", "category"),
     "attempts at training that a fault ended; in PPO: ranks that were lost",
 )
-RUN_DISK_FREE = Row(
+RUN_DISK_FREE = Metric(
     "ilm_run_disk_free_share", "gauge", "share", "health", STAGE, "share of the run folder's file system that is free"
 )
 
-TABLE = tuple(value for value in globals().values() if isinstance(value, Row))
+TABLE = tuple(value for value in globals().values() if isinstance(value, Metric))
 
-# What of a row of `metrics.jsonl` of training is exported, and as what.
+# Metric -> figure of a row of the training's `metrics.jsonl`.
 OF_TRAINING_ROWS = (
     (TRAIN_LOSS, "loss"),
     (TRAIN_STEP, "step"),
@@ -162,7 +162,7 @@ OF_TRAINING_ROWS = (
     (CHECKPOINT_SECONDS, "checkpoint_seconds"),
     (PIPELINE_BUBBLE, "pipeline_bubble"),
 )
-# The same of a PPO iteration: plain figures, and those by domain.
+# Metric -> figure of a row of PPO: plain figures, then figures by domain.
 OF_PPO_ROWS = (
     (REWARD_MEAN, "reward"),
     (KL, "kl"),
@@ -172,24 +172,24 @@ OF_PPO_ROWS = (
 )
 OF_PPO_DOMAINS = ((DOMAIN_REWARD, "reward_by_domain"), (DOMAIN_KL, "kl_by_domain"))
 
-# One object a name in each process: Ray would register a second one of the same name again on every call.
+# One object for each name in a process: Ray would register a second one again on every call.
 _counters: dict[str, Counter] = {}
 _gauges: dict[str, "KeptGauge"] = {}
 
 
-def counter(row: Row) -> Counter:
-    """The process's counter of `row`; `.inc(value, tags={...})`. Raises ValueError where the row is none."""
-    _check(row, "counter")
-    if row.name not in _counters:
-        _counters[row.name] = Counter(row.name, description=row.description, tag_keys=row.tags)
-    return _counters[row.name]
+def counter(metric: Metric) -> Counter:
+    """The process's counter of `metric`; `.inc(value, tags={...})`. Raises ValueError for a gauge."""
+    _check(metric, "counter")
+    if metric.name not in _counters:
+        _counters[metric.name] = Counter(metric.name, description=metric.description, tag_keys=metric.tags)
+    return _counters[metric.name]
 
 
 class KeptGauge:
     """A gauge whose values are exported until they end, however long ago they were set."""
 
-    def __init__(self, row: Row) -> None:
-        self._gauge = Gauge(row.name, description=row.description, tag_keys=row.tags)
+    def __init__(self, metric: Metric) -> None:
+        self._gauge = Gauge(metric.name, description=metric.description, tag_keys=metric.tags)
         self._values: dict[tuple[tuple[str, str], ...], float] = {}
 
     def set(self, value: float, tags: dict[str, str] | None = None) -> None:
@@ -197,7 +197,7 @@ class KeptGauge:
         self._gauge.set(value, tags)
 
     def end(self, tags: dict[str, str] | None = None) -> None:
-        """Soon nobody sees the value any more."""
+        """Stop exporting the value."""
         self._values.pop(tuple((tags or {}).items()), None)
 
     def renew(self) -> None:
@@ -205,14 +205,14 @@ class KeptGauge:
             self._gauge.set(value, dict(tags))
 
 
-def gauge(row: Row) -> KeptGauge:
-    """The process's gauge of `row`; `.set(value, tags={...})`. Raises ValueError where the row is none."""
-    _check(row, "gauge")
+def gauge(metric: Metric) -> KeptGauge:
+    """The process's gauge of `metric`; `.set(value, tags={...})`. Raises ValueError for a counter."""
+    _check(metric, "gauge")
     if not _gauges:
         threading.Thread(target=_renew, name="gauges", daemon=True).start()
-    if row.name not in _gauges:
-        _gauges[row.name] = KeptGauge(row)
-    return _gauges[row.name]
+    if metric.name not in _gauges:
+        _gauges[metric.name] = KeptGauge(metric)
+    return _gauges[metric.name]
 
 
 def _renew() -> None:
@@ -225,7 +225,7 @@ def _renew() -> None:
 
 @contextlib.contextmanager
 def watched_disk(folder: Path, stage: str) -> Iterator[None]:
-    """Meanwhile this process says every few seconds how much of the file system of `folder` is free."""
+    """Inside the context this process exports the free share of `folder`'s file system every EVERY_S seconds."""
     over, kept = threading.Event(), gauge(RUN_DISK_FREE)
 
     def watch() -> None:
@@ -244,6 +244,6 @@ def watched_disk(folder: Path, stage: str) -> Iterator[None]:
         kept.end({"stage": stage})  # this process may live on: the last value must fire no alert when there is room
 
 
-def _check(row: Row, kind: str) -> None:
-    if row.kind != kind:
-        raise ValueError(f"metric '{row.name}' is a {row.kind}, not a {kind}")
+def _check(metric: Metric, kind: str) -> None:
+    if metric.kind != kind:
+        raise ValueError(f"metric '{metric.name}' is a {metric.kind}, not a {kind}")

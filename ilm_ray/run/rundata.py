@@ -1,4 +1,4 @@
-"""What a run folder holds, read for people: rows of logs, JSON documents, manifests. Whatever is missing is empty."""
+"""Reads a run folder for people: rows of logs, JSON documents, manifests. A missing file counts as an empty one."""
 
 import json
 import math
@@ -60,9 +60,9 @@ def read_json(path: Path) -> Any:
 
 
 def read_manifests(run_dir: Path) -> dict[str, Manifest]:
-    """Finished stages in the order of the road. Raises UserError where a manifest is damaged."""
-    found = {stage: manifests.load(run_dir / stage) for stage in STAGES}
-    return {stage: manifest for stage, manifest in found.items() if manifest is not None}
+    """Finished stages in the order of STAGES. Raises UserError where a manifest is damaged."""
+    by_stage = {stage: manifests.load(run_dir / stage) for stage in STAGES}
+    return {stage: manifest for stage, manifest in by_stage.items() if manifest is not None}
 
 
 def column(rows: list[Row], x: str, y: str) -> list[tuple[float, float]]:

@@ -21,7 +21,7 @@ IN_PROGRESS = "in_progress"
 
 @dataclass(frozen=True)
 class Result:
-    """What a stage hands to its manifest: files (absolute) that later stages read, and figures for people."""
+    """A stage's result for its manifest: files (absolute) that later stages read, and figures for people."""
 
     files: list[Path]
     metrics: dict[str, Any]
@@ -29,7 +29,7 @@ class Result:
 
 @dataclass
 class Context:
-    """What a stage's work may use."""
+    """Configuration, folders, journal and upstream manifests for a stage's work."""
 
     config: Config
     folder: Path  # the stage's own output folder
@@ -77,13 +77,13 @@ def check_run_dir(stages: Sequence[Stage], run_dir: Path) -> None:
 
 
 def run_stage(stage: Stage, config: Config, run_dir: Path, journal: Journal) -> Manifest:
-    """Run `stage` unless its manifest still holds. What it needs must be finished (see `check_needs`)."""
+    """Run `stage` unless its manifest still holds. The stages that it needs must be finished (see `check_needs`)."""
     folder = run_dir / stage.name
     upstream = {}
     for name in stage.needs:
-        found = manifests.load(run_dir / name)
-        assert found is not None, f"{stage.name} was started without {name}"
-        upstream[name] = found
+        manifest = manifests.load(run_dir / name)
+        assert manifest is not None, f"{stage.name} was started without {name}"
+        upstream[name] = manifest
     inputs = {name: m.fingerprint for name, m in upstream.items()} | stage.sources(config)
     settings = json.loads(json.dumps(stage.settings(config), default=str))
     done = manifests.load(folder)

@@ -26,7 +26,7 @@ def stop_at_once(number: int, frame: FrameType | None) -> NoReturn:
 
 @contextmanager
 def stop_after_checkpoint(folder: Path) -> Iterator[None]:
-    """Meanwhile one of SIGNALS leaves ASKED in `folder`, for the ranks of a training; a second is handled as before.
+    """Inside the context the first of SIGNALS leaves ASKED in `folder` for the training's ranks and restores handlers.
 
     Only a main thread gets signals: in another one nothing changes.
     """

@@ -35,7 +35,7 @@ def test_a_log_is_cut_at_an_iteration_whatever_its_texts_hold(tmp_path: Path) ->
 def test_an_iteration_says_how_far_ppo_is(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = dict[tuple[str, ...], float]()
 
-    def gauge(row: metrics.Row) -> SimpleNamespace:
+    def gauge(row: metrics.Metric) -> SimpleNamespace:
         return SimpleNamespace(set=lambda value, tags=None: seen.update({(row.name, *(tags or {}).values()): value}))
 
     monkeypatch.setattr(metrics, "gauge", gauge)

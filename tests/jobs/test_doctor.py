@@ -17,7 +17,7 @@ import ray
 from actors.probe import Probe
 from ilm_ray.config import load_config
 from ilm_ray.run import doctor
-from ilm_ray.run.doctor import MAX_SKEW_S, SLOWEST_LINK, WRITTEN_BYTES, Check
+from ilm_ray.run.doctor import MAX_SKEW_S, SLOWEST_LINK, WRITTEN_BYTES, Finding
 from jobs import doctor as doctor_job
 from jobs.doctor import examine_cluster
 
@@ -38,7 +38,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk(small_disk: Path) -> None:
     check = doctor.check_storage(small_disk / "runs" / "new", 0)
-    assert "No space left" in check.said and check.todo
+    assert "No space left" in check.observation and check.todo
     assert list(small_disk.iterdir()) == []  # what was half-written is gone
 
 
@@ -66,7 +66,7 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
 def test_sound_storage_is_left_as_it_was(tmp_path: Path) -> None:
     assert doctor.check_storage(tmp_path / "runs" / "one", 0).ok
     assert list(tmp_path.iterdir()) == []
-    assert "may need" in doctor.check_storage(tmp_path, 2**60).said
+    assert "may need" in doctor.check_storage(tmp_path, 2**60).observation
 
 
 def test_a_busy_port() -> None:
@@ -75,7 +75,7 @@ def test_a_busy_port() -> None:
         listener.listen()
         port = listener.getsockname()[1]
         check = doctor.check_ports(port, 1)
-        assert not check.ok and str(port) in check.said
+        assert not check.ok and str(port) in check.observation
     assert doctor.check_ports(port, 1).ok
 
 
@@ -88,14 +88,14 @@ def test_versions_that_do_not_match() -> None:
         ">=3.11,<3.12",
     )
     said = {"Python 3.10.2 (want >=3.11,<3.12)", f"numpy {numpy} (want <1)", "no-such-package is missing"}
-    assert all(part in wrong.said for part in said)
-    assert not wrong.ok and "torch" not in wrong.said
+    assert all(part in wrong.observation for part in said)
+    assert not wrong.ok and "torch" not in wrong.observation
     assert doctor.own_versions().ok  # the environment that the tests run in
 
 
 def test_nodes_with_different_versions() -> None:
     check = doctor.same_versions({"a": {"torch": "2.13.0", "ray": "2"}, "b": {"torch": "2.12.0", "ray": "2"}})
-    assert not check.ok and "torch (a: 2.13.0, b: 2.12.0)" in check.said and "ray" not in check.said
+    assert not check.ok and "torch (a: 2.13.0, b: 2.12.0)" in check.observation and "ray" not in check.observation
     assert not doctor.same_versions({"a": {"torch": "2"}, "b": {"torch": None}}).ok
 
 
@@ -119,7 +119,7 @@ def test_gpus_that_torch_cannot_use() -> None:
 def test_a_slow_link_and_a_folder_of_one_node_alone() -> None:
     rates = {"a - b": SLOWEST_LINK * 2, "a - c": SLOWEST_LINK / 2}
     check = doctor.check_bandwidth("gloo", rates)
-    assert not check.ok and "a - c" in check.said and "a - b" not in check.said
+    assert not check.ok and "a - c" in check.observation and "a - b" not in check.observation
     assert not doctor.check_seen_by_all(Path("/runs"), {"a": True, "b": False}).ok
 
 
@@ -130,7 +130,7 @@ def test_a_cluster_from_inside(local_ray: None, tmp_path: Path) -> None:
     assert [check.line() for check in checks.values() if not check.ok] == []
     assert list(tmp_path.iterdir()) == []
     checks = {check.name: check for check in examine_cluster(load_config("20b"), tmp_path)}
-    assert "20b" in checks["room"].said and not checks["room"].ok
+    assert "20b" in checks["room"].observation and not checks["room"].ok
 
 
 def test_a_store_that_is_larger_than_shared_memory(
@@ -146,7 +146,7 @@ def test_a_store_that_is_larger_than_shared_memory(
     assert [check.name.split(" on ")[0] for check in wrong] == ["shared memory"]
 
 
-def _wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sick: type) -> dict[str, Check]:
+def _wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sick: type) -> dict[str, Finding]:
     """What is wrong where the probes are of a class like this; that all other checks were made is seen to."""
     monkeypatch.setattr("actors.probe.Probe", sick)
     checks = {re.sub(r" \S+ \(\w+\)$", "", c.name): c for c in examine_cluster(load_config(), tmp_path)}  # no node
@@ -162,16 +162,16 @@ def test_a_probe_that_dies(local_ray: None, tmp_path: Path, monkeypatch: pytest.
 
     wrong = _wrong(tmp_path, monkeypatch, Dying)
     assert {name.split(" /")[0] for name in wrong} == {"same versions on", "clock of", "shared"}
-    assert all("Actor" in check.said and "logs" in check.todo for check in wrong.values())
+    assert all("Actor" in check.observation and "logs" in check.todo for check in wrong.values())
 
 
 def test_a_check_that_raises(local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Raising(Probe):
-        def look(self, run_dir: Path, run_bytes: int, store_bytes: int) -> list[Check]:
+        def look(self, run_dir: Path, run_bytes: int, store_bytes: int) -> list[Finding]:
             raise PermissionError("not for you\nbut for others")
 
     wrong = _wrong(tmp_path, monkeypatch, Raising)
-    assert {name: check.said for name, check in wrong.items()} == {"look at": "PermissionError: not for you"}
+    assert {name: check.observation for name, check in wrong.items()} == {"look at": "PermissionError: not for you"}
 
 
 def test_a_node_that_does_not_answer_is_told_once(
@@ -184,7 +184,7 @@ def test_a_node_that_does_not_answer_is_told_once(
 
     monkeypatch.setattr("jobs.doctor.DEADLINE_S", 2.0)
     wrong = _wrong(tmp_path, monkeypatch, Silent)
-    assert {name: check.said for name, check in wrong.items()} == {"node": "no answer within 2 s"}
+    assert {name: check.observation for name, check in wrong.items()} == {"node": "no answer within 2 s"}
 
 
 def test_a_refused_connection(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +207,7 @@ def test_a_refused_connection(local_ray: None, monkeypatch: pytest.MonkeyPatch) 
             ray.kill(probe)
     assert [check.name for check in checks] == ["gloo link a - b", "gloo link a - c"]
     for check in checks:
-        assert "Error" in check.said and "GLOO_SOCKET_IFNAME" in check.todo and "\n" not in check.line()
+        assert "Error" in check.observation and "GLOO_SOCKET_IFNAME" in check.todo and "\n" not in check.line()
 
 
 @pytest.mark.slow

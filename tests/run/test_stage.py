@@ -37,8 +37,8 @@ def run(stages: list[Stage], config: Config, run_dir: Path) -> list[str]:
     run_dir.mkdir(exist_ok=True)
     journal = Journal(run_dir / "journal.jsonl")
     before = len(read_journal(journal.path))
-    for one in stages:
-        run_stage(one, config, run_dir, journal)
+    for member in stages:
+        run_stage(member, config, run_dir, journal)
     return [e["stage"] for e in read_journal(journal.path)[before:] if e["kind"] == "run"]
 
 
