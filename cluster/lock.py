@@ -31,8 +31,8 @@ def main() -> None:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
         subprocess.run([*command, "--report", str(report), *wanted], check=True, stdout=sys.stderr)
-        found = [item["metadata"] for item in json.loads(report.read_text())["install"]]
-    rows = {f"{m['name'].lower().replace('_', '-')}=={m['version'].split('+')[0]}" for m in found}
+        packages = [item["metadata"] for item in json.loads(report.read_text())["install"]]
+    rows = {f"{m['name'].lower().replace('_', '-')}=={m['version'].split('+')[0]}" for m in packages}
     print(head + "\n".join(sorted(r for r in rows if r.split("==")[0] not in left_out | {"ilm-ray"})))
 
 

@@ -26,7 +26,7 @@ from cluster.values import (
     RUNS,
     VERSION,
     Need,
-    Node,
+    NodeKind,
     need_of,
 )
 from ilm_ray.config import load_config
@@ -44,7 +44,7 @@ NAMES = {"app.kubernetes.io/name": "ilm-ray", "app.kubernetes.io/part-of": "ilm-
 USER = 1000
 
 
-def pod(node: Node) -> dict[str, Any]:
+def pod(node: NodeKind) -> dict[str, Any]:
     """A pod template. Requests equal limits: a pod that is promised its memory is not the first to be killed for it."""
     resources: dict[str, Any] = {"cpu": str(node.cpus), "memory": f"{node.memory_gib}Gi"}
     if node.gpus:
@@ -84,7 +84,7 @@ def pod(node: Node) -> dict[str, Any]:
     }
 
 
-def start_params(node: Node) -> dict[str, str]:
+def start_params(node: NodeKind) -> dict[str, str]:
     params = {"metrics-export-port": str(METRICS_PORT), "num-cpus": str(node.ray_cpus)}
     if node is HEAD:
         params["dashboard-host"] = "0.0.0.0"  # the submitter is another pod; the token guards it
@@ -200,13 +200,13 @@ def files(preset: str) -> dict[str, str]:
         "rayjob.yaml": rayjob(preset, need),
         "ray_up.yaml": ray_up(preset, need),
     }
-    told = f"Preset {preset}: {need.data} data node(s), {need.gpu} GPU node(s). {WRITTEN}"
-    texts = {name: f"# {HEADS[name]}\n# {told}\n" + _dump(value) for name, value in made.items()}
+    summary = f"Preset {preset}: {need.data} data node(s), {need.gpu} GPU node(s). {WRITTEN}"
+    texts = {name: f"# {HEADS[name]}\n# {summary}\n" + _dump(value) for name, value in made.items()}
     return texts | {"slurm.sh": slurm(preset, need)}
 
 
 def left_out() -> list[str]:
-    """Patterns of what no machine and no image gets: what Ray, which reads both files, leaves out of a job's copy."""
+    """Patterns of files that no machine and no image gets: Ray reads the same two files for a job's copy."""
     lines = [line for name in (".rayignore", ".gitignore") for line in (ROOT / name).read_text().splitlines()]
     return list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
 

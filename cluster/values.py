@@ -13,9 +13,9 @@ PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 def _pinned(pattern: str) -> str:
-    found = re.search(pattern, PROJECT, re.M)
-    assert found is not None, f"pyproject.toml has nothing like {pattern}"
-    return found[1]
+    match = re.search(pattern, PROJECT, re.M)
+    assert match is not None, f"pyproject.toml has nothing like {pattern}"
+    return match[1]
 
 
 VERSION = _pinned(r'^version = "(.+)"')
@@ -27,7 +27,7 @@ CLAIM = "ilm-runs"  # the ReadWriteMany claim behind RUNS
 METRICS_PORT = 8080
 STOP_S = 180  # between `ray job stop` and the end by force: time for a checkpoint
 HOURS = 24  # a job that has not ended by then is ended
-# What every Ray is started with, and so every job of it.
+# The environment of every Ray, and so of every job of it.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
@@ -36,8 +36,8 @@ ENVIRONMENT = {
 
 
 @dataclass(frozen=True)
-class Node:
-    """A kind of node. ray_cpus: what it offers to Ray, which may be less than it has; shm_gib: of the object store."""
+class NodeKind:
+    """A kind of node. ray_cpus: CPUs that it offers to Ray, maybe not all; shm_gib: size of the object store."""
 
     role: str
     cpus: int
@@ -48,15 +48,15 @@ class Node:
 
 
 # The head runs drivers and Ray's own services: no work of a stage goes there.
-HEAD = Node("head", cpus=8, memory_gib=32, shm_gib=8, gpus=0, ray_cpus=0)
-DATA = Node("data", cpus=16, memory_gib=64, shm_gib=16, gpus=0, ray_cpus=16)
+HEAD = NodeKind("head", cpus=8, memory_gib=32, shm_gib=8, gpus=0, ray_cpus=0)
+DATA = NodeKind("data", cpus=16, memory_gib=64, shm_gib=16, gpus=0, ray_cpus=16)
 # One CPU a GPU is offered: ranks of training find a place, and the data stages go to the data nodes.
-GPU = Node("gpu", cpus=64, memory_gib=512, shm_gib=64, gpus=8, ray_cpus=8)
+GPU = NodeKind("gpu", cpus=64, memory_gib=512, shm_gib=64, gpus=8, ray_cpus=8)
 
 
 @dataclass(frozen=True)
 class Need:
-    """How many nodes of which kind a preset wants. data_max: the data stages use as many as there are."""
+    """Nodes of each kind for a preset. data_max: the data stages use as many as there are, up to this."""
 
     data: int
     data_max: int

@@ -20,18 +20,18 @@ BIN = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class LocalCluster:
-    """name, folder and first port as the script has them; told: what `up` printed."""
+    """name, folder and first port as the script has them; printed: what `up` printed."""
 
     name: str
     folder: Path
     base: int
-    told: str
+    printed: str
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of a shell after the exports that `up` prints."""
+        """Environment of a shell after the exports that `up` prints."""
         clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-        return clean | dict(re.findall(r"(RAY_\w+)=(\S+)", self.told))
+        return clean | dict(re.findall(r"(RAY_\w+)=(\S+)", self.printed))
 
     def ray(self, *arguments: str, timeout_s: float = 150) -> subprocess.CompletedProcess[str]:
         """Run `ray ...` in that shell."""

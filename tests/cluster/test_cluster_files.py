@@ -1,4 +1,4 @@
-"""What KubeRay, Ray, Slurm and Prometheus require of our files, and what the cluster script refuses."""
+"""Our files meet the rules of KubeRay, Ray, Slurm and Prometheus; the cluster script refuses wrong arguments."""
 
 import importlib.metadata
 import json
@@ -21,8 +21,8 @@ CLUSTER = ROOT / "cluster"
 
 
 def manifest(preset: str, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(files(preset)[name])
-    return found
+    content: dict[str, Any] = yaml.safe_load(files(preset)[name])
+    return content
 
 
 def groups(preset: str) -> list[dict[str, Any]]:
@@ -152,18 +152,18 @@ def test_what_git_ignores_goes_nowhere(tmp_path: Path) -> None:
     folders = {name.replace("*", "any") for name in re.findall(r"^/?([^/#\n]+)/$", of_git, re.M)}
     assert folders >= {".venv", ".venv-eval", "site", "runs", "__pycache__"}
     stay = {"ilm_ray/data/web/clean/rules.py", "jobs/pipeline.py", "Makefile", "requirements-cpu.lock"}
-    asked = stay | {f"{name}/file" for name in folders | {".git", "ilm_ray/data/web/__pycache__"}}
+    names = stay | {f"{name}/file" for name in folders | {".git", "ilm_ray/data/web/__pycache__"}}
     for whither, rule in rules.items():
         (tmp_path / ".rayignore").write_text(rule)
         (leaves_out,) = get_excludes_from_ignore_files(tmp_path, include_gitignore=False)
-        assert {name for name in asked if not leaves_out(tmp_path / name)} == stay, whither
+        assert {name for name in names if not leaves_out(tmp_path / name)} == stay, whither
 
 
 def test_the_readme_says_how_many_nodes_each_preset_wants() -> None:
     rows = re.findall(r"^\| (\w+) \| (\d+)(?: to (\d+))? \| (\d+) \|$", (CLUSTER / "README.md").read_text(), re.M)
-    told = {preset: (int(data), int(most or data), int(gpu)) for preset, data, most, gpu in rows}
+    stated = {preset: (int(data), int(most or data), int(gpu)) for preset, data, most, gpu in rows}
     needs = {preset: need_of(load_config(preset)) for preset in PRESETS}
-    assert told == {preset: (need.data, need.data_max, need.gpu) for preset, need in needs.items()}
+    assert stated == {preset: (need.data, need.data_max, need.gpu) for preset, need in needs.items()}
 
 
 def test_the_dockerfile_s_steps_are_the_makefile_s() -> None:

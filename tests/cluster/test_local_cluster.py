@@ -32,31 +32,33 @@ if __name__ == "__main__":
 
 def processes_of(folder: str) -> list[str]:
     """Command lines of all living processes that name the cluster's folder, found without the script's help."""
-    found = []
+    lines = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:  # ended meanwhile
             continue
         if f"{folder}/" in line:
-            found.append(line)
-    return found
+            lines.append(line)
+    return lines
 
 
 def listening(folder: str) -> set[tuple[str, int]]:
     """Addresses and ports on which the cluster's processes wait for connections. They are known by the token that all
     inherit; those that have renamed themselves no longer show it, but are children of others."""
-    found = set[tuple[str, int]]()
+    addresses = set[tuple[str, int]]()
     for process in psutil.process_iter():
         try:
             if process.environ().get("RAY_AUTH_TOKEN_PATH") == f"{folder}/token":
-                for one in (process, *process.children(recursive=True)):
-                    rows = one.net_connections(kind="inet")
+                for member in (process, *process.children(recursive=True)):
+                    rows = member.net_connections(kind="inet")
                     here = [row.laddr for row in rows if row.status == psutil.CONN_LISTEN]
-                    found |= {(address.ip.removeprefix("::ffff:"), address.port) for address in here}  # IPv4 by gRPC
+                    addresses |= {
+                        (address.ip.removeprefix("::ffff:"), address.port) for address in here
+                    }  # IPv4 by gRPC
         except psutil.Error:  # ended meanwhile, or not ours
             continue
-    return found
+    return addresses
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def test_up_submit_scrape_down(cluster: LocalCluster, tmp_path: Path) -> None:
         urllib.request.urlopen(f"http://127.0.0.1:{base + 1}/api/version", timeout=10)
     assert Path(token).stat().st_mode & 0o077 == 0
     assert script("up", "--name", cluster.name).returncode == 2  # up already
-    assert script("status", "--name", cluster.name).stdout.splitlines()[1:] == cluster.told.splitlines()
+    assert script("status", "--name", cluster.name).stdout.splitlines()[1:] == cluster.printed.splitlines()
 
     (tmp_path / "tiny.py").write_text(JOB)
     done = cluster.ray("job", "submit", "--working-dir", str(tmp_path), "--", "python", "tiny.py")

@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.timeout(3600),
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus is absent: apt-get install prometheus"),
 ]
-# What a sound run on CPUs does not have: faults, and a device whose peak is known.
+# Metrics that a sound run on CPUs lacks: faults, and shares of a device's peak.
 NOT_IN_A_SOUND_RUN = {BAD_STEPS.exported, FAILURES.exported, MFU.exported}
 
 
@@ -39,8 +39,8 @@ class Prometheus:
         """Series of the last hour; [] where there are none. Raises HTTPError for a query that is none."""
         now = time.time()
         arguments = {"query": query, "start": now - 3600, "end": now, "step": 15}
-        found: list[dict[str, Any]] = self.get(f"query_range?{urllib.parse.urlencode(arguments)}")["result"]
-        return found
+        series: list[dict[str, Any]] = self.get(f"query_range?{urllib.parse.urlencode(arguments)}")["result"]
+        return series
 
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(f"{self.url}/api/v1/{path}", timeout=30) as answer:
@@ -107,8 +107,8 @@ def submit(cluster: LocalCluster, name: str, words: list[str]) -> None:
 def status(cluster: LocalCluster, name: str) -> str:
     """Ray says "was stopped" or "succeeded" of a job that ended, and its state's name of one that goes on."""
     answer = cluster.ray("job", "status", name)
-    said = (answer.stdout + answer.stderr).upper()
-    return next(word for word in ("PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED") if word in said)
+    words = (answer.stdout + answer.stderr).upper()
+    return next(word for word in ("PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED") if word in words)
 
 
 def wait_for(reached: Callable[[], bool], seconds: float, why: str) -> None:
