@@ -98,9 +98,9 @@ class SFTTask(Task):
 
     def lay_out(self, ranks: int, gpu: str | None) -> Stretches:
         """As `pretrain.layout`, with as many replicas as there is room for."""
-        found = one_stretch(self.config.pretrain, load_shape(self.base), ranks, self.steps, pipeline=True)
-        self.stages = found.all[0].layout.pp
-        return found
+        layouts = one_stretch(self.config.pretrain, load_shape(self.base), ranks, self.steps, pipeline=True)
+        self.stages = layouts.all[0].layout.pp
+        return layouts
 
     def learning_rate(self, step: int) -> float:
         c = self.config.pretrain

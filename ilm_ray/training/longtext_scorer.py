@@ -44,17 +44,17 @@ def scorer_config(config: Config, shares: dict[str, float]) -> Config:
 
     A context holds two segments: the model shall learn to predict the second from the first.
     """
-    own = config.long_text
-    context = 2 * own.segment_tokens
+    settings = config.long_text
+    context = 2 * settings.segment_tokens
     phase = PhaseConfig(
         name="scorer",
-        steps=own.scorer_steps,
+        steps=settings.scorer_steps,
         context=context,
         rope_base=ROPE_BASE,
         mixture=shares,
-        batch_tokens=own.scorer_batch_tokens,
-        max_lr=own.scorer_lr,
+        batch_tokens=settings.scorer_batch_tokens,
+        max_lr=settings.scorer_lr,
     )
-    every = -(-own.scorer_steps // CHECKPOINTS)
+    every = -(-settings.scorer_steps // CHECKPOINTS)
     pretrain = config.pretrain.model_copy(update={"phases": [phase], "checkpoint_every": every, "layout": Layout()})
-    return config.model_copy(update={"model": own.scorer_model, "pretrain": pretrain})
+    return config.model_copy(update={"model": settings.scorer_model, "pretrain": pretrain})

@@ -114,9 +114,9 @@ class PretrainTask(Task):
 
     def lay_out(self, ranks: int, gpu: str | None) -> Stretches:
         """The layouts to train in on so many workers; from now on micro-batches are as large as those allow."""
-        found = stretches(self.config.pretrain, shape_of(self.config, self.vocab_size), ranks, gpu)
-        self.at_once = [stretch.at_once for stretch in found.all]
-        return found
+        layouts = stretches(self.config.pretrain, shape_of(self.config, self.vocab_size), ranks, gpu)
+        self.at_once = [stretch.at_once for stretch in layouts.all]
+        return layouts
 
     def skip(self, first: int, last: int) -> None:
         for number, batch in [self.batch_of(step) for step in range(first, last + 1)]:

@@ -53,12 +53,12 @@ def test_the_work_is_the_phases() -> None:
 def test_stretches_cover_all_steps_with_layouts_of_the_ranks_that_are_used(ranks: int) -> None:
     config = load_config("nano", overrides=["pretrain.layout=auto"]).pretrain
     shape = shape_of(load_config("nano"), 2048)
-    found = stretches(config, shape, ranks, None)
-    assert found.used <= ranks and found.why.startswith(f"{ranks} workers")
-    assert [stretch.until for stretch in found.all] == [420, 510, 570]
-    for stretch, phase in zip(found.all, config.phases, strict=True):
+    planned = stretches(config, shape, ranks, None)
+    assert planned.used <= ranks and planned.why.startswith(f"{ranks} workers")
+    assert [stretch.until for stretch in planned.all] == [420, 510, 570]
+    for stretch, phase in zip(planned.all, config.phases, strict=True):
         layout = stretch.layout
-        assert layout.dp is not None and layout.dp * layout.replica_ranks == found.used
+        assert layout.dp is not None and layout.dp * layout.replica_ranks == planned.used
         layout.require_model(shape, 2048)
         layout.require_batch(phase.name, phase.sequences, stretch.at_once)
         assert phase.context * stretch.at_once <= max(config.micro_tokens, phase.context)
@@ -66,8 +66,8 @@ def test_stretches_cover_all_steps_with_layouts_of_the_ranks_that_are_used(ranks
 
 def test_what_is_set_is_taken_as_it_is_on_the_workers_that_are_set() -> None:
     config = load_config("nano", overrides=["pretrain.layout={tp: 2}", "pretrain.workers=4"])
-    found = stretches(config.pretrain, shape_of(config, 2048), 4, "Tesla T4")
-    assert {stretch.layout for stretch in found.all} == {Layout(tp=2).on(4)} and found.why == ""
+    planned = stretches(config.pretrain, shape_of(config, 2048), 4, "Tesla T4")
+    assert {stretch.layout for stretch in planned.all} == {Layout(tp=2).on(4)} and planned.why == ""
 
 
 def test_a_named_layout_is_kept_on_the_workers_that_there_are() -> None:
