@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from ilm_ray.alignment.online.hacking import Answer, Pair
+from ilm_ray.alignment.online.hacking import Answer, AnswerPair
 from ilm_ray.alignment.online.judge import ask_judge, judged_pairs
 
-PAIRS: list[Pair] = [
+PAIRS: list[AnswerPair] = [
     (
         Answer(f"p{i}", "code", 0, 0, f"good answer {i}", 0.0),
         Answer(f"p{i}", "code", 9, 9, f"bad answer {i}", 1.0 if i % 3 else -1.0),
