@@ -131,12 +131,12 @@ def test_the_job_shows_each_domain_and_what_differs(tmp_path: Path, capsys: pyte
     out = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in out if "  score " in line] == ["code", "helpful"]
     assert sum(line.startswith("  token") for line in out) == 2
-    group_outputs = json.loads(out[-1])
-    assert group_outputs["status"] == "done" and group_outputs["differences"] == [] and group_outputs["rollouts"] == 5
+    printed = json.loads(out[-1])
+    assert printed["status"] == "done" and printed["differences"] == [] and printed["rollouts"] == 5
     _planted(path, "kl", 4, 1)
     assert explain.main([*question, "--json"]) == 0
-    (outputs,) = json.loads(capsys.readouterr().out)["differences"]
-    assert outputs["what"] == "kl" and outputs["place"] == "rollout 4 (p4), response token 1"
+    (difference,) = json.loads(capsys.readouterr().out)["differences"]
+    assert difference["what"] == "kl" and difference["place"] == "rollout 4 (p4), response token 1"
     assert explain.main([*question[:2], "7", *question[3:]]) == 2
 
 

@@ -116,7 +116,7 @@ def test_labels_come_back_as_pairs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"label": "c"}, 'line 2: "label" must be one of a, b, tie'),
         ({"a": 3}, "line 2: id, domain, a and b must be texts"),

@@ -61,13 +61,13 @@ def _run(folder: str, order: list[str]) -> None:
 @pytest.mark.parametrize("first", ["pp2 tp2 sp", pytest.param("cp2 dp2 partial", marks=pytest.mark.slow)])
 def test_any_layout_loads_what_another_has_saved(first: str, tmp_path: Path) -> None:
     run_ranks(_run, 4, str(tmp_path), [first, *(name for name in LAYOUTS if name != first)])
-    states = {
+    by_layout = {
         name: {k: v for file in tmp_path.glob(f"{name}-?.pt") for k, v in torch.load(file, weights_only=True).items()}
         for name in LAYOUTS
     }
-    saved = states[first]
+    saved = by_layout[first]
     assert len(saved) == 4 * len(list(build(torch.float64).parameters()))
-    for name, state in states.items():
+    for name, state in by_layout.items():
         assert state.keys() == saved.keys(), name
         assert all(torch.equal(state[k], saved[k]) for k in saved), name
     losses = torch.load(tmp_path / "losses.pt", weights_only=True)
