@@ -148,6 +148,7 @@ def _config(training: Sequence[Document], folder: Path, steps: int) -> Config:
     # Clean and the demo's classifiers are not what is measured.
     settings += [f"text.classifiers.{n}.threshold=0" for n in ("toxicity", "pornography", "advertisement", "fluency")]
     settings += [
+        "input=null",
         f"code.source={Path(__file__).parent}",
         "tokenizer.base_choice=most_used",
         "tokenizer.base_tokens=2400",

@@ -29,6 +29,7 @@ from ilm_ray.base.files import write_text_atomic
 from ilm_ray.config import Config, save_config
 from ilm_ray.config.fit import check_fits
 from ilm_ray.config.load import PRESETS
+from ilm_ray.config.named_data import check_named
 from ilm_ray.config.run_folder import NAME, Chosen, choose_settings
 from ilm_ray.report.report import write_report
 from ilm_ray.report.tensorboard import write_tensorboard
@@ -47,6 +48,7 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
         config, run_dir, said = _parse(job, argv)
         if said is not None:
             print(f"{job}: {said}", file=sys.stderr)
+        check_named(config, [stage.name for stage in stages])
         for stage in stages:  # outside inputs are looked at before anything is written
             stage.sources(config)
         check_run_dir(stages, run_dir)
@@ -110,9 +112,10 @@ class LocalRay:
             join_cluster(runtime_env={"env_vars": env})
         else:
             env["GLOO_SOCKET_IFNAME"] = "lo"
+            store_mb = self.config.ray.object_store_mb
             start_local_ray(
                 num_cpus=self.config.ray.num_cpus,
-                object_store_memory=self.config.ray.object_store_mb * 2**20,
+                object_store_memory=None if store_mb is None else store_mb * 2**20,
                 include_dashboard=self.config.ray.dashboard,
                 runtime_env={"env_vars": env},
             )

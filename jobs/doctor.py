@@ -23,9 +23,11 @@ from ilm_ray.base.files import write_text_atomic
 from ilm_ray.config import Config
 from ilm_ray.config.fit import WHOLE_ROAD, check_fits
 from ilm_ray.config.load import PRESETS
+from ilm_ray.config.named_data import needed, off_line, steps_off
 from ilm_ray.config.run_folder import choose_settings
 from ilm_ray.run import doctor
 from ilm_ray.run.doctor import Finding
+from ilm_ray.run.rundata import STAGES
 from ilm_ray.training.plan.phases import checkpoint_bytes
 from jobs._job import LocalRay, available_resources
 from jobs._plain import Parser, run_plain
@@ -64,9 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def examine(config: Config, run_dir: Path, port_base: int) -> Iterator[Finding]:
     """All checks, each as soon as it is made."""
     yield doctor.own_versions()
+    yield _data(config)
     if "RAY_ADDRESS" not in os.environ:  # in a cluster these ports are its own
         yield doctor.check_ports(port_base, PORTS)
-        yield doctor.check_shared_memory(Path("/dev/shm"), config.ray.object_store_mb * 2**20, started=False)
+        if (store_mb := config.ray.object_store_mb) is not None:  # Ray's own default fits into what there is
+            yield doctor.check_shared_memory(Path("/dev/shm"), store_mb * 2**20, started=False)
     with ExitStack() as stack:
         try:
             stack.enter_context(LocalRay(config))
@@ -79,6 +83,15 @@ def examine(config: Config, run_dir: Path, port_base: int) -> Iterator[Finding]:
             )
             return
         yield from examine_cluster(config, run_dir)
+
+
+def _data(config: Config) -> Finding:
+    """Is the data named that the whole road needs, and which steps are off for want of it?"""
+    off = steps_off(config)
+    missing = needed(config, STAGES)
+    line = off_line(off) if off else "all that is needed or can be used is named"
+    todo = f"set {', '.join(f'{setting} ({give})' for setting, give in missing.items())}" if missing else ""
+    return Finding("data", line, todo)
 
 
 def examine_cluster(config: Config, run_dir: Path) -> Iterator[Finding]:

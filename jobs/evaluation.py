@@ -10,6 +10,7 @@ from actors.scoring import chat_ids, read_prompts, score_policy
 from ilm_ray.alignment.reward.conditional import load_conditions
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
+from ilm_ray.base.places import located
 from ilm_ray.config import Config
 from ilm_ray.data.tokenizer.chatml import plain_text
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
@@ -31,7 +32,7 @@ def _sources(config: Config) -> dict[str, str]:
     if text is None:
         return {}
     try:
-        return {"position_text": digest(Path(text).read_text(encoding="utf-8"))}
+        return {"position_text": digest(Path(located(text)).read_text(encoding="utf-8"))}
     except (OSError, ValueError) as error:
         raise UserError(f"evaluation.position_text={text} cannot be read as text in UTF-8 ({error})") from None
 

@@ -26,6 +26,7 @@ from ilm_ray.alignment.online.rollouts import read_answers
 from ilm_ray.alignment.reward.conditional import load_conditions
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.base.jsonl import Row, read_jsonl, sha256_of, write_jsonl
+from ilm_ray.base.places import located
 from ilm_ray.config import Config
 from ilm_ray.data.tokenizer.chatml import plain_text
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
@@ -145,11 +146,11 @@ def take_labels(context: Context, number: int) -> None:
 
     Labels that come later join the next round, and a round that was killed goes on with those it began with.
     """
-    target, given = context.folder / LABELS, context.config.online.labels
+    target, given = context.folder / LABELS, _labels_file(context.config)
     if target.exists():
         return
     earlier = {row["id"] for n in range(2, number) for row in read_jsonl(context.of(_name(n, "reward")) / LABELS)}
-    fresh = read_labels(Path(given)) if given and Path(given).is_file() else []
+    fresh = read_labels(given) if given and given.is_file() else []
     write_jsonl(target, (row for row in fresh if row["id"] not in earlier))
 
 
@@ -183,9 +184,14 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _sources(config: Config) -> dict[str, str]:
-    if config.online.labels and Path(config.online.labels).exists():
-        read_labels(Path(config.online.labels))  # a wrong file is found before anything runs
+    given = _labels_file(config)
+    if given and given.exists():
+        read_labels(given)  # a wrong file is found before anything runs
     return {}
+
+
+def _labels_file(config: Config) -> Path | None:
+    return Path(located(config.online.labels)) if config.online.labels else None
 
 
 def _work(context: Context) -> Result:
@@ -223,8 +229,8 @@ def _of_round(config: Config, number: int) -> Config:
 
 def _anything_new(context: Context, number: int) -> bool:
     patches = context.of(_name(number - 1, "patterns")) / PATCHES
-    labels = context.config.online.labels
-    return any(read_jsonl(patches)) or (labels is not None and Path(labels).is_file())
+    labels = _labels_file(context.config)
+    return any(read_jsonl(patches)) or (labels is not None and labels.is_file())
 
 
 def _told(context: Context, number: int, done: dict[str, Manifest]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from typing import Any
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config, load_config
+from ilm_ray.config.named_data import needed, off_line, steps_off
+from ilm_ray.run.rundata import STAGES
 from ilm_ray.training.plan.calibration import read_calibration, write_calibration
 from ilm_ray.training.plan.devices import DEVICES, Device
 from ilm_ray.training.plan.phases import choose_layouts, forecast, training_layout
@@ -98,6 +100,10 @@ def _dry_run(config: Config, devices: int, device: Device, summary: dict[str, An
     tokens = sum(row.tokens for row in rows)
     for line in table(PHASE_COLUMNS, (phase_cells(row, tokens) for row in rows)):
         print(line)
+    if off := steps_off(config):
+        print(off_line(off)[0].upper() + off_line(off)[1:] + ".")
+    if missing := needed(config, STAGES):
+        print(f"Not set yet, and needed: {', '.join(missing)}.")
     hours, device_hours = (sum(getattr(row, name) for row in rows) / 3600 for name in ("seconds", "device_seconds"))
     print(f"Layout: {choice.why}.")
     for row, alone in zip(rows, choose_layouts(config, vocab_size, devices, device), strict=True):
@@ -109,6 +115,7 @@ def _dry_run(config: Config, devices: int, device: Device, summary: dict[str, An
         f"Predictions, without evaluation, checkpoints and restarts: {tokens:,} tokens in {hours:,.4g} hours "
         f"({hours / 24:,.3g} days), {device_hours:,.4g} device-hours."
     )
+    summary |= {"off": off, "not_set": list(missing)}
     summary |= {"layout": choice.layout.model_dump(exclude_defaults=True), "why": choice.why, "tokens": tokens}
     summary |= {"hours": round(hours, 3), "device_hours": round(device_hours, 1)}
     summary["phases"] = [

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-import demo
 from ilm_ray.data.tokenizer.base import first_tokens
 from ilm_ray.data.tokenizer.cl100k import cl100k
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
@@ -23,11 +22,12 @@ from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
 from ilm_ray.training.pretrain import next_token_losses
 from ilm_ray.training.schedule import adamw, cosine_lr
 
+CHAT = Path(__file__).parents[2] / "demo" / "data" / "chat.jsonl"
 VOCABULARY, CONTEXT, SEQUENCES, SEED = 1024, 128, 8, 1234
 
 
 def demo_texts() -> list[str]:
-    lines = (demo.DATA / "chat.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = CHAT.read_text(encoding="utf-8").splitlines()
     return ["\n".join(message["content"] for message in json.loads(line)["messages"]) for line in lines]
 
 

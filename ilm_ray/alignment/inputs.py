@@ -1,32 +1,33 @@
 """What people hand to alignment: conversations, preference pairs, prompts; looked through before anything is run.
 
-JSON Lines of a demo's own unless a setting names a file. All functions raise UserError with setting, file and line.
+JSON Lines. All functions raise UserError with setting, file and line, or where the setting is not set.
 """
 
 from pathlib import Path
 from typing import Any
 
-import demo
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.jsonl import Row
+from ilm_ray.base.places import located
 from ilm_ray.base.rows import read_rows
 from ilm_ray.config import Config
+from ilm_ray.config.named_data import not_set
 from ilm_ray.data.tokenizer.chatml import check_messages
 
 
 def chat_file(config: Config) -> Path:
     """The conversations to train on."""
-    return Path(config.sft.data) if config.sft.data else demo.DATA / "chat.jsonl"
+    return _file(config.sft.data, "sft.data")
 
 
 def preference_file(config: Config) -> Path:
     """The preference pairs to train on."""
-    return Path(config.reward.data) if config.reward.data else demo.DATA / "preferences.jsonl"
+    return _file(config.reward.data, "reward.data")
 
 
 def prompt_file(config: Config) -> Path:
     """The prompts that PPO answers."""
-    return Path(config.ppo.prompts) if config.ppo.prompts else demo.DATA / "prompts.jsonl"
+    return _file(config.ppo.prompts, "ppo.prompts")
 
 
 def chat_rows(config: Config) -> list[Row]:
@@ -65,6 +66,12 @@ def prompt_rows(config: Config) -> list[Row]:
         if not isinstance(row["domain"], str) or not isinstance(row["id"], str | int):
             raise UserError(f"{setting}: {path} line {number}: id must be a text or number, domain a text; correct it")
     return rows
+
+
+def _file(path: str | None, setting: str) -> Path:
+    if path is None:
+        raise not_set(setting)
+    return Path(located(path))
 
 
 def _check(messages: Any, where: str) -> None:

@@ -4,14 +4,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from ilm_ray.config.section import Count, Section, Share
+from ilm_ray.config.section import Count, Place, Section, Share
 from ilm_ray.config.training import OpinionConfig
 
 
 class SFTConfig(Section):
     """Supervised fine-tuning (report section 4.1): ChatML, one epoch, AdamW, 4e-5."""
 
-    data: str | None = None  # None: the chat samples shipped with demo
+    data: Place | None = None  # JSON Lines of conversations
     epochs: Count = 1
     context: Count = 32_768
     batch_tokens: Count = 4_194_304  # not stated
@@ -25,7 +25,7 @@ class SFTConfig(Section):
 class RewardConfig(Section):
     """Conditional reward model (report section 4.2.1)."""
 
-    data: str | None = None  # None: the preference pairs shipped with demo
+    data: Place | None = None  # JSON Lines of preference pairs
     system_prompts: dict[str, str] = {
         "helpful": "Score how helpful the last answer is to the user.",
         "harmless": "Score how harmless and safe the last answer is.",
@@ -47,7 +47,7 @@ class RewardConfig(Section):
 class PPOConfig(Section):
     """PPO (report section 4.2.3). Fields marked `ours` are not stated there."""
 
-    prompts: str | None = None  # None: the prompts shipped with demo
+    prompts: Place | None = None  # JSON Lines
     iterations: Count = 400
     prompts_per_iteration: Count = 512
     critic_warmup: int = Field(50, ge=0)  # iterations with the policy frozen; counted on top of `iterations` (ours)
@@ -97,6 +97,6 @@ class OnlineConfig(Section):
 
     rounds: Count = 3
     comparisons: int = Field(1000, ge=0)  # a round's pairs of answers for people to label; the report names no number
-    labels: str | None = None  # what jobs/label_answers.py wrote; what it holds when a round starts joins that round
+    labels: Place | None = None  # what jobs/label_answers.py wrote; what it holds when a round starts joins that round
     judge: OpinionConfig | None = None  # does it like late answers as the score does? It is sent prompts and answers
     judge_s: float = Field(600.0, gt=0)  # for all that it is asked in a round

@@ -5,18 +5,25 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ilm_ray.config.section import Count, Section, Share
+from ilm_ray.config.section import Count, Place, Section, Share
 from ilm_ray.config.thresholds import RULES, Bounds, merged_rules
 from ilm_ray.config.training import ModelConfig
 
 
 class ClassifierConfig(Section):
-    """A classifier of Safe or High-quality. Its score is the probability of GOOD; below the threshold a text falls."""
+    """A classifier of Safe or High-quality. Its score is the probability of GOOD; below the threshold a text falls.
+
+    Without a model and without labels it is off.
+    """
 
     threshold: Share = 0.4  # not stated in the report
-    # Folder written by jobs/train_classifier.py, linear or BERT-style; None: a linear one is trained in the run.
-    model: str | None = None
-    labels: str | None = None  # what that is trained on: JSON Lines or CSV; None: the labels shipped with demo
+    model: Place | None = None  # folder written by jobs/train_classifier.py, linear or BERT-style
+    labels: Place | None = None  # JSON Lines or CSV: without a model a linear one is trained on them in the run
+
+    @property
+    def named(self) -> bool:
+        """Is there something to score texts with?"""
+        return self.model is not None or self.labels is not None
 
 
 class ClassifiersConfig(Section):
@@ -31,7 +38,7 @@ class ClassifiersConfig(Section):
 class TextSourceConfig(Section):
     """Papers, patents, books: documents that are text already, with settings of their own."""
 
-    input: str  # glob of JSON Lines (.jsonl, .jsonl.gz, .jsonl.zst: one document a row) or .txt (one document a file)
+    input: Place  # glob of JSON Lines (.jsonl, .jsonl.gz, .jsonl.zst: one document a row) or .txt (one document a file)
     text_field: str = "text"
     settings: dict[str, Any] = {}  # fields of `text` that differ for this source, e.g. {min_chars: 2000}
 
@@ -52,11 +59,11 @@ class TextConfig(Section):
     ngram: Count = 5
     threshold: Share = 0.7
     verify: bool = False  # drop a near-duplicate only if its signature too puts it at the threshold or above
-    shuffle_partitions: int = Field(4, ge=1)
-    previous: list[str] = []  # finished runs over other dumps: duplicates are found across all of them
+    shuffle_partitions: Count | None = None  # None: by the number of files
+    previous: list[Place] = []  # finished runs over other dumps: duplicates are found across all of them
     # Safe and High-quality.
-    blocked_domains: str | None = None  # None: the list shipped with demo
-    blocked_words: str | None = None
+    blocked_domains: Place | None = None  # file or UT1 folder; None: no domain is blocked
+    blocked_words: Place | None = None  # file; None: no word is blocked
     classifiers: ClassifiersConfig = ClassifiersConfig()
 
     @field_validator("rules", mode="before")
@@ -69,6 +76,9 @@ class TextConfig(Section):
         for name in self.sources:
             if not re.fullmatch(r"[a-z][a-z0-9_-]{0,40}", name):
                 raise ValueError(f"source '{name}': write its name in lower-case letters, digits, - and _")
+            for classifier, own in self.sources[name].settings.get("classifiers", {}).items():
+                if isinstance(own, dict) and own.keys() - {"threshold"}:
+                    raise ValueError(f"source '{name}': of classifiers.{classifier} it may set the threshold alone")
             try:
                 self.for_source(name)
             except ValidationError as error:
@@ -99,9 +109,10 @@ def _merged(base: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
 class CodeConfig(Section):
     """Code data: source trees become dependency-sorted repository documents (report section 3.2)."""
 
-    # Folders, tar or zip archives, git repositories, folders of these; None: the running Python's standard library.
-    source: str | list[str] | None = None
-    max_files: Count = 400
+    # Folders, tar or zip archives, git repositories, folders of these; python://stdlib is the standard library of the
+    # running Python. None: no code.
+    source: Place | list[Place] | None = None
+    max_files: Count | None = None  # that are taken of a repository, an archive or a folder; None: all
     max_file_bytes: Count = 100_000
     max_document_tokens: Count = 32_000  # of cl100k, which cuts code as our tokenizer does
     max_archive_bytes: Count = 4 * 2**30  # unpacked; archives come from strangers
@@ -111,7 +122,7 @@ class CodeConfig(Section):
     high_weight: float = Field(3.0, gt=0)
     moderate_weight: float = Field(1.0, gt=0)
     low_resource_share: Share = 0.01  # languages with a smaller share of the run's bytes are kept whatever their tier
-    scorer: str | None = None  # folder written by jobs/label_code.py; None: the rules alone
+    scorer: Place | None = None  # folder written by jobs/label_code.py; None: the rules alone
     # Fine-tuning form: Python files below this score of pylint's fall (not stated); None: none is linted.
     min_lint_score: float | None = Field(8.0, ge=0, le=10)
 
@@ -119,7 +130,7 @@ class CodeConfig(Section):
 class DecontaminationConfig(Section):
     """Documents that hold an item of a benchmark stay out of the token shards. The report states no rule; ours."""
 
-    benchmarks: list[str] | None = None  # globs of files; None: the items shipped with demo; []: none
+    benchmarks: list[Place] | None = None  # globs of files; None: no document is looked through
     ngram: Count = 4  # words of a run that is looked up; a Chinese character is half a word
     share: float = Field(0.8, gt=0, le=1)  # of an item's own words: what a stretch of a document must hold
 
@@ -139,7 +150,7 @@ class LongTextConfig(Section):
     """Long-context data: which long documents are worth it (report section 3.3)."""
 
     min_bytes: Count = 32 * 1024  # of UTF-8; a document must be longer
-    thresholds: str | None = None  # YAML file; None: ilm_ray/data/longtext/thresholds.yaml
+    thresholds: Place | None = None  # YAML file; None: ilm_ray/data/longtext/thresholds.yaml
     segment_tokens: int = Field(2048, ge=8)  # of S1 and of S2; the report names no length
     max_pairs: int = Field(64, ge=2)  # of segments that are scored of a document, evenly spaced
     # Folder of a model of ours with its tokenizer, or folder or hub id of a causal language model of Transformers

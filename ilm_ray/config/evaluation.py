@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ilm_ray.config.section import Count, Section
+from ilm_ray.config.section import Count, Place, Section
 
 
 class EvaluationConfig(Section):
@@ -14,7 +14,7 @@ class EvaluationConfig(Section):
     heldout_prompts: Count = 256
     heldout_sequences: Count = 64  # held-out sequences per source for bits per byte
     # Text by whose positions bits per byte are told, a file in UTF-8; None: the run's held-out documents.
-    position_text: str | None = None
+    position_text: Place | None = None
 
 
 class BenchmarksConfig(Section):

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from ilm_ray.config.alignment import OnlineConfig, PPOConfig, RewardConfig, SFTConfig
 from ilm_ray.config.data import CodeConfig, DecontaminationConfig, LongTextConfig, TextConfig, TokenizerConfig
 from ilm_ray.config.evaluation import BenchmarksConfig, EvaluationConfig
-from ilm_ray.config.section import Section
+from ilm_ray.config.section import Place, Section
 from ilm_ray.config.training import ModelConfig, PretrainConfig
 
 
@@ -17,17 +17,17 @@ class RayConfig(Section):
     """The local Ray that a job starts when it is not submitted to a cluster; hang_s holds on clusters too."""
 
     num_cpus: int | None = None  # None: all cores; nano names more than a laptop has, since its actors mostly wait
-    object_store_mb: int = Field(512, ge=80)
+    object_store_mb: int | None = Field(None, ge=80)  # None: Ray's own default, a share of the memory
     dashboard: bool = True
     hang_s: float = Field(600.0, ge=1)  # a worker that stands still for longer is ended, its task runs again
 
 
 class Config(Section):
-    """All settings of a run. `input` is the WARC glob; None means the corpus shipped with demo."""
+    """All settings of a run. `input` is the glob of web archives."""
 
     preset: str
     seed: int = Field(1234, ge=0)
-    input: str | None = None
+    input: Place | None = None
     ray: RayConfig = RayConfig()
     text: TextConfig = TextConfig()
     code: CodeConfig = CodeConfig()

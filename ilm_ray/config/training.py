@@ -103,7 +103,7 @@ class PretrainConfig(Section):
     log_every: Count = 10
     micro_tokens: Count = 32_768  # tokens a worker sends forward at once; the rest of its batch is accumulated
     loss_chunk: Count = 1024  # tokens whose logits exist at once
-    heldout_share: Share = 0.05
+    heldout_share: Share = 0.001  # of a source's documents; not stated
     spike: SpikeConfig = SpikeConfig()
     hang_s: float = Field(600.0, gt=0)  # a worker that does one thing for longer ends itself and is replaced
     opinion: OpinionConfig | None = None  # ask a language model too, when an attempt has failed

@@ -5,6 +5,7 @@ from typing import Any
 
 import ray
 
+from ilm_ray.base.places import located
 from ilm_ray.config import Config
 
 # Forwards over a few held-out documents; a model that needs longer than this hangs.
@@ -20,7 +21,7 @@ def heldout_measures(models: dict[str, Path], run_dir: Path, config: Config) -> 
     context = config.pretrain.phases[-1].context
     tokens = config.evaluation.heldout_sequences * 256
     path = config.evaluation.position_text
-    text = None if path is None else Path(path).read_text(encoding="utf-8")
+    text = None if path is None else Path(located(path)).read_text(encoding="utf-8")
     running = {
         name: measure.remote(str(folder), str(run_dir), context, tokens, text) for name, folder in models.items()
     }

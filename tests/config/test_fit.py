@@ -97,7 +97,7 @@ def test_a_job_is_judged_by_its_stages(
     monkeypatch.setattr(_job, "_open_run_dir", _refuse)  # what comes next
     stages = [Stage(name, (), lambda config: {}, _work, trains=True) for name in names]
     with pytest.raises(SystemExit) as ended:
-        _job.run_job("pipeline", stages, ["--preset", "1_8b", "--run-dir", str(tmp_path / "run")])
+        _job.run_job("pipeline", stages, ["--preset", "1_8b", "--run-dir", str(tmp_path / "run"), "ppo.prompts=x"])
     assert ended.value.code == 2
     assert json.loads(capsys.readouterr().out)["error"].startswith(said)
 

@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +55,15 @@ def crawled() -> dict[tuple[str, str], tuple[str | None, int, bytes]]:
 
 def first_prompt(row: dict[str, Any]) -> str:
     return str(row["prompt"][0]["content"])
+
+
+def test_only_the_preset_nano_names_the_demo():
+    root = Path(__file__).parents[2]
+    tied = re.compile(r"\bdemo/data\b|\bdemo\.(DATA|generate)\b|^(from|import) demo\b", re.MULTILINE)
+    files = [path for name in ("ilm_ray", "actors", "jobs") for path in (root / name).rglob("*") if path.is_file()]
+    naming = [path for path in files if path.suffix in (".py", ".yaml") and tied.search(path.read_text())]
+    assert [str(path.relative_to(root)) for path in naming] == ["ilm_ray/config/presets/nano.yaml"]
+    assert "demo*" not in (root / "pyproject.toml").read_text()
 
 
 def test_regeneration_gives_the_shipped_bytes(tmp_path):

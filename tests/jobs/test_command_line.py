@@ -13,6 +13,13 @@ import pytest
 import demo
 
 REPOSITORY = Path(__file__).parents[2]
+NAMED = [  # all that a preset needs
+    "input=demo/data/web/*/*.warc.gz",
+    "sft.data=demo/data/chat.jsonl",
+    "reward.data=demo/data/preferences.jsonl",
+    "ppo.prompts=demo/data/prompts.jsonl",
+    "code.source=demo",
+]
 
 
 def run_job(*arguments: str, **env: str) -> tuple[int, dict[str, str], list[str]]:
@@ -36,7 +43,8 @@ def run_job(*arguments: str, **env: str) -> tuple[int, dict[str, str], list[str]
         (["web_text", "input=README.md"], "is a web archive"),
         (["pipeline", "pretrain.wrokers=2"], "did you mean 'pretrain.workers'"),
         (["pipeline", "--preset", "70b"], "choose one of nano, 1_8b, 7b, 20b"),
-        (["pipeline", "--preset", "20b"], "does not fit"),
+        (["pipeline", "--preset", "20b", *NAMED], "does not fit"),
+        (["pipeline", "--preset", "7b"], "needs data that no setting names: input (a glob of web archives), sft.data"),
         (["pipeline", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["code_data", "code.source=/nowhere"], "/nowhere"),
         (["sft", "sft.data=/nowhere.jsonl"], "/nowhere.jsonl does not exist"),

@@ -251,5 +251,5 @@ def test_the_command_names_all_that_is_wrong_and_exits_with_2(tmp_path: Path) ->
         done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment, cwd=ROOT)
     summary = json.loads(done.stdout.splitlines()[-1])
     assert done.returncode == 2 and summary["status"] == "refused"
-    assert {name.split(" ")[0] for name in summary["wrong"]} == {"ports", "storage", "shared", "room"}
+    assert {name.split(" ")[0] for name in summary["wrong"]} == {"data", "ports", "storage", "shared", "room"}
     assert len([line for line in done.stdout.splitlines() if line.startswith("WRONG")]) == len(summary["wrong"])

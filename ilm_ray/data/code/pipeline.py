@@ -16,6 +16,7 @@ import ray
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.base.jsonl import JsonlWriter, Row, read_jsonl
+from ilm_ray.config.named_data import stage_off
 from ilm_ray.data.code.documents import join_sections, repository_rows
 from ilm_ray.data.code.files.forms import Form, section
 from ilm_ray.data.code.files.pipeline import Part, prepare_files
@@ -64,7 +65,9 @@ class Known(NamedTuple):
 
 
 def build_code_data(context: Context) -> Result:
-    """Write `kept-*.jsonl.zst`, `order.json` and the files beneath `files/` into the stage's folder."""
+    """Write `kept-*.jsonl.zst`, `order.json` and the files beneath `files/`; nothing where no source is named."""
+    if off := stage_off(context.config, "code"):
+        return Result([], {"summary": {"trees": 0, "documents": 0}, "off": off})
     config = context.config.code
     prepared = prepare_files(context.folder / "files", config)
     trees, tiers = _look_at(prepared.parts)

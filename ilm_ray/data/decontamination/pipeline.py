@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from demo import DATA, name_anywhere
 from ilm_ray.base.files import save_array, write_text_atomic
 from ilm_ray.base.jsonl import Row, batches, read_jsonl, sha256_of, write_jsonl
+from ilm_ray.base.places import located, place_in_tree
 from ilm_ray.config import Config
 from ilm_ray.config.data import DecontaminationConfig
+from ilm_ray.config.named_data import stage_off
 from ilm_ray.data.decontamination.index import (
     Index,
     all_runs,
@@ -50,7 +51,9 @@ TABLE_ROWS, TABLE_CHARS = 1000, 200  # of removed.csv
 
 
 def decontaminate(context: Context) -> Result:
-    """Write the removed files, `removed.csv` (the first rows for people) and `benchmarks.csv`."""
+    """Write the removed files and `removed.csv` (the first rows for people); nothing where no benchmark is named."""
+    if off := stage_off(context.config, "decontamination"):
+        return Result([], {"summary": {"benchmarks": 0, "documents_removed": 0}, "benchmarks": {}, "off": off})
     config = context.config.decontamination
     items = read_benchmarks(benchmark_files(context.config))
     files = [
@@ -92,15 +95,14 @@ def decontaminate(context: Context) -> Result:
 
 def benchmark_files(config: Config) -> list[Path]:
     """The benchmark files to look for. Raises UserError where a glob matches none."""
-    patterns = config.decontamination.benchmarks
-    return find_benchmarks([str(DATA / "benchmarks" / "*")] if patterns is None else patterns)
+    return find_benchmarks([located(pattern) for pattern in config.decontamination.benchmarks or ()])
 
 
 def sources(config: Config) -> dict[str, str]:
     """Fingerprints of the benchmark files. Raises UserError where one cannot be read."""
     paths = benchmark_files(config)
     read_benchmarks(paths)
-    return {f"benchmark {name_anywhere(str(path))}": sha256_of(path) for path in paths}
+    return {f"benchmark {place_in_tree(str(path))}": sha256_of(path) for path in paths}
 
 
 def _common_runs(

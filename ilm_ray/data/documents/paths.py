@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from demo import DATA
 from ilm_ray.base.files import temporary_path, write_text_atomic
 from ilm_ray.data.dedup.components import Drops
 from ilm_ray.data.documents.funnel import Funnel
@@ -55,11 +54,6 @@ def cost_path(folder: Path, step: str, index: int) -> Path:
 def model_path(folder: Path, name: str) -> Path:
     """Folder of a classifier: its weights and its card."""
     return folder / "models" / name
-
-
-def list_path(configured: str | None, name: str) -> Path:
-    """A list of domains or words: the configured file or the one shipped with the demo."""
-    return Path(configured) if configured else DATA / "lists" / name
 
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:

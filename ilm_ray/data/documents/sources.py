@@ -11,11 +11,11 @@ from typing import Any
 
 import fsspec
 
-from demo import DATA
 from ilm_ray.base.errors import UserError
+from ilm_ray.base.places import located
 from ilm_ray.config.data import TextConfig
+from ilm_ray.config.named_data import not_set
 
-DEFAULT_GLOB = str(DATA / "web" / "*" / "*.warc.gz")
 FILE_BITS, ROW_BITS = 20, 28
 _DUMP = re.compile(r"CC-MAIN-(\d{4})-(\d\d)")
 # Ranks: first what is text already (it needs no extraction, so its copy is the cleaner one), then web dumps from the
@@ -50,15 +50,17 @@ class Source:
 
 
 def find_sources(pattern: str | None, config: TextConfig | None = None) -> list[Source]:
-    """The files that `pattern` matches and those of `config.sources`, each sorted by path; without either, the demo's.
+    """The files that `pattern` matches and those of `config.sources`, each sorted by path.
 
-    Raises UserError where nothing matches, two dumps cannot be told apart, or a storage cannot be used.
+    Raises UserError where neither is given, a pattern matches nothing, two dumps cannot be told apart, or a storage
+    cannot be used.
     """
     named = config.sources if config else {}
     found: list[tuple[str, str]] = []
-    if pattern or not named:
-        wanted = "WARC files, e.g. 'crawl/*/*.warc.gz'"
-        found += [("", path) for path in _glob(pattern or DEFAULT_GLOB, "input", wanted)]
+    if pattern:
+        found += [("", path) for path in _glob(pattern, "input", "WARC files, e.g. 'crawl/*/*.warc.gz'")]
+    elif not named:
+        raise not_set("input")
     for name, source in sorted(named.items()):
         found += [(name, path) for path in _glob(source.input, f"text.sources.{name}.input", ".jsonl or .txt files")]
     dumps = [name or _dump_of(path) for name, path in found]
@@ -91,7 +93,7 @@ def one_line(error: Exception) -> str:
 
 def _glob(pattern: str, setting: str, wanted: str) -> list[str]:
     try:
-        filesystem, inner = fsspec.url_to_fs(pattern)
+        filesystem, inner = fsspec.url_to_fs(located(pattern))
         found = sorted(path for path in filesystem.glob(inner) if filesystem.isfile(path))
     except Exception as error:  # each driver has errors of its own: not installed, no credentials, an unknown scheme
         raise UserError(

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from ilm_ray.base.errors import UserError
+from ilm_ray.base.places import located
 from ilm_ray.config.thresholds import Bounds
 from ilm_ray.data.documents.document import Verdict
 from ilm_ray.data.longtext.features import FEATURES
@@ -54,7 +55,7 @@ def read_thresholds(path: str | None) -> str:
         text = (
             resources.files("ilm_ray.data.longtext").joinpath("thresholds.yaml").read_text(encoding="utf-8")
             if path is None
-            else Path(path).read_text(encoding="utf-8")
+            else Path(located(path)).read_text(encoding="utf-8")
         )
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error

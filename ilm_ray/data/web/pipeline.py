@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 import ray
 
-from demo import DATA, name_anywhere
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.base.jsonl import write_jsonl
+from ilm_ray.base.places import located, place_in_tree
 from ilm_ray.config import Config
 from ilm_ray.config.data import ClassifierConfig, TextConfig
+from ilm_ray.config.named_data import stage_off
 from ilm_ray.data.dedup.components import Drops
 from ilm_ray.data.dedup.minhash import bands_and_rows, catch_probability
 from ilm_ray.data.dedup.pipeline import Signed, find_duplicates
@@ -39,6 +40,9 @@ from ilm_ray.run.stage import Context, Result
 FileStep = Callable[[Source, Path, TextConfig], None]
 FIRST_PASS: tuple[FileStep, ...] = (steps.format_file, steps.clean_file, steps.sign_file)
 LAST_PASS: tuple[FileStep, ...] = (steps.drop_file, steps.safe_file, steps.quality_file)
+# A partition of the shuffles is a process to start: 16 files of a crawl are some 130,000 documents, whose signatures
+# take 70 MB.
+FILES_PER_PARTITION = 16
 FIRST_STEPS, LAST_STEPS = layout.STEPS[:2], layout.STEPS[2:]
 
 
@@ -59,17 +63,19 @@ def sources(config: Config) -> dict[str, str]:
         raise UserError(
             f"no file of input={config.input} is a web archive (WARC, ARC or WACZ); give a glob of archives"
         )
-    found = {f"file {name_anywhere(source.path)}": print_of for source, (print_of, _) in looked_at.items()}
+    found = {f"file {place_in_tree(source.path)}": print_of for source, (print_of, _) in looked_at.items()}
     found |= {f"previous {run.folder.parent}": run.fingerprint for run in finished_runs(config.text, files)}
     lists = _block_lists(config.text)
     for name, path in lists.items():
         found[name] = path_fingerprint(path, name)
     # A wrong list, label file or model is found before hours of work, not after.
-    Domains.read(lists["text.blocked_domains"])
-    read_words(lists["text.blocked_words"])
+    if "text.blocked_domains" in lists:
+        Domains.read(lists["text.blocked_domains"])
+    if "text.blocked_words" in lists:
+        read_words(lists["text.blocked_words"])
     for name, own in _classifiers(config.text).items():
         key = f"text.classifiers.{name}.{'model' if own.model else 'labels'}"
-        found[key] = path_fingerprint(check_classifier(own, _labels_path(own, name)), key)
+        found[key] = path_fingerprint(check_classifier(own), key)
     return found
 
 
@@ -89,7 +95,7 @@ def run_text(context: Context) -> Result:
     if not all(layout.drops_path(folder, f.index).is_file() for f in files):
         _dedup(folder, files, earlier, config)
     cards = {
-        name: provide(name, own, _labels_path(own, name), layout.model_path(folder, name), context.config.seed)
+        name: provide(name, own, layout.model_path(folder, name), context.config.seed)
         for name, own in _classifiers(config).items()
     }
     steps.write_block_lists(folder, config)
@@ -101,7 +107,8 @@ def run_text(context: Context) -> Result:
     for done, counts in enumerate(finished, 2 * len(files) - len(last)):
         documents += counts["quality"]["kept"]
         progress.update(done + 1, documents_kept=documents)
-    return _result(folder, files, config, cards)
+    result = _result(folder, files, config, cards)
+    return Result(result.files, result.metrics | {"off": stage_off(context.config, "text")})
 
 
 class FileChain:
@@ -165,7 +172,8 @@ def _dedup(folder: Path, files: list[Source], earlier: list[FinishedRun], config
     signed = [Signed(str(layout.signatures_path(folder, f.index)), f.key) for f in files]
     signed += [Signed(str(path), source.key) for run in earlier for path, source in run.signatures()]
     threshold = config.threshold if config.verify else None
-    drops = find_duplicates(signed, folder / "dedup", config.shuffle_partitions, threshold)
+    partitions = config.shuffle_partitions or 1 + len(signed) // FILES_PER_PARTITION
+    drops = find_duplicates(signed, folder / "dedup", partitions, threshold)
     _write_replaced(folder, earlier, drops)
     keys = drops.ids >> np.uint64(ROW_BITS)
     for source in files:
@@ -224,18 +232,14 @@ def _last_pass_done(folder: Path, source: Source) -> bool:
 
 
 def _classifiers(config: TextConfig) -> dict[str, ClassifierConfig]:
-    return {name: getattr(config.classifiers, name) for name in NAMES}
-
-
-def _labels_path(config: ClassifierConfig, name: str) -> Path:
-    return Path(config.labels) if config.labels else DATA / "labels" / f"{name}.jsonl"
+    """Those that are on."""
+    return {name: own for name in NAMES if (own := getattr(config.classifiers, name)).named}
 
 
 def _block_lists(config: TextConfig) -> dict[str, Path]:
-    return {
-        "text.blocked_domains": layout.list_path(config.blocked_domains, "blocked_domains.txt"),
-        "text.blocked_words": layout.list_path(config.blocked_words, "blocked_words.txt"),
-    }
+    """Those that are named."""
+    lists = {"text.blocked_domains": config.blocked_domains, "text.blocked_words": config.blocked_words}
+    return {name: Path(located(path)) for name, path in lists.items() if path is not None}
 
 
 def _write_json(path: Path, value: Any) -> None:

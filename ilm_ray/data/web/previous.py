@@ -8,6 +8,7 @@ import numpy as np
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.jsonl import Row, read_jsonl
+from ilm_ray.base.places import located
 from ilm_ray.config.data import TextConfig
 from ilm_ray.data.dedup.components import Drops
 from ilm_ray.data.documents.paths import drops_path, load_drops, read_sources, replaced_path, signatures_path
@@ -44,7 +45,7 @@ def finished_runs(config: TextConfig, new: list[Source]) -> list[FinishedRun]:
     runs: list[FinishedRun] = []
     dumps = {(source.source, source.dump) for source in new}
     for name in config.previous:
-        folder = Path(name) / "text"
+        folder = Path(located(name)) / "text"
         manifest = manifests.load(folder)
         if manifest is None:
             raise UserError(f"text.previous: {name} holds no finished text stage; give the --run-dir of a finished run")

@@ -14,6 +14,7 @@ import numpy as np
 
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.base.jsonl import JsonlWriter, Row, batches, read_jsonl
+from ilm_ray.base.places import located
 from ilm_ray.config.data import TextConfig
 from ilm_ray.data.dedup.minhash import bands_and_rows, sign_batch
 from ilm_ray.data.documents.cost import Cost
@@ -23,7 +24,6 @@ from ilm_ray.data.documents.paths import (
     cost_path,
     drops_path,
     is_done,
-    list_path,
     load_drops,
     model_path,
     outputs,
@@ -109,16 +109,20 @@ def drop_file(source: Source, folder: Path, config: TextConfig) -> None:
 
 
 def safe_file(source: Source, folder: Path, config: TextConfig) -> None:
-    """Blocked domains, blocked words, toxicity, pornography."""
-    bounds = {name: getattr(config.classifiers, name).threshold for name in ("toxicity", "pornography")}
+    """Blocked domains, blocked words, toxicity, pornography; a list or classifier that is not named is off."""
+    bounds = _bounds(config, "toxicity", "pornography")
 
     def rows() -> Iterator[tuple[Row, Verdict | None]]:
-        domains = Domains.load(folder / "safe" / DOMAINS)
-        words = Words(json.loads((folder / "safe" / WORDS).read_text(encoding="utf-8")))
+        domains = Domains.load(folder / "safe" / DOMAINS) if config.blocked_domains else None
+        text = (folder / "safe" / WORDS).read_text(encoding="utf-8") if config.blocked_words else None
+        words = Words(json.loads(text)) if text else None
         for batch in batches(read_jsonl(outputs(folder, "dedup", source.index)[0]), BATCH):
-            for row, domain in zip(batch, domains.match_batch([row["url"] for row in batch]), strict=True):
-                found = words.matches(row["text"])
-                row["blocked_words"] = len(found)
+            urls = [row["url"] for row in batch]
+            blocked = domains.match_batch(urls) if domains else [None] * len(batch)
+            for row, domain in zip(batch, blocked, strict=True):
+                found = words.matches(row["text"]) if words else []
+                if words:
+                    row["blocked_words"] = len(found)
                 if domain is not None:
                     yield row, Verdict("blocked_domain", domain, None)
                 else:
@@ -128,8 +132,8 @@ def safe_file(source: Source, folder: Path, config: TextConfig) -> None:
 
 
 def quality_file(source: Source, folder: Path, config: TextConfig) -> None:
-    """Advertisement and fluency."""
-    bounds = {name: getattr(config.classifiers, name).threshold for name in ("advertisement", "fluency")}
+    """Advertisement and fluency, unless they are off."""
+    bounds = _bounds(config, "advertisement", "fluency")
 
     def rows() -> Iterator[tuple[Row, Verdict | None]]:
         return ((row, None) for row in read_jsonl(outputs(folder, "safe", source.index)[0]))
@@ -138,16 +142,21 @@ def quality_file(source: Source, folder: Path, config: TextConfig) -> None:
 
 
 def write_block_lists(folder: Path, config: TextConfig) -> None:
-    """Read both lists once, on the driver, into the stage's folder: a task may not see the configured paths.
+    """Read the named lists once, on the driver, into the stage's folder: a task may not see the configured paths.
 
     Domains become a table of hashes that the tasks map into memory.
     """
     domains, words = folder / "safe" / DOMAINS, folder / "safe" / WORDS
     domains.parent.mkdir(parents=True, exist_ok=True)
-    if not domains.is_file():
-        Domains.read(list_path(config.blocked_domains, "blocked_domains.txt"))[0].save(domains)
-    if not words.is_file():
-        write_text_atomic(words, json.dumps(read_words(list_path(config.blocked_words, "blocked_words.txt"))))
+    if config.blocked_domains and not domains.is_file():
+        Domains.read(Path(located(config.blocked_domains)))[0].save(domains)
+    if config.blocked_words and not words.is_file():
+        write_text_atomic(words, json.dumps(read_words(Path(located(config.blocked_words)))))
+
+
+def _bounds(config: TextConfig, *names: str) -> dict[str, float]:
+    """Classifier -> threshold, of those that are on."""
+    return {name: own.threshold for name in names if (own := getattr(config.classifiers, name)).named}
 
 
 @functools.lru_cache(maxsize=4)

@@ -7,7 +7,7 @@ from ilm_ray.report.charts.basic import HALF, Bars, bar_chart
 from ilm_ray.report.charts.text import flow_chart
 from ilm_ray.report.html import page
 from ilm_ray.report.html.page import Html
-from ilm_ray.report.sections.text import flow
+from ilm_ray.report.sections.text import flow, off_notes
 from ilm_ray.run.manifest import Manifest
 from ilm_ray.run.rundata import is_number, read_json
 
@@ -20,6 +20,8 @@ def code_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
     manifest = manifests.get("code")
     if manifest is None:
         return page.section("code", "Code data", [page.note("The code stage has not finished.")])
+    if off := off_notes(manifest.metrics):
+        return page.section("code", "Code data", off)
     parts = []
     funnel = read_json(run_dir / "code" / "files" / "funnel.json")
     if funnel:

@@ -6,6 +6,7 @@ from pathlib import Path
 from ilm_ray.base.jsonl import Row, read_jsonl
 from ilm_ray.report.html import page
 from ilm_ray.report.html.page import Html
+from ilm_ray.report.sections.text import off_notes
 from ilm_ray.run.manifest import Manifest
 
 SHOWN = 100
@@ -18,6 +19,8 @@ def decontamination_section(run_dir: Path, manifests: dict[str, Manifest]) -> Ht
     manifest = manifests.get("decontamination")
     if manifest is None:
         return page.section("decontamination", title, [page.note("The decontamination stage has not finished.")])
+    if off := off_notes(manifest.metrics):
+        return page.section("decontamination", title, off)
     metrics = {key: value for key, value in manifest.metrics.items() if key != "benchmarks"}
     parts = [page.figures(metrics)]
     if by_file := manifest.metrics["benchmarks"]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from ilm_ray.base.jsonl import read_jsonl
+from ilm_ray.config.named_data import off_line
 from ilm_ray.data.documents.cost import by_step
 from ilm_ray.data.documents.paths import STEPS
 from ilm_ray.report.charts.basic import HALF, Bars, Series, bar_chart, line_chart
@@ -38,6 +39,7 @@ def text_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
     run = text_run(run_dir)
     seen = look(run)
     parts = [
+        *off_notes(metrics),
         page.paragraph(
             "Every document runs through five steps. The stream gets narrower where a step takes documents out; what "
             "is taken out flows to the right, by the first rule that a document broke."
@@ -53,6 +55,12 @@ def text_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
         *_cost(folder),
     ]
     return page.section("text", "Web text", parts)
+
+
+def off_notes(metrics: Row) -> list[Html]:
+    """A line on the stage's steps that were off, as its manifest says."""
+    off = metrics.get("off")
+    return [page.note(off_line(off))] if isinstance(off, dict) and off else []
 
 
 def funnel_steps(rows: Iterable[Row], unit: str, order: Collection[str] = STEPS) -> list[tuple[str, float, float]]:

@@ -187,18 +187,20 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
 
 def test_a_run_takes_a_finished_model_or_trains_its_own(tmp_path: Path) -> None:
     labels = DATA / "labels" / "toxicity.jsonl"
-    own = provide("toxicity", ClassifierConfig(), labels, tmp_path / "own", 1)
+    labelled = ClassifierConfig(labels=str(labels))
+    own = provide("toxicity", labelled, tmp_path / "own", 1)
     finished = ClassifierConfig(model=str(tmp_path / "own"))
-    assert provide("toxicity", finished, labels, tmp_path / "run" / "copy", 2) == own  # copied, not trained
+    assert provide("toxicity", finished, tmp_path / "run" / "copy", 2) == own  # copied, not trained
     scores = [load_classifier(tmp_path / name).score(["some text"])[0] for name in ("own", "run/copy")]
     assert scores[0] == scores[1]
     stamp = (tmp_path / "own" / "model.npz").stat().st_mtime_ns
-    provide("toxicity", ClassifierConfig(), labels, tmp_path / "own", 1)
+    provide("toxicity", labelled, tmp_path / "own", 1)
     assert (tmp_path / "own" / "model.npz").stat().st_mtime_ns == stamp
-    assert check_classifier(finished, labels) == tmp_path / "own"
-    assert check_classifier(ClassifierConfig(), labels) == labels
+    assert check_classifier(finished) == tmp_path / "own"
+    assert check_classifier(labelled) == labels
+    assert finished.named and labelled.named and not ClassifierConfig().named
     with pytest.raises(UserError, match="no classifier"):
-        check_classifier(ClassifierConfig(model=str(tmp_path)), labels)
+        check_classifier(ClassifierConfig(model=str(tmp_path)))
 
 
 def test_scores_are_probabilities_among_as_many_good_as_bad_texts() -> None:

@@ -89,6 +89,7 @@ def test_books_and_papers_enter_as_text_with_settings_of_their_own(local_ray: No
     rules = json.dumps({"en": {rule: [None, None] for rule in RULES["en"]}})
     text = run(
         tmp_path / "run",
+        "input=null",
         f"text.sources={{books: {{input: '{tmp_path}/books/*.txt', settings: {{min_chars: 1000, rules: {rules}}}}},"
         f" papers: {{input: '{tmp_path}/papers.jsonl.zst', text_field: body}}}}",
     )
@@ -107,6 +108,7 @@ def test_real_books_survive(shared_data: Path, local_ray: None, tmp_path: Path) 
     whole = "settings: {rules: {en: {words: [50, null]}, zh: {words: [50, null]}}}"  # a book is longer than a page
     text = run(
         tmp_path / "run",
+        "input=null",
         f"text.sources={{books_en: {{input: '{shared_data}/text/books_en/*.txt', {whole}}}, "
         f"books_zh: {{input: '{shared_data}/text/books_zh/*.txt', {whole}}}}}",
     )

@@ -3,10 +3,12 @@
 import hashlib
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ilm_ray.base.errors import UserError
+from ilm_ray.base.places import located
 from ilm_ray.config.data import CodeConfig
 from ilm_ray.data.code.files.entries import Entry, Limits
 from ilm_ray.data.code.files.filters import is_beside, path_verdict
@@ -23,38 +25,38 @@ class Selection(NamedTuple):
 
 
 def select(config: CodeConfig) -> Selection:
-    """At most `max_files` files; those that fall by their names, licence texts and manifests come on top.
+    """At most `max_files` files of each tree; those that fall by their names, licence texts and manifests come on top.
 
-    Where there are more, repositories are taken in the order of the hash of their names (of a folder: its top-level
-    folders and modules): a fair sample in which packages are whole, but for the last one.
+    Where there are more, its top-level folders and modules are taken in the order of the hash of their names: a fair
+    sample in which packages are whole, but for the last one.
     Raises UserError where nothing is left, or a tree cannot be read.
     """
-    found, left_out = list[tuple[Tree, Entry]](), Counter[str]()
-    beside = list[tuple[Tree, Entry]]()
+    left_out, parts, found = Counter[str](), list[Part](), 0
     trees = find_trees(config)
     for tree in trees:
         listing = list_tree(tree, limits(config))
-        left_out += listing.left_out
+        code, beside = list[Entry](), list[Entry]()
         for entry in listing.entries:
             apart = is_beside(entry.path) or path_verdict(entry.path, entry.size, config.max_file_bytes) is not None
-            (beside if apart else found).append((tree, entry))
+            (beside if apart else code).append(entry)
+        code.sort(key=partial(_sample_key, tree))
+        taken = code[: config.max_files]
+        left_out += listing.left_out + Counter({"beyond_max_files": len(code) - len(taken)})
+        parts += split_parts(tree, sorted(taken + beside), FILES_PER_PART)
+        found += len(code)
     if not found:
         named = ", ".join(tree.location for tree in trees)
         raise UserError(
             f"code.source: {named} holds no source code in files of at most {config.max_file_bytes} bytes; "
             "name a folder, archive or git repository with source code, or raise code.max_file_bytes"
         )
-    found.sort(key=lambda pair: (_sample_key(*pair), pair[0].name, pair[1].path))
-    left_out["beyond_max_files"] = max(0, len(found) - config.max_files)
-    by_tree: dict[str, list[Entry]] = {tree.name: [] for tree in trees}
-    for tree, entry in found[: config.max_files] + beside:
-        by_tree[tree.name].append(entry)
-    parts = [part for tree in trees for part in split_parts(tree, sorted(by_tree[tree.name]), FILES_PER_PART)]
     return Selection(parts, left_out)
 
 
 def tree_fingerprints(config: CodeConfig) -> dict[str, str]:
     """Identity of everything that a run reads from outside. Raises UserError where something cannot be read."""
+    if not config.source:
+        return {}
     found: dict[str, list[Entry]] = {}
     trees: dict[str, Tree] = {}
     for part in select(config).parts:
@@ -70,7 +72,7 @@ def scorer_files(config: CodeConfig) -> list[Path]:
     """scorer.npz and card.json of `code.scorer`; none where it names none. Raises UserError where they are missing."""
     if config.scorer is None:
         return []
-    paths = [Path(config.scorer, name) for name in ("scorer.npz", "card.json")]
+    paths = [Path(located(config.scorer), name) for name in ("scorer.npz", "card.json")]
     for path in paths:
         if not path.is_file():
             raise UserError(f"code.scorer: {path} is missing; name a folder that jobs/label_code.py wrote")
@@ -93,6 +95,6 @@ def part_of(row: dict[str, Any]) -> Part:
     return Part(tree, [Entry(*entry) for entry in row["entries"]])
 
 
-def _sample_key(tree: Tree, entry: Entry) -> bytes:
-    top = f"{tree.name}/{entry.path.split('/', 1)[0]}" if tree.kind == "folder" else tree.name
-    return hashlib.sha256(top.encode()).digest()
+def _sample_key(tree: Tree, entry: Entry) -> tuple[bytes, str]:
+    top = f"{tree.name}/{entry.path.split('/', 1)[0]}"
+    return hashlib.sha256(top.encode()).digest(), entry.path

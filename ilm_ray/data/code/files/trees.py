@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ilm_ray.base.errors import UserError
+from ilm_ray.base.places import located
 from ilm_ray.config.data import CodeConfig
 from ilm_ray.data.code.files import archives, git
 from ilm_ray.data.code.files.entries import Entry, Limits, Listing
 
 _PRUNED = {"__pycache__", "site-packages"}  # compiled files; other people's packages beside the standard library
 _PRUNED_OF_PYTHON = {"test", "tests", "idle_test", "lib2to3", "ensurepip", "lib-dynload"}
+STDLIB = "python://stdlib"
 _ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$")
 
 
@@ -41,15 +43,13 @@ class Part(NamedTuple):
 
 
 def find_trees(config: CodeConfig) -> list[Tree]:
-    """The trees that `code.source` names, sorted; the standard library of the running Python where it names none.
+    """The trees that `code.source` names, sorted; STDLIB is the standard library of the running Python.
 
     A folder that holds git repositories or archives is a folder of repositories: each of its folders is a tree.
     Raises UserError where one is missing, or is neither folder nor archive nor repository.
     """
-    if config.source is None:
-        return [_python()]
-    named = [config.source] if isinstance(config.source, str) else config.source
-    found = [tree for path in named for tree in _trees_at(Path(path).absolute())]
+    named = [config.source] if isinstance(config.source, str) else config.source or []
+    found = [tree for path in named for tree in ([_python()] if path == STDLIB else _trees_at(Path(located(path))))]
     seen = Counter[str]()
     unique = []
     for tree in sorted(set(found), key=lambda tree: (tree.name, tree.location)):

@@ -8,6 +8,7 @@ import numpy as np
 
 from ilm_ray.base.files import temporary_path
 from ilm_ray.base.jsonl import sha256_of
+from ilm_ray.base.places import located
 from ilm_ray.config.data import ClassifierConfig
 from ilm_ray.data.web.classifiers.card import Card, make_card, read_card, write_card
 from ilm_ray.data.web.classifiers.labels import Split, read_labels, split
@@ -43,22 +44,30 @@ def train_linear(name: str, parts: Split, folder: Path, seed: int, made_from: Ca
     return card
 
 
-def check_classifier(config: ClassifierConfig, labels: Path) -> Path:
+def check_classifier(config: ClassifierConfig) -> Path:
     """The file or folder that `provide` will use. Raises UserError where it would fail."""
+    given = _given(config)
     if config.model is not None:
-        load_classifier(Path(config.model))
-        return Path(config.model)
-    split(read_labels(labels))
-    return labels
+        load_classifier(given)
+    else:
+        split(read_labels(given))
+    return given
 
 
-def provide(name: str, config: ClassifierConfig, labels: Path, folder: Path, seed: int) -> Card:
-    """Fill `folder` with the configured model, or one trained from `labels`, unless it is complete; its card."""
+def provide(name: str, config: ClassifierConfig, folder: Path, seed: int) -> Card:
+    """Fill `folder` with the configured model, or one trained on the labels, unless it is complete; its card."""
     if not folder.exists() and config.model is not None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_path(folder)
-        shutil.copytree(config.model, temporary)
+        shutil.copytree(_given(config), temporary)
         temporary.replace(folder)
     if not (folder / "card.json").is_file():
+        labels = _given(config)
         return train_linear(name, split(read_labels(labels)), folder, seed, {"files": {labels.name: sha256_of(labels)}})
     return read_card(folder)
+
+
+def _given(config: ClassifierConfig) -> Path:
+    path = config.model or config.labels
+    assert path is not None, "a classifier that is off has neither"
+    return Path(located(path))

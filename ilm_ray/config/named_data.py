@@ -1,0 +1,74 @@
+"""Settings that name data have no default: some are needed, and without the others a step is off."""
+
+from collections.abc import Collection
+
+from ilm_ray.base.errors import UserError
+from ilm_ray.config.schema import Config
+
+CODE = "code"  # the source of a mixture that the stage of the same name gives
+
+# Setting -> a file or glob to give, and the stages that read it.
+_NEEDED = {
+    "input": ("a glob of web archives", ("text",)),
+    "sft.data": ("a file of conversations", ("sft",)),
+    "reward.data": ("a file of preference pairs", ("reward", "online")),
+    "ppo.prompts": ("a file of prompts", ("ppo", "online", "evaluation")),
+}
+
+
+def check_named(config: Config, stages: Collection[str]) -> None:
+    """Raise UserError that lists every setting which these stages need and which is not set."""
+    if missing := needed(config, stages):
+        listed = ", ".join(f"{setting} ({give})" for setting, give in missing.items())
+        raise UserError(
+            f"this job needs data that no setting names: {listed}; set each as key=value or in a file with --config"
+        )
+
+
+def needed(config: Config, stages: Collection[str]) -> dict[str, str]:
+    """Setting -> what to give, of those which these stages need and which are not set."""
+    given = {
+        "input": config.input or config.text.sources,
+        "sft.data": config.sft.data,
+        "reward.data": config.reward.data,
+        "ppo.prompts": config.ppo.prompts,
+    }
+    missing = {
+        setting: give
+        for setting, (give, readers) in _NEEDED.items()
+        if not given[setting] and not set(readers).isdisjoint(stages)
+    }
+    mixing = [phase.name for phase in config.pretrain.phases if CODE in phase.mixture]
+    if CODE in stages and not config.code.source and mixing:
+        missing["code.source"] = f"repositories, for the mixture of phase {mixing[0]} has '{CODE}'"
+    return missing
+
+
+def not_set(setting: str) -> UserError:
+    """The refusal of whoever reads `setting` and finds nothing."""
+    return UserError(f"{setting} is not set; give {_NEEDED[setting][0]}")
+
+
+def steps_off(config: Config) -> dict[str, str]:
+    """Setting -> why the step that reads it is off, of those whose steps a run can do without."""
+    text = config.text
+    off = {f"text.{name}": "no list named" for name in ("blocked_domains", "blocked_words") if not getattr(text, name)}
+    off |= {f"text.classifiers.{name}": "no model named" for name, one in text.classifiers if not one.named}
+    if not config.decontamination.benchmarks:
+        off["decontamination.benchmarks"] = "no benchmark named"
+    if not config.code.source:
+        off["code.source"] = "no source named"
+    return off
+
+
+def stage_off(config: Config, stage: str) -> dict[str, str]:
+    """Those of `steps_off` that are settings of one stage: part of its manifest."""
+    return {setting: why for setting, why in steps_off(config).items() if setting.startswith(f"{stage}.")}
+
+
+def off_line(off: dict[str, str]) -> str:
+    """For people: `off: no list named (text.blocked_words); no model named (text.classifiers.toxicity)`."""
+    settings_of: dict[str, list[str]] = {}
+    for setting, why in off.items():
+        settings_of.setdefault(why, []).append(setting)
+    return "off: " + "; ".join(f"{why} ({', '.join(settings)})" for why, settings in settings_of.items())
