@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.config import Config, save_config
-from ilm_ray.config.fit import check_fits
+from ilm_ray.config.fit import check_fits, fewer_line, fitted
 from ilm_ray.config.load import PRESETS
 from ilm_ray.config.named_data import check_named
 from ilm_ray.config.run_folder import NAME, Chosen, choose_settings
@@ -57,18 +57,24 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
             from actors.warden import Wardens  # not before Ray's environment is set
             from ilm_ray.run.metrics import watched_disk
 
+            fit = config
             if any(stage.trains for stage in stages):
-                check_fits(config, **available_resources(), stages=[stage.name for stage in stages])
+                found = available_resources()
+                check_fits(config, **found, stages=[stage.name for stage in stages])
+                fit = fitted(config, found["gpus"])
             _open_run_dir(run_dir, config)
             journal = Journal(run_dir / "journal.jsonl")
             journal.event("start", job=job, preset=config.preset, **({"settings": said} if said else {}))
+            if (fewer := fewer_line(config, fit)) is not None:
+                print(f"{job}: {fewer}", file=sys.stderr)
+                journal.event("note", why=fewer)
             for number in SIGNALS:  # after Ray has set its own
                 signal.signal(number, stop_at_once)
             try:
                 with Wardens(config.ray.hang_s, lambda line: journal.event("note", why=line)):
                     for stage in stages:
                         with watched_disk(run_dir, stage.name):
-                            done[stage.name] = run_stage(stage, config, run_dir, journal)
+                            done[stage.name] = run_stage(stage, fit, run_dir, journal)
             finally:  # a run that failed half-way is when one wants to look
                 _write_reports(run_dir)
         summaries = {name: m.metrics["summary"] for name, m in done.items()}

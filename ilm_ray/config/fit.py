@@ -1,7 +1,9 @@
 """Does a configuration fit the machines at hand? Asked before anything starts."""
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config.alignment import PPOConfig
@@ -10,6 +12,7 @@ from ilm_ray.config.training import ModelConfig
 
 # Mixed precision with AdamW: fp32 master and two moments, bf16 parameters and gradients, 4+4+4+2+2.
 TRAINING_BYTES_PER_PARAMETER = 16
+GROUPS = ("policy_ranks", "critic_ranks", "reference_ranks", "reward_ranks", "rollout_engines")
 WHOLE_ROAD = ("pretrain", "ppo")  # the stages that want most
 
 
@@ -28,9 +31,53 @@ def parameter_count(model: ModelConfig, vocab_size: int) -> int:
     return model.layers * block + 2 * vocab_size * model.hidden + model.hidden
 
 
+def fitted(config: Config, gpus: float) -> Config:
+    """With `ray.fewer_ranks` the configuration with as many workers and ranks as these GPUs carry, at most those set.
+
+    Without GPUs everything runs on CPUs as it is set. A count for which no smaller number would do is not changed.
+    """
+    if not config.ray.fewer_ranks or gpus == 0:
+        return config
+    workers, ppo = config.pretrain.workers, _fewer_ranks(config.ppo, int(gpus))
+    least = config.pretrain.min_workers
+    for fewer in range(min(workers, int(gpus)), 0, -1):
+        try:
+            return _with(config, {"workers": fewer, "min_workers": least and min(least, fewer)}, ppo)
+        except (UserError, ValidationError):  # it cannot share a step's sequences, or is no multiple of a layout
+            continue
+    return _with(config, {}, ppo)
+
+
+def _with(config: Config, pretrain: dict[str, Any], ppo: dict[str, int]) -> Config:
+    values = config.model_dump()
+    return Config.model_validate(values | {"pretrain": values["pretrain"] | pretrain, "ppo": values["ppo"] | ppo})
+
+
+def _fewer_ranks(ppo: PPOConfig, gpus: int) -> dict[str, int]:
+    """Counts of PPO's groups that fit: in proportion where each rank can have a GPU, else one rank of each learner."""
+    if gpus >= _gpus_of_ppo(ppo):
+        return {}
+    sizes = dict(zip(GROUPS, group_sizes(ppo), strict=True))
+    if ppo.colocate:
+        return {name: min(size, gpus) for name, size in sizes.items()}
+    fewer = {name: max(1, size * gpus // sum(sizes.values())) for name, size in sizes.items()}
+    return fewer if sum(fewer.values()) <= gpus else fewer | {"policy_ranks": 1, "critic_ranks": 1}
+
+
+def fewer_line(asked: Config, fit: Config) -> str | None:
+    """What `fitted` changed, for people; None where nothing."""
+    changed = [
+        f"{section}.{name} {getattr(getattr(fit, section), name)} instead of {getattr(getattr(asked, section), name)}"
+        for section, names in (("pretrain", ("workers",)), ("ppo", GROUPS))
+        for name in names
+        if getattr(getattr(fit, section), name) != getattr(getattr(asked, section), name)
+    ]
+    return f"fewer GPUs than the preset's counts: {', '.join(changed)}" if changed else None
+
+
 def group_sizes(ppo: PPOConfig) -> tuple[int, ...]:
     """Ranks of each of PPO's groups that want GPUs."""
-    return ppo.policy_ranks, ppo.critic_ranks, ppo.reference_ranks, ppo.reward_ranks, ppo.rollout_engines
+    return tuple(getattr(ppo, name) for name in GROUPS)
 
 
 def gpus_needed(config: Config) -> GpusNeeded:
@@ -68,8 +115,9 @@ def check_fits(
 ) -> None:
     """Raise UserError where the preset cannot run on this cluster (memory in GiB, over all nodes).
 
-    stages: names of those that are to run.
+    stages: names of those that are to run. Counts are those of `fitted`.
     """
+    config = fitted(config, gpus)
     parameters = parameter_count(config.model, config.tokenizer.vocab_size)
     need = parameters * TRAINING_BYTES_PER_PARAMETER / 2**30
     if gpus == 0 and need > memory_gib:

@@ -14,11 +14,13 @@ from ilm_ray.config.training import ModelConfig, PretrainConfig
 
 
 class RayConfig(Section):
-    """The local Ray that a job starts when it is not submitted to a cluster; hang_s holds on clusters too."""
+    """The local Ray that a job starts when it is not submitted to a cluster; the last two hold on clusters too."""
 
     num_cpus: int | None = None  # None: all cores; nano names more than a laptop has, since its actors mostly wait
     object_store_mb: int | None = Field(None, ge=80)  # None: Ray's own default, a share of the memory
     dashboard: bool = True
+    # Where there are fewer GPUs than workers and ranks, start fewer of them (what is set is the most), or refuse.
+    fewer_ranks: bool = False
     hang_s: float = Field(600.0, ge=1)  # a worker that stands still for longer is ended, its task runs again
 
 

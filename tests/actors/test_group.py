@@ -140,6 +140,57 @@ def test_ranks_of_one_number_share_a_gpu_and_those_of_one_group_do_not() -> None
     assert [again_a, again_b] == [a, b]
 
 
+FITTED = """
+import json
+import sys
+
+import ray
+from ray import cloudpickle
+
+from actors.group import Role, figures, start_groups, step, stop_groups
+from actors.ppo.roles import gpu_share
+from ilm_ray.config import load_config
+from ilm_ray.config.fit import GROUPS, fitted, group_sizes
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+class Seer:
+    def __init__(self, rank, world, settings): ...
+
+    @step
+    def build(self):
+        return None, {"gpus": [int(i) for i in ray.get_gpu_ids()]}
+
+
+seen = {}
+for gpus in map(int, sys.argv[1:]):
+    ray.init(address="local", num_cpus=4, num_gpus=gpus, include_dashboard=False, log_to_driver=False)
+    ppo = fitted(load_config("nano"), ray.cluster_resources()["GPU"]).ppo
+    share = gpu_share(sum(group_sizes(ppo)))
+    roles = [Role(n, Seer, None, ranks=r, gpus=share) for n, r in zip(GROUPS, group_sizes(ppo), strict=True)]
+    groups = start_groups(roles, "fitted", 120, 15)
+    answers = figures([group.start("build") for group in groups.values()], 60)
+    seen[gpus] = [[rank["gpus"][0] for rank in group] for group in answers]
+    stop_groups(groups)
+    ray.shutdown()
+print(json.dumps(seen))
+"""
+
+
+@pytest.mark.slow
+def test_nanos_groups_find_places_on_any_number_of_gpus() -> None:
+    """Ray deals out GPUs that nobody has to have: all groups are placed, ranks of one group on different GPUs."""
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", FITTED, "1", "2", "5", "6"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, check=True)
+    seen = json.loads(done.stdout.strip().splitlines()[-1])
+    for gpus, groups in seen.items():
+        assert len(groups) == 5 and all(len(set(ranks)) == len(ranks) for ranks in groups)
+        used = [gpu for ranks in groups for gpu in ranks]
+        assert len(used) == (6 if gpus == "6" else 5) and len(set(used)) == min(int(gpus), len(used))
+
+
 @pytest.mark.usefixtures("local_ray")
 def test_what_cannot_be_placed_is_refused_at_once() -> None:
     with pytest.raises(UserError, match=r"no room for the 3 rank\(s\) of 'giant' \(900 CPU.*CPU and"):

@@ -10,7 +10,7 @@ import pytest
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config
-from ilm_ray.config.fit import check_fits, check_ppo_fits, gpus_needed
+from ilm_ray.config.fit import check_fits, check_ppo_fits, fewer_line, fitted, gpus_needed, group_sizes
 from ilm_ray.config.load import PRESETS
 from ilm_ray.run.stage import Context, Result, Stage
 from jobs import _job
@@ -39,7 +39,7 @@ def test_the_fewest_gpus_of_ppo(settings: list[str], gpus: int) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_cluster_of_what_is_needed_is_enough(preset: str) -> None:
-    config = load_config(preset)
+    config = load_config(preset, None, ["ray.fewer_ranks=false"])
     need = max(gpus_needed(config))
     check_fits(config, gpus=need, **LARGE)
     with pytest.raises(UserError):
@@ -71,6 +71,42 @@ def test_without_gpus_ppo_asks_for_none() -> None:
     check_fits(load_config("nano"), cpus=2, gpus=0, memory_gib=2, stages=["pretrain", "ppo", "online"])
 
 
+@pytest.mark.parametrize(
+    ("gpus", "workers", "policy_ranks"),
+    [(0, 2, 2), (1, 1, 1), (2, 2, 1), (3, 2, 1), (4, 2, 1), (5, 2, 1), (6, 2, 2), (8, 2, 2)],
+)
+def test_nano_takes_its_counts_from_the_gpus_that_there_are(gpus: int, workers: int, policy_ranks: int) -> None:
+    config = load_config("nano")
+    check_fits(config, cpus=4, gpus=gpus, memory_gib=16, stages=["pretrain", "sft", "reward", "ppo"])
+    fit = fitted(config, gpus)
+    assert (fit.pretrain.workers, fit.ppo.policy_ranks) == (workers, policy_ranks)
+    assert set(group_sizes(fit.ppo)[1:]) == {1}
+    assert (fewer_line(config, fit) is None) == (gpus in (0, 6, 8))
+    check_ppo_fits(fit.ppo, gpus)  # which the driver asks again when it places the groups
+
+
+@pytest.mark.parametrize("colocate", [False, True])
+def test_fewer_ranks_always_fit_and_are_never_more_than_what_is_set(colocate: bool) -> None:
+    """Every number of GPUs up to what is asked, against the rules for places: a GPU a rank, or learners of one rank."""
+    config = load_config("1_8b", None, ["ray.fewer_ranks=true", f"ppo.colocate={colocate}"])
+    for gpus in range(1, 40):
+        fit = fitted(config, gpus)
+        check_fits(config, gpus=gpus, **LARGE)
+        sizes, most = group_sizes(fit.ppo), group_sizes(config.ppo)
+        assert all(1 <= size <= limit for size, limit in zip(sizes, most, strict=True))
+        places = max(sizes) if colocate else sum(sizes)
+        assert places <= gpus or (not colocate and sizes[:2] == (1, 1))
+        assert 1 <= fit.pretrain.workers <= min(8, gpus)
+        assert all(phase.sequences % fit.pretrain.workers == 0 for phase in fit.pretrain.phases)
+        assert (fit == config) == (gpus >= max(gpus_needed(config)))
+
+
+def test_counts_that_a_preset_insists_on_are_refused_with_a_way_out() -> None:
+    config = load_config("nano", None, ["ray.fewer_ranks=false"])
+    with pytest.raises(UserError, match=r"pretrain\.workers=2 but the cluster has 1 GPUs"):
+        check_fits(config, cpus=4, gpus=1, memory_gib=16)
+
+
 @pytest.fixture
 def eight_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A cluster for jobs to find, without Ray."""
@@ -97,7 +133,9 @@ def test_a_job_is_judged_by_its_stages(
     monkeypatch.setattr(_job, "_open_run_dir", _refuse)  # what comes next
     stages = [Stage(name, (), lambda config: {}, _work, trains=True) for name in names]
     with pytest.raises(SystemExit) as ended:
-        _job.run_job("pipeline", stages, ["--preset", "1_8b", "--run-dir", str(tmp_path / "run"), "ppo.prompts=x"])
+        _job.run_job(
+            "pipeline", stages, ["--preset", "1_8b", "--run-dir", str(tmp_path / "run"), "ppo.prompts=x.jsonl"]
+        )
     assert ended.value.code == 2
     assert json.loads(capsys.readouterr().out)["error"].startswith(said)
 
