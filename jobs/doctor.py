@@ -87,9 +87,10 @@ def examine(config: Config, run_dir: Path, port_base: int) -> Iterator[Finding]:
 
 def _data(config: Config) -> Finding:
     """Is the data named that the whole road needs, and which steps are off for want of it?"""
-    off = steps_off(config)
     missing = needed(config, STAGES)
-    line = off_line(off) if off else "all that is needed or can be used is named"
+    off = {setting: why for setting, why in steps_off(config).items() if setting not in missing}
+    facts = [*(["some that is needed is not named"] if missing else []), *([off_line(off)] if off else [])]
+    line = "; ".join(facts) or "all that is needed or can be used is named"
     todo = f"set {', '.join(f'{setting} ({give})' for setting, give in missing.items())}" if missing else ""
     return Finding("data", line, todo)
 

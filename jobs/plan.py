@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             context = arguments.context or config.pretrain.phases[0].context
             _layouts(config, arguments.devices, device, context, arguments.top, summary)
+        if arguments.calibrate is None:
+            _data(config, summary)
 
     return run_plain("plan", work)
 
@@ -100,10 +102,6 @@ def _dry_run(config: Config, devices: int, device: Device, summary: dict[str, An
     tokens = sum(row.tokens for row in rows)
     for line in table(PHASE_COLUMNS, (phase_cells(row, tokens) for row in rows)):
         print(line)
-    if off := steps_off(config):
-        print(off_line(off)[0].upper() + off_line(off)[1:] + ".")
-    if missing := needed(config, STAGES):
-        print(f"Not set yet, and needed: {', '.join(missing)}.")
     hours, device_hours = (sum(getattr(row, name) for row in rows) / 3600 for name in ("seconds", "device_seconds"))
     print(f"Layout: {choice.why}.")
     for row, alone in zip(rows, choose_layouts(config, vocab_size, devices, device), strict=True):
@@ -115,7 +113,6 @@ def _dry_run(config: Config, devices: int, device: Device, summary: dict[str, An
         f"Predictions, without evaluation, checkpoints and restarts: {tokens:,} tokens in {hours:,.4g} hours "
         f"({hours / 24:,.3g} days), {device_hours:,.4g} device-hours."
     )
-    summary |= {"off": off, "not_set": list(missing)}
     summary |= {"layout": choice.layout.model_dump(exclude_defaults=True), "why": choice.why, "tokens": tokens}
     summary |= {"hours": round(hours, 3), "device_hours": round(device_hours, 1)}
     summary["phases"] = [
@@ -123,6 +120,17 @@ def _dry_run(config: Config, devices: int, device: Device, summary: dict[str, An
         | figures(row.plan)
         for row in rows
     ]
+
+
+def _data(config: Config, summary: dict[str, Any]) -> None:
+    """Data that a run would need and that is not named, and the steps that are off for want of it."""
+    missing = needed(config, STAGES)
+    off = {setting: why for setting, why in steps_off(config).items() if setting not in missing}
+    if missing:
+        print(f"Data that a run needs and that is not named yet: {', '.join(missing)}.")
+    if off:
+        print(f"Steps that are {off_line(off)}.")
+    summary |= {"not_named": list(missing), "off": off}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from ilm_ray.config import load_config
 from ilm_ray.config.load import PRESETS
 from ilm_ray.config.named_data import check_named, needed, off_line, stage_off, steps_off
 from ilm_ray.run.rundata import STAGES
-from jobs import _job, pipeline
+from jobs import _job, doctor, pipeline
 
 ROAD = [stage.name for stage in pipeline.STAGES]
 LARGE = [preset for preset in PRESETS if preset != "nano"]
@@ -110,3 +110,12 @@ def test_a_source_shares_the_classifiers_of_its_run() -> None:
     load_config("nano", None, [*source, "text.sources.books.settings.classifiers.fluency.threshold=0.1"])
     with pytest.raises(UserError, match="fluency it may set the threshold alone"):
         load_config("nano", None, [*source, "text.sources.books.settings.classifiers.fluency.model=/m"])
+
+
+def test_the_doctor_says_what_is_not_named_and_what_is_off() -> None:
+    assert doctor._data(load_config("nano")).ok
+    off = doctor._data(load_config("7b", None, NAMED))
+    assert off.ok and "off: no list named (text.blocked_domains, text.blocked_words); no model named" in off.said
+    lacking = doctor._data(load_config("7b"))
+    assert not lacking.ok and all(setting in lacking.todo for setting in NEEDED)
+    assert "code.source" not in lacking.said  # it is needed, not off

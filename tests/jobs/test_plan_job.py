@@ -13,6 +13,8 @@ def test_a_plan_is_a_table_and_one_json_line(capsys: pytest.CaptureFixture[str])
     lines = capsys.readouterr().out.splitlines()
     summary = json.loads(lines[-1])
     assert summary["status"] == "done" and len(summary["plans"]) == 3
+    assert summary["not_named"] == ["input", "sft.data", "reward.data", "ppo.prompts", "code.source"]
+    assert any(line.startswith("Steps that are off: no list named (text.blocked_domains, ") for line in lines)
     shown = [line.split("|")[2].strip().replace(",", "") for line in lines[2:5]]
     assert [float(s) for s in shown] == pytest.approx(
         [plan["tokens_per_second_per_device"] for plan in summary["plans"]], abs=0.6
