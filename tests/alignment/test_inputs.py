@@ -49,3 +49,15 @@ def test_the_line_at_fault_is_named_before_anything_runs(
 def test_what_ships_with_the_demo_is_read_by_all() -> None:
     config = load_config("nano", None, [])
     assert all(reader(config) for reader in READERS.values())
+
+
+@pytest.mark.parametrize("setting", READERS)
+def test_a_file_that_no_setting_names_is_refused(setting: str) -> None:
+    with pytest.raises(UserError, match=rf"^{setting} is not set; give a file of "):
+        READERS[setting](load_config("nano", None, [f"{setting}=null"]))
+
+
+def test_the_demos_files_are_read_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config("nano")
+    monkeypatch.chdir(tmp_path)  # as a Ray worker's may be another than its driver's
+    assert all(reader(config) for reader in READERS.values())

@@ -53,7 +53,8 @@ TABLE_ROWS, TABLE_CHARS = 1000, 200  # of removed.csv
 def decontaminate(context: Context) -> Result:
     """Write the removed files and `removed.csv` (the first rows for people); nothing where no benchmark is named."""
     if off := stage_off(context.config, "decontamination"):
-        return Result([], {"summary": {"benchmarks": 0, "documents_removed": 0}, "benchmarks": {}, "off": off})
+        summary: dict[str, int] = {"benchmarks": 0, "items": 0, "documents_removed": 0}
+        return Result([], {"summary": summary, "benchmarks": {}, "off": off})
     config = context.config.decontamination
     items = read_benchmarks(benchmark_files(context.config))
     files = [

@@ -244,3 +244,21 @@ def test_what_cannot_be_read_is_the_users_error(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Path, "read_bytes", denied)
     with pytest.raises(UserError, match=r"cannot read .*a\.py: Permission denied"):
         tree_fingerprints(CodeConfig(source=str(tmp_path)))
+
+
+def test_the_most_files_are_counted_for_each_tree(tmp_path: Path) -> None:
+    for repository in ("one", "two"):
+        (tmp_path / repository).mkdir()
+        for number in range(4):
+            (tmp_path / repository / f"{number}.py").write_text(f"x = {number}\n")
+    config = CodeConfig(source=[str(tmp_path / "one"), str(tmp_path / "two")], max_files=3)
+    chosen = select(config)
+    assert [len(part.entries) for part in chosen.parts] == [3, 3] and chosen.left_out["beyond_max_files"] == 2
+    everything = select(config.model_copy(update={"max_files": None}))
+    assert [len(part.entries) for part in everything.parts] == [4, 4] and not everything.left_out["beyond_max_files"]
+
+
+def test_the_standard_library_is_read_where_it_is_named_and_nothing_where_no_source_is() -> None:
+    (tree,) = find_trees(CodeConfig(source="python://stdlib"))
+    assert Path(tree.location, "json", "decoder.py").is_file() and "test" in tree.pruned
+    assert find_trees(CodeConfig()) == [] and tree_fingerprints(CodeConfig()) == {}

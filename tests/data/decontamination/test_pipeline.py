@@ -122,11 +122,12 @@ def test_common_phrases_do_not_count_but_an_item_that_leaked_often_does(local_ra
     assert [row["id"] for row in rows(tmp_path, "text")] == list(range(100, 114))
 
 
-def test_nothing_is_removed_where_nothing_is_looked_for(local_ray: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("benchmarks", ["[]", "null"])
+def test_nothing_is_removed_where_nothing_is_looked_for(benchmarks: str, tmp_path: Path) -> None:
     folder = run_dir(tmp_path, 1)
-    figures = run(folder, "decontamination.benchmarks=[]")
+    figures = run(folder, f"decontamination.benchmarks={benchmarks}")
     assert figures["summary"]["items"] == figures["summary"]["documents_removed"] == 0
-    assert figures["summary"]["documents"] == 52
+    assert figures["off"] == {"decontamination.benchmarks": "no benchmark named"} and figures["files"] == {}
     assert rows(folder, "text") == [] and "Decontamination" in write_report(folder).read_text(encoding="utf-8")
 
 

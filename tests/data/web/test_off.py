@@ -58,7 +58,7 @@ def test_manifest_and_report_say_which_steps_were_off(off: Path) -> None:
     assert found["code"].metrics["off"] == {"code.source": "no source named"}
     page = write_report(off).read_text(encoding="utf-8")
     for line in (
-        "off: no list named (text.blocked_domains, text.blocked_words); no model named (text.classifiers.toxicity, ",
+        "off: no list named (text.blocked_domains, text.blocked_words); no model named (text.classifiers.advertisement",
         "off: no benchmark named (decontamination.benchmarks)",
         "off: no source named (code.source)",
     ):
