@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from ilm_ray.config.layout import Layout
 from ilm_ray.model.internlm2 import CausalLM
-from ilm_ray.training.checkpoints import commit
+from ilm_ray.training.checkpoints import commit, states
 from ilm_ray.training.checkpoints.checkpoints import Checkpoints, Storage
 from ilm_ray.training.parallel.parallelize import ParallelModel, parallelize
 from tests.processes import run_ranks
