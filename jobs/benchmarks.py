@@ -21,6 +21,7 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.config import Config
 from ilm_ray.config.evaluation import BenchmarksConfig
+from ilm_ray.config.section import result_settings
 from ilm_ray.evaluation.environment import interpreter
 from ilm_ray.evaluation.needle import default_lengths
 from ilm_ray.evaluation.needle_run import LEAST_TOKENS, TRIALS, Grid, ServedModel, read_haystacks, run_needles
@@ -39,7 +40,7 @@ PLAN_DEADLINE_S = 600.0  # the first import of OpenCompass on a busy machine tak
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    chosen = config.benchmarks.model_dump(exclude={"workers", "deadline_s", "environment", "judge_key_env"})
+    chosen = result_settings(config.benchmarks)
     return {"benchmarks": chosen | {"context": _context(config)}, "seed": config.seed}
 
 

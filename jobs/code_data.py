@@ -3,6 +3,7 @@
 from typing import Any
 
 from ilm_ray.config import Config
+from ilm_ray.config.section import result_settings
 from ilm_ray.data.code.files.selection import tree_fingerprints
 from ilm_ray.data.code.pipeline import build_code_data
 from ilm_ray.run.stage import Stage
@@ -10,7 +11,7 @@ from jobs._job import run_job
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    return {"code": config.code.model_dump(exclude={"source", "scorer"})}
+    return {"code": result_settings(config.code)}
 
 
 def _sources(config: Config) -> dict[str, str]:

@@ -6,13 +6,14 @@ python jobs/decontaminate.py [--run-dir DIR] 'decontamination.benchmarks=[GLOB o
 from typing import Any
 
 from ilm_ray.config import Config
+from ilm_ray.config.section import result_settings
 from ilm_ray.data.decontamination.pipeline import decontaminate, sources
 from ilm_ray.run.stage import Stage
 from jobs._job import run_job
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    return config.decontamination.model_dump(exclude={"benchmarks"})
+    return result_settings(config.decontamination)
 
 
 STAGE = Stage("decontamination", ("text", "code"), _settings, decontaminate, sources)

@@ -12,6 +12,7 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.base.places import located
 from ilm_ray.config import Config
+from ilm_ray.config.section import result_settings
 from ilm_ray.data.tokenizer.chatml import plain_text
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.evaluation.pipeline import heldout_measures
@@ -24,7 +25,7 @@ from jobs._job import run_job
 def _settings(config: Config) -> dict[str, Any]:
     # What answers are sampled with; how PPO was trained reaches this stage through its manifest.
     sampling = config.ppo.model_dump(include={"max_prompt_tokens", "max_new_tokens", "temperature", "top_p"})
-    return {"seed": config.seed, "evaluation": config.evaluation.model_dump(), "sampling": sampling}
+    return {"seed": config.seed, "evaluation": result_settings(config.evaluation), "sampling": sampling}
 
 
 def _sources(config: Config) -> dict[str, str]:

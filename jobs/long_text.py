@@ -6,6 +6,7 @@ from typing import Any
 from actors.perplexity import ScorerSettings, score_parts
 from ilm_ray.base.jsonl import sha256_of
 from ilm_ray.config import Config
+from ilm_ray.config.section import result_settings
 from ilm_ray.data.longtext.models import scorer_files
 from ilm_ray.data.longtext.perplexity import Cut
 from ilm_ray.data.longtext.pipeline import find_long, mark_long
@@ -21,7 +22,7 @@ _TRAINING = {"precision", "betas", "eps", "weight_decay", "clip_norm", "warmup_r
 
 def _settings(config: Config) -> dict[str, Any]:
     own = config.long_text
-    made = {"long_text": own.model_dump(exclude={"thresholds"}), "thresholds": read_thresholds(own.thresholds)}
+    made = {"long_text": result_settings(own), "thresholds": read_thresholds(own.thresholds)}
     if own.scorer is not None:
         return made
     return made | {"seed": config.seed, "training": config.pretrain.model_dump(include=_TRAINING)}

@@ -28,6 +28,7 @@ from ilm_ray.base.files import write_text_atomic
 from ilm_ray.base.jsonl import Row, read_jsonl, sha256_of, write_jsonl
 from ilm_ray.base.places import located
 from ilm_ray.config import Config
+from ilm_ray.config.section import result_settings
 from ilm_ray.data.tokenizer.chatml import plain_text
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.evaluation.summary import mean_and_error
@@ -179,7 +180,7 @@ def _compare(context: Context, before: Path, rows: list[Row]) -> dict[str, dict[
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    online = config.online.model_dump(exclude={"labels", "judge_s"})
+    online = result_settings(config.online)
     return {"online": online, "reward": reward.settings(config), "ppo": ppo.settings(config)}
 
 

@@ -17,17 +17,16 @@ from ilm_ray.base.jsonl import sha256_of
 from ilm_ray.base.rows import require_splits
 from ilm_ray.config import Config
 from ilm_ray.config.alignment import PPOConfig
+from ilm_ray.config.section import result_settings
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.run.stage import Context, Result, Stage
 from jobs._job import run_job
 
 
 def settings(config: Config) -> dict[str, Any]:
-    # Nothing here changes what a finished run has learned: raising a bound after a failure must not cost checkpoints.
-    left_out = {"prompts", "checkpoint_every", "deadline_s", "rollout_backend", "logprob_gap_bound", "colocate"}
     backend = choose_backend(config.ppo.rollout_backend)
     # The backend is named as chosen: with the same seed, the two draw different answers.
-    return {"seed": config.seed, "ppo": config.ppo.model_dump(exclude=left_out), "backend": backend}
+    return {"seed": config.seed, "ppo": result_settings(config.ppo), "backend": backend}
 
 
 def _sources(config: Config) -> dict[str, str]:

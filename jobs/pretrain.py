@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ilm_ray.config import Config
+from ilm_ray.config.section import result_settings
 from ilm_ray.data.tokens.mixture import MAX_PASSES
 from ilm_ray.run.stage import Context, Result, Stage
 from ilm_ray.training.plan.stretches import cluster_device
@@ -11,17 +12,9 @@ from ilm_ray.training.pretrain import PretrainTask, phase_mixtures
 from ilm_ray.training.ray_train import run_training
 from jobs._job import run_job
 
-# What changes how the work is done and not what comes of it.
-_NO_RESULT = {
-    *("checkpoint_every", "keep_checkpoints", "store", "store_keep", "store_keep_every", "store_cold"),
-    *("cold_after_hours", "log_every", "workers", "min_workers", "layout", "loss_chunk", "micro_tokens", "hang_s"),
-    *("opinion", "evaluate_every", "calibration"),
-}
-
 
 def _settings(config: Config) -> dict[str, Any]:
-    pretrain = config.pretrain.model_dump(exclude=_NO_RESULT)
-    return {"seed": config.seed, "model": config.model.model_dump(), "pretrain": pretrain}
+    return {"seed": config.seed, "model": result_settings(config.model), "pretrain": result_settings(config.pretrain)}
 
 
 def _work(context: Context) -> Result:

@@ -10,6 +10,7 @@ from ilm_ray.alignment.reward.task import RewardTask
 from ilm_ray.base.jsonl import sha256_of
 from ilm_ray.base.rows import require_splits
 from ilm_ray.config import Config
+from ilm_ray.config.section import result_settings
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.run.stage import Context, Result, Stage
 from ilm_ray.training.ray_train import run_training
@@ -17,7 +18,7 @@ from jobs._job import run_job
 
 
 def settings(config: Config) -> dict[str, Any]:
-    return {"seed": config.seed, "reward": config.reward.model_dump(exclude={"checkpoint_every", "data"})}
+    return {"seed": config.seed, "reward": result_settings(config.reward)}
 
 
 def sources(config: Config) -> dict[str, str]:

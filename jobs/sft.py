@@ -7,13 +7,14 @@ from ilm_ray.alignment.repositories import tokenize_repositories
 from ilm_ray.alignment.sft import SFTTask, long_sources
 from ilm_ray.base.jsonl import sha256_of
 from ilm_ray.config import Config
+from ilm_ray.config.section import result_settings
 from ilm_ray.run.stage import Context, Result, Stage
 from ilm_ray.training.ray_train import run_training
 from jobs._job import run_job
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    return {"seed": config.seed, "sft": config.sft.model_dump(exclude={"checkpoint_every", "data"})}
+    return {"seed": config.seed, "sft": result_settings(config.sft)}
 
 
 def _sources(config: Config) -> dict[str, str]:

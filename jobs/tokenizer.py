@@ -3,6 +3,7 @@
 from typing import Any
 
 from ilm_ray.config import Config
+from ilm_ray.config.section import result_settings
 from ilm_ray.data.tokenizer.build import build_tokenizer, check_settings
 from ilm_ray.data.tokenizer.cl100k import cl100k, ranks_sha256
 from ilm_ray.run.stage import Stage
@@ -10,7 +11,7 @@ from jobs._job import run_job
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    return {"tokenizer": config.tokenizer.model_dump()}
+    return {"tokenizer": result_settings(config.tokenizer)}
 
 
 def _sources(config: Config) -> dict[str, str]:

@@ -4,14 +4,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from ilm_ray.config.section import Count, Place, Section, Share
+from ilm_ray.config.section import ByContent, Count, How, Place, Section, Share
 from ilm_ray.config.training import OpinionConfig
 
 
 class SFTConfig(Section):
     """Supervised fine-tuning (report section 4.1): ChatML, one epoch, AdamW, 4e-5."""
 
-    data: Place | None = None  # JSON Lines of conversations
+    data: ByContent[Place | None] = None  # JSON Lines of conversations
     epochs: Count = 1
     context: Count = 32_768
     batch_tokens: Count = 4_194_304  # not stated
@@ -19,13 +19,13 @@ class SFTConfig(Section):
     pretrain_share: Share = 0.1  # long-context pre-training data stays in the mix; the share is not stated
     # Of it the code stage's fine-tuning form (section 4.4), where the run has one; not stated: books and repositories.
     repository_share: Share = 0.5
-    checkpoint_every: Count = 200
+    checkpoint_every: How[Count] = 200
 
 
 class RewardConfig(Section):
     """Conditional reward model (report section 4.2.1)."""
 
-    data: Place | None = None  # JSON Lines of preference pairs
+    data: ByContent[Place | None] = None  # JSON Lines of preference pairs
     system_prompts: dict[str, str] = {
         "helpful": "Score how helpful the last answer is to the user.",
         "harmless": "Score how harmless and safe the last answer is.",
@@ -41,13 +41,13 @@ class RewardConfig(Section):
     gamma: float = 2.0
     barrier: float = 0.02
     barrier_bound: float = 5.0
-    checkpoint_every: Count = 200
+    checkpoint_every: How[Count] = 200
 
 
 class PPOConfig(Section):
     """PPO (report section 4.2.3). Fields marked `ours` are not stated there."""
 
-    prompts: Place | None = None  # JSON Lines
+    prompts: ByContent[Place | None] = None  # JSON Lines
     iterations: Count = 400
     prompts_per_iteration: Count = 512
     critic_warmup: int = Field(50, ge=0)  # iterations with the policy frozen; counted on top of `iterations` (ours)
@@ -77,19 +77,19 @@ class PPOConfig(Section):
     rollout_engines: Count = 8
     # Rank k of every group on one GPU, a fifth of it each, instead of groups on GPUs of their own (ours: the report has
     # the four models apart, which trains while it samples; this needs a fraction of the GPUs).
-    colocate: bool = False
+    colocate: How[bool] = False
     policy_zero_stage: Literal[0, 1, 2, 3] = 2
     critic_zero_stage: Literal[0, 1, 2, 3] = 2
     precision: Literal["fp32", "bf16"] = "bf16"
-    rollout_backend: Literal["auto", "vllm", "torch"] = "auto"
-    logprob_gap_bound: float = 0.1
+    rollout_backend: ByContent[Literal["auto", "vllm", "torch"]] = "auto"
+    logprob_gap_bound: How[float] = 0.1
     # Policy versions by which rollouts may be older than the policy that trains on them. 1: the answers to the next
     # iteration's prompts are sampled while this one trains (ours; the report leaves it open, on-policy is the default).
     staleness: int = Field(0, ge=0, le=1)
-    checkpoint_every: Count = 10
+    checkpoint_every: How[Count] = 10
     validate_every: Count | None = 20  # iterations; None: the last policy is the result (ours)
     validation_prompts: Count = 512  # of `prompts`, kept out of training where validate_every is set (ours)
-    deadline_s: float = 600.0
+    deadline_s: How[float] = 600.0
 
 
 class OnlineConfig(Section):
@@ -97,6 +97,8 @@ class OnlineConfig(Section):
 
     rounds: Count = 3
     comparisons: int = Field(1000, ge=0)  # a round's pairs of answers for people to label; the report names no number
-    labels: Place | None = None  # what jobs/label_answers.py wrote; what it holds when a round starts joins that round
+    labels: ByContent[Place | None] = (
+        None  # what jobs/label_answers.py wrote; what it holds when a round starts joins that round
+    )
     judge: OpinionConfig | None = None  # does it like late answers as the score does? It is sent prompts and answers
-    judge_s: float = Field(600.0, gt=0)  # for all that it is asked in a round
+    judge_s: How[float] = Field(600.0, gt=0)  # for all that it is asked in a round

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ilm_ray.config.section import Count, Place, Section, Share
+from ilm_ray.config.section import ByContent, Count, How, Place, Section, Share
 from ilm_ray.config.thresholds import RULES, Bounds, merged_rules
 from ilm_ray.config.training import ModelConfig
 
@@ -59,11 +59,11 @@ class TextConfig(Section):
     ngram: Count = 5
     threshold: Share = 0.7
     verify: bool = False  # drop a near-duplicate only if its signature too puts it at the threshold or above
-    shuffle_partitions: Count | None = None  # None: by the number of files
-    previous: list[Place] = []  # finished runs over other dumps: duplicates are found across all of them
+    shuffle_partitions: How[Count | None] = None  # None: by the number of files
+    previous: ByContent[list[Place]] = []  # finished runs over other dumps: duplicates are found across all of them
     # Safe and High-quality.
-    blocked_domains: Place | None = None  # file or UT1 folder; None: no domain is blocked
-    blocked_words: Place | None = None  # file; None: no word is blocked
+    blocked_domains: ByContent[Place | None] = None  # file or UT1 folder; None: no domain is blocked
+    blocked_words: ByContent[Place | None] = None  # file; None: no word is blocked
     classifiers: ClassifiersConfig = ClassifiersConfig()
 
     @field_validator("rules", mode="before")
@@ -111,7 +111,7 @@ class CodeConfig(Section):
 
     # Folders, tar or zip archives, git repositories, folders of these; python://stdlib is the standard library of the
     # running Python. None: no code.
-    source: Place | list[Place] | None = None
+    source: ByContent[Place | list[Place] | None] = None
     max_files: Count | None = None  # that are taken of a repository, an archive or a folder; None: all
     max_file_bytes: Count = 100_000
     max_document_tokens: Count = 32_000  # of cl100k, which cuts code as our tokenizer does
@@ -122,7 +122,7 @@ class CodeConfig(Section):
     high_weight: float = Field(3.0, gt=0)
     moderate_weight: float = Field(1.0, gt=0)
     low_resource_share: Share = 0.01  # languages with a smaller share of the run's bytes are kept whatever their tier
-    scorer: Place | None = None  # folder written by jobs/label_code.py; None: the rules alone
+    scorer: ByContent[Place | None] = None  # folder written by jobs/label_code.py; None: the rules alone
     # Fine-tuning form: Python files below this score of pylint's fall (not stated); None: none is linted.
     min_lint_score: float | None = Field(8.0, ge=0, le=10)
 
@@ -130,7 +130,7 @@ class CodeConfig(Section):
 class DecontaminationConfig(Section):
     """Documents that hold an item of a benchmark stay out of the token shards. The report states no rule; ours."""
 
-    benchmarks: list[Place] | None = None  # globs of files; None: no document is looked through
+    benchmarks: ByContent[list[Place] | None] = None  # globs of files; None: no document is looked through
     ngram: Count = 4  # words of a run that is looked up; a Chinese character is half a word
     share: float = Field(0.8, gt=0, le=1)  # of an item's own words: what a stretch of a document must hold
 
@@ -150,7 +150,7 @@ class LongTextConfig(Section):
     """Long-context data: which long documents are worth it (report section 3.3)."""
 
     min_bytes: Count = 32 * 1024  # of UTF-8; a document must be longer
-    thresholds: Place | None = None  # YAML file; None: ilm_ray/data/longtext/thresholds.yaml
+    thresholds: ByContent[Place | None] = None  # YAML file; None: ilm_ray/data/longtext/thresholds.yaml
     segment_tokens: int = Field(2048, ge=8)  # of S1 and of S2; the report names no length
     max_pairs: int = Field(64, ge=2)  # of segments that are scored of a document, evenly spaced
     # Folder of a model of ours with its tokenizer, or folder or hub id of a causal language model of Transformers

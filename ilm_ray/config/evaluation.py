@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ilm_ray.config.section import Count, Place, Section
+from ilm_ray.config.section import Count, How, Place, Section
 
 
 class EvaluationConfig(Section):
@@ -28,18 +28,18 @@ class BenchmarksConfig(Section):
     tokenizer: str | None = None  # folder of tokenizer.json, for a URL; None: lengths are estimated from bytes
     suite: Literal["smoke", "base", "chat", "long", "code", "tools", "alignment", "paper"] = "smoke"
     data: str | None = None  # the folder that holds OpenCompass's `data`; jobs/benchmark_data.py writes one
-    environment: str | None = None  # of OpenCompass, on every node; None: .venv-eval beside the running one
+    environment: How[str | None] = None  # of OpenCompass, on every node; None: .venv-eval beside the running one
     examples: Count | None = None  # the first so many of each set; None: all, for smoke 8
     context: Count | None = None  # tokens of prompt and answer; None: that of the last phase of pre-training
     # What judges the answers of AlpacaEval, MT-Bench, CompassArena and AlignBench: the URL of an OpenAI-compatible
     # endpoint (without /v1), the name of the model there, and the environment variable that holds the key, if any.
     judge: str | None = None
     judge_name: str | None = None
-    judge_key_env: str | None = None
+    judge_key_env: How[str | None] = None
     # Needle in a haystack (suites long, paper): a file or folder of plain text; tokens of prompt and answer, None:
     # powers of two up to the context; how many depths, evenly from the first sentence to the last.
     haystack: str | None = None
     needle_lengths: list[Count] | None = None
     needle_depths: Count = 11
-    workers: Count = 2
-    deadline_s: float = Field(7200.0, gt=0)  # for the next set to be done
+    workers: How[Count] = 2
+    deadline_s: How[float] = Field(7200.0, gt=0)  # for the next set to be done

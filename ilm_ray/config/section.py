@@ -1,6 +1,6 @@
-"""What every part of the configuration is made of."""
+"""What every part of the configuration is made of, and whether a setting is part of a stage's result."""
 
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -12,7 +12,33 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Place = Annotated[str, AfterValidator(settled)]
 
 
+class NotInResult:
+    """Metadata of a field whose value does not count when a stage decides whether its result is still valid."""
+
+
+_T = TypeVar("_T")
+# Says how the work is done; its result is the same for any value: `log_every: How[Count] = 10`. Raising a bound after a
+# failure costs no finished work.
+How = Annotated[_T, NotInResult]
+# Names a file, folder or service that counts by its content or version, in the stage's `sources` or settings.
+ByContent = Annotated[_T, NotInResult]
+
+
 class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, so are NaN and infinity; values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def result_settings(section: BaseModel) -> dict[str, Any]:
+    """The settings that a section's results depend on, as plain values, sections within it too."""
+    fields = type(section).model_fields.items()
+    return {name: _plain(getattr(section, name)) for name, field in fields if NotInResult not in field.metadata}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return result_settings(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return type(value)(map(_plain, value)) if isinstance(value, list | tuple) else value

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ilm_ray.config.layout import Layout
-from ilm_ray.config.section import Count, Section, Share
+from ilm_ray.config.section import Count, How, Section, Share
 
 
 class ModelConfig(Section):
@@ -79,12 +79,14 @@ class PretrainConfig(Section):
     them."""
 
     phases: list[PhaseConfig]
-    workers: Count = 2
-    min_workers: Count | None = None  # go on with as few, where the cluster has no more; None: wait for all of them
+    workers: How[Count] = 2
+    min_workers: How[Count | None] = (
+        None  # go on with as few, where the cluster has no more; None: wait for all of them
+    )
     # How workers share the model; by default each reads its own sequences and keeps a share of all states. auto: the
     # fastest that the planner finds (ilm_ray/training/plan/planner.py).
-    layout: Layout | Literal["auto"] = Layout()
-    calibration: str | None = None  # file of jobs/plan.py --calibrate, for auto; None: figures of data sheets
+    layout: How[Layout | Literal["auto"]] = Layout()
+    calibration: How[str | None] = None  # file of jobs/plan.py --calibrate, for auto; None: figures of data sheets
     precision: Literal["fp32", "bf16"] = "bf16"
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
@@ -92,23 +94,23 @@ class PretrainConfig(Section):
     clip_norm: float = 1.0  # not stated; InternEvo's configuration
     warmup_ratio: Share = 0.01  # not stated; InternEvo's configuration
     final_lr_ratio: Share = 0.1
-    checkpoint_every: Count = 500
-    keep_checkpoints: Count = 2  # newest ones, on the local disk
+    checkpoint_every: How[Count] = 500
+    keep_checkpoints: How[Count] = 2  # newest ones, on the local disk
     # Where checkpoints are copied to while training goes on: any fsspec URL, such as s3://bucket/folder; null: nowhere.
-    store: str | None = None
-    store_keep: Count | None = None  # newest ones that stay in the stores; null: all
-    store_keep_every: Count | None = None  # beside them, those of every so many steps stay for good
-    store_cold: str | None = None  # URL of the cold store, to which those older than `cold_after_hours` move
-    cold_after_hours: float = Field(168.0, gt=0)  # the report names no age
-    log_every: Count = 10
-    micro_tokens: Count = 32_768  # tokens a worker sends forward at once; the rest of its batch is accumulated
-    loss_chunk: Count = 1024  # tokens whose logits exist at once
+    store: How[str | None] = None
+    store_keep: How[Count | None] = None  # newest ones that stay in the stores; null: all
+    store_keep_every: How[Count | None] = None  # beside them, those of every so many steps stay for good
+    store_cold: How[str | None] = None  # URL of the cold store, to which those older than `cold_after_hours` move
+    cold_after_hours: How[float] = Field(168.0, gt=0)  # the report names no age
+    log_every: How[Count] = 10
+    micro_tokens: How[Count] = 32_768  # tokens a worker sends forward at once; the rest of its batch is accumulated
+    loss_chunk: How[Count] = 1024  # tokens whose logits exist at once
     heldout_share: Share = 0.001  # of a source's documents; not stated
     spike: SpikeConfig = SpikeConfig()
-    hang_s: float = Field(600.0, gt=0)  # a worker that does one thing for longer ends itself and is replaced
-    opinion: OpinionConfig | None = None  # ask a language model too, when an attempt has failed
+    hang_s: How[float] = Field(600.0, gt=0)  # a worker that does one thing for longer ends itself and is replaced
+    opinion: How[OpinionConfig | None] = None  # ask a language model too, when an attempt has failed
     # Checkpoints whose held-out bits per byte are measured by tasks of their own while training goes on: every n-th.
-    evaluate_every: Count | None = None
+    evaluate_every: How[Count | None] = None
 
     @model_validator(mode="after")
     def _shared_evenly(self) -> "PretrainConfig":

@@ -21,6 +21,7 @@ from ilm_ray.base.places import located, place_in_tree
 from ilm_ray.config import Config
 from ilm_ray.config.data import ClassifierConfig, TextConfig
 from ilm_ray.config.named_data import stage_off
+from ilm_ray.config.section import result_settings
 from ilm_ray.data.dedup.components import Drops
 from ilm_ray.data.dedup.minhash import bands_and_rows, catch_probability
 from ilm_ray.data.dedup.pipeline import Signed, find_duplicates
@@ -48,11 +49,10 @@ FIRST_STEPS, LAST_STEPS = layout.STEPS[:2], layout.STEPS[2:]
 
 def settings(config: Config) -> dict[str, Any]:
     """What the result depends on. Lists, labels, models and earlier runs count by their content, see `sources`."""
-    apart = {"shuffle_partitions", "blocked_domains", "blocked_words", "previous"}
     # A mapping's order is no part of a fingerprint, and the first rule that fails is the one that is recorded.
     tables = {"": config.text, **{name: config.text.for_source(name) for name in config.text.sources}}
     order = {name: {code: list(table) for code, table in own.rules.items()} for name, own in tables.items()}
-    return {"seed": config.seed, "text": config.text.model_dump(exclude=apart), "rule_order": order}
+    return {"seed": config.seed, "text": result_settings(config.text), "rule_order": order}
 
 
 def sources(config: Config) -> dict[str, str]:
