@@ -82,7 +82,7 @@ def score_policy(
     """
     ppo = config.ppo
     inputs = Inputs(
-        model, reward, list(prompts), chat, None, config.reward.context, config.pretrain.micro_tokens, config.seed
+        model, reward, list(prompts), chat, None, config.reward.context, config.training.micro_tokens, config.seed
     )
     return [
         {**row, "prompt": decode(row["prompt"]), "tokens": len(row["response"]), "response": decode(row["response"])}
@@ -124,7 +124,7 @@ def score_pairs(
     if not pairs:
         return []
     chat, ppo = chat_ids(tokenizer, conditions), config.ppo
-    settings = RewardSettings(model, config.pretrain.micro_tokens, ppo.precision, chat, config.reward.context)
+    settings = RewardSettings(model, config.training.micro_tokens, ppo.precision, chat, config.reward.context)
     role = Role("reward", Reward, settings, gpus=gpu_share(1))
     groups = start_groups([role], f"answers-{time.time_ns()}", ppo.deadline_s)
     try:

@@ -75,7 +75,7 @@ def _one_seed(seed: int, prefs: Path, folder: Path) -> dict[str, Any]:
     started = time.monotonic()
     rows = preferences(prefs, seed)
     config = _prepare(rows, seed, folder)
-    _train(SFTTask(config, folder), config.pretrain.weight_decay, folder / "sft")
+    _train(SFTTask(config, folder), config.training.weight_decay, folder / "sft")
     right: dict[str, dict[str, list[bool]]] = {}
     figures: dict[str, Any] = {}
     for name, conditional in (("conditional", True), ("unconditional", False)):
@@ -190,7 +190,7 @@ def _prepare(rows: list[Comparison], seed: int, folder: Path) -> Config:
             "reward.batch_tokens=2048",
             "reward.max_lr=1.0e-3",
             "reward.min_lr=1.0e-4",
-            "pretrain.micro_tokens=4096",
+            "training.micro_tokens=4096",
         ],
     )
     model = CausalLM(shape_of(config, VOCABULARY))

@@ -154,7 +154,7 @@ def _config(training: Sequence[Document], folder: Path, steps: int) -> Config:
         "tokenizer.base_tokens=2400",
         "tokenizer.chinese_tokens=1600",
         "tokenizer.vocab_size=4096",
-        "pretrain.precision=bf16",
+        "training.precision=bf16",
         "long_text.min_bytes=60000",  # what the run itself marks is not looked at here
         f"long_text.segment_tokens={SEGMENT}",
         f"long_text.scorer_model={MODEL}",

@@ -178,7 +178,7 @@ def make_run(run: Path, plant: str, seed: int) -> tuple[Config, Config]:
     overrides = [f"ppo.{setting}" for setting in PPO] + [
         f"seed={seed + 11}",
         f"ppo.prompts={run / 'prompts.jsonl'}",
-        "pretrain.workers=1",
+        "training.workers=1",
         "reward.epochs=4",
         f"reward.system_prompts={json.dumps(CONDITIONS)}",
         "reward.max_lr=1.0e-3",

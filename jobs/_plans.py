@@ -41,12 +41,12 @@ three states split: 3,317 in groups of 8 and 2,227 over all are predicted.
 
 def ranking(config: Config, devices: int, device: Device, context: int) -> Ranking:
     """Raises UserError where the preset's batch is no whole number of sequences."""
-    pretrain = config.pretrain
-    tokens = pretrain.phases[0].batch_tokens
+    training = config.training
+    tokens = config.pretrain.phases[0].batch_tokens
     if tokens % context:
         raise UserError(f"--context {context} must divide the preset's batch of {tokens} tokens; choose another")
     sequences = tokens // context
-    step = OptimizerStep(context, sequences, sequences, pretrain.precision, pretrain.loss_chunk)  # any micro-batch
+    step = OptimizerStep(context, sequences, sequences, training.precision, training.loss_chunk)  # any micro-batch
     return rank(shape_of(config, config.tokenizer.vocab_size), devices, device, step)
 
 
@@ -107,11 +107,10 @@ def phase_cells(row: Forecast, all_tokens: int) -> tuple[str, ...]:
 def checkpoint_line(config: Config, vocab_size: int) -> str:
     """What checkpoints take, and how often one is written."""
     training, weights = checkpoint_bytes(config, vocab_size)
-    pretrain = config.pretrain
     return (
         f"Checkpoints: {training / GB:,.3g} GB each (weights and two moments in fp32), every "
-        f"{pretrain.checkpoint_every:,} steps, {pretrain.keep_checkpoints} kept; exported weights in bf16: "
-        f"{weights / GB:,.3g} GB."
+        f"{config.pretrain.checkpoint_every:,} steps, {config.training.keep_checkpoints} kept; exported weights in "
+        f"bf16: {weights / GB:,.3g} GB."
     )
 
 

@@ -111,10 +111,10 @@ def _served(context: Context, target: ModelUnderTest) -> Iterator[ModelUnderTest
     if _is_url(target.url):
         yield target
         return
-    folder = servable(Path(target.url), context.folder / "served", context.config.pretrain.precision)
+    folder = servable(Path(target.url), context.folder / "served", context.config.training.precision)
     backend, dtype = (
         choose_backend(context.config.benchmarks.backend, "benchmarks.backend"),
-        context.config.pretrain.precision,
+        context.config.training.precision,
     )
     settings = ServerSettings(folder, target.name, backend, context=target.context, dtype=dtype)
     node = ray.get_runtime_context().get_node_id()  # the server answers on loopback, and the folder may be local

@@ -190,7 +190,7 @@ def _storage(a: argparse.Namespace) -> Storage:
     """As the run's own configuration says."""
     settings = a.run_dir / "config.yaml"
     config = load_config(file=settings if settings.exists() else None)
-    return storage_of(config.pretrain, a.run_dir.absolute(), _folder(a))
+    return storage_of(config.training, a.run_dir.absolute(), _folder(a))
 
 
 @contextlib.contextmanager

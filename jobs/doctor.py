@@ -158,7 +158,7 @@ def _unanswered(name: str, error: Exception, todo: str = LOGS) -> Finding:
 def _looks(config: Config, run_dir: Path, probes: Mapping[str, Any], stores: Mapping[str, int]) -> Iterator[Finding]:
     """Each node from inside. stores: bytes of its object store."""
     training, _ = checkpoint_bytes(config, config.tokenizer.vocab_size)
-    need = training * (config.pretrain.keep_checkpoints + 1)  # one more is written before the oldest goes
+    need = training * (config.training.keep_checkpoints + 1)  # one more is written before the oldest goes
     asked = {name: probe.look.remote(run_dir, need, stores[name]) for name, probe in probes.items()}
     looks, wrong = _answers("look at", asked)
     yield from wrong

@@ -16,16 +16,13 @@ from ilm_ray.training.longtext_scorer import ScorerTask, check_scorer_batch
 from ilm_ray.training.ray_train import run_training
 from jobs._job import run_job
 
-# How the scorer is trained beyond its own settings, as `ilm_ray.training` takes it.
-_TRAINING = {"precision", "betas", "eps", "weight_decay", "clip_norm", "warmup_ratio", "final_lr_ratio"}
-
 
 def _settings(config: Config) -> dict[str, Any]:
     own = config.long_text
     made = {"long_text": result_settings(own), "thresholds": read_thresholds(own.thresholds)}
     if own.scorer is not None:
         return made
-    return made | {"seed": config.seed, "training": config.pretrain.model_dump(include=_TRAINING)}
+    return made | {"seed": config.seed, "training": result_settings(config.training)}
 
 
 def _sources(config: Config) -> dict[str, str]:
@@ -46,14 +43,14 @@ def _work(context: Context) -> Result:
             model, tokenizer = str(folder / "scorer" / "model"), str(context.of("tokenizer"))
         settings = ScorerSettings(model, tokenizer, Cut(config.long_text.segment_tokens, config.long_text.max_pairs))
         work = [(part, folder / "differences" / part.name) for part in parts]
-        score_parts(work, settings, config.pretrain.workers)
+        score_parts(work, settings, config.training.workers)
     return mark_long(context, figures)
 
 
 def _train_scorer(context: Context) -> dict[str, Any]:
     folder = context.folder / "scorer"
     trained = run_training(
-        dataclasses.replace(context, folder=folder), ScorerTask, context.config.pretrain.weight_decay
+        dataclasses.replace(context, folder=folder), ScorerTask, context.config.training.weight_decay
     )
     return {f"training_{name}": value for name, value in trained.metrics["summary"].items()}
 

@@ -1,7 +1,7 @@
 """What a run would need, before anything runs: layouts, memory, time (predictions). Needs no Ray and no device.
 
     python jobs/plan.py --preset 7b --devices 1024 --device h100 [--context 4096] [--top 10]     layouts, fastest first
-    python jobs/plan.py --preset 7b --devices 64 --device h100 --phases [pretrain.layout=auto]   dry run: phases, hours
+    python jobs/plan.py --preset 7b --devices 64 --device h100 --phases [training.layout=auto]   dry run: phases, hours
     python jobs/plan.py --preset nano --devices 2 --device cpu --calibrate calibration.json      measure this machine
     python jobs/plan.py --preset nano --devices 2 --calibration calibration.json --phases        plan with that
     python jobs/plan.py --table > docs/plans.md
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         summary |= {"preset": arguments.preset, "devices": arguments.devices, "device": device.name}
         if arguments.calibrate is not None:
             shape = shape_of(config, config.tokenizer.vocab_size)
-            write_calibration(arguments.calibrate, shape, config.pretrain.precision, arguments.devices, device)
+            write_calibration(arguments.calibrate, shape, config.training.precision, arguments.devices, device)
             summary |= {"calibration": str(arguments.calibrate), "about": read_calibration(arguments.calibrate)[1]}
         elif arguments.phases:
             _dry_run(config, arguments.devices, device, summary)
@@ -98,7 +98,7 @@ def _dry_run(config: Config, devices: int, device: Device, summary: dict[str, An
     """The phases in the layout that training would use on `devices` devices, and what each would gain alone."""
     vocab_size = config.tokenizer.vocab_size
     choice = training_layout(config, vocab_size, devices, device)
-    rows = forecast(config.pretrain, choice.plans, devices)
+    rows = forecast(config.pretrain.phases, choice.plans, devices)
     tokens = sum(row.tokens for row in rows)
     for line in table(PHASE_COLUMNS, (phase_cells(row, tokens) for row in rows)):
         print(line)

@@ -49,7 +49,7 @@ def _work(context: Context, reward: str) -> Result:
         chat=chat_ids(tokenizer, conditions),
         pretrain=_pretrain_mix(config, context.of("tokens")),
         reward_context=config.reward.context,
-        micro_tokens=config.pretrain.micro_tokens,
+        micro_tokens=config.training.micro_tokens,
         seed=config.seed,
         validation=validation,
     )

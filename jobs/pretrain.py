@@ -14,14 +14,15 @@ from jobs._job import run_job
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    return {"seed": config.seed, "model": result_settings(config.model), "pretrain": result_settings(config.pretrain)}
+    parts = {"model": config.model, "training": config.training, "pretrain": config.pretrain}
+    return {"seed": config.seed} | {name: result_settings(part) for name, part in parts.items()}
 
 
 def _work(context: Context) -> Result:
-    if context.config.pretrain.calibration:  # a wrong file is found before anything runs
-        cluster_device(context.config.pretrain.calibration, None)
+    if context.config.training.calibration:  # a wrong file is found before anything runs
+        cluster_device(context.config.training.calibration, None)
     drawn = _look_ahead(context)
-    result = run_training(context, PretrainTask, context.config.pretrain.weight_decay, measure_beside=True)
+    result = run_training(context, PretrainTask, context.config.training.weight_decay, measure_beside=True)
     return replace(result, metrics=result.metrics | {"drawn": drawn})
 
 

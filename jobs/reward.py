@@ -18,7 +18,8 @@ from jobs._job import run_job
 
 
 def settings(config: Config) -> dict[str, Any]:
-    return {"seed": config.seed, "reward": result_settings(config.reward)}
+    parts = {"training": config.training, "reward": config.reward}
+    return {"seed": config.seed} | {name: result_settings(part) for name, part in parts.items()}
 
 
 def sources(config: Config) -> dict[str, str]:

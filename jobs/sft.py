@@ -14,7 +14,7 @@ from jobs._job import run_job
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    return {"seed": config.seed, "sft": result_settings(config.sft)}
+    return {"seed": config.seed, "training": result_settings(config.training), "sft": result_settings(config.sft)}
 
 
 def _sources(config: Config) -> dict[str, str]:
@@ -25,7 +25,7 @@ def _sources(config: Config) -> dict[str, str]:
 def _work(context: Context) -> Result:
     sft = context.config.sft
     written = tokenize_repositories(context.run_dir) if sft.pretrain_share and sft.repository_share else []
-    result = run_training(context, SFTTask, context.config.pretrain.weight_decay)
+    result = run_training(context, SFTTask, context.config.training.weight_decay)
     sources, shares = long_sources(context.config, context.run_dir)
     mixed = {name: {"share": shares[name], "tokens": sources[name].total_tokens} for name in shares if name in sources}
     return Result([*result.files, *written], {**result.metrics, "pretrain_data": mixed})

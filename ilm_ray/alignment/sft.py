@@ -72,7 +72,7 @@ class SFTTask(Task):
 
     def __init__(self, config: Config, run_dir: Path) -> None:
         self.config, self.base = config, run_dir / "pretrain" / "model"
-        self.checkpoint_every, self.log_every = config.sft.checkpoint_every, config.pretrain.log_every
+        self.checkpoint_every, self.log_every = config.sft.checkpoint_every, config.training.log_every
         tokenizer = Tokenizer.load(run_dir / "tokenizer")
         encoded = [encode_chat(tokenizer, row["messages"]) for row in chat_rows(config)]
         examples = [
@@ -97,13 +97,13 @@ class SFTTask(Task):
         read_weights(part, self.base)
 
     def lay_out(self, ranks: int, gpu: str | None) -> Stretches:
-        """As `pretrain.layout`, with as many replicas as there is room for."""
-        layouts = one_stretch(self.config.pretrain, load_shape(self.base), ranks, self.steps, pipeline=True)
+        """As `training.layout`, with as many replicas as there is room for."""
+        layouts = one_stretch(self.config.training, load_shape(self.base), ranks, self.steps, pipeline=True)
         self.stages = layouts.all[0].layout.pp
         return layouts
 
     def learning_rate(self, step: int) -> float:
-        c = self.config.pretrain
+        c = self.config.training
         return cosine_lr(step, self.steps, self.config.sft.max_lr, c.warmup_ratio, c.final_lr_ratio)
 
     def micro_batches(self, step: int, rank: int, ranks: int) -> list[Window]:
@@ -112,7 +112,7 @@ class SFTTask(Task):
         first = step * self.mixed
         pieces = [piece for i in range(first, first + self.mixed) for piece in self.mixture.pieces(i)]
         lengths = [len(self.examples[i][0]) for i in numbers] + [p.stop - p.start for p in pieces]
-        micros = deal(lengths, self.config.pretrain.micro_tokens, ranks)[rank]
+        micros = deal(lengths, self.config.training.micro_tokens, ranks)[rank]
         micros += [[]] * (-len(micros) % self.stages)
         return [
             _packed(
@@ -147,7 +147,7 @@ class SFTTask(Task):
         if 0 < step < self.steps:
             return None
         lengths = [len(ids) for ids, _ in self.heldout]
-        cut = cut_micro_batches(range(len(lengths)), lengths, self.config.pretrain.micro_tokens)
+        cut = cut_micro_batches(range(len(lengths)), lengths, self.config.training.micro_tokens)
         micros = [_packed([self.heldout[i] for i in micro]) for micro in cut]
         total, count = evaluate(model, micros, _loss_and_count)
         return {"evaluations": [{"when": "end" if step else "start", "heldout_loss": total / count}]}

@@ -97,8 +97,7 @@ class OnlineConfig(Section):
 
     rounds: Count = 3
     comparisons: int = Field(1000, ge=0)  # a round's pairs of answers for people to label; the report names no number
-    labels: ByContent[Place | None] = (
-        None  # what jobs/label_answers.py wrote; what it holds when a round starts joins that round
-    )
+    # What jobs/label_answers.py wrote; what it holds when a round starts joins that round.
+    labels: ByContent[Place | None] = None
     judge: OpinionConfig | None = None  # does it like late answers as the score does? It is sent prompts and answers
     judge_s: How[float] = Field(600.0, gt=0)  # for all that it is asked in a round

@@ -38,8 +38,8 @@ def fitted(config: Config, gpus: float) -> Config:
     """
     if not config.ray.fewer_ranks or gpus == 0:
         return config
-    workers, ppo = config.pretrain.workers, _fewer_ranks(config.ppo, int(gpus))
-    least = config.pretrain.min_workers
+    workers, ppo = config.training.workers, _fewer_ranks(config.ppo, int(gpus))
+    least = config.training.min_workers
     for fewer in range(min(workers, int(gpus)), 0, -1):
         try:
             return _with(config, {"workers": fewer, "min_workers": least and min(least, fewer)}, ppo)
@@ -48,9 +48,9 @@ def fitted(config: Config, gpus: float) -> Config:
     return _with(config, {}, ppo)
 
 
-def _with(config: Config, pretrain: dict[str, Any], ppo: dict[str, int]) -> Config:
+def _with(config: Config, training: dict[str, Any], ppo: dict[str, int]) -> Config:
     values = config.model_dump()
-    return Config.model_validate(values | {"pretrain": values["pretrain"] | pretrain, "ppo": values["ppo"] | ppo})
+    return Config.model_validate(values | {"training": values["training"] | training, "ppo": values["ppo"] | ppo})
 
 
 def _fewer_ranks(ppo: PPOConfig, gpus: int) -> dict[str, int]:
@@ -68,7 +68,7 @@ def fewer_line(asked: Config, fit: Config) -> str | None:
     """What `fitted` changed, for people; None where nothing."""
     changed = [
         f"{section}.{name} {getattr(getattr(fit, section), name)} instead of {getattr(getattr(asked, section), name)}"
-        for section, names in (("pretrain", ("workers",)), ("ppo", GROUPS))
+        for section, names in (("training", ("workers",)), ("ppo", GROUPS))
         for name in names
         if getattr(getattr(fit, section), name) != getattr(getattr(asked, section), name)
     ]
@@ -82,7 +82,7 @@ def group_sizes(ppo: PPOConfig) -> tuple[int, ...]:
 
 def gpus_needed(config: Config) -> GpusNeeded:
     """The fewest GPUs that pre-training (and every training on its workers) and PPO run on, where there are any."""
-    return GpusNeeded(config.pretrain.workers, _gpus_of_ppo(config.ppo))
+    return GpusNeeded(config.training.workers, _gpus_of_ppo(config.ppo))
 
 
 def _gpus_of_ppo(ppo: PPOConfig) -> int:
@@ -129,8 +129,8 @@ def check_fits(
     workers = gpus_needed(config).pretrain
     if set(stages) != {"ppo"}:  # which has ranks of its own, and none of these workers
         if gpus and gpus < workers:
-            raise UserError(f"pretrain.workers={workers} but the cluster has {gpus:.0f} GPUs; lower pretrain.workers")
+            raise UserError(f"training.workers={workers} but the cluster has {gpus:.0f} GPUs; lower training.workers")
         if not gpus and cpus < workers:
-            raise UserError(f"pretrain.workers={workers} but Ray has {cpus:.0f} CPUs; lower it or raise ray.num_cpus")
+            raise UserError(f"training.workers={workers} but Ray has {cpus:.0f} CPUs; lower it or raise ray.num_cpus")
     if "ppo" in stages or ("online" in stages and config.online.rounds > 1):  # round 1 is the stage `ppo`
         check_ppo_fits(config.ppo, gpus)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.config.schema import Config
+from ilm_ray.config.training import TrainingConfig
 
 # What PyYAML raises on odd text: its own errors, and those of the constructors for numbers, dates and truth values.
 YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
@@ -125,6 +126,8 @@ def _refuse_unknown(values: Any, model: type[BaseModel], prefix: str, origin: st
             raise UserError(f"'preset' from {origin} is no setting; choose it with --preset")
         field = model.model_fields.get(key) if isinstance(key, str) else None
         if field is None:
+            if prefix == "pretrain." and key in TrainingConfig.model_fields:
+                raise UserError(f"setting 'pretrain.{key}' is now 'training.{key}'; change {origin}")
             best = _nearest(str(key), model, prefix)
             hint = f"; did you mean '{best}'?" if best else f"; known here: {', '.join(_keys_for(model))}"
             raise UserError(f"unknown setting '{prefix}{key}' from {origin}{hint}")

@@ -10,7 +10,7 @@ from ilm_ray.config.alignment import OnlineConfig, PPOConfig, RewardConfig, SFTC
 from ilm_ray.config.data import CodeConfig, DecontaminationConfig, LongTextConfig, TextConfig, TokenizerConfig
 from ilm_ray.config.evaluation import BenchmarksConfig, EvaluationConfig
 from ilm_ray.config.section import Place, Section
-from ilm_ray.config.training import ModelConfig, PretrainConfig
+from ilm_ray.config.training import ModelConfig, PretrainConfig, TrainingConfig
 
 
 class RayConfig(Section):
@@ -37,6 +37,7 @@ class Config(Section):
     tokenizer: TokenizerConfig = TokenizerConfig()
     model: ModelConfig
     long_text: LongTextConfig = LongTextConfig()
+    training: TrainingConfig = TrainingConfig()
     pretrain: PretrainConfig
     sft: SFTConfig = SFTConfig()
     reward: RewardConfig = RewardConfig()
@@ -46,7 +47,10 @@ class Config(Section):
     benchmarks: BenchmarksConfig = BenchmarksConfig()
 
     @model_validator(mode="after")
-    def _layout_fits_model(self) -> "Config":
-        if self.pretrain.layout != "auto":
-            self.pretrain.layout.require_model(self.model, self.tokenizer.vocab_size)
+    def _layout_fits(self) -> "Config":
+        if self.training.layout != "auto":
+            layout = self.training.layout.on(self.training.workers)
+            for phase in self.pretrain.phases:
+                layout.require_batch(f"phase {phase.name}", phase.sequences, self.training.at_once(phase))
+            layout.require_model(self.model, self.tokenizer.vocab_size)
         return self

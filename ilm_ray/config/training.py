@@ -1,4 +1,4 @@
-"""Settings of the model and of pre-training: phases, layout, precision, checkpoints, faults."""
+"""Settings of the model, of every training (workers, layout, precision, checkpoints, faults) and of pre-training."""
 
 from typing import Literal
 
@@ -51,9 +51,13 @@ class PhaseConfig(Section):
         return self.batch_tokens // self.context
 
     @model_validator(mode="after")
-    def _shares(self) -> "PhaseConfig":
+    def _is_sound(self) -> "PhaseConfig":
         if not self.mixture or any(share <= 0 for share in self.mixture.values()):
             raise ValueError(f"phase {self.name}: mixture needs at least one source and positive shares")
+        if self.batch_tokens % self.context:
+            raise ValueError(
+                f"phase {self.name}: batch_tokens={self.batch_tokens} must be a multiple of context={self.context}"
+            )
         return self
 
 
@@ -74,15 +78,13 @@ class OpinionConfig(Section):
     model: str
 
 
-class PretrainConfig(Section):
-    """Pre-training (report sections 2.1 and 3.3), its layout, checkpoints and faults; SFT and reward model share
-    them."""
+class TrainingConfig(Section):
+    """How pre-training, SFT, the reward model and the scorer of long texts are trained: workers and their layout,
+    optimizer, checkpoints, faults."""
 
-    phases: list[PhaseConfig]
     workers: How[Count] = 2
-    min_workers: How[Count | None] = (
-        None  # go on with as few, where the cluster has no more; None: wait for all of them
-    )
+    # Go on with as few, where the cluster has no more; None: wait for all of them.
+    min_workers: How[Count | None] = None
     # How workers share the model; by default each reads its own sequences and keeps a share of all states. auto: the
     # fastest that the planner finds (ilm_ray/training/plan/planner.py).
     layout: How[Layout | Literal["auto"]] = Layout()
@@ -94,7 +96,6 @@ class PretrainConfig(Section):
     clip_norm: float = 1.0  # not stated; InternEvo's configuration
     warmup_ratio: Share = 0.01  # not stated; InternEvo's configuration
     final_lr_ratio: Share = 0.1
-    checkpoint_every: How[Count] = 500
     keep_checkpoints: How[Count] = 2  # newest ones, on the local disk
     # Where checkpoints are copied to while training goes on: any fsspec URL, such as s3://bucket/folder; null: nowhere.
     store: How[str | None] = None
@@ -105,30 +106,28 @@ class PretrainConfig(Section):
     log_every: How[Count] = 10
     micro_tokens: How[Count] = 32_768  # tokens a worker sends forward at once; the rest of its batch is accumulated
     loss_chunk: How[Count] = 1024  # tokens whose logits exist at once
-    heldout_share: Share = 0.001  # of a source's documents; not stated
-    spike: SpikeConfig = SpikeConfig()
     hang_s: How[float] = Field(600.0, gt=0)  # a worker that does one thing for longer ends itself and is replaced
     opinion: How[OpinionConfig | None] = None  # ask a language model too, when an attempt has failed
-    # Checkpoints whose held-out bits per byte are measured by tasks of their own while training goes on: every n-th.
-    evaluate_every: How[Count | None] = None
 
     @model_validator(mode="after")
-    def _shared_evenly(self) -> "PretrainConfig":
+    def _is_sound(self) -> "TrainingConfig":
         if self.store is None and self.store_cold is not None:
             raise ValueError(f"store_cold={self.store_cold} needs a store that checkpoints move from: set store too")
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(f"min_workers={self.min_workers} is above workers={self.workers}")
-        layout = self.layout.on(self.workers) if self.layout != "auto" else None
-        for phase in self.phases:
-            if phase.batch_tokens % phase.context:
-                raise ValueError(
-                    f"phase {phase.name}: batch_tokens={phase.batch_tokens} must be a multiple of "
-                    f"context={phase.context}"
-                )
-            if layout is not None:
-                layout.require_batch(f"phase {phase.name}", phase.sequences, self.at_once(phase))
         return self
 
     def at_once(self, phase: PhaseConfig) -> int:
         """Sequences of a micro-batch."""
         return max(1, self.micro_tokens // phase.context)
+
+
+class PretrainConfig(Section):
+    """Pre-training (report sections 2.1 and 3.3)."""
+
+    phases: list[PhaseConfig]
+    checkpoint_every: How[Count] = 500
+    heldout_share: Share = 0.001  # of a source's documents; not stated
+    spike: SpikeConfig = SpikeConfig()
+    # Checkpoints whose held-out bits per byte are measured by tasks of their own while training goes on: every n-th.
+    evaluate_every: How[Count | None] = None

@@ -31,11 +31,11 @@ class ScorerTask(PretrainTask):
 
 def check_scorer_batch(config: Config) -> None:
     """Raises UserError where the workers of training cannot share a batch of the scorer."""
-    unit = 2 * config.long_text.segment_tokens * config.pretrain.workers
+    unit = 2 * config.long_text.segment_tokens * config.training.workers
     if config.long_text.scorer is None and config.long_text.scorer_batch_tokens % unit:
         raise UserError(
             f"long_text.scorer_batch_tokens={config.long_text.scorer_batch_tokens} must be a multiple of "
-            f"2 * segment_tokens * pretrain.workers = {unit}"
+            f"2 * segment_tokens * training.workers = {unit}"
         )
 
 
@@ -56,5 +56,6 @@ def scorer_config(config: Config, shares: dict[str, float]) -> Config:
         max_lr=settings.scorer_lr,
     )
     every = -(-settings.scorer_steps // CHECKPOINTS)
-    pretrain = config.pretrain.model_copy(update={"phases": [phase], "checkpoint_every": every, "layout": Layout()})
-    return config.model_copy(update={"model": settings.scorer_model, "pretrain": pretrain})
+    pretrain = config.pretrain.model_copy(update={"phases": [phase], "checkpoint_every": every})
+    training = config.training.model_copy(update={"layout": Layout()})
+    return config.model_copy(update={"model": settings.scorer_model, "training": training, "pretrain": pretrain})

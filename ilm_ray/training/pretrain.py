@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config
-from ilm_ray.config.training import PhaseConfig, PretrainConfig
+from ilm_ray.config.training import PhaseConfig, TrainingConfig
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.data.tokens.mixture import Mixture
 from ilm_ray.data.tokens.shards import TokenSource
@@ -75,11 +75,11 @@ def phase_of(phases: Sequence[PhaseConfig], step: int) -> tuple[int, int]:
     return number, step
 
 
-def learning_rate(pretrain: PretrainConfig, step: int) -> float:
+def learning_rate(phases: Sequence[PhaseConfig], training: TrainingConfig, step: int) -> float:
     """Each phase has a cosine of its own."""
-    number, inside = phase_of(pretrain.phases, step)
-    phase = pretrain.phases[number]
-    return cosine_lr(inside, phase.steps, phase.max_lr, pretrain.warmup_ratio, pretrain.final_lr_ratio)
+    number, inside = phase_of(phases, step)
+    phase = phases[number]
+    return cosine_lr(inside, phase.steps, phase.max_lr, training.warmup_ratio, training.final_lr_ratio)
 
 
 class PretrainTask(Task):
@@ -88,7 +88,7 @@ class PretrainTask(Task):
     def __init__(self, config: Config, run_dir: Path) -> None:
         self.config, self.phases = config, config.pretrain.phases
         self.steps = sum(phase.steps for phase in self.phases)
-        self.checkpoint_every, self.log_every = config.pretrain.checkpoint_every, config.pretrain.log_every
+        self.checkpoint_every, self.log_every = config.pretrain.checkpoint_every, config.training.log_every
         tokenizer = Tokenizer.load(run_dir / "tokenizer")
         self.vocab_size = tokenizer.vocab_size
         self.byte_lengths = torch.from_numpy(tokenizer.byte_lengths())
@@ -96,10 +96,10 @@ class PretrainTask(Task):
         self.heldout = open_sources(run_dir / "tokens", "heldout")
         self.skipped: list[list[int]] = [[] for _ in self.phases]  # batches left out, by phase, ascending
         # Sequences of a micro-batch, by phase.
-        self.at_once = [config.pretrain.at_once(phase) for phase in self.phases]
+        self.at_once = [config.training.at_once(phase) for phase in self.phases]
 
     def build(self) -> CausalLM:
-        return CausalLM(shape_of(self.config, self.vocab_size), self.config.pretrain.loss_chunk)
+        return CausalLM(shape_of(self.config, self.vocab_size), self.config.training.loss_chunk)
 
     def fill(self, part: CausalLM | ScalarModel) -> None:
         initialize(part, self.config.seed)
@@ -114,7 +114,7 @@ class PretrainTask(Task):
 
     def lay_out(self, ranks: int, gpu: str | None) -> Stretches:
         """The layouts to train in on so many workers; from now on micro-batches are as large as those allow."""
-        layouts = stretches(self.config.pretrain, shape_of(self.config, self.vocab_size), ranks, gpu)
+        layouts = stretches(self.config, shape_of(self.config, self.vocab_size), ranks, gpu)
         self.at_once = [stretch.at_once for stretch in layouts.all]
         return layouts
 
@@ -126,7 +126,7 @@ class PretrainTask(Task):
         return self.phases[self.phase_of(step)[0]].context
 
     def learning_rate(self, step: int) -> float:
-        return learning_rate(self.config.pretrain, step)
+        return learning_rate(self.phases, self.config.training, step)
 
     def micro_batches(self, step: int, rank: int, ranks: int) -> list[Window]:
         number, batch = self.batch_of(step)

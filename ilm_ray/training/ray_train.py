@@ -65,7 +65,7 @@ def run_training(
     with the diagnosis where that does not help, UserError where the input is at fault, Stopped after Ctrl-C or SIGTERM.
     """
     config, folder = context.config, context.folder
-    pretrain, on_gpu = config.pretrain, ray.cluster_resources().get("GPU", 0) > 0
+    training, on_gpu = config.training, ray.cluster_resources().get("GPU", 0) > 0
     attempts = Attempts(folder / "attempts")
     trainer = _PoliteTrainer(
         _train_worker,
@@ -77,9 +77,9 @@ def run_training(
             "weight_decay": weight_decay,
             "earlier_attempts": len(attempts.all()),
         },
-        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=int(pretrain.hang_s + GRACE_S)),
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=int(training.hang_s + GRACE_S)),
         scaling_config=ScalingConfig(
-            num_workers=(pretrain.min_workers, pretrain.workers) if pretrain.min_workers else pretrain.workers,
+            num_workers=(training.min_workers, training.workers) if training.min_workers else training.workers,
             use_gpu=on_gpu,
             elastic_resize_monitor_interval_s=ELASTIC_EVERY_S,
         ),
@@ -91,9 +91,9 @@ def run_training(
             callbacks=[_KeepsExceptions(attempts)],
         ),
     )
-    ask = pretrain.opinion
+    ask = training.opinion
     opinion = None if ask is None else partial(second_opinion, ask.url, ask.model)
-    beside = _Beside(config, context.run_dir, folder) if measure_beside and pretrain.evaluate_every else None
+    beside = _Beside(config, context.run_dir, folder) if measure_beside and config.pretrain.evaluate_every else None
     also = beside.look if beside else _nothing
     with (
         stop_after_checkpoint(folder),
@@ -138,7 +138,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
     attempt = _begin(attempts, commit.newest_step(folder / "checkpoints"))
     if attempt is None:
         return
-    with Watch(attempt, rank, config.pretrain.hang_s) as watch:
+    with Watch(attempt, rank, config.training.hang_s) as watch:
         try:
             task = settings["make_task"](config, run_dir)
             _train_in_stretches(task, config, settings["weight_decay"], run_dir, folder, watch)
@@ -157,7 +157,7 @@ def _train_in_stretches(
     task: Task, config: Config, weight_decay: float, run_dir: Path, folder: Path, watch: Watch
 ) -> None:
     """Each stretch of `task` in its layout, on those of the workers that it has a place for."""
-    c, rank, ranks = config.pretrain, dist.get_rank(), dist.get_world_size()
+    c, rank, ranks = config.training, dist.get_rank(), dist.get_world_size()
     log = TrainingLog(folder, task, rank)
     plan = task.lay_out(ranks, torch.cuda.get_device_name() if torch.cuda.is_available() else None)
     if rank == 0 and plan.why:
@@ -165,7 +165,7 @@ def _train_in_stretches(
     if not keep_ranks(plan.used, timeout_s=c.hang_s + GRACE_S):
         watch.at(0, IDLE)
         return
-    spike = None if task.skipped is None else c.spike
+    spike = None if task.skipped is None else config.pretrain.spike
     settings = LoopSettings(
         c.precision, c.betas, c.eps, weight_decay, c.clip_norm, storage_of(c, run_dir, folder), spike=spike
     )

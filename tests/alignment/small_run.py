@@ -63,10 +63,10 @@ def config_of(run_dir: Path, layout: Layout | None = None, workers: int = 1) -> 
         ],
     )
     prompts = {"code": "C.", "helpful": "H."}
-    pretrain = {"micro_tokens": MICRO_TOKENS, "layout": layout or Layout(), "workers": workers, "log_every": 1}
+    training = {"micro_tokens": MICRO_TOKENS, "layout": layout or Layout(), "workers": workers, "log_every": 1}
     return config.model_copy(
         update={
-            "pretrain": config.pretrain.model_copy(update=pretrain),
+            "training": config.training.model_copy(update=training),
             "reward": config.reward.model_copy(update={"system_prompts": prompts}),
         }
     )

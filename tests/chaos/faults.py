@@ -235,7 +235,7 @@ def _faulty_store(scene: Scene) -> None:
     scene.env |= {**KEYS, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
     bucket = urllib.request.Request(f"http://{host}:{port}/chaos", method="PUT")
     urllib.request.urlopen(bucket, timeout=30).close()
-    scene.arguments += [f"pretrain.store=s3://chaos/{scene.run_dir.name}"]
+    scene.arguments += [f"training.store=s3://chaos/{scene.run_dir.name}"]
     scene.stack.callback(scene.nodes.renew)
     scene.nodes.renew(**scene.env)
 

@@ -38,10 +38,9 @@ DEADLINE_S = 900.0  # of one start of a job: hangs are told by it
 STARTS = 3
 LOGS = ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl")  # results beside these hold no times
 SETTINGS = """
+training: {log_every: 1, hang_s: 40}
 pretrain:
   checkpoint_every: 5
-  log_every: 1
-  hang_s: 40
   phases:
     - {name: only, steps: 60, context: 256, rope_base: 50000, batch_tokens: 4096, max_lr: 1.0e-3, mixture: {en: 1.0}}
 sft: {epochs: 1}

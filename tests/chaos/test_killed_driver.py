@@ -16,9 +16,9 @@ from ilm_ray.run.rundata import STAGES
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = """
+training: {log_every: 1}
 pretrain:
   checkpoint_every: 5
-  log_every: 1
   phases:
     - {name: short, steps: 20, context: 128, rope_base: 50000, batch_tokens: 1024, max_lr: 1.0e-3,
        mixture: {en: 0.5, zh: 0.25, code: 0.25}}

@@ -73,7 +73,7 @@ def test_gpu_nodes_hold_every_rank_of_pretraining(preset: str) -> None:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
     if preset != "nano":
         limits = by_role["gpu"]["template"]["spec"]["containers"][0]["resources"]["limits"]
-        assert by_role["gpu"]["replicas"] * int(limits["nvidia.com/gpu"]) >= config.pretrain.workers
+        assert by_role["gpu"]["replicas"] * int(limits["nvidia.com/gpu"]) >= config.training.workers
         assert by_role["gpu"]["rayStartParams"]["num-cpus"] == limits["nvidia.com/gpu"]  # data tasks go elsewhere
 
 

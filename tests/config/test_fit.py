@@ -56,7 +56,7 @@ def test_room_for_pretraining_alone_is_refused_before_it_is_paid_for() -> None:
 def test_nobody_is_refused_for_what_does_not_run() -> None:
     config = load_config("20b", None, ["ppo.colocate=true"])  # 40 workers, 8 GPUs for PPO
     check_fits(config, gpus=8, stages=["ppo"], **LARGE)
-    with pytest.raises(UserError, match=r"pretrain\.workers=40"):
+    with pytest.raises(UserError, match=r"training\.workers=40"):
         check_fits(config, gpus=8, stages=["pretrain", "ppo"], **LARGE)
     check_fits(load_config("1_8b"), gpus=8, stages=["text", "pretrain", "sft", "reward"], **LARGE)
 
@@ -79,7 +79,7 @@ def test_nano_takes_its_counts_from_the_gpus_that_there_are(gpus: int, workers: 
     config = load_config("nano")
     check_fits(config, cpus=4, gpus=gpus, memory_gib=16, stages=["pretrain", "sft", "reward", "ppo"])
     fit = fitted(config, gpus)
-    assert (fit.pretrain.workers, fit.ppo.policy_ranks) == (workers, policy_ranks)
+    assert (fit.training.workers, fit.ppo.policy_ranks) == (workers, policy_ranks)
     assert set(group_sizes(fit.ppo)[1:]) == {1}
     assert (fewer_line(config, fit) is None) == (gpus in (0, 6, 8))
     check_ppo_fits(fit.ppo, gpus)  # which the driver asks again when it places the groups
@@ -96,8 +96,8 @@ def test_fewer_ranks_always_fit_and_are_never_more_than_what_is_set(colocate: bo
         assert all(1 <= size <= limit for size, limit in zip(sizes, most, strict=True))
         places = max(sizes) if colocate else sum(sizes)
         assert places <= gpus or (not colocate and sizes[:2] == (1, 1))
-        assert 1 <= fit.pretrain.workers <= min(8, gpus)
-        assert all(phase.sequences % fit.pretrain.workers == 0 for phase in fit.pretrain.phases)
+        assert 1 <= fit.training.workers <= min(8, gpus)
+        assert all(phase.sequences % fit.training.workers == 0 for phase in fit.pretrain.phases)
         assert (fit == config) == (gpus >= max(gpus_needed(config)))
 
 

@@ -12,6 +12,7 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config, save_config
 from ilm_ray.config.fit import check_fits, parameter_count
 from ilm_ray.config.load import PRESETS, with_entry
+from ilm_ray.config.run_folder import choose_settings
 from ilm_ray.model.internlm2 import CausalLM, Shape
 
 
@@ -25,7 +26,7 @@ def test_override_beats_file_beats_preset(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "hint"),
     [
-        ("pretrain.wokers=2", "pretrain.workers"),
+        ("pretrain.wokers=2", "training.workers"),
         ("ppo.top_k=2", "ppo.top_p"),
         ("modle.layers=2", "model"),
         ("iterations=2", "ppo.iterations"),
@@ -46,8 +47,8 @@ def test_unknown_key_names_the_nearest(setting: str, hint: str) -> None:
         "seed=[1,",
         "text.ngram=0",
         "text.threshold=5",
-        "pretrain.log_every=0",
-        "pretrain.workers=3",  # does not share the sequences of a step evenly
+        "training.log_every=0",
+        "training.workers=3",  # does not share the sequences of a step evenly
         "preset=7b",
         "input=",
         "seed=-1",  # numpy's generators take none
@@ -61,6 +62,21 @@ def test_bad_values_are_one_line(setting: str) -> None:
     with pytest.raises(UserError) as caught:
         load_config("nano", None, [setting])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["workers", "layout", "store", "warmup_ratio"])
+def test_what_has_moved_is_refused_with_its_new_name(key: str, tmp_path: Path) -> None:
+    """On the command line, in a file and in what a run folder remembers."""
+    line = f"setting 'pretrain.{key}' is now 'training.{key}'"
+    with pytest.raises(UserError, match=line) as caught:
+        load_config("nano", None, [f"pretrain.{key}={{tp: 1}}"])
+    assert "\n" not in str(caught.value)
+    (tmp_path / "config.yaml").write_text(f"# resolved from preset nano\npretrain: {{{key}: 1}}\n")
+    with pytest.raises(UserError, match=f"{line}; change {tmp_path}"):
+        load_config("nano", tmp_path / "config.yaml")
+    with pytest.raises(UserError, match=f"{line}.*correct or remove"):
+        choose_settings(None, None, [], tmp_path)
+    assert choose_settings("nano", None, [], tmp_path).config == load_config("nano")
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -1,6 +1,6 @@
 """Which settings are part of a result: against a dump that leaves the same ones out by their paths."""
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from ilm_ray.config import Config, load_config
 from ilm_ray.config.section import ByContent, Count, How, NotInResult, Section, result_settings
@@ -15,8 +15,8 @@ class _Outer(Section):
     name: str = "a"
     file: ByContent[str | None] = None
     inner: _Inner = _Inner()
-    table: dict[str, _Inner] = {"x": _Inner(size=2)}
-    row: list[_Inner] = [_Inner(size=3)]
+    table: dict[str, _Inner] = Field(default_factory=lambda: {"x": _Inner(size=2)})
+    row: list[_Inner] = Field(default_factory=lambda: [_Inner(size=3)])
     pair: tuple[float, float] = (0.9, 0.95)
 
 

@@ -57,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     summary = {"step": 3, "loss": 1.0, "tokens": 300, "tokens_per_second": 30.0}
     described = manifests.describe_files(folder, files)
     manifests.commit(folder, Manifest("pretrain", settings, {}, described, {"summary": summary}))
-    (run / "config.yaml").write_text(f"pretrain: {{store: '{run.parent / 'store'}'}}\n")
+    (run / "config.yaml").write_text(f"training: {{store: '{run.parent / 'store'}'}}\n")
     Tokenizer([bytes([i]) for i in range(256)], SHAPE.vocab_size).save(run / "tokenizer")
     return run
 
@@ -90,7 +90,7 @@ def test_ls_tells_what_lies_where(run: Path, capsys: pytest.CaptureFixture[str])
         *("not committed", "", "__0_0.distcp is missing or has another size", ""),
     ]
     assert "300" in words and "committed" in words
-    (run / "config.yaml").write_text("pretrain: {store: 'nosuch://x'}\n")
+    (run / "config.yaml").write_text("training: {store: 'nosuch://x'}\n")
     assert ask(capsys, run, "ls")[0] == 2
 
 

@@ -22,7 +22,7 @@ def test_a_plan_is_a_table_and_one_json_line(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_dry_run_shows_every_phase_and_what_all_take(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--preset", "7b", "--devices", "13", "--device", "h100", "--phases", "pretrain.layout={tp: 2}"]
+    arguments = ["--preset", "7b", "--devices", "13", "--device", "h100", "--phases", "training.layout={tp: 2}"]
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     summary = json.loads(lines[-1])

@@ -35,7 +35,8 @@ def _config() -> Config:
         phase | {"name": "one", "steps": 5, "max_lr": 1e-3},
         phase | {"name": "two", "steps": 4, "max_lr": 1e-4, "short_share": 0.5, "short_context": 100},
     ]
-    values["pretrain"] |= {"phases": phases, "workers": 1}
+    values["pretrain"] |= {"phases": phases}
+    values["training"] |= {"workers": 1}
     return Config.model_validate(values)
 
 
@@ -140,7 +141,7 @@ def test_the_layout_of_the_workers_does_not_matter(run_dir: Path, tmp_path: Path
     for name in ("tokens", "tokenizer", "text"):
         (tmp_path / name).symlink_to(run_dir / name)
     values = _config().model_dump()
-    values["pretrain"] |= {"workers": 4, "layout": {"tp": 2}}
+    values["training"] |= {"workers": 4, "layout": {"tp": 2}}
     save_config(Config.model_validate(values), tmp_path / "config.yaml")
     assert explain(tmp_path, 7) == explain(run_dir, 7)
 

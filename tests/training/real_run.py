@@ -34,9 +34,9 @@ def real_config(steps: int, workers: int, *more: str) -> Config:
             f"pretrain.phases=[{{name: only, steps: {steps}, context: 64, rope_base: 10000.0, {phase}}}]",
             "model={layers: 4, hidden: 64, kv_heads: 2, queries_per_kv: 2, head_dim: 16, mlp_hidden: 96}",
             f"tokenizer.vocab_size={VOCABULARY}",
-            f"pretrain.workers={workers}",
-            "pretrain.micro_tokens=64",
-            "pretrain.log_every=1",
+            f"training.workers={workers}",
+            "training.micro_tokens=64",
+            "training.log_every=1",
             *more,
         ],
     )

@@ -18,9 +18,10 @@ __all__ = ["run_dir"]  # a fixture of that test
 def test_checkpoints_are_measured_beside_training(local_ray: None, run_dir: Path, tmp_path: Path) -> None:
     for name in ("tokenizer", "tokens"):
         (tmp_path / name).symlink_to(run_dir / name)
-    settings = {"evaluate_every": 1, "checkpoint_every": 2, "keep_checkpoints": 9, "workers": 2, "log_every": 1}
     config = _config()
-    config = config.model_copy(update={"pretrain": config.pretrain.model_copy(update=settings)})
+    pretrain = config.pretrain.model_copy(update={"evaluate_every": 1, "checkpoint_every": 2})
+    training = config.training.model_copy(update={"keep_checkpoints": 9, "workers": 2, "log_every": 1})
+    config = config.model_copy(update={"pretrain": pretrain, "training": training})
     folder = tmp_path / "pretrain"
     folder.mkdir()
     context = Context(config, folder, tmp_path, Journal(tmp_path / "journal.jsonl"))

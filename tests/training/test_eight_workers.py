@@ -69,7 +69,7 @@ def test_three_dimensions_give_the_curve_of_one_worker_and_any_layout_goes_on(
     eight_cpus: None, source: Path, tmp_path: Path
 ) -> None:
     alone = _run(tmp_path / "alone", source, real_config(STEPS, 1, f"pretrain.checkpoint_every={MIDDLE}"))
-    settings = [f"pretrain.checkpoint_every={MIDDLE}", f"pretrain.layout={LAYOUT}"]
+    settings = [f"pretrain.checkpoint_every={MIDDLE}", f"training.layout={LAYOUT}"]
     many = _run(tmp_path / "many", source, real_config(STEPS, 8, *settings))
     assert [row["step"] for row in many] == list(range(1, STEPS + 1))
     apart = max(abs(a["loss"] - b["loss"]) for a, b in zip(alone, many, strict=True))
@@ -79,7 +79,7 @@ def test_three_dimensions_give_the_curve_of_one_worker_and_any_layout_goes_on(
     for name, (workers, layout) in OTHERS.items():
         folder = tmp_path / name
         shutil.copytree(middle, folder / "pretrain" / "checkpoints" / middle.name)
-        resumed = _run(folder, source, real_config(STEPS, workers, f"pretrain.layout={layout}"))
+        resumed = _run(folder, source, real_config(STEPS, workers, f"training.layout={layout}"))
         assert [row["step"] for row in resumed] == list(range(MIDDLE + 1, STEPS + 1))
         next_batch = read_sequences(folder, MIDDLE)
         assert len(next_batch) == 16 and next_batch == read_sequences(tmp_path / "many", MIDDLE)
@@ -95,8 +95,8 @@ def test_layouts_that_the_planner_chooses_give_the_curve_of_one_worker(
     phase = "{{name: {}, steps: {}, context: {}, rope_base: 1e4, batch_tokens: {}, max_lr: 3e-3, mixture: {{en: 1}}}}"
     # The second has two sequences a step: data parallelism alone would leave half of the workers idle.
     phases = f"pretrain.phases=[{phase.format('short', 20, 64, 1024)}, {phase.format('long', 10, 256, 512)}]"
-    alone = _run(tmp_path / "alone", source, real_config(1, 1, phases, "pretrain.micro_tokens=256"))
-    chosen = real_config(1, 4, phases, "pretrain.micro_tokens=256", "pretrain.layout=auto")
+    alone = _run(tmp_path / "alone", source, real_config(1, 1, phases, "training.micro_tokens=256"))
+    chosen = real_config(1, 4, phases, "training.micro_tokens=256", "training.layout=auto")
     many = _run(tmp_path / "auto", source, chosen)
     for path in sorted((tmp_path / "auto" / "pretrain" / "attempts").glob("attempt-*/layout.txt")):
         print(path.read_text())
@@ -125,8 +125,8 @@ second = cluster.add_node(num_cpus=3, **args)
 env = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": os.getcwd()}
 ray.init(address=cluster.address, log_to_driver=False, runtime_env={"env_vars": env})
 trainer.ELASTIC_EVERY_S = 5.0
-config = real_config(240, 8, "pretrain.min_workers=2", "pretrain.checkpoint_every=5",
-                     "pretrain.keep_checkpoints=100", "pretrain.spike.window=4000")
+config = real_config(240, 8, "training.min_workers=2", "pretrain.checkpoint_every=5",
+                     "training.keep_checkpoints=100", "pretrain.spike.window=4000")
 stage = folder / "pretrain"
 stage.mkdir(exist_ok=True)
 

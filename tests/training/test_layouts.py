@@ -76,7 +76,7 @@ def _config() -> Config:
         "pretrain.phases=["
         f"{{name: short, steps: 2, context: 16, rope_base: 100.0, {phase}}}, "
         f"{{name: long, steps: 2, context: 32, rope_base: 10000.0, {phase}}}]",
-        "pretrain.micro_tokens=32",
+        "training.micro_tokens=32",
         "model={layers: 3, hidden: 32, kv_heads: 2, queries_per_kv: 2, head_dim: 8, mlp_hidden: 48}",
         f"tokenizer.vocab_size={VOCABULARY}",
     ]

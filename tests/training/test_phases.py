@@ -47,9 +47,9 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _config(micro_tokens: int = 64) -> Config:
     config = load_config("nano")
-    pretrain = {"phases": [phase | {"mixture": MIXTURE} for phase in PHASES], "workers": 1}
     values = config.model_dump()
-    values["pretrain"] |= pretrain | {"micro_tokens": micro_tokens}
+    values["pretrain"] |= {"phases": [phase | {"mixture": MIXTURE} for phase in PHASES]}
+    values["training"] |= {"workers": 1, "micro_tokens": micro_tokens}
     return Config.model_validate(values)
 
 

@@ -62,7 +62,7 @@ def make_stopping(config: Config, run_dir: Path) -> StoppingItsDriver:
 
 
 def test_a_stopped_driver_leaves_a_checkpoint_and_goes_on_from_it(local_ray: None, tmp_path: Path) -> None:
-    config = load_config("nano", None, ["pretrain.clip_norm=0.5"])
+    config = load_config("nano", None, ["training.clip_norm=0.5"])
     folder = tmp_path / "run" / "toy"
     folder.mkdir(parents=True)
     (folder.parent / "driver").write_text(str(os.getpid()))
@@ -86,7 +86,7 @@ def make_task(config: Config, run_dir: Path) -> DyingOnce:
 
 
 def test_a_killed_worker_costs_no_result(local_ray: None, tmp_path: Path) -> None:
-    config = load_config("nano", None, ["pretrain.clip_norm=0.5"])
+    config = load_config("nano", None, ["training.clip_norm=0.5"])
     folder = tmp_path / "run" / "toy"  # not there yet, as that of a model trained within another stage
     folder.parent.mkdir()
     context = Context(config, folder, folder.parent, Journal(folder.parent / "journal.jsonl"))
@@ -111,7 +111,7 @@ def make_while_mended(config: Config, run_dir: Path) -> Toy:
 
 @pytest.mark.slow
 def test_what_was_mended_is_tried_again_when_the_job_is_started_again(local_ray: None, tmp_path: Path) -> None:
-    config = load_config("nano", None, ["pretrain.clip_norm=0.5"])
+    config = load_config("nano", None, ["training.clip_norm=0.5"])
     folder = tmp_path / "run" / "toy"
     folder.mkdir(parents=True)
     (folder.parent / "broken").touch()
@@ -145,7 +145,7 @@ class KilledOften(Toy):
 def test_ten_workers_killed_at_random_steps_leave_no_mark(local_ray: None, tmp_path: Path) -> None:
     generator = random.Random(5)
     kills = {step: generator.randrange(2) for step in generator.sample(range(1, KilledOften.steps), 10)}
-    config = load_config("nano", None, ["pretrain.clip_norm=0.5"])
+    config = load_config("nano", None, ["training.clip_norm=0.5"])
     weights = {}
     for name, planned in (("killed", kills), ("undisturbed", {})):
         folder = tmp_path / name / "toy"
@@ -180,7 +180,7 @@ class LaidOut(Toy):
 
 @pytest.mark.slow
 def test_workers_that_share_the_model_give_the_weights_of_one(local_ray: None, tmp_path: Path) -> None:
-    config = load_config("nano", None, ["pretrain.workers=4", "pretrain.clip_norm=0.5"])
+    config = load_config("nano", None, ["training.workers=4", "training.clip_norm=0.5"])
     folder = tmp_path / "run" / "toy"
     folder.mkdir(parents=True)
     context = Context(config, folder, folder.parent, Journal(folder / "journal.jsonl"))

@@ -93,7 +93,7 @@ class RewardTask(Task):
 
     def __init__(self, config: Config, run_dir: Path) -> None:
         self.config, self.base = config, run_dir / "sft" / "model"
-        self.checkpoint_every, self.log_every = config.reward.checkpoint_every, config.pretrain.log_every
+        self.checkpoint_every, self.log_every = config.reward.checkpoint_every, config.training.log_every
         tokenizer = Tokenizer.load(run_dir / "tokenizer")
         self.about = {HASH: conditions_hash(tokenizer, config.reward.system_prompts)}
         self.pairs = read_pairs(config, tokenizer, "train")
@@ -112,16 +112,16 @@ class RewardTask(Task):
         read_weights(part, self.base, head_seed=self.config.seed)
 
     def lay_out(self, ranks: int, gpu: str | None) -> Stretches:
-        """As `pretrain.layout`, without its pipeline: the scores of a micro-batch's pairs belong together."""
-        return one_stretch(self.config.pretrain, load_shape(self.base), ranks, self.steps, pipeline=False)
+        """As `training.layout`, without its pipeline: the scores of a micro-batch's pairs belong together."""
+        return one_stretch(self.config.training, load_shape(self.base), ranks, self.steps, pipeline=False)
 
     def learning_rate(self, step: int) -> float:
-        r, c = self.config.reward, self.config.pretrain
+        r, c = self.config.reward, self.config.training
         return cosine_lr(step, self.steps, r.max_lr, c.warmup_ratio, r.min_lr / r.max_lr)
 
     def micro_batches(self, step: int, rank: int, ranks: int) -> list[list[PreferencePair]]:
         pairs = [self.pairs[i] for i in self.plan[step]]
-        micros = deal([p.tokens for p in pairs], self.config.pretrain.micro_tokens, ranks)[rank]
+        micros = deal([p.tokens for p in pairs], self.config.training.micro_tokens, ranks)[rank]
         return [[pairs[i] for i in micro] for micro in micros]
 
     def count(self, micro: list[PreferencePair]) -> float:
@@ -158,7 +158,7 @@ class RewardTask(Task):
             total: list[float] = []
             for domain in sorted({p.domain for p in pairs}):
                 some = [p for p in pairs if p.domain == domain]
-                cut = cut_micro_batches(range(len(some)), [p.tokens for p in some], self.config.pretrain.micro_tokens)
+                cut = cut_micro_batches(range(len(some)), [p.tokens for p in some], self.config.training.micro_tokens)
                 sums = evaluate(model, [[some[i] for i in micro] for micro in cut], _sums)
                 total = [a + b for a, b in zip(total, sums, strict=True)] if total else sums
                 figures.setdefault(domain, {})[name] = pair_figures(sums)

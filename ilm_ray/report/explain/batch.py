@@ -1,6 +1,6 @@
 """What a step of pre-training read: its sequences, piece by piece, back to the archive or the repository."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.jsonl import Row
-from ilm_ray.config.training import PretrainConfig
+from ilm_ray.config.training import PhaseConfig, PretrainConfig, TrainingConfig
 from ilm_ray.data.documents.paths import SOURCES, read_sources
 from ilm_ray.data.documents.sources import ROW_BITS, Source
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
@@ -57,18 +57,18 @@ class Batch:
 
 def explain(run_dir: Path, step: int, rank: int = 0, ranks: int = 1) -> Batch:
     """Raises UserError where the run has no such step or rank, or not the files that it reads."""
-    pretrain, seed = _settings(run_dir)
-    steps = sum(phase.steps for phase in pretrain.phases)
+    phases, training, seed = _settings(run_dir)
+    steps = sum(phase.steps for phase in phases)
     if not 1 <= step <= steps:
         raise UserError(f"step {step} does not exist: pre-training has steps 1 to {steps}; give --step one of them")
-    number, inside = phase_of(pretrain.phases, step - 1)
-    phase = pretrain.phases[number]
+    number, inside = phase_of(phases, step - 1)
+    phase = phases[number]
     if not 0 <= rank < ranks or phase.sequences % ranks:
         raise UserError(
             f"rank {rank} of {ranks} does not exist: give --ranks a divisor of the {phase.sequences} sequences of a "
             f"step and --rank a number from 0 to below it"
         )
-    mixture = _mixtures(run_dir, pretrain, seed)[number]
+    mixture = _mixtures(run_dir, phases, seed)[number]
     tokenizer = Tokenizer.load(run_dir / "tokenizer")
     first = nth_kept(inside, _skipped(run_dir, number)) * phase.sequences
     sequences = list(range(first + rank, first + phase.sequences, ranks))
@@ -78,7 +78,7 @@ def explain(run_dir: Path, step: int, rank: int = 0, ranks: int = 1) -> Batch:
         for sequence in sequences
         for piece in mixture.pieces(sequence)
     ]
-    return Batch(step, steps, phase.name, phase.context, learning_rate(pretrain, step - 1), sequences, pieces)
+    return Batch(step, steps, phase.name, phase.context, learning_rate(phases, training, step - 1), sequences, pieces)
 
 
 def summary(batch: Batch) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def _text(tokenizer: Tokenizer, tokens: np.ndarray) -> str:
     return tokenizer.decode(tokens[(tokens != tokenizer.bos_id) & (tokens != tokenizer.eos_id)].tolist())
 
 
-def _settings(run_dir: Path) -> tuple[PretrainConfig, int]:
+def _settings(run_dir: Path) -> tuple[list[PhaseConfig], TrainingConfig, int]:
     """What pre-training ran with, or will run with: its manifest's settings, else those of config.yaml.
 
     Raises UserError where stages that it read have run anew since.
@@ -165,10 +165,8 @@ def _settings(run_dir: Path) -> tuple[PretrainConfig, int]:
             raise UserError(f"{run_dir / stage} is no longer what pre-training read; run jobs/pretrain.py again")
     try:
         values = done.settings if done else yaml.safe_load(path.read_text(encoding="utf-8"))
-        # Workers and their layout change no batch; a manifest does not name them.
-        return PretrainConfig.model_validate(
-            values["pretrain"] | {"workers": 1, "min_workers": None, "layout": {}}
-        ), values["seed"]
+        training = TrainingConfig.model_validate(values["training"])
+        return PretrainConfig.model_validate(values["pretrain"]).phases, training, values["seed"]
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; give --run-dir the folder of a run") from None
     except (yaml.YAMLError, UnicodeDecodeError, ValidationError, TypeError, KeyError) as error:
@@ -183,12 +181,12 @@ def _skipped(run_dir: Path, phase: int) -> list[int]:
     return incidents[-1]["skipped"][phase] if incidents else []
 
 
-def _mixtures(run_dir: Path, pretrain: PretrainConfig, seed: int) -> list[Mixture]:
+def _mixtures(run_dir: Path, phases: Sequence[PhaseConfig], seed: int) -> list[Mixture]:
     tokens = run_dir / "tokens"
     if not any(tokens.glob(f"*/train/*{DOCUMENTS}")):
         raise UserError(f"{run_dir} holds no token shards; run jobs/tokenize_corpus.py --run-dir {run_dir} first")
     try:
-        return phase_mixtures(pretrain.phases, seed, run_dir)
+        return phase_mixtures(phases, seed, run_dir)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{tokens} cannot be read ({error}); delete it and run its job again") from None
 

@@ -49,7 +49,7 @@ def _proposals(folder: Path, stores: Sequence[Store], notes: list[str]) -> Itera
     except Exception as error:
         raise UserError(
             f"the store cannot be read ({_one_line(error)}), and {folder} holds no whole checkpoint; "
-            "make it reachable, or set pretrain.store=null to begin without it"
+            "make it reachable, or set training.store=null to begin without it"
         ) from None
 
 

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from ilm_ray.config.training import PretrainConfig
+from ilm_ray.config.training import TrainingConfig
 from ilm_ray.run.stage import work_fingerprint
 from ilm_ray.training.checkpoints.checkpoints import Storage
 from ilm_ray.training.checkpoints.retention import StoreRules
 
 
-def storage_of(pretrain: PretrainConfig, run_dir: Path, folder: Path) -> Storage:
-    """Storage of the stage in `folder`; SFT and the reward model take pre-training's stores too.
+def storage_of(training: TrainingConfig, run_dir: Path, folder: Path) -> Storage:
+    """Storage of the stage in `folder`; every training has the same stores.
 
     A stage's work has addresses of its own, `<store>/<run>/<stage>/<fingerprint>`: a new node finds what it can go on
     from, and never a checkpoint of other settings or inputs.
@@ -21,11 +21,11 @@ def storage_of(pretrain: PretrainConfig, run_dir: Path, folder: Path) -> Storage
         return f"{url.rstrip('/')}/{run_dir.name}/{folder.name}/{fingerprint}" if url and fingerprint else None
 
     return Storage(
-        keep_local=pretrain.keep_checkpoints,
-        store=address(pretrain.store),
-        cold=address(pretrain.store_cold),
+        keep_local=training.keep_checkpoints,
+        store=address(training.store),
+        cold=address(training.store_cold),
         rules=StoreRules(
-            pretrain.store_keep, pretrain.store_keep_every, pretrain.cold_after_hours if pretrain.store_cold else None
+            training.store_keep, training.store_keep_every, training.cold_after_hours if training.store_cold else None
         ),
         fingerprint=fingerprint or "",
         journal=run_dir / "journal.jsonl",

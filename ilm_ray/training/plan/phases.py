@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ilm_ray.config import Config
 from ilm_ray.config.fit import parameter_count
-from ilm_ray.config.training import PhaseConfig, PretrainConfig
+from ilm_ray.config.training import PhaseConfig, TrainingConfig
 from ilm_ray.training.plan.devices import Device
 from ilm_ray.training.plan.elastic import usable
 from ilm_ray.training.plan.planner import Choice, LayoutPlan, Workload
@@ -13,32 +13,32 @@ from ilm_ray.training.plan.shape import shape_of
 from ilm_ray.training.plan.step import OptimizerStep
 
 
-def work_of(pretrain: PretrainConfig) -> list[Workload]:
+def work_of(config: Config) -> list[Workload]:
     """The phases' steps; `micro_tokens` is the most that the planner may put into a micro-batch."""
-    return [Workload(step_of(pretrain, phase), phase.steps) for phase in pretrain.phases]
+    return [Workload(step_of(config.training, phase), phase.steps) for phase in config.pretrain.phases]
 
 
-def step_of(pretrain: PretrainConfig, phase: PhaseConfig) -> OptimizerStep:
+def step_of(training: TrainingConfig, phase: PhaseConfig) -> OptimizerStep:
     """A step of `phase` with the micro-batches that the configuration names."""
     return OptimizerStep(
-        phase.context, phase.sequences, pretrain.at_once(phase), pretrain.precision, pretrain.loss_chunk
+        phase.context, phase.sequences, training.at_once(phase), training.precision, training.loss_chunk
     )
 
 
 def training_layout(config: Config, vocab_size: int, ranks: int, device: Device) -> Choice:
-    """One layout for all phases on up to `ranks` ranks: `pretrain.layout`, or what comes nearest to it, or for `auto`
+    """One layout for all phases on up to `ranks` ranks: `training.layout`, or what comes nearest to it, or for `auto`
     the fastest.
 
     Its `plans` say how many sequences of each phase a micro-batch may have. Raises UserError where nothing fits.
     """
-    layout, works = config.pretrain.layout, work_of(config.pretrain)
+    layout, works = config.training.layout, work_of(config)
     return usable(None if layout == "auto" else layout, ranks, shape_of(config, vocab_size), device, works)
 
 
 def choose_layouts(config: Config, vocab_size: int, ranks: int, device: Device) -> list[Choice]:
     """For each phase alone the fastest layout of up to `ranks` ranks. Raises UserError where one has none."""
     shape = shape_of(config, vocab_size)
-    return [usable(None, ranks, shape, device, [work]) for work in work_of(config.pretrain)]
+    return [usable(None, ranks, shape, device, [work]) for work in work_of(config)]
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Forecast:
     device_seconds: float  # of all ranks, idle ones too
 
 
-def forecast(pretrain: PretrainConfig, plans: Sequence[LayoutPlan], ranks: int) -> list[Forecast]:
+def forecast(phases: Sequence[PhaseConfig], plans: Sequence[LayoutPlan], ranks: int) -> list[Forecast]:
     """Each phase in its plan, on a machine of `ranks` ranks. Evaluation, checkpoints and restarts are not counted."""
     forecasts = []
-    for phase, plan in zip(pretrain.phases, plans, strict=True):
+    for phase, plan in zip(phases, plans, strict=True):
         seconds, tokens = phase.steps * plan.times.total, phase.steps * plan.step.tokens
         forecasts.append(Forecast(phase, plan, tokens, tokens / seconds, seconds, seconds * ranks))
     return forecasts

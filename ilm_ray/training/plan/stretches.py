@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ilm_ray.base.errors import UserError
+from ilm_ray.config import Config
 from ilm_ray.config.layout import Layout
-from ilm_ray.config.training import PretrainConfig
+from ilm_ray.config.training import TrainingConfig
 from ilm_ray.model.internlm2 import Shape
 from ilm_ray.training.plan.calibration import read_calibration
 from ilm_ray.training.plan.devices import Device, known_device
@@ -32,7 +33,7 @@ class Stretches:
     why: str
 
 
-def stretches(pretrain: PretrainConfig, shape: Shape, ranks: int, gpu: str | None) -> Stretches:
+def stretches(config: Config, shape: Shape, ranks: int, gpu: str | None) -> Stretches:
     """The layouts of the phases on `ranks` workers. Raises UserError where there is none.
 
     gpu: CUDA's name of it, None for a CPU.
@@ -40,14 +41,14 @@ def stretches(pretrain: PretrainConfig, shape: Shape, ranks: int, gpu: str | Non
     A named layout is used as it is on the configured number of workers. On fewer, or with `auto`, the planner chooses;
     with `auto` each phase gets its own fastest layout.
     """
-    works = work_of(pretrain)
+    training, works = config.training, work_of(config)
     ends = [sum(work.steps for work in works[: number + 1]) for number in range(len(works))]
-    if pretrain.layout != "auto" and ranks == pretrain.workers:
-        layout = pretrain.layout.on(ranks)
+    if training.layout != "auto" and ranks == training.workers:
+        layout = training.layout.on(ranks)
         parts = tuple(Stretch(end, layout, work.step.at_once) for end, work in zip(ends, works, strict=True))
         return Stretches(ranks, parts, "")
-    device = cluster_device(pretrain.calibration, gpu)
-    base = None if pretrain.layout == "auto" else pretrain.layout
+    device = cluster_device(training.calibration, gpu)
+    base = None if training.layout == "auto" else training.layout
     together = usable(base, ranks, shape, device, works)
     choices = [(together.layout, plan.step.at_once, "") for plan in together.plans]
     if base is None:
@@ -57,7 +58,7 @@ def stretches(pretrain: PretrainConfig, shape: Shape, ranks: int, gpu: str | Non
             except UserError:  # a stretch of its own may have none of all these ranks: the common one has
                 continue
             choices[number] = (alone.layout, alone.plans[0].step.at_once, alone.why)
-    whys = [f"{phase.name}: {why}" for phase, (_, _, why) in zip(pretrain.phases, choices, strict=True) if why]
+    whys = [f"{phase.name}: {why}" for phase, (_, _, why) in zip(config.pretrain.phases, choices, strict=True) if why]
     return Stretches(
         together.ranks,
         tuple(Stretch(end, layout, at_once) for end, (layout, at_once, _) in zip(ends, choices, strict=True)),
@@ -65,14 +66,14 @@ def stretches(pretrain: PretrainConfig, shape: Shape, ranks: int, gpu: str | Non
     )
 
 
-def one_stretch(pretrain: PretrainConfig, shape: Shape, ranks: int, steps: int, pipeline: bool) -> Stretches:
-    """One layout for a training that deals its batches out by tokens and so runs on any number of replicas.
+def one_stretch(training: TrainingConfig, shape: Shape, ranks: int, steps: int, pipeline: bool) -> Stretches:
+    """One layout for a training that deals its batches out by tokens, and so runs on any number of replicas.
 
-    It has the degrees of `pretrain.layout` (`auto`: none, every rank is a replica) and the largest dp that `ranks`
+    It has the degrees of `training.layout` (`auto`: none, every rank is a replica) and the largest dp that `ranks`
     give. pipeline: whether the model can be cut into stages; otherwise a pipeline's ranks become replicas. Raises
     UserError where `ranks` are too few or the model cannot be split so.
     """
-    base = Layout() if pretrain.layout == "auto" else pretrain.layout
+    base = Layout() if training.layout == "auto" else training.layout
     why = []
     if base.pp > 1 and not pipeline:
         whole = {"pp": 1, "schedule": "1f1b", "virtual_stages": 1}
@@ -81,8 +82,8 @@ def one_stretch(pretrain: PretrainConfig, shape: Shape, ranks: int, steps: int, 
     dp, idle = divmod(ranks, base.replica_ranks)
     if dp == 0:
         raise UserError(
-            f"pretrain.layout: pp * cp * tp = {base.replica_ranks} ranks make one model, there are {ranks} workers; "
-            "lower a degree or raise pretrain.workers"
+            f"training.layout: pp * cp * tp = {base.replica_ranks} ranks make one model, there are {ranks} workers; "
+            "lower a degree or raise training.workers"
         )
     if idle:
         why.append(f"{ranks} workers: {idle} idle")

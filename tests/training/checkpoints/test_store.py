@@ -210,7 +210,7 @@ def test_a_store_that_cannot_be_read_stops_a_run_that_has_nothing_else(
 
 
 def _nothing_else(folder: str, url: str) -> None:
-    with pytest.raises(UserError, match=r"store cannot be read .*pretrain\.store=null"):
+    with pytest.raises(UserError, match=r"store cannot be read .*training\.store=null"):
         Checkpoints(Path(folder), Storage(store=url)).restore([made()])
 
 
