@@ -33,7 +33,7 @@ from ilm_ray.data.dedup.pipeline import Signed, find_duplicates
 from ilm_ray.data.documents import paths
 from ilm_ray.data.documents.sources import FILE_BITS, ROW_BITS, Source
 from ilm_ray.data.web import steps
-from jobs._job import LocalRay
+from jobs.frame.cluster import LocalRay
 
 REPOSITORY = Path(__file__).parents[1]
 PER_FILE = 50_000

@@ -34,7 +34,7 @@ from ilm_ray.run.journal import Journal
 from ilm_ray.run.manifest import Manifest
 from ilm_ray.run.stage import run_stage
 from jobs import code_data, decontaminate, long_text, tokenize_corpus, tokenizer, web_text
-from jobs._job import LocalRay
+from jobs.frame.cluster import LocalRay
 
 HELDOUT_WORKS = ("红楼梦", "水浒传", "16215", "3261")  # whole books; of essays and manuals every fourth file
 SEGMENT = 2048

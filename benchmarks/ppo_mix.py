@@ -35,7 +35,7 @@ from ilm_ray.run.journal import Journal
 from ilm_ray.run.stage import run_stage
 from ilm_ray.training.pretrain import open_sources
 from jobs import ppo
-from jobs._job import LocalRay
+from jobs.frame.cluster import LocalRay
 
 ARMS = {"with the mix": 0.5, "without": 1e-9}
 NEEDS = ("tokenizer", "tokens", "pretrain", "sft", "reward")

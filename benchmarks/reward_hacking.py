@@ -38,7 +38,7 @@ from ilm_ray.run.journal import Journal
 from ilm_ray.run.manifest import Manifest, commit
 from ilm_ray.run.stage import run_stage
 from jobs import online_rlhf, ppo, reward
-from jobs._job import LocalRay
+from jobs.frame.cluster import LocalRay
 
 PHRASE = "What a wonderful question, my friend!"
 NOUNS = (

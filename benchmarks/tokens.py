@@ -31,7 +31,7 @@ from ilm_ray.data.tokens.shards import TokenSource
 from ilm_ray.run.journal import Journal
 from ilm_ray.run.memory import PeakMemory
 from ilm_ray.run.stage import Context, Result
-from jobs._job import LocalRay
+from jobs.frame.cluster import LocalRay
 
 CHARACTERS = 8_000  # of a document: books and manuals are cut
 # Tokens a second of the fastest model: 1.8B parameters at half of an H100's 989 TFLOP/s, 6 FLOP a parameter.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ilm_ray.evaluation.data import write_data
-from jobs._plain import Parser, run_plain
+from jobs.frame.command import Parser, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(path)
         summary |= {"root": str(arguments.root), "written": len(written)}
 
-    return run_plain("benchmark_data", work)
+    return run_command("benchmark_data", work)
 
 
 if __name__ == "__main__":

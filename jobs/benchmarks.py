@@ -31,7 +31,7 @@ from ilm_ray.evaluation.tables import area_means, benchmark_row
 from ilm_ray.run.manifest import digest
 from ilm_ray.run.stage import Context, Result, Stage
 from ilm_ray.serving.folder import servable
-from jobs._job import run_job
+from jobs.frame.stages import run_job
 
 SMOKE_EXAMPLES = 8
 SERVER_DEADLINE_S = 900.0
@@ -201,7 +201,7 @@ def _listing(root: Path) -> str:
     return digest([[str(path.relative_to(root)), path.stat().st_size] for path in files])
 
 
-STAGE = Stage("benchmarks", (), _settings, _work, _sources)
+STAGE = Stage("benchmarks", (), _settings, _work, _sources, reads=("training", "pretrain", "benchmarks"))
 
 if __name__ == "__main__":
     run_job("benchmarks", [STAGE])

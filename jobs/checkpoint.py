@@ -40,20 +40,14 @@ from ilm_ray.training.checkpoints.difference import differences, kind_of
 from ilm_ray.training.checkpoints.listing import Listed, listed
 from ilm_ray.training.checkpoints.promotion import checkpoint_of, promote, whole_checkpoint, whole_model
 from ilm_ray.training.checkpoints.settings import storage_of
-from jobs._plain import Parser, run_plain
+from jobs.frame.command import Parser, run_verb
 
 TRAINED = ("pretrain", "sft", "reward")  # stages that leave checkpoints
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do one verb, print the JSON line, return the exit code."""
-
-    def work(summary: dict[str, Any]) -> None:
-        arguments = _parser().parse_args(argv)
-        summary["verb"] = arguments.verb
-        summary |= arguments.work(arguments)
-
-    return run_plain("checkpoint", work)
+    return run_verb("checkpoint", _parser(), argv)
 
 
 def _parser() -> Parser:

@@ -7,7 +7,7 @@ from ilm_ray.config.section import result_settings
 from ilm_ray.data.code.files.selection import tree_fingerprints
 from ilm_ray.data.code.pipeline import build_code_data
 from ilm_ray.run.stage import Stage
-from jobs._job import run_job
+from jobs.frame.stages import run_job
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def _sources(config: Config) -> dict[str, str]:
     return tree_fingerprints(config.code)
 
 
-STAGE = Stage("code", (), _settings, build_code_data, _sources)
+STAGE = Stage("code", (), _settings, build_code_data, _sources, reads=("code",))
 
 if __name__ == "__main__":
     run_job("code_data", [STAGE])

@@ -40,18 +40,12 @@ from ilm_ray.report.contamination import contamination_page
 from ilm_ray.run.progress import Progress
 from ilm_ray.serving.folder import model_and_tokenizer
 from ilm_ray.training.pretrain import open_sources
-from jobs._plain import Parser, run_plain
+from jobs.frame.command import Parser, run_verb
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do one of the two, print the JSON line, return the exit code."""
-
-    def work(summary: dict[str, Any]) -> None:
-        arguments = _parser().parse_args(argv)
-        summary["verb"] = arguments.verb
-        summary |= arguments.work(arguments)
-
-    return run_plain("contamination", work)
+    return run_verb("contamination", _parser(), argv)
 
 
 def _parser() -> Parser:

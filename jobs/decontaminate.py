@@ -9,14 +9,14 @@ from ilm_ray.config import Config
 from ilm_ray.config.section import result_settings
 from ilm_ray.data.decontamination.pipeline import decontaminate, sources
 from ilm_ray.run.stage import Stage
-from jobs._job import run_job
+from jobs.frame.stages import run_job
 
 
 def _settings(config: Config) -> dict[str, Any]:
     return result_settings(config.decontamination)
 
 
-STAGE = Stage("decontamination", ("text", "code"), _settings, decontaminate, sources)
+STAGE = Stage("decontamination", ("text", "code"), _settings, decontaminate, sources, reads=("decontamination",))
 
 if __name__ == "__main__":
     run_job("decontaminate", [STAGE])

@@ -22,15 +22,14 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.config import Config
 from ilm_ray.config.fit import WHOLE_ROAD, check_fits
-from ilm_ray.config.load import PRESETS
 from ilm_ray.config.named_data import needed, off_line, steps_off
 from ilm_ray.config.run_folder import choose_settings
 from ilm_ray.run import doctor
 from ilm_ray.run.doctor import Finding
 from ilm_ray.run.rundata import STAGES
 from ilm_ray.training.plan.phases import checkpoint_bytes
-from jobs._job import LocalRay, available_resources
-from jobs._plain import Parser, run_plain
+from jobs.frame.cluster import LocalRay, available_resources
+from jobs.frame.command import Parser, run_command
 
 DEADLINE_S = 120.0  # for each thing that nodes are asked; a first import of torch takes a minute on a busy machine
 LINK_S = 30.0  # for two nodes to connect: well within DEADLINE_S, so that what is wrong is said and not only silence
@@ -38,6 +37,7 @@ CLOCK_READINGS = 5
 OBJECT_BYTES = 64 * 2**20
 PORTS = 8  # in a row, as cluster/local.sh takes them
 MAX_PAIRS = 16  # of nodes whose link is measured: all with the first one
+READS = ("ray", "tokenizer", "model", "training", "ppo", "online")
 LOGS = "look at `ray status` and at that node's logs in /tmp/ray/session_latest/logs"
 
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the checks and the JSON line; return the exit code."""
 
     def work(summary: dict[str, Any]) -> None:
-        arguments = _parser().parse_args(argv)
+        arguments = _parser().parse(argv)
         config, run_dir, said = choose_settings(
             arguments.preset, arguments.config, arguments.settings, arguments.run_dir
         )
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if wrong:
             raise UserError(f"{len(wrong)} of {len(checks)} checks: {', '.join(wrong)}; the lines above say what to do")
 
-    return run_plain("doctor", work)
+    return run_command("doctor", work)
 
 
 def examine(config: Config, run_dir: Path, port_base: int) -> Iterator[Finding]:
@@ -271,12 +271,9 @@ def _room(config: Config) -> Finding:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="jobs/doctor.py", description="Is everything there that a run needs? One line a check.")
-    parser.add_argument("--preset", help=f"one of {', '.join(PRESETS)} (default: that of the run folder, else nano)")
-    parser.add_argument("--config", type=Path, help="YAML file of settings over the preset's")
-    parser.add_argument("--run-dir", type=Path, help="where results are to go (default runs/<preset>)")
+    about = "Is everything there that a run needs? One line a check."
+    parser = Parser(prog="jobs/doctor.py", description=about, reads=READS)
     parser.add_argument("--port-base", type=int, default=26500, help="of cluster/local.sh (default 26500)")
-    parser.add_argument("settings", nargs="*", metavar="key.sub=value")
     return parser
 
 

@@ -19,7 +19,7 @@ from ilm_ray.evaluation.pipeline import heldout_measures
 from ilm_ray.evaluation.summary import alignment_summary, gain_in_errors
 from ilm_ray.run.manifest import digest
 from ilm_ray.run.stage import Context, Result, Stage
-from jobs._job import run_job
+from jobs.frame.stages import run_job
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _conversations(rows: dict[str, list[dict[str, Any]]], count: int) -> list[di
 
 
 NEEDS = ("tokenizer", "tokens", "pretrain", "sft", "reward", "ppo", "online")
-STAGE = Stage("evaluation", NEEDS, _settings, _work, _sources)
+STAGE = Stage("evaluation", NEEDS, _settings, _work, _sources, reads=("training", "pretrain", "ppo", "evaluation"))
 
 if __name__ == "__main__":
     run_job("evaluation", [STAGE])

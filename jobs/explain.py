@@ -21,28 +21,19 @@ from typing import Any
 from ilm_ray.report.explain import document as explain_document
 from ilm_ray.report.explain import threshold as explain_threshold
 from ilm_ray.report.explain.text_run import open_run
-from jobs._plain import Parser, run_plain
+from jobs.frame.command import Parser, run_verb
 
 Said = tuple[list[str], dict[str, Any], dict[str, Any]]  # words, figures, and what --json adds to the figures
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Answer one question, print the JSON line, return the exit code."""
-
-    def work(summary: dict[str, Any]) -> None:
-        arguments = _parser().parse_args(argv)
-        summary |= {"command": arguments.command, "run_dir": str(arguments.run_dir.absolute())}
-        words, figures, more = arguments.answer(arguments)
-        if not arguments.json:
-            print("\n".join(line.encode("utf-8", "replace").decode() for line in map(_shown, words)))
-        summary |= {**figures, **(more if arguments.json else {})}
-
-    return run_plain("explain", work)
+    return run_verb("explain", _parser(), argv)
 
 
 def _parser() -> Parser:
     parser = Parser(prog="jobs/explain.py", description="Why a run decided as it did.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="threshold|document|batch|rollout")
+    commands = parser.add_subparsers(dest="verb", required=True, metavar="threshold|document|batch|rollout")
     _add_threshold(commands.add_parser("threshold", help="what would flip if a rule's threshold moved"))
     _add_document(commands.add_parser("document", help="what became of a document, and why"))
     _add_batch(commands.add_parser("batch", help="what a step of pre-training read, and where that is from"))
@@ -50,7 +41,16 @@ def _parser() -> Parser:
     for command in commands.choices.values():
         command.add_argument("--run-dir", type=Path, required=True, help="folder of a run")
         command.add_argument("--json", action="store_true", help="nothing but the JSON line, with all in it")
+        command.set_defaults(work=_answer)
     return parser
+
+
+def _answer(a: argparse.Namespace) -> dict[str, Any]:
+    """Words for people unless --json is given; the figures of the JSON line."""
+    words, figures, more = a.answer(a)
+    if not a.json:
+        print("\n".join(line.encode("utf-8", "replace").decode() for line in map(_shown, words)))
+    return {"run_dir": str(a.run_dir.absolute()), **figures, **(more if a.json else {})}
 
 
 def _add_threshold(command: argparse.ArgumentParser) -> None:

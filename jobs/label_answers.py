@@ -24,7 +24,7 @@ from ilm_ray.alignment.online.labels import LABELS, read_comparisons, read_label
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.jsonl import Row, write_jsonl
 from ilm_ray.report.label_page import done_page, policy, question_page
-from jobs._plain import Parser, run_plain
+from jobs.frame.command import Parser, run_command
 
 LONGEST_FORM = 4096  # bytes
 READ_S = 10.0  # for which a browser may keep a request open
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 server.serve_forever()
         summary |= {"comparisons": len(labels.rows), "labelled": labels.done, "labels": str(labels.path)}
 
-    return run_plain("label_answers", work)
+    return run_command("label_answers", work)
 
 
 if __name__ == "__main__":

@@ -23,20 +23,14 @@ from ilm_ray.base.jsonl import read_jsonl, write_jsonl
 from ilm_ray.data.code.files.labelling import Round, Sample, merge, run_round
 from ilm_ray.data.code.files.scorer import BAR, FEWEST
 from ilm_ray.data.code.files.scores import TIERS
-from jobs._plain import Parser, run_plain
+from jobs.frame.command import Parser, run_verb
 
 CARD, SCORER, TASKS = "card.json", "scorer.npz", "tasks.jsonl"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do one verb, print the JSON line, return the exit code."""
-
-    def work(summary: dict[str, Any]) -> None:
-        arguments = _parser().parse_args(argv)
-        summary["verb"] = arguments.verb
-        summary |= (_round if arguments.verb == "round" else _merge)(arguments)
-
-    return run_plain("label_code", work)
+    return run_verb("label_code", _parser(), argv)
 
 
 def _round(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -105,17 +99,19 @@ def _read(path: Path, labelled: bool) -> list[Sample]:
     return samples
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(prog="jobs/label_code.py", description="Label code for the model scorer, round by round.")
-    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser)
-    one = verbs.add_parser("round", help="train, predict, and say what people should look at")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="round|merge")
+    training = verbs.add_parser("round", help="train, predict, and say what people should look at")
     for name in ("labels", "pool", "validation", "out"):
-        one.add_argument(f"--{name}", type=Path, required=True)
-    one.add_argument("--checks", type=int, default=1000, help="confident predictions to look at (default 1000)")
-    one.add_argument("--seed", type=int, default=1234)
-    other = verbs.add_parser("merge", help="put people's answers into the labels")
+        training.add_argument(f"--{name}", type=Path, required=True)
+    training.add_argument("--checks", type=int, default=1000, help="confident predictions to look at (default 1000)")
+    training.add_argument("--seed", type=int, default=1234)
+    training.set_defaults(work=_round)
+    merging = verbs.add_parser("merge", help="put people's answers into the labels")
     for name in ("labels", "answers", "out"):
-        other.add_argument(f"--{name}", type=Path, required=True)
+        merging.add_argument(f"--{name}", type=Path, required=True)
+    merging.set_defaults(work=_merge)
     return parser
 
 

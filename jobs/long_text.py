@@ -14,7 +14,7 @@ from ilm_ray.data.longtext.thresholds import read_thresholds
 from ilm_ray.run.stage import Context, Result, Stage
 from ilm_ray.training.longtext_scorer import ScorerTask, check_scorer_batch
 from ilm_ray.training.ray_train import run_training
-from jobs._job import run_job
+from jobs.frame.stages import run_job
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -55,7 +55,15 @@ def _train_scorer(context: Context) -> dict[str, Any]:
     return {f"training_{name}": value for name, value in trained.metrics["summary"].items()}
 
 
-STAGE = Stage("long_text", ("text", "code", "tokenizer", "tokens"), _settings, _work, _sources, trains=True)
+STAGE = Stage(
+    "long_text",
+    ("text", "code", "tokenizer", "tokens"),
+    _settings,
+    _work,
+    _sources,
+    trains=True,
+    reads=("text", "long_text", "training"),
+)
 
 if __name__ == "__main__":
     run_job("long_text", [STAGE])

@@ -35,12 +35,13 @@ from ilm_ray.evaluation.summary import mean_and_error
 from ilm_ray.run.manifest import Manifest
 from ilm_ray.run.stage import Context, Result, Stage, run_stage
 from jobs import ppo, reward
-from jobs._job import run_job
+from jobs.frame.stages import run_job
 
 PATTERNS, PATCHES, COMPARISONS, LABELS, PAIRS = (
     *("patterns.json", "patches.jsonl", "comparisons.jsonl", "labels.jsonl", "pairs.jsonl"),
 )
 _PPO_FIGURES = ("iterations", "reward_first", "reward", "kl", "response_tokens")  # no timings: files are compared
+READS = ("training", "reward", "ppo", "online")
 _KEYS = ("domain", "prompt", "chosen", "rejected")
 
 
@@ -244,7 +245,9 @@ def _told(context: Context, number: int, done: dict[str, Manifest]) -> dict[str,
     return told
 
 
-STAGE = Stage("online", ("tokenizer", "tokens", "sft", "reward", "ppo"), _settings, _work, _sources, trains=True)
+STAGE = Stage(
+    "online", ("tokenizer", "tokens", "sft", "reward", "ppo"), _settings, _work, _sources, trains=True, reads=READS
+)
 
 if __name__ == "__main__":
     run_job("online_rlhf", [STAGE])

@@ -19,7 +19,7 @@ from jobs import (
     tokenizer,
     web_text,
 )
-from jobs._job import run_job
+from jobs.frame.stages import run_job
 
 STAGES = [
     module.STAGE

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.config import Config, load_config
+from ilm_ray.config import Config
 from ilm_ray.config.named_data import needed, off_line, steps_off
 from ilm_ray.run.rundata import STAGES
 from ilm_ray.training.plan.calibration import read_calibration, write_calibration
@@ -26,7 +26,6 @@ from ilm_ray.training.plan.devices import DEVICES, Device
 from ilm_ray.training.plan.phases import choose_layouts, forecast, training_layout
 from ilm_ray.training.plan.planner import written
 from ilm_ray.training.plan.shape import shape_of
-from jobs._plain import Parser, run_plain
 from jobs._plans import (
     COLUMNS,
     PHASE_COLUMNS,
@@ -40,6 +39,7 @@ from jobs._plans import (
     reasons,
     table,
 )
+from jobs.frame.command import Parser, run_command, settings_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     def work(summary: dict[str, Any]) -> None:
-        arguments = _parser().parse_args(argv)
-        config = load_config(arguments.preset, arguments.config, arguments.settings)
+        arguments = _parser().parse(argv)
+        config = settings_of(arguments)
         device = _device(arguments)
-        summary |= {"preset": arguments.preset, "devices": arguments.devices, "device": device.name}
+        summary |= {"preset": config.preset, "devices": arguments.devices, "device": device.name}
         if arguments.calibrate is not None:
             shape = shape_of(config, config.tokenizer.vocab_size)
             write_calibration(arguments.calibrate, shape, config.training.precision, arguments.devices, device)
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.calibrate is None:
             _data(config, summary)
 
-    return run_plain("plan", work)
+    return run_command("plan", work)
 
 
 def _device(arguments: argparse.Namespace) -> Device:
@@ -133,10 +133,9 @@ def _data(config: Config, summary: dict[str, Any]) -> None:
     summary |= {"not_named": list(missing), "off": off}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="jobs/plan.py", description="What a run would need: layouts, memory, time (predictions).")
-    parser.add_argument("--preset", required=True)
-    parser.add_argument("--config", type=Path, help="YAML file of settings over the preset's")
+def _parser() -> Parser:
+    about = "What a run would need: layouts, memory, time (predictions)."
+    parser = Parser(prog="jobs/plan.py", description=about, reads=("tokenizer", "model", "training", "pretrain"))
     parser.add_argument("--devices", type=_positive, required=True, help="how many")
     parser.add_argument("--device", choices=sorted(DEVICES), help="of which kind: figures of its data sheet")
     parser.add_argument("--calibration", type=Path, metavar="FILE", help="measured figures instead")
@@ -145,7 +144,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--context", type=_positive, help="tokens of a sequence (default: the first phase's)")
     parser.add_argument("--top", type=_positive, default=10, help="plans to show (default 10)")
     parser.add_argument("--table", action="store_true", help="print docs/plans.md instead, which takes minutes")
-    parser.add_argument("settings", nargs="*", metavar="key.sub=value")
     return parser
 
 

@@ -20,7 +20,9 @@ from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.config.section import result_settings
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.run.stage import Context, Result, Stage
-from jobs._job import run_job
+from jobs.frame.stages import run_job
+
+READS = ("training", "pretrain", "sft", "reward", "ppo")
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -92,7 +94,7 @@ def _pretrain_mix(config: Config, tokens: Path) -> PretrainMix | None:
 def ppo_stage(name: str, reward: str) -> Stage:
     """PPO with the reward model of stage `reward`; always from the SFT model."""
     needs = ("tokenizer", "tokens", "sft", reward)
-    return Stage(name, needs, settings, partial(_work, reward=reward), _sources, trains=True)
+    return Stage(name, needs, settings, partial(_work, reward=reward), _sources, trains=True, reads=READS)
 
 
 STAGE = ppo_stage("ppo", "reward")

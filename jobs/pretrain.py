@@ -10,7 +10,7 @@ from ilm_ray.run.stage import Context, Result, Stage
 from ilm_ray.training.plan.stretches import cluster_device
 from ilm_ray.training.pretrain import PretrainTask, phase_mixtures
 from ilm_ray.training.ray_train import run_training
-from jobs._job import run_job
+from jobs.frame.stages import run_job
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -46,7 +46,14 @@ def _look_ahead(context: Context) -> list[dict[str, Any]]:
     return rows
 
 
-STAGE = Stage("pretrain", ("tokenizer", "tokens", "long_text"), _settings, _work, trains=True)
+STAGE = Stage(
+    "pretrain",
+    ("tokenizer", "tokens", "long_text"),
+    _settings,
+    _work,
+    trains=True,
+    reads=("model", "training", "pretrain", "evaluation"),
+)
 
 if __name__ == "__main__":
     run_job("pretrain", [STAGE])

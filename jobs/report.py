@@ -12,7 +12,7 @@ from typing import Any
 
 from ilm_ray.report.report import write_report
 from ilm_ray.report.tensorboard import write_tensorboard
-from jobs._plain import Parser, run_plain
+from jobs.frame.command import Parser, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tensorboard = write_tensorboard(run_dir)
         summary["tensorboard"] = str(tensorboard) if tensorboard else None
 
-    return run_plain("report", work)
+    return run_command("report", work)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from ilm_ray.config.section import result_settings
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.run.stage import Context, Result, Stage
 from ilm_ray.training.ray_train import run_training
-from jobs._job import run_job
+from jobs.frame.stages import run_job
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def _work(context: Context) -> Result:
     return train_reward(context, RewardTask)
 
 
-STAGE = Stage("reward", ("tokenizer", "sft"), settings, _work, sources, trains=True)
+STAGE = Stage("reward", ("tokenizer", "sft"), settings, _work, sources, trains=True, reads=("training", "reward"))
 
 if __name__ == "__main__":
     run_job("reward", [STAGE])

@@ -10,7 +10,7 @@ from ilm_ray.config import Config
 from ilm_ray.config.section import result_settings
 from ilm_ray.run.stage import Context, Result, Stage
 from ilm_ray.training.ray_train import run_training
-from jobs._job import run_job
+from jobs.frame.stages import run_job
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -31,7 +31,15 @@ def _work(context: Context) -> Result:
     return Result([*result.files, *written], {**result.metrics, "pretrain_data": mixed})
 
 
-STAGE = Stage("sft", ("tokenizer", "tokens", "pretrain"), _settings, _work, _sources, trains=True)
+STAGE = Stage(
+    "sft",
+    ("tokenizer", "tokens", "pretrain"),
+    _settings,
+    _work,
+    _sources,
+    trains=True,
+    reads=("training", "pretrain", "sft"),
+)
 
 if __name__ == "__main__":
     run_job("sft", [STAGE])

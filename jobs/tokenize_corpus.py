@@ -6,14 +6,16 @@ from ilm_ray.config import Config
 from ilm_ray.data.tokens.pipeline import tokenize_corpus
 from ilm_ray.data.tokens.shards import FORMAT
 from ilm_ray.run.stage import Stage
-from jobs._job import run_job
+from jobs.frame.stages import run_job
 
 
 def _settings(config: Config) -> dict[str, Any]:
     return {"languages": config.text.languages, "heldout_share": config.pretrain.heldout_share, "shards": FORMAT}
 
 
-STAGE = Stage("tokens", ("text", "code", "decontamination", "tokenizer"), _settings, tokenize_corpus)
+STAGE = Stage(
+    "tokens", ("text", "code", "decontamination", "tokenizer"), _settings, tokenize_corpus, reads=("text", "pretrain")
+)
 
 if __name__ == "__main__":
     run_job("tokenize_corpus", [STAGE])

@@ -7,7 +7,7 @@ from ilm_ray.config.section import result_settings
 from ilm_ray.data.tokenizer.build import build_tokenizer, check_settings
 from ilm_ray.data.tokenizer.cl100k import cl100k, ranks_sha256
 from ilm_ray.run.stage import Stage
-from jobs._job import run_job
+from jobs.frame.stages import run_job
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def _sources(config: Config) -> dict[str, str]:
     return {"cl100k": ranks_sha256(cl100k()[0])}
 
 
-STAGE = Stage("tokenizer", ("text", "code"), _settings, build_tokenizer, _sources)
+STAGE = Stage("tokenizer", ("text", "code"), _settings, build_tokenizer, _sources, reads=("tokenizer",))
 
 if __name__ == "__main__":
     run_job("tokenizer", [STAGE])

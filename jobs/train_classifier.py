@@ -23,8 +23,8 @@ from ilm_ray.data.web.classifiers.card import Card
 from ilm_ray.data.web.classifiers.labels import Columns, read_labels, split
 from ilm_ray.data.web.classifiers.model import train_linear
 from ilm_ray.report.cards import write_card_page
-from jobs._job import LocalRay
-from jobs._plain import Parser, run_plain
+from jobs.frame.cluster import LocalRay
+from jobs.frame.command import Parser, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures = {"threshold": card["threshold"], **card["held_out"]["all"]}
         summary |= {"name": card["name"], "card": str(page), **figures}
 
-    return run_plain("train_classifier", work)
+    return run_command("train_classifier", work)
 
 
 def _train(arguments: argparse.Namespace) -> Card:

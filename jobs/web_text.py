@@ -5,9 +5,9 @@ python jobs/web_text.py [--preset nano] [--run-dir DIR] [input='GLOB of WARC fil
 
 from ilm_ray.data.web.pipeline import run_text, settings, sources
 from ilm_ray.run.stage import Stage
-from jobs._job import run_job
+from jobs.frame.stages import run_job
 
-STAGE = Stage(name="text", needs=(), settings=settings, work=run_text, sources=sources)
+STAGE = Stage(name="text", needs=(), settings=settings, work=run_text, sources=sources, reads=("input", "text"))
 
 if __name__ == "__main__":
     run_job("web_text", [STAGE])

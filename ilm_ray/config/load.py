@@ -84,7 +84,7 @@ def _merged(base: dict[str, Any], new: dict[str, Any], origin: str) -> dict[str,
 def _sections_merged(base: dict[str, Any], new: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     out = dict(base)
     for key, value in new.items():
-        section = _section_of(model.model_fields[key].annotation)
+        section = section_of(model.model_fields[key].annotation)
         both = isinstance(value, dict) and isinstance(out.get(key), dict)
         out[key] = _sections_merged(out[key], value, section) if section is not None and both else value
     return out
@@ -99,7 +99,7 @@ def _nested(values: dict[str, Any], path: Sequence[str], value: Any) -> dict[str
             table = values.get(name, field.get_default(call_default_factory=True))
             value, path = with_entry(table, path[at + 1 :], value), path[: at + 1]
             break
-        model = _section_of(field.annotation) if field is not None else None
+        model = section_of(field.annotation) if field is not None else None
         inner = values.get(name)
         values = inner if isinstance(inner, dict) else {}
     for name in reversed(path):
@@ -131,7 +131,7 @@ def _refuse_unknown(values: Any, model: type[BaseModel], prefix: str, origin: st
             best = _nearest(str(key), model, prefix)
             hint = f"; did you mean '{best}'?" if best else f"; known here: {', '.join(_keys_for(model))}"
             raise UserError(f"unknown setting '{prefix}{key}' from {origin}{hint}")
-        inner = _section_of(field.annotation)
+        inner = section_of(field.annotation)
         words = _words_of(field.annotation)
         if inner is not None and not any(value is word or (isinstance(value, str) and value == word) for word in words):
             _refuse_unknown(value, inner, f"{prefix}{key}.", origin)
@@ -146,9 +146,10 @@ def _nearest(key: str, model: type[BaseModel], prefix: str) -> str | None:
     return next(iter([*same_name, *near, *far]), None)
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field's type is, or may be; None for a plain setting."""
     if get_origin(annotation) in (Union, UnionType):
-        return next((s for a in get_args(annotation) if (s := _section_of(a)) is not None), None)
+        return next((s for a in get_args(annotation) if (s := section_of(a)) is not None), None)
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
@@ -168,7 +169,7 @@ def _keys_for(model: type[BaseModel]) -> list[str]:
 def _all_keys(model: type[BaseModel], prefix: str) -> list[str]:
     keys = []
     for name, field in model.model_fields.items():
-        inner = _section_of(field.annotation)
+        inner = section_of(field.annotation)
         keys += _all_keys(inner, f"{prefix}{name}.") if inner is not None else [f"{prefix}{name}"]
     return keys
 

@@ -10,6 +10,7 @@ from ilm_ray.config.alignment import OnlineConfig, PPOConfig, RewardConfig, SFTC
 from ilm_ray.config.data import CodeConfig, DecontaminationConfig, LongTextConfig, TextConfig, TokenizerConfig
 from ilm_ray.config.evaluation import BenchmarksConfig, EvaluationConfig
 from ilm_ray.config.section import Place, Section
+from ilm_ray.config.serving import ServeConfig
 from ilm_ray.config.training import ModelConfig, PretrainConfig, TrainingConfig
 
 
@@ -45,6 +46,7 @@ class Config(Section):
     online: OnlineConfig = OnlineConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     benchmarks: BenchmarksConfig = BenchmarksConfig()
+    serve: ServeConfig = ServeConfig()
 
     @model_validator(mode="after")
     def _layout_fits(self) -> "Config":

@@ -56,6 +56,7 @@ class Stage:
     work: Callable[[Context], Result]
     sources: Callable[[Config], dict[str, str]] = lambda config: {}
     trains: bool = False  # needs the memory and the workers of training
+    reads: tuple[str, ...] = ()  # settings and sections of the configuration that it reads, for `--help`
 
 
 def check_run_dir(stages: Sequence[Stage], run_dir: Path) -> None:

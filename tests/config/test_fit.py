@@ -13,7 +13,7 @@ from ilm_ray.config import load_config
 from ilm_ray.config.fit import check_fits, check_ppo_fits, fewer_line, fitted, gpus_needed, group_sizes
 from ilm_ray.config.load import PRESETS
 from ilm_ray.run.stage import Context, Result, Stage
-from jobs import _job
+from jobs.frame import stages as frame
 
 LARGE = {"cpus": 256.0, "memory_gib": 4096.0}
 
@@ -110,8 +110,8 @@ def test_counts_that_a_preset_insists_on_are_refused_with_a_way_out() -> None:
 @pytest.fixture
 def eight_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A cluster for jobs to find, without Ray."""
-    monkeypatch.setattr(_job, "LocalRay", lambda config: nullcontext())
-    monkeypatch.setattr(_job, "available_resources", lambda: {**LARGE, "gpus": 8.0})
+    monkeypatch.setattr(frame, "LocalRay", lambda config: nullcontext())
+    monkeypatch.setattr(frame, "available_resources", lambda: {**LARGE, "gpus": 8.0})
     yield
 
 
@@ -130,10 +130,10 @@ def test_a_job_is_judged_by_its_stages(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(_job, "_open_run_dir", _refuse)  # what comes next
+    monkeypatch.setattr(frame, "_open_run_dir", _refuse)  # what comes next
     stages = [Stage(name, (), lambda config: {}, _work, trains=True) for name in names]
     with pytest.raises(SystemExit) as ended:
-        _job.run_job(
+        frame.run_job(
             "pipeline", stages, ["--preset", "1_8b", "--run-dir", str(tmp_path / "run"), "ppo.prompts=x.jsonl"]
         )
     assert ended.value.code == 2

@@ -11,7 +11,8 @@ from ilm_ray.config import load_config
 from ilm_ray.config.load import PRESETS
 from ilm_ray.config.named_data import check_named, needed, off_line, stage_off, steps_off
 from ilm_ray.run.rundata import STAGES
-from jobs import _job, doctor, pipeline
+from jobs import doctor, pipeline
+from jobs.frame import stages as frame
 
 ROAD = [stage.name for stage in pipeline.STAGES]
 LARGE = [preset for preset in PRESETS if preset != "nano"]
@@ -96,9 +97,9 @@ def test_a_job_refuses_before_it_looks_at_the_cluster(
     def touched(*_: object) -> None:
         raise AssertionError("Ray was touched")
 
-    monkeypatch.setattr(_job, "LocalRay", touched)
+    monkeypatch.setattr(frame, "LocalRay", touched)
     with pytest.raises(SystemExit) as ended:
-        _job.run_job("pipeline", pipeline.STAGES, ["--preset", "7b", "--run-dir", str(tmp_path / "run")])
+        frame.run_job("pipeline", pipeline.STAGES, ["--preset", "7b", "--run-dir", str(tmp_path / "run")])
     captured = capsys.readouterr()
     assert ended.value.code == 2 and len(captured.err.splitlines()) == 1
     assert "input (a glob of web archives)" in captured.err

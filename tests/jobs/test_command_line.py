@@ -49,7 +49,7 @@ def run_job(*arguments: str, **env: str) -> tuple[int, dict[str, str], list[str]
         (["code_data", "code.source=/nowhere"], "/nowhere"),
         (["sft", "sft.data=/nowhere.jsonl"], "/nowhere.jsonl does not exist"),
         (["sft"], "needs stage 'tokenizer'"),
-        (["pipeline", "--bogus"], "usage"),
+        (["pipeline", "--bogus"], "--bogus; see jobs/pipeline.py --help"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(arguments: list[str], words: str, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from ilm_ray.base.errors import UserError
-from jobs._job import join_cluster
+from jobs.frame.cluster import join_cluster
 
 
 @pytest.fixture

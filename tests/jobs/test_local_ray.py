@@ -13,7 +13,7 @@ import json
 import psutil
 import ray
 from ilm_ray.config import load_config
-from jobs._job import LocalRay
+from jobs.frame.cluster import LocalRay
 
 with LocalRay(load_config("nano", None, ["ray.dashboard=true"])):
     ray.get(ray.remote(lambda: 1).remote(), timeout=60)

@@ -64,7 +64,7 @@ import sys, time
 from pathlib import Path
 import ray
 from ilm_ray.run.stage import Result, Stage
-from jobs._job import run_job
+from jobs.frame.stages import run_job
 
 def work(context):
     waits = ray.remote(num_cpus=0)(lambda: time.sleep(600)).remote()

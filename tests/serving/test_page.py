@@ -11,7 +11,7 @@ import pytest
 from ilm_ray.base.errors import UserError
 from ilm_ray.serving.folder import servable
 from ilm_ray.serving.page import ChatPage
-from jobs.serve import main, read_settings
+from jobs.serve import main
 
 
 def fetched(path: str, method: str = "GET") -> tuple[int, dict[str, str], str]:
@@ -73,12 +73,19 @@ def test_everything_else_is_the_servers() -> None:
 def test_wrong_settings_are_refused_with_the_nearest_right_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert read_settings(["model=a", "port=0", "name=7"]).name == "7"
-    wrong = {"port=70000": "port", "prt=1": "'port'", "port": "key=value", "dtype=int4": "dtype", "host=": "key=value"}
-    for word, message in wrong.items():
-        with pytest.raises(UserError, match=message):
-            read_settings(["model=a", word])
-    assert main([f"model={tmp_path}"]) == 2 and "is no model" in capsys.readouterr().err
+    wrong = {
+        "serve.port=70000": "setting 'serve.port'",
+        "port=1": "did you mean 'serve.port'",
+        "serve.prt=1": "did you mean 'serve.port'",
+        "serve.port": "write key.sub=value",
+        "serve.dtype=int4": "serve.dtype",
+        "serve.host=": "write key.sub=value",
+        "serve.gpus=1": "serve.model is not set",
+    }
+    for word, line in wrong.items():
+        assert main([word]) == 2
+        assert line in capsys.readouterr().err
+    assert main([f"serve.model={tmp_path}"]) == 2 and "is no model" in capsys.readouterr().err
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"tokenizer\.json"):
         servable(tmp_path, tmp_path / "out", "fp32")

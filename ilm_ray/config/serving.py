@@ -1,0 +1,24 @@
+"""Settings of `jobs/serve.py`."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from ilm_ray.config.section import Section
+
+
+class ServeConfig(Section):
+    """An OpenAI-compatible endpoint with a chat page; see docs/serving.md."""
+
+    model: str | None = None  # a stage of a run (runs/demo/ppo) or an exported folder
+    backend: Literal["auto", "vllm", "torch"] = "auto"  # auto: vLLM where it is installed
+    # Only this machine reaches it unless `host` says otherwise; it asks for no key, so another host should be a network
+    # that you trust.
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)  # 0: a free one
+    name: str | None = None  # of the model in requests; None: its folder's
+    context: int = Field(4096, ge=2)  # tokens of prompt and answer together
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    cache_gib: int = Field(1, ge=1)  # keys and values, on a CPU
+    gpus: int = Field(0, ge=0, le=1)
+    deadline_s: float = Field(900.0, gt=0)  # until it answers

@@ -1,0 +1,101 @@
+"""The Ray of a job: the cluster that it was submitted to, or one of its own."""
+
+import logging
+import os
+import socket
+from typing import Any
+
+from ilm_ray.base.errors import UserError
+from ilm_ray.config import Config
+
+CONNECT_S = 10.0
+
+
+class LocalRay:
+    """Joins the cluster that this job was submitted to (RAY_ADDRESS), or starts a local Ray and stops it again."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def __enter__(self) -> None:
+        # One core a process: the ranks on this machine share its cores, and oversubscription costs more than it gives.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+        # Fork warnings, usage pings and log de-duplication are noise in a job's log.
+        os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        env = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        if "RAY_ADDRESS" in os.environ:
+            join_cluster(runtime_env={"env_vars": env})
+        else:
+            env["GLOO_SOCKET_IFNAME"] = "lo"
+            store_mb = self.config.ray.object_store_mb
+            start_local_ray(
+                num_cpus=self.config.ray.num_cpus,
+                object_store_memory=None if store_mb is None else store_mb * 2**20,
+                include_dashboard=self.config.ray.dashboard,
+                runtime_env={"env_vars": env},
+            )
+        _quiet_ray_data()
+
+    def __exit__(self, *exc: object) -> None:
+        import ray
+
+        ray.shutdown()
+
+
+def join_cluster(**options: Any) -> None:
+    """Join the cluster at RAY_ADDRESS, by `ray.init` with `options`. Raises UserError if nothing answers there, which
+    Ray would find out after a quarter of an hour."""
+    import ray
+
+    address = os.environ["RAY_ADDRESS"]
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "://" not in host:  # not "auto", or another form of Ray's
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+        except OSError as error:
+            raise UserError(
+                f"no Ray answers at RAY_ADDRESS={address} ({error.strerror or error}); start that cluster (again), "
+                "or unset RAY_ADDRESS to have a Ray of this job's own"
+            ) from None
+    ray.init(logging_level="warning", log_to_driver=False, **options)
+
+
+def start_local_ray(**options: Any) -> None:
+    """A Ray of this process, by `ray.init` with `options`, that no other machine reaches: its metrics ask for no token,
+    and nothing does where RAY_AUTH_MODE=disabled."""
+    import ray
+    from ray._private import ray_constants
+
+    # Ray listens at its node's address, which is loopback only where it rules out clusters of several machines. Its
+    # own processes read the variable; this one did so when Ray was imported.
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    ray.init(address="local", logging_level="warning", log_to_driver=False, **options)
+
+
+def available_resources() -> dict[str, float]:
+    """CPUs, GPUs and memory (GiB) of the cluster this job has joined."""
+    import ray
+
+    total = ray.cluster_resources()
+    return {
+        "cpus": total.get("CPU", 0.0),
+        "gpus": total.get("GPU", 0.0),
+        "memory_gib": sum(_node_memory_gib(node) for node in ray.nodes() if node["Alive"]),
+    }
+
+
+def _quiet_ray_data() -> None:
+    import ray.data  # it sets up its logger as it is imported: before that a level would not last
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+
+def _node_memory_gib(node: dict[str, Any]) -> float:
+    return float(node["Resources"].get("memory", 0.0)) / 2**30

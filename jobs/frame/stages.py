@@ -1,0 +1,112 @@
+"""A job that runs stages into a run folder.
+
+A command without `--preset` takes up what the run folder remembers (`<run-dir>/config.yaml`); one with it begins from
+the preset. What fails leaves `<run-dir>/error.txt`.
+"""
+
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ilm_ray.base.errors import UserError
+from ilm_ray.config import Config, save_config
+from ilm_ray.config.fit import check_fits, fewer_line, fitted
+from ilm_ray.config.named_data import check_named
+from ilm_ray.config.run_folder import NAME, choose_settings
+from ilm_ray.run.journal import Journal
+from ilm_ray.run.manifest import Manifest
+from ilm_ray.run.stage import Stage, check_run_dir, run_stage
+from ilm_ray.run.stopping import SIGNALS, stop_at_once
+from jobs.frame.cluster import LocalRay, available_resources
+from jobs.frame.command import Parser, one_line, run_command
+
+
+def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None) -> NoReturn:
+    """Parse the command line, run `stages` in order, print the JSON line, exit."""
+
+    def work(summary: dict[str, Any]) -> None:
+        summary["run_dir"] = None
+        reads = dict.fromkeys(["seed", *(name for stage in stages for name in stage.reads), "ray"])
+        about = f"Stages: {', '.join(stage.name for stage in stages)}."
+        arguments = Parser(prog=f"jobs/{job}.py", description=about, reads=tuple(reads)).parse(argv)
+        chosen = choose_settings(arguments.preset, arguments.config, arguments.settings, arguments.run_dir)
+        summary["run_dir"] = str(chosen.run_dir)
+        if chosen.said is not None:
+            print(f"{job}: {chosen.said}", file=sys.stderr)
+        done = _run_stages(job, stages, chosen.config, chosen.run_dir, chosen.said)
+        figures = {name: manifest.metrics["summary"] for name, manifest in done.items()}
+        if len(stages) > 1:
+            print_stage_table({name: (m.seconds, m.peak_memory_mb) for name, m in done.items()})
+        summary |= {"report": str(chosen.run_dir / "report.html")}
+        summary |= figures if len(stages) > 1 else figures[stages[0].name]
+
+    sys.exit(run_command(job, work, evidence=True))
+
+
+def _run_stages(
+    job: str, stages: Sequence[Stage], config: Config, run_dir: Path, said: str | None
+) -> dict[str, Manifest]:
+    check_named(config, [stage.name for stage in stages])
+    for stage in stages:  # outside inputs are looked at before anything is written
+        stage.sources(config)
+    check_run_dir(stages, run_dir)
+    with LocalRay(config):
+        from actors.warden import Wardens  # not before Ray's environment is set
+        from ilm_ray.run.metrics import watched_disk
+
+        fit = config
+        if any(stage.trains for stage in stages):
+            resources = available_resources()
+            check_fits(config, **resources, stages=[stage.name for stage in stages])
+            fit = fitted(config, resources["gpus"])
+        _open_run_dir(run_dir, config)
+        journal = Journal(run_dir / "journal.jsonl")
+        journal.event("start", job=job, preset=config.preset, **({"settings": said} if said else {}))
+        if (fewer := fewer_line(config, fit)) is not None:
+            print(f"{job}: {fewer}", file=sys.stderr)
+            journal.event("note", why=fewer)
+        for number in SIGNALS:  # after Ray has set its own
+            signal.signal(number, stop_at_once)
+        done = {}
+        try:
+            with Wardens(config.ray.hang_s, lambda line: journal.event("note", why=line)):
+                for stage in stages:
+                    with watched_disk(run_dir, stage.name):
+                        done[stage.name] = run_stage(stage, fit, run_dir, journal)
+        finally:  # a run that failed half-way is when one wants to look
+            _write_reports(run_dir)
+    return done
+
+
+def print_stage_table(rows: dict[str, tuple[float, float]]) -> None:
+    """Stage, wall seconds, peak memory: one line each on stderr."""
+    print(f"{'stage':<16}{'wall seconds':>14}{'peak MiB':>12}", file=sys.stderr)
+    for name, (seconds, peak) in rows.items():
+        print(f"{name:<16}{seconds:>14.1f}{peak:>12.0f}", file=sys.stderr)
+    total, highest = sum(s for s, _ in rows.values()), max(p for _, p in rows.values())
+    print(f"{'all':<16}{total:>14.1f}{highest:>12.0f}", file=sys.stderr)
+
+
+def _open_run_dir(run_dir: Path, config: Config) -> None:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        save_config(config, run_dir / NAME)
+        (run_dir / "error.txt").unlink(missing_ok=True)  # that of an earlier attempt
+    except OSError as error:
+        raise UserError(
+            f"cannot write to --run-dir {run_dir}: {error.strerror or error}; choose a folder you may write to"
+        ) from None
+
+
+def _write_reports(run_dir: Path) -> None:
+    """A failing report never changes the job's exit code."""
+    try:
+        from ilm_ray.report.report import write_report  # matplotlib: not before there is something to draw
+        from ilm_ray.report.tensorboard import write_tensorboard
+
+        write_report(run_dir)
+        write_tensorboard(run_dir)
+    except Exception as error:  # the disk may be full, which the journal would have to be told on
+        print(f"the report was not written: {one_line(error)}", file=sys.stderr)
