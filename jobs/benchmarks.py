@@ -7,16 +7,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from actors.evaluator import Judge, ModelUnderTest, SetOf, plan_sets, run_sets, scored
-from actors.ppo.roles import gpu_share
-from actors.ppo.rollout import choose_backend
-from actors.server import Server, ServerSettings
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.config import Config
@@ -24,14 +17,16 @@ from ilm_ray.config.evaluation import BenchmarksConfig
 from ilm_ray.config.section import result_settings
 from ilm_ray.evaluation.environment import interpreter
 from ilm_ray.evaluation.needle import default_lengths
-from ilm_ray.evaluation.needle_run import LEAST_TOKENS, TRIALS, Grid, ServedModel, read_haystacks, run_needles
 from ilm_ray.evaluation.programs.humaneval_x import NAMES, lacking
 from ilm_ray.evaluation.suites import SMOKE, Benchmark, suite, with_settings
 from ilm_ray.evaluation.tables import area_means, benchmark_row
 from ilm_ray.run.manifest import digest
 from ilm_ray.run.stage import Context, Result, Stage
-from ilm_ray.serving.folder import servable
 from jobs.frame.stages import run_job
+
+if TYPE_CHECKING:
+    from actors.evaluator import Judge, ModelUnderTest, SetOf
+    from ilm_ray.evaluation.needle_run import Grid
 
 SMOKE_EXAMPLES = 8
 SERVER_DEADLINE_S = 900.0
@@ -46,6 +41,9 @@ def _settings(config: Config) -> dict[str, Any]:
 
 def _sources(config: Config) -> dict[str, str]:
     """Also refuses what cannot run, before anything is written."""
+    from actors.ppo.rollout import choose_backend
+    from ilm_ray.evaluation.needle_run import read_haystacks
+
     chosen = config.benchmarks
     interpreter(chosen.environment)
     choose_backend(chosen.backend, "benchmarks.backend")
@@ -66,6 +64,9 @@ def _sources(config: Config) -> dict[str, str]:
 
 
 def _work(context: Context) -> Result:
+    from actors.evaluator import ModelUnderTest, plan_sets, run_sets, scored
+    from ilm_ray.evaluation.needle_run import ServedModel, read_haystacks, run_needles
+
     config, chosen = context.config, context.config.benchmarks
     python, judge = interpreter(chosen.environment), _judge(chosen)
     benchmarks = with_settings(suite(chosen.suite), judge is not None, chosen.haystack is not None)
@@ -106,8 +107,16 @@ def _work(context: Context) -> Result:
 
 
 @contextlib.contextmanager
-def _served(context: Context, target: ModelUnderTest) -> Iterator[ModelUnderTest]:
+def _served(context: Context, target: "ModelUnderTest") -> "Iterator[ModelUnderTest]":
     """The target at the URL that it names, or, where it names a folder, at a server of our own while this lasts."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from actors.ppo.roles import gpu_share
+    from actors.ppo.rollout import choose_backend
+    from actors.server import Server, ServerSettings
+    from ilm_ray.serving.folder import servable
+
     if _is_url(target.url):
         yield target
         return
@@ -128,7 +137,7 @@ def _served(context: Context, target: ModelUnderTest) -> Iterator[ModelUnderTest
         ray.kill(server)
 
 
-def _row(benchmark: Benchmark, sets: list[SetOf], folder: Path, sampled: bool) -> dict[str, Any]:
+def _row(benchmark: Benchmark, sets: "list[SetOf]", folder: Path, sampled: bool) -> dict[str, Any]:
     present = [work for work in sets if not work.missing]
     results = {w.name: json.loads((folder / "results" / w.file).read_text(encoding="utf-8")) for w in present}
     weights = {work.name: work.weight for work in sets}
@@ -136,8 +145,10 @@ def _row(benchmark: Benchmark, sets: list[SetOf], folder: Path, sampled: bool) -
     return benchmark_row(benchmark, weights, missing, results, sampled)
 
 
-def _grid(config: Config) -> Grid:
+def _grid(config: Config) -> "Grid":
     """The needles' grid, refused where it cannot be asked."""
+    from ilm_ray.evaluation.needle_run import LEAST_TOKENS, TRIALS, Grid
+
     chosen, context = config.benchmarks, _context(config)
     lengths = sorted(set(chosen.needle_lengths or default_lengths(context)))
     if not lengths or lengths[0] < LEAST_TOKENS or lengths[-1] > context:
@@ -152,8 +163,10 @@ def _context(config: Config) -> int:
     return config.benchmarks.context or config.pretrain.phases[-1].context
 
 
-def _judge(chosen: BenchmarksConfig) -> Judge | None:
+def _judge(chosen: BenchmarksConfig) -> "Judge | None":
     """The judge that the settings name. The key stays in the environment: settings are written down."""
+    from actors.evaluator import Judge
+
     if chosen.judge is None:
         return None
     parts = urlsplit(chosen.judge)

@@ -24,23 +24,17 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ilm_ray.alignment.reward.conditional import CONDITIONS, HASH, carried_conditions, load_conditions, save_conditions
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import temporary_path, write_text_atomic
 from ilm_ray.config import load_config
-from ilm_ray.data.tokenizer.tokenizer import SPECIALS, Tokenizer
-from ilm_ray.model.huggingface import DTYPES, FORMATS, export_model, export_tokens, import_model
-from ilm_ray.model.internlm2 import ScalarModel
-from ilm_ray.model.weights import load_causal, load_scalar, save_internlm2
 from ilm_ray.training.checkpoints import commit
-from ilm_ray.training.checkpoints.checkpoints import Storage
-from ilm_ray.training.checkpoints.difference import differences, kind_of
-from ilm_ray.training.checkpoints.listing import Listed, listed
-from ilm_ray.training.checkpoints.promotion import checkpoint_of, promote, whole_checkpoint, whole_model
-from ilm_ray.training.checkpoints.settings import storage_of
 from jobs.frame.command import Parser, run_verb
+
+if TYPE_CHECKING:
+    from ilm_ray.training.checkpoints.checkpoints import Storage
+    from ilm_ray.training.checkpoints.listing import Listed
 
 TRAINED = ("pretrain", "sft", "reward")  # stages that leave checkpoints
 
@@ -51,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
+    from ilm_ray.model.huggingface import DTYPES, FORMATS
+
     parser = Parser(prog="jobs/checkpoint.py", description="Checkpoints and models of a run.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="ls|verify|diff|promote|export|import")
 
@@ -83,6 +79,8 @@ def _parser() -> Parser:
 
 
 def _ls(a: argparse.Namespace) -> dict[str, Any]:
+    from ilm_ray.training.checkpoints.listing import listed
+
     storage = _storage(a)
     try:
         rows = listed(_folder(a) / "checkpoints", storage)
@@ -98,7 +96,7 @@ def _ls(a: argparse.Namespace) -> dict[str, Any]:
     return {"stage": a.stage, "checkpoints": [{"step": row.step, "tier": row.tier, "note": row.note} for row in rows]}
 
 
-def _row(row: Listed) -> str:
+def _row(row: "Listed") -> str:
     if row.record is None:
         return f"{row.step:>10} {'-':>16} {'-':>10} {'-':>8}  {row.tier:<6} {row.note}"
     record = row.record
@@ -109,6 +107,8 @@ def _row(row: Listed) -> str:
 
 
 def _verify(a: argparse.Namespace) -> dict[str, Any]:
+    from ilm_ray.training.checkpoints.promotion import checkpoint_of
+
     folder = _folder(a)
     paths = commit.committed(folder / "checkpoints") if a.step is None else [checkpoint_of(folder, a.step)]
     damaged = list[str]()
@@ -124,6 +124,9 @@ def _verify(a: argparse.Namespace) -> dict[str, Any]:
 
 
 def _diff(a: argparse.Namespace) -> dict[str, Any]:
+    from ilm_ray.training.checkpoints.difference import differences, kind_of
+    from ilm_ray.training.checkpoints.promotion import whole_checkpoint
+
     folder = _folder(a)
     found = differences(whole_checkpoint(folder, a.a), whole_checkpoint(folder, a.b))
     print(f"{'max abs':>12} {'relative':>12} {'norm':>12}  tensor")
@@ -138,6 +141,8 @@ def _diff(a: argparse.Namespace) -> dict[str, Any]:
 
 
 def _promote(a: argparse.Namespace) -> dict[str, Any]:
+    from ilm_ray.training.checkpoints.promotion import promote
+
     summary = promote(_folder(a), a.step)
     print(
         f"{a.run_dir / a.stage / 'model'} now holds step {a.step}. The stage's manifest has the new hashes, so the "
@@ -147,6 +152,12 @@ def _promote(a: argparse.Namespace) -> dict[str, Any]:
 
 
 def _export(a: argparse.Namespace) -> dict[str, Any]:
+    from ilm_ray.alignment.reward.conditional import load_conditions, save_conditions
+    from ilm_ray.data.tokenizer.tokenizer import SPECIALS, Tokenizer
+    from ilm_ray.model.huggingface import DTYPES, export_model, export_tokens
+    from ilm_ray.model.weights import load_causal, load_scalar
+    from ilm_ray.training.checkpoints.promotion import whole_checkpoint, whole_model
+
     tokenizer = Tokenizer.load(a.run_dir / "tokenizer")
     if a.step is None:
         model = (load_scalar if a.stage == "reward" else load_causal)(a.run_dir / a.stage / "model")
@@ -164,6 +175,11 @@ def _export(a: argparse.Namespace) -> dict[str, Any]:
 
 
 def _import(a: argparse.Namespace) -> dict[str, Any]:
+    from ilm_ray.alignment.reward.conditional import CONDITIONS, HASH, carried_conditions
+    from ilm_ray.model.huggingface import import_model
+    from ilm_ray.model.internlm2 import ScalarModel
+    from ilm_ray.model.weights import save_internlm2
+
     model = import_model(a.model)
     carried = carried_conditions(a.model) if isinstance(model, ScalarModel) else None
     with _whole(a.out) as folder:
@@ -180,8 +196,10 @@ def _folder(a: argparse.Namespace) -> Path:
     return folder
 
 
-def _storage(a: argparse.Namespace) -> Storage:
+def _storage(a: argparse.Namespace) -> "Storage":
     """As the run's own configuration says."""
+    from ilm_ray.training.checkpoints.settings import storage_of
+
     settings = a.run_dir / "config.yaml"
     config = load_config(file=settings if settings.exists() else None)
     return storage_of(config.training, a.run_dir.absolute(), _folder(a))

@@ -4,9 +4,7 @@ from typing import Any
 
 from ilm_ray.config import Config
 from ilm_ray.config.section import result_settings
-from ilm_ray.data.code.files.selection import tree_fingerprints
-from ilm_ray.data.code.pipeline import build_code_data
-from ilm_ray.run.stage import Stage
+from ilm_ray.run.stage import Context, Result, Stage
 from jobs.frame.stages import run_job
 
 
@@ -15,10 +13,18 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _sources(config: Config) -> dict[str, str]:
+    from ilm_ray.data.code.files.selection import tree_fingerprints
+
     return tree_fingerprints(config.code)
 
 
-STAGE = Stage("code", (), _settings, build_code_data, _sources, reads=("code",))
+def _work(context: Context) -> Result:
+    from ilm_ray.data.code.pipeline import build_code_data
+
+    return build_code_data(context)
+
+
+STAGE = Stage("code", (), _settings, _work, _sources, reads=("code",))
 
 if __name__ == "__main__":
     run_job("code_data", [STAGE])

@@ -19,27 +19,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.base.jsonl import write_jsonl
 from ilm_ray.config.data import DecontaminationConfig
 from ilm_ray.data.decontamination.items import find_benchmarks, read_benchmarks, read_items
-from ilm_ray.data.tokenizer.tokenizer import Tokenizer
-from ilm_ray.evaluation.contamination import (
-    SETS,
-    as_json,
-    contamination,
-    item_losses,
-    item_text,
-)
-from ilm_ray.evaluation.overlap import by_benchmark, item_index, overlaps
-from ilm_ray.model.weights import load_causal
-from ilm_ray.report.contamination import contamination_page
 from ilm_ray.run.progress import Progress
-from ilm_ray.serving.folder import model_and_tokenizer
-from ilm_ray.training.pretrain import open_sources
 from jobs.frame.command import Parser, run_verb
 
 
@@ -49,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
+    from ilm_ray.evaluation.contamination import SETS
+
     parser = Parser(prog="jobs/contamination.py", description="Has a model seen a benchmark?")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="losses|overlap")
     losses = verbs.add_parser("losses", help="losses on train, test and reference set")
@@ -68,6 +55,14 @@ def _parser() -> Parser:
 
 
 def _losses(a: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+    from ilm_ray.evaluation.contamination import SETS, as_json, contamination, item_losses
+    from ilm_ray.model.weights import load_causal
+    from ilm_ray.report.contamination import contamination_page
+    from ilm_ray.serving.folder import model_and_tokenizer
+
     texts = {name: _texts(getattr(a, name), name, a.items, a.seed) for name in SETS}
     folders = {str(model): model_and_tokenizer(model) for model in a.model}
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -88,6 +83,8 @@ def _losses(a: argparse.Namespace) -> dict[str, Any]:
 
 
 def _texts(path: Path, name: str, most: int | None, seed: int) -> list[str]:
+    from ilm_ray.evaluation.contamination import item_text
+
     if not path.is_file():
         raise UserError(f"--{name} {path} does not exist; give a benchmark file (.jsonl, .json, .csv, plain or .gz)")
     texts = [item_text(item) for item in read_items(path, path.name)]
@@ -95,6 +92,10 @@ def _texts(path: Path, name: str, most: int | None, seed: int) -> list[str]:
 
 
 def _overlap(a: argparse.Namespace) -> dict[str, Any]:
+    from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+    from ilm_ray.evaluation.overlap import by_benchmark, item_index, overlaps
+    from ilm_ray.training.pretrain import open_sources
+
     folder = a.run_dir / "tokens"
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist; give the --run-dir of a run that has its stage 'tokens'")

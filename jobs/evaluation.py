@@ -6,16 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from actors.scoring import chat_ids, read_prompts, score_policy
-from ilm_ray.alignment.reward.conditional import load_conditions
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.base.places import located
 from ilm_ray.config import Config
 from ilm_ray.config.section import result_settings
 from ilm_ray.data.tokenizer.chatml import plain_text
-from ilm_ray.data.tokenizer.tokenizer import Tokenizer
-from ilm_ray.evaluation.pipeline import heldout_measures
 from ilm_ray.evaluation.summary import alignment_summary, gain_in_errors
 from ilm_ray.run.manifest import digest
 from ilm_ray.run.stage import Context, Result, Stage
@@ -39,6 +35,11 @@ def _sources(config: Config) -> dict[str, str]:
 
 
 def _work(context: Context) -> Result:
+    from actors.scoring import chat_ids, read_prompts, score_policy
+    from ilm_ray.alignment.reward.conditional import load_conditions
+    from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+    from ilm_ray.evaluation.pipeline import heldout_measures
+
     config, run = context.config, context.run_dir
     last = context.upstream["online"].metrics["summary"]  # the last round's policy is the run's result
     models = {stage: run / stage / "model" for stage in ("pretrain", "sft")} | {"ppo": run / last["model"]}

@@ -15,15 +15,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.base.jsonl import read_jsonl, write_jsonl
-from ilm_ray.data.code.files.labelling import Round, Sample, merge, run_round
-from ilm_ray.data.code.files.scorer import BAR, FEWEST
 from ilm_ray.data.code.files.scores import TIERS
 from jobs.frame.command import Parser, run_verb
+
+if TYPE_CHECKING:
+    from ilm_ray.data.code.files.labelling import Round, Sample
 
 CARD, SCORER, TASKS = "card.json", "scorer.npz", "tasks.jsonl"
 
@@ -34,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _round(arguments: argparse.Namespace) -> dict[str, Any]:
+    from ilm_ray.data.code.files.labelling import run_round
+
     labels, validation = _read(arguments.labels, labelled=True), _read(arguments.validation, labelled=True)
     if not labels or not validation:
         raise UserError(
@@ -62,13 +65,17 @@ def _round(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _merge(arguments: argparse.Namespace) -> dict[str, Any]:
+    from ilm_ray.data.code.files.labelling import merge
+
     answers = _read(arguments.answers, labelled=True)
     labels, changed = merge(_read(arguments.labels, labelled=True), answers)
     write_jsonl(arguments.out, (sample._asdict() for sample in labels))
     return {"labels": len(labels), "answers": len(answers), "corrected": changed, "out": str(arguments.out)}
 
 
-def _card(done: Round, labels: int) -> dict[str, Any]:
+def _card(done: "Round", labels: int) -> dict[str, Any]:
+    from ilm_ray.data.code.files.scorer import BAR, FEWEST
+
     return {
         "labels": labels,
         "bar": BAR,
@@ -80,8 +87,10 @@ def _card(done: Round, labels: int) -> dict[str, Any]:
     }
 
 
-def _read(path: Path, labelled: bool) -> list[Sample]:
+def _read(path: Path, labelled: bool) -> "list[Sample]":
     """Raises UserError where a row is not what it should be."""
+    from ilm_ray.data.code.files.labelling import Sample
+
     samples = []
     try:
         for line, row in enumerate(read_jsonl(path), start=1):

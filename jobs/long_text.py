@@ -3,21 +3,16 @@
 import dataclasses
 from typing import Any
 
-from actors.perplexity import ScorerSettings, score_parts
 from ilm_ray.base.jsonl import sha256_of
 from ilm_ray.config import Config
 from ilm_ray.config.section import result_settings
-from ilm_ray.data.longtext.models import scorer_files
-from ilm_ray.data.longtext.perplexity import Cut
-from ilm_ray.data.longtext.pipeline import find_long, mark_long
-from ilm_ray.data.longtext.thresholds import read_thresholds
 from ilm_ray.run.stage import Context, Result, Stage
-from ilm_ray.training.longtext_scorer import ScorerTask, check_scorer_batch
-from ilm_ray.training.ray_train import run_training
 from jobs.frame.stages import run_job
 
 
 def _settings(config: Config) -> dict[str, Any]:
+    from ilm_ray.data.longtext.thresholds import read_thresholds
+
     own = config.long_text
     made = {"long_text": result_settings(own), "thresholds": read_thresholds(own.thresholds)}
     if own.scorer is not None:
@@ -26,6 +21,10 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _sources(config: Config) -> dict[str, str]:
+    from ilm_ray.data.longtext.models import scorer_files
+    from ilm_ray.data.longtext.thresholds import read_thresholds
+    from ilm_ray.training.longtext_scorer import check_scorer_batch
+
     read_thresholds(config.long_text.thresholds)  # a wrong file is found before anything runs
     check_scorer_batch(config)
     scorer = config.long_text.scorer
@@ -33,6 +32,10 @@ def _sources(config: Config) -> dict[str, str]:
 
 
 def _work(context: Context) -> Result:
+    from actors.perplexity import ScorerSettings, score_parts
+    from ilm_ray.data.longtext.perplexity import Cut
+    from ilm_ray.data.longtext.pipeline import find_long, mark_long
+
     config, folder = context.config, context.folder
     parts = find_long(context)
     figures: dict[str, Any] = {"model": config.long_text.scorer, "parts": len(parts)}
@@ -48,6 +51,9 @@ def _work(context: Context) -> Result:
 
 
 def _train_scorer(context: Context) -> dict[str, Any]:
+    from ilm_ray.training.longtext_scorer import ScorerTask
+    from ilm_ray.training.ray_train import run_training
+
     folder = context.folder / "scorer"
     trained = run_training(
         dataclasses.replace(context, folder=folder), ScorerTask, context.config.training.weight_decay

@@ -13,29 +13,24 @@ import json
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from actors.scoring import score_pairs
 from ilm_ray.alignment.inputs import preference_file, preference_rows, prompt_file, prompt_rows
-from ilm_ray.alignment.online.comparisons import comparisons
-from ilm_ray.alignment.online.hacking import Pattern, early_and_late, mine
-from ilm_ray.alignment.online.judge import ask_judge, judged_pairs
 from ilm_ray.alignment.online.labels import labelled_pairs, read_labels
-from ilm_ray.alignment.online.patches import PatchTask, mix, patch_pairs, preferences
-from ilm_ray.alignment.online.rollouts import read_answers
-from ilm_ray.alignment.reward.conditional import load_conditions
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.base.jsonl import Row, read_jsonl, sha256_of, write_jsonl
 from ilm_ray.base.places import located
 from ilm_ray.config import Config
 from ilm_ray.config.section import result_settings
 from ilm_ray.data.tokenizer.chatml import plain_text
-from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.evaluation.summary import mean_and_error
 from ilm_ray.run.manifest import Manifest
 from ilm_ray.run.stage import Context, Result, Stage, run_stage
 from jobs import ppo, reward
 from jobs.frame.stages import run_job
+
+if TYPE_CHECKING:
+    from ilm_ray.alignment.online.hacking import Pattern
 
 PATTERNS, PATCHES, COMPARISONS, LABELS, PAIRS = (
     *("patterns.json", "patches.jsonl", "comparisons.jsonl", "labels.jsonl", "pairs.jsonl"),
@@ -71,6 +66,13 @@ def _patterns_stage(number: int) -> Stage:
 
 def _find(context: Context, number: int) -> Result:
     """Fast path, and the slow path's export."""
+    from ilm_ray.alignment.online.comparisons import comparisons
+    from ilm_ray.alignment.online.hacking import early_and_late, mine
+    from ilm_ray.alignment.online.judge import ask_judge, judged_pairs
+    from ilm_ray.alignment.online.patches import patch_pairs, preferences
+    from ilm_ray.alignment.online.rollouts import read_answers
+    from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+
     config, folder = context.config, context.folder
     tokenizer = Tokenizer.load(context.of("tokenizer"))
     answers = read_answers(context.of(_name(number, "ppo")), lambda ids: plain_text(tokenizer.decode(ids)))
@@ -109,7 +111,7 @@ def _find(context: Context, number: int) -> Result:
     return Result([folder / name for name in (PATTERNS, PATCHES, COMPARISONS)], {"summary": summary})
 
 
-def _shown(pattern: Pattern) -> dict[str, Any]:
+def _shown(pattern: "Pattern") -> dict[str, Any]:
     return {**asdict(pattern), "severity": pattern.severity}
 
 
@@ -127,6 +129,8 @@ def _reward_stage(number: int) -> Stage:
 
 def _patch(context: Context, number: int) -> Result:
     """Train the reward model of the round before on all patches, the labels there are, and old pairs; compare both."""
+    from ilm_ray.alignment.online.patches import PatchTask, mix
+
     config, folder = context.config, context.folder
     take_labels(context, number)
     people = _people(context, number)
@@ -161,6 +165,10 @@ def _compare(context: Context, before: Path, rows: list[Row]) -> dict[str, dict[
 
     On pairs held out of training, by both reward models.
     """
+    from actors.scoring import score_pairs
+    from ilm_ray.alignment.reward.conditional import load_conditions
+    from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+
     heldout = [row for row in rows if row.get("split", "train") == "heldout"]
     tokenizer = Tokenizer.load(context.of("tokenizer"))
     conditions = load_conditions(before, tokenizer)

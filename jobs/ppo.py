@@ -2,30 +2,28 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from actors.ppo.driver import PPORun
-from actors.ppo.policy import PretrainMix
-from actors.ppo.roles import Inputs
-from actors.ppo.rollout import choose_backend
-from actors.scoring import chat_ids, read_prompts
 from ilm_ray.alignment.inputs import prompt_file, prompt_rows
-from ilm_ray.alignment.ppo.experience import Prompt
-from ilm_ray.alignment.reward.conditional import load_conditions
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.jsonl import sha256_of
 from ilm_ray.base.rows import require_splits
 from ilm_ray.config import Config
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.config.section import result_settings
-from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.run.stage import Context, Result, Stage
 from jobs.frame.stages import run_job
 
 READS = ("training", "pretrain", "sft", "reward", "ppo")
 
+if TYPE_CHECKING:
+    from actors.ppo.policy import PretrainMix
+    from ilm_ray.alignment.ppo.experience import Prompt
+
 
 def settings(config: Config) -> dict[str, Any]:
+    from actors.ppo.rollout import choose_backend
+
     backend = choose_backend(config.ppo.rollout_backend)
     # The backend is named as chosen: with the same seed, the two draw different answers.
     return {"seed": config.seed, "ppo": result_settings(config.ppo), "backend": backend}
@@ -37,6 +35,12 @@ def _sources(config: Config) -> dict[str, str]:
 
 
 def _work(context: Context, reward: str) -> Result:
+    from actors.ppo.driver import PPORun
+    from actors.ppo.roles import Inputs
+    from actors.scoring import chat_ids, read_prompts
+    from ilm_ray.alignment.reward.conditional import load_conditions
+    from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+
     config, folder = context.config, context.folder
     tokenizer = Tokenizer.load(context.of("tokenizer"))
     conditions = load_conditions(context.of(reward) / "model", tokenizer)
@@ -70,7 +74,7 @@ def _work(context: Context, reward: str) -> Result:
     return Result([folder / name for name in names], {"summary": summary})
 
 
-def set_aside(prompts: list[Prompt], ppo: PPOConfig) -> tuple[list[Prompt], list[Prompt]]:
+def set_aside(prompts: "list[Prompt]", ppo: PPOConfig) -> "tuple[list[Prompt], list[Prompt]]":
     """Prompts to train on and prompts to validate with, the latter evenly from all; none without validation."""
     if ppo.validate_every is None:
         return prompts, []
@@ -84,8 +88,10 @@ def set_aside(prompts: list[Prompt], ppo: PPOConfig) -> tuple[list[Prompt], list
     return [p for i, p in enumerate(prompts) if i not in chosen], [prompts[i] for i in sorted(chosen)]
 
 
-def _pretrain_mix(config: Config, tokens: Path) -> PretrainMix | None:
+def _pretrain_mix(config: Config, tokens: Path) -> "PretrainMix | None":
     """The last phase's mixture, at the sequence length of SFT."""
+    from actors.ppo.policy import PretrainMix
+
     if config.ppo.pretrain_coefficient == 0 or config.ppo.pretrain_share == 0:
         return None
     return PretrainMix(tokens, config.pretrain.phases[-1].mixture, config.sft.context)

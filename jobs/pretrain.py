@@ -5,11 +5,7 @@ from typing import Any
 
 from ilm_ray.config import Config
 from ilm_ray.config.section import result_settings
-from ilm_ray.data.tokens.mixture import MAX_PASSES
 from ilm_ray.run.stage import Context, Result, Stage
-from ilm_ray.training.plan.stretches import cluster_device
-from ilm_ray.training.pretrain import PretrainTask, phase_mixtures
-from ilm_ray.training.ray_train import run_training
 from jobs.frame.stages import run_job
 
 
@@ -19,6 +15,10 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _work(context: Context) -> Result:
+    from ilm_ray.training.plan.stretches import cluster_device
+    from ilm_ray.training.pretrain import PretrainTask
+    from ilm_ray.training.ray_train import run_training
+
     if context.config.training.calibration:  # a wrong file is found before anything runs
         cluster_device(context.config.training.calibration, None)
     drawn = _look_ahead(context)
@@ -28,6 +28,9 @@ def _work(context: Context) -> Result:
 
 def _look_ahead(context: Context) -> list[dict[str, Any]]:
     """What each phase will draw from each source; what a person should know of it goes to the journal."""
+    from ilm_ray.data.tokens.mixture import MAX_PASSES
+    from ilm_ray.training.pretrain import phase_mixtures
+
     phases, rows = context.config.pretrain.phases, list[dict[str, Any]]()
     for phase, mixture in zip(phases, phase_mixtures(phases, context.config.seed, context.run_dir), strict=True):
         drawn = mixture.drawn(phase.steps * phase.sequences)

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ilm_ray.report.report import write_report
-from ilm_ray.report.tensorboard import write_tensorboard
 from jobs.frame.command import Parser, run_command
 
 
@@ -19,6 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the report, print the JSON line, return the exit code."""
 
     def work(summary: dict[str, Any]) -> None:
+        from ilm_ray.report.report import write_report
+        from ilm_ray.report.tensorboard import write_tensorboard
+
         parser = Parser(prog="jobs/report.py", description="Write the report of a run.")
         parser.add_argument("--run-dir", type=Path, required=True, help="folder of a run")
         run_dir = parser.parse_args(argv).run_dir.absolute()

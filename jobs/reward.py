@@ -2,19 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ilm_ray.alignment.inputs import preference_file, preference_rows
-from ilm_ray.alignment.reward.conditional import save_conditions
-from ilm_ray.alignment.reward.task import RewardTask
 from ilm_ray.base.jsonl import sha256_of
 from ilm_ray.base.rows import require_splits
 from ilm_ray.config import Config
 from ilm_ray.config.section import result_settings
-from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.run.stage import Context, Result, Stage
-from ilm_ray.training.ray_train import run_training
 from jobs.frame.stages import run_job
+
+if TYPE_CHECKING:
+    from ilm_ray.alignment.reward.task import RewardTask
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -27,8 +26,12 @@ def sources(config: Config) -> dict[str, str]:
     return {"preferences": sha256_of(preference_file(config))}
 
 
-def train_reward(context: Context, make_task: Callable[[Config, Path], RewardTask]) -> Result:
+def train_reward(context: Context, make_task: Callable[[Config, Path], "RewardTask"]) -> Result:
     """Train a reward model and keep its conditions beside it; accuracy on the pairs held out among the metrics."""
+    from ilm_ray.alignment.reward.conditional import save_conditions
+    from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+    from ilm_ray.training.ray_train import run_training
+
     reward = context.config.reward
     result = run_training(context, make_task, reward.weight_decay)
     tokenizer = Tokenizer.load(context.of("tokenizer"))
@@ -47,6 +50,8 @@ def train_reward(context: Context, make_task: Callable[[Config, Path], RewardTas
 
 
 def _work(context: Context) -> Result:
+    from ilm_ray.alignment.reward.task import RewardTask
+
     return train_reward(context, RewardTask)
 
 

@@ -19,7 +19,6 @@ from typing import Any
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config.serving import ServeConfig
-from ilm_ray.serving.folder import servable
 from jobs.frame.cluster import join_cluster, start_local_ray
 from jobs.frame.command import Parser, run_command, settings_of
 
@@ -31,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until a signal comes, print the JSON line, return the exit code."""
 
     def work(summary: dict[str, Any]) -> None:
+        from ilm_ray.serving.folder import servable
+
         about = "An OpenAI-compatible endpoint and a chat page for one model, until Ctrl-C or SIGTERM."
         config = settings_of(Parser(prog="jobs/serve.py", description=about, reads=("serve",)).parse(argv)).serve
         if config.model is None:

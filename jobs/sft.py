@@ -3,13 +3,10 @@
 from typing import Any
 
 from ilm_ray.alignment.inputs import chat_file, chat_rows
-from ilm_ray.alignment.repositories import tokenize_repositories
-from ilm_ray.alignment.sft import SFTTask, long_sources
 from ilm_ray.base.jsonl import sha256_of
 from ilm_ray.config import Config
 from ilm_ray.config.section import result_settings
 from ilm_ray.run.stage import Context, Result, Stage
-from ilm_ray.training.ray_train import run_training
 from jobs.frame.stages import run_job
 
 
@@ -23,6 +20,10 @@ def _sources(config: Config) -> dict[str, str]:
 
 
 def _work(context: Context) -> Result:
+    from ilm_ray.alignment.repositories import tokenize_repositories
+    from ilm_ray.alignment.sft import SFTTask, long_sources
+    from ilm_ray.training.ray_train import run_training
+
     sft = context.config.sft
     written = tokenize_repositories(context.run_dir) if sft.pretrain_share and sft.repository_share else []
     result = run_training(context, SFTTask, context.config.training.weight_decay)

@@ -3,9 +3,8 @@
 from typing import Any
 
 from ilm_ray.config import Config
-from ilm_ray.data.tokens.pipeline import tokenize_corpus
 from ilm_ray.data.tokens.shards import FORMAT
-from ilm_ray.run.stage import Stage
+from ilm_ray.run.stage import Context, Result, Stage
 from jobs.frame.stages import run_job
 
 
@@ -13,9 +12,13 @@ def _settings(config: Config) -> dict[str, Any]:
     return {"languages": config.text.languages, "heldout_share": config.pretrain.heldout_share, "shards": FORMAT}
 
 
-STAGE = Stage(
-    "tokens", ("text", "code", "decontamination", "tokenizer"), _settings, tokenize_corpus, reads=("text", "pretrain")
-)
+def _work(context: Context) -> Result:
+    from ilm_ray.data.tokens.pipeline import tokenize_corpus
+
+    return tokenize_corpus(context)
+
+
+STAGE = Stage("tokens", ("text", "code", "decontamination", "tokenizer"), _settings, _work, reads=("text", "pretrain"))
 
 if __name__ == "__main__":
     run_job("tokenize_corpus", [STAGE])

@@ -13,24 +13,26 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.jsonl import sha256_of
 from ilm_ray.config import load_config
 from ilm_ray.data.web.classifiers import NAMES
-from ilm_ray.data.web.classifiers.card import Card
 from ilm_ray.data.web.classifiers.labels import Columns, read_labels, split
-from ilm_ray.data.web.classifiers.model import train_linear
-from ilm_ray.report.cards import write_card_page
 from jobs.frame.cluster import LocalRay
 from jobs.frame.command import Parser, run_command
+
+if TYPE_CHECKING:
+    from ilm_ray.data.web.classifiers.card import Card
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, print the JSON line, return the exit code."""
 
     def work(summary: dict[str, Any]) -> None:
+        from ilm_ray.report.cards import write_card_page
+
         arguments = _parse(argv)
         summary["out"] = str(arguments.out)
         card = _train(arguments)
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command("train_classifier", work)
 
 
-def _train(arguments: argparse.Namespace) -> Card:
+def _train(arguments: argparse.Namespace) -> "Card":
     columns = Columns(
         arguments.text_column,
         arguments.label_column,
@@ -57,8 +59,10 @@ def _train(arguments: argparse.Namespace) -> Card:
     except OSError as error:
         raise UserError(f"cannot write to --out {arguments.out}: {error.strerror or error}; choose another") from None
     if arguments.backend == "linear":
+        from ilm_ray.data.web.classifiers.model import train_linear
+
         return train_linear(arguments.name, parts, arguments.out, arguments.seed, made_from)
-    from actors.classifier import train_bert  # Ray, torch and transformers take seconds to import
+    from actors.classifier import train_bert
     from ilm_ray.data.web.classifiers.bert import BertSettings
 
     settings = BertSettings(arguments.base, arguments.seed, arguments.epochs, arguments.lr)

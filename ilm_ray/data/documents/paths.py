@@ -3,14 +3,16 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ilm_ray.base.files import temporary_path, write_text_atomic
-from ilm_ray.data.dedup.components import Drops
 from ilm_ray.data.documents.funnel import Funnel
 from ilm_ray.data.documents.sources import Source, jsonable
+
+if TYPE_CHECKING:
+    from ilm_ray.data.dedup.components import Drops
 
 STEPS = ("format", "clean", "dedup", "safe", "quality")
 SOURCES = "sources.json"
@@ -65,13 +67,15 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     temporary.replace(path)
 
 
-def save_drops(path: Path, drops: Drops) -> None:
+def save_drops(path: Path, drops: "Drops") -> None:
     """Write the list of duplicates in one step."""
     save_arrays(path, ids=drops.ids, duplicate_of=drops.duplicate_of, similarity=drops.similarity, exact=drops.exact)
 
 
-def load_drops(path: Path) -> Drops:
+def load_drops(path: Path) -> "Drops":
     """The inverse of `save_drops`. Raises OSError or ValueError where the file is missing or damaged."""
+    from ilm_ray.data.dedup.components import Drops
+
     with np.load(path, allow_pickle=False) as saved:
         return Drops(saved["ids"], saved["duplicate_of"], saved["similarity"], saved["exact"])
 

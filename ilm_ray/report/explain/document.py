@@ -5,14 +5,16 @@ import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.data.dedup.components import Drops
 from ilm_ray.data.documents.paths import STEPS, drops_path, load_drops
 from ilm_ray.report.explain.text_run import NEAR, Asked, Row, TextRun, find_row, read, source_of
+
+if TYPE_CHECKING:
+    from ilm_ray.data.dedup.components import Drops
 
 MEMBERS = 20  # of a cluster that are named
 _PIECES = 2000  # of each text that the diff looks at: its time grows with their product
@@ -72,7 +74,7 @@ def stories(run: TextRun, wanted: str) -> list[Story]:
     return [_story(run, row) for row in found]
 
 
-def drop_lists(run: TextRun) -> Iterator[Drops]:
+def drop_lists(run: TextRun) -> "Iterator[Drops]":
     """The documents that Dedup removed, one input file at a time."""
     for source in run.sources.values():
         path = drops_path(run.folder, source.index)

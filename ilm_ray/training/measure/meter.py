@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from ilm_ray.config.layout import Layout
-from ilm_ray.model.internlm2 import Shape
+from ilm_ray.model.shape import Shape
 from ilm_ray.training.plan.devices import DEVICES
 from ilm_ray.training.plan.step import flops_per_token
 

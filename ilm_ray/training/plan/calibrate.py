@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config.layout import Layout
-from ilm_ray.model.internlm2 import Block, CausalLM, Documents, Packed, Shape
+from ilm_ray.model.internlm2 import Block, CausalLM, Documents, Packed
 from ilm_ray.model.loss import summed_loss
+from ilm_ray.model.shape import Shape
 from ilm_ray.training.parallel.parallelize import parallelize
 from ilm_ray.training.plan.devices import Device, Link
 from ilm_ray.training.plan.planner import predict

@@ -8,15 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from pydantic import TypeAdapter, ValidationError
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
-from ilm_ray.model.internlm2 import Shape
-from ilm_ray.training.parallel.local import run_ranks
-from ilm_ray.training.plan.calibrate import calibrate
+from ilm_ray.model.shape import Shape
 from ilm_ray.training.plan.devices import Device
 
 ROWS = (256, 1024, 4096)  # tokens of a micro-batch on a GPU; a CPU gets a quarter of them
@@ -29,6 +25,10 @@ def write_calibration(path: Path, shape: Shape, precision: str, ranks: int, shee
     sheet: the kind of device, for what is not measured: its peak, its links to other nodes. Raises UserError where
     there are fewer GPUs than ranks, TimeoutError after ten minutes.
     """
+    import torch
+
+    from ilm_ray.training.parallel.local import run_ranks
+
     gpus = torch.cuda.device_count()
     if 0 < gpus < ranks:
         raise UserError(f"calibration: {ranks} ranks on {gpus} GPUs; every rank needs its own, so ask for {gpus}")
@@ -36,6 +36,11 @@ def write_calibration(path: Path, shape: Shape, precision: str, ranks: int, shee
 
 
 def _measure(path: str, shape: Shape, precision: str, sheet: Device) -> None:
+    import torch
+    import torch.distributed as dist
+
+    from ilm_ray.training.plan.calibrate import calibrate
+
     on_gpu, ranks = torch.cuda.is_available(), dist.get_world_size()
     cores = ranks if on_gpu else len(os.sched_getaffinity(0))
     rows = ROWS if on_gpu else tuple(n // 4 for n in ROWS)

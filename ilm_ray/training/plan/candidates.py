@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config.layout import Layout, Share
-from ilm_ray.model.internlm2 import Shape
+from ilm_ray.model.shape import Shape
 
 
 def layouts(shape: Shape, devices: int, groups: Sequence[int]) -> Iterator[Layout]:

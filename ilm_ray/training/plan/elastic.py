@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config.layout import Layout
-from ilm_ray.model.internlm2 import Shape
+from ilm_ray.model.shape import Shape
 from ilm_ray.training.plan.devices import Device
 from ilm_ray.training.plan.planner import Choice, NoPlan, Workload, choose_layout, plan_work, written
 from ilm_ray.training.plan.step import flops_per_token

@@ -7,7 +7,7 @@ weight, gradient and two moments (mixed precision as FSDP2 does it).
 from dataclasses import dataclass
 
 from ilm_ray.config.layout import Layout
-from ilm_ray.model.internlm2 import Shape
+from ilm_ray.model.shape import Shape
 from ilm_ray.training.plan.step import OptimizerStep, Pieces, pieces
 
 

@@ -10,7 +10,7 @@ from typing import get_args
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config.layout import Layout
-from ilm_ray.model.internlm2 import Shape
+from ilm_ray.model.shape import Shape
 from ilm_ray.training.plan.candidates import layouts
 from ilm_ray.training.plan.devices import GIB, Device
 from ilm_ray.training.plan.memory import Memory, peak_memory

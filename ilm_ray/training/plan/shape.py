@@ -1,7 +1,7 @@
 """The size of the model that a run trains."""
 
 from ilm_ray.config import Config
-from ilm_ray.model.internlm2 import Shape
+from ilm_ray.model.shape import Shape
 
 
 def shape_of(config: Config, vocab_size: int) -> Shape:

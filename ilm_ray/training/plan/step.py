@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ilm_ray.config.layout import Layout
-from ilm_ray.model.internlm2 import Shape
+from ilm_ray.model.shape import Shape
 
 
 @dataclass(frozen=True)

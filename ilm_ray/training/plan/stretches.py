@@ -7,7 +7,7 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config
 from ilm_ray.config.layout import Layout
 from ilm_ray.config.training import TrainingConfig
-from ilm_ray.model.internlm2 import Shape
+from ilm_ray.model.shape import Shape
 from ilm_ray.training.plan.calibration import read_calibration
 from ilm_ray.training.plan.devices import Device, known_device
 from ilm_ray.training.plan.elastic import usable, with_dp

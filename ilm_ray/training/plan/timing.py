@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ilm_ray.config.layout import Layout
-from ilm_ray.model.internlm2 import Shape
+from ilm_ray.model.shape import Shape
 from ilm_ray.training.plan.devices import Device
 from ilm_ray.training.plan.step import OptimizerStep, Pieces, block_matrices, pieces
 from ilm_ray.training.plan.traffic import Collective, activation_traffic, state_traffic

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from ilm_ray.config.layout import Layout
-from ilm_ray.model.internlm2 import Shape
+from ilm_ray.model.shape import Shape
 from ilm_ray.training.plan.devices import Device, RankGroup
 from ilm_ray.training.plan.step import OptimizerStep, Pieces
 

@@ -110,7 +110,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("jobs.long_text.mark_long", killed)
+        patch.setattr("ilm_ray.data.longtext.pipeline.mark_long", killed)
         run(made, *settings)
     (folder / "receipts" / "find_file-text-00001.json").unlink()
     (folder / "differences" / "text-00002-00000.jsonl.zst").unlink()
