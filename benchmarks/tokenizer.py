@@ -20,9 +20,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import sentencepiece
-from transformers import AutoTokenizer
-
 from ilm_ray.data.tokenizer.base import count_tokens, first_tokens, most_used_tokens
 from ilm_ray.data.tokenizer.card import lengths, witness
 from ilm_ray.data.tokenizer.chinese import learn_tokens
@@ -143,6 +140,8 @@ def main() -> None:
     first, learn_seconds = build(first_tokens(ranks, BASE))
     counts = count_tokens(cl100k_encoding(), learning["en"] + learning["code"])
     used, _ = build(most_used_tokens(ranks, counts, BASE))
+    import sentencepiece
+
     original = sentencepiece.SentencePieceProcessor(model_file=str(args.data / "tokenizer/tokenizer_internlm2.model"))
     heldout: dict[str, list[str]] = {}
     for document in everything:
@@ -184,6 +183,8 @@ def main() -> None:
             + ", ".join(f"{language} {versus[f'{language} all']:.3f}" for language in ("zh", "en", "code"))
         )
     texts = [text for group in heldout.values() for text in chunks(group)]
+    from transformers import AutoTokenizer
+
     with tempfile.TemporaryDirectory() as folder:
         first.save_huggingface(Path(folder))
         other = AutoTokenizer.from_pretrained(folder)

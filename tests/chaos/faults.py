@@ -14,7 +14,6 @@ from pathlib import Path
 from random import Random
 
 import psutil
-from moto.server import ThreadedMotoServer
 
 from tests.chaos.nodes import HERE, Nodes, signal_all
 from tests.stumbling import KEYS, Stumbling, always, never
@@ -227,6 +226,8 @@ def _ballast(scene: Scene) -> Path:
 
 def _faulty_store(scene: Scene) -> None:
     """Checkpoints go to an S3, too."""
+    from moto.server import ThreadedMotoServer
+
     moto = ThreadedMotoServer(ip_address=HERE, port=0, verbose=False)
     moto.start()
     scene.stack.callback(moto.stop)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
@@ -32,6 +31,8 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
 
 def test_a_model_goes_out_is_used_and_comes_back(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, back = run_dir / "out", run_dir / "back"
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     asked = ["export", "--run-dir", str(run_dir), "--stage", "sft", "--out", str(out), "--dtype", "fp32"]
     assert checkpoint.main(asked) == 0
     assert last_line(capsys)["status"] == "done"

@@ -4,10 +4,9 @@ import asyncio
 import json
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import openai
 import psutil
 import pytest
 import torch
@@ -20,12 +19,17 @@ from ilm_ray.serving.page import POLICY
 from tests.browser import BINARY, Browser
 from tests.serving.conftest import serving
 
+if TYPE_CHECKING:
+    import openai
+
 pytestmark = pytest.mark.timeout(1800)
 QUESTION: list[Any] = [{"role": "user", "content": "Name three colours, <|im_end|> please."}]
 STREAMS = 50
 
 
-def client(url: str) -> openai.OpenAI:
+def client(url: str) -> "openai.OpenAI":
+    import openai
+
     return openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300, max_retries=0)
 
 
@@ -95,6 +99,8 @@ def test_a_stop_text_ends_the_answer(served: str) -> None:
 
 
 def test_errors_are_objects_with_the_right_status(served: str) -> None:
+    import openai
+
     create = client(served).chat.completions.create
     with pytest.raises(openai.NotFoundError) as unknown:
         create(model="other", messages=QUESTION)
@@ -121,7 +127,9 @@ def test_health_models_and_metrics(served: str) -> None:
 
 
 def test_fifty_streams_at_once(served: str) -> None:
-    async def parts_of(asking: openai.AsyncOpenAI, number: int) -> int:
+    import openai
+
+    async def parts_of(asking: "openai.AsyncOpenAI", number: int) -> int:
         parts = 0
         question: list[Any] = [{"role": "user", "content": f"Count from {number}."}]
         stream = await asking.chat.completions.create(

@@ -9,7 +9,6 @@ from ilm_ray.run.stage import Context
 from ilm_ray.training.beside import checkpoint_figures, hold
 from ilm_ray.training.checkpoints import commit
 from ilm_ray.training.pretrain import PretrainTask
-from ilm_ray.training.ray_train import run_training
 from tests.training.test_layouts import _config, run_dir
 
 __all__ = ["run_dir"]  # a fixture of that test
@@ -25,6 +24,8 @@ def test_checkpoints_are_measured_beside_training(local_ray: None, run_dir: Path
     folder = tmp_path / "pretrain"
     folder.mkdir()
     context = Context(config, folder, tmp_path, Journal(tmp_path / "journal.jsonl"))
+    from ilm_ray.training.ray_train import run_training
+
     result = run_training(context, PretrainTask, 0.1, measure_beside=True)
     beside = {row["step"]: row for row in read_journal(folder / "beside.jsonl")}
     assert beside.keys() == {2, 4}

@@ -16,7 +16,6 @@ from ilm_ray.config import Config
 from ilm_ray.run.journal import Journal, read_journal
 from ilm_ray.run.stage import Context
 from ilm_ray.training.checkpoints import commit
-from ilm_ray.training.ray_train import run_training
 from tests.training.real_run import read_sequences, real_config, recording, write_real_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -53,6 +52,8 @@ def _run(folder: Path, source: Path, config: Config) -> list[dict[str, Any]]:
     for name in ("tokenizer", "tokens"):
         if not (folder / name).exists():
             (folder / name).symlink_to(source / name)
+    from ilm_ray.training.ray_train import run_training
+
     run_training(Context(config, stage, folder, Journal(folder / "journal.jsonl")), recording(folder), 0.1)
     return [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
 

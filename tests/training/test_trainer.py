@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,6 @@ from ilm_ray.run.stage import Context
 from ilm_ray.run.stopping import Stopped
 from ilm_ray.training.checkpoints import commit
 from ilm_ray.training.plan.stretches import Stretch, Stretches
-from ilm_ray.training.ray_train import run_training
 from tests.processes import run_ranks
 from tests.training.test_loop import Toy, differences, load_weights, run
 
@@ -55,6 +55,12 @@ class StoppingItsDriver(Toy):
             os.kill(int(self.driver.read_text()), number)
             time.sleep(1)  # the driver needs a moment
         return super().micro_batches(step, rank, ranks)
+
+
+def run_training(*arguments: Any, **named: Any) -> Any:
+    from ilm_ray.training import ray_train  # Ray Train takes a second to import
+
+    return ray_train.run_training(*arguments, **named)
 
 
 def make_stopping(config: Config, run_dir: Path) -> StoppingItsDriver:

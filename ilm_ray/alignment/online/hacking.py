@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import binom, norm, rankdata
 
 from ilm_ray.alignment.online.patterns import TRAITS, Phrase, Trait, grown, phrases, surface
 
@@ -162,6 +161,8 @@ class _Rise:
 
 def _rises(pairs: Sequence[AnswerPair]) -> dict[Trait, _Rise]:
     """Sign test of every trait. A phrase is tested where at least FEWEST_DIFFERING pairs differ in it."""
+    from scipy.stats import binom, norm
+
     up, down = Counter[Trait](), Counter[Trait]()
     for early, late in pairs:
         for trait in TRAITS:
@@ -239,6 +240,8 @@ def _columns(bounds: dict[Trait, float], answers: Sequence[Answer]) -> tuple[lis
 
     A column is 0 or 1, above the bound or not. Graded traits have two more: present or not, and the rank.
     """
+    from scipy.stats import rankdata
+
     held = [phrases(a.text) if any(t.kind == "phrase" for t in bounds) else set() for a in answers]
     traits, columns = list[Bounded](), list[np.ndarray]()
     for trait, bound in bounds.items():
@@ -288,6 +291,8 @@ def _evidence(
     labels: Sequence[Preference],
 ) -> Pattern | None:
     """The pattern with its evidence; None where the share of answers with it rose by RISE in no domain."""
+    from scipy.stats import binom
+
     late_texts = [late.text for _, late in pairs]
     shown = trait.kind
     if trait.kind == "phrase":

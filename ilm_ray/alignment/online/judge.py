@@ -10,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import binom
-
 from ilm_ray.alignment.online.hacking import ALPHA, Answer, AnswerPair
 from ilm_ray.alignment.online.patches import HELDOUT_SHARE, MOST, prompt_share
 from ilm_ray.base.endpoint import NoAnswer, ask
@@ -48,6 +46,8 @@ def ask_judge(
 
     url: base of the API, such as http://host:8000/v1. `seed` draws which answer is called A.
     """
+    from scipy.stats import binom
+
     paid = [pair for pair in pairs if pair[1].score > pair[0].score and pair[0].text != pair[1].text]
     rng, until = random.Random(seed), time.monotonic() + deadline_s
     rng.shuffle(paid)

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from datasketch import MinHash
-from datasketch.lsh import _optimal_param
 from numba import njit
 
 from ilm_ray.data.documents.codepoints import HAN, WORD, flatten, token_classes
@@ -31,6 +29,8 @@ class Sketches:
 
 def bands_and_rows(threshold: float, num_hashes: int) -> tuple[int, int]:
     """The banding that weighs misses and false hits at `threshold` equally: 14 x 9 for 0.7 and 128 hashes."""
+    from datasketch.lsh import _optimal_param
+
     bands, rows = _optimal_param(threshold, num_hashes, 0.5, 0.5)
     return int(bands), int(rows)
 
@@ -46,6 +46,8 @@ def sign_batch(texts: Sequence[str], ngram: int, num_hashes: int, bands: int, ro
     Tokens are those of `language.tokens`: lower-case words, Chinese characters one by one; a text of fewer than
     `ngram` tokens is one shingle.
     """
+    from datasketch import MinHash
+
     hashes, borders = token_hashes(texts)
     # datasketch's own coefficients: the signatures can be compared with everyone's 128 hashes of seed 1.
     slopes, offsets = MinHash(num_perm=num_hashes).permutations

@@ -6,11 +6,13 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.base.jsonl import Row
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ORDER = ("format", "clean", "sign", "dedup", "safe", "quality")  # signatures come before duplicates are found
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
@@ -50,8 +52,10 @@ class Cost:
         write_text_atomic(self.path, json.dumps(found))
 
 
-def by_step(folder: Path) -> pd.DataFrame:
+def by_step(folder: Path) -> "pd.DataFrame":
     """What all files cost together: documents, bytes, seconds, peak_mb of each step, in the order of the road."""
+    import pandas as pd
+
     files = sorted(folder.glob("*-*.json"))
     rows = [{"step": path.name.rpartition("-")[0]} | json.loads(path.read_text(encoding="utf-8")) for path in files]
     table = pd.DataFrame(rows, columns=["step", "documents", "bytes", "seconds", "peak_mb"])

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import ray
 
 from ilm_ray.base.errors import UserError
@@ -196,6 +195,8 @@ def _result(folder: Path, files: list[Source], config: TextConfig, cards: dict[s
     _write_json(folder / "funnel.json", funnel.rows())
     _write_json(folder / "records.json", dict(sorted(records.items())))
     write_jsonl(folder / "files.jsonl.zst", by_file)
+    import pandas as pd
+
     pd.DataFrame(funnel.rows()).to_csv(folder / "funnel.csv", index=False)  # for a person's own tables
     bands, rows = bands_and_rows(config.threshold, config.num_hashes)
     summary = {

@@ -4,8 +4,6 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-import pandas as pd
-
 from ilm_ray.base.jsonl import read_jsonl
 from ilm_ray.config.named_data import off_line
 from ilm_ray.data.documents.cost import by_step
@@ -256,6 +254,8 @@ def _measured(card: object) -> dict[str, Row]:
 
 def _cost(folder: Path) -> list[Html]:
     """CPU time and memory of each step, per document and core, and what that means for many documents."""
+    import pandas as pd
+
     cost = by_step(folder / "cost")
     if cost.empty:
         return []

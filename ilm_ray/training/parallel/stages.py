@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 
 from ilm_ray.config.layout import Layout
 from ilm_ray.model.internlm2 import CausalLM, Packed, Reduction
@@ -108,6 +107,8 @@ class Pipeline:
 
     def _schedule(self, count: int, rows: int) -> Any:
         """The schedule for `count` windows of `rows` rows. Tensor sizes are given: torch needs no trial run."""
+        from torch.distributed.pipelining import PipelineStage  # takes a second: only where there are stages
+
         if (count, rows) not in self._schedules:
             hidden, losses = (
                 torch.empty(shape, dtype=dtype, device="meta", requires_grad=True)
@@ -132,6 +133,8 @@ class Pipeline:
         return self._schedules[count, rows]
 
     def _make(self, stages: list[Any], count: int) -> Any:
+        from torch.distributed.pipelining import Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
+
         settings: dict[str, Any] = {
             "n_microbatches": count,
             "loss_fn": lambda losses, _numbers: losses.sum() * self.scale,

@@ -12,7 +12,6 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from demo import DATA
@@ -221,6 +220,8 @@ def test_scores_are_probabilities_among_as_many_good_as_bad_texts() -> None:
 
 def test_training_does_not_depend_on_the_machines_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
+    from sklearn.linear_model import LogisticRegression
+
     fit = LogisticRegression.fit
 
     def watched(*arguments: Any) -> Any:

@@ -1,5 +1,6 @@
 """One archive of all that has ever stopped an extraction: each case ends under its rule, the pages around it do not."""
 
+import functools
 import gzip
 import resource
 import threading
@@ -49,30 +50,37 @@ def rows_of_table(rows: int) -> str:
     return "<table>" + "".join(f"<tr><td>{n}</td><td>{WORDS}</td></tr>" for n in range(rows)) + "</table>"
 
 
-CASES: dict[str, tuple[bytes, str, str, set[str]]] = {
-    # name: body, further HTTP header, content type, rules that may end it ("kept": its text comes out)
-    "table": (html(rows_of_table(60_000)).encode(), "", HTML, {"extract_timeout", "extract_memory"}),
-    "nested": (html("<div>" * 3000 + WORDS * 10 + "</div>" * 3000).encode(), "", HTML, {"kept", "no_text"}),
-    "long-line": (html("<p>" + "word " * 10_000_000).encode(), "", HTML, {"max_html_bytes"}),
-    "surrogates": (
-        html(f"<p>{WORDS * 5}\ud800 &#xD800; \udfff</p>").encode("utf-8", "surrogatepass"),
-        "",
-        HTML,
-        {"kept"},
-    ),
-    "wrong-charset": (html(f"<p>{CHINESE * 8}</p>").encode("gbk"), "", "text/html; charset=utf-8", {"kept"}),
-    "control": (html(f"<p>\x00\x01{WORDS * 5}\x07\x1f\x7f\x85\ufffe</p>").encode(), "", HTML, {"kept"}),
-    "bomb": (zeros_packed(1 << 30), "Content-Encoding: gzip\r\n", HTML, {"max_html_bytes"}),
-    "nested-bomb": (gzip.compress(zeros_packed(1 << 28)), "Content-Encoding: gzip, gzip\r\n", HTML, {"max_html_bytes"}),
-    "no-html": (bytes(range(256)) * 400, "", HTML, {"no_text", "min_chars", "language"}),
-}
+@functools.cache
+def cases() -> dict[str, tuple[bytes, str, str, set[str]]]:
+    """name: body, further HTTP header, content type, rules that may end it ("kept": its text comes out)."""
+    return {
+        "table": (html(rows_of_table(60_000)).encode(), "", HTML, {"extract_timeout", "extract_memory"}),
+        "nested": (html("<div>" * 3000 + WORDS * 10 + "</div>" * 3000).encode(), "", HTML, {"kept", "no_text"}),
+        "long-line": (html("<p>" + "word " * 10_000_000).encode(), "", HTML, {"max_html_bytes"}),
+        "surrogates": (
+            html(f"<p>{WORDS * 5}\ud800 &#xD800; \udfff</p>").encode("utf-8", "surrogatepass"),
+            "",
+            HTML,
+            {"kept"},
+        ),
+        "wrong-charset": (html(f"<p>{CHINESE * 8}</p>").encode("gbk"), "", "text/html; charset=utf-8", {"kept"}),
+        "control": (html(f"<p>\x00\x01{WORDS * 5}\x07\x1f\x7f\x85\ufffe</p>").encode(), "", HTML, {"kept"}),
+        "bomb": (zeros_packed(1 << 30), "Content-Encoding: gzip\r\n", HTML, {"max_html_bytes"}),
+        "nested-bomb": (
+            gzip.compress(zeros_packed(1 << 28)),
+            "Content-Encoding: gzip, gzip\r\n",
+            HTML,
+            {"max_html_bytes"},
+        ),
+        "no-html": (bytes(range(256)) * 400, "", HTML, {"no_text", "min_chars", "language"}),
+    }
 
 
 @pytest.fixture
 def poison(tmp_path: Path) -> Path:
     """A good page before, between and behind the cases; two of the members hold several records each."""
     records = [capture("good/0", good(0))]
-    for number, (name, (body, header, kind, _)) in enumerate(CASES.items(), 1):
+    for number, (name, (body, header, kind, _)) in enumerate(cases().items(), 1):
         records += [capture(name, body, header, kind), capture(f"good/{number}", good(number))]
     members = [writer.member(b"".join(records[:2])), *map(writer.member, records[2:-2])]
     members.append(writer.member(b"".join(records[-2:])))
@@ -118,14 +126,14 @@ def test_every_case_is_counted_and_its_neighbours_are_whole(poison: Path, monkey
         rows = {row["url"].removeprefix("https://poison.test/"): row for row in format_rows(source, config, counts)}
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < PARENT_MB * 1024
     assert watch.most < MEMORY + (100 << 20)
-    for name, (*_, rules) in CASES.items():
+    for name, (*_, rules) in cases().items():
         assert rows[name].get("drop_rule", "kept") in rules, (name, rows[name].get("drop_rule"))
-    for number in range(len(CASES) + 1):
+    for number in range(len(cases()) + 1):
         row = rows[f"good/{number}"]
         assert "drop_rule" not in row and row["text"].count(WORDS.strip()) == 12, number
     assert CHINESE in rows["wrong-charset"]["text"] and rows["wrong-charset"]["charset"] == "gb18030"
     assert WORDS.strip() in rows["surrogates"]["text"] and WORDS.strip() in rows["control"]["text"]
-    assert counts == {"response": 2 * len(CASES) + 1}
+    assert counts == {"response": 2 * len(cases()) + 1}
 
 
 def test_outcomes_are_the_same_again_and_out_of_order(poison: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +148,7 @@ def test_outcomes_are_the_same_again_and_out_of_order(poison: Path, monkeypatch:
 
     together = list(outcomes(poison))
     alone = []
-    for name, (body, header, kind, _) in CASES.items():
+    for name, (body, header, kind, _) in cases().items():
         path = poison.with_name(f"{name}.warc")
         path.write_bytes(capture(name, body, header, kind))
         alone += list(outcomes(path))

@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.training.checkpoints import commit, states, uploads
@@ -26,8 +24,16 @@ from tests.training.checkpoints.small import flip, made, train
 from tests.training.checkpoints.test_saving import names, restored
 
 
+def s3_client() -> Any:
+    import boto3
+
+    return boto3.client("s3")
+
+
 @pytest.fixture
-def server() -> Iterator[ThreadedMotoServer]:
+def server() -> Iterator[Any]:
+    from moto.server import ThreadedMotoServer
+
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     yield moto
@@ -35,20 +41,20 @@ def server() -> Iterator[ThreadedMotoServer]:
 
 
 @pytest.fixture
-def stumbling(server: ThreadedMotoServer, s3: str) -> Stumbling:
+def stumbling(server: Any, s3: str) -> Stumbling:
     wrapped = Stumbling(server._server.app)
     server._server.app = wrapped
     return wrapped
 
 
 @pytest.fixture
-def s3(server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def s3(server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     host, port = server.get_host_and_port()
     for name, value in {**KEYS, "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_MAX_ATTEMPTS": "1"}.items():
         monkeypatch.setenv(name, value)
     urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"").close()  # all servers share one state
     for bucket in ("hot", "cold"):
-        boto3.client("s3").create_bucket(Bucket=bucket)
+        s3_client().create_bucket(Bucket=bucket)
     fsspec.filesystem("s3").clear_instance_cache()
     yield "s3://hot/run"
     fsspec.filesystem("s3").clear_instance_cache()
@@ -84,7 +90,7 @@ def test_a_damaged_local_checkpoint_is_replaced_by_its_copy(s3: str, tmp_path: P
 def test_a_copy_that_is_damaged_in_the_store_is_passed_over(s3: str, tmp_path: Path) -> None:
     storage = Storage(store=s3)
     run_ranks(_trained, 1, str(tmp_path / "c"), 1, 2, storage)
-    client, key = boto3.client("s3"), "run/step-00000002/__0_0.distcp"
+    client, key = s3_client(), "run/step-00000002/__0_0.distcp"
     client.put_object(Bucket="hot", Key=key, Body=client.get_object(Bucket="hot", Key=key)["Body"].read()[:-1])
     lines = restored(tmp_path / "new", 1, tmp_path / "notes", storage=storage)
     assert "DAMAGED" in lines[1] and lines[-1] == "training goes on from step-00000001"
@@ -175,7 +181,7 @@ def test_old_ones_move_to_the_cold_store_and_rules_keep_both(s3: str, local: Pat
     assert kept(s3) == [2] and kept("s3://cold/run") == [1]
     path = Store("s3://cold/run").fetch(1, local.parent / "thawed")
     assert commit.verify(path) == []
-    listed = boto3.client("s3").list_objects_v2(Bucket="hot", Prefix="run/step-00000001")
+    listed = s3_client().list_objects_v2(Bucket="hot", Prefix="run/step-00000001")
     assert listed["KeyCount"] == 0
     worker = uploads_of(local, s3, heard, StoreRules(keep=1, cold_after_hours=1e-9), "s3://cold/run")
     worker.wake()
@@ -185,7 +191,7 @@ def test_old_ones_move_to_the_cold_store_and_rules_keep_both(s3: str, local: Pat
 def test_a_damaged_copy_is_not_moved(s3: str, local: Path) -> None:
     Store(s3).upload(local / "step-00000001")
     Store(s3).upload(local / "step-00000002")
-    client, key = boto3.client("s3"), "run/step-00000001/__0_0.distcp"
+    client, key = s3_client(), "run/step-00000001/__0_0.distcp"
     data = bytearray(client.get_object(Bucket="hot", Key=key)["Body"].read())
     data[1000] ^= 1
     client.put_object(Bucket="hot", Key=key, Body=bytes(data))
@@ -197,7 +203,7 @@ def test_a_damaged_copy_is_not_moved(s3: str, local: Path) -> None:
 def test_a_bucket_that_does_not_exist_is_not_made(s3: str, local: Path) -> None:
     with pytest.raises(FileNotFoundError, match="bucket typo does not exist"):
         Store("s3://typo/run").upload(local / "step-00000001")
-    assert {bucket["Name"] for bucket in boto3.client("s3").list_buckets()["Buckets"]} == {"cold", "hot"}
+    assert {bucket["Name"] for bucket in s3_client().list_buckets()["Buckets"]} == {"cold", "hot"}
 
 
 def test_a_store_that_cannot_be_read_stops_a_run_that_has_nothing_else(

@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from sklearn.feature_extraction.text import HashingVectorizer
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ilm_ray.base.errors import UserError
@@ -22,6 +20,9 @@ from ilm_ray.base.files import temporary_path
 from ilm_ray.data.code.files.scores import TIERS
 from ilm_ray.data.code.files.tokens import canonical
 from ilm_ray.data.documents.language import TOKENS
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 FEATURES = 1 << 18
 MAX_CHARS = 16_384  # of a file that the scorer reads
@@ -47,8 +48,10 @@ class Scorer:
         self.weights, self.bias = weights, bias
 
     @classmethod
-    def fit(cls, vectors: csr_matrix, tiers: np.ndarray, seed: int) -> "Scorer":
+    def fit(cls, vectors: "csr_matrix", tiers: np.ndarray, seed: int) -> "Scorer":
         """tiers [n]: places in TIERS. Raises UserError where a tier has no label."""
+        from sklearn.linear_model import LogisticRegression
+
         if len(set(tiers.tolist())) < len(TIERS):
             raise UserError(f"labels need all of {', '.join(TIERS)}; label files of the tiers that are missing")
         weights, bias = np.zeros((2, FEATURES), np.float32), np.zeros(2)
@@ -60,7 +63,7 @@ class Scorer:
             weights[head, used], bias[head] = model.coef_[0], model.intercept_[0]
         return cls(weights, bias)
 
-    def probabilities(self, vectors: csr_matrix) -> np.ndarray:
+    def probabilities(self, vectors: "csr_matrix") -> np.ndarray:
         """float64 [n, 3]: of each tier, low first."""
         logits = vectors @ self.weights.T.astype(np.float64) + self.bias
         above = 1.0 / (1.0 + np.exp(-np.clip(logits, -60, 60)))
@@ -87,8 +90,10 @@ class Scorer:
             raise UserError(f"{path} is no code scorer ({error}); make one with jobs/label_code.py") from None
 
 
-def vectorise(texts: Sequence[str]) -> csr_matrix:
+def vectorise(texts: Sequence[str]) -> "csr_matrix":
     """[n, FEATURES] hashed 1- and 2-grams of canonical tokens, L2 norm."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+
     return HashingVectorizer(n_features=FEATURES, analyzer=_ngrams, norm="l2", alternate_sign=True).transform(texts)
 
 

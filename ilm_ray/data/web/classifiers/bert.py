@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.data.web.classifiers.labels import Labels
@@ -62,6 +61,8 @@ class Bert:
 
     @classmethod
     def _load(cls, source: str, advice: str, **options: Any) -> "Bert":
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
         try:
             model = AutoModelForSequenceClassification.from_pretrained(
                 source, num_labels=2, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, **options

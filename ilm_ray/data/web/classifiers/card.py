@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
@@ -51,6 +50,8 @@ def describe(labels: Labels) -> Card:
 
 def measures(scores: np.ndarray, good: np.ndarray, threshold: float) -> Card:
     """Figures at `threshold`; F1 is that of the bad texts. AUC is None where only one class is there."""
+    from sklearn.metrics import roc_auc_score
+
     both = 0 < int(good.sum()) < len(good)
     auc = {"auc": round(float(roc_auc_score(good, scores)), 4) if both else None}
     return {"texts": len(good), **auc, **_at(scores, good, threshold)}

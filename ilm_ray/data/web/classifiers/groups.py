@@ -5,14 +5,15 @@ fall among verbs, measure words among measure words. Sequences of groups are com
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse
-from sklearn.cluster import MiniBatchKMeans
-from sklearn.decomposition import TruncatedSVD
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ilm_ray.data.web.classifiers.features import GROUP_PLACES, group_places, token_keys
+
+if TYPE_CHECKING:
+    import scipy.sparse
 
 _GROUPS = 128
 _DIMENSIONS = 64
@@ -23,6 +24,9 @@ _MIN_COUNT = 8  # occurrences: fewer say little about a token's company
 
 def learn_groups(texts: Sequence[str], seed: int) -> np.ndarray:
     """uint16 [GROUP_PLACES]: the group of each frequent token, 0 for the others; all 0 where the texts are too few."""
+    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.decomposition import TruncatedSVD
+
     groups = np.zeros(GROUP_PLACES, np.uint16)
     keys, ends = token_keys(texts)
     distinct, kind, counts = np.unique(keys, return_inverse=True, return_counts=True)
@@ -42,8 +46,10 @@ def learn_groups(texts: Sequence[str], seed: int) -> np.ndarray:
     return groups
 
 
-def _company(rank: np.ndarray, text_of: np.ndarray, tokens: int) -> scipy.sparse.csr_matrix:
+def _company(rank: np.ndarray, text_of: np.ndarray, tokens: int) -> "scipy.sparse.csr_matrix":
     """Positive pointwise mutual information of each token with each neighbour: one and two to the right and left."""
+    import scipy.sparse
+
     sides = []
     for distance in (1, 2):
         one, other = rank[:-distance], rank[distance:]

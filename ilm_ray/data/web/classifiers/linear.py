@@ -7,10 +7,9 @@ are learned from the good training texts.
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import scipy.sparse
-from sklearn.linear_model import LogisticRegression, SGDClassifier
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ilm_ray.base.errors import UserError
@@ -44,6 +43,8 @@ class Linear:
         Classes count alike however many texts each has: a score of one half is "as likely bad as good" among as many
         bad texts as good ones.
         """
+        from sklearn.linear_model import LogisticRegression
+
         groups = learn_groups(training.part(training.good).texts, seed)
         weights, bias = _learn(training, groups, seed)
         held = logits(threshold.texts, weights, groups) + bias
@@ -91,6 +92,8 @@ class Linear:
 
 def _learn(labels: Labels, groups: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
     """Weights, float32 [PLACES], and the bias."""
+    import scipy.sparse
+
     found, good = vectors(labels.texts, groups), labels.good
     of_good = found.indices[np.repeat(good, np.diff(found.indptr))]
     texts_with = np.bincount(found.indices, minlength=PLACES)
@@ -110,7 +113,9 @@ def _learn(labels: Labels, groups: np.ndarray, seed: int) -> tuple[np.ndarray, f
     return weights, float(model.intercept_[0])
 
 
-def _solver(texts: int, seed: int) -> LogisticRegression | SGDClassifier:
+def _solver(texts: int, seed: int) -> Any:
+    from sklearn.linear_model import LogisticRegression, SGDClassifier
+
     if texts <= _EXACT_TEXTS:
         return LogisticRegression(C=_PENALTY, solver="liblinear", class_weight="balanced", random_state=seed)
     return SGDClassifier(
