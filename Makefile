@@ -1,6 +1,8 @@
 # make demo: the whole road on the shipped corpus (INPUT='glob of WARC files' for your own pages).
-# make test: what CI runs, with the same examples each time; make test-all draws new ones. Both set up .venv first; nothing
-# comes before them but Python 3.11, make and a C++ compiler.
+# make quick: while you work, a minute: lint, and the tests without Ray, vLLM and processes of their own.
+# make test: what CI runs, with the same examples each time; make test-all adds the slow tests and draws new examples.
+# make gpu: the tests that need a GPU; all others see none. All set up .venv first; nothing comes before them but
+# Python 3.11, make and a C++ compiler.
 # make fuzz: all that comes from outside, damaged and made up, for half an hour (FUZZ_MINUTES).
 # make api: pages of every module in site/, from its docstrings.
 # make peers: our alignment arithmetic against verl, OpenRLHF and XTuner, which get an environment of their own.
@@ -9,6 +11,7 @@ PYTHON ?= python3.11
 VENV := .venv
 EVAL := .venv-eval
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -q
 PEERS := .venv-peers
 RUN_DIR ?= runs/demo
 INPUT ?=
@@ -21,8 +24,10 @@ TORCH := $(shell sed -n 's/.*"\(torch==.*\)".*/\1/p' pyproject.toml)
 # CUDA libraries: pip then adds what torch itself asks for.
 complete_torch = $(1)/bin/python -c 'import torch' 2>/dev/null || $(1)/bin/pip install --quiet $(TORCH)
 
-.PHONY: demo test test-all chaos fuzz api peers lint format setup lock eval-env eval-lock sbom audit clean
+.PHONY: demo quick test test-all gpu chaos fuzz api peers lint format setup lock eval-env eval-lock sbom audit clean
 export DS_BUILD_OPS := 0
+# pytest keeps the tests that it has rewritten, which saves seconds at each start.
+unexport PYTHONDONTWRITEBYTECODE
 
 setup: $(VENV)/.ready
 
@@ -44,16 +49,23 @@ endif
 demo: setup
 	$(BIN)/python jobs/pipeline.py --preset nano --run-dir $(RUN_DIR) $(if $(INPUT),input='$(INPUT)') $(SETTINGS)
 
+quick: lint
+	$(PYTEST) -m quick -n 2 --dist loadfile --hypothesis-profile=quick
+
+# Two workers: one has Ray, vLLM and torch.distributed to itself, one test at a time; the other has the rest.
 test: setup
-	$(BIN)/python -m pytest -q --durations=25 --hypothesis-profile=ci
+	$(PYTEST) -n 2 --dist loadgroup --durations=25 --hypothesis-profile=ci
 
 test-all: setup
-	$(BIN)/python -m pytest -q -m ''
+	$(PYTEST) -m ''
+
+gpu: setup
+	GPU_TESTS=1 $(PYTEST) -m gpu
 
 # Every input from outside, with new hostile examples for FUZZ_MINUTES; what fails is kept in .hypothesis and tried first
 # the next time.
 fuzz: setup
-	FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/python -m pytest -q -s tests/fuzz --timeout=0
+	FUZZ_MINUTES=$(FUZZ_MINUTES) $(PYTEST) -s tests/fuzz --timeout=0
 
 peers: setup $(PEERS)/.ready
 	$(PEERS)/bin/python -m pytest -q tests/peers

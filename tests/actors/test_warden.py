@@ -96,6 +96,7 @@ def test_an_actor_that_waits_lives_and_those_that_were_stopped_are_ended_even_if
     assert len(told) == 2 and all("Idler" in line for line in told)
 
 
+@pytest.mark.process
 def test_a_pulse_stops_with_the_process_and_beats_with_its_child() -> None:
     command = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {_spin(60)!r}])"
     process = psutil.Popen([sys.executable, "-c", command])

@@ -18,6 +18,8 @@ from tests.alignment.test_layouts import run
 from tests.ask_vllm import ask_vllm
 from tests.processes import run_ranks
 
+pytestmark = pytest.mark.ranks
+
 
 @pytest.fixture(scope="module")
 def trained(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

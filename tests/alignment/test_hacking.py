@@ -108,6 +108,7 @@ def test_what_rises_without_pay_and_what_pays_without_a_rise_is_no_pattern() -> 
     assert not mine(make_round(1, falling, lambda t: 2.0 * (EN in t)), []).exploits
 
 
+@pytest.mark.long
 def test_an_unchanged_policy_is_accused_as_rarely_as_promised() -> None:
     """The drift gate alone, without the help of the other two: few false alarms in rounds of an unchanged policy,
     although prompts differ in length and words and their mix differs between the windows."""

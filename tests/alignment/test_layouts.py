@@ -54,6 +54,7 @@ def alone(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return rows
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("kind", TASKS)
 def test_a_layout_trains_as_one_process(kind: str, name: str, run_dir: Path, alone: Any, tmp_path: Path) -> None:

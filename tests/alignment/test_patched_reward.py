@@ -76,6 +76,7 @@ def _drifting(rng: random.Random, plant: str, iteration: int, noun: str) -> str:
     return f"{text} {toy.PHRASE}" if rng.random() < 0.05 + 0.9 * iteration / ITERATIONS else text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("plant", ["phrase", "length"])
 def test_a_planted_love_is_found_and_cured(tmp_path: Path, plant: str) -> None:
     rng = random.Random(f"{plant}")

@@ -23,6 +23,7 @@ def _idle(task: Any) -> Any:
     return [] if isinstance(task, RewardTask) else IDLE
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [SFTTask, RewardTask])
 def test_ranks_share_a_step_in_equally_many_bounded_micro_batches(run_dir: Path, make: Any) -> None:
     task = make(config_of(run_dir), run_dir)

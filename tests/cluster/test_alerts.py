@@ -112,6 +112,7 @@ def test_every_rule_is_seen_to_fire_and_not_to_fire() -> None:
     assert seen == {(rule["alert"], fires) for group in GROUPS for rule in group["rules"] for fires in (True, False)}
 
 
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is absent: apt-get install prometheus")
 def test_rules_fire_when_they_should(tmp_path: Path) -> None:
     tests = [
@@ -135,6 +136,7 @@ def test_rules_fire_when_they_should(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is absent: apt-get install prometheus")
 def test_prometheus_takes_our_configuration() -> None:
     config = RULES.parent / "prometheus.yml"

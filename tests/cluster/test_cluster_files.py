@@ -100,6 +100,7 @@ def test_pods_are_confined_and_their_memory_is_promised(preset: str) -> None:
             assert container["resources"]["requests"] == container["resources"]["limits"]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_slurm_script_is_complete(preset: str, tmp_path: Path) -> None:
     text = files(preset)["slurm.sh"]
@@ -125,6 +126,7 @@ def test_every_ray_has_the_same_environment(preset: str) -> None:
     assert words <= set(exports.split())
 
 
+@pytest.mark.process
 def test_the_script_s_ray_has_it_too_unless_the_shell_has_another() -> None:
     def read(shell: dict[str, str]) -> dict[str, str]:
         command = ["bash", "-c", f". {CLUSTER}/environment.sh && env"]
@@ -185,6 +187,7 @@ def test_prometheus_reads_the_file_that_ray_writes() -> None:
     assert name is not None and any(f"/tmp/ray-{name[1]}/" in f for f in files)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "arguments",
     [[], ["sideways"], ["up", "--name", "../x"], ["up", "--name", "a b"], ["up", "--port-base", "10500"],

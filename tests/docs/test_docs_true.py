@@ -170,6 +170,7 @@ def run_changed(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.process
 def test_the_new_filter_of_the_how_to_is_asked(changed: Path) -> None:
     line = (
         "The miller opens the gate every morning and lets the water run over the wooden wheel, as they all have done."
@@ -186,6 +187,7 @@ def test_the_new_filter_of_the_how_to_is_asked(changed: Path) -> None:
     assert run_changed(changed, "-c", check).split() == ["True", "True"]
 
 
+@pytest.mark.process
 def test_the_new_benchmark_of_the_how_to_is_read_and_listed(changed: Path) -> None:
     (changed / "riddles.jsonl").write_text('{"riddle": "What has teeth and cannot bite?", "reply": "A comb has."}\n')
     check = (

@@ -34,6 +34,8 @@ from ilm_ray.report.explain.text_run import open_run
 from tests.alignment.small_run import SHAPE, config_of, make_run
 from tests.data.web.rubbish import KINDS
 
+pytestmark = pytest.mark.process
+
 REPOSITORY = Path(__file__).parents[2]
 TEXT = """The miller opens the gate every morning and lets the water run over the wooden wheel.
 By noon the sacks stand in a long row, and farmers from three villages wait in the yard.

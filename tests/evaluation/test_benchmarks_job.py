@@ -23,6 +23,7 @@ def _command(run: Path, *settings: str) -> list[str]:
     return [sys.executable, "jobs/benchmarks.py", "--run-dir", str(run), *(f"benchmarks.{s}" for s in settings)]
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("python")
 def test_a_model_or_data_that_is_not_there_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "root" / "data").mkdir(parents=True)

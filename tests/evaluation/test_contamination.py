@@ -52,6 +52,7 @@ def test_losses_are_the_mean_negative_log_probabilities(tokenizer: Tokenizer) ->
             assert loss == pytest.approx(float(expected), abs=1e-5)
 
 
+@pytest.mark.long
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     draw, inside, leaks = np.random.default_rng(5), 0, 0
     for trial in range(200):

@@ -167,6 +167,7 @@ print(open('/proc/self/status').read().split('CapEff:')[1].split()[0], os.getuid
     assert run_in_sandbox(program).stdout == "-1 -1 -1\n0000000000000000 65534\n"
 
 
+@pytest.mark.process
 def test_a_plain_user_is_as_safe() -> None:
     """Root runs the other tests; a plain user makes a user namespace first, and everything else within it."""
     python, root = shutil.which("python3.11", path="/usr/bin"), Path(__file__).parents[2]
@@ -207,6 +208,7 @@ subprocess.Popen(sleep, start_new_session=True)
         assert not processes_with(mark), level
 
 
+@pytest.mark.process
 def test_a_caller_that_is_killed_takes_the_program_with_it() -> None:
     mark = f"orphan_{os.getpid()}"
     sleep = f"[sys.executable, '-c', 'import time; time.sleep(60)', '{mark}_inside']"

@@ -147,6 +147,7 @@ def extractor() -> Iterator[Extractor]:
         yield found
 
 
+@pytest.mark.process
 @given(st.lists(MARKUP, min_size=1, max_size=20))
 @few(10)
 def test_any_page_is_a_text_or_has_a_reason(extractor: Extractor, pages: list[str]) -> None:

@@ -23,6 +23,8 @@ from tests.jobs.test_checkpoint_job import SHAPE
 from tests.processes import run_ranks
 from tests.training.checkpoints.small import flip
 
+pytestmark = pytest.mark.ranks
+
 STEP = 1e-3  # by which AdamW's first steps move every weight that has a gradient of one sign
 
 

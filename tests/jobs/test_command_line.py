@@ -36,6 +36,7 @@ def run_job(*arguments: str, **env: str) -> tuple[int, dict[str, str], list[str]
     return done.returncode, json.loads(done.stdout.splitlines()[-1]), said
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -43,7 +44,7 @@ def run_job(*arguments: str, **env: str) -> tuple[int, dict[str, str], list[str]
         (["web_text", "input=README.md"], "is a web archive"),
         (["pipeline", "pretrain.wrokers=2"], "did you mean 'training.workers'"),
         (["pipeline", "--preset", "70b"], "choose one of nano, 1_8b, 7b, 20b"),
-        (["pipeline", "--preset", "20b", *NAMED], "does not fit"),
+        pytest.param(["pipeline", "--preset", "20b", *NAMED], "does not fit", marks=pytest.mark.ray),
         (["pipeline", "--preset", "7b"], "needs data that no setting names: input (a glob of web archives), sft.data"),
         (["pipeline", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["code_data", "code.source=/nowhere"], "/nowhere"),
@@ -61,6 +62,7 @@ def test_bad_input_is_one_line_and_writes_nothing(arguments: list[str], words: s
     assert not run_dir.exists()
 
 
+@pytest.mark.process
 def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:
     with socket.socket() as closed:  # its port is nobody's
         closed.bind(("127.0.0.1", 0))
@@ -73,6 +75,7 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:
     assert not run_dir.exists()
 
 
+@pytest.mark.ray
 def test_a_folder_that_cannot_be_written_is_refused() -> None:
     code, _, said = run_job("code_data", "--run-dir", "/proc/ilm_ray")
     assert code == 2
@@ -100,6 +103,7 @@ def test_a_full_disk_is_named_and_costs_what_was_not_finished(tmp_path: Path) ->
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
+@pytest.mark.ray
 def test_a_truncated_archive_is_no_bad_input(tmp_path: Path) -> None:
     whole = sorted((demo.DATA / "web").glob("*/*.warc.gz"))[0].read_bytes()
     crawl = tmp_path / "CC-MAIN-2024-10"

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[2]
 PRINT = """
 import json
@@ -36,6 +38,7 @@ def told_by_a_copy(folder: Path, started_in: Path | None = None) -> tuple[Path, 
     return Path(package), stages
 
 
+@pytest.mark.process
 def test_settings_and_inputs_of_all_stages_are_those_of_any_copy(tmp_path: Path) -> None:
     one, told = told_by_a_copy(tmp_path / "one")
     other, told_too = told_by_a_copy(tmp_path / "a_longer_name", started_in=tmp_path)  # the command works from anywhere

@@ -36,12 +36,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.process
 def test_a_full_disk(small_disk: Path) -> None:
     check = doctor.check_storage(small_disk / "runs" / "new", 0)
     assert "No space left" in check.observation and check.todo
     assert list(small_disk.iterdir()) == []  # what was half-written is gone
 
 
+@pytest.mark.process
 def test_a_full_shared_memory(small_disk: Path) -> None:
     assert not doctor.check_shared_memory(small_disk, WRITTEN_BYTES).ok
     assert doctor.check_shared_memory(small_disk, WRITTEN_BYTES // 4).ok

@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.made_text import fate, make_documents, write_text_run
+
+pytestmark = pytest.mark.process
 
 REPOSITORY = Path(__file__).parents[2]
 DOCUMENTS = make_documents(80)

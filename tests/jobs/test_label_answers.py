@@ -128,6 +128,7 @@ def test_answers_are_escaped_and_their_makers_are_not_told(tmp_path: Path) -> No
     assert {_sides(row) for row in ({"id": str(n)} for n in range(20))} == {("a", "b"), ("b", "a")}
 
 
+@pytest.mark.process
 def test_a_wrong_file_is_refused_before_anything_is_served(tmp_path: Path) -> None:
     path = tmp_path / "labels.jsonl"
     path.write_text(json.dumps(ROWS[0] | {"label": "maybe"}) + "\n")
@@ -142,6 +143,7 @@ def test_a_wrong_file_is_refused_before_anything_is_served(tmp_path: Path) -> No
     assert told.returncode == 2 and "does not exist" in told.stderr.splitlines()[-1]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_job_serves_until_it_is_stopped(number: signal.Signals, tmp_path: Path) -> None:
     path = tmp_path / "comparisons.jsonl"
@@ -162,6 +164,7 @@ def test_the_job_serves_until_it_is_stopped(number: signal.Signals, tmp_path: Pa
     assert read_labels(tmp_path / "comparisons.labels.jsonl")[0]["id"] == ROWS[2]["id"]
 
 
+@pytest.mark.process
 @pytest.mark.skipif(BINARY is None, reason="Chromium is not installed: apt-get install chromium")
 def test_a_person_labels_with_keys_and_on_a_phone(tmp_path: Path) -> None:
     asyncio.run(_label(tmp_path))

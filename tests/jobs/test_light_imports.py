@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[2]
 HEAVY = {
     *("torch", "ray", "transformers", "vllm", "deepspeed", "safetensors", "tokenizers", "tiktoken", "huggingface_hub"),
@@ -14,6 +16,7 @@ HEAVY = {
 CODE = """
 import importlib, json, sys
 from pathlib import Path
+
 loaded = {}
 for path in sorted(Path("jobs").glob("*.py")):
     before = set(sys.modules)
@@ -23,6 +26,7 @@ print(json.dumps(loaded))
 """
 
 
+@pytest.mark.process
 def test_no_job_imports_a_heavy_package_before_it_works() -> None:
     run = subprocess.run([sys.executable, "-c", CODE], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[2]
 # As a job does: Ray is imported before the job begins.
 LISTENING = """
@@ -23,6 +25,7 @@ with LocalRay(load_config("nano", None, ["ray.dashboard=true"])):
 """
 
 
+@pytest.mark.ray
 def test_no_other_machine_reaches_it() -> None:
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-c", LISTENING]

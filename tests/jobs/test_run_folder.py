@@ -83,6 +83,7 @@ def test_a_file_that_cannot_be_taken_up_is_refused_or_written_anew(content: byte
     assert chosen.config == load_config("nano") and "written anew" in (chosen.said or "")
 
 
+@pytest.mark.process
 def test_a_job_takes_up_what_its_folder_remembers(tmp_path: Path) -> None:
     save_config(load_config("nano", None, ["sft.data=/nowhere.jsonl"]), tmp_path / NAME)
     before = (tmp_path / NAME).read_bytes()

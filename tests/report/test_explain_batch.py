@@ -146,6 +146,7 @@ def test_the_layout_of_the_workers_does_not_matter(run_dir: Path, tmp_path: Path
     assert explain(tmp_path, 7) == explain(run_dir, 7)
 
 
+@pytest.mark.process
 def test_the_job_prints_words_or_json(run_dir: Path) -> None:
     code, out, err = _job("--step", "2", "--run-dir", str(run_dir))
     assert code == 0 and err == []
@@ -163,6 +164,7 @@ def _job(*arguments: str) -> tuple[int, list[str], list[str]]:
     return done.returncode, done.stdout.splitlines(), done.stderr.splitlines()
 
 
+@pytest.mark.process
 def test_bad_input_is_one_line_and_exit_code_2(run_dir: Path) -> None:
     code, out, err = _job("--step", "10", "--run-dir", str(run_dir))
     assert code == 2 and len(err) == 1 and "steps 1 to 9" in err[0]

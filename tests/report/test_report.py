@@ -148,6 +148,7 @@ def test_funnel_adds_up() -> None:
     assert steps[0][2] == steps[1][1]  # what a step leaves is what the next one gets
 
 
+@pytest.mark.process
 def test_the_job_prints_one_json_line_and_refuses_with_2(fake_run: Path, tmp_path: Path) -> None:
     def run(*arguments: str) -> tuple[int, dict[str, str], str]:
         command = [sys.executable, str(Path(__file__).parents[2] / "jobs" / "report.py"), *arguments]
@@ -163,6 +164,7 @@ def test_the_job_prints_one_json_line_and_refuses_with_2(fake_run: Path, tmp_pat
     assert code == 2 and "--run-dir" in line["error"]
 
 
+@pytest.mark.process
 def test_a_browser_shows_all_sections_and_runs_nothing(fake_run: Path, tmp_path: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     if browser is None:

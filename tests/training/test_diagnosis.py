@@ -73,6 +73,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("fault", EXPECTED)
 def test_the_first_rank_to_fail_is_found_among_those_that_fail_after_it(tmp_path: Path, fault: str) -> None:
     attempt = Attempts(tmp_path).begin(0, 3)
@@ -91,6 +92,7 @@ def test_the_first_rank_to_fail_is_found_among_those_that_fail_after_it(tmp_path
     print(row["line"])
 
 
+@pytest.mark.process
 def test_a_rank_without_progress_ends_itself(tmp_path: Path) -> None:
     pid = os.fork()
     if pid == 0:

@@ -132,6 +132,7 @@ def _out(folder: Path, rank: int = 0) -> dict[str, Any]:
     return json.loads((folder / f"out-{rank}.json").read_text())
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("factor", [math.nan, 1e4])
 def test_one_bad_batch_leaves_no_mark_on_the_weights(tmp_path: Path, factor: float) -> None:
     run_ranks(_run, 2, str(tmp_path / "bad"), {7: factor}, [])
@@ -144,6 +145,7 @@ def test_one_bad_batch_leaves_no_mark_on_the_weights(tmp_path: Path, factor: flo
     assert differences(tmp_path / "bad", tmp_path / "good") < 1e-9
 
 
+@pytest.mark.ranks
 def test_several_bad_batches_in_a_row_bring_back_older_weights_without_the_data_since(tmp_path: Path) -> None:
     run_ranks(_run, 2, str(tmp_path / "bad"), {7: math.nan, 8: math.nan, 9: math.nan}, [])
     result = _out(tmp_path / "bad")
@@ -154,6 +156,7 @@ def test_several_bad_batches_in_a_row_bring_back_older_weights_without_the_data_
     assert differences(tmp_path / "bad", tmp_path / "good") < 1e-9
 
 
+@pytest.mark.ranks
 def test_a_run_killed_after_it_left_data_out_goes_on_without_it(tmp_path: Path) -> None:
     poison = {5: math.nan}
     with pytest.raises(AssertionError, match="failed"):
@@ -165,6 +168,7 @@ def test_a_run_killed_after_it_left_data_out_goes_on_without_it(tmp_path: Path) 
     assert differences(tmp_path / "bad", tmp_path / "good") < 1e-9
 
 
+@pytest.mark.ranks
 def test_what_older_weights_do_not_help_ends_the_run(tmp_path: Path) -> None:
     run_ranks(_run, 1, str(tmp_path), dict.fromkeys(range(5, 60), math.nan), [])
     result = _out(tmp_path)

@@ -102,6 +102,7 @@ def alone(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_phases_go_the_same_way_in_any_layout(run_dir: Path, alone: Path, tmp_path: Path, name: str) -> None:
     layout = LAYOUTS[name].on(4)

@@ -41,6 +41,7 @@ def _alone() -> dict[str, dict[str, float]]:
     return {layer: {"gradient": figures["gradient"] ** 0.5} for layer, figures in layers.items()}
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("layout", [Layout(), Layout(pp=2, gradients="replica"), Layout(tp=2)], ids=["dp", "pp", "tp"])
 def test_norms_of_layers_are_those_of_the_whole_model_in_any_layout(tmp_path: Path, layout: Layout) -> None:
     (tmp_path / ASK).touch()

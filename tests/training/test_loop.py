@@ -22,6 +22,8 @@ from ilm_ray.training.schedule import cosine_lr
 from ilm_ray.training.task import Losses, Task
 from tests.processes import run_ranks
 
+pytestmark = pytest.mark.ranks
+
 SETTINGS = LoopSettings("fp32", (0.9, 0.95), 1e-8, 0.1, clip_norm=0.5, storage=Storage(keep_local=2))
 SHAPE = Shape(vocab_size=64, layers=2, hidden=32, kv_heads=2, queries_per_kv=2, head_dim=8, mlp_hidden=48)
 

@@ -68,6 +68,7 @@ def _located(path: str, item: Import, root: Path) -> str | None:
     return None
 
 
+@pytest.mark.long
 def test_imports_of_the_standard_library_agree_with_its_parser() -> None:
     right = seen = wanted = 0
     for path, facts in _facts().items():

@@ -11,6 +11,7 @@ GOOD = '"""Adds."""\n\nimport missing_package\n\n\ndef total(values):\n    retur
 BROKEN = "def total(values):\n    return summ(valeus)\n"
 
 
+@pytest.mark.process
 def test_broken_files_score_low_and_working_ones_high() -> None:
     found = lint_files(
         [GOOD, BROKEN, "def f(:\n", "from missing import *\nprint(anything)\n", "", "class A:\n    return 1\n"]
@@ -20,12 +21,14 @@ def test_broken_files_score_low_and_working_ones_high() -> None:
     assert found[2].found == ("syntax-error",)
 
 
+@pytest.mark.process
 def test_comments_for_pylint_change_nothing() -> None:
     comments = ("skip-file", "disable=undefined-variable", "disable-msg=W0142", "disable=no-such-check", "unheard of")
     texts = [f"# pylint: {comment}\n{text}" for comment in comments for text in (GOOD, BROKEN)]
     assert lint_files(texts) == lint_files([GOOD, BROKEN]) * len(comments)
 
 
+@pytest.mark.process
 def test_a_score_does_not_depend_on_the_files_beside() -> None:
     texts = [BROKEN, GOOD, "import module_0\nprint(module_0.total)\n", GOOD]
     together = lint_files(texts)
@@ -33,6 +36,7 @@ def test_a_score_does_not_depend_on_the_files_beside() -> None:
     assert lint_files(texts[::-1]) == together[::-1]
 
 
+@pytest.mark.process
 def test_a_file_that_takes_too_long_falls_and_the_others_do_not() -> None:
     # So many branches that the flow analysis does not end within a second.
     slow = "def f(a):\n" + "".join(f"    if a == {n}:\n        x{n} = {n}\n    print(x{n})\n" for n in range(4000))
@@ -41,6 +45,7 @@ def test_a_file_that_takes_too_long_falls_and_the_others_do_not() -> None:
     assert second == (0.0, ("timeout",))
 
 
+@pytest.mark.process
 def test_the_standard_library_is_not_broken() -> None:
     paths = sorted(Path(sysconfig.get_paths()["stdlib"], "json").glob("*.py"))
     assert all(lint.score is None or lint.score > 9 for lint in lint_files([path.read_text() for path in paths]))

@@ -118,6 +118,7 @@ def test_depth_first_and_by_the_shortest_path() -> None:
     assert dependency_order(graph, graph) == ["c.py", "e.py", "b.py", "d.py", "a.py"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["standard library", "networkx", "jinja2", "pydantic"])
 def test_real_repositories(name: str) -> None:
     if name == "standard library":

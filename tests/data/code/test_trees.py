@@ -60,6 +60,7 @@ def _contents(source: Path, limits: Limits = _LIMITS) -> dict[str, bytes]:
     return {entry.path: content for entry, content in read_tree(tree, entries, limits)}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
 def test_every_kind_of_tree_gives_the_same_files(tmp_path: Path, mode: str) -> None:
     tar = _tar(tmp_path / "t-1.0.tar.x", {f"t-1.0/{name}": content for name, content in _FILES.items()}, mode)
@@ -78,6 +79,7 @@ def test_every_kind_of_tree_gives_the_same_files(tmp_path: Path, mode: str) -> N
     assert _contents(tmp_path / "bare.git") == _FILES
 
 
+@pytest.mark.process
 def test_a_repositorys_own_configuration_starts_nothing(tmp_path: Path) -> None:
     repository = _repository(tmp_path / "repo")
     touch = f"touch {tmp_path / 'started'}"
@@ -91,6 +93,7 @@ def test_a_repositorys_own_configuration_starts_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "started").exists()
 
 
+@pytest.mark.process
 def test_a_folder_of_repositories_is_many(tmp_path: Path) -> None:
     _repository(tmp_path / "all/one")
     _folder(tmp_path / "all/two")
@@ -147,6 +150,7 @@ def test_bombs_are_bounded(tmp_path: Path) -> None:
         _contents(tmp_path / "pax.tar.gz", Limits(1000, 4 << 30, 50))
 
 
+@pytest.mark.process
 def test_damaged_archives_cost_one_line(tmp_path: Path) -> None:
     good = _tar(tmp_path / "good.tar.gz", {f"{i}.py": random.Random(i).randbytes(900) for i in range(20)}).read_bytes()
     with zipfile.ZipFile(tmp_path / "good.zip", "w", zipfile.ZIP_DEFLATED) as archive:

@@ -200,6 +200,7 @@ def test_a_scorer_is_trained_in_the_run_where_none_is_named(made: Made, threshol
     assert found.metrics["summary"]["kept"] > 0
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("setting", "words"),
     [

@@ -36,6 +36,7 @@ def test_ids_are_tiktokens(full: Encoder, texts: list[str]) -> None:
     assert [ids.tolist() for ids in full.encode(texts)] == [cl100k_encoding().encode_ordinary(t) for t in texts]
 
 
+@pytest.mark.long
 def test_every_code_point_is_split_as_tiktoken_splits_it(full: Encoder) -> None:
     points = [chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000]
     rows = [points[i : i + 1024] for i in range(0, len(points), 1024)]
@@ -79,6 +80,7 @@ def test_a_piece_of_any_length_is_encoded(full: Encoder) -> None:
     assert full.encode([]) == []
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no {DATA}: the real texts are not at hand")
 def test_real_text_gets_tiktokens_ids(full: Encoder) -> None:
     texts = [path.read_text(errors="replace") for path in sorted(DATA.glob("books_*/*.txt"))]

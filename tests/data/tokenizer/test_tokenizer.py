@@ -114,6 +114,7 @@ def test_the_most_used_tokens_are_reached_as_before_and_serve_their_text_better(
     assert most_used_tokens(ranks, np.zeros(5000), 1200) == _base(1200)
 
 
+@pytest.mark.process
 def test_tiktoken_itself_takes_the_rank_lines_for_the_published_file(tmp_path: Path) -> None:
     # The way through TIKTOKEN_CACHE_DIR: tiktoken compares the file with the published hash, and has no network here.
     (tmp_path / "9b5ad71b2ce5302211f9c61530b329a4922fc6a4").write_bytes(rank_lines(cl100k()[0]))

@@ -124,6 +124,7 @@ def test_scoring_is_the_product_with_the_weights() -> None:
     assert logits([], weights, grouped()).shape == (0,)
 
 
+@pytest.mark.long
 def test_tokens_that_keep_the_same_company_share_a_group() -> None:
     """A made language: every sentence is subject, verb, object, end; the words of a class are drawn alike."""
     rng = np.random.default_rng(0)

@@ -18,6 +18,8 @@ from ilm_ray.data.web.format.child import Page
 from ilm_ray.data.web.format.extract import Extractor
 from ilm_ray.data.web.format.warc import read_captures
 
+pytestmark = pytest.mark.process
+
 # The real child around a parser that misbehaves on request.
 CHILD = r"""
 import os, re, sys, time

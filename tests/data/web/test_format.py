@@ -120,6 +120,7 @@ def prepass_file(tmp_path: Path, copies: int) -> Source:
     return source
 
 
+@pytest.mark.process
 def test_the_prepass_saves_work_and_tells_what_it_loses(tmp_path: Path) -> None:
     source = prepass_file(tmp_path, 64)
     plainly, _ = rows_of(source, CONFIG)

@@ -116,6 +116,7 @@ def small_limits(*arguments: object) -> Extractor:
     return Extractor(*arguments, memory_bytes=MEMORY)  # type: ignore[arg-type]
 
 
+@pytest.mark.process
 def test_every_case_is_counted_and_its_neighbours_are_whole(poison: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(format_module, "Extractor", small_limits)
     config = TextConfig(languages=["en", "zh"], max_html_bytes=CAP, extract_timeout_s=CPU_S)
@@ -136,6 +137,7 @@ def test_every_case_is_counted_and_its_neighbours_are_whole(poison: Path, monkey
     assert counts == {"response": 2 * len(cases()) + 1}
 
 
+@pytest.mark.process
 def test_outcomes_are_the_same_again_and_out_of_order(poison: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No case changes what becomes of another: alone, each ends as it did in company."""
     monkeypatch.setattr(format_module, "Extractor", small_limits)

@@ -81,6 +81,7 @@ def strings(draw: st.DrawFn) -> str:
     return "".join(draw(st.lists(st.sampled_from(some), max_size=120)))
 
 
+@pytest.mark.long
 @settings(max_examples=300)
 @given(strings() | st.text(max_size=200), st.sampled_from(["en", "zh", "de"]))
 def test_scores_equal_their_plain_definition(text: str, language: str) -> None:

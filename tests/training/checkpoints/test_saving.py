@@ -24,6 +24,8 @@ from ilm_ray.training.checkpoints.writer import CommittingWriter
 from tests.processes import run_ranks
 from tests.training.checkpoints.small import advance, contents, equal, flip, made, train, weights_after
 
+pytestmark = pytest.mark.ranks
+
 
 def names(folder: Path) -> list[str]:
     return [path.name for path in commit.committed(folder)]

@@ -23,6 +23,8 @@ from tests.stumbling import KEYS, Stumbling
 from tests.training.checkpoints.small import flip, made, train
 from tests.training.checkpoints.test_saving import names, restored
 
+pytestmark = pytest.mark.ranks
+
 
 def s3_client() -> Any:
     import boto3

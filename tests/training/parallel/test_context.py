@@ -3,6 +3,7 @@
 import itertools
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from hypothesis import given
@@ -47,10 +48,12 @@ def _compare(kind: str, folder: Path) -> None:
         torch.testing.assert_close(whole, expected, atol=1e-11, rtol=1e-11)
 
 
+@pytest.mark.ranks
 def test_ulysses_on_slices_is_attention_on_the_whole(tmp_path: Path) -> None:
     _compare("ulysses", tmp_path)
 
 
+@pytest.mark.ranks
 def test_gathered_keys_and_values_give_attention_on_the_whole(tmp_path: Path) -> None:
     _compare("gather", tmp_path)
 

@@ -108,10 +108,12 @@ def check(layouts: dict[str, Layout], ranks: int, folder: Path, alone: Mapping[t
     assert not over
 
 
+@pytest.mark.ranks
 def test_a_layout_of_each_kind_trains_as_one_process(alone: dict[torch.dtype, Trained], tmp_path: Path) -> None:
     check(QUICK, 4, tmp_path, {torch.float64: alone[torch.float64]})
 
 
+@pytest.mark.ranks
 def test_half_precision_stays_near_one_process_in_full(alone: dict[torch.dtype, Trained], tmp_path: Path) -> None:
     layouts = [Layout(pp=2, tp=2, sequence_parallel=True, gradients="replica"), Layout(cp=2, cp_kind="gather")]
     for trained in train_layouts([(layout, torch.bfloat16) for layout in layouts], 4, tmp_path, deadline_s=120):

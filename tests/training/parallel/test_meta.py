@@ -66,6 +66,7 @@ def _read(folder: str) -> None:
                 assert torch.equal(parameter.full_tensor(), expected[key]), (name, key)
 
 
+@pytest.mark.ranks
 def test_shares_read_from_a_folder_are_those_of_the_whole_and_little_more_is_held(tmp_path: Path) -> None:
     whole = CausalLM(SHAPE)
     initialize(whole, 5)
@@ -81,6 +82,7 @@ def test_a_folder_whose_weights_are_of_another_size_is_refused(tmp_path: Path) -
         load_causal(tmp_path)
 
 
+@pytest.mark.ranks
 def test_shares_are_those_of_the_whole_and_little_more_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     run_ranks(_compare, 4, monkeypatch)
 

@@ -100,6 +100,7 @@ def _check_layouts(layouts: dict[str, Layout], ranks: int, folder: Path) -> None
             assert max(plain.differences(other).values()) == 0, (name, how)
 
 
+@pytest.mark.ranks
 def test_layouts_train_with_it_as_without(tmp_path: Path) -> None:
     _check_layouts(TWO, 2, tmp_path)
 
@@ -117,6 +118,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.utils.counters.clear()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["none", "selective", "full"])
 def test_lengths_of_documents_compile_nothing_anew(how: How, traced: None) -> None:
     plain, compiled = _model("none"), _model(how)
@@ -144,6 +146,7 @@ def _check_compiled(layouts: list[Layout], ranks: int, folder: Path) -> None:
         assert max(trained.differences(alone).values()) < 1e-9, layout
 
 
+@pytest.mark.ranks
 def test_a_compiled_layout_trains_as_one_process(tmp_path: Path, traced: None) -> None:
     _check_compiled([Layout(tp=2, compile=True)], 2, tmp_path)  # the embedding's sum under way enters the first block
 

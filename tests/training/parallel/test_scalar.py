@@ -41,6 +41,7 @@ def _run(folder: str) -> None:
     torch.save((scores[0].detach(), gradients), Path(folder) / f"{dist.get_rank()}.pt")
 
 
+@pytest.mark.ranks
 def test_scores_and_gradients_are_those_of_one_process(tmp_path: Path) -> None:
     run_ranks(_run, 4, str(tmp_path))
     alone = _model()
@@ -53,6 +54,7 @@ def test_scores_and_gradients_are_those_of_one_process(tmp_path: Path) -> None:
             torch.testing.assert_close(gradient, alone.get_parameter(name).grad, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.ranks
 def test_a_pipeline_of_a_scalar_model_is_refused(tmp_path: Path) -> None:
     def refused() -> None:
         with pytest.raises(NotImplementedError, match="only a language model has a pipeline"):

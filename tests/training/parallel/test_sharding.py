@@ -51,6 +51,7 @@ def _shares(folder: str) -> None:
         torch.save(shares, Path(folder) / "shares.pt")
 
 
+@pytest.mark.ranks
 def test_states_are_split_as_the_layout_says(tmp_path: Path) -> None:
     run_ranks(_shares, RANKS, str(tmp_path))
     shares = torch.load(tmp_path / "shares.pt", weights_only=True)
@@ -68,6 +69,7 @@ def _clip(layout: Layout, bound: float, folder: str) -> None:
     torch.save((norm, gradients), Path(folder) / f"{dist.get_rank()}.pt")
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("bound", [1.0, 1e6])
 def test_clipping_over_meshes_and_stages_is_that_of_torch(bound: float, tmp_path: Path) -> None:
     # Norms on one mesh, split matrices on another, layers on two ranks.

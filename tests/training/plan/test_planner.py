@@ -130,6 +130,7 @@ def _count(cases: list[Layout], step: OptimizerStep, folder: str) -> None:
         (Path(folder) / "counted.json").write_text(json.dumps(counted))
 
 
+@pytest.mark.ranks
 def test_predicted_traffic_is_what_collectives_carry(tmp_path: Path) -> None:
     step = OptimizerStep(context=256, sequences=4, loss_chunk=128)
     run_ranks(_count, 2, CASES, step, str(tmp_path))

@@ -114,12 +114,14 @@ def _compare(base: int, ranks: int, device: str) -> None:
 CASES = st.tuples(st.sampled_from(range(len(BASES))), st.integers(2, 63), st.sampled_from(sorted(KINDS)))
 
 
+@pytest.mark.long
 @settings(max_examples=25)
 @given(CASES)
 def test_any_number_of_ranks_gets_a_layout_that_can_be_had(case: tuple[int, int, str]) -> None:
     _check(*case)
 
 
+@pytest.mark.long
 @settings(max_examples=15)
 @given(CASES)
 def test_one_more_rank_is_never_worse(case: tuple[int, int, str]) -> None:
