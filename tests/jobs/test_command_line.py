@@ -44,7 +44,9 @@ def run_job(*arguments: str, **env: str) -> tuple[int, dict[str, str], list[str]
         (["web_text", "input=README.md"], "is a web archive"),
         (["pipeline", "pretrain.wrokers=2"], "did you mean 'training.workers'"),
         (["pipeline", "--preset", "70b"], "choose one of nano, 1_8b, 7b, 20b"),
-        pytest.param(["pipeline", "--preset", "20b", *NAMED], "does not fit", marks=pytest.mark.ray),
+        pytest.param(
+            ["pipeline", "--preset", "20b", *NAMED], "does not fit", marks=[pytest.mark.ray, pytest.mark.slow]
+        ),
         (["pipeline", "--preset", "7b"], "needs data that no setting names: input (a glob of web archives), sft.data"),
         (["pipeline", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["code_data", "code.source=/nowhere"], "/nowhere"),
