@@ -28,6 +28,7 @@ from processes import TreePeak, run_measured, tree_mb
 
 from ilm_ray.config import load_config
 from ilm_ray.config.data import TextConfig
+from ilm_ray.data.dedup.drops import load_drops, save_drops
 from ilm_ray.data.dedup.minhash import bands_and_rows, catch_probability, sign_batch
 from ilm_ray.data.dedup.pipeline import Signed, find_duplicates
 from ilm_ray.data.documents import paths
@@ -94,7 +95,7 @@ def deduplicate(folder: Path, sources: list[Source], config: TextConfig) -> dict
     drops = find_duplicates(signed, folder / "dedup", config.shuffle_partitions, None)
     keys = drops.ids >> np.uint64(ROW_BITS)
     for source in sources:
-        paths.save_drops(paths.drops_path(folder, source.index), drops.part(keys == np.uint64(source.key)))
+        save_drops(paths.drops_path(folder, source.index), drops.part(keys == np.uint64(source.key)))
     times.append(time.monotonic())
     each(steps.drop_file)
     times.append(time.monotonic())
@@ -170,7 +171,7 @@ def _against(planted: Planted, similar: np.ndarray, fallen: np.ndarray, keeper: 
 def _drops(folder: Path, sources: list[Source], documents: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the documents that fell and of the copies kept instead."""
     borders = np.linspace(0, documents, len(sources) + 1).astype(int)
-    loaded = [paths.load_drops(paths.drops_path(folder, source.index)) for source in sources]
+    loaded = [load_drops(paths.drops_path(folder, source.index)) for source in sources]
 
     def position(ids: np.ndarray) -> np.ndarray:
         file = (ids >> np.uint64(ROW_BITS)) & np.uint64((1 << FILE_BITS) - 1)

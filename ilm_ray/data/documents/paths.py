@@ -12,7 +12,7 @@ from ilm_ray.data.documents.funnel import Funnel
 from ilm_ray.data.documents.sources import Source, jsonable
 
 if TYPE_CHECKING:
-    from ilm_ray.data.dedup.components import Drops
+    pass
 
 STEPS = ("format", "clean", "dedup", "safe", "quality")
 SOURCES = "sources.json"
@@ -65,19 +65,6 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     with temporary.open("wb") as out:
         np.savez(out, **arrays)  # type: ignore[arg-type]
     temporary.replace(path)
-
-
-def save_drops(path: Path, drops: "Drops") -> None:
-    """Write the list of duplicates in one step."""
-    save_arrays(path, ids=drops.ids, duplicate_of=drops.duplicate_of, similarity=drops.similarity, exact=drops.exact)
-
-
-def load_drops(path: Path) -> "Drops":
-    """The inverse of `save_drops`. Raises OSError or ValueError where the file is missing or damaged."""
-    from ilm_ray.data.dedup.components import Drops
-
-    with np.load(path, allow_pickle=False) as saved:
-        return Drops(saved["ids"], saved["duplicate_of"], saved["similarity"], saved["exact"])
 
 
 def write_sources(folder: Path, sources: Iterable[Source]) -> None:

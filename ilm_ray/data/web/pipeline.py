@@ -22,6 +22,7 @@ from ilm_ray.config.data import ClassifierConfig, TextConfig
 from ilm_ray.config.named_data import stage_off
 from ilm_ray.config.section import result_settings
 from ilm_ray.data.dedup.components import Drops
+from ilm_ray.data.dedup.drops import save_drops
 from ilm_ray.data.dedup.minhash import bands_and_rows, catch_probability
 from ilm_ray.data.dedup.pipeline import Signed, find_duplicates
 from ilm_ray.data.documents import paths as layout
@@ -176,7 +177,7 @@ def _dedup(folder: Path, files: list[Source], earlier: list[FinishedRun], config
     _write_replaced(folder, earlier, drops)
     keys = drops.ids >> np.uint64(ROW_BITS)
     for source in files:
-        layout.save_drops(layout.drops_path(folder, source.index), drops.part(keys == np.uint64(source.key)))
+        save_drops(layout.drops_path(folder, source.index), drops.part(keys == np.uint64(source.key)))
 
 
 def _write_replaced(folder: Path, earlier: list[FinishedRun], drops: Drops) -> None:

@@ -11,7 +11,8 @@ from ilm_ray.base.jsonl import Row, read_jsonl
 from ilm_ray.base.places import located
 from ilm_ray.config.data import TextConfig
 from ilm_ray.data.dedup.components import Drops
-from ilm_ray.data.documents.paths import drops_path, load_drops, read_sources, replaced_path, signatures_path
+from ilm_ray.data.dedup.drops import load_drops
+from ilm_ray.data.documents.paths import drops_path, read_sources, replaced_path, signatures_path
 from ilm_ray.data.documents.sources import ROW_BITS, Source, is_dated
 from ilm_ray.run import manifest as manifests
 

@@ -16,6 +16,7 @@ from ilm_ray.base.files import write_text_atomic
 from ilm_ray.base.jsonl import JsonlWriter, Row, batches, read_jsonl
 from ilm_ray.base.places import located
 from ilm_ray.config.data import TextConfig
+from ilm_ray.data.dedup.drops import load_drops
 from ilm_ray.data.dedup.minhash import bands_and_rows, sign_batch
 from ilm_ray.data.documents.cost import Cost
 from ilm_ray.data.documents.document import Verdict, judged, sized
@@ -24,7 +25,6 @@ from ilm_ray.data.documents.paths import (
     cost_path,
     drops_path,
     is_done,
-    load_drops,
     model_path,
     outputs,
     save_arrays,

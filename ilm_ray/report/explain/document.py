@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.data.documents.paths import STEPS, drops_path, load_drops
+from ilm_ray.data.dedup.components import Drops
+from ilm_ray.data.dedup.drops import load_drops
+from ilm_ray.data.documents.paths import STEPS, drops_path
 from ilm_ray.report.explain.text_run import NEAR, Asked, Row, TextRun, find_row, read, source_of
 
 if TYPE_CHECKING:

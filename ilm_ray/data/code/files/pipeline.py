@@ -14,9 +14,10 @@ from ilm_ray.base.files import temporary_path, write_text_atomic
 from ilm_ray.config.data import CodeConfig
 from ilm_ray.data.code.files import steps
 from ilm_ray.data.code.files.selection import Selection, jsonable, part_of, scorer_files, select
+from ilm_ray.data.dedup.drops import save_drops
 from ilm_ray.data.dedup.pipeline import Signed, find_duplicates
 from ilm_ray.data.documents.funnel import Funnel
-from ilm_ray.data.documents.paths import drops_path, kept_and_removed, outputs, save_drops, signatures_path
+from ilm_ray.data.documents.paths import drops_path, kept_and_removed, outputs, signatures_path
 from ilm_ray.data.documents.sources import ROW_BITS
 from ilm_ray.run.metrics import DOCUMENTS, counter
 from ilm_ray.run.progress import Progress

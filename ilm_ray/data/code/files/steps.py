@@ -25,10 +25,11 @@ from ilm_ray.data.code.files.scores import HIGH, LOW, MODERATE, TIERS, low_quali
 from ilm_ray.data.code.files.selection import limits
 from ilm_ray.data.code.files.tokens import canonical
 from ilm_ray.data.code.files.trees import Part, Tree, read_tree
+from ilm_ray.data.dedup.drops import load_drops
 from ilm_ray.data.dedup.minhash import bands_and_rows, sign_batch
 from ilm_ray.data.documents.document import Verdict, judged, sized
 from ilm_ray.data.documents.funnel import Funnel
-from ilm_ray.data.documents.paths import drops_path, is_done, load_drops, outputs, save_arrays, signatures_path
+from ilm_ray.data.documents.paths import drops_path, is_done, outputs, save_arrays, signatures_path
 from ilm_ray.data.documents.sources import ROW_BITS
 
 STEPS = ("read", "quality")
