@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ilm_ray.base.jsonl import read_jsonl, utf8_bytes
+from ilm_ray.data.documents.pipeline import run_tasks
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
-from ilm_ray.data.tokens.pipeline import CODE, decontaminated, run_tasks
+from ilm_ray.data.tokens.pipeline import CODE, decontaminated
 from ilm_ray.data.tokens.shards import DOCUMENTS, ShardWriter, TokenSource
 
 SOURCE = "repositories"  # its name in the mixture

@@ -36,7 +36,7 @@ from ilm_ray.data.decontamination.index import (
 from ilm_ray.data.decontamination.items import Item, find_benchmarks, read_benchmarks
 from ilm_ray.data.decontamination.match import find_passages, find_runs, run_slots
 from ilm_ray.data.decontamination.words import runs_of, split_words
-from ilm_ray.data.tokens.pipeline import run_tasks
+from ilm_ray.data.documents.pipeline import run_tasks
 from ilm_ray.run.metrics import DOCUMENTS, counter
 from ilm_ray.run.progress import Progress
 from ilm_ray.run.stage import Context, Result
