@@ -26,12 +26,15 @@ from datasketch import MinHash
 from duplicates import NGRAM, Planted, plant, texts, write_corpus
 from processes import TreePeak, run_measured, tree_mb
 
+from ilm_ray.base.jsonl import batches
 from ilm_ray.config import load_config
 from ilm_ray.config.data import TextConfig
 from ilm_ray.data.dedup.drops import load_drops, save_drops
 from ilm_ray.data.dedup.minhash import bands_and_rows, catch_probability, sign_batch
 from ilm_ray.data.dedup.pipeline import Signed, find_duplicates
 from ilm_ray.data.documents import paths
+from ilm_ray.data.documents.document import read_documents
+from ilm_ray.data.documents.passes import BATCH, FileTask, run_pass
 from ilm_ray.data.documents.sources import FILE_BITS, ROW_BITS, Source
 from ilm_ray.data.web import steps
 from jobs.frame.cluster import LocalRay
@@ -58,8 +61,8 @@ def signatures(seed: int) -> dict[str, float]:
         return [sketch.hashvalues[i * rows : (i + 1) * rows].tobytes() for i in range(bands)]
 
     def ours(some: list[str]) -> None:
-        for start in range(0, len(some), steps.BATCH):
-            sign_batch(some[start : start + steps.BATCH], config.ngram, config.num_hashes, bands, rows)
+        for start in range(0, len(some), BATCH):
+            sign_batch(some[start : start + BATCH], config.ngram, config.num_hashes, bands, rows)
 
     def bulk(some: list[str]) -> None:
         for sketch in MinHash.generator(map(grams, some), num_perm=config.num_hashes):
@@ -80,16 +83,28 @@ def signatures(seed: int) -> dict[str, float]:
     }
 
 
+def sign(task: FileTask) -> None:
+    """Signatures of a file of cleaned documents."""
+    cleaned = paths.outputs(task.folder, paths.CLEANED, task.source.index)[0]
+    for _ in steps.sign(batches(read_documents(cleaned), BATCH), task):
+        pass
+
+
+def drop(task: FileTask) -> None:
+    """Write what stays of a file of cleaned documents, and what falls."""
+    run_pass(paths.FINAL, {"dedup": steps.drop_duplicates}, task)
+
+
 def deduplicate(folder: Path, sources: list[Source], config: TextConfig) -> dict[str, float]:
     """Sign, find and drop, with Ray up; seconds of each."""
     import ray
 
-    def each(step: Callable[[Source, Path, TextConfig], None]) -> None:
-        task = ray.remote(step)
-        ray.get([task.remote(source, folder, config) for source in sources])
+    def each(work: Callable[[FileTask], None]) -> None:
+        task = ray.remote(work)
+        ray.get([task.remote(FileTask(source, folder, config)) for source in sources])
 
     times = [time.monotonic()]
-    each(steps.sign_file)
+    each(sign)
     times.append(time.monotonic())
     signed = [Signed(str(paths.signatures_path(folder, s.index)), s.key) for s in sources]
     drops = find_duplicates(signed, folder / "dedup", config.shuffle_partitions, None)
@@ -97,7 +112,7 @@ def deduplicate(folder: Path, sources: list[Source], config: TextConfig) -> dict
     for source in sources:
         save_drops(paths.drops_path(folder, source.index), drops.part(keys == np.uint64(source.key)))
     times.append(time.monotonic())
-    each(steps.drop_file)
+    each(drop)
     times.append(time.monotonic())
     return dict(zip(("sign", "find", "drop"), np.diff(times).round(2).tolist(), strict=True))
 
@@ -134,7 +149,7 @@ def measure(folder: Path, documents: int, words: int, seed: int, timeout_s: floa
     figures = json.loads(finished.stdout.splitlines()[-1])
     figures["seconds"] = round(sum(figures["steps"].values()), 2)
     figures["seconds_with_ray_start"] = round(finished.seconds, 1)
-    kept = sum(paths.kept_and_removed(folder, "dedup", source.index)["kept"] for source in sources)
+    kept = sum(paths.kept_and_removed(folder, paths.FINAL, source.index, "dedup")["kept"] for source in sources)
     fallen, keeper = _drops(folder, sources, documents)
     assert kept + len(fallen) == documents, "what was written and what fell do not add up"
     return {"documents": documents, "kept": kept} | figures | _against(planted, similar, fallen, keeper)

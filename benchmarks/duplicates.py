@@ -10,10 +10,12 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ilm_ray.base.jsonl import Row, write_jsonl
+from ilm_ray.base.jsonl import write_jsonl
+from ilm_ray.data.documents.document import Document
 from ilm_ray.data.documents.sources import Source
 
 NGRAM = 5
@@ -64,7 +66,7 @@ def texts(planted: Planted, first: int, last: int, seed: int) -> Iterator[tuple[
 
 
 def write_corpus(folder: Path, planted: Planted, sources: list[Source], seed: int) -> np.ndarray:
-    """One JSON Lines file a source, `folder`/clean/kept-NNNNN.jsonl.zst, by two processes; similarities [documents]."""
+    """One file a source, `folder`/cleaned/kept-NNNNN.jsonl.zst, by two processes; similarities [documents]."""
     borders = np.linspace(0, len(planted.content), len(sources) + 1).astype(int).tolist()
     with ProcessPoolExecutor(2) as pool:
         write = partial(_write_file, folder, planted, seed)
@@ -74,20 +76,18 @@ def write_corpus(folder: Path, planted: Planted, sources: list[Source], seed: in
 def _write_file(folder: Path, planted: Planted, seed: int, source: Source, first: int, last: int) -> np.ndarray:
     similar = list[np.ndarray]()
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[dict[str, Any]]:
         number = 0
         for batch, alike in texts(planted, first, last, seed):
             similar.append(alike)
             for text in batch:
-                yield {
-                    **{"id": source.document_id(number), "url": f"https://generated.test/{first + number}"},
-                    **{"dump": source.dump, "source": source.source, "date": "", "charset": "utf-8"},
-                    **{"language": "en", "language_score": 1.0},
-                    **{"text": text, "chars": len(text), "bytes": len(text)},
-                }
+                url = f"https://generated.test/{first + number}"
+                document = Document(source.document_id(number), url, source.dump, source.source, language="en")
+                document.set_text(text)
+                yield document.row()
                 number += 1
 
-    write_jsonl(folder / "clean" / f"kept-{source.index:05d}.jsonl.zst", rows())
+    write_jsonl(folder / "cleaned" / f"kept-{source.index:05d}.jsonl.zst", rows())
     return np.concatenate(similar)
 
 

@@ -29,9 +29,9 @@ import trafilatura
 from ilm_ray.config.data import TextConfig
 from ilm_ray.data.documents.sources import Source, find_sources
 from ilm_ray.data.web.format.charset import decode
+from ilm_ray.data.web.format.documents import format_documents
 from ilm_ray.data.web.format.inputs import open_source
 from ilm_ray.data.web.format.maintext import main_text
-from ilm_ray.data.web.format.rows import format_rows
 from ilm_ray.data.web.format.warc import Capture, read_captures
 
 DATA = Path(__file__).parents[1].parent / "shared/data"
@@ -80,7 +80,7 @@ def formatted(name: str, files: list[Source], barrier: Any, results: Any) -> Non
         joined.flush()
         barrier.wait(300)
         began = time.perf_counter()
-        documents = sum(1 for _ in format_rows(replace(files[0], path=joined.name), EVERYTHING, Counter()))
+        documents = sum(1 for _ in format_documents(replace(files[0], path=joined.name), EVERYTHING, Counter()))
         results.put((documents, time.perf_counter() - began))
 
 
@@ -123,11 +123,11 @@ def quality(files: list[Source], data: Path) -> dict[str, dict[str, float]]:
             gold |= dict.fromkeys(row["payload_sha1"], row)
     texts: dict[str, dict[str, list[str]]] = {name: {} for name in ("format", "standard")}
     for file in files:
-        for capture, row in zip(captures(file), format_rows(file, EVERYTHING, Counter()), strict=True):
+        for capture, document in zip(captures(file), format_documents(file, EVERYTHING, Counter()), strict=True):
             digest = hashlib.sha1(capture.body).hexdigest()
             if digest in gold:
                 html = decode(capture.body, capture.charset)[0]
-                texts["format"].setdefault(digest, []).append(row["text"])
+                texts["format"].setdefault(digest, []).append(document.text)
                 texts["standard"].setdefault(digest, []).append(standard(html) or "")
     return {name: f1(extracted, gold) for name, extracted in texts.items()}
 

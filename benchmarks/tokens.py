@@ -64,7 +64,7 @@ def write_run(folder: Path, texts: list[str], files: int) -> None:
             }
             for i, text in enumerate(texts[number::files])
         )
-        write_jsonl(folder / "text" / "quality" / f"kept-{number:05d}.jsonl.zst", rows)
+        write_jsonl(folder / "text" / "final" / f"kept-{number:05d}.jsonl.zst", rows)
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -5,7 +5,8 @@
 Both sides read one crawl (see crawl.py) on two cores and are measured from outside, start-up included: datatrove with
 two workers through datatrove_peer.py; ours as the job `web_text` with Ray on two CPUs, all languages. Ours does more:
 language identification, block lists and four classifiers, which are trained in the run. F1 is that of the extracted
-text, before any filter, over the must-have and must-not-have segments of the original captures that have gold.
+text, removed documents too, over the must-have and must-not-have segments of the original captures that have gold; ours
+is cleaned by then.
 """
 
 import argparse
@@ -28,14 +29,14 @@ GOAL = 1.5
 CORES = 2
 
 
-def run_ours(crawl: Path, folder: Path, timeout_s: float) -> Finished:
+def run_ours(crawl: Path, folder: Path, timeout_s: float, checkout: Path = REPOSITORY) -> Finished:
     return run_measured(
         [
-            *(sys.executable, str(REPOSITORY / "jobs" / "web_text.py"), "--run-dir", str(folder)),
+            *(sys.executable, str(checkout / "jobs" / "web_text.py"), "--run-dir", str(folder)),
             *(f"input={crawl}/*/*.warc.gz", f"ray.num_cpus={CORES}", "ray.dashboard=false", "text.languages=null"),
         ],
         timeout_s,
-        {"PYTHONPATH": str(REPOSITORY)},
+        {"PYTHONPATH": str(checkout)},
     )
 
 
@@ -46,8 +47,8 @@ def run_peer(python: Path, crawl: Path, folder: Path, timeout_s: float) -> Finis
 
 
 def our_texts(run: Path) -> Iterator[tuple[tuple[str, str], str]]:
-    """((url, date), extracted text) of every capture, removed ones too."""
-    for path in sorted((run / "text" / "format").glob("*.jsonl.zst")):
+    """((url, date), text as Clean left it) of every capture, removed ones too."""
+    for path in sorted((run / "text" / "cleaned").glob("*.jsonl.zst")):
         for row in read_jsonl(path):
             yield (row["url"], row["date"]), row["text"]
 
@@ -88,8 +89,10 @@ def cpu_seconds(run: Path) -> dict[str, float]:
     """CPU seconds of each step's tasks, from the run's cost ledger; empty where it has none."""
     spent: dict[str, float] = {}
     for path in sorted((run / "text" / "cost").glob("*.json")):
-        step = path.stem.rsplit("-", 1)[0]
-        spent[step] = spent.get(step, 0.0) + json.loads(path.read_text())["seconds"]
+        costs = json.loads(path.read_text())
+        # A checkout of another day may have had a file a step.
+        for step, cost in ({path.stem.rsplit("-", 1)[0]: costs} if "seconds" in costs else costs).items():
+            spent[step] = spent.get(step, 0.0) + cost["seconds"]
     return {step: round(seconds, 1) for step, seconds in spent.items()}
 
 

@@ -5,7 +5,7 @@
 
 import json
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ HOSTILE = (
     "</style></div><script>alert('owned')</script><img src=x onerror=alert(1)> \" ' & \x00\x1b[31m \ud800 \u202egnorts "
     'javascript:alert(1) <a href="javascript:alert(1)">here</a> <svg onload=alert(1)> 一段中文。'
 )
-STEPS = ("format", "clean", "dedup", "safe", "quality")
+STEPS_OF = {"cleaned": ("format", "clean"), "final": ("dedup", "safe", "quality")}
+STEPS = (*STEPS_OF["cleaned"], *STEPS_OF["final"])
 DUMPS = ("CC-MAIN-2024-10", "CC-MAIN-2023-50")
 FILES = 4
 SETTINGS: dict[str, Any] = {
@@ -79,6 +80,7 @@ def make_documents(count: int = 600, seed: int = 7) -> list[Document]:
             "similarity": None,
         }
         document["chars"], document["bytes"] = len(document["text"]), len(document["text"].encode("utf-8", "replace"))
+        document["extracted_chars"], document["line_num"] = document["chars"], document["text"].count("\n") + 1
         rows[file] += 1
         documents.append(document)
     survivors = [d for d in documents if (fate(d) or ("dedup", ""))[0] not in ("format", "clean")]
@@ -94,7 +96,7 @@ def fate(d: Document, settings: dict[str, Any] = SETTINGS) -> tuple[str, str] | 
     rules = dict(settings["rules"].get(d["language"]) or settings["rules"]["*"])
     if d["source"]:
         rules |= settings["sources"][d["source"]]["settings"]["rules"].get(d["language"], {})
-    if d["chars"] < settings["min_chars"]:
+    if d["extracted_chars"] < settings["min_chars"]:
         return "format", "min_chars"
     if d["language"] not in settings["languages"]:
         return "format", "language"
@@ -120,6 +122,8 @@ def write_text_run(run: Path, documents: list[Document]) -> None:
     fates = {d["id"]: fate(d) for d in documents}
     funnel: Counter[tuple[str, str, str, str]] = Counter()
     size: Counter[tuple[str, str, str, str]] = Counter()
+    removed: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    costs: dict[int, dict[str, dict[str, float]]] = defaultdict(dict)
     alive = documents
     for place, step in enumerate(STEPS):
         fell = {d["id"]: at[1] for d in alive if (at := fates[d["id"]]) is not None and at[0] == step}
@@ -128,18 +132,21 @@ def write_text_run(run: Path, documents: list[Document]) -> None:
             funnel[key] += 1
             size[key] += d["bytes"]
         for file in range(FILES):
-            mine = [_row(d, place, fell.get(d["id"])) for d in alive if d["file"] == file]
-            for name, chosen in (("kept", lambda r: "drop_rule" not in r), ("removed", lambda r: "drop_rule" in r)):
-                write_jsonl(folder / step / f"{name}-{file:05d}.jsonl.zst", filter(chosen, mine))
-            cost = {
-                "documents": len(mine),
-                "bytes": sum(r["bytes"] for r in mine),
-                "seconds": 2.5,
-                "peak_mb": 100 + file,
-            }
-            (folder / "cost").mkdir(exist_ok=True)
-            (folder / "cost" / f"{step}-{file:05d}.json").write_text(json.dumps(cost))
+            mine = [d for d in alive if d["file"] == file]
+            removed[file] += [_row(d, place, fell[d["id"]]) for d in mine if d["id"] in fell]
+            size_in = sum(d["bytes"] for d in mine)
+            costs[file][step] = {"documents": len(mine), "bytes": size_in, "seconds": 2.5, "peak_mb": 100 + file}
         alive = [d for d in alive if d["id"] not in fell]
+        (made_by,) = (name for name, steps in STEPS_OF.items() if step in steps)
+        if step != STEPS_OF[made_by][-1]:
+            continue
+        for file in range(FILES):
+            kept = [_row(d, place, None) for d in alive if d["file"] == file]
+            write_jsonl(folder / made_by / f"kept-{file:05d}.jsonl.zst", kept)
+            write_jsonl(folder / made_by / f"removed-{file:05d}.jsonl.zst", removed.pop(file))
+            (folder / "cost").mkdir(exist_ok=True)
+            (folder / "cost" / f"{made_by}-{file:05d}.json").write_text(json.dumps(costs.pop(file)))
+    (folder / "dedup").mkdir()
     _drop_lists(folder, documents, fates)
     files = len(DUMPS) * [*range(FILES // len(DUMPS))]
     write_sources(folder, [Source(i, 16_000 + i * len(DUMPS) // FILES, n, DUMPS[i * len(DUMPS) // FILES], f"{i}.warc")
@@ -169,17 +176,18 @@ def write_text_run(run: Path, documents: list[Document]) -> None:
 def _row(d: Document, place: int, rule: str | None) -> dict[str, Any]:
     """What the row holds once `STEPS[place]` has looked at it."""
     names = ["id", "url", "dump", "source", "date", "charset", "language", "language_score", "text", "chars", "bytes"]
+    names += ["extracted_chars", "line_num"]
     names += [*SETTINGS["rules"]["en"]] * (place >= 1)
     names += ["blocked_words", "toxicity_score", "pornography_score"] * (place >= 3)
     names += ["advertisement_score", "fluency_score"] * (place >= 4)
-    if place == 1 and d["id"] % 16 == 0:
+    if place >= 1 and d["id"] % 16 == 0:
         names.append("raw_text")
-    row = {name: d[name] for name in names}
+    row = {name: d[name] for name in names} | {"id": str(d["id"])}
     if rule is None:
         return row
-    row |= {"drop_rule": rule, "drop_value": row.get(rule, 0.123456), "threshold": 0.4}
+    row |= {"drop_step": STEPS[place], "drop_rule": rule, "drop_value": row.get(rule, 0.123456), "threshold": 0.4}
     if rule in ("exact_duplicate", "near_duplicate"):
-        row |= {"duplicate_of": d["copy_of"], "similarity": d["similarity"]}
+        row |= {"duplicate_of": str(d["copy_of"]), "similarity": d["similarity"]}
     return row
 
 

@@ -9,36 +9,29 @@ to `jobs/web_text.py`.
 """
 
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.base.jsonl import Row, batches
 from ilm_ray.config import load_config
 from ilm_ray.config.data import TextConfig
-from ilm_ray.data.documents.document import judged
+from ilm_ray.data.documents.document import Document
+from ilm_ray.data.documents.passes import FileTask
 from ilm_ray.data.documents.sources import Source
-from ilm_ray.data.web.clean.normalise import drop_chrome, normalise
-from ilm_ray.data.web.clean.rules import first_failures, score_batch
-from ilm_ray.data.web.format.rows import format_rows
+from ilm_ray.data.web.steps import clean, format_file
 
 TEXT_ENDINGS = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst")
-BATCH = 128  # documents whose rules are asked at once
 
 
-def judged_documents(path: str, config: TextConfig) -> Iterator[Row]:
-    """The documents of a file in order; one that falls has `drop_rule`, `drop_value` and `threshold`."""
+def judged_documents(path: str, config: TextConfig) -> Iterator[Document]:
+    """The documents of a file in order; one that falls has `drop_rule`, `drop_value` and maybe `threshold`."""
     # A named source holds text, the source "" web archives.
     name = "texts" if path.endswith(TEXT_ENDINGS) else ""
-    source = Source(index=0, rank=0, number=0, dump="example", path=path, source=name)
-    for rows in batches(format_rows(source, config, Counter()), BATCH):
-        left = [row for row in rows if "drop_rule" not in row]  # what Format did not remove
-        texts = [drop_chrome(normalise(row["text"]))[0] for row in left]
-        languages = [row["language"] for row in left]
-        verdicts = first_failures(score_batch(texts, languages), languages, config.rules)
-        of_clean = iter([judged(row, verdict) for row, verdict in zip(left, verdicts, strict=True)])
-        for row in rows:
-            yield row if "drop_rule" in row else next(of_clean)
+    task = FileTask(Source(index=0, rank=0, number=0, dump="example", path=path, source=name), Path(), config)
+    for batch in format_file(iter(()), task):
+        left = [document for document in batch if document.drop_rule is None]  # what Format did not remove
+        next(clean(iter([left]), task))
+        yield from batch
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,10 +43,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         config = load_config("nano", None, [word for word in arguments if "=" in word]).text
         for path in files:
-            for row in judged_documents(path, config):
-                documents, fallen = documents + 1, fallen + ("drop_rule" in row)
-                said = [row.get("drop_rule", "kept"), row.get("drop_value", ""), row.get("threshold", ""), row["url"]]
-                print("\t".join("" if word is None else str(word) for word in said))
+            for document in judged_documents(path, config):
+                documents, fallen = documents + 1, fallen + (document.drop_rule is not None)
+                fate = [document.drop_rule or "kept", document.drop_value, document.threshold, document.url]
+                print("\t".join("" if word is None else str(word) for word in fate))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -45,7 +45,7 @@ def _fallen_files(code: Path, removed: frozenset[int]) -> _Files:
     files = set[tuple[str, str]]()
     for path in sorted(code.glob("kept-*.jsonl.zst")) if removed else []:
         for row in read_jsonl(path):
-            if row["id"] in removed:
+            if int(row["id"]) in removed:
                 files |= {(row["repository"], file["path"]) for file in row["files"]}
     return frozenset(files)
 
@@ -58,6 +58,6 @@ def _tokenize(item: dict[str, Any], folder: str, tokenizer: str, fallen: _Files)
         for row in read_jsonl(Path(item["path"])):
             if any((row["repository"], file["path"]) in fallen for file in row["files"]):
                 continue
-            about = {name: row[name] for name in ("id", "url", "dump", "repository", "files")}
+            about = {name: row[name] for name in ("url", "dump", "repository", "files")} | {"id": int(row["id"])}
             shard.add(ours.encode_document(row["text"]), utf8_bytes(row["text"]), about)
     return {}

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ilm_ray.base.jsonl import Row, batches
+from ilm_ray.base.jsonl import batches
 from ilm_ray.config.data import DecontaminationConfig
 from ilm_ray.data.decontamination.index import Index, build_index
 from ilm_ray.data.decontamination.items import Item
 from ilm_ray.data.decontamination.pipeline import BATCH, contaminated
+from ilm_ray.data.documents.document import Document
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.data.tokens.shards import TokenSource
 
@@ -24,7 +25,7 @@ def item_index(items: Sequence[Item], settings: DecontaminationConfig) -> Index:
 
 def overlaps(
     source: TokenSource, name: str, index: Index, tokenizer: Tokenizer, settings: DecontaminationConfig
-) -> Iterator[Row]:
+) -> Iterator[dict[str, Any]]:
     """A row for each item that a document holds: its id, url, dump, the item, the share of it, both texts."""
     specials = [tokenizer.bos_id, tokenizer.eos_id]
     for numbers in batches(iter(range(len(source))), BATCH):
@@ -33,11 +34,12 @@ def overlaps(
             ids = source.tokens(number)
             about = source.provenance(number)
             text = tokenizer.decode(ids[~np.isin(ids, specials)].tolist())
-            documents.append(({**about, "url": about.get("url", ""), "text": text}, name))
+            document = Document(about["id"], about.get("url", ""), about.get("dump", ""), text=text)
+            documents.append((document, name))
         yield from contaminated(documents, index, settings.ngram, settings.share)
 
 
-def by_benchmark(index: Index, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+def by_benchmark(index: Index, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Benchmark file -> counts: items, items sought, items found, documents that hold an item."""
     sought = set(index.sought().tolist())
     matched = {row["item_number"] for row in rows}

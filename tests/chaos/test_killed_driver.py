@@ -84,7 +84,7 @@ def test_a_run_killed_in_text_pretraining_and_ppo_ends_as_if_it_had_not_been(tmp
     out, _ = undisturbed.communicate(timeout=1200)
     assert undisturbed.returncode == 0, out
 
-    kill_when(start(killed, settings), lambda: any((killed / "text").glob("clean/kept-*")))
+    kill_when(start(killed, settings), lambda: any((killed / "text").glob("cleaned/kept-*")))
     kill_when(start(killed, settings), lambda: lines(killed / "pretrain" / "metrics.jsonl") >= 12)
     assert (killed / "text" / "manifest.json").exists()
     kill_when(start(killed, settings), lambda: lines(killed / "ppo" / "metrics.jsonl") >= 5)

@@ -183,4 +183,4 @@ def test_ten_kills_change_no_byte(shared_data: Path, tmp_path: Path) -> None:
     # Only a killed driver needs somebody to start it again.
     assert disturbed.starts == 1 + sum(moment.victim == "driver" for moment in planned)
     assert written(tmp_path / "killed") == written(tmp_path / "whole")
-    assert any(name.startswith("quality/kept-") for name in written(tmp_path / "whole"))
+    assert any(name.startswith("final/kept-") for name in written(tmp_path / "whole"))

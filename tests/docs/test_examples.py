@@ -19,14 +19,16 @@ from benchmarks.plain_rules import plain_scores
 from demo import DATA
 from ilm_ray.alignment.reward.conditional import CONDITIONS, HASH, conditions_hash, save_conditions
 from ilm_ray.alignment.reward.task import pair_scores, read_pairs
-from ilm_ray.base.jsonl import Row, read_jsonl, write_jsonl
+from ilm_ray.base.jsonl import write_jsonl
 from ilm_ray.config import load_config, save_config
+from ilm_ray.data.documents.document import read_documents
 from ilm_ray.data.documents.language import detect_language
+from ilm_ray.data.documents.passes import FileTask, run_pass
 from ilm_ray.data.documents.paths import outputs, write_sources
 from ilm_ray.data.documents.sources import find_sources
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
-from ilm_ray.data.web import steps
 from ilm_ray.data.web.clean.normalise import drop_chrome, normalise
+from ilm_ray.data.web.pipeline import BEFORE_DEDUP
 from ilm_ray.model.internlm2 import Packed, ScalarModel, initialize
 from ilm_ray.model.weights import load_scalar, save_internlm2
 from ilm_ray.report.explain import document as explain_document
@@ -99,18 +101,17 @@ def test_pages_of_an_archive_fall_as_explain_tells_of_a_run(tmp_path: Path) -> N
     config = load_config("nano", None, [f"input={archive}"])
     (source,) = find_sources(str(archive))
     folder = tmp_path / "text"
-    steps.format_file(source, folder, config.text)
-    steps.clean_file(source, folder, config.text)
+    run_pass("cleaned", BEFORE_DEDUP, FileTask(source, folder, config.text))
     write_sources(folder, [source])
     save_config(config, tmp_path / "config.yaml")
     run = open_run(tmp_path)
-    formatted: list[Row] = [row for path in outputs(folder, "format", 0)[:2] for row in read_jsonl(path)]
+    formatted = [document for path in outputs(folder, "cleaned", 0)[:2] for document in read_documents(path)]
     rows, _ = run_example("filter_texts", str(archive))
     assert len(rows) == len(formatted) > 50
-    for page, (rule, value, threshold, url) in zip(sorted(formatted, key=lambda row: row["id"]), rows, strict=True):
-        (story,) = explain_document.stories(run, str(page["id"]))
+    for page, (rule, value, threshold, url) in zip(sorted(formatted, key=lambda each: each.id), rows, strict=True):
+        (story,) = explain_document.stories(run, str(page.id))
         last = story.verdicts[-1]
-        assert url == page["url"] and rule == (last.fell or "kept")
+        assert url == page.url and rule == (last.fell or "kept")
         if last.fell:
             assert (value, threshold) == (str(last.value), "" if last.threshold is None else str(last.threshold))
     # What the corpus's generator meant: articles pass, what is too short or broken does not.

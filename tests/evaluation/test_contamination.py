@@ -88,7 +88,7 @@ def test_planted_items_are_found_with_their_documents(tmp_path: Path, tokenizer:
     index, settings = item_index(read_items(path, "gsm"), DecontaminationConfig()), DecontaminationConfig()
     source = TokenSource(tmp_path / "run" / "tokens" / "en" / "train")
     matches = list(overlaps(source, "en", index, tokenizer, settings))
-    assert {(row["id"], row["item"]) for row in matches} == {(7, "7"), (31, "11")}
+    assert {(row["id"], row["item"]) for row in matches} == {("7", "7"), ("31", "11")}
     assert by_benchmark(index, matches)["gsm"] == {"items": 20, "sought": 20, "found": 2, "documents": 2}
     out = tmp_path / "out"
     assert main(["overlap", "--run-dir", str(tmp_path / "run"), "--benchmarks", str(path), "--out", str(out)]) == 0

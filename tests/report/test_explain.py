@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
+from ilm_ray.data.documents.document import Document
 from ilm_ray.report.explain import document as explain_document
 from ilm_ray.report.explain import threshold as explain_threshold
 from ilm_ray.report.explain.text_run import TextRun, bounds, of_source, open_run, rules_of
 from jobs.explain import main
-from tests.made_text import SETTINGS, STEPS, Document, fate, make_documents, write_text_run
+from tests.made_text import SETTINGS, STEPS, fate, make_documents, write_text_run
+from tests.made_text import Document as MadeDocument
 
 DOCUMENTS = make_documents()
 ORDER = ("min_chars", "language", "symbol_ratio", "mean_word_chars", "duplicate_line_ratio", "exact_duplicate",
@@ -130,7 +132,7 @@ def test_samples_are_the_nearest(run: TextRun) -> None:
     flips = explain_threshold.move(run, "symbol_ratio", 0.2, None, "zh", 12)
     reached = [d for d in DOCUMENTS if d["language"] == "zh" and (fate(d) or ("quality",))[0] != "format"]
     nearest = sorted(reached, key=lambda d: (abs(d["symbol_ratio"] - 0.2), d["id"]))[:12]
-    assert [row["id"] for row in flips.nearest] == [d["id"] for d in nearest]
+    assert [row["id"] for row in flips.nearest] == [str(d["id"]) for d in nearest]
     for row in flips.nearest:
         fell = row["value"] > 0.2
         assert row["then"].startswith("removed by symbol_ratio") == fell
@@ -139,8 +141,8 @@ def test_samples_are_the_nearest(run: TextRun) -> None:
 def test_a_source_keeps_its_own_bounds(run: TextRun) -> None:
     assert bounds(of_source(SETTINGS, "papers"), "symbol_ratio", "en") == (None, 0.6)
     assert bounds(of_source(SETTINGS, "papers"), "mean_word_chars", "en") == (2.5, 10.0)
-    asked = run.asked("clean", {"language": "en", "source": "papers"})
-    assert [one.high for one in asked if one.rule.name == "symbol_ratio"] == [0.6]
+    rules = run.rules("clean", Document(0, "", "", source="papers", language="en"))
+    assert [bounded.high for bounded in rules if bounded.rule.name == "symbol_ratio"] == [0.6]
 
 
 def test_rules_stand_in_the_order_of_the_configuration(run: TextRun, run_dir: Path) -> None:
@@ -192,7 +194,7 @@ def test_a_folder_without_a_text_stage_is_refused(tmp_path: Path, capsys: pytest
 
 def test_a_damaged_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_text_run(tmp_path, DOCUMENTS[:50])
-    path = tmp_path / "text" / "clean" / "kept-00000.jsonl.zst"
+    path = tmp_path / "text" / "final" / "kept-00000.jsonl.zst"
     path.write_bytes(path.read_bytes()[:-20] + b"x" * 20)
     assert main(["threshold", "--rule", "symbol_ratio", "--at", "0.1", "--run-dir", str(tmp_path)]) == 2
     assert "kept-00000.jsonl.zst is damaged" in capsys.readouterr().err
@@ -228,7 +230,7 @@ def test_the_story_of_a_document_of_every_fate(run: TextRun, ending: str | None)
     assert json.dumps(explain_document.summary(story)) and explain_document.lines(story)
 
 
-def _check_cluster(story: explain_document.Story, document: Document) -> None:
+def _check_cluster(story: explain_document.Story, document: MadeDocument) -> None:
     gone = [d for d in DOCUMENTS if (fate(d) or ("",))[0] == "dedup"]
     keeper = document["copy_of"] if document in gone else document["id"]
     copies = {d["id"] for d in gone if d["copy_of"] == keeper}
@@ -237,8 +239,8 @@ def _check_cluster(story: explain_document.Story, document: Document) -> None:
         return
     assert story.cluster is not None and story.cluster.keeper == keeper
     assert story.cluster.size == len(copies) + 1
-    assert {m["id"] for m in story.cluster.members} == copies | {keeper}
-    likeness = {m["id"]: m["similarity"] for m in story.cluster.members}
+    assert {m["id"] for m in story.cluster.members} == {str(number) for number in copies | {keeper}}
+    likeness = {int(m["id"]): m["similarity"] for m in story.cluster.members}
     assert all(likeness[d["id"]] == d["similarity"] for d in gone if d["copy_of"] == keeper)
     assert bool(story.cluster.diff) == (document in gone)
 
@@ -246,7 +248,7 @@ def _check_cluster(story: explain_document.Story, document: Document) -> None:
 def test_a_url_finds_all_its_captures_newest_dump_first(run: TextRun) -> None:
     url = DOCUMENTS[300]["url"]
     stories = explain_document.stories(run, url)
-    assert [s.row["id"] for s in stories] == sorted(d["id"] for d in DOCUMENTS if d["url"] == url)
+    assert [s.document.id for s in stories] == sorted(d["id"] for d in DOCUMENTS if d["url"] == url)
 
 
 def test_the_diff_is_by_sentences() -> None:

@@ -71,8 +71,13 @@ def tables(run_dir: Path) -> dict[str, list[list[str]]]:
 
 
 def rows_of(run_dir: Path, step: str, outcome: str = "*") -> Iterator[Row]:
-    for path in sorted((run_dir / "text" / step).glob(f"{outcome}-*.jsonl.zst")):
-        yield from read_jsonl(path)
+    """The rows of the documents that came to `step`, or that it kept or removed."""
+    for path in (*(run_dir / "text").glob("*/removed-*.jsonl.zst"), *(run_dir / "text" / "final").glob("kept-*")):
+        for row in read_jsonl(path):
+            last = STEPS.index(row.get("drop_step", STEPS[-1]))
+            fate = "removed" if row.get("drop_step") == step else "kept"
+            if last >= STEPS.index(step) and outcome in ("*", fate):
+                yield row | {"id": int(row["id"])}
 
 
 def test_removal_by_rule_is_the_count_of_the_rows(run_dir: Path, tables: dict[str, list[list[str]]]) -> None:
@@ -95,7 +100,7 @@ def test_shares_by_group_are_those_of_the_rows(run_dir: Path, tables: dict[str, 
         step, rule = name.split(" / ")
         for group, cell in zip(groups, cells, strict=True):
             here = [row for row in rows_of(run_dir, step) if row[key] == group]
-            removed = sum(row.get("drop_rule") == rule for row in here)
+            removed = sum((row.get("drop_step"), row.get("drop_rule")) == (step, rule) for row in here)
             assert cell == (share(removed, len(here)) if removed else "–")
 
 
@@ -176,16 +181,16 @@ def test_scores_are_those_of_all_documents_of_the_step(run_dir: Path) -> None:
 def test_a_look_is_bounded_and_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_text_run(tmp_path, DOCUMENTS[:40])
     for file in range(30):
-        row = {"language": "en", "bytes": 9, "text": "t", "chars": 9, "drop_rule": "r"}
-        rows = [row | {"id": 9 << 48 | file << 28 | i} for i in range(50)]
-        write_jsonl(tmp_path / "text" / "quality" / f"removed-{file:05d}.jsonl.zst", rows)
+        row = {"url": "", "dump": "", "language": "en", "text": "t" * 9, "drop_step": "quality", "drop_rule": "r"}
+        rows = [row | {"id": str(9 << 48 | file << 28 | i)} for i in range(50)]
+        write_jsonl(tmp_path / "text" / "final" / f"removed-{file:05d}.jsonl.zst", rows)
     monkeypatch.setattr(text_samples, "FILES", 6)
     monkeypatch.setattr(text_samples, "ROWS", 10)
     seen = text_samples.look(open_run(tmp_path))
     view = next(v for v in seen.rules if v.name == "r")
     files = {row["id"] >> 28 & 0xFFFFF for row in view.removed.items()}
     assert files <= {0, 5, 10, 15, 20, 25} and len(files) > 3
-    assert seen.files < seen.all_files and seen.rows <= 60 + 40 * 2 * len(STEPS)
+    assert seen.files < seen.all_files and seen.rows <= 60 + 40
 
 
 def test_pairs_show_the_copy_that_stays(run_dir: Path) -> None:

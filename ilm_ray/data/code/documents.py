@@ -2,7 +2,9 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from ilm_ray.data.documents.document import Document
 
 CountTokens = Callable[[str], int]
 
@@ -15,14 +17,14 @@ class Span(NamedTuple):
     end: int
 
 
-class Document(NamedTuple):
+class JoinedFiles(NamedTuple):
     """Text of at most the token limit, or of one longer file, and what it consists of, in order."""
 
     text: str
     spans: list[Span]
 
 
-def join_sections(sections: Iterable[tuple[str, str]], count: CountTokens, max_tokens: int) -> Iterator[Document]:
+def join_sections(sections: Iterable[tuple[str, str]], count: CountTokens, max_tokens: int) -> Iterator[JoinedFiles]:
     """(path, section) in order -> documents, split between files alone.
 
     A document takes sections as long as their tokens, counted one by one, stay within `max_tokens`. Counted as a whole
@@ -33,24 +35,25 @@ def join_sections(sections: Iterable[tuple[str, str]], count: CountTokens, max_t
     for path, section in sections:
         more = count(section)
         if parts and tokens + more > max_tokens:
-            yield Document("\n".join(parts), spans)
+            yield JoinedFiles("\n".join(parts), spans)
             parts, spans, tokens, size = [], [], 0, 0
         parts.append(section)
         spans.append(Span(path, size, size + len(section)))
         tokens += more
         size += len(section) + 1
     if parts:
-        yield Document("\n".join(parts), spans)
+        yield JoinedFiles("\n".join(parts), spans)
 
 
-def repository_rows(name: str, documents: Iterable[Document]) -> Iterator[dict[str, Any]]:
-    """The documents of a repository as rows: id (63 bits), url, dump, language, text, repository, files.
+def repository_documents(name: str, joined: Iterable[JoinedFiles]) -> Iterator[Document]:
+    """The documents of a repository with ids of 63 bits and the columns `repository` and `files`.
 
-    `files` lists {path, start, end}, offsets in characters of `text`.
+    `files` lists {path, start, end}, offsets in characters of the text.
     """
-    for part, document in enumerate(documents):
+    for part, files in enumerate(joined):
         url = f"{name}#{part}"
         number = int.from_bytes(hashlib.sha256(url.encode("utf-8", "replace")).digest()[:8]) >> 1
-        files = [span._asdict() for span in document.spans]
-        row = {"id": number, "url": url, "dump": "code", "language": "code", "text": document.text}
-        yield {**row, "repository": name, "files": files}
+        columns = {"repository": name, "files": [span._asdict() for span in files.spans]}
+        document = Document(number, url, "code", language="code", columns=columns)
+        document.set_text(files.text)
+        yield document

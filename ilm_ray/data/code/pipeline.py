@@ -15,9 +15,9 @@ import ray
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
-from ilm_ray.base.jsonl import JsonlWriter, Row, read_jsonl
+from ilm_ray.base.jsonl import JsonlWriter, read_jsonl
 from ilm_ray.config.named_data import stage_off
-from ilm_ray.data.code.documents import join_sections, repository_rows
+from ilm_ray.data.code.documents import join_sections, repository_documents
 from ilm_ray.data.code.files.forms import Form, section
 from ilm_ray.data.code.files.pipeline import Part, prepare_files
 from ilm_ray.data.code.files.scores import TIERS
@@ -26,7 +26,7 @@ from ilm_ray.data.code.languages.imports import dependencies, find_facts, has_fa
 from ilm_ray.data.code.order import Graph, dependency_order, repositories
 from ilm_ray.data.code.prompts import prompted_documents
 from ilm_ray.data.code.tokens import count_tokens
-from ilm_ray.data.documents.document import Verdict, judged
+from ilm_ray.data.documents.document import Document, read_documents
 from ilm_ray.run.progress import Progress
 from ilm_ray.run.stage import Context, Result
 
@@ -151,18 +151,18 @@ def _look_at_part(item: dict[str, Any]) -> dict[str, Any]:
     kept, facts, duplicates = list[Any](), list[Any](), list[Any]()
     files, sizes = Counter[str](), Counter[str]()
     for path in (item["kept"], *item["removed"]):
-        for row in read_jsonl(Path(path)):
-            stays = "drop_rule" not in row
+        for document in read_documents(Path(path)):
+            place = document.columns["repository"], document.columns["path"]
+            stays = document.drop_rule is None
             if stays:
-                about = (item["number"], row["bytes"], row["language"])
-                kept.append((row["repository"], row["path"], row["id"], *about))
-            elif "duplicate_of" in row:
-                duplicates.append((row["repository"], row["path"], row["duplicate_of"]))
-            if stays or has_facts(row["path"]):
-                facts.append((row["repository"], row["path"], find_facts(row["path"], row["text"])))
-            if "tier" in row:
-                files[row["tier"]] += 1
-                sizes[row["tier"]] += row["bytes"]
+                kept.append((*place, document.id, item["number"], document.bytes, document.language))
+            elif document.duplicate_of is not None:
+                duplicates.append((*place, document.duplicate_of))
+            if stays or has_facts(place[1]):
+                facts.append((*place, find_facts(place[1], document.text)))
+            if (tier := document.columns.get("tier")) is not None:
+                files[tier] += 1
+                sizes[tier] += document.bytes
     return {
         "found": json.dumps({"kept": kept, "duplicates": duplicates, "facts": facts, "files": files, "sizes": sizes})
     }
@@ -197,56 +197,59 @@ def _write_shard(
             for repository in repositories:
                 held = {path: files[repository["tree"], path] for path in repository["files"]}
                 for document in _documents(repository, held, max_tokens):
-                    kept.write(document)
+                    kept.write(document.row())
                 low = {path: fallen for path in held if (fallen := _fallen(held[path], min_lint_score)) is not None}
                 for path in sorted(low):
                     removed.write(low[path])
                 for document in _finetuning_documents(repository, held, low.keys(), max_tokens):
-                    finetuning.write(document)
-    lengths, tuned = ([len(document["text"]) for document in read_jsonl(path)] for path in paths[:2])
+                    finetuning.write(document.row())
+    lengths, tuned = ([document.chars for document in read_documents(path)] for path in paths[:2])
     fallen_files = sum(1 for _ in read_jsonl(paths[2]))
     counts = (len(lengths), sum(lengths), len(tuned), sum(tuned), fallen_files)
     return dict(zip(COUNTED, counts, strict=True))
 
 
-def _files(repositories: list[dict[str, Any]], parts: list[str]) -> dict[tuple[str, str], Row]:
-    """(tree, path) -> row of the files of a shard's repositories. Each part is read once, however many share it."""
+def _files(repositories: list[dict[str, Any]], parts: list[str]) -> dict[tuple[str, str], Document]:
+    """(tree, path) -> each file of a shard's repositories. Each part is read once, however many share it."""
     wanted = {(repository["tree"], path) for repository in repositories for path in repository["files"]}
     needed = sorted({part for repository in repositories for part in repository["parts"]})
-    rows = (row for part in needed for row in read_jsonl(Path(parts[part])))
-    return {key: row for row in rows if (key := (row["repository"], row["path"])) in wanted}
+    files = (file for part in needed for file in read_documents(Path(parts[part])))
+    return {key: file for file in files if (key := (file.columns["repository"], file.columns["path"])) in wanted}
 
 
-def _documents(repository: dict[str, Any], held: dict[str, Row], max_tokens: int) -> Iterator[Row]:
-    sections = ((path, section(path, row["text"], row["language"])) for path, row in held.items())
-    for document in repository_rows(repository["name"], join_sections(sections, count_tokens, max_tokens)):
-        members = [held[span["path"]] for span in document["files"]]
-        size = sum(row["bytes"] for row in members)
+def _documents(repository: dict[str, Any], held: dict[str, Document], max_tokens: int) -> Iterator[Document]:
+    sections = ((path, section(path, file.text, file.language)) for path, file in held.items())
+    for document in repository_documents(repository["name"], join_sections(sections, count_tokens, max_tokens)):
+        members = [held[span["path"]] for span in document.columns["files"]]
+        size = sum(file.bytes for file in members)
         # A document's files may be of several tiers; it is drawn as often as its bytes are worth on average.
-        document["weight"] = round(sum(row["weight"] * row["bytes"] for row in members) / size, 4)
+        weight = sum(file.columns["weight"] * file.bytes for file in members) / size
+        document.columns["weight"] = round(weight, 4)
         yield document
 
 
 def _finetuning_documents(
-    repository: dict[str, Any], held: dict[str, Row], low: Set[str], max_tokens: int
-) -> Iterator[Row]:
+    repository: dict[str, Any], held: dict[str, Document], low: Set[str], max_tokens: int
+) -> Iterator[Document]:
     """The repository once more, depth first and with prompts; its documents have ids of their own."""
-    forms = {path: Form(row["text"], row["language"]) for path, row in held.items() if path not in low}
+    forms = {path: Form(file.text, file.language) for path, file in held.items() if path not in low}
     if not forms:
         return
     graph = {path: set(targets) for path, targets in repository["needs"].items()}
     documents = prompted_documents(repository["name"], forms, graph, count_tokens, max_tokens)
-    for row in repository_rows(f"{repository['name']}#finetuning", documents):
-        yield row | {"repository": repository["name"]}
+    for document in repository_documents(f"{repository['name']}#finetuning", documents):
+        document.columns["repository"] = repository["name"]
+        yield document
 
 
-def _fallen(row: Row, min_lint_score: float | None) -> Row | None:
+def _fallen(file: Document, min_lint_score: float | None) -> dict[str, Any] | None:
     """Why a file is not in the fine-tuning form; None where it is. What pylint fails on stays."""
-    score = row.get("lint_score")
+    score = file.columns.get("lint_score")
     if min_lint_score is None or score is None or score >= min_lint_score:
         return None
-    about = {name: row[name] for name in ("id", "repository", "path", "lint_found")}
-    return judged(about, Verdict("lint_score", score, min_lint_score))
+    about = {name: file.columns[name] for name in ("repository", "path", "lint_found")}
+    fate = {"drop_rule": "lint_score", "drop_value": score, "threshold": min_lint_score}
+    return {"id": str(file.id)} | about | fate
 
 
 def _name(shard: int, form: str) -> str:

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from ilm_ray.data.code.documents import CountTokens, Document, join_sections
+from ilm_ray.data.code.documents import CountTokens, JoinedFiles, join_sections
 from ilm_ray.data.code.files.detect import PROSE
 from ilm_ray.data.code.files.forms import Form, section
 from ilm_ray.data.code.order import Graph, depth_first_order
@@ -27,7 +27,7 @@ def prompted_documents(
     graph: Graph,
     count: CountTokens,
     max_tokens: int = 32_000,
-) -> Iterator[Document]:
+) -> Iterator[JoinedFiles]:
     """The files of a repository (path -> form) as documents of at most `max_tokens`.
 
     Every document opens with what the repository is, every file with what it is and what it needs; both are templates
@@ -43,7 +43,7 @@ def prompted_documents(
     for document in join_sections(sections(), count, max_tokens - count(opening)):
         shift = len(opening) + 2
         spans = [span._replace(start=span.start + shift, end=span.end + shift) for span in document.spans]
-        yield Document(f"{opening}\n\n{document.text}", spans)
+        yield JoinedFiles(f"{opening}\n\n{document.text}", spans)
 
 
 def repository_prompt(name: str, files: Mapping[str, Form]) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ilm_ray.base.files import save_array, write_text_atomic
-from ilm_ray.base.jsonl import Row, batches, read_jsonl, sha256_of, write_jsonl
+from ilm_ray.base.jsonl import batches, read_jsonl, sha256_of, write_jsonl
 from ilm_ray.base.places import located, place_in_tree
 from ilm_ray.config import Config
 from ilm_ray.config.data import DecontaminationConfig
@@ -36,6 +36,8 @@ from ilm_ray.data.decontamination.index import (
 from ilm_ray.data.decontamination.items import Item, find_benchmarks, read_benchmarks
 from ilm_ray.data.decontamination.match import find_passages, find_runs, run_slots
 from ilm_ray.data.decontamination.words import runs_of, split_words
+from ilm_ray.data.documents.document import Document, read_documents
+from ilm_ray.data.documents.paths import FINAL
 from ilm_ray.data.documents.pipeline import run_tasks
 from ilm_ray.run.metrics import DOCUMENTS, counter
 from ilm_ray.run.progress import Progress
@@ -59,7 +61,7 @@ def decontaminate(context: Context) -> Result:
     items = read_benchmarks(benchmark_files(context.config))
     files = [
         {"path": str(path), "number": number, "stage": stage}
-        for stage, folder in (("text", context.of("text") / "quality"), ("code", context.of("code")))
+        for stage, folder in (("text", context.of("text") / FINAL), ("code", context.of("code")))
         for number, path in enumerate(sorted(folder.glob("kept-*.jsonl.zst")))
     ]
     common, sampled = _common_runs(items, files, context.folder / "index", config)
@@ -147,8 +149,8 @@ def _count_runs(file: dict[str, Any], folder: str, config: DecontaminationConfig
 
     numbers = [np.empty(0, np.int64)]
     documents = 0
-    for batch in batches(itertools.islice(read_jsonl(Path(file["path"])), first), BATCH):
-        texts = [row["text"] for row in batch]
+    for batch in batches(itertools.islice(read_documents(Path(file["path"])), first), BATCH):
+        texts = [document.text for document in batch]
         runs, text_of = known(texts)
         held = {
             (match.text, int(index.item_of[match.passage]))
@@ -169,14 +171,14 @@ def _look_through(file: dict[str, Any], folder: str, ngram: int, share: float) -
     if receipt.exists():
         return dict(json.loads(receipt.read_text(encoding="utf-8")))
     index = _open(folder)
-    items, removed = Counter[int](), set[int]()
+    items, removed = Counter[int](), set[str]()
     documents = 0
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[dict[str, Any]]:
         nonlocal documents
-        for batch in batches(read_jsonl(Path(file["path"])), BATCH):
+        for batch in batches(read_documents(Path(file["path"])), BATCH):
             documents += len(batch)
-            for row in contaminated([(row, file["stage"]) for row in batch], index, ngram, share):
+            for row in contaminated([(document, file["stage"]) for document in batch], index, ngram, share):
                 removed.add(row["id"])
                 items[row.pop("item_number")] += 1
                 yield row
@@ -188,25 +190,27 @@ def _look_through(file: dict[str, Any], folder: str, ngram: int, share: float) -
     return json.loads(json.dumps(about))  # as from the receipt: numbers as keys are text there
 
 
-def contaminated(documents: list[tuple[Row, str]], index: Index, ngram: int, share: float) -> Iterator[Row]:
-    """A row for each item that a document (row, stage) holds, by document, the most alike first."""
+def contaminated(
+    documents: list[tuple[Document, str]], index: Index, ngram: int, share: float
+) -> Iterator[dict[str, Any]]:
+    """A row for each item that a document of (document, stage) holds, by document, the most alike first."""
     best: dict[tuple[int, int], Any] = {}
-    for match in find_passages([row["text"] for row, _ in documents], index.table, ngram, share):
+    for match in find_passages([document.text for document, _ in documents], index.table, ngram, share):
         place = (match.text, int(index.item_of[match.passage]))
         if place not in best or match.share > best[place].share:  # a question and its solution are one item
             best[place] = match
     for (text, number), match in sorted(best.items(), key=lambda pair: (pair[0][0], -pair[1].share, pair[0][1])):
-        row, stage = documents[text]
+        document, stage = documents[text]
         item = index.items[number]
         yield {
-            "id": row["id"],
+            "id": str(document.id),
             "stage": stage,
-            "url": row["url"],
+            "url": document.url,
             "benchmark": item.benchmark,
             "item": item.name,
             "item_number": number,
             "share": round(match.share, 4),
-            "passage": row["text"][match.start : match.end][:SHOWN],
+            "passage": document.text[match.start : match.end][:SHOWN],
             "item_text": item.text[:SHOWN],
         }
 

@@ -1,11 +1,24 @@
-"""Drop lists on disk: the documents of one input file that fall as duplicates."""
+"""Drop lists: the documents of one input file that fall as duplicates."""
 
 from pathlib import Path
 
 import numpy as np
 
 from ilm_ray.data.dedup.components import Drops
+from ilm_ray.data.documents.document import Document, Verdict
 from ilm_ray.data.documents.paths import save_arrays
+
+
+def judge_copy(document: Document, position: int | None, drops: Drops, threshold: float) -> bool:
+    """Remove a document that stands in `drops` (at `position`, if anywhere); whether it falls."""
+    if position is None:
+        return False
+    document.duplicate_of = int(drops.duplicate_of[position])
+    document.similarity = round(float(drops.similarity[position]), 4)
+    exact = bool(drops.exact[position])
+    rule, bound = ("exact_duplicate", None) if exact else ("near_duplicate", threshold)
+    document.judge(Verdict(rule, document.similarity, bound))
+    return True
 
 
 def save_drops(path: Path, drops: Drops) -> None:

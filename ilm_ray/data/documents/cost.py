@@ -1,63 +1,97 @@
-"""What a step costs: CPU seconds of the process and its children, peak memory, documents and bytes."""
+"""What the steps of a pass cost: CPU seconds of the process and its children, peak memory, documents and bytes."""
 
 import json
 import resource
 import sys
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ilm_ray.base.files import write_text_atomic
-from ilm_ray.base.jsonl import Row
+from ilm_ray.data.documents.document import Document
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ORDER = ("format", "clean", "sign", "dedup", "safe", "quality")  # signatures come before duplicates are found
+WRITE = "write"
+ORDER = ("format", "clean", "sign", "dedup", "safe", "quality", WRITE)
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 
 
-class Cost:
-    """`with Cost(path) as cost: cost.add(rows)` writes {"documents", "bytes", "seconds", "peak_mb"} to `path`.
+class Costs:
+    """A stopwatch that stands at one step at a time: the steps of a pass call each other in turn.
 
     Children count once they have been waited for. The peak is the process's highest so far, its own and its largest
     child's: a worker that did something bigger before shows that.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.documents = self.bytes = 0
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, Counter[str]] = defaultdict(Counter)
+        self._step, self._since = WRITE, _cpu_seconds()
 
-    def __enter__(self) -> "Cost":
-        self._started = _cpu_seconds()
-        return self
+    def of(self, step: str, batches: Iterator[list[Document]]) -> Iterator[list[Document]]:
+        """`batches` as they are; the time that making them takes is the step's."""
+        while True:
+            with self._at(step):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            self._count(step, batch)
+            yield batch
 
-    def add(self, rows: Iterable[Row]) -> None:
-        """Count documents that went through."""
-        for row in rows:
-            self.documents += 1
-            self.bytes += row["bytes"]
+    @contextmanager
+    def charged(self, step: str, batch: list[Document]) -> Iterator[None]:
+        """The time that the block takes is the step's, and the batch went through it."""
+        self._count(step, batch)
+        with self._at(step):
+            yield
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if error is not None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        found = {
-            "documents": self.documents,
-            "bytes": self.bytes,
-            "seconds": round(_cpu_seconds() - self._started, 3),
-            "peak_mb": round(sum(u.ru_maxrss for u in _usages()) * _MAXRSS_UNIT / 2**20, 1),
+    def write(self, path: Path) -> None:
+        """Write step -> {"documents", "bytes", "seconds", "peak_mb"}."""
+        self._turn_to(WRITE)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        peak = round(sum(usage.ru_maxrss for usage in _usages()) * _MAXRSS_UNIT / 2**20, 1)
+        costs = {
+            step: {
+                **{unit: self._counts[step][unit] for unit in ("documents", "bytes")},
+                "seconds": round(seconds, 3),
+                "peak_mb": peak,
+            }
+            for step, seconds in self._seconds.items()
         }
-        write_text_atomic(self.path, json.dumps(found))
+        write_text_atomic(path, json.dumps(costs, sort_keys=True))
+
+    def _count(self, step: str, batch: list[Document]) -> None:
+        self._counts[step].update(documents=len(batch), bytes=sum(document.bytes for document in batch))
+
+    @contextmanager
+    def _at(self, step: str) -> Iterator[None]:
+        before = self._turn_to(step)
+        try:
+            yield
+        finally:
+            self._turn_to(before)
+
+    def _turn_to(self, step: str) -> str:
+        """Charge what has passed to the step where the watch stands; which that was."""
+        now, before = _cpu_seconds(), self._step
+        self._seconds[before] += now - self._since
+        self._step, self._since = step, now
+        return before
 
 
 def by_step(folder: Path) -> "pd.DataFrame":
     """What all files cost together: documents, bytes, seconds, peak_mb of each step, in the order of the road."""
     import pandas as pd
 
-    files = sorted(folder.glob("*-*.json"))
-    rows = [{"step": path.name.rpartition("-")[0]} | json.loads(path.read_text(encoding="utf-8")) for path in files]
+    rows = [
+        {"step": step} | cost
+        for path in sorted(folder.glob("*-*.json"))
+        for step, cost in json.loads(path.read_text(encoding="utf-8")).items()
+    ]
     table = pd.DataFrame(rows, columns=["step", "documents", "bytes", "seconds", "peak_mb"])
     total = table.groupby("step").agg({"documents": "sum", "bytes": "sum", "seconds": "sum", "peak_mb": "max"})
     return total.reindex([step for step in ORDER if step in total.index])

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-Row = dict[str, Any]
+FunnelRow = dict[str, Any]  # step, rule, language, dump, documents, bytes
 KEPT = "kept"
 _KEYS = ("step", "rule", "language", "dump")
 
@@ -16,20 +16,20 @@ class Funnel:
         self._documents: Counter[tuple[str, ...]] = Counter()
         self._bytes: Counter[tuple[str, ...]] = Counter()
 
-    def add(self, step: str, row: Row) -> None:
-        """Count a document where it stands: removed if it has a drop rule."""
-        key = (step, row.get("drop_rule") or KEPT, row["language"], row["dump"])
+    def add(self, step: str, rule: str | None, language: str, dump: str, size: int) -> None:
+        """Count a document of `size` bytes that `rule` removed, or that the step kept."""
+        key = (step, rule or KEPT, language, dump)
         self._documents[key] += 1
-        self._bytes[key] += row["bytes"]
+        self._bytes[key] += size
 
-    def merge(self, rows: Iterable[Row]) -> None:
+    def merge(self, rows: Iterable[FunnelRow]) -> None:
         """Add what `rows` of another funnel counted."""
         for row in rows:
             key = tuple(row[name] for name in _KEYS)
             self._documents[key] += row["documents"]
             self._bytes[key] += row["bytes"]
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[FunnelRow]:
         """One row a key, sorted."""
         return [
             dict(zip(_KEYS, key, strict=True)) | {"documents": self._documents[key], "bytes": self._bytes[key]}

@@ -1,9 +1,13 @@
-"""Where the text stage keeps what, and the small files in it: `<run>/text/<step>/{kept,removed,stats}-NNNNN.*`."""
+"""Where the text stage keeps what, and the small files in it: `<run>/text/<pass>/{kept,removed,stats}-NNNNN.*`.
+
+Pass 1 writes `cleaned`: what Format and Clean left, before duplicates are known. Pass 2 reads that and writes `final`.
+A document that falls lies in `removed` of the pass in which it fell.
+"""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,16 +15,15 @@ from ilm_ray.base.files import temporary_path, write_text_atomic
 from ilm_ray.data.documents.funnel import Funnel
 from ilm_ray.data.documents.sources import Source, jsonable
 
-if TYPE_CHECKING:
-    pass
-
-STEPS = ("format", "clean", "dedup", "safe", "quality")
+CLEANED, FINAL = "cleaned", "final"
+STEPS_OF = {CLEANED: ("format", "clean"), FINAL: ("dedup", "safe", "quality")}  # the steps that remove documents
+STEPS = (*STEPS_OF[CLEANED], *STEPS_OF[FINAL])
 SOURCES = "sources.json"
 
 
-def outputs(folder: Path, step: str, index: int) -> tuple[Path, Path, Path]:
-    """Kept, removed and stats file of one input file; the stats file is written last."""
-    at = folder / step
+def outputs(folder: Path, made_by: str, index: int) -> tuple[Path, Path, Path]:
+    """Kept, removed and stats file that a pass made of one input file; the stats file is written last."""
+    at = folder / made_by
     return (
         at / f"kept-{index:05d}.jsonl.zst",
         at / f"removed-{index:05d}.jsonl.zst",
@@ -28,9 +31,9 @@ def outputs(folder: Path, step: str, index: int) -> tuple[Path, Path, Path]:
     )
 
 
-def is_done(folder: Path, step: str, index: int) -> bool:
-    """Whether all files of a step for input file `index` are there; they appear whole."""
-    return all(path.is_file() for path in outputs(folder, step, index))
+def is_done(folder: Path, made_by: str, index: int) -> bool:
+    """Whether all files of a pass for input file `index` are there; they appear whole."""
+    return all(path.is_file() for path in outputs(folder, made_by, index))
 
 
 def signatures_path(folder: Path, index: int) -> Path:
@@ -48,9 +51,9 @@ def replaced_path(folder: Path) -> Path:
     return folder / "dedup" / "replaced.jsonl.zst"
 
 
-def cost_path(folder: Path, step: str, index: int) -> Path:
-    """What a step cost for one file; no part of the result, since it differs from run to run."""
-    return folder / "cost" / f"{step}-{index:05d}.json"
+def cost_path(folder: Path, made_by: str, index: int) -> Path:
+    """What a pass cost for one file; no part of the result, since it differs from run to run."""
+    return folder / "cost" / f"{made_by}-{index:05d}.json"
 
 
 def model_path(folder: Path, name: str) -> Path:
@@ -77,14 +80,14 @@ def read_sources(folder: Path) -> list[Source]:
     return [Source(**row) for row in json.loads((folder / SOURCES).read_text(encoding="utf-8"))]
 
 
-def read_stats(folder: Path, step: str, index: int) -> dict[str, Any]:
+def read_stats(folder: Path, made_by: str, index: int) -> dict[str, Any]:
     """{"funnel": rows, "records": counts} of one file."""
-    stats: dict[str, Any] = json.loads(outputs(folder, step, index)[2].read_text(encoding="utf-8"))
+    stats: dict[str, Any] = json.loads(outputs(folder, made_by, index)[2].read_text(encoding="utf-8"))
     return stats
 
 
-def kept_and_removed(folder: Path, step: str, index: int) -> dict[str, int]:
-    """Documents of one file by outcome: "kept" and "removed"."""
+def kept_and_removed(folder: Path, made_by: str, index: int, step: str) -> dict[str, int]:
+    """Documents of one file by what `step` did: "kept" and "removed"."""
     funnel = Funnel()
-    funnel.merge(read_stats(folder, step, index)["funnel"])
+    funnel.merge(read_stats(folder, made_by, index)["funnel"])
     return {outcome: funnel.documents(step, outcome == "kept") for outcome in ("kept", "removed")}

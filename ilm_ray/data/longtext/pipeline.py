@@ -18,6 +18,7 @@ import ray
 
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.base.jsonl import Row
+from ilm_ray.data.documents.paths import FINAL
 from ilm_ray.data.longtext.steps import CODE, KEPT, STEPS, KeptFile, Settings, find_file, mark_file
 from ilm_ray.data.longtext.thresholds import read_thresholds
 from ilm_ray.run.metrics import DOCUMENTS, counter
@@ -73,7 +74,7 @@ def _funnel(counts: Counter[tuple[str, ...]]) -> list[Row]:
 
 def _each_file(context: Context, work: Step) -> dict[str, Any]:
     """`work` on every kept file that has no receipt of it yet, one task a file; name -> receipt of all."""
-    folders = (("text", context.of("text") / "quality"), (CODE, context.of(CODE)))
+    folders = (("text", context.of("text") / FINAL), (CODE, context.of(CODE)))
     files = [
         KeptFile(str(path), stage, number)
         for stage, folder in folders

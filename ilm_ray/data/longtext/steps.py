@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ilm_ray.base.files import save_array
-from ilm_ray.base.jsonl import JsonlWriter, Row, batches, read_jsonl
-from ilm_ray.data.documents.document import judged
+from ilm_ray.base.jsonl import JsonlWriter, batches, read_jsonl
+from ilm_ray.data.documents.document import Document, judged, read_documents
 from ilm_ray.data.longtext.features import describe
 from ilm_ray.data.longtext.thresholds import DIFFERENCE, first_failure, parse_thresholds
 
@@ -24,7 +24,6 @@ KEPT, SHORT = "kept", "short"
 PART_BYTES = 4 * 2**20  # of text that an actor scores at once: what is lost when it dies
 EXCERPT_CHARS = 320  # from the middle of a document, for the report
 BATCH = 32  # documents described at once
-_ABOUT = ("id", "url", "dump", "language", "domain", "source", "split", "bytes")
 
 
 @dataclass(frozen=True)
@@ -67,15 +66,17 @@ def find_file(file: KeptFile, settings: Settings) -> dict[str, Any]:
     folder, table = Path(settings.folder), parse_thresholds(settings.thresholds)
     parts = _Parts(folder / "candidates", file.name)
     with JsonlWriter(folder / "statistics" / f"{file.name}.jsonl.zst") as out:
-        for batch in batches(_long_rows(file, settings), BATCH):
-            found = describe([row["text"] for row in batch], [row["language"] for row in batch])
-            for row, scores in zip(batch, found, strict=True):
-                verdict = first_failure(scores, table.of(row["domain"], row["language"]))
-                middle = len(row["text"]) // 2
-                about = {key: row[key] for key in _ABOUT} | {"excerpt": row["text"][middle : middle + EXCERPT_CHARS]}
-                out.write(judged(about | scores, verdict))
+        for batch in batches(_long_documents(file, settings), BATCH):
+            documents = [document for document, _ in batch]
+            described = describe([each.text for each in documents], [each.language for each in documents])
+            for (document, place), scores in zip(batch, described, strict=True):
+                verdict = first_failure(scores, table.of(place["domain"], document.language))
+                middle = document.chars // 2
+                row = place | {name: document.column(name) for name in ("url", "dump", "language", "bytes")}
+                row |= {"id": str(document.id), "excerpt": document.text[middle : middle + EXCERPT_CHARS]}
+                out.write(judged(row | scores, verdict))
                 if verdict is None:
-                    parts.add(row["id"], row["text"], row["bytes"])
+                    parts.add(document)
     parts.close()
     return {"parts": parts.count}
 
@@ -87,7 +88,7 @@ def mark_file(file: KeptFile, settings: Settings) -> dict[str, Any]:
     scored = {row["id"]: row for path in paths for row in read_jsonl(path)}
     kept_path, removed_path = (folder / f"{kind}-{file.name}.jsonl.zst" for kind in ("kept", "removed"))
     counts: Counter[tuple[str, str, str, str, str]] = Counter()
-    found, passed = set[int](), set[int]()
+    long, passed = set[int](), set[int]()
 
     def count(step: str, rule: str, domain: str, source: str, size: int) -> None:
         counts[step, rule, domain, source, "documents"] += 1
@@ -96,18 +97,18 @@ def mark_file(file: KeptFile, settings: Settings) -> dict[str, Any]:
     with JsonlWriter(kept_path) as kept, JsonlWriter(removed_path) as removed:
         for row in read_jsonl(folder / "statistics" / f"{file.name}.jsonl.zst"):
             where = row["domain"], row["source"], row["bytes"]
-            found.add(row["id"])
+            long.add(int(row["id"]))
             count("statistics", row.get("drop_rule", KEPT), *where)
             if "drop_rule" not in row:
                 row |= scored[row["id"]]
-                own = {rule: b for rule, b in table.of(row["domain"], row["language"]).items() if rule == DIFFERENCE}
-                row = judged(row, first_failure(row, own))
+                bounds = table.of(row["domain"], row["language"])
+                row = judged(row, first_failure(row, {rule: bounds[rule] for rule in bounds if rule == DIFFERENCE}))
                 count("perplexity", row.get("drop_rule", KEPT), *where)
             if "drop_rule" in row:
                 removed.write(row)
             else:
                 kept.write(row)
-                passed.add(row["id"])
+                passed.add(int(row["id"]))
     files = [kept_path, removed_path]
     for shard in _shards(file, settings):
         path = folder / shard.source / shard.split / f"shard-{file.number:05d}.long.npy"
@@ -115,7 +116,7 @@ def mark_file(file: KeptFile, settings: Settings) -> dict[str, Any]:
         files.append(path)
         for document, dump, size in zip(shard.ids, shard.dumps, shard.sizes, strict=True):
             domain = domain_of(dump, file.stage, settings.named)
-            count("length", KEPT if document in found else SHORT, domain, shard.source, size)
+            count("length", KEPT if document in long else SHORT, domain, shard.source, size)
     return {
         "files": [str(path.relative_to(folder)) for path in files],
         "counts": [[*key, value] for key, value in sorted(counts.items())],
@@ -129,15 +130,14 @@ def domain_of(dump: str, stage: str, named: Iterable[str]) -> str:
     return dump if dump in named else WEB
 
 
-def _long_rows(file: KeptFile, settings: Settings) -> Iterator[Row]:
-    """Documents of a kept file that are in a token shard and long, with domain, source, split and bytes."""
+def _long_documents(file: KeptFile, settings: Settings) -> Iterator[tuple[Document, dict[str, str]]]:
+    """Documents of a kept file that are in a token shard and long, each with its domain, source and split."""
     places = {document: (s.source, s.split) for s in _shards(file, settings) for document in s.ids}
-    for row in read_jsonl(Path(file.path)):
-        size = len(row["text"].encode("utf-8", "replace"))
-        if size > settings.min_bytes and row["id"] in places:
-            source, split = places[row["id"]]
-            domain = domain_of(row["dump"], file.stage, settings.named)
-            yield row | {"domain": domain, "source": source, "split": split, "bytes": size}
+    for document in read_documents(Path(file.path)):
+        if document.bytes > settings.min_bytes and document.id in places:
+            source, split = places[document.id]
+            domain = domain_of(document.dump, file.stage, settings.named)
+            yield document, {"domain": domain, "source": source, "split": split}
 
 
 def _shards(file: KeptFile, settings: Settings) -> Iterator[Shard]:
@@ -146,9 +146,9 @@ def _shards(file: KeptFile, settings: Settings) -> Iterator[Shard]:
         for split in SPLITS:
             rows = folder / split / f"shard-{file.number:05d}.documents.jsonl.zst"
             if (folder.name == CODE) == (file.stage == CODE) and rows.is_file():
-                found = list(read_jsonl(rows))
-                sizes = np.load(rows.with_name(f"shard-{file.number:05d}.bytes.npy")).tolist()
-                yield Shard(folder.name, split, [r["id"] for r in found], [r["dump"] for r in found], sizes)
+                arrays = (rows.with_name(f"shard-{file.number:05d}.{name}.npy") for name in ("ids", "bytes"))
+                ids, sizes = (np.load(array).tolist() for array in arrays)
+                yield Shard(folder.name, split, ids, [row["dump"] for row in read_jsonl(rows)], sizes)
 
 
 class _Parts:
@@ -158,12 +158,12 @@ class _Parts:
         self.folder, self.name, self.count, self._held = folder, name, 0, 0
         self._out: JsonlWriter | None = None
 
-    def add(self, document: int, text: str, size: int) -> None:
+    def add(self, document: Document) -> None:
         if self._out is None:
             self._out = JsonlWriter(self.folder / f"{self.name}-{self.count:05d}.jsonl.zst").__enter__()
             self.count += 1
-        self._out.write({"id": document, "text": text})
-        self._held += size
+        self._out.write({"id": str(document.id), "text": document.text})
+        self._held += document.bytes
         if self._held >= PART_BYTES:
             self.close()
 

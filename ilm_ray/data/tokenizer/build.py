@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
-from ilm_ray.base.jsonl import read_jsonl
 from ilm_ray.config.data import TokenizerConfig
+from ilm_ray.data.documents.document import read_documents
+from ilm_ray.data.documents.paths import FINAL
 from ilm_ray.data.tokenizer.base import count_tokens, first_tokens, most_used_tokens
 from ilm_ray.data.tokenizer.card import describe
 from ilm_ray.data.tokenizer.chinese import learn_tokens, limited
@@ -41,7 +42,7 @@ def build_tokenizer(context: Context) -> Result:
     vocabulary and the special ids stay as set. A note in the journal and the card say how many were learned.
     """
     config = context.config.tokenizer
-    texts = sorted((context.of("text") / "quality").glob("kept-*.jsonl.zst"))
+    texts = sorted((context.of("text") / FINAL).glob("kept-*.jsonl.zst"))
     codes = sorted(context.of("code").glob("kept-*.jsonl.zst"))
     ranks, _ = cl100k()
     if config.base_choice == "first":
@@ -83,6 +84,6 @@ def build_tokenizer(context: Context) -> Result:
 def _texts(files: list[Path], language: str | None = None) -> Iterator[str]:
     """Texts of the documents in `language`; of all of them for None."""
     for path in files:
-        for row in read_jsonl(path):
-            if language is None or row["language"] == language:
-                yield row["text"]
+        for document in read_documents(path):
+            if language in (None, document.language):
+                yield document.text

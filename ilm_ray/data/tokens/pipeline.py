@@ -11,7 +11,9 @@ from typing import Any
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
-from ilm_ray.base.jsonl import Row, read_jsonl, utf8_bytes
+from ilm_ray.base.jsonl import read_jsonl, utf8_bytes
+from ilm_ray.data.documents.document import Document, read_documents
+from ilm_ray.data.documents.paths import FINAL
 from ilm_ray.data.documents.pipeline import run_tasks
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.data.tokens.shards import ShardWriter
@@ -34,7 +36,7 @@ def tokenize_corpus(context: Context) -> Result:
     languages = context.config.text.languages
     items = [
         {"path": str(path), "number": number, "stage": stage}
-        for stage, folder in ((TEXT, context.of("text") / "quality"), (CODE, context.of(CODE)))
+        for stage, folder in ((TEXT, context.of("text") / FINAL), (CODE, context.of(CODE)))
         for number, path in enumerate(sorted(folder.glob("kept-*.jsonl.zst")))
     ]
     if not items:
@@ -70,11 +72,11 @@ def tokenize_corpus(context: Context) -> Result:
     return Result(files, metrics)
 
 
-def source_of(row: Row, stage: str, languages: Iterable[str] | None) -> str | None:
+def source_of(document: Document, stage: str, languages: Iterable[str] | None) -> str | None:
     """The source a document belongs to; None where its language is not one of ours."""
     if stage == CODE:
         return CODE
-    return row["language"] if languages is None or row["language"] in languages else None
+    return document.language if languages is None or document.language in languages else None
 
 
 def decontaminated(folder: Path) -> Removed:
@@ -82,16 +84,16 @@ def decontaminated(folder: Path) -> Removed:
 
     Raises UserError where its files are damaged.
     """
-    found: dict[str, set[int]] = {TEXT: set(), CODE: set()}
+    removed: dict[str, set[int]] = {TEXT: set(), CODE: set()}
     for path in sorted(folder.glob("removed-*.jsonl.zst")):
         try:
             for row in read_jsonl(path):
-                found[row["stage"]].add(row["id"])
+                removed[row["stage"]].add(int(row["id"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path} cannot be read ({type(error).__name__}: {error}); delete {folder} and run its stage again"
             ) from None
-    return {stage: frozenset(ids) for stage, ids in found.items()}
+    return {stage: frozenset(ids) for stage, ids in removed.items()}
 
 
 def _heldout_limits(
@@ -106,13 +108,13 @@ def _heldout_limits(
 
 
 def _look_at_file(item: dict[str, Any], languages: list[str] | None, removed: Removed) -> dict[str, Any]:
-    found: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    sizes: dict[str, list[tuple[int, int]]] = defaultdict(list)
     gone = removed[item["stage"]]
-    for row in read_jsonl(Path(item["path"])):
-        source = source_of(row, item["stage"], languages)
-        if source is not None and row["id"] not in gone:
-            found[source].append((split_key(row["id"]), utf8_bytes(row["text"])))
-    return {source: asdict(candidates(pairs)) for source, pairs in found.items()}
+    for document in read_documents(Path(item["path"])):
+        source = source_of(document, item["stage"], languages)
+        if source is not None and document.id not in gone:
+            sizes[source].append((split_key(document.id), utf8_bytes(document.text)))
+    return {source: asdict(candidates(pairs)) for source, pairs in sizes.items()}
 
 
 def _tokenize_file(
@@ -124,22 +126,21 @@ def _tokenize_file(
         return json.loads(receipt.read_text(encoding="utf-8"))
     shards: dict[tuple[str, str], ShardWriter] = {}
     limit, gone, skipped = json.loads(limits), removed[item["stage"]], 0
-    ours = _open(tokenizer)
+    encoder = _open(tokenizer)
     with contextlib.ExitStack() as stack:
-        for row in read_jsonl(Path(item["path"])):
-            source = source_of(row, item["stage"], languages)
+        for document in read_documents(Path(item["path"])):
+            source = source_of(document, item["stage"], languages)
             if source is None:
                 continue
-            if row["id"] in gone:
+            if document.id in gone:
                 skipped += 1
                 continue
-            key = source, "heldout" if split_key(row["id"]) < limit[source] else "train"
+            key = source, "heldout" if split_key(document.id) < limit[source] else "train"
             if key not in shards:
                 shards[key] = stack.enter_context(ShardWriter(Path(folder) / source / key[1], item["number"]))
-            provenance = {name: row[name] for name in PROVENANCE if name in row}
-            shards[key].add(
-                ours.encode_document(row["text"]), utf8_bytes(row["text"]), provenance, _weight(row, item["path"])
-            )
+            provenance = {name: value for name in PROVENANCE if (value := document.column(name)) is not None}
+            tokens = encoder.encode_document(document.text)
+            shards[key].add(tokens, utf8_bytes(document.text), provenance, _weight(document, item["path"]))
     done = sorted(shards.items())
     files = [str(path.relative_to(folder)) for _, shard in done for path in shard.paths]
     counts = [(*key, shard.documents, shard.tokens, shard.bytes) for key, shard in done]
@@ -149,11 +150,11 @@ def _tokenize_file(
     return content
 
 
-def _weight(row: Row, path: str) -> float:
-    weight = row.get("weight", 1.0)
+def _weight(document: Document, path: str) -> float:
+    weight = document.columns.get("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight <= MAX_WEIGHT:
         raise UserError(
-            f"{path}: document {row['id']} has weight {weight!r}; give a number above 0 and up to {MAX_WEIGHT}"
+            f"{path}: document {document.id} has weight {weight!r}; give a number above 0 and up to {MAX_WEIGHT}"
         )
     return float(weight)
 

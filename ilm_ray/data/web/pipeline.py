@@ -1,12 +1,13 @@
-"""The web text stage on Ray Data: WARC files -> `quality/kept-NNNNN.jsonl.zst` (report section 3.1).
+"""The web text stage on Ray Data: WARC files -> `final/kept-NNNNN.jsonl.zst` (report section 3.1).
 
-Three passes: files through Format and Clean to signatures; the shuffles of `dedup/pipeline.py`, over the signatures of
-earlier runs too; files through Dedup, Safe and High-quality. Ray Data carries file names; documents stay in the files.
+Every file goes through `BEFORE_DEDUP`; the shuffles of `dedup/pipeline.py` find duplicates, in earlier runs too; then
+every file goes through `AFTER_DEDUP`. Ray Data carries file names; documents stay in the files, and each of the two
+passes writes a document once.
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from ilm_ray.data.dedup.components import Drops
 from ilm_ray.data.dedup.drops import save_drops
 from ilm_ray.data.dedup.minhash import bands_and_rows, catch_probability
 from ilm_ray.data.dedup.pipeline import Signed, find_duplicates
-from ilm_ray.data.documents import paths as layout
+from ilm_ray.data.documents import paths
 from ilm_ray.data.documents.funnel import Funnel
+from ilm_ray.data.documents.passes import FileTask, Step, run_pass
 from ilm_ray.data.documents.sources import ROW_BITS, Source, find_sources, jsonable
 from ilm_ray.data.web import steps
 from ilm_ray.data.web.classifiers import NAMES
@@ -38,17 +40,17 @@ from ilm_ray.run.metrics import DOCUMENTS, counter
 from ilm_ray.run.progress import Progress
 from ilm_ray.run.stage import Context, Result
 
-FileStep = Callable[[Source, Path, TextConfig], None]
-FIRST_PASS: tuple[FileStep, ...] = (steps.format_file, steps.clean_file, steps.sign_file)
-LAST_PASS: tuple[FileStep, ...] = (steps.drop_file, steps.safe_file, steps.quality_file)
 # A partition of the shuffles is a process to start: 16 files of a crawl are some 130,000 documents, whose signatures
 # take 70 MB.
 FILES_PER_PARTITION = 16
-FIRST_STEPS, LAST_STEPS = layout.STEPS[:2], layout.STEPS[2:]
+
+BEFORE_DEDUP: dict[str, Step] = {"format": steps.format_file, "clean": steps.clean, "sign": steps.sign}
+AFTER_DEDUP: dict[str, Step] = {"dedup": steps.drop_duplicates, "safe": steps.safe, "quality": steps.quality}
+PASSES = {paths.CLEANED: BEFORE_DEDUP, paths.FINAL: AFTER_DEDUP}
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """What the result depends on. Lists, labels, models and earlier runs count by their content, see `sources`."""
+    """What the result depends on. Files that settings name and earlier runs count by their content, see `sources`."""
     # A mapping's order is no part of a fingerprint, and the first rule that fails is the one that is recorded.
     tables = {"": config.text, **{name: config.text.for_source(name) for name in config.text.sources}}
     order = {name: {code: list(table) for code, table in own.rules.items()} for name, own in tables.items()}
@@ -81,29 +83,30 @@ def sources(config: Config) -> dict[str, str]:
 
 def run_text(context: Context) -> Result:
     """All five steps; files that an earlier, killed run finished are not touched again."""
-    config, folder = context.config.text, context.folder
+    folder = context.folder
+    config = context.config.text
     files = find_sources(context.config.input, config)
     earlier = finished_runs(config, files)
-    layout.write_sources(folder, files)
+    paths.write_sources(folder, files)
     progress = Progress("text", 2 * len(files), every_s=3.0)
     first = [f for f in files if not _first_pass_done(folder, f)]
     progress.update(len(files) - len(first))
     documents = 0
-    for done, counts in enumerate(_each_file(first, FIRST_PASS, FIRST_STEPS, folder, config), len(files) - len(first)):
+    for done, counts in enumerate(_each_file(first, paths.CLEANED, folder, config), len(files) - len(first)):
         documents += sum(counts["format"].values())
         progress.update(done + 1, documents_in=documents)
-    if not all(layout.drops_path(folder, f.index).is_file() for f in files):
+    if not all(paths.drops_path(folder, f.index).is_file() for f in files):
         _dedup(folder, files, earlier, config)
     cards = {
-        name: provide(name, own, layout.model_path(folder, name), context.config.seed)
+        name: provide(name, own, paths.model_path(folder, name), context.config.seed)
         for name, own in _classifiers(config).items()
     }
     steps.write_block_lists(folder, config)
-    last = [f for f in files if not _last_pass_done(folder, f)]
+    last = [f for f in files if not paths.is_done(folder, paths.FINAL, f.index)]
     documents = 0
     # A BERT-style model is loaded in seconds and wants a GPU: then actors keep it.
     bert = any(card["kind"] == "bert" for card in cards.values())
-    finished = _each_file(last, LAST_PASS, LAST_STEPS, folder, config, on_actors=bert)
+    finished = _each_file(last, paths.FINAL, folder, config, on_actors=bert)
     for done, counts in enumerate(finished, 2 * len(files) - len(last)):
         documents += counts["quality"]["kept"]
         progress.update(done + 1, documents_kept=documents)
@@ -111,32 +114,29 @@ def run_text(context: Context) -> Result:
     return Result(result.files, result.metrics | {"off": stage_off(context.config, "text")})
 
 
-class FileChain:
-    """A chain of steps on one file after the other; as Ray Data actors it keeps the models that its steps load.
+class FilePass:
+    """A pass over one file after the other; as Ray Data actors it keeps the models that its steps load.
 
     Its only effect is its files, so it may run twice on one.
     """
 
-    def __init__(self, chain: tuple[FileStep, ...], names: tuple[str, ...], folder: Path, config: TextConfig) -> None:
-        self.chain, self.names, self.folder, self.config = chain, names, folder, config
+    def __init__(self, name: str, folder: Path, config: TextConfig) -> None:
+        self.name, self.folder, self.config = name, folder, config
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         source = Source(**row)
-        own = self.config.for_source(source.source)
-        for step in self.chain:
-            step(source, self.folder, own)
-        return {"counts": json.dumps({n: layout.kept_and_removed(self.folder, n, source.index) for n in self.names})}
+        run_pass(self.name, PASSES[self.name], FileTask(source, self.folder, self.config.for_source(source.source)))
+        counts = {
+            step: paths.kept_and_removed(self.folder, self.name, source.index, step)
+            for step in paths.STEPS_OF[self.name]
+        }
+        return {"counts": json.dumps(counts)}
 
 
 def _each_file(
-    files: list[Source],
-    chain: tuple[FileStep, ...],
-    names: tuple[str, ...],
-    folder: Path,
-    config: TextConfig,
-    on_actors: bool = False,
+    files: list[Source], name: str, folder: Path, config: TextConfig, on_actors: bool = False
 ) -> Iterator[dict[str, dict[str, int]]]:
-    """Run `chain` on every file, one task a file; yields each finished file's outcomes of the steps `names`.
+    """Run the pass on every file, one task a file; yields what each step kept and removed of a finished file.
 
     The live metrics are counted here, where a file arrives once.
     """
@@ -146,30 +146,30 @@ def _each_file(
     if on_actors:
         size = min(len(files), max(1, int(ray.cluster_resources().get("CPU", 1))))
         rows = rows.map(
-            FileChain,
-            fn_constructor_args=(chain, names, folder, config),
+            FilePass,
+            fn_constructor_args=(name, folder, config),
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size),
             num_gpus=min(1.0, ray.cluster_resources().get("GPU", 0) / size),
         )
     else:
 
         def run(row: dict[str, Any]) -> dict[str, Any]:
-            return FileChain(chain, names, folder, config)(row)
+            return FilePass(name, folder, config)(row)
 
-        run.__name__ = "_".join(("text", *names))  # what Ray shows: `Map(text_format_clean)`
+        run.__name__ = "_".join(("text", *PASSES[name]))  # what Ray shows: `Map(text_format_clean_sign)`
         rows = rows.map(run)
     for row in rows.iter_rows():
         counts: dict[str, dict[str, int]] = json.loads(row["counts"])
-        for name, outcomes in counts.items():
+        for step, outcomes in counts.items():
             for outcome, documents in outcomes.items():
                 if documents:  # Ray refuses to count by nothing
-                    counter(DOCUMENTS).inc(documents, tags={"stage": f"text/{name}", "outcome": outcome})
+                    counter(DOCUMENTS).inc(documents, tags={"stage": f"text/{step}", "outcome": outcome})
         yield counts
 
 
 def _dedup(folder: Path, files: list[Source], earlier: list[FinishedRun], config: TextConfig) -> None:
     """One drop list a file, so that its reader needs no join; and what falls in earlier runs."""
-    signed = [Signed(str(layout.signatures_path(folder, f.index)), f.key) for f in files]
+    signed = [Signed(str(paths.signatures_path(folder, f.index)), f.key) for f in files]
     signed += [Signed(str(path), source.key) for run in earlier for path, source in run.signatures()]
     threshold = config.threshold if config.verify else None
     partitions = config.shuffle_partitions or 1 + len(signed) // FILES_PER_PARTITION
@@ -177,20 +177,20 @@ def _dedup(folder: Path, files: list[Source], earlier: list[FinishedRun], config
     _write_replaced(folder, earlier, drops)
     keys = drops.ids >> np.uint64(ROW_BITS)
     for source in files:
-        save_drops(layout.drops_path(folder, source.index), drops.part(keys == np.uint64(source.key)))
+        save_drops(paths.drops_path(folder, source.index), drops.part(keys == np.uint64(source.key)))
 
 
 def _write_replaced(folder: Path, earlier: list[FinishedRun], drops: Drops) -> None:
-    write_jsonl(layout.replaced_path(folder), (row for run in earlier for row in replaced(run, earlier, drops)))
+    write_jsonl(paths.replaced_path(folder), (row for run in earlier for row in replaced(run, earlier, drops)))
 
 
 def _result(folder: Path, files: list[Source], config: TextConfig, cards: dict[str, Any]) -> Result:
     funnel, records, by_file = Funnel(), Counter[str](), []
     for source in files:
-        for step in layout.STEPS:
-            stats = layout.read_stats(folder, step, source.index)
+        for name in PASSES:
+            stats = paths.read_stats(folder, name, source.index)
             funnel.merge(stats["funnel"])
-            if step == "format":
+            if name == paths.CLEANED:
                 records.update(stats["records"])
                 by_file.append({"file": source.path, "dump": source.dump, "records": stats["records"]})
     _write_json(folder / "funnel.json", funnel.rows())
@@ -204,7 +204,7 @@ def _result(folder: Path, files: list[Source], config: TextConfig, cards: dict[s
         "files": len(files),
         "documents_in": funnel.documents("format"),
         "documents_kept": funnel.documents("quality", kept=True),
-        **{f"removed_by_{step}": funnel.documents(step, kept=False) for step in layout.STEPS},
+        **{f"removed_by_{step}": funnel.documents(step, kept=False) for step in paths.STEPS},
     }
     metrics = {
         "summary": summary,
@@ -218,19 +218,14 @@ def _result(folder: Path, files: list[Source], config: TextConfig, cards: dict[s
         "classifiers": cards,
         "funnel": funnel.rows(),
     }
-    kept = [layout.outputs(folder, "quality", source.index)[0] for source in files]
+    kept = [paths.outputs(folder, paths.FINAL, source.index)[0] for source in files]
     about = [folder / name for name in ("funnel.json", "records.json", "files.jsonl.zst")]
-    about.append(layout.replaced_path(folder))
+    about.append(paths.replaced_path(folder))
     return Result([*kept, *about], metrics)
 
 
 def _first_pass_done(folder: Path, source: Source) -> bool:
-    before = all(layout.is_done(folder, step, source.index) for step in ("format", "clean"))
-    return before and layout.signatures_path(folder, source.index).is_file()
-
-
-def _last_pass_done(folder: Path, source: Source) -> bool:
-    return all(layout.is_done(folder, step, source.index) for step in ("dedup", "safe", "quality"))
+    return paths.is_done(folder, paths.CLEANED, source.index) and paths.signatures_path(folder, source.index).is_file()
 
 
 def _classifiers(config: TextConfig) -> dict[str, ClassifierConfig]:

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.base.jsonl import Row, read_jsonl
+from ilm_ray.base.jsonl import read_jsonl
 from ilm_ray.base.places import located
 from ilm_ray.config.data import TextConfig
 from ilm_ray.data.dedup.components import Drops
@@ -76,12 +77,12 @@ def finished_runs(config: TextConfig, new: list[Source]) -> list[FinishedRun]:
     return runs
 
 
-def replaced(run: FinishedRun, others: list[FinishedRun], drops: Drops) -> Iterator[Row]:
+def replaced(run: FinishedRun, others: list[FinishedRun], drops: Drops) -> Iterator[dict[str, Any]]:
     """Survivors of a finished run that now have a better copy: newer, or with a smaller id.
 
     Each row says where the document lies (`run`, `file`, `dump`, `row`) and which document replaces it.
     """
-    known = [row["id"] for other in others for row in read_jsonl(replaced_path(other.folder))]
+    known = [int(row["id"]) for other in others for row in read_jsonl(replaced_path(other.folder))]
     gone = np.union1d(run.fallen(), np.array(known, np.uint64))
     keys = {source.key: source for source in run.sources}
     mine = drops.part(np.isin(drops.ids >> np.uint64(ROW_BITS), np.array(list(keys), np.uint64)))
@@ -91,11 +92,11 @@ def replaced(run: FinishedRun, others: list[FinishedRun], drops: Drops) -> Itera
     ):
         source = keys[document >> ROW_BITS]
         yield {
-            "id": document,
+            "id": str(document),
             "run": str(run.folder.parent),
             "file": source.path,
             "dump": source.dump,
             "row": document & ((1 << ROW_BITS) - 1),
-            "duplicate_of": copy,
+            "duplicate_of": str(copy),
             "similarity": round(alike, 4),
         }

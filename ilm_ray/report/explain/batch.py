@@ -98,7 +98,8 @@ def summary(batch: Batch) -> dict[str, Any]:
 
 def details(batch: Batch) -> dict[str, Any]:
     """What `summary` leaves out."""
-    return {"sequence_numbers": batch.sequences, "pieces": [asdict(piece) for piece in batch.pieces]}
+    pieces = [asdict(piece) | {"document": str(piece.document)} for piece in batch.pieces]
+    return {"sequence_numbers": batch.sequences, "pieces": pieces}
 
 
 def lines(batch: Batch) -> Iterator[str]:

@@ -5,18 +5,27 @@ import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.data.dedup.components import Drops
 from ilm_ray.data.dedup.drops import load_drops
-from ilm_ray.data.documents.paths import STEPS, drops_path
-from ilm_ray.report.explain.text_run import NEAR, Asked, Row, TextRun, find_row, read, source_of
-
-if TYPE_CHECKING:
-    from ilm_ray.data.dedup.components import Drops
+from ilm_ray.data.documents.document import Document
+from ilm_ray.data.documents.paths import drops_path
+from ilm_ray.report.explain.text_run import (
+    NEAR,
+    BoundedRule,
+    TextRun,
+    fell_in,
+    find_document,
+    read,
+    source_of,
+    steps_reached,
+)
 
 MEMBERS = 20  # of a cluster that are named
 _PIECES = 2000  # of each text that the diff looks at: its time grows with their product
@@ -25,7 +34,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?]) +|(?<=[。！？])")
 
 
 @dataclass(frozen=True)
-class Check:
+class RuleCheck:
     """One rule asked of the document. outcome: passed, failed, not asked (it had fallen before), or no value kept."""
 
     rule: str
@@ -35,11 +44,11 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class StepVerdict:
     """What a step said. `fell`: the rule that removed the document there, with its value and threshold."""
 
     step: str
-    checks: list[Check]
+    checks: list[RuleCheck]
     fell: str | None = None
     value: Any = None
     threshold: Any = None
@@ -51,17 +60,17 @@ class Cluster:
 
     keeper: int
     size: int
-    members: list[Row]
+    members: list[dict[str, Any]]
     diff: list[str]  # unified, from the kept copy to the document; empty for the kept copy itself
 
 
 @dataclass(frozen=True)
 class Story:
-    """`row`: the document as Format left it. `verdicts`: of the steps that it reached, in order."""
+    """`verdicts`: of the steps that the document reached, in order."""
 
-    row: Row
+    document: Document
     path: str  # of its input file
-    verdicts: list[Verdict]
+    verdicts: list[StepVerdict]
     cluster: Cluster | None
 
     @property
@@ -72,11 +81,11 @@ class Story:
 
 def stories(run: TextRun, wanted: str) -> list[Story]:
     """Every document of this id or URL. Raises UserError where there is none."""
-    found = _by_id(run, int(wanted)) if wanted.isdecimal() else _by_url(run, wanted)
-    return [_story(run, row) for row in found]
+    captures = _by_id(run, int(wanted)) if wanted.isdecimal() else _by_url(run, wanted)
+    return [_story(run, document, path) for document, path in captures]
 
 
-def drop_lists(run: TextRun) -> "Iterator[Drops]":
+def drop_lists(run: TextRun) -> Iterator[Drops]:
     """The documents that Dedup removed, one input file at a time."""
     for source in run.sources.values():
         path = drops_path(run.folder, source.index)
@@ -86,9 +95,9 @@ def drop_lists(run: TextRun) -> "Iterator[Drops]":
 
 def summary(story: Story) -> dict[str, Any]:
     """The story as JSON."""
-    cluster = story.cluster
+    cluster, row = story.cluster, story.document.row()
     return {
-        **{name: story.row.get(name) for name in ("id", "url", "dump", "source", "date", "language")},
+        **{name: row.get(name) for name in ("id", "url", "title", "dump", "source", "date", "language")},
         "file": story.path,
         "fate": story.fate,
         "steps": [
@@ -100,16 +109,16 @@ def summary(story: Story) -> dict[str, Any]:
             }
             for v in story.verdicts
         ],
-        "cluster": cluster and {"keeper": cluster.keeper, "size": cluster.size, "members": cluster.members},
+        "cluster": cluster and {"keeper": str(cluster.keeper), "size": cluster.size, "members": cluster.members},
         "diff": cluster.diff if cluster else [],
     }
 
 
 def lines(story: Story) -> list[str]:
     """The story for people."""
-    row = story.row
-    about = [row.get("dump"), row.get("source") or "web", row.get("language"), row.get("date"), story.path]
-    out = [f"document {row['id']}  {row.get('url')}", f"  {'  '.join(str(a) for a in about)}", f"  {story.fate}"]
+    document = story.document
+    about = [document.dump, document.source or "web", document.language, document.date, story.path]
+    out = [f"document {document.id}  {document.url}", f"  {'  '.join(about)}", f"  {story.fate}"]
     for verdict in story.verdicts:
         against = "" if verdict.threshold is None else f" against {_shown(verdict.threshold)}"
         why = f"removed by {verdict.fell}: {_shown(verdict.value)}{against}" if verdict.fell else "kept"
@@ -132,96 +141,89 @@ def unified_diff(kept: str, other: str, kept_name: str, other_name: str) -> list
     return list(difflib.unified_diff(before, after, kept_name, other_name, n=1, lineterm=""))
 
 
-def _by_id(run: TextRun, document: int) -> list[Row]:
-    source, row = source_of(run, document), find_row(run, "format", document)
-    if row is None:
+def _by_id(run: TextRun, number: int) -> list[tuple[Document, Path]]:
+    source, capture = source_of(run, number), find_document(run, number)
+    if capture is None:
         where = f"{source.path} holds no such document" if source else "no input file has such ids"
-        raise UserError(f"document {document} is not in this run: {where}; give an id or URL from its rows")
-    return [row]
+        raise UserError(f"document {number} is not in this run: {where}; give an id or URL from its rows")
+    return [capture]
 
 
-def _by_url(run: TextRun, url: str) -> list[Row]:
-    """All captures of the URL, newest dump first. Reads every row of Format."""
-    found: list[Row] = []
+def _by_url(run: TextRun, url: str) -> list[tuple[Document, Path]]:
+    """All captures of the URL, newest dump first. Reads every document."""
+    captures: list[tuple[Document, Path]] = []
     host, near = url.split("://")[-1].split("/")[0], set[str]()
-    for outcome in ("kept", "removed"):
-        for path in run.files("format", outcome):
-            for row in read(path):
-                if row.get("url") == url:
-                    found.append(row)
-                elif host and host in str(row.get("url")) and len(near) < _SUGGESTED_FROM:
-                    near.add(str(row["url"]))
-    if not found:
+    for path in chain.from_iterable(run.files().values()):
+        for document in read(path):
+            if document.url == url:
+                captures.append((document, path))
+            elif host and host in document.url and len(near) < _SUGGESTED_FROM:
+                near.add(document.url)
+    if not captures:
         hint = "; nearest: ".join(["", *difflib.get_close_matches(url, sorted(near), n=1, cutoff=0.4)])
         raise UserError(f"no document of URL {url} is in this run{hint or '; give a URL or id from its rows'}")
-    return sorted(found, key=lambda row: int(row["id"]))
+    return sorted(captures, key=lambda capture: capture[0].id)
 
 
-def _story(run: TextRun, row: Row) -> Story:
-    verdicts: list[Verdict] = []
-    for step in STEPS:
-        here = row if step == "format" else find_row(run, step, row["id"])
-        if here is None:
-            break  # the run has not come this far
-        verdicts.append(_verdict(run, step, here))
-        if verdicts[-1].fell:
-            break
-    reached_dedup = any(v.step == "dedup" for v in verdicts)
-    source = source_of(run, row["id"])
-    return Story(row, source.path if source else "", verdicts, _cluster(run, row["id"]) if reached_dedup else None)
+def _story(run: TextRun, document: Document, path: Path) -> Story:
+    verdicts = [_verdict(run, step, document) for step in steps_reached(document, path)]
+    reached_dedup = any(verdict.step == "dedup" for verdict in verdicts)
+    source = source_of(run, document.id)
+    return Story(document, source.path if source else "", verdicts, _cluster(run, document) if reached_dedup else None)
 
 
-def _verdict(run: TextRun, step: str, row: Row) -> Verdict:
-    fell = row.get("drop_rule")
-    rules = run.asked(step, row)
+def _verdict(run: TextRun, step: str, document: Document) -> StepVerdict:
+    fell = fell_in(document, step)
+    rules = run.rules(step, document)
     # A rule that is not among those with settings, such as one of the pre-pass, is asked before them.
-    fallen = fell is not None and fell not in (asked.rule.name for asked in rules)
-    checks = [Check(str(fell), row.get("drop_value"), "", "failed")] if fallen else []
-    for asked in rules:
-        name = asked.rule.name
+    fallen = fell is not None and fell not in (bounded.rule.name for bounded in rules)
+    checks = [RuleCheck(str(fell), document.drop_value, "", "failed")] if fallen else []
+    for bounded in rules:
+        name = bounded.rule.name
         if name == fell:
             outcome, fallen = "failed", True
         elif fallen:
             outcome = "not asked"
         else:
             outcome = "passed"
-        value = row.get(asked.rule.column) if asked.rule.column else None
+        value = document.column(bounded.rule.column) if bounded.rule.column else None
         if name == fell and value is None:
-            value = row.get("drop_value")
+            value = document.drop_value
         decided_by_bands = name == NEAR and not run.settings.get("verify")
-        checks.append(Check(name, value, "no shared band" if decided_by_bands else _range(asked), outcome))
-    return Verdict(step, checks, fell, row.get("drop_value"), row.get("threshold"))
+        checks.append(RuleCheck(name, value, "no shared band" if decided_by_bands else _range(bounded), outcome))
+    if fell is None:
+        return StepVerdict(step, checks)
+    return StepVerdict(step, checks, fell, document.drop_value, document.threshold)
 
 
-def _cluster(run: TextRun, document: int) -> Cluster | None:
-    keeper = document
-    for drops in drop_lists(run):
-        keeper = next(iter(drops.duplicate_of[drops.ids == np.uint64(document)].tolist()), keeper)
+def _cluster(run: TextRun, document: Document) -> Cluster | None:
+    keeper = document.duplicate_of or document.id
     others = sorted(
         member for drops in drop_lists(run) for member in drops.ids[drops.duplicate_of == np.uint64(keeper)].tolist()
     )
     if not others:
         return None
-    if document != keeper:  # among the named ones, however many there are
-        others = [document, *(other for other in others if other != document)]
-    rows = {member: find_row(run, "dedup", member) for member in (keeper, *others[: MEMBERS - 1])}
-    kept, own = rows[keeper], rows.get(document)
-    diff = []
-    if kept and own and document != keeper:
-        diff = unified_diff(kept["text"], own["text"], f"kept {keeper}", f"this {document}")
+    if document.id != keeper:  # among the named ones, however many there are
+        others = [document.id, *(other for other in others if other != document.id)]
+    members: dict[int, Document | None] = {}
+    for number in (keeper, *others[: MEMBERS - 1]):
+        capture = (document, None) if number == document.id else find_document(run, number)
+        members[number] = capture[0] if capture else None  # of an earlier run, whose rows lie elsewhere
+    kept, diff = members[keeper], list[str]()
+    if kept and document.id != keeper:
+        diff = unified_diff(kept.text, document.text, f"kept {keeper}", f"this {document.id}")
         diff = diff or ["the two texts are the same"]
-    return Cluster(keeper, len(others) + 1, [_member(member, row, keeper) for member, row in rows.items()], diff)
+    return Cluster(keeper, len(others) + 1, [_member(*member, keeper) for member in members.items()], diff)
 
 
-def _member(member: int, row: Row | None, keeper: int) -> Row:
-    row = row or {}  # of an earlier run, whose rows lie elsewhere
-    role = "kept" if member == keeper else str(row.get("drop_rule", "removed"))
+def _member(number: int, document: Document | None, keeper: int) -> dict[str, Any]:
+    role = "kept" if number == keeper else str((document and document.drop_rule) or "removed")
     return {
-        "id": member,
+        "id": str(number),
         "role": role,
-        "similarity": row.get("similarity") if member != keeper else None,
-        "dump": row.get("dump", "an earlier run"),
-        "url": row.get("url", ""),
+        "similarity": document.similarity if document and number != keeper else None,
+        "dump": document.dump if document else "an earlier run",
+        "url": document.url if document else "",
     }
 
 
@@ -230,16 +232,16 @@ def _sentences(text: str) -> Iterator[str]:
         yield from (piece for piece in _SENTENCE_END.split(line) if piece)
 
 
-def _range(asked: Asked) -> str:
-    if asked.rule.name == "language":
-        return "every language" if asked.languages is None else f"one of {', '.join(asked.languages)}"
-    if asked.low is None and asked.high is None:
-        return "no bound" if asked.rule.column else ""
-    if asked.high is None:
-        return f">= {asked.low:,}"
-    if asked.low is None:
-        return f"{'<' if asked.rule.name == NEAR else '<='} {asked.high:,}"
-    return f"{asked.low:,} to {asked.high:,}"
+def _range(bounded: BoundedRule) -> str:
+    if bounded.rule.name == "language":
+        return "every language" if bounded.languages is None else f"one of {', '.join(bounded.languages)}"
+    if bounded.low is None and bounded.high is None:
+        return "no bound" if bounded.rule.column else ""
+    if bounded.high is None:
+        return f">= {bounded.low:,}"
+    if bounded.low is None:
+        return f"{'<' if bounded.rule.name == NEAR else '<='} {bounded.high:,}"
+    return f"{bounded.low:,} to {bounded.high:,}"
 
 
 def _shown(value: Any) -> str:

@@ -1,7 +1,7 @@
 """What the text stage of a run decided, read back from its files: its rules in order, their bounds, its documents.
 
-Nothing is computed again: all scores lie in the rows. `explain_threshold.py` moves a bound, `explain_document.py` tells
-what became of a document, and the report (`observe/sections_text.py`) draws both.
+Nothing is computed again: all scores lie in the rows. `threshold.py` moves a bound, `document.py` tells what became of
+a document, and the report (`report/sections/text.py`) draws both.
 """
 
 import difflib
@@ -15,12 +15,11 @@ import yaml
 import zstandard
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.base.jsonl import read_jsonl
-from ilm_ray.data.documents.paths import SOURCES, STEPS, outputs, read_sources
+from ilm_ray.data.documents.document import Document, read_documents
+from ilm_ray.data.documents.paths import CLEANED, FINAL, SOURCES, STEPS, STEPS_OF, outputs, read_sources
 from ilm_ray.data.documents.sources import ROW_BITS, Source
 from ilm_ray.run import manifest as manifests
 
-Row = dict[str, Any]
 Settings = dict[str, Any]  # the `text` section of a run's configuration
 Bounds = tuple[float | None, float | None]  # lowest and highest value that passes; None: no bound on that side
 
@@ -35,7 +34,7 @@ _COLUMNS: dict[str, dict[str, str | None]] = {
         "extract_memory": None,
         "extract_crash": None,
         "no_text": None,
-        "min_chars": "chars",
+        "min_chars": "extracted_chars",
         "language": "language",
     },
     "dedup": {"exact_duplicate": None, NEAR: "similarity"},
@@ -59,7 +58,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Asked:
+class BoundedRule:
     """A rule with the bounds that hold for a document of one language and source."""
 
     rule: Rule
@@ -67,9 +66,9 @@ class Asked:
     high: float | None
     languages: tuple[str, ...] | None = None  # of the rule `language`: what passes; None: every language
 
-    def passes(self, row: Row) -> bool | None:
-        """Does the row pass, whatever else becomes of it? None where the row does not hold what the rule looks at."""
-        value = row.get(self.rule.column) if self.rule.column else None
+    def passes(self, document: Document) -> bool | None:
+        """Does it pass, whatever else becomes of it? None where the document does not hold what the rule looks at."""
+        value = document.column(self.rule.column) if self.rule.column else None
         if self.rule.name == "language":
             return self.languages is None or value in self.languages
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -87,29 +86,43 @@ class TextRun:
 
     folder: Path
     settings: Settings
-    _asked: dict[tuple[str, str, str], list[Asked]] = field(default_factory=dict, repr=False)
+    _rules: dict[tuple[str, str, str], list[BoundedRule]] = field(default_factory=dict, repr=False)
 
     @functools.cached_property
     def sources(self) -> dict[int, Source]:
         """The input files by what their ids have in common."""
-        found = read_sources(self.folder) if (self.folder / SOURCES).is_file() else []
-        return {source.key: source for source in found}
+        sources = read_sources(self.folder) if (self.folder / SOURCES).is_file() else []
+        return {source.key: source for source in sources}
 
-    def asked(self, step: str, row: Row) -> list[Asked]:
+    def rules(self, step: str, document: Document) -> list[BoundedRule]:
         """The rules that `step` asks of a document, in order, with the bounds for its language and source."""
-        key = (step, str(row.get("source", "")), str(row.get("language", "")))
-        if key not in self._asked:
-            own = of_source(self.settings, key[1])
-            languages = own.get("languages")
-            self._asked[key] = [
-                Asked(rule, *bounds(own, rule.name, key[2]), None if languages is None else tuple(languages))
-                for rule in rules_of(own, step, key[2])
+        key = (step, document.source, document.language)
+        if key not in self._rules:
+            settings = of_source(self.settings, document.source)
+            languages = settings.get("languages")
+            self._rules[key] = [
+                BoundedRule(
+                    rule,
+                    *bounds(settings, rule.name, document.language),
+                    None if languages is None else tuple(languages),
+                )
+                for rule in rules_of(settings, step, document.language)
             ]
-        return self._asked[key]
+        return self._rules[key]
 
-    def files(self, step: str, outcome: str) -> list[Path]:
-        """The step's `kept` or `removed` files, in the order of the input files."""
-        return sorted((self.folder / step).glob(f"{outcome}-*.jsonl.zst"))
+    def files(self) -> dict[str, list[Path]]:
+        """Where each document lies once, as far as the run has come, in the order of the input files.
+
+        "cleaned/kept" are those whose duplicates are not yet dropped; all others have an outcome.
+        """
+        files = {
+            f"{made_by}/{outcome}": sorted((self.folder / made_by).glob(f"{outcome}-*.jsonl.zst"))
+            for made_by in (CLEANED, FINAL)
+            for outcome in ("kept", "removed")
+        }
+        done = {path.name for path in files[f"{FINAL}/kept"]}
+        waiting = f"{CLEANED}/kept"
+        return files | {waiting: [path for path in files[waiting] if path.name not in done]}
 
 
 def open_run(run_dir: Path) -> TextRun:
@@ -118,7 +131,7 @@ def open_run(run_dir: Path) -> TextRun:
     if not run_dir.is_dir():
         raise UserError(f"run folder {run_dir} does not exist; give --run-dir the folder of a run")
     settings = _settings(run_dir)
-    if settings is None or not any(folder.glob("format/*-*.jsonl.zst")):
+    if settings is None or not any(folder.glob(f"{CLEANED}/*-*.jsonl.zst")):
         raise UserError(f"{run_dir} holds no documents of a text stage; run jobs/web_text.py --run-dir {run_dir} first")
     return TextRun(folder, settings)
 
@@ -169,10 +182,10 @@ def of_source(settings: Settings, source: str) -> Settings:
     return _merged(settings, changed)
 
 
-def read(path: Path) -> Iterator[Row]:
-    """Rows of one file. Raises UserError where it is damaged."""
+def read(path: Path) -> Iterator[Document]:
+    """Documents of one file. Raises UserError where it is damaged."""
     try:
-        yield from read_jsonl(path)
+        yield from read_documents(path)
     except (OSError, ValueError, zstandard.ZstdError) as error:
         stage = path.parent.parent
         raise UserError(f"{path} is damaged ({error}); delete {stage} and run its job again") from None
@@ -183,21 +196,36 @@ def source_of(run: TextRun, document: int) -> Source | None:
     return run.sources.get(document >> ROW_BITS)
 
 
-def find_row(run: TextRun, step: str, document: int) -> Row | None:
-    """A document's row as `step` left it; only the two files of its input file are read."""
-    source = source_of(run, document)
-    for path in outputs(run.folder, step, source.index)[:2] if source else ():
-        for row in read(path) if path.is_file() else ():
-            if row["id"] == document:
-                return row
+def find_document(run: TextRun, number: int) -> tuple[Document, Path] | None:
+    """The document of this id as the run left it, and its file; only the files of its input file are read."""
+    source = source_of(run, number)
+    if source is None:
+        return None
+    for made_by in (FINAL, CLEANED):
+        for path in outputs(run.folder, made_by, source.index)[:2]:
+            for document in read(path) if path.is_file() else ():
+                if document.id == number:
+                    return document, path
     return None
+
+
+def steps_reached(document: Document, path: Path) -> tuple[str, ...]:
+    """The steps that have judged a document which lies in the file `path`."""
+    if document.drop_step is not None:
+        return STEPS[: STEPS.index(document.drop_step) + 1]
+    return STEPS if path.parent.name == FINAL else STEPS_OF[CLEANED]
+
+
+def fell_in(document: Document, step: str) -> str | None:
+    """The rule of `step` that removed the document; None where the step kept it."""
+    return document.drop_rule if document.drop_step == step else None
 
 
 def _table(settings: Settings, language: str) -> dict[str, Any]:
     """The rules of Clean for one language."""
     tables = settings.get("rules", {})
-    found: dict[str, Any] = tables.get(language) or tables.get(OTHER_LANGUAGES) or {}
-    return found
+    table: dict[str, Any] = tables.get(language) or tables.get(OTHER_LANGUAGES) or {}
+    return table
 
 
 def _settings(run_dir: Path) -> Settings | None:

@@ -7,11 +7,23 @@ from itertools import chain
 from typing import Any
 
 from ilm_ray.base.errors import UserError
+from ilm_ray.data.documents.document import Document
 from ilm_ray.data.documents.smallest import Smallest
-from ilm_ray.report.explain.text_run import NEAR, OTHER_LANGUAGES, Row, Rule, TextRun, bounds, read, rule_named
+from ilm_ray.report.explain.text_run import (
+    NEAR,
+    OTHER_LANGUAGES,
+    Rule,
+    TextRun,
+    bounds,
+    fell_in,
+    read,
+    rule_named,
+    steps_reached,
+)
 
 SAMPLE_CHARS = 300
 LOW, HIGH = "low", "high"
+Sample = dict[str, Any]  # id, url, language, dump, value, now, then, text
 _REMOVED, _KEPT = "newly removed", "newly kept"
 
 
@@ -36,12 +48,12 @@ class Flips:
     falls_later: Counter[str] = field(default_factory=Counter)
     by_language: dict[str, Counter[str]] = field(default_factory=dict)
     by_dump: dict[str, Counter[str]] = field(default_factory=dict)
-    nearest: list[Row] = field(default_factory=list)
+    nearest: list[Sample] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 def move(run: TextRun, name: str, at: float, side: str | None, language: str | None, samples: int) -> Flips:
-    """Read all rows of the rule's step and count what flips with its `side` at `at`.
+    """Read all documents that came to the rule's step and count what flips with its `side` at `at`.
 
     Memory does not grow with the rows. Raises UserError where the rule does not exist or has no score.
     """
@@ -49,11 +61,11 @@ def move(run: TextRun, name: str, at: float, side: str | None, language: str | N
     if rule.column is None or rule.name == "language":
         raise UserError(f"rule '{name}' has no score with a threshold: it cannot be moved without a new run")
     flips = Flips(rule, side or nearer_side(run, rule, at, language), at, language, notes=_notes(run, rule))
-    nearest = Smallest[Row](samples)
-    for path in chain(run.files(rule.step, "kept"), run.files(rule.step, "removed")):
-        for row in read(path):
-            if language is None or row.get("language") == language:
-                _judge(run, flips, row, nearest)
+    nearest = Smallest[Sample](samples)
+    for path in chain.from_iterable(run.files().values()):
+        for document in read(path):
+            if language in (None, document.language) and rule.step in steps_reached(document, path):
+                _judge(run, flips, document, nearest)
     flips.nearest = nearest.items()
     if not flips.documents:
         what = f"documents of language '{language}'" if language else "documents"
@@ -64,15 +76,15 @@ def move(run: TextRun, name: str, at: float, side: str | None, language: str | N
 def nearer_side(run: TextRun, rule: Rule, at: float, language: str | None) -> str:
     """The side whose bound is nearer to `at` in any language, or the one that exists."""
     languages = [language] if language else [*run.settings.get("rules", {}), OTHER_LANGUAGES]
-    found = [
+    distances = [
         (abs(bound - at), side)
-        for one in languages
-        for side, bound in zip((LOW, HIGH), bounds(run.settings, rule.name, one), strict=True)
+        for code in languages
+        for side, bound in zip((LOW, HIGH), bounds(run.settings, rule.name, code), strict=True)
         if bound is not None
     ]
-    if not found:
+    if not distances:
         raise UserError(f"rule '{rule.name}' has no bound in this run; say which one to set with --side low or high")
-    return min(found)[1]
+    return min(distances)[1]
 
 
 def summary(flips: Flips) -> dict[str, Any]:
@@ -134,22 +146,22 @@ def _listed(names: list[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _judge(run: TextRun, flips: Flips, row: Row, nearest: Smallest[Row]) -> None:
-    """Count one row of the step, if it reached the rule."""
-    asked = run.asked(flips.rule.step, row)
-    order = [one.rule.name for one in asked]
+def _judge(run: TextRun, flips: Flips, document: Document, nearest: Smallest[Sample]) -> None:
+    """Count one document of the step, if it reached the rule."""
+    rules = run.rules(flips.rule.step, document)
+    order = [bounded.rule.name for bounded in rules]
     place = order.index(flips.rule.name) if flips.rule.name in order else None
-    fell = row.get("drop_rule")
+    fell = fell_in(document, flips.rule.step)
     if place is None or (fell is not None and (fell not in order or order.index(fell) < place)):
         return  # not asked of this language, or removed before
-    now = asked[place]
+    now = rules[place]
     bound = now.low if flips.side == LOW else now.high
     if bound is None and flips.language is None:
         return  # a language without this bound gets one only if it is named
     flips.documents += 1
-    flips.now[str(row.get("language"))] = bound
+    flips.now[document.language] = bound
     then = replace(now, low=flips.at) if flips.side == LOW else replace(now, high=flips.at)
-    passes = now.passes(row), then.passes(row)
+    passes = now.passes(document), then.passes(document)
     if None in passes:
         flips.unscored += 1
         return
@@ -159,21 +171,22 @@ def _judge(run: TextRun, flips: Flips, row: Row, nearest: Smallest[Row]) -> None
         flips.newly_removed += fell is None
         flips.relabelled += fell is not None
     elif passes == (False, True) and fell == now.rule.name:
-        becomes = next((one.rule.name for one in asked[place + 1 :] if one.passes(row) is False), None)
+        later = (bounded for bounded in rules[place + 1 :] if bounded.passes(document) is False)
+        becomes = next((bounded.rule.name for bounded in later), None)
         flips.newly_kept += 1
         flips.falls_later.update([becomes] if becomes else [])
     kind = _REMOVED if fell is None and becomes else _KEPT if fell == now.rule.name != becomes else None
     if kind is not None:
-        flips.by_language.setdefault(str(row.get("language")), Counter())[kind] += 1
-        flips.by_dump.setdefault(str(row.get("dump")), Counter())[kind] += 1
-    value = float(row[str(now.rule.column)])
-    nearest.offer(abs(value - flips.at), row["id"], partial(_sample, row, value, fell, becomes))
+        flips.by_language.setdefault(document.language, Counter())[kind] += 1
+        flips.by_dump.setdefault(document.dump, Counter())[kind] += 1
+    value = float(document.column(str(now.rule.column)))
+    nearest.offer(abs(value - flips.at), document.id, partial(_sample, document, value, fell, becomes))
 
 
-def _sample(row: Row, value: float, fell: str | None, becomes: str | None) -> Row:
+def _sample(document: Document, value: float, fell: str | None, becomes: str | None) -> Sample:
     now, then = (f"removed by {rule}" if rule else "kept" for rule in (fell, becomes))
-    about = {name: row.get(name) for name in ("id", "url", "language", "dump")}
-    return about | {"value": value, "now": now, "then": then, "text": str(row.get("text", ""))[:SAMPLE_CHARS]}
+    about = {"id": str(document.id), "url": document.url, "language": document.language, "dump": document.dump}
+    return about | {"value": value, "now": now, "then": then, "text": document.text[:SAMPLE_CHARS]}
 
 
 def _notes(run: TextRun, rule: Rule) -> list[str]:

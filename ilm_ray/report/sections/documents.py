@@ -27,7 +27,7 @@ def rules_and_samples(run: TextRun, seen: Look) -> list[Html]:
         page.heading("Rules"),
         page.note(
             f"Figures and samples from here on come from {page.number(seen.rows)} rows of {seen.files} of the "
-            f"{seen.all_files} files of documents: at most {FILES} files of a step and outcome, {ROWS} rows of each. "
+            f"{seen.all_files} files of documents: at most {FILES} files of a pass and outcome, {ROWS} rows of a fate. "
             "Samples are chosen by a hash of their ids. jobs/explain.py tells what another threshold would change, and "
             "why a document, named by its id or URL, stayed or fell."
         ),

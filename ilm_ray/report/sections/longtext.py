@@ -80,7 +80,7 @@ def look(folder: Path, thresholds: Thresholds) -> tuple[dict[tuple[str, str, str
             (line.fallen if fell == rule else line.passed).append(value)
             distance, bound = min((abs(value - bound), bound) for bound in bounds)
             at_line = line.fallen_at_line if fell == rule else line.passed_at_line
-            at_line.offer(distance, order(row["id"]), partial(dict, row, value=value, bound=bound))
+            at_line.offer(distance, order(int(row["id"])), partial(dict, row, value=value, bound=bound))
             if fell == rule:
                 break  # the rules behind it have not run
     return lines, count

@@ -7,7 +7,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ilm_ray.data.code.documents import Document, join_sections, repository_rows
+from ilm_ray.data.code.documents import JoinedFiles, join_sections, repository_documents
 from ilm_ray.data.code.files.detect import language_of
 from ilm_ray.data.code.files.forms import Form, section
 from ilm_ray.data.code.prompts import MAX_SUMMARY, file_prompt, prompted_documents, repository_prompt, summarize
@@ -27,9 +27,9 @@ def test_documents_hold_every_section_once_and_whole(texts: list[str], limit: in
     for document, following in itertools.pairwise(documents):  # full: the next section has no room
         head = following.spans[0]
         assert _words(document.text) + _words(following.text[head.start : head.end]) > limit
-    rows = list(repository_rows("repo", documents))
-    assert len({row["id"] for row in rows}) == len({row["url"] for row in rows}) == len(rows)
-    assert all(row["repository"] == "repo" for row in rows)
+    whole = list(repository_documents("repo", documents))
+    assert len({document.id for document in whole}) == len({document.url for document in whole}) == len(whole)
+    assert all(document.columns["repository"] == "repo" for document in whole)
 
 
 def test_special_tokens_in_code_are_counted_as_text() -> None:
@@ -78,7 +78,7 @@ def test_a_comment_full_of_white_space_is_summarized_at_once() -> None:
 def test_prompted_documents_are_depth_first_and_within_the_limit() -> None:
     graph = {"tool/cli.py": {"tool/core.py"}}
 
-    def made(limit: int) -> list[Document]:
+    def made(limit: int) -> list[JoinedFiles]:
         return list(prompted_documents("o/tool", _REPOSITORY, graph, _words, limit))
 
     (whole,) = made(1000)

@@ -10,6 +10,7 @@ from ilm_ray.base.jsonl import Row, read_jsonl, write_jsonl
 from ilm_ray.config import load_config
 from ilm_ray.data.code import pipeline
 from ilm_ray.data.code.pipeline import build_code_data
+from ilm_ray.data.documents.document import Document, read_documents
 from ilm_ray.run.journal import Journal
 from ilm_ray.run.stage import Context, Result
 
@@ -110,7 +111,7 @@ def test_files_that_fell_are_kept_without_secrets(local_ray: None, tmp_path: Pat
 def test_a_part_is_read_once_however_many_repositories_are_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    about = {"repository": "tree", "language": "python", "bytes": 6, "weight": 1.0}
+    about = {"url": "", "dump": "code", "repository": "tree", "language": "python", "weight": 1.0}
     part = tmp_path / "part.jsonl.zst"
     write_jsonl(part, ({**about, "id": n, "path": f"r{n}/a.py", "text": f"x = {n}\n"} for n in range(9)))
     found = [
@@ -118,11 +119,11 @@ def test_a_part_is_read_once_however_many_repositories_are_in_it(
     ]
     read = list[Path]()
 
-    def counting(path: Path) -> Iterator[Row]:
+    def counting(path: Path) -> Iterator[Document]:
         read.append(path)
-        return read_jsonl(path)
+        return read_documents(path)
 
-    monkeypatch.setattr(pipeline, "read_jsonl", counting)
+    monkeypatch.setattr(pipeline, "read_documents", counting)
     row = {"shard": 0, "repositories": json.dumps(found)}
     made = pipeline._write_shard(row, str(tmp_path), [str(part)], max_tokens=1000, min_lint_score=None)
     assert made["documents"] == 9 and read.count(part) == 1

@@ -34,7 +34,7 @@ def run_dir(folder: Path, files: int) -> Path:
     """A run whose text stage kept 50 documents in so many files, and whose code stage kept two."""
     for number in range(files):
         rows = [document(n) for n in range(50) if n * files // 50 == number]
-        write_jsonl(folder / "text" / "quality" / f"kept-{number:05d}.jsonl.zst", rows)
+        write_jsonl(folder / "text" / "final" / f"kept-{number:05d}.jsonl.zst", rows)
     code = [
         {"id": 1, "url": "repo#0", "dump": "code", "language": "code", "text": "def f():\n    return 1\n"},
         {"id": 2, "url": "repo#1", "dump": "code", "language": "code", "text": f"{CODE_LEAK}\nprint(9)\n"},
@@ -54,7 +54,7 @@ def run(folder: Path, *settings: str) -> dict[str, Any]:
 
 def rows(folder: Path, stage: str) -> list[dict[str, Any]]:
     return [
-        row
+        row | {"id": int(row["id"])}
         for path in sorted((folder / "decontamination").glob(f"removed-{stage}-*.jsonl.zst"))
         for row in read_jsonl(path)
     ]
@@ -113,7 +113,7 @@ def test_common_phrases_do_not_count_but_an_item_that_leaked_often_does(local_ra
     for number in range(20):
         more = LEAKED[0] if number < 14 else ""
         row = document(number + 100) | {"text": f"{document(number + 100)['text']}\n{shared}\n{more}"}
-        write_jsonl(tmp_path / "text/quality" / f"kept-{number:05d}.jsonl.zst", [row])
+        write_jsonl(tmp_path / "text/final" / f"kept-{number:05d}.jsonl.zst", [row])
     write_jsonl(tmp_path / "code" / "kept-00000.jsonl.zst", [])
     for stage in ("text", "code"):
         commit(tmp_path / stage, Manifest(stage, {}, {}))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from ilm_ray.base.jsonl import write_jsonl
+from ilm_ray.base.jsonl import batches
 from ilm_ray.config.data import TextConfig
 from ilm_ray.data.dedup.components import Edges, clusters, keepers, stars
 from ilm_ray.data.dedup.minhash import (
@@ -25,7 +25,9 @@ from ilm_ray.data.dedup.minhash import (
 )
 from ilm_ray.data.dedup.pipeline import Signed, find_duplicates
 from ilm_ray.data.documents import paths as layout
+from ilm_ray.data.documents.document import Document
 from ilm_ray.data.documents.language import tokens
+from ilm_ray.data.documents.passes import BATCH, FileTask
 from ilm_ray.data.documents.sources import FILE_BITS, ROW_BITS, Source
 from ilm_ray.data.web import steps
 
@@ -182,15 +184,11 @@ def test_verified_keepers_equal_a_loop_over_each_cluster() -> None:
 
 
 def signed(folder: Path, files: list[Source], texts: list[str], ids: list[int]) -> list[Signed]:
-    """Write the documents where Clean would and sign them."""
+    """Sign the documents as the first pass does."""
     for source in files:
-        mine = [
-            {"id": i, "text": t, "bytes": len(t)}
-            for i, t in zip(ids, texts, strict=True)
-            if i >> ROW_BITS == source.key
-        ]
-        write_jsonl(layout.outputs(folder, "clean", source.index)[0], mine)
-        steps.sign_file(source, folder, TextConfig())
+        mine = [Document(i, "", "", text=t) for i, t in zip(ids, texts, strict=True) if i >> ROW_BITS == source.key]
+        task = FileTask(source, folder, TextConfig())
+        assert sum(map(len, steps.sign(batches(mine, BATCH), task))) == len(mine)
     return [Signed(str(layout.signatures_path(folder, s.index)), s.key) for s in files]
 
 

@@ -73,7 +73,7 @@ def make_run(run: Path, tokenizer: Tokenizer) -> Made:
             row = {"id": len(rows) + 1, "url": url, "dump": dump, "language": language, "text": text}
             rows[row["id"]] = row
             documents.append(row)
-        folder = run / "text" / "quality" if stage == "text" else run / "code"
+        folder = run / "text" / "final" if stage == "text" else run / "code"
         write_jsonl(folder / f"kept-{number:05d}.jsonl.zst", documents)
         for split, part in (("train", documents[2:][::-1]), ("heldout", documents[1:2])):  # any order, and one fewer
             encoded = [np.array(tokenizer.encode(row["text"]), np.uint32) for row in part]

@@ -81,7 +81,7 @@ def test_marks_are_those_of_a_plain_computation(made: Made, scorers: Path, thres
         assert marks.dtype == bool and marks.tolist() == [fates[document] == "kept" for document in ids]
     assert len(list(folder.rglob("*.long.npy"))) == len(made.shards)
     present = {document for ids in made.shards.values() for document in ids}
-    rows = {row["id"]: row for path in folder.glob("*.jsonl.zst") for row in read_jsonl(path)}
+    rows = {int(row["id"]): row for path in folder.glob("*.jsonl.zst") for row in read_jsonl(path)}
     assert rows.keys() == {document for document in present if fates[document] != "short"}
     for document, row in rows.items():
         assert row.get("drop_rule", "kept") == fates[document]

@@ -62,7 +62,7 @@ def _code_rows() -> list[Row]:
 def run_dir(tmp_path: Path) -> Path:
     TOKENIZER.save(tmp_path / "tokenizer")
     for number, rows in enumerate(_text_rows()):
-        write_jsonl(tmp_path / "text" / "quality" / f"kept-{number:05d}.jsonl.zst", rows)
+        write_jsonl(tmp_path / "text" / "final" / f"kept-{number:05d}.jsonl.zst", rows)
     write_jsonl(tmp_path / "code" / "kept-00000.jsonl.zst", _code_rows())
     return tmp_path
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ilm_ray.base.jsonl import Row, read_jsonl
+from ilm_ray.data.documents.document import Document, read_documents
 from ilm_ray.data.documents.paths import STEPS
 from ilm_ray.report.explain import document as explain_document
 from ilm_ray.report.explain import threshold as explain_threshold
@@ -17,36 +17,46 @@ def finished(demo: Path) -> TextRun:
     return open_run(demo.parent)
 
 
-def rows(run: TextRun, step: str, outcome: str) -> list[Row]:
-    return [row for path in run.files(step, outcome) for row in read_jsonl(path)]
+def documents(run: TextRun, *folders: str) -> list[Document]:
+    """Of `final/kept` and the like."""
+    return [document for name in folders for path in run.files()[name] for document in read_documents(path)]
+
+
+def kept_by(run: TextRun, step: str) -> list[Document]:
+    """Documents that `step` left, whatever became of them later."""
+    place = STEPS.index(step)
+    fallen = documents(run, "cleaned/removed", "final/removed")
+    return [*documents(run, "final/kept"), *(each for each in fallen if STEPS.index(str(each.drop_step)) > place)]
 
 
 def test_one_document_of_every_fate(finished: TextRun) -> None:
-    one_of = {(step, row["drop_rule"]): row for step in STEPS for row in rows(finished, step, "removed")}
-    assert len(one_of) >= 8
-    for (step, rule), row in one_of.items():
-        (story,) = explain_document.stories(finished, str(row["id"]))
+    fallen = documents(finished, "cleaned/removed", "final/removed")
+    one_of = {(document.drop_step, document.drop_rule): document for document in fallen}
+    assert len(one_of) >= 8 and {step for step, _ in one_of} == set(STEPS)
+    for (step, rule), document in one_of.items():
+        (story,) = explain_document.stories(finished, str(document.id))
         assert story.fate == f"removed in {step} by {rule}"
         (check,) = (check for check in story.verdicts[-1].checks if check.outcome == "failed")
         assert check.rule == rule
-        assert row["id"] in {s.row["id"] for s in explain_document.stories(finished, row["url"])}
+        assert document.id in {s.document.id for s in explain_document.stories(finished, document.url)}
         if step == "dedup":
-            assert story.cluster is not None and story.cluster.keeper == row["duplicate_of"]
-            assert row["id"] in {member["id"] for member in story.cluster.members}
+            assert story.cluster is not None and story.cluster.keeper == document.duplicate_of
+            assert str(document.id) in {member["id"] for member in story.cluster.members}
             assert story.cluster.diff
-    kept = rows(finished, "quality", "kept")[0]
-    (story,) = explain_document.stories(finished, str(kept["id"]))
+    kept = documents(finished, "final/kept")[0]
+    (story,) = explain_document.stories(finished, str(kept.id))
     assert story.fate == "kept up to quality" and [v.step for v in story.verdicts] == list(STEPS)
 
 
 @pytest.mark.parametrize(("rule", "step"), [("fluency", "quality"), ("min_chars", "format")])
 def test_flips_are_those_of_the_rows(finished: TextRun, rule: str, step: str) -> None:
-    column = {"fluency": "fluency_score", "min_chars": "chars"}[rule]
+    column = {"fluency": "fluency_score", "min_chars": "extracted_chars"}[rule]
     now, _ = bounds(finished.settings, rule, "en")
     assert now is not None
-    at = sorted(row[column] for row in rows(finished, step, "kept"))[20]  # twenty fall, or more of equal value
+    values = sorted(document.columns[column] for document in kept_by(finished, step))
+    at = values[20]  # twenty fall, or more of equal value
     flips = explain_threshold.move(finished, rule, at, None, None, 5)
-    assert flips.newly_removed == sum(now <= row[column] < at for row in rows(finished, step, "kept")) > 0
+    assert flips.newly_removed == sum(now <= value < at for value in values) > 0
     assert flips.newly_kept == 0
     unmoved = explain_threshold.move(finished, rule, now, None, None, 0)
     assert (unmoved.newly_removed, unmoved.newly_kept, unmoved.relabelled) == (0, 0, 0)

@@ -11,11 +11,13 @@ import pytest
 from demo import DATA
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import temporary_path
-from ilm_ray.base.jsonl import read_jsonl, sha256_of, write_jsonl
+from ilm_ray.base.jsonl import read_jsonl, sha256_of
 from ilm_ray.config import load_config
 from ilm_ray.config.data import TextConfig
 from ilm_ray.data.dedup.minhash import catch_probability, shingle_hashes
 from ilm_ray.data.documents import paths as layout
+from ilm_ray.data.documents.document import Document, read_documents
+from ilm_ray.data.documents.passes import FileTask
 from ilm_ray.data.documents.sources import Source, find_sources
 from ilm_ray.data.web import pipeline, steps
 from ilm_ray.data.web.classifiers import card
@@ -39,39 +41,40 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
+def documents(folder: Path, *patterns: str) -> list[Document]:
+    return [each for pattern in patterns for path in sorted(folder.glob(pattern)) for each in read_documents(path)]
+
+
 def test_each_kind_of_page_ends_where_it_belongs(demo: Path) -> None:
     with (DATA / "truth.csv").open(newline="") as lines:
         kinds = {(row["url"], row["dump"]): row["kind"] for row in csv.DictReader(lines)}
     fate: dict[str, list[str]] = defaultdict(list)
-    for step in layout.STEPS:
-        for path in sorted((demo / step).glob("removed-*.jsonl.zst")):
-            for row in read_jsonl(path):
-                fate[kinds[row["url"], row["dump"]]].append(row["drop_rule"])
-    kept = [row for path in sorted((demo / "quality").glob("kept-*.jsonl.zst")) for row in read_jsonl(path)]
-    for row in kept:
-        fate[kinds[row["url"], row["dump"]]].append("kept")
+    kept = documents(demo, "final/kept-*")
+    for document in (*documents(demo, "*/removed-*"), *kept):
+        fate[kinds[document.url, document.dump]].append(document.drop_rule or "kept")
     for kind in ("article_en", "article_zh", "code"):
         assert fate[kind].count("kept") >= 0.97 * len(fate[kind]), (kind, fate[kind])
     for kind in ("advertisement", "toxic", "adult", "garbled", "symbols", "repeated", "short"):
         assert fate[kind].count("kept") <= 0.1 * len(fate[kind]), (kind, fate[kind])
     assert set(fate["exact_duplicate"]) == {"exact_duplicate"}
-    assert len({row["id"] for row in kept}) == len(kept)
-    assert {row["language"] for row in kept} == {"en", "zh"}
+    assert len({document.id for document in kept}) == len(kept)
+    assert {document.language for document in kept} == {"en", "zh"}
+    assert all(document.title and document.line_num == len(document.text.splitlines()) for document in kept)
 
 
 def test_near_copies_are_caught_at_the_rate_of_the_curve(demo: Path) -> None:
     with (DATA / "truth.csv").open(newline="") as lines:
         near = {(r["url"], r["dump"]) for r in csv.DictReader(lines) if r["kind"] == "near_duplicate"}
-    rows = [row for path in (demo / "clean").glob("kept-*.jsonl.zst") for row in read_jsonl(path)]
-    removed = {row["id"] for path in (demo / "dedup").glob("removed-*.jsonl.zst") for row in read_jsonl(path)}
-    grams = {row["id"]: set(shingle_hashes(row["text"], 5).tolist()) for row in rows}
+    cleaned = documents(demo, "cleaned/kept-*")
+    removed = {document.id for document in documents(demo, "final/removed-*") if document.drop_step == "dedup"}
+    grams = {document.id: set(shingle_hashes(document.text, 5).tolist()) for document in cleaned}
     chances, caught = [], 0
-    for row in rows:
-        if (row["url"], row["dump"]) in near:
-            mine = grams[row["id"]]
-            others = (grams[other] for other in grams if other < row["id"])
+    for document in cleaned:
+        if (document.url, document.dump) in near:
+            mine = grams[document.id]
+            others = (grams[other] for other in grams if other < document.id)
             chances.append(catch_probability(max(len(mine & o) / len(mine | o) for o in others), 14, 9))
-            caught += row["id"] in removed
+            caught += document.id in removed
     assert len(chances) > 10
     # One close copy is enough to catch a document; several only help.
     assert caught >= sum(chances) - 3 * sum(p * (1 - p) for p in chances) ** 0.5
@@ -82,14 +85,31 @@ def test_the_funnel_adds_up_to_the_files(demo: Path) -> None:
     for before, after in zip(layout.STEPS, layout.STEPS[1:], strict=False):
         left = sum(row["documents"] for row in funnel if row["step"] == before and row["rule"] == "kept")
         assert left == sum(row["documents"] for row in funnel if row["step"] == after)
-    for step in layout.STEPS:
-        for rule in {row["rule"] for row in funnel if row["step"] == step}:
-            pattern = "kept-*" if rule == "kept" else "removed-*"
-            rows = [row for path in (demo / step).glob(pattern) for row in read_jsonl(path)]
-            mine = [row for row in rows if row.get("drop_rule", "kept") == rule]
-            counted = [row for row in funnel if row["step"] == step and row["rule"] == rule]
-            assert len(mine) == sum(row["documents"] for row in counted)
-            assert sum(len(row["text"].encode()) for row in mine) == sum(row["bytes"] for row in counted)
+    counted: Counter[tuple[str, str]] = Counter()
+    size: Counter[tuple[str, str]] = Counter()
+    for row in funnel:
+        counted[row["step"], row["rule"]] += row["documents"]
+        size[row["step"], row["rule"]] += row["bytes"]
+    for part, last in (("cleaned", "clean"), ("final", "quality")):
+        for document in documents(demo, f"{part}/*-*.jsonl.zst"):
+            key = document.drop_step or last, document.drop_rule or "kept"
+            counted[key] -= 1
+            size[key] -= len(document.text.encode())
+    # Between the steps of a pass nothing is written.
+    left = {key for key in counted if key[1] == "kept" and key[0] not in ("clean", "quality")}
+    assert {key for key, count in counted.items() if count} == left == {key for key in size if size[key]}
+
+
+def test_a_text_is_written_once_before_and_once_after_deduplication(demo: Path) -> None:
+    """Every document of Format lies in one file of the first pass, and what passed in one of the second."""
+    first, last = (documents(demo, f"{part}/*-*.jsonl.zst") for part in ("cleaned", "final"))
+    assert len({document.id for document in first}) == len(first) == 321
+    passed = {document.id: document.text for document in first if document.drop_rule is None}
+    assert {document.id: document.text for document in last} == passed and len(last) == len(passed)
+    texts = {str(path.parent.relative_to(demo)) for path in demo.rglob("*.jsonl.zst") if path.parent != demo}
+    assert texts == {"cleaned", "final", "dedup"}  # of `dedup` the list of replaced ids
+    row = next(read_jsonl(layout.outputs(demo, "final", 0)[0]))
+    assert isinstance(row["id"], str) and int(row["id"]) > 2**53  # what jq and browsers would round
 
 
 def test_live_metrics_count_every_step_once(demo: Path, demo_counts: Counts) -> None:
@@ -102,24 +122,24 @@ def test_live_metrics_count_every_step_once(demo: Path, demo_counts: Counts) -> 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(demo: Path, tmp_path: Path) -> None:
     before = contents(demo)
-    untouched = layout.outputs(demo, "format", 2)[0]
+    untouched = layout.outputs(demo, "cleaned", 2)[0]
     stamp = untouched.stat().st_mtime_ns
     (demo / "manifest.json").rename(tmp_path / "manifest.json")
     work = json.loads((tmp_path / "manifest.json").read_text())
     # What a kill leaves behind: the marker of work in progress, some files, half a temporary one.
     (demo / IN_PROGRESS).write_text(digest([work["settings"], work["inputs"]]))
     for path in (
-        layout.outputs(demo, "format", 1)[0],
-        layout.outputs(demo, "clean", 1)[2],
+        layout.outputs(demo, "cleaned", 0)[0],
+        layout.outputs(demo, "cleaned", 1)[2],
         layout.signatures_path(demo, 3),
         layout.drops_path(demo, 0),
-        layout.outputs(demo, "safe", 2)[1],
+        layout.outputs(demo, "final", 2)[1],
         demo / "funnel.json",
         layout.model_path(demo, "fluency") / "card.json",
     ):
         path.unlink()
-    kept = layout.outputs(demo, "safe", 2)[0]
-    half = temporary_path(layout.outputs(demo, "safe", 2)[1])
+    kept = layout.outputs(demo, "final", 2)[0]
+    half = temporary_path(layout.outputs(demo, "final", 2)[1])
     half.write_bytes(kept.read_bytes()[: kept.stat().st_size // 2])
     run(demo.parent)
     assert not half.exists()
@@ -156,12 +176,9 @@ def test_tasks_read_the_lists_of_the_stages_folder(tmp_path: Path) -> None:
             layout.model_path(tmp_path, name)
         )
         (layout.model_path(tmp_path, name) / card.FILE).write_text('{"kind": "linear"}')
-    row = {"url": "https://a.test", "language": "en", "dump": "d", "bytes": 1}
-    write_jsonl(layout.outputs(tmp_path, "dedup", 0)[0], [row | {"text": t} for t in ("a saucy word", "a word")])
-    steps.safe_file(Source(0, 0, 0, "d", "0.warc"), tmp_path, config)
-    assert layout.kept_and_removed(tmp_path, "safe", 0) == {"kept": 1, "removed": 1}
-    (removed,) = read_jsonl(layout.outputs(tmp_path, "safe", 0)[1])
-    assert (removed["drop_rule"], removed["drop_value"]) == ("blocked_word", "saucy")
+    batch = [Document(n, "https://a.test", "d", text=text) for n, text in enumerate(("a saucy word", "a word"))]
+    ((removed, kept),) = steps.safe(iter([batch]), FileTask(Source(0, 0, 0, "d", "0.warc"), tmp_path, config))
+    assert (removed.drop_rule, removed.drop_value, kept.drop_rule) == ("blocked_word", "saucy", None)
 
 
 def test_extraction_reaches_the_gold_texts(shared_data: Path) -> None:

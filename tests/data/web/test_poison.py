@@ -15,9 +15,9 @@ import pytest
 from demo import warc as writer
 from ilm_ray.config.data import TextConfig
 from ilm_ray.data.documents.sources import find_sources
-from ilm_ray.data.web.format import rows as format_module
+from ilm_ray.data.web.format import documents as format_module
+from ilm_ray.data.web.format.documents import format_documents
 from ilm_ray.data.web.format.extract import Extractor
-from ilm_ray.data.web.format.rows import format_rows
 from tests.data.web.test_warc import HTML, STAMP
 
 WORDS = "The miller opens the gate every morning and lets the water run over the wheel of the old mill. "
@@ -124,16 +124,16 @@ def test_every_case_is_counted_and_its_neighbours_are_whole(poison: Path, monkey
     counts: Counter[str] = Counter()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with Watch() as watch:
-        rows = {row["url"].removeprefix("https://poison.test/"): row for row in format_rows(source, config, counts)}
+        rows = {row.url.removeprefix("https://poison.test/"): row for row in format_documents(source, config, counts)}
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < PARENT_MB * 1024
     assert watch.most < MEMORY + (100 << 20)
     for name, (*_, rules) in cases().items():
-        assert rows[name].get("drop_rule", "kept") in rules, (name, rows[name].get("drop_rule"))
+        assert (rows[name].drop_rule or "kept") in rules, (name, rows[name].drop_rule)
     for number in range(len(cases()) + 1):
         row = rows[f"good/{number}"]
-        assert "drop_rule" not in row and row["text"].count(WORDS.strip()) == 12, number
-    assert CHINESE in rows["wrong-charset"]["text"] and rows["wrong-charset"]["charset"] == "gb18030"
-    assert WORDS.strip() in rows["surrogates"]["text"] and WORDS.strip() in rows["control"]["text"]
+        assert row.drop_rule is None and row.text.count(WORDS.strip()) == 12, number
+    assert CHINESE in rows["wrong-charset"].text and rows["wrong-charset"].charset == "gb18030"
+    assert WORDS.strip() in rows["surrogates"].text and WORDS.strip() in rows["control"].text
     assert counts == {"response": 2 * len(cases()) + 1}
 
 
@@ -145,8 +145,8 @@ def test_outcomes_are_the_same_again_and_out_of_order(poison: Path, monkeypatch:
 
     def outcomes(path: Path) -> Iterator[tuple[str, str, str]]:
         (source,) = find_sources(str(path))
-        for row in format_rows(source, config, Counter()):
-            yield row["url"], row.get("drop_rule", "kept"), row["text"]
+        for row in format_documents(source, config, Counter()):
+            yield row.url, row.drop_rule or "kept", row.text
 
     together = list(outcomes(poison))
     alone = []

@@ -18,7 +18,9 @@ OLD, NEW = "CC-MAIN-2024-10", "CC-MAIN-2024-33"
 
 
 def survivors(text: Path) -> set[int]:
-    return {row["id"] for path in (text / "dedup").glob("kept-*") for row in read_jsonl(path)}
+    """Documents that Dedup left, whatever became of them later."""
+    judged = (row for path in (text / "final").glob("*-*.jsonl.zst") for row in read_jsonl(path))
+    return {int(row["id"]) for row in judged if row.get("drop_step") != "dedup"}
 
 
 @pytest.fixture(scope="module")
@@ -31,19 +33,19 @@ def test_the_outcome_is_that_of_one_run_over_both(demo: Path, tmp_path: Path, ve
     setting = f"text.verify={verify}"
     old = run(tmp_path / "old", f"input={DATA}/web/{OLD}/*.warc.gz", setting)
     before = survivors(old)
-    for step in ("format", "clean", "safe", "quality"):  # the text of the old dump cannot be read any more
-        shutil.rmtree(old / step)
+    for name in ("cleaned", "final"):  # the text of the old dump cannot be read any more
+        shutil.rmtree(old / name)
     new = run(tmp_path / "new", f"input={DATA}/web/{NEW}/*.warc.gz", f"text.previous=[{old.parent}]", setting)
     both = demo if verify == "false" else run(tmp_path / "both", f"input={DATA}/web/*/*.warc.gz", setting)
     replaced = list(read_jsonl(layout.replaced_path(new)))
-    gone = {row["id"] for row in replaced}
+    gone = {int(row["id"]) for row in replaced}
     assert len(gone) > 5 and gone <= before
     assert (before - gone) | survivors(new) == survivors(both)
     # The newest copy stays: a document of the new dump replaces each of them.
-    assert {row["duplicate_of"] for row in replaced} <= survivors(new)
+    assert {int(row["duplicate_of"]) for row in replaced} <= survivors(new)
     assert {row["dump"] for row in replaced} == {OLD} and {row["run"] for row in replaced} == {str(old.parent)}
     files = {source.path: source for source in find_sources(f"{DATA}/web/{OLD}/*.warc.gz")}
-    assert all(files[row["file"]].document_id(row["row"]) == row["id"] for row in replaced)
+    assert all(files[row["file"]].document_id(row["row"]) == int(row["id"]) for row in replaced)
 
 
 def test_an_old_dump_that_comes_late_loses_to_the_newer_one(demo: Path, tmp_path: Path) -> None:
@@ -92,9 +94,9 @@ def test_a_real_dump_against_two_finished_ones(shared_data: Path, local_ray: Non
     both = run(tmp_path / "all", f"input={shared_data}/web/CC-MAIN-*/*.warc.gz", "text.languages=null")
     lists = [list(read_jsonl(layout.replaced_path(text))) for text in runs]
     print({dump: len(found) for dump, found in zip(dumps, lists, strict=True)})
-    gone = {row["id"] for found in lists for row in found}
+    gone = {int(row["id"]) for found in lists for row in found}
     assert not lists[0] and lists[1] and {row["dump"] for row in lists[2]} == set(dumps[:2])
     assert set.union(*map(survivors, runs)) - gone == survivors(both)
     # Of the new dump alone documents were read: those of the old ones lie in their own runs.
-    read = {row["dump"] for path in (runs[2] / "format").glob("*-*.jsonl.zst") for row in read_jsonl(path)}
+    read = {row["dump"] for path in (runs[2] / "cleaned").glob("*-*.jsonl.zst") for row in read_jsonl(path)}
     assert read == {dumps[2]}

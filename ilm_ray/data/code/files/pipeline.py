@@ -51,7 +51,7 @@ def prepare_files(folder: Path, config: CodeConfig) -> Prepared:
 
     def code_read(row: dict[str, Any]) -> dict[str, int]:  # Ray shows these functions by their names
         steps.read_part(row["number"], part_of(json.loads(row["part"])), folder, config)
-        return kept_and_removed(folder, "read", row["number"])
+        return kept_and_removed(folder, "read", row["number"], "read")
 
     items = [{"number": n, "part": json.dumps(jsonable(part))} for n, part in enumerate(parts)]
     for done in _each(items, "read", code_read):
@@ -66,7 +66,7 @@ def prepare_files(folder: Path, config: CodeConfig) -> Prepared:
 
     def code_quality(row: dict[str, Any]) -> dict[str, int]:
         steps.quality_part(row["number"], folder, config, shares, licences)
-        return kept_and_removed(folder, "quality", row["number"])
+        return kept_and_removed(folder, "quality", row["number"], "quality")
 
     for done in _each([{"number": n} for n in numbers], "quality", code_quality):
         progress.update(len(parts) + done)

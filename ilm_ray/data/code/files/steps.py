@@ -1,7 +1,7 @@
 """What the code stage does with one part: pure functions from files to files, skipped where their output is complete.
 
-`read`: bytes -> rows with text, language, licence header and scores, and signatures. `quality`: duplicates fall, tiers
-and weights come. Rows are those of web text: what falls is kept beside with `drop_rule`, `drop_value`, `threshold`.
+`read`: bytes -> documents with text, language, licence header and scores, and signatures. `quality`: duplicates fall,
+tiers and weights come. What falls is kept beside with `drop_rule`, `drop_value`, `threshold`, as of web text.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ilm_ray.base.files import write_text_atomic
-from ilm_ray.base.jsonl import JsonlWriter, Row, batches, read_jsonl
+from ilm_ray.base.jsonl import JsonlWriter, batches
 from ilm_ray.config.data import CodeConfig
 from ilm_ray.data.code.files import licences
 from ilm_ray.data.code.files.entries import Entry
@@ -25,9 +25,9 @@ from ilm_ray.data.code.files.scores import HIGH, LOW, MODERATE, TIERS, low_quali
 from ilm_ray.data.code.files.selection import limits
 from ilm_ray.data.code.files.tokens import canonical
 from ilm_ray.data.code.files.trees import Part, Tree, read_tree
-from ilm_ray.data.dedup.drops import load_drops
+from ilm_ray.data.dedup.drops import judge_copy, load_drops
 from ilm_ray.data.dedup.minhash import bands_and_rows, sign_batch
-from ilm_ray.data.documents.document import Verdict, judged, sized
+from ilm_ray.data.documents.document import Document, Verdict, read_documents
 from ilm_ray.data.documents.funnel import Funnel
 from ilm_ray.data.documents.paths import drops_path, is_done, outputs, save_arrays, signatures_path
 from ilm_ray.data.documents.sources import ROW_BITS
@@ -46,17 +46,17 @@ def read_part(number: int, part: Part, folder: Path, config: CodeConfig) -> None
     if is_done(folder, "read", number) and signatures_path(folder, number).is_file():
         return
     texts: dict[str, str] = {}
-    found: list[tuple[int, str]] = []
+    kept: list[tuple[int, str]] = []
 
-    def rows() -> Iterator[Row]:
-        for place, row in enumerate(_read_rows(part, config, texts)):
-            row["id"] = number << ROW_BITS | place
-            if "drop_rule" not in row:
-                found.append((row["id"], row["text"]))
-            yield row
+    def documents() -> Iterator[Document]:
+        for place, document in enumerate(_read_files(part, config, texts)):
+            document.id = number << ROW_BITS | place
+            if document.drop_rule is None:
+                kept.append((document.id, document.text))
+            yield document
 
-    _write(folder, "read", number, rows, lambda: {"licences": texts})
-    _sign(found, signatures_path(folder, number), config)
+    _write(folder, "read", number, documents, lambda: {"licences": texts})
+    _sign(kept, signatures_path(folder, number), config)
 
 
 def quality_part(
@@ -69,33 +69,32 @@ def quality_part(
     if is_done(folder, "quality", number):
         return
 
-    def rows() -> Iterator[Row]:
+    def documents() -> Iterator[Document]:
         drops = load_drops(drops_path(folder, number))
         place = {file: position for position, file in enumerate(drops.ids.tolist())}
-        for batch in batches(read_jsonl(outputs(folder, "read", number)[0]), BATCH):
+        for batch in batches(read_documents(outputs(folder, "read", number)[0]), BATCH):
             tiers = _tiers(batch, folder, config)
             linted = _lint(batch, place.keys(), config)
-            for row, (tier, verdict, about) in zip(batch, tiers, strict=True):
-                row["licence"] = row["licence"] or licences.folder_licence(
-                    row["path"], texts.get(row["repository"], {})
+            for document, (tier, verdict, about) in zip(batch, tiers, strict=True):
+                columns = document.columns
+                columns["licence"] = columns["licence"] or licences.folder_licence(
+                    columns["path"], texts.get(columns["repository"], {})
                 )
-                if (position := place.get(row["id"])) is not None:
-                    alike = round(float(drops.similarity[position]), 4)
-                    row |= {"duplicate_of": int(drops.duplicate_of[position]), "similarity": alike}
-                    exact = bool(drops.exact[position])
-                    rule, threshold = ("exact_duplicate", None) if exact else ("near_duplicate", config.threshold)
-                    yield judged(row, Verdict(rule, alike, threshold))
+                if judge_copy(document, place.get(document.id), drops, config.threshold):
+                    yield document
                     continue
-                row |= about | linted.get(row["id"], {})
-                rare = shares.get(row["language"], 0.0) < config.low_resource_share
+                columns |= about | linted.get(document.id, {})
+                rare = shares.get(document.language, 0.0) < config.low_resource_share
                 if tier == LOW and not rare:
-                    yield judged(row | {"tier": LOW, "weight": 0.0}, verdict)
-                    continue
-                kept = MODERATE if tier == LOW else tier
-                weight = config.high_weight if kept == HIGH else config.moderate_weight
-                yield row | {"tier": kept, "weight": weight, "low_resource": tier == LOW}
+                    columns |= {"tier": LOW, "weight": 0.0}
+                    document.judge(verdict)
+                else:
+                    kept = MODERATE if tier == LOW else tier
+                    weight = config.high_weight if kept == HIGH else config.moderate_weight
+                    columns |= {"tier": kept, "weight": weight, "low_resource": tier == LOW}
+                yield document
 
-    _write(folder, "quality", number, rows, dict)
+    _write(folder, "quality", number, documents, dict)
 
 
 def language_bytes(folder: Path, number: int) -> Counter[str]:
@@ -107,98 +106,105 @@ def language_bytes(folder: Path, number: int) -> Counter[str]:
     return counts
 
 
-def _read_rows(part: Part, config: CodeConfig, texts: dict[str, str]) -> Iterator[Row]:
-    """A row for each entry, in the order of the entries; `texts` gathers the licences of folders."""
+def _read_files(part: Part, config: CodeConfig, texts: dict[str, str]) -> Iterator[Document]:
+    """A document for each entry, in the order of the entries; `texts` gathers the licences of folders."""
     fallen = {e.path: v for e in part.entries if (v := path_verdict(e.path, e.size, config.max_file_bytes)) is not None}
     wanted = [entry for entry in part.entries if entry.path not in fallen]
     place = {entry.path: number for number, entry in enumerate(part.entries)}
-    ready: dict[int, Row] = {place[path]: judged(_blank(part.tree, path), verdict) for path, verdict in fallen.items()}
+    ready = {place[path]: _blank(part.tree, path, verdict) for path, verdict in fallen.items()}
     due = 0
     for entry, content in read_tree(part.tree, wanted, limits(config)):
-        ready[place[entry.path]] = _row(part.tree, entry, content, config, texts)
+        ready[place[entry.path]] = _file(part.tree, entry, content, config, texts)
         while due in ready:
             yield ready.pop(due)
             due += 1
     yield from (ready[number] for number in sorted(ready))
 
 
-def _row(tree: Tree, entry: Entry, content: bytes, config: CodeConfig, texts: dict[str, str]) -> Row:
-    row = _blank(tree, entry.path)
+def _file(tree: Tree, entry: Entry, content: bytes, config: CodeConfig, texts: dict[str, str]) -> Document:
     if len(content) > config.max_file_bytes:  # the archive's own figure was wrong
-        return judged(row, Verdict("file_bytes", len(content), config.max_file_bytes))
+        return _blank(tree, entry.path, Verdict("file_bytes", len(content), config.max_file_bytes))
     text, language, verdict = judge_content(entry.path, content)
-    row["language"] = row["source_language"] = language or UNKNOWN
+    document = _blank(tree, entry.path, None)
+    document.language = document.columns["source_language"] = language or UNKNOWN
     if is_licence(entry.path) and text:
-        texts[entry.path.rpartition("/")[0]] = found = licences.text_licence(text)
-        verdict = Verdict("licence_text", found, None)
+        texts[entry.path.rpartition("/")[0]] = licence = licences.text_licence(text)
+        verdict = Verdict("licence_text", licence, None)
     if verdict is None:
         try:
             form = convert(text, language)
         except Unconvertible as error:
             verdict = Verdict("unconvertible", str(error), None)
     if verdict is not None:  # what falls is kept beside, and read by people: without secrets too
-        return judged(row | sized(mask(text).text), verdict)
+        document.set_text(mask(text).text)
+        document.judge(verdict)
+        return document
     masked = mask(form.text)
-    return row | sized(masked.text) | scores(masked.text, form.language) | {
-        "language": form.language,
+    document.language = form.language
+    document.set_text(masked.text)
+    document.columns |= scores(masked.text, form.language) | {
         "licence": licences.header_licence(text),
         "masked_emails": masked.emails,
         "masked_ips": masked.ips,
         "masked_secrets": masked.secrets,
-    }  # fmt: skip
+    }
+    return document
 
 
-def _blank(tree: Tree, path: str) -> Row:
-    names = {"repository": tree.name, "path": path, "url": f"{tree.name}/{path}", "dump": "code"}
-    return names | {"language": UNKNOWN, "source_language": UNKNOWN} | sized("")
+def _blank(tree: Tree, path: str, verdict: Verdict | None) -> Document:
+    names = {"repository": tree.name, "path": path, "source_language": UNKNOWN}
+    document = Document(0, f"{tree.name}/{path}", "code", columns=names)
+    document.judge(verdict)
+    return document
 
 
-def _tiers(batch: list[Row], folder: Path, config: CodeConfig) -> list[tuple[str, Verdict | None, Row]]:
-    """(tier, why it is low, columns) of each row: the rules', or the model's where its language passed the bar."""
-    found: list[tuple[str, Verdict | None, Row]] = []
-    for row in batch:
-        found.append((rule_tier(row, row["language"]), low_quality(row, row["language"]), {"scorer": "rules"}))
+def _tiers(batch: list[Document], folder: Path, config: CodeConfig) -> list[tuple[str, Verdict | None, dict[str, Any]]]:
+    """(tier, why it is low, columns) of each file: the rules', or the model's where its language passed the bar."""
+    tiers: list[tuple[str, Verdict | None, dict[str, Any]]] = []
+    for document in batch:
+        defect = low_quality(document.columns, document.language)
+        tiers.append((rule_tier(document.columns, document.language), defect, {"scorer": "rules"}))
     if config.scorer is None:
-        return found
+        return tiers
     card = json.loads((folder / "scorer" / "card.json").read_text(encoding="utf-8"))
     passing = {language for language, about in card["languages"].items() if about["passes"]}
     # What the rules call low stays low: they name defects, the model a degree.
-    asked = [i for i, row in enumerate(batch) if row["language"] in passing and found[i][0] != LOW]
-    if asked:
+    scored = [i for i, document in enumerate(batch) if document.language in passing and tiers[i][0] != LOW]
+    if scored:
         from ilm_ray.data.code.files.scorer import (
             Scorer,
             vectorise,
         )  # brings scikit-learn: seconds that the rules need not
 
         model = Scorer.load(folder / "scorer" / "scorer.npz")
-        for i, chances in zip(asked, model.probabilities(vectorise([batch[i]["text"] for i in asked])), strict=True):
+        for i, chances in zip(scored, model.probabilities(vectorise([batch[i].text for i in scored])), strict=True):
             tier = TIERS[int(chances.argmax())]
             columns = {"scorer": "model", "model_score": round(float(chances[1] / 2 + chances[2]), 4)}
             verdict = Verdict("model_low", round(float(chances[0]), 4), None) if tier == LOW else None
-            found[i] = (tier, verdict, columns)
-    return found
+            tiers[i] = (tier, verdict, columns)
+    return tiers
 
 
-def _lint(batch: list[Row], duplicates: Set[int], config: CodeConfig) -> dict[int, Row]:
+def _lint(batch: list[Document], duplicates: Set[int], config: CodeConfig) -> dict[int, dict[str, Any]]:
     """Id -> lint columns of the Python files that are no duplicates; none where nobody asks for them."""
     if config.min_lint_score is None:
         return {}
-    asked = [row for row in batch if row["language"] == PYTHON and row["id"] not in duplicates]
-    found = lint_files([row["text"] for row in asked])
+    python = [document for document in batch if document.language == PYTHON and document.id not in duplicates]
+    linted = lint_files([document.text for document in python])
     return {
-        row["id"]: {"lint_score": lint.score, "lint_found": list(lint.found)}
-        for row, lint in zip(asked, found, strict=True)
+        document.id: {"lint_score": lint.score, "lint_found": list(lint.found)}
+        for document, lint in zip(python, linted, strict=True)
     }
 
 
-def _sign(found: list[tuple[int, str]], path: Path, config: CodeConfig) -> None:
+def _sign(files: list[tuple[int, str]], path: Path, config: CodeConfig) -> None:
     bands, width = bands_and_rows(max(config.threshold - BAND_MARGIN, 0.1), HASHES)
     parts = [sign_batch([], NGRAM, HASHES, bands, width)]
-    for batch in batches(found, BATCH):
+    for batch in batches(files, BATCH):
         parts.append(sign_batch([canonical(text) for _, text in batch], NGRAM, HASHES, bands, width))
     save_arrays(
         path,
-        ids=np.array([file for file, _ in found], np.uint64),
+        ids=np.array([file for file, _ in files], np.uint64),
         exact=np.concatenate([part.exact for part in parts]),
         bands=np.concatenate([part.bands for part in parts]),
         signatures=np.concatenate([part.signatures for part in parts]),
@@ -206,13 +212,19 @@ def _sign(found: list[tuple[int, str]], path: Path, config: CodeConfig) -> None:
 
 
 def _write(
-    folder: Path, step: str, number: int, rows: Callable[[], Iterable[Row]], about: Callable[[], dict[str, Any]]
+    folder: Path,
+    step: str,
+    number: int,
+    documents: Callable[[], Iterable[Document]],
+    about: Callable[[], dict[str, Any]],
 ) -> None:
-    """Split rows into kept and removed, count them, and write the three files, the statistics last."""
+    """Split documents into kept and removed, count them, and write the three files, the statistics last."""
     kept_path, removed_path, stats = outputs(folder, step, number)
     funnel = Funnel()
     with JsonlWriter(kept_path) as kept, JsonlWriter(removed_path) as removed:
-        for row in rows():
-            funnel.add(step, row)
-            (removed if "drop_rule" in row else kept).write(row)
+        for document in documents():
+            funnel.add(step, document.drop_rule, document.language, document.dump, document.bytes)
+            if document.drop_rule is not None:
+                document.drop_step = step
+            (removed if document.drop_rule else kept).write(document.row())
     write_text_atomic(stats, json.dumps({"funnel": funnel.rows(), **about()}, sort_keys=True))

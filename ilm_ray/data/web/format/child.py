@@ -29,7 +29,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Extracted:
-    """What came of a page: text, or why there is none.
+    """What came of a page: text and the page's title, or why there is none.
 
     `failure`: no_text, extract_timeout, extract_crash, extract_memory, or, unless the page is a checked one,
     `prepass`: prepass_empty, prepass_language.
@@ -39,6 +39,7 @@ class Extracted:
     charset: str | None = None
     failure: str | None = None
     prepass: str | None = None
+    title: str = ""  # one line
 
 
 Work = Callable[[Page], Extracted]
@@ -52,8 +53,8 @@ def pack_page(page: Page) -> bytes:
 
 def unpack_answer(data: bytes) -> tuple[Extracted, int]:
     """(what came of the page, bytes of memory the child then had)."""
-    failure, charset, prepass, resident, text = data.decode("utf-8").split("\n", 4)
-    return Extracted(text, charset or None, failure or None, prepass or None), int(resident)
+    failure, charset, prepass, resident, title, text = data.decode("utf-8").split("\n", 5)
+    return Extracted(text, charset or None, failure or None, prepass or None, title), int(resident)
 
 
 def serve(work: Work, cpu_s: float, memory_bytes: int) -> None:
@@ -89,15 +90,15 @@ def serve(work: Work, cpu_s: float, memory_bytes: int) -> None:
 def read_page(page: Page, prepass: bool = False, languages: list[str] | None = None, min_chars: int = 0) -> Extracted:
     """Decode, pre-pass if wanted, main text."""
     from ilm_ray.data.web.format.charset import decode
-    from ilm_ray.data.web.format.maintext import main_text
+    from ilm_ray.data.web.format.maintext import title_and_text
     from ilm_ray.data.web.format.prepass import thrown_out
 
     html, charset = decode(page.body, page.charset)
     rule = thrown_out(html, languages, min_chars) if prepass else None
     if rule is not None and not page.checked:
         return Extracted("", charset, rule, rule)
-    text = main_text(html) or ""
-    return Extracted(text, charset, None if text.strip() else "no_text", rule)
+    title, text = title_and_text(html)
+    return Extracted(text, charset, None if text.strip() else "no_text", rule, title)
 
 
 def _next_page(source: BinaryIO) -> Page | None:
@@ -109,8 +110,8 @@ def _next_page(source: BinaryIO) -> Page | None:
 
 
 def _answer(target: BinaryIO, extracted: Extracted, resident: int) -> None:
-    fields = (extracted.failure or "", extracted.charset or "", extracted.prepass or "", str(resident), extracted.text)
-    data = "\n".join(fields).encode("utf-8", "replace")
+    about = (extracted.failure or "", extracted.charset or "", extracted.prepass or "", str(resident), extracted.title)
+    data = "\n".join((*about, extracted.text)).encode("utf-8", "replace")
     target.write(HEADER.pack(len(data)) + data)
     target.flush()
 

@@ -19,6 +19,8 @@ import trafilatura
 from lxml.html import HtmlElement
 from trafilatura.settings import Extractor
 
+from ilm_ray.data.documents.language import interchange
+
 # Chosen on one half of the annotated pages, checked on the other (benchmarks/extraction.py).
 DOUBT_CHARS = 1000  # a text shorter than this
 DOUBT_SHARE = 0.2  # and shorter than this share of what the page shows is doubtful
@@ -35,13 +37,29 @@ _NO_CHARACTERS = ("\ufffe".encode(), "\uffff".encode())
 _DOCTYPE = re.compile(rb"\s*<!doctype[^>]*>", re.IGNORECASE)
 _CLOSED = re.compile(rb"(<html[^>]*?)/>", re.IGNORECASE)
 _HEAD = 4096
+TITLE_CHARS = 300  # of a title; some pages put a text there
 
 
 def main_text(page: str) -> str | None:
     """The main text of an HTML page, NFC; None where trafilatura finds none. Raises MemoryError only."""
     tree = _parse(page)
+    return None if tree is None else _main_text(tree)
+
+
+def title_and_text(page: str) -> tuple[str, str]:
+    """(what the page's head calls it, in one line; its main text), NFC, "" where there is none.
+
+    Raises MemoryError only.
+    """
+    tree = _parse(page)
     if tree is None:
-        return None
+        return "", ""
+    title = tree.find(".//title")
+    words = [] if title is None else interchange(title.text_content()).split()
+    return unicodedata.normalize("NFC", " ".join(words))[:TITLE_CHARS], _main_text(tree) or ""
+
+
+def _main_text(tree: HtmlElement) -> str | None:
     _slim(tree)
     text = _extract(tree, fast=True)
     if text is not None and len(text) < DOUBT_CHARS and len(text) < DOUBT_SHARE * _visible_chars(tree):

@@ -18,7 +18,7 @@ _DAMAGE = (OSError, EOFError, zlib.error, zstandard.ZstdError)
 
 
 @dataclass(frozen=True)
-class Document:
+class PlainText:
     """A text, with its title in front if it has one. `number` is its row in the file."""
 
     number: int
@@ -27,10 +27,11 @@ class Document:
     charset: str
     text: str
     size: int  # bytes of its row or file; more than MAX_BYTES: then `text` is empty
+    title: str = ""
 
 
-def read_documents(stream: BinaryIO, path: str, text_field: str, counts: Counter[str]) -> Iterator[Document]:
-    """Documents of a file whose name tells its kind: .jsonl (also packed: .gz, .zst) or .txt.
+def read_texts(stream: BinaryIO, path: str, text_field: str, counts: Counter[str]) -> Iterator[PlainText]:
+    """Texts of a file whose name tells its kind: .jsonl (also packed: .gz, .zst) or .txt.
 
     Rows may have `url` (else `<path>#<row>`), `date` and `title`. `counts` gains: document, malformed (a row that is no
     JSON object with a text), truncated (a packed file that breaks off) and skipped_bytes_truncated.
@@ -49,7 +50,7 @@ def read_documents(stream: BinaryIO, path: str, text_field: str, counts: Counter
                 line = line[:1] + rest[-1:]
             if size > MAX_BYTES:
                 counts["document"] += 1
-                yield Document(number, f"{path}#{number}", "", "utf-8", "", size)
+                yield PlainText(number, f"{path}#{number}", "", "utf-8", "", size)
             elif line.strip():
                 document = _of_row(line, number, path, text_field)
                 counts["malformed" if document is None else "document"] += 1
@@ -62,15 +63,15 @@ def read_documents(stream: BinaryIO, path: str, text_field: str, counts: Counter
         counts["skipped_bytes_truncated"] += stream.seek(0, 2) - position
 
 
-def _of_file(stream: BinaryIO, path: str) -> Document:
+def _of_file(stream: BinaryIO, path: str) -> PlainText:
     data = stream.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        return Document(0, path, "", "utf-8", "", stream.seek(0, 2))
+        return PlainText(0, path, "", "utf-8", "", stream.seek(0, 2))
     text, charset = decode(data, None)
-    return Document(0, path, "", charset, text, len(data))
+    return PlainText(0, path, "", charset, text, len(data))
 
 
-def _of_row(line: bytes, number: int, path: str, text_field: str) -> Document | None:
+def _of_row(line: bytes, number: int, path: str, text_field: str) -> PlainText | None:
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError):
@@ -78,11 +79,11 @@ def _of_row(line: bytes, number: int, path: str, text_field: str) -> Document | 
     text = row.get(text_field) if isinstance(row, dict) else None
     if not isinstance(text, str):
         return None
-    title = row.get("title")
-    if isinstance(title, str) and title.strip() and not text.lstrip().startswith(title.strip()):
-        text = f"{title.strip()}\n\n{text}"
-    url, date = (row[name] if isinstance(row.get(name), str) else "" for name in ("url", "date"))
-    return Document(number, url or f"{path}#{number}", date, "utf-8", text, len(line))
+    url, date, title = (row[name] if isinstance(row.get(name), str) else "" for name in ("url", "date", "title"))
+    title = title.strip()
+    if title and not text.lstrip().startswith(title):
+        text = f"{title}\n\n{text}"
+    return PlainText(number, url or f"{path}#{number}", date, "utf-8", text, len(line), title)
 
 
 def _unpacked(stream: BinaryIO, path: str) -> Any:
