@@ -1,4 +1,4 @@
-"""Web text: WARC files -> filtered, deduplicated, safe documents in `<run>/text/quality`.
+"""Web text: WARC files -> filtered, deduplicated, safe documents in `<run>/text/final`.
 
 python jobs/web_text.py [--preset nano] [--run-dir DIR] [input='GLOB of WARC files'] [text.key=value ...]
 """

@@ -3,7 +3,7 @@
 import re
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from ilm_ray.config.section import ByContent, Count, How, Place, Section, Share
 from ilm_ray.config.thresholds import RULES, Bounds, merged_rules
@@ -52,6 +52,8 @@ class TextConfig(Section):
     extract_timeout_s: float = 20.0  # CPU seconds a page; ten times as long on the clock ends it too
     prepass: bool = False  # throw out empty, blocked and wrong-language pages by a cheap extractor first
     sources: dict[str, TextSourceConfig] = {}  # name -> text that is no web page
+    # Rules of one's own: name -> Python file with a function of this name, text -> float. Bounds stand in `rules`.
+    own_rules: ByContent[dict[str, Place]] = {}
     # Clean: bounds of scores by language ("en", "zh", "*" for the others) and rule; named ones replace the defaults.
     rules: dict[str, dict[str, Bounds]] = Field(RULES, validate_default=True)
     # Dedup (report): 128 hashes, 5-grams, threshold 0.7.
@@ -66,10 +68,17 @@ class TextConfig(Section):
     blocked_words: ByContent[Place | None] = None  # file; None: no word is blocked
     classifiers: ClassifiersConfig = ClassifiersConfig()
 
+    @field_validator("own_rules")
+    @classmethod
+    def _are_names(cls, value: dict[str, str]) -> dict[str, str]:
+        if wrong := [name for name in value if not re.fullmatch(r"[a-z]\w*", name) or name in RULES["en"]]:
+            raise ValueError(f"'{wrong[0]}' is no name for a rule: write the name of a function, and none of ours")
+        return value
+
     @field_validator("rules", mode="before")
     @classmethod
-    def _over_the_defaults(cls, value: Any) -> Any:
-        return merged_rules(value) if isinstance(value, dict) else value
+    def _over_the_defaults(cls, value: Any, info: ValidationInfo) -> Any:
+        return merged_rules(value, info.data.get("own_rules", ())) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _sources_are_sound(self) -> "TextConfig":

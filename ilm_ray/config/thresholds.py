@@ -7,6 +7,7 @@ books, manuals, the Brown corpus and hand-checked pages pass, planted rubbish fa
 """
 
 import difflib
+from collections.abc import Iterable
 from typing import Any
 
 Bounds = tuple[float | None, float | None]  # None: no bound on that side
@@ -92,26 +93,28 @@ _OTHER: dict[str, Bounds] = _ENGLISH | {
 RULES: dict[str, dict[str, Bounds]] = {"en": _ENGLISH, "zh": _CHINESE, "*": _OTHER}
 
 
-def merged_rules(changed: dict[Any, Any]) -> dict[Any, Any]:
+def merged_rules(changed: dict[Any, Any], own: Iterable[str] = ()) -> dict[Any, Any]:
     """The defaults with what is named otherwise, in the order of the defaults; [null, null] switches a rule off.
 
-    Raises ValueError for an unknown language or rule, with the nearest right name, and for bounds that admit nothing.
+    The rules `own` come last and have no default bounds. Raises ValueError for an unknown language or rule, with the
+    nearest right name, and for bounds that admit nothing.
     """
+    tables = {language: table | dict.fromkeys(own, _ANY) for language, table in RULES.items()}
     for language, rules in changed.items():
-        if language not in RULES:
+        if language not in tables:
             raise ValueError(
-                f"unknown language '{language}' of rules; write one of {', '.join(RULES)} (* for the others)"
+                f"unknown language '{language}' of rules; write one of {', '.join(tables)} (* for the others)"
             )
         if not isinstance(rules, dict):
             raise ValueError(f"rules of '{language}' are a table: rule -> [lowest, highest]")
         for rule, bounds in rules.items():
-            if rule not in RULES[language]:
-                near = difflib.get_close_matches(str(rule), RULES[language], n=1, cutoff=0.3)
-                hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(RULES[language])}"
+            if rule not in tables[language]:
+                near = difflib.get_close_matches(str(rule), tables[language], n=1, cutoff=0.3)
+                hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(tables[language])}"
                 raise ValueError(f"unknown rule '{rule}' of '{language}'; {hint}")
             if not isinstance(bounds, list | tuple) or len(bounds) != 2:
                 raise ValueError(f"rule '{rule}' of '{language}' takes [lowest, highest], null for no bound")
             numbers = [bound for bound in bounds if isinstance(bound, int | float)]
             if len(numbers) == 2 and numbers[0] > numbers[1]:
                 raise ValueError(f"rule '{rule}' of '{language}': the lowest, {numbers[0]}, lies above the highest")
-    return {language: rules | changed.get(language, {}) for language, rules in RULES.items()}
+    return {language: table | changed.get(language, {}) for language, table in tables.items()}

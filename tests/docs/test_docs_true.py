@@ -14,6 +14,7 @@ import pytest
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config
+from ilm_ray.config.thresholds import RULES
 from ilm_ray.data.decontamination.items import FORMS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -88,14 +89,12 @@ def test_commands_have_the_flags_that_are_given(page: Path) -> None:
 
 
 def test_settings_of_the_how_tos_are_accepted() -> None:
-    seen, added = 0, re.findall(r'^\+ +"(\w+)":', "".join(blocks(HOW_TO, "diff")), re.MULTILINE)
+    seen = 0
     for words in commands(HOW_TO):
         found = started(words)
         if found is None:
             continue
         settings = [word for word in found[1] if re.match(r"[a-z][\w.*]*=", word)]
-        # What the page's own changes add is looked at with them in place, below.
-        settings = [word for word in settings if word.partition("=")[0].split(".")[-1] not in added]
         load_config("nano", None, settings)
         seen += len(settings)
     assert seen > 5
@@ -153,7 +152,7 @@ def test_the_search_for_files_finds_some() -> None:
 def changed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the code with the how-tos' changes applied."""
     folder = tmp_path_factory.mktemp("changed")
-    for name in ("ilm_ray", "docs/examples", "benchmarks"):
+    for name in ("ilm_ray",):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for number, change in enumerate(blocks(HOW_TO, "diff")):
         done = subprocess.run(["git", "apply", "--verbose"], cwd=folder, input=change, text=True, capture_output=True)
@@ -171,20 +170,20 @@ def run_changed(folder: Path, *arguments: str) -> str:
 
 
 @pytest.mark.process
-def test_the_new_filter_of_the_how_to_is_asked(changed: Path) -> None:
-    line = (
-        "The miller opens the gate every morning and lets the water run over the wooden wheel, as they all have done."
-    )
-    (changed / "page.txt").write_text("\n".join(f"{line[:-1]} {number}." for number in range(5)))
-    setting = "text.rules.en.lines_per_paragraph=[null, 4]"
-    said = run_changed(changed, "docs/examples/filter_texts.py", "page.txt", setting)
-    assert said.split("\t")[:3] == ["lines_per_paragraph", "5.0", "4.0"]
-    check = (
-        "from benchmarks.plain_rules import plain_scores; from ilm_ray.data.web.clean.rules import score_batch; "
-        "text = open('page.txt').read(); found = score_batch([text], ['en']); "
-        "print({k: v[0] for k, v in found.items()} == plain_scores(text, 'en'), 'lines_per_paragraph' in found)"
-    )
-    assert run_changed(changed, "-c", check).split() == ["True", "True"]
+def test_the_new_filter_of_the_how_to_is_asked(tmp_path: Path) -> None:
+    """The page's function and its first command as they stand, on texts at both sides of the bound."""
+    (rule,) = (block for block in blocks(HOW_TO, "python") if "def lines_per_paragraph" in block)
+    assert len(rule.splitlines()) <= 10
+    (tmp_path / "my_rules.py").write_text(rule)
+    name = "docs/examples/filter_texts.py"
+    words = next(words for words in commands(HOW_TO) if name in words and any("own_rules" in word for word in words))
+    off = [f"text.rules.en.{rule}=[null, null]" for rule in RULES["en"] if rule.startswith(("top_", "duplicate_"))]
+    line = "The miller opens the gate every morning and lets the water run over the wooden wheel, as they all have done"
+    for lines, fate in ((30, ["kept", "", ""]), (60, ["lines_per_paragraph", "59.0", "40.0"])):
+        (tmp_path / "page.txt").write_text("\n".join(f"{line} {number}." for number in range(lines)))
+        files = {"FILE": str(tmp_path / "page.txt")}
+        given = [files.get(word, word.replace("my_rules.py", str(tmp_path / "my_rules.py"))) for word in words[1:]]
+        assert run_changed(REPOSITORY, *given, *off).split("\t")[:3] == fate
 
 
 @pytest.mark.process

@@ -33,6 +33,7 @@ from ilm_ray.data.documents.sources import ROW_BITS, Source, find_sources, jsona
 from ilm_ray.data.web import steps
 from ilm_ray.data.web.classifiers import NAMES
 from ilm_ray.data.web.classifiers.model import check_classifier, provide
+from ilm_ray.data.web.clean.rules import read_rule
 from ilm_ray.data.web.format.inputs import fingerprint, path_fingerprint
 from ilm_ray.data.web.previous import FinishedRun, finished_runs, replaced
 from ilm_ray.data.web.safe.blocklist import Domains, read_words
@@ -67,6 +68,10 @@ def sources(config: Config) -> dict[str, str]:
         )
     found = {f"file {place_in_tree(source.path)}": print_of for source, (print_of, _) in looked_at.items()}
     found |= {f"previous {run.folder.parent}": run.fingerprint for run in finished_runs(config.text, files)}
+    for name, place in config.text.own_rules.items():
+        file = located(place)
+        found[f"text.own_rules.{name}"] = path_fingerprint(Path(file), f"text.own_rules.{name}")
+        read_rule(name, file)
     lists = _block_lists(config.text)
     for name, path in lists.items():
         found[name] = path_fingerprint(path, name)
@@ -84,7 +89,7 @@ def sources(config: Config) -> dict[str, str]:
 def run_text(context: Context) -> Result:
     """All five steps; files that an earlier, killed run finished are not touched again."""
     folder = context.folder
-    config = context.config.text
+    config = steps.copy_own_rules(folder, context.config.text)
     files = find_sources(context.config.input, config)
     earlier = finished_runs(config, files)
     paths.write_sources(folder, files)

@@ -24,7 +24,7 @@ from ilm_ray.data.documents.paths import (
 )
 from ilm_ray.data.web.classifiers.model import Classifier, load_classifier
 from ilm_ray.data.web.clean.normalise import drop_chrome, normalise
-from ilm_ray.data.web.clean.rules import first_failures, score_batch
+from ilm_ray.data.web.clean.rules import first_failures, read_rule, score_batch
 from ilm_ray.data.web.format.documents import format_documents
 from ilm_ray.data.web.safe.blocklist import Domains, Words, read_words
 
@@ -39,6 +39,7 @@ def format_file(_: Batches, task: FileTask) -> Batches:
 
 def clean(documents: Batches, task: FileTask) -> Batches:
     """Normalise, score, and remove what breaks a rule."""
+    own = {name: read_rule(name, path) for name, path in task.config.own_rules.items()}
     for batch in documents:
         for document in batch:
             text, document.columns["removed_lines"] = drop_chrome(normalise(document.text))
@@ -46,7 +47,7 @@ def clean(documents: Batches, task: FileTask) -> Batches:
                 document.columns["raw_text"] = document.text
             document.set_text(text)
         languages = [document.language for document in batch]
-        scores = score_batch([document.text for document in batch], languages)
+        scores = score_batch([document.text for document in batch], languages, own)
         verdicts = first_failures(scores, languages, task.config.rules)
         table = np.stack([*scores.values()], 1).tolist()
         for document, values, verdict in zip(batch, table, verdicts, strict=True):
@@ -129,6 +130,15 @@ def write_block_lists(folder: Path, config: TextConfig) -> None:
 def _bounds(config: TextConfig, *names: str) -> dict[str, float]:
     """Classifier -> threshold, of those that are on."""
     return {name: own.threshold for name in names if (own := getattr(config.classifiers, name)).named}
+
+
+def copy_own_rules(folder: Path, config: TextConfig) -> TextConfig:
+    """`config` with its rules of one's own read from copies in the stage's folder, as the block lists are."""
+    copies = {name: folder / "rules" / f"{name}.py" for name in config.own_rules}
+    for name, copy in copies.items():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(copy, Path(located(config.own_rules[name])).read_text(encoding="utf-8"))
+    return config.model_copy(update={"own_rules": {name: str(copy) for name, copy in copies.items()}})
 
 
 @functools.lru_cache(maxsize=4)

@@ -181,6 +181,22 @@ def test_tasks_read_the_lists_of_the_stages_folder(tmp_path: Path) -> None:
     assert (removed.drop_rule, removed.drop_value, kept.drop_rule) == ("blocked_word", "saucy", None)
 
 
+def test_a_rule_of_ones_own_travels_with_the_stage_and_its_content_counts(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("def letters(text: str) -> float:\n    return len(text)\n")
+    words = [f"text.own_rules.letters={mine}", "text.rules.en.letters=[null, 5]"]
+    config = load_config("nano", None, words)
+    before = pipeline.sources(config)
+    text = steps.copy_own_rules(tmp_path, config.text)
+    mine.write_text("def letters(text: str) -> float:\n    return 0\n")
+    after = pipeline.sources(config)
+    assert {key for key in before if before[key] != after[key]} == {"text.own_rules.letters"}
+    mine.unlink()
+    batch = [Document(0, "", "d", language="en", text="a text"), Document(1, "", "d", language="zh", text="a")]
+    ((first, second),) = steps.clean(iter([batch]), FileTask(Source(0, 0, 0, "d", "0.warc"), tmp_path, text))
+    assert (first.columns["letters"], second.columns["letters"]) == (6.0, 1.0)
+
+
 def test_extraction_reaches_the_gold_texts(shared_data: Path) -> None:
     """F1 over must-have and must-not-have segments, on one WARC file."""
     gold = {}

@@ -3,11 +3,13 @@
 import random
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from benchmarks.plain_rules import plain_scores
 from ilm_ray.base.errors import UserError
@@ -15,7 +17,7 @@ from ilm_ray.config import load_config
 from ilm_ray.config.data import TextConfig
 from ilm_ray.config.thresholds import RULES as TABLE
 from ilm_ray.data.web.clean.normalise import drop_chrome, normalise
-from ilm_ray.data.web.clean.rules import RULES, Verdict, first_failures, score_batch
+from ilm_ray.data.web.clean.rules import RULES, Verdict, first_failures, read_rule, score_batch
 from tests.data.web.rubbish import KINDS
 
 EN = """The miller opens the gate every morning and lets the water run over the wooden wheel.
@@ -212,3 +214,53 @@ def test_wrong_bounds_are_refused_in_one_line(setting: str, message: str) -> Non
     with pytest.raises(UserError, match=message) as caught:
         load_config("nano", None, [setting])
     assert "\n" not in str(caught.value)
+
+
+OWN = """
+import math
+
+def shouting(text: str) -> float:
+    return text.count("!") / max(len(text), 1)
+
+def broken(text: str) -> float:
+    return math.nan if text else 1 / 0
+"""
+
+
+def test_a_rule_of_ones_own_is_a_column_and_is_asked_last(tmp_path: Path) -> None:
+    path = str(tmp_path / "own.py")
+    Path(path).write_text(OWN)
+    bounds = {"en": {"shouting": [None, 0.25], "words": [2, None]}}
+    config = TextConfig.model_validate({"own_rules": {"shouting": path}, "rules": bounds})
+    assert [*config.rules["en"]][-1] == "shouting" and config.rules["zh"]["shouting"] == (None, None)
+    assert TextConfig.model_validate(config.model_dump()) == config
+    texts = ["hey!!!!!!", "so it is!"]
+    scores = score_batch(texts, ["en", "en"], {"shouting": read_rule("shouting", path)})
+    assert scores.pop("shouting").tolist() == [round(6 / 9, 4), round(1 / 9, 4)]
+    assert {rule: values.tolist() for rule, values in scores.items()} == {
+        rule: values.tolist() for rule, values in score_batch(texts, ["en", "en"]).items()
+    }
+    own_alone = {"en": {"shouting": config.rules["en"]["shouting"]}, "*": {}}
+    scores = score_batch(texts, ["en", "en"], {"shouting": read_rule("shouting", path)})
+    assert first_failures(scores, ["en", "en"], own_alone) == [Verdict("shouting", 0.6667, 0.25), None]
+
+
+def test_rules_of_ones_own_that_cannot_be_asked_are_refused(tmp_path: Path) -> None:
+    path = str(tmp_path / "own.py")
+    Path(path).write_text(OWN)
+    (tmp_path / "bad.py").write_text("def rule(")
+    for name, file, message in (
+        ("nothing", path, "has no function nothing"),
+        ("rule", str(tmp_path / "bad.py"), "does not run: SyntaxError"),
+        ("rule", str(tmp_path / "none.py"), "does not run: FileNotFoundError"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_rule(name, file)
+    for text, message in (("a", "it gave nan"), ("", "ZeroDivisionError")):
+        with pytest.raises(UserError, match=f"own_rules.broken has no score .*{message}"):
+            score_batch([text], ["en"], {"broken": read_rule("broken", path)})
+    for name in ("words", "Upper", "a-b"):
+        with pytest.raises(ValidationError, match=f"'{name}' is no name for a rule"):
+            TextConfig(own_rules={name: path})
+    with pytest.raises(ValidationError, match="unknown rule 'shouting'"):
+        TextConfig.model_validate({"rules": {"en": {"shouting": [None, 1]}}})

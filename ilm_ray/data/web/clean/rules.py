@@ -6,10 +6,14 @@ can be moved without scoring again; `ilm_ray.config.thresholds` says where each 
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+import runpy
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
+from ilm_ray.base.errors import UserError
 from ilm_ray.data.documents import scan
 from ilm_ray.data.documents.characters import flags, lower_case
 from ilm_ray.data.documents.codepoints import flatten
@@ -61,12 +65,27 @@ QUOTIENTS = {
     "duplicate_10gram_ratio": (_REPEATED + repetition.COPIED_10GRAMS, scan.TOKEN_CHARS),
 }
 RULES = ("words", "stop_words", *QUOTIENTS)
+OwnRule = Callable[[str], float]
 
 
-def score_batch(texts: Sequence[str], languages: Sequence[str]) -> dict[str, np.ndarray]:
-    """What the rules look at: float64 [texts] for each of RULES, rounded to 4 places.
+def read_rule(name: str, path: str) -> OwnRule:
+    """The function `name` of a Python file. Raises UserError where there is none."""
+    try:
+        function = runpy.run_path(path).get(name)
+    except Exception as error:  # the file may do anything
+        raise UserError(f"text.own_rules.{name}: {path} does not run: {type(error).__name__}: {error}") from None
+    if not callable(function):
+        raise UserError(f"text.own_rules.{name}: {path} has no function {name}; write def {name}(text: str) -> float")
+    return function
 
-    A text's scores depend on itself and its language alone. Texts should be normalised; any string is scored.
+
+def score_batch(
+    texts: Sequence[str], languages: Sequence[str], own: Mapping[str, OwnRule] = MappingProxyType({})
+) -> dict[str, np.ndarray]:
+    """What the rules look at: float64 [texts] for each of RULES and then of `own`, rounded to 4 places.
+
+    A text's scores depend on itself and its language alone. Texts should be normalised; any string is scored. Raises
+    UserError where a rule of one's own gives no finite number.
     """
     chinese = np.array([language == "zh" for language in languages], bool)
     counts = np.zeros((len(texts), scan.COUNTS + repetition.COUNTS), np.int64)
@@ -87,7 +106,20 @@ def score_batch(texts: Sequence[str], languages: Sequence[str]) -> dict[str, np.
         quotient = counts[:, part] / np.maximum(counts[:, whole], 1)
         # Occurrences of one n-gram may overlap ("no no no"): more than everything is everything.
         scores[rule] = np.round(np.minimum(quotient, 1) if rule.endswith("_ratio") else quotient, 4)
+    for rule, function in own.items():
+        scores[rule] = np.array([_own_score(rule, function, text) for text in texts])
     return scores
+
+
+def _own_score(rule: str, function: OwnRule, text: str) -> float:
+    try:
+        score = round(float(function(text)), 4)
+        if math.isfinite(score):
+            return score
+        problem = f"it gave {score}"
+    except Exception as error:  # the function may do anything
+        problem = f"{type(error).__name__}: {error}"
+    raise UserError(f"text.own_rules.{rule} has no score for the text that begins {text[:60]!r}: {problem}")
 
 
 def _counts(texts: list[str], spans: np.ndarray) -> np.ndarray:
