@@ -24,7 +24,8 @@ class Verdict:
 class Document:
     """One text and what is known of it. At rest it is a row of JSON Lines, flat, each score a column of its own.
 
-    `source` is a name in `text.sources`, "" the web. `chars`, `bytes` (of UTF-8) and `line_num` are those of `text`.
+    `source` is a name in `text.sources`, "" the web. `chars`, `bytes` (of UTF-8) and `line_num` are those of `text`; so
+    is `token_num`, in tokens of cl100k, of a web document that all steps left.
     `columns`: scores by rule, and what else a stage says of its documents. One that falls has `drop_step`, `drop_rule`,
     `drop_value` (what the rule saw) and maybe `threshold`.
     """
@@ -42,6 +43,7 @@ class Document:
     chars: int = 0
     bytes: int = 0
     line_num: int = 0
+    token_num: int | None = None
     duplicate_of: int | None = None
     similarity: float | None = None
     drop_step: str | None = None

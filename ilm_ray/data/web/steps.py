@@ -22,6 +22,7 @@ from ilm_ray.data.documents.paths import (
     save_arrays,
     signatures_path,
 )
+from ilm_ray.data.tokenizer.cl100k import cl100k_encoding
 from ilm_ray.data.web.classifiers.model import Classifier, load_classifier
 from ilm_ray.data.web.clean.normalise import drop_chrome, normalise
 from ilm_ray.data.web.clean.rules import first_failures, read_rule, score_batch
@@ -107,10 +108,14 @@ def safe(documents: Batches, task: FileTask) -> Batches:
 
 
 def quality(documents: Batches, task: FileTask) -> Batches:
-    """Advertisement and fluency, unless they are off."""
+    """Advertisement and fluency, unless they are off; what stays is counted in tokens."""
     bounds = _bounds(task.config, "advertisement", "fluency")
+    encoding = cl100k_encoding()  # ours has no vocabulary yet
     for batch in documents:
         _classified(batch, bounds, task.folder)
+        for document in batch:
+            if document.drop_rule is None:
+                document.token_num = len(encoding.encode_ordinary(document.text))
         yield batch
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiktoken
 
 from demo import DATA
 from ilm_ray.base.errors import UserError
@@ -19,6 +20,7 @@ from ilm_ray.data.documents import paths as layout
 from ilm_ray.data.documents.document import Document, read_documents
 from ilm_ray.data.documents.passes import FileTask
 from ilm_ray.data.documents.sources import Source, find_sources
+from ilm_ray.data.tokenizer.cl100k import cl100k
 from ilm_ray.data.web import pipeline, steps
 from ilm_ray.data.web.classifiers import card
 from ilm_ray.data.web.classifiers.features import GROUP_PLACES, PLACES
@@ -59,6 +61,9 @@ def test_each_kind_of_page_ends_where_it_belongs(demo: Path) -> None:
     assert set(fate["exact_duplicate"]) == {"exact_duplicate"}
     assert len({document.id for document in kept}) == len(kept)
     assert {document.language for document in kept} == {"en", "zh"}
+    ranks, pattern = cl100k()
+    tokens = tiktoken.Encoding("cl100k", pat_str=pattern, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
+    assert all(document.token_num == len(tokens(document.text)) for document in kept)
     assert all(document.title and document.line_num == len(document.text.splitlines()) for document in kept)
 
 
