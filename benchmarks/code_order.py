@@ -15,7 +15,7 @@ from typing import Any
 
 import networkx
 
-from ilm_ray.data.code.languages.facts import Import, Index
+from ilm_ray.data.code.languages.facts import Import, ModuleIndex
 from ilm_ray.data.code.languages.imports import dependencies, find_facts
 from ilm_ray.data.code.order import dependency_order, strongly_connected
 
@@ -76,7 +76,9 @@ def main(root: Path) -> None:
     size = sum(map(len, texts.values())) / 1e6
     ours, facts = seconds(lambda: {path: find_facts(path, text) for path, text in texts.items()})
     parser, parsed = seconds(lambda: {path: parsed_imports(text) for path, text in texts.items()})
-    edges, graph = seconds(lambda: {path: dependencies(path, index) for index in [Index(facts)] for path in texts})
+    edges, graph = seconds(
+        lambda: {path: dependencies(path, index) for index in [ModuleIndex(facts)] for path in texts}
+    )
     imports = {p: {*f.imports, *(item for _, item in f.handed_on)} for p, f in facts.items()}
     right = sum(len(imports[path] & parsed[path]) for path in texts)
     figures: dict[str, float] = {

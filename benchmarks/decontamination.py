@@ -26,7 +26,7 @@ from edits import KINDS, REAL
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 from plain_matches import plain_words
 
-from ilm_ray.data.decontamination.index import Index, build_index
+from ilm_ray.data.decontamination.index import ItemIndex, build_index
 from ilm_ray.data.decontamination.items import Item, find_benchmarks, read_benchmarks
 from ilm_ray.data.decontamination.match import find_passages
 from ilm_ray.data.web.format.child import Page, read_page
@@ -83,7 +83,7 @@ def _pages(folder: Path) -> Iterator[str]:
                 yield page.text
 
 
-def items_in(texts: list[str], index: Index) -> list[set[int]]:
+def items_in(texts: list[str], index: ItemIndex) -> list[set[int]]:
     """The items that each text holds."""
     items: list[set[int]] = [set() for _ in texts]
     for first in range(0, len(texts), BATCH):
@@ -106,7 +106,7 @@ def peer_holds(text: str, item: Item) -> bool:
     return any(tuple(words[i : i + n]) in grams for i in range(len(words) - n + 1))
 
 
-def recall(items: list[Item], index: Index, hosts: list[str]) -> dict[str, dict[str, str]]:
+def recall(items: list[Item], index: ItemIndex, hosts: list[str]) -> dict[str, dict[str, str]]:
     """Benchmark -> kind of edit -> share found (and by the peer) of the items planted one by one."""
     sought = set(index.sought().tolist())
     rng = random.Random(20240312)

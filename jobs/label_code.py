@@ -24,7 +24,7 @@ from ilm_ray.data.code.files.scores import TIERS
 from jobs.frame.command import Parser, run_verb
 
 if TYPE_CHECKING:
-    from ilm_ray.data.code.files.labelling import Round, Sample
+    from ilm_ray.data.code.files.labelling import CodeSample, Round
 
 CARD, SCORER, TASKS = "card.json", "scorer.npz", "tasks.jsonl"
 
@@ -87,9 +87,9 @@ def _card(done: "Round", labels: int) -> dict[str, Any]:
     }
 
 
-def _read(path: Path, labelled: bool) -> "list[Sample]":
+def _read(path: Path, labelled: bool) -> "list[CodeSample]":
     """Raises UserError where a row is not what it should be."""
-    from ilm_ray.data.code.files.labelling import Sample
+    from ilm_ray.data.code.files.labelling import CodeSample
 
     samples = []
     try:
@@ -102,7 +102,7 @@ def _read(path: Path, labelled: bool) -> "list[Sample]":
                 raise UserError(f'{path} line {line}: want {{"id", "language", "text"}}; correct the file')
             if labelled and row.get("tier") not in TIERS:
                 raise UserError(f'{path} line {line}: "tier" must be one of {", ".join(TIERS)}; correct the file')
-            samples.append(Sample(str(row["id"]), row["language"], row["text"], row["tier"] if labelled else ""))
+            samples.append(CodeSample(str(row["id"]), row["language"], row["text"], row["tier"] if labelled else ""))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}; correct or name another file") from None
     return samples

@@ -42,22 +42,22 @@ def tokenize_repositories(run_dir: Path) -> list[Path]:
 
 def _fallen_files(code: Path, removed: frozenset[int]) -> _Files:
     """The files in the documents of the pre-training form that decontamination removed."""
-    files = set[tuple[str, str]]()
+    fallen = set[tuple[str, str]]()
     for path in sorted(code.glob("kept-*.jsonl.zst")) if removed else []:
         for row in read_jsonl(path):
             if int(row["id"]) in removed:
-                files |= {(row["repository"], file["path"]) for file in row["files"]}
-    return frozenset(files)
+                fallen |= {(row["repository"], file["path"]) for file in row["files"]}
+    return frozenset(fallen)
 
 
 def _tokenize(item: dict[str, Any], folder: str, tokenizer: str, fallen: _Files) -> dict[str, Any]:
     if (Path(folder) / f"shard-{item['number']:05d}{DOCUMENTS}").exists():
         return {}
-    ours = Tokenizer.load(Path(tokenizer))
+    encoder = Tokenizer.load(Path(tokenizer))
     with ShardWriter(Path(folder), item["number"]) as shard:
         for row in read_jsonl(Path(item["path"])):
             if any((row["repository"], file["path"]) in fallen for file in row["files"]):
                 continue
             about = {name: row[name] for name in ("url", "dump", "repository", "files")} | {"id": int(row["id"])}
-            shard.add(ours.encode_document(row["text"]), utf8_bytes(row["text"]), about)
+            shard.add(encoder.encode_document(row["text"]), utf8_bytes(row["text"]), about)
     return {}

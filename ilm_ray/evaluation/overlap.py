@@ -10,7 +10,7 @@ import numpy as np
 
 from ilm_ray.base.jsonl import batches
 from ilm_ray.config.data import DecontaminationConfig
-from ilm_ray.data.decontamination.index import Index, build_index
+from ilm_ray.data.decontamination.index import ItemIndex, build_index
 from ilm_ray.data.decontamination.items import Item
 from ilm_ray.data.decontamination.pipeline import BATCH, contaminated
 from ilm_ray.data.documents.document import Document
@@ -18,13 +18,13 @@ from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.data.tokens.shards import TokenSource
 
 
-def item_index(items: Sequence[Item], settings: DecontaminationConfig) -> Index:
+def item_index(items: Sequence[Item], settings: DecontaminationConfig) -> ItemIndex:
     """The index of the items. No word run counts as too common: a reader sees a false alarm, but not a lost leak."""
     return build_index(items, settings.ngram, np.empty(0, np.uint64))
 
 
 def overlaps(
-    source: TokenSource, name: str, index: Index, tokenizer: Tokenizer, settings: DecontaminationConfig
+    source: TokenSource, name: str, index: ItemIndex, tokenizer: Tokenizer, settings: DecontaminationConfig
 ) -> Iterator[dict[str, Any]]:
     """A row for each item that a document holds: its id, url, dump, the item, the share of it, both texts."""
     specials = [tokenizer.bos_id, tokenizer.eos_id]
@@ -39,7 +39,7 @@ def overlaps(
         yield from contaminated(documents, index, settings.ngram, settings.share)
 
 
-def by_benchmark(index: Index, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def by_benchmark(index: ItemIndex, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Benchmark file -> counts: items, items sought, items found, documents that hold an item."""
     sought = set(index.sought().tolist())
     matched = {row["item_number"] for row in rows}

@@ -13,12 +13,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ilm_ray.config.data import CodeConfig
-from ilm_ray.data.code.files.entries import Limits
+from ilm_ray.data.code.files.entries import ReadLimits
 from ilm_ray.data.code.files.trees import find_trees, list_tree, read_tree
 from tests.fuzz.limits import few, refusals
 from tests.fuzz.made import damaged, texts
 
-LIMITS = Limits(file_bytes=1000, archive_bytes=1 << 20, archive_members=20)
+LIMITS = ReadLimits(file_bytes=1000, archive_bytes=1 << 20, archive_members=20)
 NAMES = st.one_of(
     texts, st.sampled_from(["a.py", "p/a.py", "./a.py", "p//a.py", "/a.py", "p/../../a.py", "p/", "con:", "a\\b.py"])
 )

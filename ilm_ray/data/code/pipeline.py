@@ -18,10 +18,10 @@ from ilm_ray.base.files import write_text_atomic
 from ilm_ray.base.jsonl import JsonlWriter, read_jsonl
 from ilm_ray.config.named_data import stage_off
 from ilm_ray.data.code.documents import join_sections, repository_documents
-from ilm_ray.data.code.files.forms import Form, section
-from ilm_ray.data.code.files.pipeline import Part, prepare_files
+from ilm_ray.data.code.files.forms import CodeText, section
+from ilm_ray.data.code.files.pipeline import PartFiles, prepare_files
 from ilm_ray.data.code.files.scores import TIERS
-from ilm_ray.data.code.languages.facts import Facts, Index
+from ilm_ray.data.code.languages.facts import Facts, ModuleIndex
 from ilm_ray.data.code.languages.imports import dependencies, find_facts, has_facts
 from ilm_ray.data.code.order import Graph, dependency_order, repositories
 from ilm_ray.data.code.prompts import prompted_documents
@@ -56,7 +56,7 @@ class Known(NamedTuple):
 
     def graph(self) -> Graph:
         """File -> the files that it imports, of those that become data."""
-        index = Index(self.facts)
+        index = ModuleIndex(self.facts)
         found = {}
         for path in self.kept:
             targets = {self.copies.get(target, target) for target in dependencies(path, index)}
@@ -119,7 +119,7 @@ def _repositories(tree: str, known: Known, graph: Graph, whole: bool) -> dict[st
     return {f"{tree}/{name}": members for name, members in repositories(known.kept, graph).items()}
 
 
-def _look_at(parts: list[Part]) -> tuple[dict[str, Known], dict[str, dict[str, int]]]:
+def _look_at(parts: list[PartFiles]) -> tuple[dict[str, Known], dict[str, dict[str, int]]]:
     """Tree -> what is known of it; tier -> files and bytes, of the low tier those that fell."""
     items = [
         {"number": n, "kept": str(part.kept), "removed": [str(path) for path in part.removed]}
@@ -232,7 +232,7 @@ def _finetuning_documents(
     repository: dict[str, Any], held: dict[str, Document], low: Set[str], max_tokens: int
 ) -> Iterator[Document]:
     """The repository once more, depth first and with prompts; its documents have ids of their own."""
-    forms = {path: Form(file.text, file.language) for path, file in held.items() if path not in low}
+    forms = {path: CodeText(file.text, file.language) for path, file in held.items() if path not in low}
     if not forms:
         return
     graph = {path: set(targets) for path, targets in repository["needs"].items()}

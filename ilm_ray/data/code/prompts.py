@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from ilm_ray.data.code.documents import CountTokens, JoinedFiles, join_sections
 from ilm_ray.data.code.files.detect import PROSE
-from ilm_ray.data.code.files.forms import Form, section
+from ilm_ray.data.code.files.forms import CodeText, section
 from ilm_ray.data.code.order import Graph, depth_first_order
 
 MAX_SUMMARY = 200  # characters of a summary
@@ -23,7 +23,7 @@ _NO_PROSE = re.compile(r"^[ \t]*(?:[#=~*^_`|!<>\[-]|\.\. |$)")
 
 def prompted_documents(
     name: str,
-    files: Mapping[str, Form],
+    files: Mapping[str, CodeText],
     graph: Graph,
     count: CountTokens,
     max_tokens: int = 32_000,
@@ -46,7 +46,7 @@ def prompted_documents(
         yield JoinedFiles(f"{opening}\n\n{document.text}", spans)
 
 
-def repository_prompt(name: str, files: Mapping[str, Form]) -> str:
+def repository_prompt(name: str, files: Mapping[str, CodeText]) -> str:
     """What a repository is: its name, languages, size, and the first prose of the README nearest to its root."""
     languages = Counter(form.language for form in files.values() if form.language not in PROSE)
     named = ", ".join(sorted(languages, key=lambda language: (-languages[language], language)))
@@ -58,7 +58,7 @@ def repository_prompt(name: str, files: Mapping[str, Form]) -> str:
     return " ".join(filter(None, (f"The repository {name} holds {size} of code ({named}).", about)))
 
 
-def file_prompt(path: str, form: Form, needs: list[str]) -> str:
+def file_prompt(path: str, form: CodeText, needs: list[str]) -> str:
     """What a file is: its place, its summary, and up to five files that it imports."""
     folder, name = posixpath.split(path)
     place = f"The file {name}" + (f" in {folder}" if folder else "")
@@ -69,7 +69,7 @@ def file_prompt(path: str, form: Form, needs: list[str]) -> str:
     return about + (f" It builds on {', '.join(needs[:5])}{more}." if needs else "")
 
 
-def summarize(form: Form) -> str:
+def summarize(form: CodeText) -> str:
     """The first sentence of a docstring, an opening comment that is no licence, or the prose of a document; or ""."""
     if form.language == "python":
         try:

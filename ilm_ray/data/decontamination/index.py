@@ -16,13 +16,13 @@ from ilm_ray.base.files import save_array
 from ilm_ray.base.jsonl import read_jsonl, write_jsonl
 from ilm_ray.data.decontamination.items import Item
 from ilm_ray.data.decontamination.match import Table, run_slots
-from ilm_ray.data.decontamination.words import Runs, Words, runs_of, split_words
+from ilm_ray.data.decontamination.words import HashedWords, Runs, runs_of, split_words
 
 ALONE, SHORT, FEWEST = 13, 8, 6  # GPT-3's n-grams have 8 to 13 words
 MAX_ITEMS = 10  # a run that more items have is how questions are asked
 
 
-class Index(NamedTuple):
+class ItemIndex(NamedTuple):
     """What is looked for: the table, and the item that each passage is of."""
 
     items: list[Item]
@@ -34,7 +34,7 @@ class Index(NamedTuple):
         return np.unique(self.item_of)
 
 
-def build_index(items: Sequence[Item], ngram: int, common: np.ndarray) -> Index:
+def build_index(items: Sequence[Item], ngram: int, common: np.ndarray) -> ItemIndex:
     """The index of `items`. common: sorted uint64 hashes of runs that are too common among documents."""
     too_common = np.union1d(common, _common_in_items(items, ngram))
     needed = np.array([2 * (ALONE if item.choices else SHORT) for item in items])
@@ -50,7 +50,7 @@ def build_index(items: Sequence[Item], ngram: int, common: np.ndarray) -> Index:
     )
     item_of = np.array([*range(len(items)), *solved], np.int32)[enough]
     kept = [text for text, is_enough in zip([*texts, *solutions], enough, strict=True) if is_enough]
-    return Index(list(items), _table(kept, ngram, too_common), item_of)
+    return ItemIndex(list(items), _table(kept, ngram, too_common), item_of)
 
 
 def all_runs(items: Sequence[Item], ngram: int) -> np.ndarray:
@@ -64,18 +64,18 @@ def sought_texts(item: Item) -> list[str]:
     return [_whole(item), item.solution]
 
 
-def save_index(folder: Path, index: Index) -> None:
+def save_index(folder: Path, index: ItemIndex) -> None:
     """Write the index; a file is there whole or not at all."""
     write_jsonl(folder / "items.jsonl.zst", (item._asdict() for item in index.items))
     for name, array in {**index.table._asdict(), "item_of": index.item_of}.items():
         save_array(folder / f"{name}.npy", array)
 
 
-def load_index(folder: Path) -> Index:
+def load_index(folder: Path) -> ItemIndex:
     """Map an index that `save_index` wrote."""
     table = Table(**{name: map_array(folder / f"{name}.npy") for name in Table._fields})
     items = [Item(**row) for row in read_jsonl(folder / "items.jsonl.zst")]
-    return Index(items, table, map_array(folder / "item_of.npy"))
+    return ItemIndex(items, table, map_array(folder / "item_of.npy"))
 
 
 def map_array(path: Path) -> np.ndarray:
@@ -98,7 +98,7 @@ def _common_in_items(items: Sequence[Item], ngram: int) -> np.ndarray:
     return distinct[np.bincount(pairs // len(texts), minlength=len(distinct)) > MAX_ITEMS]
 
 
-def _own(words: Words, runs: Runs, too_common: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _own(words: HashedWords, runs: Runs, too_common: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """bool by word: does the run that starts there count; does the word stand in a run that counts?"""
     counting = (runs.lengths > 0) & ~np.isin(runs.hashes, too_common)
     starts = np.flatnonzero(counting)

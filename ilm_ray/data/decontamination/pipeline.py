@@ -25,7 +25,7 @@ from ilm_ray.config import Config
 from ilm_ray.config.data import DecontaminationConfig
 from ilm_ray.config.named_data import stage_off
 from ilm_ray.data.decontamination.index import (
-    Index,
+    ItemIndex,
     all_runs,
     build_index,
     load_index,
@@ -68,7 +68,7 @@ def decontaminate(context: Context) -> Result:
     index = build_index(items, config.ngram, common)
     save_index(context.folder / "index", index)
     work = functools.partial(_look_through, folder=str(context.folder), ngram=config.ngram, share=config.share)
-    documents, removed, found = Counter[str](), Counter[str](), Counter[int]()
+    documents, removed, hits = Counter[str](), Counter[str](), Counter[int]()
     progress = Progress("decontamination", len(files))
     for done, receipt in enumerate(run_tasks(files, work), 1):
         documents[receipt["stage"]] += receipt["documents"]
@@ -78,7 +78,7 @@ def decontaminate(context: Context) -> Result:
             if count:  # Ray refuses to count by nothing
                 tags = {"stage": f"decontamination/{receipt['stage']}", "outcome": outcome}
                 counter(DOCUMENTS).inc(count, tags=tags)
-        found.update({int(item): count for item, count in receipt["items"].items()})
+        hits.update({int(item): count for item, count in receipt["items"].items()})
         progress.update(done, removed=removed.total())
     written = [_removed_path(context.folder, file) for file in files]
     _write_table(context.folder / "removed.csv", written)
@@ -86,13 +86,13 @@ def decontaminate(context: Context) -> Result:
         "benchmarks": len({item.benchmark for item in items}),
         "items": len(items),
         "items_sought": len(index.sought()),
-        "items_found": len(found),
+        "items_found": len(hits),
         "documents": documents.total(),
         "documents_removed": removed.total(),
         **{f"removed_{stage}": count for stage, count in sorted(removed.items())},
     }
     guard = {"common_runs": len(common), "documents_sampled": sampled, "limit": _limit(sampled)}
-    by_benchmark = _by_benchmark(index, found)
+    by_benchmark = _by_benchmark(index, hits)
     return Result(written, {"summary": summary, "false_alarm_guard": guard, "benchmarks": by_benchmark})
 
 
@@ -144,8 +144,8 @@ def _count_runs(file: dict[str, Any], folder: str, config: DecontaminationConfig
     def known(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """(numbers of the runs that the texts hold, the text of each)."""
         words = split_words(texts)
-        found = find_runs(*runs_of(words, config.ngram), *slots)
-        return found[found >= 0], words.text_of()[found >= 0]
+        numbers = find_runs(*runs_of(words, config.ngram), *slots)
+        return numbers[numbers >= 0], words.text_of()[numbers >= 0]
 
     numbers = [np.empty(0, np.int64)]
     documents = 0
@@ -191,7 +191,7 @@ def _look_through(file: dict[str, Any], folder: str, ngram: int, share: float) -
 
 
 def contaminated(
-    documents: list[tuple[Document, str]], index: Index, ngram: int, share: float
+    documents: list[tuple[Document, str]], index: ItemIndex, ngram: int, share: float
 ) -> Iterator[dict[str, Any]]:
     """A row for each item that a document of (document, stage) holds, by document, the most alike first."""
     best: dict[tuple[int, int], Any] = {}
@@ -216,7 +216,7 @@ def contaminated(
 
 
 @functools.lru_cache(maxsize=1)
-def _open(folder: str) -> Index:
+def _open(folder: str) -> ItemIndex:
     return load_index(Path(folder, "index"))  # once a worker process, not once a file
 
 
@@ -235,7 +235,7 @@ def _write_table(path: Path, removed: list[Path]) -> None:
     write_text_atomic(path, out.getvalue())
 
 
-def _by_benchmark(index: Index, found: Counter[int]) -> dict[str, dict[str, int]]:
+def _by_benchmark(index: ItemIndex, hits: Counter[int]) -> dict[str, dict[str, int]]:
     """Benchmark file -> items, those sought, those found."""
     counts: dict[str, dict[str, int]] = {}
     sought = set(index.sought().tolist())
@@ -243,6 +243,6 @@ def _by_benchmark(index: Index, found: Counter[int]) -> dict[str, dict[str, int]
         row = counts.setdefault(item.benchmark, {"items": 0, "sought": 0, "found": 0, "hits": 0})
         row["items"] += 1
         row["sought"] += number in sought
-        row["found"] += number in found
-        row["hits"] += found[number]
+        row["found"] += number in hits
+        row["hits"] += hits[number]
     return counts

@@ -1,8 +1,8 @@
 """The words of a text for comparing, and its runs of words, as hashes.
 
-Words are those of the text stage (`text/language.py`): runs of letters and digits, Chinese characters one by one. Case
-and width do not count, punctuation is no word, numbers are. The label of a choice ("B.", "(c)", a letter that starts a
-line) is none either, so that choices listed with and without labels are alike.
+Words are those of the text stage (`documents/language.py`): runs of letters and digits, Chinese characters one by one.
+Case and width do not count, punctuation is no word, numbers are. The label of a choice ("B.", "(c)", a letter that
+starts a line) is none either, so that choices listed with and without labels are alike.
 """
 
 import functools
@@ -24,7 +24,7 @@ _A, _LAST_LABEL, _ZERO, _NINE, _LINE_BREAK = 97, 104, 48, 57, 10  # a, h, 0, 9
 _AFTER_LABEL = (0x29, 0x2E, 0x3A, 0xFF09, 0xFF0E, 0xFF1A, 0x3001)  # ) . : and their wide forms, the comma of lists
 
 
-class Words(NamedTuple):
+class HashedWords(NamedTuple):
     """Words of n texts, one after the other; `borders` [n + 1] says where each text's begin."""
 
     hashes: np.ndarray  # uint64
@@ -49,13 +49,13 @@ class Runs(NamedTuple):
     lengths: np.ndarray  # int64
 
 
-def split_words(texts: Sequence[str]) -> Words:
+def split_words(texts: Sequence[str]) -> HashedWords:
     """The words of `texts`."""
     points, borders = flatten(texts)
-    return Words(*_split(points, borders, _folded()))
+    return HashedWords(*_split(points, borders, _folded()))
 
 
-def runs_of(words: Words, ngram: int) -> Runs:
+def runs_of(words: HashedWords, ngram: int) -> Runs:
     """The run at every word."""
     return Runs(*_runs(words.hashes, words.halves, words.borders, 2 * ngram))
 

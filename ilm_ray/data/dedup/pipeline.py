@@ -33,19 +33,19 @@ def find_duplicates(files: list[Signed], scratch: Path, partitions: int, thresho
     threshold: see `components.keepers`. `scratch` is a folder that all nodes see. Clusters are found in this process:
     16 bytes an edge, a few million edges a second.
     """
-    found = clusters(_edges(files, partitions))
-    if not len(found.ids):
+    members = clusters(_edges(files, partitions))
+    if not len(members.ids):
         nothing = np.zeros(0, np.uint64)
         return Drops(nothing, nothing, np.zeros(0, np.float32), np.zeros(0, bool))
     scratch.mkdir(parents=True, exist_ok=True)
-    _save_members(scratch, found)
+    _save_members(scratch, members)
     ids, keeper, likeness = _judged(files, scratch, partitions, threshold)
     order = np.argsort(ids)
     ids, keeper, likeness = ids[order], keeper[order], likeness[order]
     fallen = ids != keeper
-    assert np.array_equal(ids, found.ids), "a member of a cluster has no signature"
+    assert np.array_equal(ids, members.ids), "a member of a cluster has no signature"
     (scratch / MEMBERS).unlink()
-    return Drops(ids[fallen], keeper[fallen], likeness[fallen], found.exact[fallen])
+    return Drops(ids[fallen], keeper[fallen], likeness[fallen], members.exact[fallen])
 
 
 def _edges(files: list[Signed], partitions: int) -> Edges:
@@ -98,11 +98,11 @@ def _partition_stars(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"id": both.high, "low": both.low, "exact": both.exact}
 
 
-def _save_members(scratch: Path, found: Clusters) -> None:
+def _save_members(scratch: Path, members: Clusters) -> None:
     """Ids and labels as one mapped table: each file's members are neighbours in it."""
     temporary = temporary_path(scratch / MEMBERS)
     with temporary.open("wb") as out:
-        np.save(out, np.stack([found.ids, found.label]))
+        np.save(out, np.stack([members.ids, members.label]))
     temporary.replace(scratch / MEMBERS)
 
 

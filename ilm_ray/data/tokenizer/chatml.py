@@ -31,7 +31,7 @@ class Message(TypedDict):
     action: NotRequired[Action]
 
 
-class Vocabulary(Protocol):
+class ChatVocabulary(Protocol):
     """What a conversation needs of a tokenizer: `Tokenizer` of `tokenizer.py`, or one read from its files."""
 
     bos_id: int
@@ -51,7 +51,7 @@ class ChatTokens(NamedTuple):
     loss_mask: list[int]
 
 
-def encode_chat(tokenizer: Vocabulary, messages: Sequence[Message], generation_prompt: bool = False) -> ChatTokens:
+def encode_chat(tokenizer: ChatVocabulary, messages: Sequence[Message], generation_prompt: bool = False) -> ChatTokens:
     """`<s>`, then for each message `<|im_start|>role\\ncontent<|im_end|>\\n`.
 
     With a tool, as the released models have it: `<|im_start|>role name=<|plugin|>\\ncontent<|im_end|>\\n`, and

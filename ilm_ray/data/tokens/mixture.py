@@ -24,7 +24,7 @@ KINDS = ("all", "short", "long")
 
 
 @dataclass(frozen=True)
-class Part:
+class MixturePart:
     """Sequences that take turns with those of other parts. `kind`: what they are made of, one of KINDS.
 
     `cut`: no piece is longer than that; 0 where documents are cut at the ends of sequences alone.
@@ -76,7 +76,7 @@ class Mixture:
     ) -> None:
         shares = present_shares(shares, sources)
         self.sources, self.context, self.notes = dict(sources), context, list[str]()
-        self.parts = list[Part]()
+        self.parts = list[MixturePart]()
         for name in sorted(shares):
             source, share = sources[name], shares[name] / sum(shares.values())
             documents = np.arange(len(source))
@@ -95,13 +95,15 @@ class Mixture:
                         self.notes.append(f"{name}: {why}; all take their place")
                     if why or len(stream.documents) == len(streams["all"].documents):
                         stream = streams["all"]  # one stream for both parts: a pass then holds each document once
-                    self.parts.append(Part(name, kind, part, stream, short_context if why and kind == "short" else 0))
+                    self.parts.append(
+                        MixturePart(name, kind, part, stream, short_context if why and kind == "short" else 0)
+                    )
         self._turns = Turns([part.share for part in self.parts], seed)
         # Parts of one stream walk it together.
         same = [[other.stream is part.stream for other in self.parts] for part in self.parts]
         self._same_stream = np.array(same, dtype=np.int64)
 
-    def part(self, number: int) -> Part:
+    def part(self, number: int) -> MixturePart:
         """The part that sequence `number` comes from."""
         return self.parts[self._turns.turn(number)]
 

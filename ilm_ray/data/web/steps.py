@@ -40,7 +40,7 @@ def format_file(_: Batches, task: FileTask) -> Batches:
 
 def clean(documents: Batches, task: FileTask) -> Batches:
     """Normalise, score, and remove what breaks a rule."""
-    own = {name: read_rule(name, path) for name, path in task.config.own_rules.items()}
+    functions = {name: read_rule(name, path) for name, path in task.config.own_rules.items()}
     for batch in documents:
         for document in batch:
             text, document.columns["removed_lines"] = drop_chrome(normalise(document.text))
@@ -48,7 +48,7 @@ def clean(documents: Batches, task: FileTask) -> Batches:
                 document.columns["raw_text"] = document.text
             document.set_text(text)
         languages = [document.language for document in batch]
-        scores = score_batch([document.text for document in batch], languages, own)
+        scores = score_batch([document.text for document in batch], languages, functions)
         verdicts = first_failures(scores, languages, task.config.rules)
         table = np.stack([*scores.values()], 1).tolist()
         for document, values, verdict in zip(batch, table, verdicts, strict=True):

@@ -27,7 +27,7 @@ HEAD, TAIL = 48, 12  # tokens of a piece that are shown
 
 
 @dataclass(frozen=True)
-class Told:
+class ReadPiece:
     """A piece of a sequence. `start`, `stop`: its tokens within a document of `length`. `origin`: url and dump; then
     `archive` and `capture` (which of its pages, counted from 0), or `repository` and the `files` within the piece."""
 
@@ -52,7 +52,7 @@ class Batch:
     context: int
     learning_rate: float
     sequences: list[int]
-    pieces: list[Told]
+    pieces: list[ReadPiece]
 
 
 def explain(run_dir: Path, step: int, rank: int = 0, ranks: int = 1) -> Batch:
@@ -74,7 +74,7 @@ def explain(run_dir: Path, step: int, rank: int = 0, ranks: int = 1) -> Batch:
     sequences = list(range(first + rank, first + phase.sequences, ranks))
     archives = _archives(run_dir)
     pieces = [
-        _told(sequence, piece, mixture, tokenizer, archives)
+        _read_piece(sequence, piece, mixture, tokenizer, archives)
         for sequence in sequences
         for piece in mixture.pieces(sequence)
     ]
@@ -117,7 +117,7 @@ def lines(batch: Batch) -> Iterator[str]:
         yield f"    {piece.text}"
 
 
-def _place(piece: Told) -> str:
+def _place(piece: ReadPiece) -> str:
     origin = piece.origin
     if "repository" in origin:
         return f"{origin['repository']}: {', '.join(origin['files'])}"
@@ -125,7 +125,9 @@ def _place(piece: Told) -> str:
     return f"{origin['url']}  {origin['dump']}{archive}"
 
 
-def _told(sequence: int, piece: Piece, mixture: Mixture, tokenizer: Tokenizer, archives: dict[int, Source]) -> Told:
+def _read_piece(
+    sequence: int, piece: Piece, mixture: Mixture, tokenizer: Tokenizer, archives: dict[int, Source]
+) -> ReadPiece:
     source = mixture.sources[piece.source]
     try:
         origin, tokens = source.provenance(piece.document), source.tokens(piece.document)
@@ -142,7 +144,7 @@ def _told(sequence: int, piece: Piece, mixture: Mixture, tokenizer: Tokenizer, a
     if len(inside) > HEAD:
         text += (" ... " if len(inside) > HEAD + TAIL else "") + _text(tokenizer, inside[HEAD:][-TAIL:])
     kind = mixture.part(sequence).kind
-    return Told(
+    return ReadPiece(
         sequence, piece.source, kind, document, piece.start, piece.stop, len(tokens), origin, " ".join(text.split())
     )
 
@@ -172,8 +174,8 @@ def _settings(run_dir: Path) -> tuple[list[PhaseConfig], TrainingConfig, int]:
         raise UserError(f"{path} does not exist; give --run-dir the folder of a run") from None
     except (yaml.YAMLError, UnicodeDecodeError, ValidationError, TypeError, KeyError) as error:
         where = "pretrain/manifest.json" if done else "config.yaml"
-        said = str(error).splitlines()[0]
-        raise UserError(f"{run_dir / where} does not say how to pre-train ({said}); run the job again") from None
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{run_dir / where} does not say how to pre-train ({reason}); run the job again") from None
 
 
 def _skipped(run_dir: Path, phase: int) -> list[int]:
@@ -194,5 +196,5 @@ def _mixtures(run_dir: Path, phases: Sequence[PhaseConfig], seed: int) -> list[M
 
 def _archives(run_dir: Path) -> dict[int, Source]:
     """The input files of the text stage by what their ids have in common; empty where that stage is not here."""
-    found = read_sources(run_dir / "text") if (run_dir / "text" / SOURCES).is_file() else []
-    return {source.key: source for source in found}
+    sources = read_sources(run_dir / "text") if (run_dir / "text" / SOURCES).is_file() else []
+    return {source.key: source for source in sources}

@@ -23,7 +23,7 @@ from ilm_ray.report.explain.text_run import (
 
 SAMPLE_CHARS = 300
 LOW, HIGH = "low", "high"
-Sample = dict[str, Any]  # id, url, language, dump, value, now, then, text
+FlipSample = dict[str, Any]  # id, url, language, dump, value, now, then, text
 _REMOVED, _KEPT = "newly removed", "newly kept"
 
 
@@ -48,7 +48,7 @@ class Flips:
     falls_later: Counter[str] = field(default_factory=Counter)
     by_language: dict[str, Counter[str]] = field(default_factory=dict)
     by_dump: dict[str, Counter[str]] = field(default_factory=dict)
-    nearest: list[Sample] = field(default_factory=list)
+    nearest: list[FlipSample] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -61,7 +61,7 @@ def move(run: TextRun, name: str, at: float, side: str | None, language: str | N
     if rule.column is None or rule.name == "language":
         raise UserError(f"rule '{name}' has no score with a threshold: it cannot be moved without a new run")
     flips = Flips(rule, side or nearer_side(run, rule, at, language), at, language, notes=_notes(run, rule))
-    nearest = Smallest[Sample](samples)
+    nearest = Smallest[FlipSample](samples)
     for path in chain.from_iterable(run.files().values()):
         for document in read(path):
             if language in (None, document.language) and rule.step in steps_reached(document, path):
@@ -146,7 +146,7 @@ def _listed(names: list[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _judge(run: TextRun, flips: Flips, document: Document, nearest: Smallest[Sample]) -> None:
+def _judge(run: TextRun, flips: Flips, document: Document, nearest: Smallest[FlipSample]) -> None:
     """Count one document of the step, if it reached the rule."""
     rules = run.rules(flips.rule.step, document)
     order = [bounded.rule.name for bounded in rules]
@@ -183,7 +183,7 @@ def _judge(run: TextRun, flips: Flips, document: Document, nearest: Smallest[Sam
     nearest.offer(abs(value - flips.at), document.id, partial(_sample, document, value, fell, becomes))
 
 
-def _sample(document: Document, value: float, fell: str | None, becomes: str | None) -> Sample:
+def _sample(document: Document, value: float, fell: str | None, becomes: str | None) -> FlipSample:
     now, then = (f"removed by {rule}" if rule else "kept" for rule in (fell, becomes))
     about = {"id": str(document.id), "url": document.url, "language": document.language, "dump": document.dump}
     return about | {"value": value, "now": now, "then": then, "text": document.text[:SAMPLE_CHARS]}

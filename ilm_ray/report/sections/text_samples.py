@@ -23,7 +23,7 @@ from ilm_ray.report.html import diff
 FILES, ROWS, FILE_BYTES = 12, 1000, 32 << 20
 REMOVED, BORDERLINE, CLEANED, PAIRS = 20, 20, 8, 10
 SAMPLE_CHARS = 300
-Sample = dict[str, Any]  # of a document what is shown
+ShownDocument = dict[str, Any]  # of a document what is shown
 _MULTIPLIER = 0x9E3779B97F4A7C15  # 2^64 / golden ratio
 
 
@@ -36,11 +36,11 @@ class RuleView:
     thresholds: set[float] = field(default_factory=set)
     removed_scores: list[float] = field(default_factory=list)  # of those that this rule removed
     other_scores: list[float] = field(default_factory=list)
-    removed: Smallest[Sample] = field(default_factory=lambda: Smallest(REMOVED))
-    fallen_at_line: Smallest[Sample] = field(default_factory=lambda: Smallest(BORDERLINE // 2))
-    passed_at_line: Smallest[Sample] = field(default_factory=lambda: Smallest(BORDERLINE // 2))
+    removed: Smallest[ShownDocument] = field(default_factory=lambda: Smallest(REMOVED))
+    fallen_at_line: Smallest[ShownDocument] = field(default_factory=lambda: Smallest(BORDERLINE // 2))
+    passed_at_line: Smallest[ShownDocument] = field(default_factory=lambda: Smallest(BORDERLINE // 2))
 
-    def borderline(self) -> list[Sample]:
+    def borderline(self) -> list[ShownDocument]:
         """Nearest the threshold on either side, by value."""
         samples = [*self.fallen_at_line.items(), *self.passed_at_line.items()]
         return sorted(samples, key=lambda row: (row["value"], row["id"]))
@@ -51,8 +51,8 @@ class Look:
     """`rows` were read of `files` files; `all_files` is how many there are."""
 
     rules: list[RuleView]
-    cleaned: list[Sample]
-    pairs: list[tuple[Sample, Sample]]  # (kept copy, near-duplicate)
+    cleaned: list[ShownDocument]
+    pairs: list[tuple[ShownDocument, ShownDocument]]  # (kept copy, near-duplicate)
     similarities: list[float]
     rows: int
     files: int
@@ -62,7 +62,7 @@ class Look:
 def look(run: TextRun) -> Look:
     """Read a bounded part of the run's documents. Raises UserError where a file is damaged."""
     rules: dict[tuple[str, str], RuleView] = {}
-    cleaned, doubles = Smallest[Sample](CLEANED), Smallest[Sample](4 * PAIRS)
+    cleaned, doubles = Smallest[ShownDocument](CLEANED), Smallest[ShownDocument](4 * PAIRS)
     seen = Look([], [], [], [], 0, 0, 0)
     for paths in run.files().values():
         chosen = spread(paths, FILES)
@@ -140,24 +140,24 @@ def _nearest(bounded: BoundedRule, value: float) -> tuple[float, float]:
     return bound, distance
 
 
-def _sample(document: Document, fell: str | None, value: Any, threshold: Any) -> Sample:
+def _sample(document: Document, fell: str | None, value: Any, threshold: Any) -> ShownDocument:
     text = document.text[: SAMPLE_CHARS + 1]
     return _about(document) | {"fell": fell, "value": value, "threshold": threshold, "text": text}
 
 
-def _texts(document: Document) -> Sample:
+def _texts(document: Document) -> ShownDocument:
     texts = {"text": document.text, "raw_text": document.column("raw_text")}
     cut = {name: text[: diff.CHARS + 1] for name, text in texts.items() if text is not None}
     return _about(document) | {"duplicate_of": document.duplicate_of, "similarity": document.similarity} | cut
 
 
-def _about(document: Document) -> Sample:
+def _about(document: Document) -> ShownDocument:
     return {name: document.column(name) for name in ("id", "url", "language", "dump")}
 
 
-def _with_keeper(run: TextRun, doubles: list[Sample]) -> list[tuple[Sample, Sample]]:
+def _with_keeper(run: TextRun, doubles: list[ShownDocument]) -> list[tuple[ShownDocument, ShownDocument]]:
     """The first few, each behind the copy that stays; that of an earlier run is not at hand."""
-    pairs: list[tuple[Sample, Sample]] = []
+    pairs: list[tuple[ShownDocument, ShownDocument]] = []
     for double in doubles:
         kept = find_document(run, double["duplicate_of"])
         if kept is not None:

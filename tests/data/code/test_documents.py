@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ilm_ray.data.code.documents import JoinedFiles, join_sections, repository_documents
 from ilm_ray.data.code.files.detect import language_of
-from ilm_ray.data.code.files.forms import Form, section
+from ilm_ray.data.code.files.forms import CodeText, section
 from ilm_ray.data.code.prompts import MAX_SUMMARY, file_prompt, prompted_documents, repository_prompt, summarize
 from ilm_ray.data.code.tokens import count_tokens
 
@@ -45,7 +45,7 @@ _TEXTS = {
     "tool/bad.py": "eval(input())\n",
     "native/fastCount2.c": "/* Counts words in C.\n * Quickly. */\nint x;\n",
 }
-_REPOSITORY = {path: Form(text, language_of(path) or "") for path, text in _TEXTS.items()}
+_REPOSITORY = {path: CodeText(text, language_of(path) or "") for path, text in _TEXTS.items()}
 
 
 def test_prompts_say_what_repository_and_files_are() -> None:
@@ -56,22 +56,22 @@ def test_prompts_say_what_repository_and_files_are() -> None:
     assert found["tool/cli.py"] == "The file cli.py in tool: Command line of the tool."
     assert found["tool/core.py"] == "The file core.py in tool is about core."  # a licence says nothing about the code
     assert found["native/fastCount2.c"] == "The file fastCount2.c in native: Counts words in C."
-    assert file_prompt("x.c", Form("", "c"), ["b.h"]) == "The file x.c is about x. It builds on b.h."
-    assert file_prompt("x.c", Form("", "c"), list("abcdefg")).endswith("It builds on a, b, c, d, e and 2 more.")
+    assert file_prompt("x.c", CodeText("", "c"), ["b.h"]) == "The file x.c is about x. It builds on b.h."
+    assert file_prompt("x.c", CodeText("", "c"), list("abcdefg")).endswith("It builds on a, b, c, d, e and 2 more.")
 
 
 @given(
     st.sampled_from(["python", "c", "markdown", "ruby"]), st.text(max_size=400) | st.just("/* " + "word " * 200 + "*/")
 )
 def test_a_summary_is_short_whatever_the_file(language: str, text: str) -> None:
-    summary = summarize(Form(text, language))
+    summary = summarize(CodeText(text, language))
     assert len(summary) <= MAX_SUMMARY + 4
     assert "\n" not in summary
 
 
 def test_a_comment_full_of_white_space_is_summarized_at_once() -> None:
     started = time.process_time()
-    assert summarize(Form(f"// Adds. {' ' * 40_000} // y\n", "c")) == "Adds."
+    assert summarize(CodeText(f"// Adds. {' ' * 40_000} // y\n", "c")) == "Adds."
     assert time.process_time() - started < 2  # quadratic: 11 s
 
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from ilm_ray.data.code.files.forms import convert
 from ilm_ray.data.code.languages import lexical
-from ilm_ray.data.code.languages.facts import Facts, Import, Index
+from ilm_ray.data.code.languages.facts import Facts, Import, ModuleIndex
 from ilm_ray.data.code.languages.imports import LANGUAGES, MANIFESTS, dependencies, find_facts
 
 
 def graph_of(texts: dict[str, str]) -> dict[str, set[str]]:
     """Edges of the files that have any."""
-    index = Index({path: find_facts(path, text) for path, text in texts.items()})
+    index = ModuleIndex({path: find_facts(path, text) for path, text in texts.items()})
     return {path: found for path in texts if (found := dependencies(path, index))}
 
 
@@ -92,7 +92,7 @@ def test_a_notebook_needs_what_its_cells_import() -> None:
 
 
 def test_edges_of_the_standard_library_agree_with_pythons_finder() -> None:
-    root, texts, index = Path(sysconfig.get_path("stdlib")), standard_library(), Index(_facts())
+    root, texts, index = Path(sysconfig.get_path("stdlib")), standard_library(), ModuleIndex(_facts())
     located = functools.cache(functools.partial(_located, root=root))
     found, wanted = set[tuple[str, str]](), set[tuple[str, str]]()
     for path in texts:
@@ -420,6 +420,6 @@ def test_broken_text_keeps_its_length_and_finds_no_error(text: str) -> None:
     paths = [f"a/x{suffix}" for suffix in LANGUAGES] + [f"a/{name}" for name in MANIFESTS]
     facts = {path: find_facts(path, text) for path in paths}
     assert {path: Facts.of_json(json.loads(json.dumps(found))) for path, found in facts.items()} == facts
-    index = Index(facts)
+    index = ModuleIndex(facts)
     for path in paths:
         assert dependencies(path, index) <= facts.keys() - {path}

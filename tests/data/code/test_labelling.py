@@ -10,7 +10,7 @@ import pytest
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.jsonl import read_jsonl, write_jsonl
 from ilm_ray.config import load_config
-from ilm_ray.data.code.files.labelling import Sample, merge, run_round
+from ilm_ray.data.code.files.labelling import CodeSample, merge, run_round
 from ilm_ray.data.code.files.scorer import BAR, Scorer, agreement, vectorise
 from ilm_ray.data.code.files.scores import TIERS
 from ilm_ray.data.code.files.selection import tree_fingerprints
@@ -27,7 +27,7 @@ _TELLING = {
 }
 
 
-def _sample(number: int, language: str = "python") -> Sample:
+def _sample(number: int, language: str = "python") -> CodeSample:
     """A file whose true tier shows in four of its names; four more of that kind are drawn from all tiers."""
     rng = random.Random(number)
     tier = rng.choices(TIERS, weights=[2, 5, 3])[0]
@@ -37,7 +37,7 @@ def _sample(number: int, language: str = "python") -> Sample:
     words = rng.choices(_WORDS, k=40) + telling
     rng.shuffle(words)
     text = "\n".join(f"    {a} = {b}({c})" for a, b, c in zip(words[::3], words[1::3], words[2::3], strict=False))
-    return Sample(f"{language}-{number}", language, f"def f():\n{text}\n", tier)
+    return CodeSample(f"{language}-{number}", language, f"def f():\n{text}\n", tier)
 
 
 class Annotator:
@@ -46,7 +46,7 @@ class Annotator:
     def __init__(self, truth: dict[str, str], seed: int) -> None:
         self.truth, self.rng = truth, random.Random(seed)
 
-    def label(self, sample: Sample, error: float) -> Sample:
+    def label(self, sample: CodeSample, error: float) -> CodeSample:
         right = self.truth[sample.id]
         wrong = self.rng.choice([tier for tier in TIERS if tier != right])
         return sample._replace(tier=wrong if self.rng.random() < error else right)
@@ -60,7 +60,7 @@ def test_three_rounds_agree_more_and_find_earlier_mistakes() -> None:
     labels = [annotator.label(sample, error=0.25) for sample in everything[400:650]]
     pool = [sample._replace(tier="") for sample in everything[650:]]
 
-    def wrong(found: list[Sample]) -> int:
+    def wrong(found: list[CodeSample]) -> int:
         return sum(truth[sample.id] != sample.tier for sample in found)
 
     first = {sample.id for sample in labels}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from ilm_ray.data.code.languages.facts import Index
+from ilm_ray.data.code.languages.facts import ModuleIndex
 from ilm_ray.data.code.languages.imports import dependencies, find_facts
 from ilm_ray.data.code.order import (
     OPENED,
@@ -129,7 +129,7 @@ def test_real_repositories(name: str) -> None:
         root = Path(spec.origin).parent
         texts = {f"{name}/{p.relative_to(root).as_posix()}": p.read_text() for p in sorted(root.rglob("*.py"))}
     texts = {**texts, **{f"{folder}/README.md": "" for folder in {posixpath.dirname(p) for p in texts} if folder}}
-    index = Index({path: find_facts(path, text) for path, text in texts.items()})
+    index = ModuleIndex({path: find_facts(path, text) for path, text in texts.items()})
     graph = {path: dependencies(path, index) for path in texts}
     order = dependency_order(texts, graph)
     assert sum(map(len, graph.values())) > 20
@@ -151,7 +151,7 @@ def test_real_repositories(name: str) -> None:
         )
     for seed in range(3):
         shuffled = random.Random(seed).sample(order, len(order))
-        again = Index({path: index.facts[path] for path in shuffled})
+        again = ModuleIndex({path: index.facts[path] for path in shuffled})
         assert dependency_order(shuffled, {path: dependencies(path, again) for path in shuffled}) == order
 
 

@@ -14,11 +14,11 @@ import pytest
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config.data import CodeConfig
-from ilm_ray.data.code.files.entries import Entry, Limits
+from ilm_ray.data.code.files.entries import Entry, ReadLimits
 from ilm_ray.data.code.files.selection import jsonable, part_of, select, tree_fingerprints
 from ilm_ray.data.code.files.trees import find_trees, list_tree, read_tree
 
-_LIMITS = Limits(file_bytes=1000, archive_bytes=1 << 20, archive_members=50)
+_LIMITS = ReadLimits(file_bytes=1000, archive_bytes=1 << 20, archive_members=50)
 _FILES = {"README.md": b"# hello\n", "src/a.py": b"import b\n", "src/deep/b.c": b"int x;\n", "caf\u00e9.py": b"y = 1\n"}
 
 
@@ -53,7 +53,7 @@ def _tar(path: Path, members: dict[str, bytes], mode: str = "w:gz") -> Path:
     return path
 
 
-def _contents(source: Path, limits: Limits = _LIMITS) -> dict[str, bytes]:
+def _contents(source: Path, limits: ReadLimits = _LIMITS) -> dict[str, bytes]:
     (tree,) = find_trees(CodeConfig(source=str(source)))
     entries = list_tree(tree, limits).entries
     random.Random(0).shuffle(entries)
@@ -147,7 +147,7 @@ def test_bombs_are_bounded(tmp_path: Path) -> None:
     raw = _tar(tmp_path / "ok.tar", {"a.py": b"abc"}, "w").read_bytes()
     (tmp_path / "pax.tar.gz").write_bytes(gzip.compress(raw[:1024] + info.tobuf() + bytes(4096)))
     with pytest.raises(UserError, match=r"pax.tar.gz"):
-        _contents(tmp_path / "pax.tar.gz", Limits(1000, 4 << 30, 50))
+        _contents(tmp_path / "pax.tar.gz", ReadLimits(1000, 4 << 30, 50))
 
 
 @pytest.mark.process

@@ -14,7 +14,7 @@ from benchmarks.plain_matches import plain_runs, plain_share, plain_words
 from demo import DATA
 from demo.benchmark_items import CHINESE, PROBLEMS
 from demo.sentences import writer
-from ilm_ray.data.decontamination.index import MAX_ITEMS, Index, build_index, load_index, save_index
+from ilm_ray.data.decontamination.index import MAX_ITEMS, ItemIndex, build_index, load_index, save_index
 from ilm_ray.data.decontamination.items import Item, find_benchmarks, read_benchmarks
 from ilm_ray.data.decontamination.match import find_passages
 from ilm_ray.data.decontamination.words import runs_of, split_words
@@ -32,7 +32,7 @@ def question(text: str) -> Item:
     return Item("made.jsonl", "0", text, "", "", "")
 
 
-def items_found(texts: list[str], index: Index) -> list[tuple[int, int]]:
+def items_found(texts: list[str], index: ItemIndex) -> list[tuple[int, int]]:
     found = find_passages(texts, index.table, NGRAM, SHARE)
     return sorted({(match.text, int(index.item_of[match.passage])) for match in found})
 
@@ -78,7 +78,7 @@ def test_a_batch_finds_what_its_halves_find(documents: list[str], cut: int) -> N
 
 
 @pytest.fixture(scope="module")
-def demo_index() -> Index:
+def demo_index() -> ItemIndex:
     return build_index(read_benchmarks(find_benchmarks([str(DATA / "benchmarks" / "*")])), NGRAM, NOTHING)
 
 
@@ -87,7 +87,7 @@ def host(seed: int, language: str) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_planted_items_are_found_however_lightly_edited(demo_index: Index, kind: str) -> None:
+def test_planted_items_are_found_however_lightly_edited(demo_index: ItemIndex, kind: str) -> None:
     rng = random.Random(f"planted {kind}")
     planted, expected = [], []
     for number, item in enumerate(demo_index.items):
@@ -102,12 +102,12 @@ def test_planted_items_are_found_however_lightly_edited(demo_index: Index, kind:
     assert len(found) >= (1.0 if kind == "exact" else 0.9) * len(expected)
 
 
-def test_clean_text_holds_nothing(demo_index: Index) -> None:
+def test_clean_text_holds_nothing(demo_index: ItemIndex) -> None:
     texts = [host(seed, language) for seed in range(150) for language in ("en", "zh")]
     assert items_found(texts, demo_index) == []
 
 
-def test_the_passage_is_where_the_item_stands(demo_index: Index) -> None:
+def test_the_passage_is_where_the_item_stands(demo_index: ItemIndex) -> None:
     text = f"{host(1, 'en')}\n{PROBLEMS[0][0]}\n{host(2, 'en')}"
     (match,) = find_passages([text], demo_index.table, NGRAM, SHARE)
     assert text[match.start : match.end] == PROBLEMS[0][0].rstrip("?")
@@ -123,7 +123,7 @@ def test_a_solution_gives_its_item_away() -> None:
     assert items_found([f"{host(3, 'en')}\n{solution}", host(3, "en")], index) == [(0, 0)]
 
 
-def test_choices_without_labels(demo_index: Index) -> None:
+def test_choices_without_labels(demo_index: ItemIndex) -> None:
     asked, *choices, _ = CHINESE[2]
     text = f"{host(4, 'zh')}\n{asked}？{' '.join(choices)}\n{host(5, 'zh')}"
     number = [i.question for i in demo_index.items].index(asked)
@@ -163,7 +163,7 @@ def test_what_is_too_short_or_all_numbers_is_not_sought() -> None:
     assert build_index(items, NGRAM, NOTHING).sought().tolist() == []
 
 
-def test_an_index_comes_back_from_its_folder(demo_index: Index, tmp_path: Path) -> None:
+def test_an_index_comes_back_from_its_folder(demo_index: ItemIndex, tmp_path: Path) -> None:
     save_index(tmp_path, demo_index)
     again = load_index(tmp_path)
     assert again.items == demo_index.items

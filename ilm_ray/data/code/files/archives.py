@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.data.code.files.entries import Entry, Limits, Listing
+from ilm_ray.data.code.files.entries import Entry, Listing, ReadLimits
 
 # What the standard library raises on archives that are cut off or made up.
 DAMAGE = (
@@ -29,7 +29,7 @@ _MAGIC: dict[bytes, Callable[[str], Any]] = {
 }
 
 
-def list_zip(path: str, limits: Limits) -> Listing:
+def list_zip(path: str, limits: ReadLimits) -> Listing:
     """Regular files by the names in the archive. Raises UserError where it is damaged or beyond the limits."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -49,7 +49,7 @@ def list_zip(path: str, limits: Limits) -> Listing:
     return _named(members, left_out)
 
 
-def read_zip(path: str, entries: Iterable[Entry], limits: Limits) -> Iterator[tuple[Entry, bytes]]:
+def read_zip(path: str, entries: Iterable[Entry], limits: ReadLimits) -> Iterator[tuple[Entry, bytes]]:
     """At most `limits.file_bytes` + 1 bytes of each entry."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -60,7 +60,7 @@ def read_zip(path: str, entries: Iterable[Entry], limits: Limits) -> Iterator[tu
         raise _damaged(path, error) from None
 
 
-def list_tar(path: str, limits: Limits) -> Listing:
+def list_tar(path: str, limits: ReadLimits) -> Listing:
     """Regular files by the names in the archive. Raises UserError where it is damaged or beyond the limits."""
     members, left_out = list[Entry](), Counter[str]()
     try:
@@ -76,7 +76,7 @@ def list_tar(path: str, limits: Limits) -> Listing:
     return _named(members, left_out)
 
 
-def read_tar(path: str, entries: Iterable[Entry], limits: Limits) -> Iterator[tuple[Entry, bytes]]:
+def read_tar(path: str, entries: Iterable[Entry], limits: ReadLimits) -> Iterator[tuple[Entry, bytes]]:
     """At most `limits.file_bytes` + 1 bytes of each entry, in the order of the archive; of equal names the first."""
     wanted = {entry.member: entry for entry in entries}
     try:
@@ -97,7 +97,7 @@ def read_tar(path: str, entries: Iterable[Entry], limits: Limits) -> Iterator[tu
 class _Bounded(io.RawIOBase):
     """An unpacked stream that refuses to go beyond a number of bytes, or to give much of it at once."""
 
-    def __init__(self, raw: Any, limits: Limits) -> None:
+    def __init__(self, raw: Any, limits: ReadLimits) -> None:
         self._raw, self._limit, self._most = raw, limits.archive_bytes, max(limits.file_bytes + 1, _HEADER_BYTES)
 
     def read(self, size: int = -1) -> bytes:
@@ -126,7 +126,7 @@ class _Bounded(io.RawIOBase):
             raise tarfile.ReadError(f"it unpacks to more than code.max_archive_bytes = {self._limit}")
 
 
-def _open_tar(path: str, limits: Limits) -> tarfile.TarFile:
+def _open_tar(path: str, limits: ReadLimits) -> tarfile.TarFile:
     with Path(path).open("rb") as raw:
         head = raw.read(6)
     opener = next((found for magic, found in _MAGIC.items() if head.startswith(magic)), None)
@@ -151,7 +151,7 @@ def _named(members: list[Entry], left_out: Counter[str]) -> Listing:
     return Listing(list(safe.values()), left_out)
 
 
-def _check_count(path: str, members: int, limits: Limits) -> None:
+def _check_count(path: str, members: int, limits: ReadLimits) -> None:
     if members > limits.archive_members:
         raise UserError(
             f"code.source: {path} has more than code.max_archive_members = {limits.archive_members} members; "

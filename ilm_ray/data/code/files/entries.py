@@ -21,7 +21,7 @@ class Listing(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Limits:
+class ReadLimits:
     """What an archive may cost: archives come from strangers, and a kilobyte can unpack to a petabyte."""
 
     file_bytes: int

@@ -31,7 +31,7 @@ _NO_END = frozenset({
 })  # fmt: skip
 
 
-class Form(NamedTuple):
+class CodeText(NamedTuple):
     """What becomes of a file: its text and the language that the text is in."""
 
     text: str
@@ -42,13 +42,13 @@ class Unconvertible(ValueError):
     """The file is not what its name says."""
 
 
-def convert(text: str, language: str) -> Form:
+def convert(text: str, language: str) -> CodeText:
     """Notebooks and HTML as markdown; anything else as it is. Raises Unconvertible."""
     if language == "jupyter":
-        return Form(notebook(text), "markdown")
+        return CodeText(notebook(text), "markdown")
     if language in _HTML:
-        return Form(html(text, language), "markdown")
-    return Form(text, language)
+        return CodeText(html(text, language), "markdown")
+    return CodeText(text, language)
 
 
 def section(path: str, text: str, language: str) -> str:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.data.code.files.entries import Entry, Limits, Listing
+from ilm_ray.data.code.files.entries import Entry, Listing, ReadLimits
 
 DEADLINE_S = 600.0
 _REGULAR = (b"100644", b"100755", b"100664")
@@ -45,7 +45,7 @@ def list_files(location: str, revision: str) -> Listing:
     return Listing(found, left_out)
 
 
-def read_files(location: str, entries: Iterable[Entry], limits: Limits) -> Iterator[tuple[Entry, bytes]]:
+def read_files(location: str, entries: Iterable[Entry], limits: ReadLimits) -> Iterator[tuple[Entry, bytes]]:
     """At most `limits.file_bytes` + 1 bytes of each entry. Raises UserError where an object is missing."""
     wanted = list(entries)
     with tempfile.TemporaryFile() as numbers:  # a pipe for both directions could block on both ends

@@ -20,7 +20,7 @@ DOUBTFUL = 0.3  # probability of an earlier label's tier below which it is asked
 FOLDS = 5
 
 
-class Sample(NamedTuple):
+class CodeSample(NamedTuple):
     """A file; `tier` is "" where nobody has labelled it."""
 
     id: str
@@ -33,7 +33,7 @@ class Sample(NamedTuple):
 class Task:
     """What people are asked: is `proposed` right? "revalidate": the file has another label from an earlier round."""
 
-    sample: Sample
+    sample: CodeSample
     proposed: str
     confidence: float
     why: Literal["check", "revalidate"]
@@ -49,7 +49,7 @@ class Round:
 
 
 def run_round(
-    labels: Sequence[Sample], pool: Sequence[Sample], validation: Sequence[Sample], checks: int, seed: int
+    labels: Sequence[CodeSample], pool: Sequence[CodeSample], validation: Sequence[CodeSample], checks: int, seed: int
 ) -> Round:
     """Train, predict, and choose at most `checks` confident predictions and all doubtful earlier labels.
 
@@ -66,7 +66,7 @@ def run_round(
     return Round(scorer, agreed, tasks)
 
 
-def merge(labels: Sequence[Sample], answers: Sequence[Sample]) -> tuple[list[Sample], int]:
+def merge(labels: Sequence[CodeSample], answers: Sequence[CodeSample]) -> tuple[list[CodeSample], int]:
     """All labels, an answer in the place of an earlier label; and how many earlier labels changed their tier."""
     merged = {sample.id: sample for sample in labels}
     changed = sum(answer.id in merged and merged[answer.id].tier != answer.tier for answer in answers)
@@ -74,7 +74,7 @@ def merge(labels: Sequence[Sample], answers: Sequence[Sample]) -> tuple[list[Sam
     return sorted(merged.values()), changed
 
 
-def _doubtful(labels: Sequence[Sample], vectors: "np.ndarray", tiers: np.ndarray, seed: int) -> list[Task]:
+def _doubtful(labels: Sequence[CodeSample], vectors: "np.ndarray", tiers: np.ndarray, seed: int) -> list[Task]:
     """Earlier labels that a model trained without them contradicts, the most doubtful first."""
     folds = np.array([_key(sample) % FOLDS for sample in labels])
     found = np.zeros((len(labels), len(TIERS)))
@@ -91,7 +91,7 @@ def _doubtful(labels: Sequence[Sample], vectors: "np.ndarray", tiers: np.ndarray
     ]
 
 
-def _confident(scorer: Scorer, pool: Sequence[Sample], checks: int) -> list[Task]:
+def _confident(scorer: Scorer, pool: Sequence[CodeSample], checks: int) -> list[Task]:
     """As many high as low, drawn by the hashes of their ids: the surest ones alone would all be of one kind."""
     if not pool:
         return []
@@ -104,9 +104,9 @@ def _confident(scorer: Scorer, pool: Sequence[Sample], checks: int) -> list[Task
     return tasks
 
 
-def _places(samples: Sequence[Sample]) -> np.ndarray:
+def _places(samples: Sequence[CodeSample]) -> np.ndarray:
     return np.array([TIERS.index(sample.tier) for sample in samples], np.int64)
 
 
-def _key(sample: Sample) -> int:
+def _key(sample: CodeSample) -> int:
     return int.from_bytes(hashlib.sha256(sample.id.encode("utf-8", "replace")).digest()[:8])

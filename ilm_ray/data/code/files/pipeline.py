@@ -26,7 +26,7 @@ from ilm_ray.run.progress import Progress
 PARTS_PER_PARTITION = 64
 
 
-class Part(NamedTuple):
+class PartFiles(NamedTuple):
     """The rows of one part (see `steps`): what is kept, and what each step removed, with `drop_rule`."""
 
     kept: Path
@@ -36,7 +36,7 @@ class Part(NamedTuple):
 class Prepared(NamedTuple):
     """All files, part by part, and figures about them."""
 
-    parts: list[Part]
+    parts: list[PartFiles]
     whole: set[str]  # trees that are one repository each; the others may be many
     summary: dict[str, Any]
     about: list[Path]  # files with figures
@@ -77,7 +77,7 @@ def prepare_files(folder: Path, config: CodeConfig) -> Prepared:
     write_text_atomic(folder / "funnel.json", json.dumps(funnel.rows(), indent=1))
     return Prepared(
         [
-            Part(outputs(folder, "quality", number)[0], [outputs(folder, step, number)[1] for step in steps.STEPS])
+            PartFiles(outputs(folder, "quality", number)[0], [outputs(folder, step, number)[1] for step in steps.STEPS])
             for number in numbers
         ],
         {part.tree.name for part in parts if part.tree.kind != "folder"},
@@ -109,11 +109,11 @@ def _dedup(folder: Path, parts: int, config: CodeConfig) -> None:
 
 def _licences(folder: Path, selection: Selection) -> dict[str, dict[str, str]]:
     """Tree -> folder -> licence of the text that lies in it."""
-    found: dict[str, dict[str, str]] = defaultdict(dict)
+    licences: dict[str, dict[str, str]] = defaultdict(dict)
     for number, part in enumerate(selection.parts):
         stats = json.loads(outputs(folder, "read", number)[2].read_text(encoding="utf-8"))
-        found[part.tree.name] |= stats["licences"]
-    return dict(found)
+        licences[part.tree.name] |= stats["licences"]
+    return dict(licences)
 
 
 def _summary(funnel: Funnel, selection: Selection) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.places import located
 from ilm_ray.config.data import CodeConfig
-from ilm_ray.data.code.files.entries import Entry, Limits
+from ilm_ray.data.code.files.entries import Entry, ReadLimits
 from ilm_ray.data.code.files.filters import is_beside, path_verdict
-from ilm_ray.data.code.files.trees import Part, Tree, find_trees, fingerprint, list_tree, split_parts
+from ilm_ray.data.code.files.trees import Tree, TreePart, find_trees, fingerprint, list_tree, split_parts
 
 FILES_PER_PART = 256
 
@@ -20,7 +20,7 @@ FILES_PER_PART = 256
 class Selection(NamedTuple):
     """What each task reads, in a frozen order, and how many files were left out unread, by reason."""
 
-    parts: list[Part]
+    parts: list[TreePart]
     left_out: Counter[str]
 
 
@@ -79,20 +79,20 @@ def scorer_files(config: CodeConfig) -> list[Path]:
     return paths
 
 
-def limits(config: CodeConfig) -> Limits:
+def limits(config: CodeConfig) -> ReadLimits:
     """Bounds on what archives may cost, from `code.max_*`."""
-    return Limits(config.max_file_bytes, config.max_archive_bytes, config.max_archive_members)
+    return ReadLimits(config.max_file_bytes, config.max_archive_bytes, config.max_archive_members)
 
 
-def jsonable(part: Part) -> dict[str, Any]:
+def jsonable(part: TreePart) -> dict[str, Any]:
     """The part as a row that Ray Data carries."""
     return {"tree": asdict(part.tree), "entries": part.entries}
 
 
-def part_of(row: dict[str, Any]) -> Part:
+def part_of(row: dict[str, Any]) -> TreePart:
     """The part behind a row of `jsonable`."""
     tree = Tree(**row["tree"] | {"pruned": tuple(row["tree"]["pruned"])})
-    return Part(tree, [Entry(*entry) for entry in row["entries"]])
+    return TreePart(tree, [Entry(*entry) for entry in row["entries"]])
 
 
 def _sample_key(tree: Tree, entry: Entry) -> tuple[bytes, str]:

@@ -24,7 +24,7 @@ from ilm_ray.data.code.files.mask import mask
 from ilm_ray.data.code.files.scores import HIGH, LOW, MODERATE, TIERS, low_quality, rule_tier, scores
 from ilm_ray.data.code.files.selection import limits
 from ilm_ray.data.code.files.tokens import canonical
-from ilm_ray.data.code.files.trees import Part, Tree, read_tree
+from ilm_ray.data.code.files.trees import Tree, TreePart, read_tree
 from ilm_ray.data.dedup.drops import judge_copy, load_drops
 from ilm_ray.data.dedup.minhash import bands_and_rows, sign_batch
 from ilm_ray.data.documents.document import Document, Verdict, read_documents
@@ -41,7 +41,7 @@ BATCH = 64  # files signed at once
 UNKNOWN, PYTHON = "unknown", "python"
 
 
-def read_part(number: int, part: Part, folder: Path, config: CodeConfig) -> None:
+def read_part(number: int, part: TreePart, folder: Path, config: CodeConfig) -> None:
     """Read, judge, convert, mask and score the files of a part; sign those that stay."""
     if is_done(folder, "read", number) and signatures_path(folder, number).is_file():
         return
@@ -106,7 +106,7 @@ def language_bytes(folder: Path, number: int) -> Counter[str]:
     return counts
 
 
-def _read_files(part: Part, config: CodeConfig, texts: dict[str, str]) -> Iterator[Document]:
+def _read_files(part: TreePart, config: CodeConfig, texts: dict[str, str]) -> Iterator[Document]:
     """A document for each entry, in the order of the entries; `texts` gathers the licences of folders."""
     fallen = {e.path: v for e in part.entries if (v := path_verdict(e.path, e.size, config.max_file_bytes)) is not None}
     wanted = [entry for entry in part.entries if entry.path not in fallen]

@@ -16,7 +16,7 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.base.places import located
 from ilm_ray.config.data import CodeConfig
 from ilm_ray.data.code.files import archives, git
-from ilm_ray.data.code.files.entries import Entry, Limits, Listing
+from ilm_ray.data.code.files.entries import Entry, Listing, ReadLimits
 
 _PRUNED = {"__pycache__", "site-packages"}  # compiled files; other people's packages beside the standard library
 _PRUNED_OF_PYTHON = {"test", "tests", "idle_test", "lib2to3", "ensurepip", "lib-dynload"}
@@ -35,7 +35,7 @@ class Tree:
     pruned: tuple[str, ...] = ()  # names of folders that are not looked into
 
 
-class Part(NamedTuple):
+class TreePart(NamedTuple):
     """Files of a tree that one task reads."""
 
     tree: Tree
@@ -59,7 +59,7 @@ def find_trees(config: CodeConfig) -> list[Tree]:
     return unique
 
 
-def list_tree(tree: Tree, limits: Limits) -> Listing:
+def list_tree(tree: Tree, limits: ReadLimits) -> Listing:
     """Every file of the tree that is worth a look, sorted by path. Raises UserError where it cannot be read."""
     if tree.kind == "folder":
         found = _list_folder(tree)
@@ -81,7 +81,7 @@ def list_tree(tree: Tree, limits: Limits) -> Listing:
     return Listing(sorted(kept), left_out)
 
 
-def read_tree(tree: Tree, entries: Iterable[Entry], limits: Limits) -> Iterator[tuple[Entry, bytes]]:
+def read_tree(tree: Tree, entries: Iterable[Entry], limits: ReadLimits) -> Iterator[tuple[Entry, bytes]]:
     """The bytes of `entries`, at most `limits.file_bytes` + 1 of each, in no stated order.
 
     Raises UserError where the tree cannot be read.
@@ -95,10 +95,10 @@ def read_tree(tree: Tree, entries: Iterable[Entry], limits: Limits) -> Iterator[
     return archives.read_tar(tree.location, entries, limits)
 
 
-def split_parts(tree: Tree, entries: list[Entry], files: int) -> list[Part]:
+def split_parts(tree: Tree, entries: list[Entry], files: int) -> list[TreePart]:
     """Parts of at most `files` entries; a tar archive, which has no random access, is one part."""
     size = max(len(entries), 1) if tree.kind == "tar" else files
-    return [Part(tree, entries[at : at + size]) for at in range(0, len(entries), size)]
+    return [TreePart(tree, entries[at : at + size]) for at in range(0, len(entries), size)]
 
 
 def fingerprint(tree: Tree, entries: Iterable[Entry]) -> str:
@@ -194,7 +194,7 @@ def _list_folder(tree: Tree) -> Listing:
     return Listing(found, left_out)
 
 
-def _read_folder(tree: Tree, entries: Iterable[Entry], limits: Limits) -> Iterator[tuple[Entry, bytes]]:
+def _read_folder(tree: Tree, entries: Iterable[Entry], limits: ReadLimits) -> Iterator[tuple[Entry, bytes]]:
     try:
         for entry in entries:
             with Path(tree.location, entry.member).open("rb") as raw:

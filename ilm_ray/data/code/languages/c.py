@@ -4,7 +4,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from ilm_ray.data.code.languages.facts import Facts, Import, Index, Target, above, names, words
+from ilm_ray.data.code.languages.facts import Facts, Import, ModuleIndex, Target, above, names, words
 from ilm_ray.data.code.languages.lexical import C, code_of
 
 _INCLUDE = re.compile(r"^[ \t]*#[ \t]*(?:include|include_next|import)[ \t]*(\"[^\"\n]+\"|<[^>\n]+>)", re.MULTILINE)
@@ -35,7 +35,7 @@ def find(path: str, text: str) -> Facts:
     return Facts(found, [], [], defines, words(code.bare))
 
 
-def targets(user: str, path: str, found: Import, index: Index) -> Iterator[Target]:
+def targets(user: str, path: str, found: Import, index: ModuleIndex) -> Iterator[Target]:
     """The nearest file on the way up, also in an `include` folder; else the one elsewhere that ends like the include.
 
     `<name.h>` without a folder is looked for on the way up alone: elsewhere it would be taken for a system header.

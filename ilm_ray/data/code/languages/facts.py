@@ -52,7 +52,7 @@ class Target(NamedTuple):
     name: str = ""
 
 
-class Index:
+class ModuleIndex:
     """The files of one repository. Paths are relative to its root, with forward slashes."""
 
     def __init__(self, facts: Mapping[str, Facts]) -> None:
@@ -114,7 +114,9 @@ class Index:
 
 
 Find = Callable[[str, str], Facts]  # (path, text)
-Resolve = Callable[[str, str, Import, Index], Iterable[Target]]  # (user, path that holds the import, import, index)
+Resolve = Callable[
+    [str, str, Import, ModuleIndex], Iterable[Target]
+]  # (user, path that holds the import, import, index)
 
 
 def above(folder: str) -> Iterator[str]:

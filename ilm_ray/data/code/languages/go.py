@@ -4,7 +4,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from ilm_ray.data.code.languages.facts import Facts, Import, Index, Target, names, words
+from ilm_ray.data.code.languages.facts import Facts, Import, ModuleIndex, Target, names, words
 from ilm_ray.data.code.languages.lexical import GO, code_of
 
 _IMPORT = re.compile(r"^import\s*(?:\(([^)]*)\)|([\w.]*[ \t]*[\"`][^\"`\n]+[\"`]))", re.MULTILINE)
@@ -27,7 +27,7 @@ def find_module(path: str, text: str) -> Facts:
     return Facts([], [], _MODULE.findall(text)[:1], [], "")
 
 
-def targets(user: str, path: str, found: Import, index: Index) -> Iterator[Target]:
+def targets(user: str, path: str, found: Import, index: ModuleIndex) -> Iterator[Target]:
     """Of the package's files those that define what is used.
 
     Without a `go.mod` the path below the host, owner and name of the repository is taken for a folder of the tree.

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ilm_ray.data.code.languages import c, go, javascript, packages, python, ruby, rust, swift
-from ilm_ray.data.code.languages.facts import Facts, Find, Import, Index, Resolve, Target
+from ilm_ray.data.code.languages.facts import Facts, Find, Import, ModuleIndex, Resolve, Target
 
 
 class Language(NamedTuple):
@@ -58,7 +58,7 @@ def find_facts(path: str, text: str) -> Facts:
     return find(path, text) if find else Facts([], [], [], [], "")
 
 
-def dependencies(path: str, index: Index) -> set[str]:
+def dependencies(path: str, index: ModuleIndex) -> set[str]:
     """The files of the repository that `path` depends on, itself left out.
 
     Batched imports count as far as they are used: what a file hands on to others is no dependency of its own, and
@@ -78,7 +78,7 @@ def _find(path: str) -> Find | None:
     return language.find if language else MANIFESTS.get(posixpath.basename(path))
 
 
-def _behind(user: str, target: Target, index: Index, seen: set[Target]) -> Iterator[str]:
+def _behind(user: str, target: Target, index: ModuleIndex, seen: set[Target]) -> Iterator[str]:
     """The files from which `target.file` gathers what `user` wants of it."""
     if not target.name:
         return
@@ -97,6 +97,6 @@ def _behind(user: str, target: Target, index: Index, seen: set[Target]) -> Itera
             yield from _behind(user, deeper, index, seen)
 
 
-def _targets(user: str, path: str, item: Import, index: Index) -> Iterator[Target]:
+def _targets(user: str, path: str, item: Import, index: ModuleIndex) -> Iterator[Target]:
     language = LANGUAGES.get(posixpath.splitext(path)[1])
     yield from language.targets(user, path, item, index) if language else ()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ilm_ray.data.code.languages.facts import Facts, Import, Index, Target, above, names, words
+from ilm_ray.data.code.languages.facts import Facts, Import, ModuleIndex, Target, above, names, words
 from ilm_ray.data.code.languages.lexical import JAVASCRIPT, code_of
 
 _FROM = re.compile(
@@ -92,14 +92,14 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def targets(user: str, path: str, found: Import, index: Index) -> Iterator[Target]:
+def targets(user: str, path: str, found: Import, index: ModuleIndex) -> Iterator[Target]:
     """The first file that the module may mean."""
     file = next(filter(None, (_file(base, index) for base in _bases(path, found.module, index))), None)
     if file is not None:
         yield Target(file, found.name)
 
 
-def _bases(path: str, module: str, index: Index) -> Iterator[str]:
+def _bases(path: str, module: str, index: ModuleIndex) -> Iterator[str]:
     folder = posixpath.dirname(path)
     if module.startswith("."):
         yield posixpath.join(folder, module)
@@ -122,7 +122,7 @@ def _bases(path: str, module: str, index: Index) -> Iterator[str]:
                     yield posixpath.join(root, inside)
 
 
-def _file(base: str, index: Index) -> str | None:
+def _file(base: str, index: ModuleIndex) -> str | None:
     """`base` itself, with an ending, or as a folder with an index; a `.js` may be a `.ts` not yet compiled."""
     base = posixpath.normpath(base)
     stem = _SCRIPT.sub("", base)

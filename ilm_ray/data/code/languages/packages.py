@@ -7,7 +7,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from ilm_ray.data.code.languages.facts import Facts, Import, Index, Target, above, names, words
+from ilm_ray.data.code.languages.facts import Facts, Import, ModuleIndex, Target, above, names, words
 from ilm_ray.data.code.languages.lexical import CSHARP, JVM, PHP, Code, code_of
 
 _PACKAGE = re.compile(r"^[ \t]*package[ \t]+([\w.`]+)", re.MULTILINE)
@@ -102,7 +102,7 @@ def find_php(path: str, text: str) -> Facts:
     return Facts(imports, [], packages, names(_PHP_DEFINITION, code.bare), words(code.bare))
 
 
-def targets(user: str, path: str, found: Import, index: Index) -> Iterator[Target]:
+def targets(user: str, path: str, found: Import, index: ModuleIndex) -> Iterator[Target]:
     """Everything used of a package, or the files that define the first name below one."""
     suffix = posixpath.splitext(path)[1]
     if suffix == ".php" and found.module.startswith("./"):

@@ -4,7 +4,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from ilm_ray.data.code.languages.facts import Facts, Import, Index, Target, above, names, words
+from ilm_ray.data.code.languages.facts import Facts, Import, ModuleIndex, Target, above, names, words
 from ilm_ray.data.code.languages.lexical import PYTHON, code_of
 
 _STATEMENT = re.compile(
@@ -45,7 +45,7 @@ def find_notebook(path: str, text: str) -> Facts:
     return find(path, "".join(block[2] for block in _BLOCK.finditer(text)))
 
 
-def targets(user: str, path: str, found: Import, index: Index) -> Iterator[Target]:
+def targets(user: str, path: str, found: Import, index: ModuleIndex) -> Iterator[Target]:
     """A submodule where there is one of that name, else the module or the package's `__init__.py`."""
     dotted = found.module.lstrip(".")
     folder = posixpath.dirname(path)
@@ -66,5 +66,5 @@ def targets(user: str, path: str, found: Import, index: Index) -> Iterator[Targe
             return
 
 
-def _module(base: str, index: Index) -> str | None:
+def _module(base: str, index: ModuleIndex) -> str | None:
     return index.first((posixpath.join(base, "__init__.py"), f"{base}.py", f"{base}.pyi"))

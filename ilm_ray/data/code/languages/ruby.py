@@ -4,7 +4,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from ilm_ray.data.code.languages.facts import Facts, Import, Index, Target, above, names, words
+from ilm_ray.data.code.languages.facts import Facts, Import, ModuleIndex, Target, above, names, words
 from ilm_ray.data.code.languages.lexical import RUBY, code_of
 
 _REQUIRE = re.compile(r"^[ \t]*(require_relative|require|load)[ \t(]*[\"']([^\"'\n]+)[\"']", re.MULTILINE)
@@ -27,7 +27,7 @@ def find(path: str, text: str) -> Facts:
     return Facts(imports, handed_on, [], names(_DEFINITION, code.bare), words(code.bare))
 
 
-def targets(user: str, path: str, found: Import, index: Index) -> Iterator[Target]:
+def targets(user: str, path: str, found: Import, index: ModuleIndex) -> Iterator[Target]:
     """Beside the file, or in a `lib` folder or folder on the way up, which are the usual load path."""
     folder = posixpath.dirname(path)
     if found.module.startswith("./"):

@@ -5,7 +5,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 
-from ilm_ray.data.code.languages.facts import Facts, Import, Index, Target, above, names, words
+from ilm_ray.data.code.languages.facts import Facts, Import, ModuleIndex, Target, above, names, words
 from ilm_ray.data.code.languages.lexical import RUST, code_of
 
 _MODULE = re.compile(r"(?:#\[path\s*=\s*\"([^\"\n]+)\"\]\s*)?\b(?:pub(?:\([^)]*\))?\s+)?mod\s+(\w+)\s*;")
@@ -97,7 +97,7 @@ def _inline_modules(bare: str) -> list[tuple[int, int]]:
     return blocks
 
 
-def targets(user: str, path: str, found: Import, index: Index) -> Iterator[Target]:
+def targets(user: str, path: str, found: Import, index: ModuleIndex) -> Iterator[Target]:
     """The file of the deepest module on the path; what is left of the path is wanted from it."""
     if found.module.startswith("./"):
         if file := index.first([posixpath.join(posixpath.dirname(path), found.module)]):
@@ -128,7 +128,7 @@ def targets(user: str, path: str, found: Import, index: Index) -> Iterator[Targe
         yield Target(owner, parts[0] if parts else "")
 
 
-def _submodule(folder: str, name: str, index: Index) -> str | None:
+def _submodule(folder: str, name: str, index: ModuleIndex) -> str | None:
     return index.first([posixpath.join(folder, f"{name}.rs"), posixpath.join(folder, name, "mod.rs")])
 
 
@@ -138,12 +138,12 @@ def _own_folder(path: str) -> str:
     return folder if name in (*_ROOTS, "mod.rs") else posixpath.join(folder, name.removesuffix(".rs"))
 
 
-def _crate_folder(path: str, index: Index) -> str:
+def _crate_folder(path: str, index: ModuleIndex) -> str:
     folder = posixpath.dirname(path)
     return next((up for up in above(folder) if index.first(posixpath.join(up, root) for root in _ROOTS)), folder)
 
 
-def _root(folder: str, path: str, index: Index) -> str:
+def _root(folder: str, path: str, index: ModuleIndex) -> str:
     if posixpath.dirname(path) == folder and posixpath.basename(path) in _ROOTS:
         return path
     return index.first(posixpath.join(folder, root) for root in _ROOTS) or path

@@ -4,7 +4,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from ilm_ray.data.code.languages.facts import Facts, Import, Index, Target, names, words
+from ilm_ray.data.code.languages.facts import Facts, Import, ModuleIndex, Target, names, words
 from ilm_ray.data.code.languages.lexical import SWIFT, code_of
 
 _IMPORT = re.compile(
@@ -26,7 +26,7 @@ def find(path: str, text: str) -> Facts:
     return Facts(imports, [], [], names(_DEFINITION, code.bare), words(code.bare))
 
 
-def targets(user: str, path: str, found: Import, index: Index) -> Iterator[Target]:
+def targets(user: str, path: str, found: Import, index: ModuleIndex) -> Iterator[Target]:
     """Of the module's folder (`Sources/Name`, else any of its name) the files that define what is used."""
     folders = [f for f in index.folders(found.module) if not path.startswith(f"{f}/")]
     folders.sort(key=lambda f: (posixpath.basename(posixpath.dirname(f)) != "Sources", f.count("/"), f))
