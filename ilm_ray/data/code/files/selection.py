@@ -31,7 +31,7 @@ def select(config: CodeConfig) -> Selection:
     sample in which packages are whole, but for the last one.
     Raises UserError where nothing is left, or a tree cannot be read.
     """
-    left_out, parts, found = Counter[str](), list[Part](), 0
+    left_out, parts, found = Counter[str](), list[TreePart](), 0
     trees = find_trees(config)
     for tree in trees:
         listing = list_tree(tree, limits(config))
