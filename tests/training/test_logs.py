@@ -28,7 +28,7 @@ def test_waits_and_evaluation_are_not_useful() -> None:
 
 
 def test_steps_done_again_count_once(tmp_path: Path) -> None:
-    task = cast(Any, SimpleNamespace(steps=40))
+    task = cast(Any, SimpleNamespace(steps=40, phases=()))
     log = TrainingLog(tmp_path, task, 0)
     log({"step": 0, "begins": True})
     for step in (10, 20, 30):
