@@ -207,6 +207,7 @@ def _by_hand(folder: Path) -> tuple[dict[str, torch.Tensor], float]:
     return full_weights(model), float(each.mean().detach())
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize(
     ("world", "micro_tokens", "stage"),
     [(1, 4096, 2), (2, 12, 2), *(pytest.param(2, 12, stage, marks=pytest.mark.slow) for stage in (0, 1, 3))],

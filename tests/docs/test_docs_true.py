@@ -81,7 +81,7 @@ def test_commands_have_the_flags_that_are_given(page: Path) -> None:
             known = script.read_text(encoding="utf-8")
             known += (REPOSITORY / "jobs" / "frame" / "command.py").read_text(encoding="utf-8")
             if 'f"--{' in known:  # made in a loop over names, which a module of ours may hold
-                for module in re.findall(r"^from (ilm_ray[\w.]+) import", known, re.MULTILINE):
+                for module in re.findall(r"^ *from (ilm_ray[\w.]+) import", known, re.MULTILINE):
                     path = REPOSITORY / (module.replace(".", "/") + ".py")
                     known += path.read_text(encoding="utf-8") if path.is_file() else ""
                 known = re.sub(r'"([a-z_]+)"', r'"--\1"', known)

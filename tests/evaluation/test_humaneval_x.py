@@ -51,6 +51,7 @@ def _answered(language: str, problem: Problem, answer: str) -> tuple[bool, Outco
     return judge(language, assemble(language, problem, answer))
 
 
+@pytest.mark.process
 def test_published_solutions_pass_and_wrong_ones_fail(language: str, shared_data: Path) -> None:
     first, *_, last = problems(shared_data, language)[:163]
     for problem in (first, last):
@@ -82,6 +83,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.skipif(isolation() != NAMESPACES, reason="needs a sandbox with a file tree of its own")
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_compiler_bomb_is_a_failed_program_in_bounded_time(bomb: str, shared_data: Path) -> None:
@@ -95,6 +97,7 @@ def test_a_compiler_bomb_is_a_failed_program_in_bounded_time(bomb: str, shared_d
     assert _left() == before
 
 
+@pytest.mark.process
 @pytest.mark.skipif(isolation() != NAMESPACES, reason="needs a sandbox with processes of its own")
 def test_an_endless_loop_and_a_fork_bomb_are_failed_programs(shared_data: Path) -> None:
     if lacking("cpp"):

@@ -71,6 +71,7 @@ def test_what_is_a_call(text: str, code: str | None) -> None:
     assert read_reply(text).code == code
 
 
+@pytest.mark.process
 def test_a_notebook_keeps_its_state_and_shows_the_last_code_alone() -> None:
     first = "print('seen once')\nx = 6\n1 / 0\nx = 0"
     done = run_code("y = x * 7\nprint('now')\ny", [first])
@@ -83,6 +84,7 @@ def test_a_notebook_keeps_its_state_and_shows_the_last_code_alone() -> None:
     assert run_code("pass", []).shown == "(no output)"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("code", "why"),
     [
@@ -104,6 +106,7 @@ def test_output_holds_no_special_token_and_nothing_unseen(text: str) -> None:
     assert all(c.isprintable() or c in "\n\t" for c in made)
 
 
+@pytest.mark.process
 def test_a_conversation_goes_to_its_answer() -> None:
     requests = list[list[Message]]()
     replies = scripted(called("x = 6"), called("x * 7"), "According to the response.\nFinalAnswer: 42")
@@ -133,6 +136,7 @@ def test_turns_are_limited_and_code_that_was_stopped_is_not_run_again() -> None:
     assert solved.steps[0]["errmsg"] == "stopped" and LIMITS.cpu_s * TURNS < 60
 
 
+@pytest.mark.process
 def test_shots_of_another_agent_become_calls_in_our_form() -> None:
     code = "def solution():\n    return 201"
     turns = [

@@ -14,6 +14,8 @@ import pytest
 from ilm_ray.evaluation.programs.sandbox import TOOLCHAINS, ProgramLimits, _run, isolation, missing, run_in_sandbox
 from ilm_ray.evaluation.programs.sandbox_child import LIMITS, NAMESPACES
 
+pytestmark = pytest.mark.process
+
 SHORT = ProgramLimits(cpu_s=1, wall_s=60.0)
 apart = pytest.mark.skipif(isolation() != NAMESPACES, reason=f"this system allows no more than '{isolation()}'")
 
@@ -167,7 +169,6 @@ print(open('/proc/self/status').read().split('CapEff:')[1].split()[0], os.getuid
     assert run_in_sandbox(program).stdout == "-1 -1 -1\n0000000000000000 65534\n"
 
 
-@pytest.mark.process
 def test_a_plain_user_is_as_safe() -> None:
     """Root runs the other tests; a plain user makes a user namespace first, and everything else within it."""
     python, root = shutil.which("python3.11", path="/usr/bin"), Path(__file__).parents[2]
@@ -208,7 +209,6 @@ subprocess.Popen(sleep, start_new_session=True)
         assert not processes_with(mark), level
 
 
-@pytest.mark.process
 def test_a_caller_that_is_killed_takes_the_program_with_it() -> None:
     mark = f"orphan_{os.getpid()}"
     sleep = f"[sys.executable, '-c', 'import time; time.sleep(60)', '{mark}_inside']"

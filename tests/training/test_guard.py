@@ -46,6 +46,7 @@ def test_a_spike_is_told_from_noise_and_from_a_falling_loss() -> None:
     assert bad_step is not None and not bad_step.roll_back, "a good step in between: counted anew"
 
 
+@pytest.mark.long
 def test_a_long_tail_of_norms_is_usual_and_a_jump_out_of_it_is_not() -> None:
     """20,000 norms as a small model has them (log-normal, deviation 0.5): by their plain deviation, tens would fall."""
     generator, rule = np.random.default_rng(5), SpikeConfig(sigmas=6.0, window=128, patience=2, rollbacks=2)

@@ -68,6 +68,7 @@ def _fallen(texts: list[str], threshold: float) -> tuple[np.ndarray, np.ndarray,
     return cluster.ids[fallen], keeper[fallen], cluster.exact[fallen]
 
 
+@pytest.mark.long
 def test_near_dedup_on_planted_copies() -> None:
     originals = _library(100)
     count = len(originals)

@@ -129,6 +129,7 @@ def key_of(name: str) -> int:
     return int(host_key(flatten([name])[0]))
 
 
+@pytest.mark.long
 @settings(max_examples=50)
 @given(st.lists(st.text("aB1.- \t#*/é:\r", max_size=12), max_size=6))
 def test_compiled_and_python_readers_agree_on_every_line(

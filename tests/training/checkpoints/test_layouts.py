@@ -58,6 +58,7 @@ def _run(folder: str, order: list[str]) -> None:
         torch.save(losses, path / "losses.pt")
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("first", ["pp2 tp2 sp", pytest.param("cp2 dp2 partial", marks=pytest.mark.slow)])
 def test_any_layout_loads_what_another_has_saved(first: str, tmp_path: Path) -> None:
     run_ranks(_run, 4, str(tmp_path), [first, *(name for name in LAYOUTS if name != first)])
