@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ilm_ray.data.documents.language import TOKENS
-from ilm_ray.data.web.clean.phrases import STOP_WORDS_EN, STOP_WORDS_ZH, boilerplate
+from ilm_ray.data.documents.phrases import STOP_WORDS_EN, STOP_WORDS_ZH, boilerplate
 
 HAN = re.compile("[㐀-䶿一-鿿豈-﫿\U00020000-\U0003ffff]")
 ENDS = set(".!?…。！？．｡؟۔।")

@@ -16,8 +16,9 @@ from pathlib import Path
 from plain_rules import plain_scores
 
 from ilm_ray.config.thresholds import RULES as TABLE
+from ilm_ray.data.documents.scores import score_batch
 from ilm_ray.data.web.clean.normalise import drop_chrome, normalise
-from ilm_ray.data.web.clean.rules import first_failures, score_batch
+from ilm_ray.data.web.clean.rules import first_failures
 
 DATA = Path(__file__).resolve().parents[2] / "shared/data/text"
 DOCUMENTS, SAMPLE, BATCH, ROUNDS = 2000, 60, 128, 5

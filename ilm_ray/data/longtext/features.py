@@ -1,6 +1,6 @@
 """Statistical features of long documents: lexical, cohesion, complexity (LongWanjuan, arXiv 2402.13583, section 3).
 
-Clean's scores of every document (`ilm_ray.data.web.clean.rules`) are taken as they are; seven features are for long
+Clean's scores of every document (`ilm_ray.data.documents.scores`) are taken as they are; seven features are for long
 documents alone. None grows or shrinks with the length of a document, so that one threshold holds for all.
 """
 
@@ -12,8 +12,8 @@ import numpy as np
 from ilm_ray.data.documents import scan
 from ilm_ray.data.documents.characters import flags, lower_case
 from ilm_ray.data.documents.codepoints import flatten
+from ilm_ray.data.documents.scores import score_batch
 from ilm_ray.data.longtext.discourse import phrase_hashes, share_of_phrases
-from ilm_ray.data.web.clean.rules import score_batch
 
 WINDOW = 1000  # tokens within which unique ones are counted: a longer text has fewer new words
 OF_CLEAN = (

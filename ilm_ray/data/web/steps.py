@@ -22,10 +22,11 @@ from ilm_ray.data.documents.paths import (
     save_arrays,
     signatures_path,
 )
+from ilm_ray.data.documents.scores import score_batch
 from ilm_ray.data.tokenizer.cl100k import cl100k_encoding
 from ilm_ray.data.web.classifiers.model import Classifier, load_classifier
 from ilm_ray.data.web.clean.normalise import drop_chrome, normalise
-from ilm_ray.data.web.clean.rules import first_failures, read_rule, score_batch
+from ilm_ray.data.web.clean.rules import first_failures, own_scores, read_rule
 from ilm_ray.data.web.format.documents import format_documents
 from ilm_ray.data.web.safe.blocklist import Domains, Words, read_words
 
@@ -48,7 +49,8 @@ def clean(documents: Batches, task: FileTask) -> Batches:
                 document.columns["raw_text"] = document.text
             document.set_text(text)
         languages = [document.language for document in batch]
-        scores = score_batch([document.text for document in batch], languages, functions)
+        texts = [document.text for document in batch]
+        scores = score_batch(texts, languages) | own_scores(texts, functions)
         verdicts = first_failures(scores, languages, task.config.rules)
         table = np.stack([*scores.values()], 1).tolist()
         for document, values, verdict in zip(batch, table, verdicts, strict=True):

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from ilm_ray.data.documents import scan
+from ilm_ray.data.documents import repetition, scan
 from ilm_ray.data.documents.jit import INTS, MATRIX, kernel
-from ilm_ray.data.web.clean import repetition
-from ilm_ray.data.web.clean.rules import score_batch
+from ilm_ray.data.documents.scores import score_batch
 
 SOURCE = """
 def double(numbers, out):

@@ -16,8 +16,10 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config
 from ilm_ray.config.data import TextConfig
 from ilm_ray.config.thresholds import RULES as TABLE
+from ilm_ray.data.documents.document import Verdict
+from ilm_ray.data.documents.scores import SCORES, score_batch
 from ilm_ray.data.web.clean.normalise import drop_chrome, normalise
-from ilm_ray.data.web.clean.rules import RULES, Verdict, first_failures, read_rule, score_batch
+from ilm_ray.data.web.clean.rules import first_failures, own_scores, read_rule
 from tests.data.web.rubbish import KINDS
 
 EN = """The miller opens the gate every morning and lets the water run over the wooden wheel.
@@ -97,7 +99,7 @@ def test_a_score_does_not_depend_on_its_batch(texts: list[str], rng: random.Rand
     together = score_batch(texts, languages)
     order = rng.sample(range(len(texts)), len(texts))
     mixed = score_batch([texts[i] for i in order], [languages[i] for i in order])
-    for rule in RULES:
+    for rule in SCORES:
         assert mixed[rule].tolist() == [together[rule][i] for i in order]
         assert together[rule].tolist() == [
             score_batch([t], [x])[rule][0] for t, x in zip(texts, languages, strict=True)
@@ -117,7 +119,7 @@ def test_long_texts_are_scanned_one_after_the_other() -> None:
 
 def test_no_text_and_no_batch_have_scores_too() -> None:
     assert all(values.tolist() == [] for values in score_batch([], []).values())
-    assert score_batch([""], ["en"]) == {rule: [0.0] for rule in RULES}
+    assert score_batch([""], ["en"]) == {rule: [0.0] for rule in SCORES}
 
 
 @pytest.mark.parametrize("language", TEXTS)
@@ -186,7 +188,7 @@ def test_the_first_broken_rule_of_the_language_decides() -> None:
 
 
 def test_every_language_has_bounds_for_every_score() -> None:
-    assert {language: set(rules) for language, rules in TABLE.items()} == {key: set(RULES) for key in TABLE}
+    assert {language: set(rules) for language, rules in TABLE.items()} == {key: set(SCORES) for key in TABLE}
 
 
 def test_one_bound_can_be_set_and_the_others_stay() -> None:
@@ -235,13 +237,13 @@ def test_a_rule_of_ones_own_is_a_column_and_is_asked_last(tmp_path: Path) -> Non
     assert [*config.rules["en"]][-1] == "shouting" and config.rules["zh"]["shouting"] == (None, None)
     assert TextConfig.model_validate(config.model_dump()) == config
     texts = ["hey!!!!!!", "so it is!"]
-    scores = score_batch(texts, ["en", "en"], {"shouting": read_rule("shouting", path)})
+    scores = score_batch(texts, ["en", "en"]) | own_scores(texts, {"shouting": read_rule("shouting", path)})
     assert scores.pop("shouting").tolist() == [round(6 / 9, 4), round(1 / 9, 4)]
     assert {rule: values.tolist() for rule, values in scores.items()} == {
         rule: values.tolist() for rule, values in score_batch(texts, ["en", "en"]).items()
     }
     own_alone = {"en": {"shouting": config.rules["en"]["shouting"]}, "*": {}}
-    scores = score_batch(texts, ["en", "en"], {"shouting": read_rule("shouting", path)})
+    scores = score_batch(texts, ["en", "en"]) | own_scores(texts, {"shouting": read_rule("shouting", path)})
     assert first_failures(scores, ["en", "en"], own_alone) == [Verdict("shouting", 0.6667, 0.25), None]
 
 
@@ -258,7 +260,7 @@ def test_rules_of_ones_own_that_cannot_be_asked_are_refused(tmp_path: Path) -> N
             read_rule(name, file)
     for text, message in (("a", "it gave nan"), ("", "ZeroDivisionError")):
         with pytest.raises(UserError, match=f"own_rules.broken has no score .*{message}"):
-            score_batch([text], ["en"], {"broken": read_rule("broken", path)})
+            own_scores([text], {"broken": read_rule("broken", path)})
     for name in ("words", "Upper", "a-b"):
         with pytest.raises(ValidationError, match=f"'{name}' is no name for a rule"):
             TextConfig(own_rules={name: path})

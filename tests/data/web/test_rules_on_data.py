@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from ilm_ray.config.thresholds import RULES as TABLE
+from ilm_ray.data.documents.document import Verdict
 from ilm_ray.data.documents.language import detect_language
+from ilm_ray.data.documents.scores import score_batch
 from ilm_ray.data.documents.sources import find_sources
 from ilm_ray.data.web.clean.normalise import drop_chrome, normalise
-from ilm_ray.data.web.clean.rules import Verdict, first_failures, score_batch
+from ilm_ray.data.web.clean.rules import first_failures
 from ilm_ray.data.web.format.charset import decode
 from ilm_ray.data.web.format.inputs import open_source
 from ilm_ray.data.web.format.maintext import main_text

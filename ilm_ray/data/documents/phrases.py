@@ -6,8 +6,8 @@ import numpy as np
 
 from ilm_ray.data.documents.codepoints import flatten
 from ilm_ray.data.documents.language import tokens
+from ilm_ray.data.documents.repetition import hash_phrase
 from ilm_ray.data.documents.scan import hash_token
-from ilm_ray.data.web.clean.repetition import hash_phrase
 
 # Gopher's list (Rae et al. 2021, appendix A1.1).
 STOP_WORDS_EN = ("the", "be", "to", "of", "and", "that", "have", "with")
