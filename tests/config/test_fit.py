@@ -103,7 +103,7 @@ def test_fewer_ranks_always_fit_and_are_never_more_than_what_is_set(colocate: bo
 
 def test_counts_that_a_preset_insists_on_are_refused_with_a_way_out() -> None:
     config = load_config("nano", None, ["ray.fewer_ranks=false"])
-    with pytest.raises(UserError, match=r"pretrain\.workers=2 but the cluster has 1 GPUs"):
+    with pytest.raises(UserError, match=r"training\.workers=2 but the cluster has 1 GPUs"):
         check_fits(config, cpus=4, gpus=1, memory_gib=16)
 
 

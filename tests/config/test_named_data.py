@@ -116,7 +116,7 @@ def test_a_source_shares_the_classifiers_of_its_run() -> None:
 def test_the_doctor_says_what_is_not_named_and_what_is_off() -> None:
     assert doctor._data(load_config("nano")).ok
     off = doctor._data(load_config("7b", None, NAMED))
-    assert off.ok and "off: no list named (text.blocked_domains, text.blocked_words); no model named" in off.said
+    assert off.ok and "off: no list named (text.blocked_domains, text.blocked_words); no model named" in off.observation
     lacking = doctor._data(load_config("7b"))
     assert not lacking.ok and all(setting in lacking.todo for setting in NEEDED)
-    assert "code.source" not in lacking.said  # it is needed, not off
+    assert "code.source" not in lacking.observation  # it is needed, not off
