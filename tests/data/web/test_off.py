@@ -26,8 +26,10 @@ def run(folder: Path, config: Config) -> dict[str, Manifest]:
     return {stage.name: run_stage(stage, config, folder, journal) for stage in stages}
 
 
-def rows(folder: Path, step: str, outcome: str) -> list[dict[str, object]]:
-    return [row for path in sorted((folder / "text" / step).glob(f"{outcome}-*")) for row in read_jsonl(path)]
+def rows(folder: Path, files: str, step: str | None = None) -> list[dict[str, object]]:
+    """Rows of `final/kept` and the like, of one step where it is named."""
+    found = (row for path in sorted((folder / "text").glob(f"{files}-*")) for row in read_jsonl(path))
+    return [row for row in found if step in (None, row.get("drop_step"))]
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +40,11 @@ def off(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_is_not_named_removes_and_scores_nothing(off: Path) -> None:
-    came = rows(off, "dedup", "kept")
-    stayed = rows(off, "quality", "kept")
-    assert len(came) > 20 and [row["id"] for row in stayed] == [row["id"] for row in came]
-    assert not rows(off, "safe", "removed") and not rows(off, "quality", "removed")
+    copies = {row["id"] for row in rows(off, "final/removed", "dedup")}
+    came = [row["id"] for row in rows(off, "cleaned/kept") if row["id"] not in copies]
+    stayed = rows(off, "final/kept")
+    assert len(came) > 20 and [row["id"] for row in stayed] == came
+    assert len(rows(off, "final/removed")) == len(copies)
     columns = {"blocked_words", *(f"{name}_score" for name in CLASSIFIERS)}
     assert all(columns.isdisjoint(row) for row in stayed)
     assert not (off / "text" / "models").exists()
@@ -67,7 +70,7 @@ def test_manifest_and_report_say_which_steps_were_off(off: Path) -> None:
 
 def test_one_classifier_and_one_list_work_alone(off: Path, tmp_path: Path) -> None:
     words = tmp_path / "words.txt"
-    first = str(rows(off, "quality", "kept")[0]["text"]).split()
+    first = str(rows(off, "final/kept")[0]["text"]).split()
     words.write_text(max(first, key=len).strip(".,") + "\n")
     labels = "text.classifiers.fluency.labels=demo/data/labels/fluency.jsonl"
     settings = [ARCHIVE, *ALL_OFF, f"text.blocked_words={words}", labels]
@@ -76,11 +79,11 @@ def test_one_classifier_and_one_list_work_alone(off: Path, tmp_path: Path) -> No
         "text.blocked_domains",
         *(f"text.classifiers.{name}" for name in CLASSIFIERS if name != "fluency"),
     }
-    fallen = rows(tmp_path, "safe", "removed")
+    fallen = rows(tmp_path, "final/removed", "safe")
     assert fallen and {row["drop_rule"] for row in fallen} == {"blocked_word"}
-    assert {row["drop_rule"] for row in rows(tmp_path, "quality", "removed")} <= {"fluency"}
-    stayed = rows(tmp_path, "quality", "kept")
+    assert {row["drop_rule"] for row in rows(tmp_path, "final/removed", "quality")} <= {"fluency"}
+    stayed = rows(tmp_path, "final/kept")
     assert all("fluency_score" in row and "toxicity_score" not in row for row in stayed)
     assert [p.name for p in (tmp_path / "text" / "models").iterdir()] == ["fluency"]
     assert not (tmp_path / "text" / "safe" / "domains.npy").exists()
-    assert paths.kept_and_removed(tmp_path / "text", "safe", 0)["removed"] == len(fallen)
+    assert paths.kept_and_removed(tmp_path / "text", "final", 0, "safe")["removed"] == len(fallen)
