@@ -9,7 +9,7 @@ from pathlib import Path
 import ray
 
 from actors.ppo.roles import gpu_share
-from ilm_ray.base.jsonl import Row, read_jsonl, write_jsonl
+from ilm_ray.base.jsonl import JsonObject, read_jsonl, write_jsonl
 from ilm_ray.data.longtext.models import ScoringModel, load_scorer
 from ilm_ray.data.longtext.perplexity import Cut, score_documents
 from ilm_ray.run.progress import Progress
@@ -45,7 +45,7 @@ class PerplexityScorer:
         """Write the differences of the documents of `part` ({id, text} rows) to `out`; returns their number."""
         return write_jsonl(out, self._rows(part))
 
-    def _rows(self, part: Path) -> Iterator[Row]:
+    def _rows(self, part: Path) -> Iterator[JsonObject]:
         rows = read_jsonl(part)
         while group := list(itertools.islice(rows, GROUP)):
             yield from score_documents(group, self.model, self.settings.cut, self.settings.batch_tokens)

@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, urlencode
 
 from ilm_ray.alignment.online.labels import LABELS, read_comparisons, read_labels
 from ilm_ray.base.errors import UserError
-from ilm_ray.base.jsonl import Row, write_jsonl
+from ilm_ray.base.jsonl import JsonObject, write_jsonl
 from ilm_ray.report.label_page import done_page, policy, question_page
 from jobs.frame.command import Parser, run_command
 
@@ -33,7 +33,7 @@ READ_S = 10.0  # for which a browser may keep a request open
 class Labels:
     """Comparisons and what was said of them; every label reaches the disk before it counts."""
 
-    def __init__(self, path: Path, rows: Sequence[Row]) -> None:
+    def __init__(self, path: Path, rows: Sequence[JsonObject]) -> None:
         self.path, self.rows = path, list(rows)
         self.numbers = {row["id"]: number for number, row in enumerate(self.rows)}
         known = read_labels(path) if path.exists() else []
@@ -143,11 +143,11 @@ def serve(labels: Labels, port: int) -> ThreadingHTTPServer:
         raise UserError(f"--port {port}: {error.strerror or error}; choose another") from None
 
 
-def _to(row: Row) -> str:
+def _to(row: JsonObject) -> str:
     return "/?" + urlencode({"id": row["id"]})
 
 
-def _sides(row: Row) -> tuple[str, str]:
+def _sides(row: JsonObject) -> tuple[str, str]:
     """Which answer comes first: drawn by the id, so that it stays when the page is loaded again."""
     return ("a", "b") if sha256(row["id"].encode()).digest()[0] % 2 else ("b", "a")
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ilm_ray.alignment.inputs import preference_file, preference_rows, prompt_file, prompt_rows
 from ilm_ray.alignment.online.labels import labelled_pairs, read_labels
 from ilm_ray.base.files import write_text_atomic
-from ilm_ray.base.jsonl import Row, read_jsonl, sha256_of, write_jsonl
+from ilm_ray.base.jsonl import JsonObject, read_jsonl, sha256_of, write_jsonl
 from ilm_ray.base.places import located
 from ilm_ray.config import Config
 from ilm_ray.config.section import result_settings
@@ -115,7 +115,7 @@ def _shown(pattern: "Pattern") -> dict[str, Any]:
     return {**asdict(pattern), "severity": pattern.severity}
 
 
-def _people(context: Context, number: int) -> list[Row]:
+def _people(context: Context, number: int) -> list[JsonObject]:
     """What people have labelled for the rounds up to `number`."""
     files = [context.of(_name(n, "reward")) / LABELS for n in range(2, number + 1)]
     return labelled_pairs([row for path in files for row in read_jsonl(path)])
@@ -160,7 +160,7 @@ def take_labels(context: Context, number: int) -> None:
     write_jsonl(target, (row for row in fresh if row["id"] not in earlier))
 
 
-def _compare(context: Context, before: Path, rows: list[Row]) -> dict[str, dict[str, Any]]:
+def _compare(context: Context, before: Path, rows: list[JsonObject]) -> dict[str, dict[str, Any]]:
     """{pattern, or "people": {"pairs", "before", "after": {"chosen", "rejected": mean scores, their errors, "won"}}}.
 
     On pairs held out of training, by both reward models.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.base.jsonl import Row
+from ilm_ray.base.jsonl import JsonObject
 from ilm_ray.base.places import located
 from ilm_ray.base.rows import read_rows
 from ilm_ray.config import Config
@@ -30,7 +30,7 @@ def prompt_file(config: Config) -> Path:
     return _file(config.ppo.prompts, "ppo.prompts")
 
 
-def chat_rows(config: Config) -> list[Row]:
+def chat_rows(config: Config) -> list[JsonObject]:
     """messages."""
     path, setting = chat_file(config), "sft.data"
     rows = read_rows(path, ("messages",), setting)
@@ -39,7 +39,7 @@ def chat_rows(config: Config) -> list[Row]:
     return rows
 
 
-def preference_rows(config: Config) -> list[Row]:
+def preference_rows(config: Config) -> list[JsonObject]:
     """domain, prompt, chosen, rejected, and split where it has one."""
     path, setting = preference_file(config), "reward.data"
     rows = read_rows(path, ("domain", "prompt", "chosen", "rejected"), setting)
@@ -57,7 +57,7 @@ def preference_rows(config: Config) -> list[Row]:
     return rows
 
 
-def prompt_rows(config: Config) -> list[Row]:
+def prompt_rows(config: Config) -> list[JsonObject]:
     """id, domain, prompt, and split where it has one. The reward model sets the domains that there may be."""
     path, setting = prompt_file(config), "ppo.prompts"
     rows = read_rows(path, ("id", "domain", "prompt"), setting)

@@ -6,7 +6,7 @@ import numpy as np
 import orjson
 import zstandard
 
-from ilm_ray.base.jsonl import Row, decoded, encoded
+from ilm_ray.base.jsonl import JsonObject, decoded, encoded
 
 ROWS_PER_FRAME = 128
 
@@ -19,7 +19,7 @@ class FramedWriter:
         self._compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
         self._rows, self._offsets = list[bytes](), [0]
 
-    def write(self, row: Row) -> None:
+    def write(self, row: JsonObject) -> None:
         self._rows.append(encoded(row) + b"\n")
         if len(self._rows) == ROWS_PER_FRAME:
             self._flush()
@@ -37,14 +37,14 @@ class FramedWriter:
         self._rows.clear()
 
 
-def read_framed_row(path: Path, offsets: np.ndarray, number: int) -> Row:
+def read_framed_row(path: Path, offsets: np.ndarray, number: int) -> JsonObject:
     """Row `number` of a file that `FramedWriter` wrote. Raises ValueError where the file is damaged."""
     frame, within = divmod(number, ROWS_PER_FRAME)
     with path.open("rb") as raw:
         raw.seek(int(offsets[frame]))
         packed = raw.read(int(offsets[frame + 1] - offsets[frame]))
     try:
-        row: Row = decoded(zstandard.decompress(packed).split(b"\n")[within])
+        row: JsonObject = decoded(zstandard.decompress(packed).split(b"\n")[within])
     except (zstandard.ZstdError, IndexError, orjson.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged in frame {frame}: {error}") from None
     return row

@@ -14,7 +14,7 @@ import zstandard
 
 from ilm_ray.base.files import temporary_path
 
-Row = dict[str, Any]
+JsonObject = dict[str, Any]
 _T = TypeVar("_T")
 _SIP = 1 << 12  # packed bytes that are unpacked at once: they can become 128 MiB
 LONGEST_LINE = 1 << 28  # bytes, of a packed file: one of a kilobyte may hold a line that fills the memory
@@ -39,7 +39,7 @@ class JsonlWriter:
         self._out: Any = compressor.stream_writer(self._raw, closefd=False) if zstd else io.BufferedWriter(self._raw)
         return self
 
-    def write(self, row: Row) -> None:
+    def write(self, row: JsonObject) -> None:
         self._out.write(encoded(row) + b"\n")
         self.rows += 1
 
@@ -53,7 +53,7 @@ class JsonlWriter:
             self._temporary.unlink(missing_ok=True)
 
 
-def write_jsonl(path: Path, rows: Iterable[Row]) -> int:
+def write_jsonl(path: Path, rows: Iterable[JsonObject]) -> int:
     """Write `rows` to `path` (see `JsonlWriter`); returns their number."""
     with JsonlWriter(path) as out:
         for row in rows:
@@ -61,7 +61,7 @@ def write_jsonl(path: Path, rows: Iterable[Row]) -> int:
     return out.rows
 
 
-def read_jsonl(path: Path) -> Iterator[Row]:
+def read_jsonl(path: Path) -> Iterator[JsonObject]:
     """Rows of a JSON Lines file, zstd or plain. Raises OSError, or ValueError where the file is damaged or cut.
 
     A row is any JSON value: whoever wants objects looks.
@@ -102,7 +102,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(raw, "sha256").hexdigest()
 
 
-def encoded(row: Row) -> bytes:
+def encoded(row: JsonObject) -> bytes:
     """The line of one row, without its end. What has no UTF-8 becomes "?"."""
     try:
         return orjson.dumps(row, option=orjson.OPT_SORT_KEYS)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.base.jsonl import Row, read_jsonl
+from ilm_ray.base.jsonl import JsonObject, read_jsonl
 
 
-def read_rows(path: Path, keys: tuple[str, ...], setting: str) -> list[Row]:
+def read_rows(path: Path, keys: tuple[str, ...], setting: str) -> list[JsonObject]:
     """Rows of a JSON Lines file that must have `keys`. Raises UserError with the line at fault."""
     if not path.is_file():
         raise UserError(f"{setting}: {path} does not exist; give a JSON Lines file with {', '.join(keys)}")
@@ -24,7 +24,7 @@ def read_rows(path: Path, keys: tuple[str, ...], setting: str) -> list[Row]:
     return rows
 
 
-def require_splits(rows: Sequence[Row], setting: str) -> None:
+def require_splits(rows: Sequence[JsonObject], setting: str) -> None:
     """Raise UserError unless rows are there to train on and to measure with."""
     found = [row.get("split", "train") for row in rows]  # no set: a file may say anything
     for split in ("train", "heldout"):

@@ -18,7 +18,7 @@ import torch
 from ilm_ray.alignment.online.hacking import Answer, mine
 from ilm_ray.alignment.online.patches import PatchTask, mix, patch_pairs, preferences
 from ilm_ray.alignment.reward.task import RewardTask, pair_scores, read_pairs
-from ilm_ray.base.jsonl import Row, write_jsonl
+from ilm_ray.base.jsonl import JsonObject, write_jsonl
 from ilm_ray.config import Config, load_config
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape, initialize
@@ -60,7 +60,7 @@ def _train(task: RewardTask) -> ScalarModel:
     return model
 
 
-def _scores(model: ScalarModel, run: Path, rows: Sequence[Row]) -> list[tuple[float, float]]:
+def _scores(model: ScalarModel, run: Path, rows: Sequence[JsonObject]) -> list[tuple[float, float]]:
     """Scores of chosen and rejected answers, with the conditions of their domains."""
     write_jsonl(run / "scored.jsonl", ({**row, "split": "train"} for row in rows))
     pairs = read_pairs(_config(run, "scored.jsonl", 1), Tokenizer.load(run / "tokenizer"), "train")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ilm_ray.base.jsonl import Row, read_jsonl, write_jsonl
+from ilm_ray.base.jsonl import JsonObject, read_jsonl, write_jsonl
 from ilm_ray.report.explain.text_run import open_run
 from ilm_ray.report.html import diff
 from ilm_ray.report.html.page import share, size
@@ -70,7 +70,7 @@ def tables(run_dir: Path) -> dict[str, list[list[str]]]:
     return Tables(write_report(run_dir).read_text(encoding="utf-8")).found
 
 
-def rows_of(run_dir: Path, step: str, outcome: str = "*") -> Iterator[Row]:
+def rows_of(run_dir: Path, step: str, outcome: str = "*") -> Iterator[JsonObject]:
     """The rows of the documents that came to `step`, or that it kept or removed."""
     for path in (*(run_dir / "text").glob("*/removed-*.jsonl.zst"), *(run_dir / "text" / "final").glob("kept-*")):
         for row in read_jsonl(path):

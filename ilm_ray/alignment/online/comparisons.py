@@ -11,14 +11,14 @@ from typing import Any
 
 from ilm_ray.alignment.online.hacking import WINDOW, Answer
 from ilm_ray.alignment.online.rollouts import windows
-from ilm_ray.base.jsonl import Row
+from ilm_ray.base.jsonl import JsonObject
 
 FROM = ("sft", "early", "late")
 
 
 def comparisons(
     answers: Sequence[Answer], prompts: Mapping[str, Any], count: int, round_number: int, seed: int
-) -> list[Row]:
+) -> list[JsonObject]:
     """At most `count` comparisons: every two answers to a prompt by SFT, early and late PPO that differ.
 
     Prompts come in an order drawn by `seed`; which of the two is `a` is drawn too. SFT's are those of weight version 0.
@@ -34,7 +34,7 @@ def comparisons(
     rng = random.Random(f"{seed}-{round_number}")
     order = sorted(by_prompt)
     rng.shuffle(order)
-    rows: list[Row] = []
+    rows: list[JsonObject] = []
     for prompt in order:
         for pair in combinations([name for name in FROM if name in by_prompt[prompt]], 2):
             a_from, b_from = rng.sample(pair, 2)

@@ -13,7 +13,7 @@ from typing import Any
 from ilm_ray.alignment.online.hacking import ALPHA, Answer, AnswerPair
 from ilm_ray.alignment.online.patches import HELDOUT_SHARE, MOST, prompt_share
 from ilm_ray.base.endpoint import NoAnswer, ask
-from ilm_ray.base.jsonl import Row
+from ilm_ray.base.jsonl import JsonObject
 
 AT_ONCE = 8
 ANSWER_S = 60.0
@@ -67,10 +67,10 @@ def ask_judge(
     return Verdicts(len(paid), early, late, p, tuple(against))
 
 
-def judged_pairs(verdicts: Verdicts, prompts: Mapping[str, Any], where: str) -> list[Row]:
+def judged_pairs(verdicts: Verdicts, prompts: Mapping[str, Any], where: str) -> list[JsonObject]:
     """Patches from a judge that drifted from the score: its own preferences, in the form of `reward.data`."""
 
-    def row(number: int, early: Answer, late: Answer) -> Row:
+    def row(number: int, early: Answer, late: Answer) -> JsonObject:
         split = "heldout" if prompt_share(early.prompt) < HELDOUT_SHARE else "train"
         pair = {"domain": early.domain, "prompt": prompts[early.prompt], "chosen": early.text, "rejected": late.text}
         return {"id": f"{where}-{number:03d}", **pair, "split": split, "pattern": where, "made": "judged"}

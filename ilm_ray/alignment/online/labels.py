@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.base.jsonl import Row
+from ilm_ray.base.jsonl import JsonObject
 from ilm_ray.base.rows import read_rows
 
 LONGEST_ID = 256  # characters
@@ -14,7 +14,7 @@ LABELS = ("a", "b", "tie")
 HELDOUT_SHARE = 0.1
 
 
-def read_comparisons(path: Path) -> list[Row]:
+def read_comparisons(path: Path) -> list[JsonObject]:
     """Raises UserError naming the line at fault."""
     rows = read_rows(path, ("id", "domain", "prompt", "a", "b"), "comparisons")
     for number, row in enumerate(rows, 1):
@@ -34,7 +34,7 @@ def read_comparisons(path: Path) -> list[Row]:
     return rows
 
 
-def read_labels(path: Path) -> list[Row]:
+def read_labels(path: Path) -> list[JsonObject]:
     """Labelled comparisons. Raises UserError naming the line at fault."""
     rows = read_comparisons(path)
     for number, row in enumerate(rows, 1):
@@ -43,7 +43,7 @@ def read_labels(path: Path) -> list[Row]:
     return rows
 
 
-def labelled_pairs(labels: Sequence[Row]) -> list[Row]:
+def labelled_pairs(labels: Sequence[JsonObject]) -> list[JsonObject]:
     """Labels in the form of `reward.data`; a tie says nothing to a ranking loss and is left out."""
     pairs = []
     for row in labels:

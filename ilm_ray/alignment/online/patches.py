@@ -15,7 +15,7 @@ from typing import Any
 from ilm_ray.alignment.online.hacking import Answer, Pattern, Preference, early_and_late, edges
 from ilm_ray.alignment.online.patterns import refusing_sentence, sentences, stands_first, words
 from ilm_ray.alignment.reward.task import RewardTask
-from ilm_ray.base.jsonl import Row
+from ilm_ray.base.jsonl import JsonObject
 from ilm_ray.config import Config
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel
 from ilm_ray.model.weights import read_weights
@@ -26,7 +26,9 @@ OLD_PER_PATCH = 4  # people's pairs that are trained on again for each patch, so
 _MOST_SENTENCES = 200
 
 
-def patch_pairs(pattern: Pattern, answers: Sequence[Answer], prompts: Mapping[str, Any], where: str) -> list[Row]:
+def patch_pairs(
+    pattern: Pattern, answers: Sequence[Answer], prompts: Mapping[str, Any], where: str
+) -> list[JsonObject]:
     """Pairs in the form of `reward.data` that prefer answers without the pattern, all domains in turn.
 
     prompts: messages by prompt id; where: name of the pattern in the run, such as round-1/phrase-0. Two thirds at most
@@ -90,7 +92,9 @@ def with_pattern(pattern: Pattern, text: str, late: Sequence[str]) -> str | None
     return changed if pattern.has(changed) else None
 
 
-def mix(patches: Sequence[Row], labelled: Sequence[Row], old: Sequence[Row], seed: int) -> list[Row]:
+def mix(
+    patches: Sequence[JsonObject], labelled: Sequence[JsonObject], old: Sequence[JsonObject], seed: int
+) -> list[JsonObject]:
     """The reward model's training pairs: all patches, all newly labelled pairs, and `OLD_PER_PATCH` of the old training
     pairs for each of those, or all. Old pairs that are held out stay held out."""
     kept = [row for row in old if row.get("split", "train") == "heldout"]
@@ -100,7 +104,7 @@ def mix(patches: Sequence[Row], labelled: Sequence[Row], old: Sequence[Row], see
     return [*patches, *labelled, *(train[i] for i in chosen), *kept]
 
 
-def preferences(rows: Sequence[Row]) -> list[Preference]:
+def preferences(rows: Sequence[JsonObject]) -> list[Preference]:
     """People's judgements of the training pairs."""
     return [
         Preference(row["domain"], row["chosen"], row["rejected"])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ilm_ray.base.jsonl import Row, read_jsonl, utf8_bytes
+from ilm_ray.base.jsonl import JsonObject, read_jsonl, utf8_bytes
 from ilm_ray.data.documents.language import UNKNOWN
 
 IDS = ("id", "duplicate_of")  # numbers here, strings at rest: above 2^53 jq and browsers would round them
@@ -53,7 +53,7 @@ class Document:
     columns: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of_row(cls, row: Row) -> "Document":
+    def of_row(cls, row: JsonObject) -> "Document":
         """The inverse of `row`. Raises KeyError, TypeError or ValueError where `row` is no document."""
         known = {name: value for name, value in row.items() if name in _NAMES}
         known |= {name: int(row[name]) for name in IDS if name in row}
@@ -62,7 +62,7 @@ class Document:
             document.set_text(document.text)
         return document
 
-    def row(self) -> Row:
+    def row(self) -> JsonObject:
         """The document as it lies at rest."""
         row = {name: value for name in _NAMES if (value := getattr(self, name)) is not None}
         return row | self.columns | {name: str(row[name]) for name in IDS if name in row}
@@ -95,7 +95,7 @@ def read_documents(path: Path) -> Iterator[Document]:
         yield document
 
 
-def judged(row: Row, verdict: Verdict | None) -> Row:
+def judged(row: JsonObject, verdict: Verdict | None) -> JsonObject:
     """`row`, with the reason why it falls if it does."""
     if verdict is None:
         return row

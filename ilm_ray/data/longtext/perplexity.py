@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ilm_ray.base.jsonl import Row
+from ilm_ray.base.jsonl import JsonObject
 from ilm_ray.data.longtext.models import ScoringModel
 from ilm_ray.data.longtext.thresholds import DIFFERENCE
 
@@ -82,7 +82,9 @@ def differences(documents: Sequence[np.ndarray], cut: Cut, log_probs: LogProbs, 
     return out
 
 
-def score_documents(rows: Sequence[Row], model: ScoringModel, cut: Cut, batch_tokens: int) -> Iterator[Row]:
+def score_documents(
+    rows: Sequence[JsonObject], model: ScoringModel, cut: Cut, batch_tokens: int
+) -> Iterator[JsonObject]:
     """{id, text} rows -> {id, perplexity_difference, differences, ending, beginning} rows, in their order.
 
     The difference is None for a document too short for a pair. `ending` of S1 and `beginning` of S2 are those of the
@@ -91,7 +93,7 @@ def score_documents(rows: Sequence[Row], model: ScoringModel, cut: Cut, batch_to
     documents = [model.encode(row["text"]) for row in rows]
     found = differences(documents, cut, model.log_probs, batch_tokens)
     for row, document, values in zip(rows, documents, found, strict=True):
-        made: Row = {"id": row["id"], DIFFERENCE: None, "differences": values.round(4).tolist()}
+        made: JsonObject = {"id": row["id"], DIFFERENCE: None, "differences": values.round(4).tolist()}
         if len(values):
             worst = segment_pairs(len(document), cut)[int(values.argmin())]
             made[DIFFERENCE] = round(document_difference(values), 4)

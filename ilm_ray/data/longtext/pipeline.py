@@ -17,7 +17,7 @@ from typing import Any
 import ray
 
 from ilm_ray.base.files import write_text_atomic
-from ilm_ray.base.jsonl import Row
+from ilm_ray.base.jsonl import JsonObject
 from ilm_ray.data.documents.paths import FINAL
 from ilm_ray.data.longtext.steps import CODE, KEPT, STEPS, KeptFile, Settings, find_file, mark_file
 from ilm_ray.data.longtext.thresholds import read_thresholds
@@ -35,7 +35,7 @@ def find_long(context: Context) -> list[Path]:
     return [context.folder / "candidates" / name for name in names]
 
 
-def mark_long(context: Context, scorer: Row) -> Result:
+def mark_long(context: Context, scorer: JsonObject) -> Result:
     """Judge what was scored; write kept and removed rows, the marks and the funnel. scorer: figures of the model."""
     counts, files = Counter[tuple[str, ...]](), [context.folder / "funnel.json"]
     for found in _each_file(context, mark_file).values():
@@ -62,7 +62,7 @@ def mark_long(context: Context, scorer: Row) -> Result:
     return Result(files, {"summary": summary, "scorer": scorer, "funnel": funnel})
 
 
-def _funnel(counts: Counter[tuple[str, ...]]) -> list[Row]:
+def _funnel(counts: Counter[tuple[str, ...]]) -> list[JsonObject]:
     """Documents and bytes per step, rule, domain and token source."""
     keys = sorted({key[:-1] for key in counts}, key=lambda key: (STEPS.index(key[0]), *key[1:]))
     names = ("step", "rule", "domain", "source")
@@ -99,7 +99,7 @@ def _each_file(context: Context, work: Step) -> dict[str, Any]:
     return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in receipts.items()}
 
 
-def _with_receipt(item: Row, work: Step, settings: Settings, receipts: str) -> Row:
+def _with_receipt(item: JsonObject, work: Step, settings: Settings, receipts: str) -> JsonObject:
     file = KeptFile(**item)
     found = work(file, settings)
     receipt = _receipt(Path(receipts), work, file)

@@ -20,22 +20,22 @@ from ilm_ray.data.longtext.features import FEATURES
 DIFFERENCE = "perplexity_difference"
 RULES = (*FEATURES, DIFFERENCE)
 ANY = "*"
-Row = dict[str, Bounds]  # rule -> (lowest, highest), in the order in which they are asked
+RuleBounds = dict[str, Bounds]  # rule -> (lowest, highest), in the order in which they are asked
 
 
 class Thresholds:
     """The rules of a document's domain and language."""
 
-    def __init__(self, table: dict[str, dict[str, Row]]) -> None:
+    def __init__(self, table: dict[str, dict[str, RuleBounds]]) -> None:
         self.table = table
 
-    def of(self, domain: str, language: str) -> Row:
+    def of(self, domain: str, language: str) -> RuleBounds:
         """The row of all domains, with what the domain's own row says otherwise."""
         general, own = self.table.get(ANY, {}), self.table.get(domain, {})
         return general.get(language, general.get(ANY, {})) | own.get(language, own.get(ANY, {}))
 
 
-def first_failure(scores: dict[str, Any], rules: Row) -> Verdict | None:
+def first_failure(scores: dict[str, Any], rules: RuleBounds) -> Verdict | None:
     """The first rule whose bounds its score breaks; a score that is missing breaks none."""
     for rule, (low, high) in rules.items():
         value = scores.get(rule)
@@ -90,10 +90,10 @@ def _name(key: Any, where: str) -> str:
     return key
 
 
-def _row(rules: Any, where: str) -> Row:
+def _row(rules: Any, where: str) -> RuleBounds:
     if not isinstance(rules, dict):
         raise UserError(f"{where} must be a table: rule: [lowest, highest]")
-    row: Row = {}
+    row: RuleBounds = {}
     for rule, bounds in rules.items():
         if rule not in RULES:
             near = difflib.get_close_matches(str(rule), RULES, n=1, cutoff=0.3)

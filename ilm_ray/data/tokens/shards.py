@@ -9,7 +9,7 @@ import numpy as np
 
 from ilm_ray.base.files import temporary_path
 from ilm_ray.base.framed import FramedWriter, read_framed_row
-from ilm_ray.base.jsonl import Row
+from ilm_ray.base.jsonl import JsonObject
 
 DOCUMENTS = ".documents.jsonl.zst"
 FORMAT = 2  # part of the stage's settings, so that shards of another form are written anew
@@ -44,7 +44,7 @@ class ShardWriter:
         self._rows = FramedWriter(self._temporary["documents"])
         return self
 
-    def add(self, tokens: Sequence[int] | np.ndarray, size: int, row: Row, weight: float = 1.0) -> None:
+    def add(self, tokens: Sequence[int] | np.ndarray, size: int, row: JsonObject, weight: float = 1.0) -> None:
         """One document: its token ids, the UTF-8 bytes of its text, what says where it is from (`id` among it), and
         how often a pass over the source draws it."""
         self._out.write(np.asarray(tokens, dtype=np.uint32).tobytes())
@@ -117,7 +117,7 @@ class TokenSource:
         start, stop = self._offsets[shard][inside : inside + 2]
         return self._tokens[shard][start:stop]
 
-    def provenance(self, i: int) -> Row:
+    def provenance(self, i: int) -> JsonObject:
         """Where document i comes from: id, url, dump; of code also its repository and files."""
         shard, inside = self._locate(i)
         stem = self.shards[shard]

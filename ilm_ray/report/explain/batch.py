@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.base.jsonl import Row
+from ilm_ray.base.jsonl import JsonObject
 from ilm_ray.config.training import PhaseConfig, PretrainConfig, TrainingConfig
 from ilm_ray.data.documents.paths import SOURCES, read_sources
 from ilm_ray.data.documents.sources import ROW_BITS, Source
@@ -38,7 +38,7 @@ class ReadPiece:
     start: int
     stop: int
     length: int
-    origin: Row
+    origin: JsonObject
     text: str
 
 

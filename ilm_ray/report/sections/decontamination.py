@@ -3,7 +3,7 @@
 import itertools
 from pathlib import Path
 
-from ilm_ray.base.jsonl import Row, read_jsonl
+from ilm_ray.base.jsonl import JsonObject, read_jsonl
 from ilm_ray.report.html import page
 from ilm_ray.report.html.page import Html
 from ilm_ray.report.sections.text import off_notes
@@ -32,7 +32,7 @@ def decontamination_section(run_dir: Path, manifests: dict[str, Manifest]) -> Ht
     return page.section("decontamination", title, parts)
 
 
-def _sample(row: Row) -> Html:
+def _sample(row: JsonObject) -> Html:
     item = f"{row['benchmark']} {row['item']}"
     match = f"{row['share']:.0%} of an item's words · {row['url']}"
     return page.join(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.base.jsonl import Row, read_jsonl
+from ilm_ray.base.jsonl import JsonObject, read_jsonl
 from ilm_ray.config import load_config
 from ilm_ray.config.data import CodeConfig
 from ilm_ray.data.code.files.steps import BAND_MARGIN, HASHES, NGRAM
@@ -161,7 +161,9 @@ def test_the_stage_keeps_or_explains_every_file(
     assert kept["one/main.py"]["masked_emails"] == 1 and "jane" not in kept["one/main.py"]["text"]
     assert kept["two-1.0/doc.html"]["language"] == "markdown"
     assert kept["two-1.0/doc.html"]["source_language"] == "html"
-    documents: list[Row] = [row for path in sorted((tmp_path / "code").glob("kept-*")) for row in read_jsonl(path)]
+    documents: list[JsonObject] = [
+        row for path in sorted((tmp_path / "code").glob("kept-*")) for row in read_jsonl(path)
+    ]
     assert sorted(f["path"] for row in documents for f in row["files"]) == sorted(row["path"] for row in rows)
     for row in documents:
         for found in row["files"]:

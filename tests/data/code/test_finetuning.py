@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ilm_ray.base.jsonl import Row, read_jsonl, write_jsonl
+from ilm_ray.base.jsonl import JsonObject, read_jsonl, write_jsonl
 from ilm_ray.config import load_config
 from ilm_ray.data.code import pipeline
 from ilm_ray.data.code.pipeline import build_code_data
@@ -61,7 +61,7 @@ def run(folder: Path, *settings: str) -> Result:
     return build_code_data(Context(config, folder / "code", folder, Journal(folder / "journal.jsonl")))
 
 
-def rows(folder: Path, pattern: str) -> list[Row]:
+def rows(folder: Path, pattern: str) -> list[JsonObject]:
     return [row for path in sorted((folder / "code").glob(pattern)) for row in read_jsonl(path)]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ilm_ray.base.jsonl import Row, write_jsonl
+from ilm_ray.base.jsonl import JsonObject, write_jsonl
 from ilm_ray.data.documents.language import tokens
 from ilm_ray.data.tokenizer.base import first_tokens
 from ilm_ray.data.tokenizer.cl100k import cl100k
@@ -26,7 +26,7 @@ class Made:
     """A run before `long_text`: its documents by id, and the ids of each token shard in its order."""
 
     run: Path
-    rows: dict[int, Row]
+    rows: dict[int, JsonObject]
     shards: dict[str, list[int]]
 
 
@@ -60,7 +60,7 @@ def made_text(rng: random.Random, size: int) -> str:
 def make_run(run: Path, tokenizer: Tokenizer) -> Made:
     """Two files of web text, one of books, one of code; in the shards a document is missing, as if decontaminated."""
     rng = random.Random(4)
-    rows: dict[int, Row] = {}
+    rows: dict[int, JsonObject] = {}
     shards: dict[str, list[int]] = {}
     files = (("text", 0, "en", "CC-MAIN-2024-10"), ("text", 1, "zh", "CC-MAIN-2024-10"), ("text", 2, "en", "books"))
     for stage, number, language, dump in (*files, ("code", 0, "code", "code")):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from actors.perplexity import PerplexityScorer, ScorerSettings, score_parts
-from ilm_ray.base.jsonl import Row, read_jsonl, write_jsonl
+from ilm_ray.base.jsonl import JsonObject, read_jsonl, write_jsonl
 from ilm_ray.config import load_config
 from ilm_ray.data.longtext.features import describe
 from ilm_ray.data.longtext.models import load_scorer
@@ -131,7 +131,7 @@ def parts_of(made: Made, folder: Path, count: int) -> list[tuple[Path, Path]]:
     return work
 
 
-def differences_in(work: list[tuple[Path, Path]]) -> dict[int, Row]:
+def differences_in(work: list[tuple[Path, Path]]) -> dict[int, JsonObject]:
     return {row["id"]: row for _, out in work for row in read_jsonl(out)}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ilm_ray.base.jsonl import Row, read_jsonl, write_jsonl
+from ilm_ray.base.jsonl import JsonObject, read_jsonl, write_jsonl
 from ilm_ray.config.thresholds import RULES
 from ilm_ray.data.dedup.minhash import catch_probability, shingle_hashes
 from ilm_ray.data.documents.sources import is_dated
@@ -21,7 +21,7 @@ ALL_IN = [
 ]
 
 
-def rows_of(text: Path, step: str, outcome: str) -> list[Row]:
+def rows_of(text: Path, step: str, outcome: str) -> list[JsonObject]:
     return [row for path in sorted((text / step).glob(f"{outcome}-*")) for row in read_jsonl(path)]
 
 
