@@ -12,15 +12,13 @@ from ilm_ray.config import load_config
 from ilm_ray.data.documents import paths as layout
 from ilm_ray.data.documents.sources import find_sources
 from ilm_ray.data.web import pipeline
-from tests.data.running import run
+from tests.data.running import rows_of, run
 
 OLD, NEW = "CC-MAIN-2024-10", "CC-MAIN-2024-33"
 
 
 def survivors(text: Path) -> set[int]:
-    """Documents that Dedup left, whatever became of them later."""
-    judged = (row for path in (text / "final").glob("*-*.jsonl.zst") for row in read_jsonl(path))
-    return {int(row["id"]) for row in judged if row.get("drop_step") != "dedup"}
+    return {row["id"] for row in rows_of(text, "dedup", "kept")}
 
 
 @pytest.fixture(scope="module")

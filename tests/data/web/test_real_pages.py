@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ilm_ray.base.jsonl import JsonObject, read_jsonl, write_jsonl
+from ilm_ray.base.jsonl import read_jsonl, write_jsonl
 from ilm_ray.config.thresholds import RULES
 from ilm_ray.data.dedup.minhash import catch_probability, shingle_hashes
 from ilm_ray.data.documents.sources import is_dated
-from tests.data.running import run
+from tests.data.running import rows_of, run
 
 # Everything that has text comes to Dedup, so that every planted copy is there to be found.
 ALL_IN = [
@@ -19,10 +19,6 @@ ALL_IN = [
     "text.min_chars=1",
     *(f"text.rules.{code}.{rule}=[null,null]" for code, table in RULES.items() for rule in table),
 ]
-
-
-def rows_of(text: Path, step: str, outcome: str) -> list[JsonObject]:
-    return [row for path in sorted((text / step).glob(f"{outcome}-*")) for row in read_jsonl(path)]
 
 
 @pytest.mark.slow
