@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.data.dedup.components import Drops
 from ilm_ray.data.dedup.drops import load_drops
 from ilm_ray.data.documents.document import Document
 from ilm_ray.data.documents.paths import drops_path
@@ -26,6 +25,9 @@ from ilm_ray.report.explain.text_run import (
     source_of,
     steps_reached,
 )
+
+if TYPE_CHECKING:
+    from ilm_ray.data.dedup.components import Drops
 
 MEMBERS = 20  # of a cluster that are named
 _PIECES = 2000  # of each text that the diff looks at: its time grows with their product
@@ -85,7 +87,7 @@ def stories(run: TextRun, wanted: str) -> list[Story]:
     return [_story(run, document, path) for document, path in captures]
 
 
-def drop_lists(run: TextRun) -> Iterator[Drops]:
+def drop_lists(run: TextRun) -> "Iterator[Drops]":
     """The documents that Dedup removed, one input file at a time."""
     for source in run.sources.values():
         path = drops_path(run.folder, source.index)
