@@ -20,6 +20,7 @@ def words_of(job: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.process
 def test_a_stage_lists_what_it_reads() -> None:
     shown = words_of("tokenizer", "--preset", "7b")
     assert "--run-dir DIR" in shown and "key.sub=value" in shown and "preset 7b" in shown
@@ -27,11 +28,13 @@ def test_a_stage_lists_what_it_reads() -> None:
     assert "ray.hang_s=float" in shown and "ppo." not in shown
 
 
+@pytest.mark.process
 def test_verbs_and_their_options_are_listed() -> None:
     assert "threshold|document|batch|rollout" in words_of("explain")
     assert "--iteration" in words_of("explain", "rollout")
 
 
+@pytest.mark.process
 def test_serve_lists_its_settings() -> None:
     assert "serve.port=int" in words_of("serve")
 
