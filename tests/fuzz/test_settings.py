@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -52,6 +53,7 @@ def read(content: bytes) -> None:
         kept_by_saving(load_config("nano", Path(folder) / "own.yaml"))
 
 
+@pytest.mark.long
 @given(st.one_of(damaged(FILES), st.sampled_from(YAML_ODDITIES).map(lambda t: t.encode("utf-8", "surrogatepass"))))
 @example(b"seed: 2020-99-99")
 @example(b"text: {sources: {b: {input: x, settings: {min_chars: q}}}}")

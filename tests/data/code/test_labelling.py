@@ -52,6 +52,7 @@ class Annotator:
         return sample._replace(tier=wrong if self.rng.random() < error else right)
 
 
+@pytest.mark.long
 def test_three_rounds_agree_more_and_find_earlier_mistakes() -> None:
     everything = [_sample(number) for number in range(1500)]
     truth = {sample.id: sample.tier for sample in everything}

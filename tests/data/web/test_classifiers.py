@@ -91,6 +91,7 @@ def plain_features(text: str) -> set[tuple[Any, ...]]:
     return found
 
 
+@pytest.mark.long
 def test_two_texts_share_the_features_that_the_definition_says() -> None:
     """Features that are not the same share a place as often as hashing makes them, and no oftener."""
     rng = np.random.default_rng(0)

@@ -114,6 +114,7 @@ def test_a_line_of_a_list(tmp_path: Path, line: str, named: list[str]) -> None:
     assert all(table.match_batch([url.replace("x.[", "[") for url in urls]))
 
 
+@pytest.mark.long
 @settings(max_examples=300)
 @given(st.lists(HOSTS, min_size=1, max_size=8), st.lists(HOSTS, max_size=8), st.sampled_from(["", "u:p@", "a@b@"]))
 def test_look_ups_equal_a_set_of_strings(listed: list[str], asked: list[str], user: str) -> None:
@@ -201,6 +202,7 @@ def test_a_full_table_wraps_around() -> None:
     assert Domains(table).match_batch(["http://a.b"]) == [None]
 
 
+@pytest.mark.process
 def test_long_lists_are_cut_into_blocks_at_line_ends(tmp_path: Path) -> None:
     names = [f"site-{i}.example-{i % 7}.test" for i in range(300_000)]  # 8 MB: three blocks
     table = domains(tmp_path, *names)
