@@ -93,13 +93,13 @@ _OTHER: dict[str, Bounds] = _ENGLISH | {
 RULES: dict[str, dict[str, Bounds]] = {"en": _ENGLISH, "zh": _CHINESE, "*": _OTHER}
 
 
-def merged_rules(changed: dict[Any, Any], own: Iterable[str] = ()) -> dict[Any, Any]:
+def merged_rules(changed: dict[Any, Any], own_rules: Iterable[str] = ()) -> dict[Any, Any]:
     """The defaults with what is named otherwise, in the order of the defaults; [null, null] switches a rule off.
 
-    The rules `own` come last and have no default bounds. Raises ValueError for an unknown language or rule, with the
+    Rules of one's own come last and have no default bounds. Raises ValueError for an unknown language or rule, with the
     nearest right name, and for bounds that admit nothing.
     """
-    tables = {language: table | dict.fromkeys(own, _ANY) for language, table in RULES.items()}
+    tables = {language: table | dict.fromkeys(own_rules, _ANY) for language, table in RULES.items()}
     for language, rules in changed.items():
         if language not in tables:
             raise ValueError(

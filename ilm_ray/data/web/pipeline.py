@@ -54,36 +54,36 @@ def settings(config: Config) -> dict[str, Any]:
     """What the result depends on. Files that settings name and earlier runs count by their content, see `sources`."""
     # A mapping's order is no part of a fingerprint, and the first rule that fails is the one that is recorded.
     tables = {"": config.text, **{name: config.text.for_source(name) for name in config.text.sources}}
-    order = {name: {code: list(table) for code, table in own.rules.items()} for name, own in tables.items()}
+    order = {name: {code: list(table) for code, table in text.rules.items()} for name, text in tables.items()}
     return {"seed": config.seed, "text": result_settings(config.text), "rule_order": order}
 
 
 def sources(config: Config) -> dict[str, str]:
     """Fingerprints of everything read from outside. Raises UserError where one is missing or none is an archive."""
     files = find_sources(config.input, config.text)
-    looked_at = {source: fingerprint(source) for source in files}
-    if not any(readable for _, readable in looked_at.values()):
+    archives = {source: fingerprint(source) for source in files}
+    if not any(readable for _, readable in archives.values()):
         raise UserError(
             f"no file of input={config.input} is a web archive (WARC, ARC or WACZ); give a glob of archives"
         )
-    found = {f"file {place_in_tree(source.path)}": print_of for source, (print_of, _) in looked_at.items()}
-    found |= {f"previous {run.folder.parent}": run.fingerprint for run in finished_runs(config.text, files)}
+    fingerprints = {f"file {place_in_tree(source.path)}": print_of for source, (print_of, _) in archives.items()}
+    fingerprints |= {f"previous {run.folder.parent}": run.fingerprint for run in finished_runs(config.text, files)}
     for name, place in config.text.own_rules.items():
         file = located(place)
-        found[f"text.own_rules.{name}"] = path_fingerprint(Path(file), f"text.own_rules.{name}")
+        fingerprints[f"text.own_rules.{name}"] = path_fingerprint(Path(file), f"text.own_rules.{name}")
         read_rule(name, file)
     lists = _block_lists(config.text)
     for name, path in lists.items():
-        found[name] = path_fingerprint(path, name)
+        fingerprints[name] = path_fingerprint(path, name)
     # A wrong list, label file or model is found before hours of work, not after.
     if "text.blocked_domains" in lists:
         Domains.read(lists["text.blocked_domains"])
     if "text.blocked_words" in lists:
         read_words(lists["text.blocked_words"])
-    for name, own in _classifiers(config.text).items():
-        key = f"text.classifiers.{name}.{'model' if own.model else 'labels'}"
-        found[key] = path_fingerprint(check_classifier(own), key)
-    return found
+    for name, classifier in _classifiers(config.text).items():
+        key = f"text.classifiers.{name}.{'model' if classifier.model else 'labels'}"
+        fingerprints[key] = path_fingerprint(check_classifier(classifier), key)
+    return fingerprints
 
 
 def run_text(context: Context) -> Result:
@@ -103,8 +103,8 @@ def run_text(context: Context) -> Result:
     if not all(paths.drops_path(folder, f.index).is_file() for f in files):
         _dedup(folder, files, earlier, config)
     cards = {
-        name: provide(name, own, paths.model_path(folder, name), context.config.seed)
-        for name, own in _classifiers(config).items()
+        name: provide(name, classifier, paths.model_path(folder, name), context.config.seed)
+        for name, classifier in _classifiers(config).items()
     }
     steps.write_block_lists(folder, config)
     last = [f for f in files if not paths.is_done(folder, paths.FINAL, f.index)]
@@ -235,7 +235,7 @@ def _first_pass_done(folder: Path, source: Source) -> bool:
 
 def _classifiers(config: TextConfig) -> dict[str, ClassifierConfig]:
     """Those that are on."""
-    return {name: own for name in NAMES if (own := getattr(config.classifiers, name)).named}
+    return {name: each for name in NAMES if (each := getattr(config.classifiers, name)).named}
 
 
 def _block_lists(config: TextConfig) -> dict[str, Path]:

@@ -136,7 +136,7 @@ def write_block_lists(folder: Path, config: TextConfig) -> None:
 
 def _bounds(config: TextConfig, *names: str) -> dict[str, float]:
     """Classifier -> threshold, of those that are on."""
-    return {name: own.threshold for name in names if (own := getattr(config.classifiers, name)).named}
+    return {name: each.threshold for name in names if (each := getattr(config.classifiers, name)).named}
 
 
 def copy_own_rules(folder: Path, config: TextConfig) -> TextConfig:
