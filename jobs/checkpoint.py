@@ -5,14 +5,14 @@
     python jobs/checkpoint.py diff    --run-dir DIR --stage S A B [--top 20]
     python jobs/checkpoint.py promote --run-dir DIR --stage S --step N
     python jobs/checkpoint.py export  --run-dir DIR --stage pretrain|sft|ppo|reward --out DIR [--step N]
-                                      [--layout internlm2|llama] [--dtype bf16|fp32]
+                                      [--format internlm2|llama] [--dtype bf16|fp32]
     python jobs/checkpoint.py import  --model DIR --out DIR
 
 `ls` lists the copies in all tiers and looks at local files' sizes; `verify` hashes local ones and names what is
 damaged (exit code 2). `diff` compares the weights and moments of two steps. `promote` makes a step's weights the
 model that later stages read: they run anew, the stage itself does not. `export` writes a folder with config, weights,
-tokenizer and chat template: the LLaMA layout is read by Transformers and vLLM as it is, InternLM2's by vLLM's native
-classes. `import` turns a folder in either layout into one that our own stages read, with a reward model's conditions.
+tokenizer and chat template: the LLaMA format is read by Transformers and vLLM as it is, InternLM2's by vLLM's native
+classes. `import` turns a folder in either format into one that our own stages read, with a reward model's conditions.
 Words for people come first, the last line is one JSON object. Exit codes as for every job: 0 done, 2 bad input, 1
 anything else.
 """
@@ -68,9 +68,9 @@ def _parser() -> Parser:
     chosen.add_argument("--step", type=int, required=True)
     out = of_a_run("export", "a stage's model, for Transformers and vLLM", _export, (*TRAINED, "ppo"))
     out.add_argument("--step", type=int, help="of one of its checkpoints (default: the stage's model)")
-    out.add_argument("--layout", choices=FORMATS, default="llama", help="default llama")
+    out.add_argument("--format", choices=FORMATS, default="llama", help="default llama")
     out.add_argument("--dtype", choices=sorted(DTYPES), default="bf16", help="default bf16")
-    into = verbs.add_parser("import", help="a model in either layout, for our stages")
+    into = verbs.add_parser("import", help="a model in either format, for our stages")
     into.add_argument("--model", type=Path, required=True, help="folder with config.json and .safetensors")
     into.set_defaults(work=_import)
     for verb in (out, into):
@@ -165,13 +165,13 @@ def _export(a: argparse.Namespace) -> dict[str, Any]:
         model = whole_model(whole_checkpoint(_folder(a), a.step))
     ids = export_tokens({name: tokenizer.special(name) for name in SPECIALS})
     with _whole(a.out) as folder:
-        export_model(model, folder, a.layout, DTYPES[a.dtype], ids)
+        export_model(model, folder, a.format, DTYPES[a.dtype], ids)
         if a.stage == "reward":  # without them its scores mean nothing
             save_conditions(folder, tokenizer, load_conditions(a.run_dir / "reward" / "model", tokenizer))
         tokenizer.save_huggingface(folder)
     parameters = sum(p.numel() for p in model.parameters())
-    said = {"stage": a.stage, "layout": a.layout, "dtype": a.dtype, "parameters": parameters, "out": str(a.out)}
-    return said if a.step is None else said | {"step": a.step}
+    exported = {"stage": a.stage, "format": a.format, "dtype": a.dtype, "parameters": parameters, "out": str(a.out)}
+    return exported if a.step is None else exported | {"step": a.step}
 
 
 def _import(a: argparse.Namespace) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from toy import SHAPE, toy_inputs, toy_mix, toy_ppo
 
 from actors.group import GroupError, Role, collect, start_groups, stop_groups
-from actors.ppo import driver as ppo_driver
+from actors.ppo import driver
 from actors.ppo.driver import PPORun, State
 from actors.ppo.log import lines
 from actors.ppo.reference import FrozenSettings, Reference
@@ -161,7 +161,7 @@ def test_a_stopped_run_saves_where_it_is_and_goes_on_to_the_same_weights(
     with PPORun(ppo, inputs, tmp_path / "whole") as run:
         whole = run.run(lambda ids: "")
 
-    monkeypatch.setattr(ppo_driver, "SAMPLE_EVERY", 1)
+    monkeypatch.setattr(driver, "SAMPLE_EVERY", 1)
     at, folder = 1 + staleness, tmp_path / "stopped"  # with staleness: while answers of older weights are on their way
 
     def stop(ids: list[int]) -> str:  # called as each iteration is logged

@@ -43,7 +43,7 @@ def _inputs(run_dir: Path) -> tuple[list[list[int]], list[float]]:
 
 
 def _exported(run_dir: Path, weight_format: str, out: Path) -> Path:
-    arguments = ["export", "--run-dir", str(run_dir), "--stage", "reward", "--layout", weight_format, "--dtype", "fp32"]
+    arguments = ["export", "--run-dir", str(run_dir), "--stage", "reward", "--format", weight_format, "--dtype", "fp32"]
     assert checkpoint.main([*arguments, "--out", str(out)]) == 0
     return out
 

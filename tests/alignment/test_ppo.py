@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ilm_ray.alignment.ppo import arithmetic as ppo
+from ilm_ray.alignment.ppo import arithmetic
 from ilm_ray.alignment.ppo.assemble import GroupOutputs, derive, experience_of, figures, one_a_domain_first
 from ilm_ray.alignment.ppo.experience import Prompt, Rollouts, merge, per_response, response_labels
 from ilm_ray.config.alignment import PPOConfig
@@ -30,7 +30,7 @@ def test_gae_skips_gaps_and_padding_whatever_stands_there(seed: int, n: int, dis
     rewards, values = torch.randn(2, 3, n, generator=generator, dtype=torch.float64)
     mask = torch.rand(3, n, generator=generator) < 0.6
     rewards[~mask], values[~mask] = math.nan, math.inf
-    advantages, returns = ppo.gae(rewards, values, mask, discount, lam)
+    advantages, returns = arithmetic.gae(rewards, values, mask, discount, lam)
     for row in range(3):
         kept = mask[row]
         expected = _brute_force(rewards[row][kept], values[row][kept], discount, lam)
@@ -44,7 +44,7 @@ def test_gae_of_ragged_sequences_equals_each_alone() -> None:
     lengths = [1, 7, 4]
     rewards, values = ([torch.randn(n, generator=generator) for n in lengths] for _ in range(2))
     masks = [torch.ones(n, dtype=torch.bool) for n in lengths]
-    advantages, _ = ppo.gae_of(rewards, values, masks, 0.9, 0.8)
+    advantages, _ = arithmetic.gae_of(rewards, values, masks, 0.9, 0.8)
     for a, r, v in zip(advantages, rewards, values, strict=True):
         torch.testing.assert_close(a, _brute_force(r, v, 0.9, 0.8), atol=1e-5, rtol=1e-5)
 
@@ -52,26 +52,26 @@ def test_gae_of_ragged_sequences_equals_each_alone() -> None:
 def test_kl_estimators_expectation_and_sign() -> None:
     p, q = (torch.tensor(w, dtype=torch.float64) for w in ([0.5, 0.3, 0.2], [0.2, 0.5, 0.3]))
     exact = float((p * (p / q).log()).sum())
-    k1, k2, k3 = (ppo.kl_estimate(p.log(), q.log(), name) for name in ("k1", "k2", "k3"))
+    k1, k2, k3 = (arithmetic.kl_estimate(p.log(), q.log(), name) for name in ("k1", "k2", "k3"))
     assert float((p * k1).sum()) == pytest.approx(exact)
     assert float((p * k3).sum()) == pytest.approx(exact)
     assert (k1 < 0).any() and (k2 >= 0).all() and (k3 >= 0).all()
     # k2's mean tends to the KL as the distributions meet: both are half the Fisher distance then.
     near = (p.log() + 1e-3 * torch.tensor([1.0, -2.0, 0.5])).softmax(0)
-    squared = float((p * ppo.kl_estimate(p.log(), near.log(), "k2")).sum())
+    squared = float((p * arithmetic.kl_estimate(p.log(), near.log(), "k2")).sum())
     assert squared == pytest.approx(float((p * (p / near).log()).sum()), rel=1e-2)
 
 
 def test_kl_estimate_is_finite_where_the_reference_finds_a_token_likely_and_the_policy_does_not() -> None:
     for name in ("k1", "k2", "k3"):
-        assert ppo.kl_estimate(torch.tensor([-1000.0]), torch.tensor([0.0]), name).isfinite().all()
+        assert arithmetic.kl_estimate(torch.tensor([-1000.0]), torch.tensor([0.0]), name).isfinite().all()
 
 
 def test_the_score_falls_on_the_last_counted_token_and_masked_kl_is_free() -> None:
     kl = torch.tensor([0.5, math.nan, 0.25, math.nan])
-    rewards = ppo.token_rewards(kl, torch.tensor([True, False, True, False]), 2.0, 0.1)
+    rewards = arithmetic.token_rewards(kl, torch.tensor([True, False, True, False]), 2.0, 0.1)
     torch.testing.assert_close(rewards, torch.tensor([-0.05, 0.0, 2.0 - 0.025, 0.0]))
-    assert not ppo.token_rewards(kl, torch.zeros(4, dtype=torch.bool), 2.0, 0.1).any()
+    assert not arithmetic.token_rewards(kl, torch.zeros(4, dtype=torch.bool), 2.0, 0.1).any()
 
 
 @settings(max_examples=100)
@@ -79,7 +79,7 @@ def test_the_score_falls_on_the_last_counted_token_and_masked_kl_is_free() -> No
 def test_policy_gradient_vanishes_exactly_where_the_clip_holds(difference: float, advantage: float) -> None:
     new = torch.tensor([difference], dtype=torch.float64, requires_grad=True)
     a = torch.tensor([advantage], dtype=torch.float64)
-    loss, clipped = ppo.policy_loss(new, torch.zeros_like(new), a, 0.2)
+    loss, clipped = arithmetic.policy_loss(new, torch.zeros_like(new), a, 0.2)
     loss.sum().backward()
     ratio = math.exp(difference)
     beyond = (advantage > 0 and ratio > 1.2) or (advantage < 0 and ratio < 0.8)
@@ -89,15 +89,15 @@ def test_policy_gradient_vanishes_exactly_where_the_clip_holds(difference: float
 
 
 def test_a_huge_log_ratio_stays_finite() -> None:
-    loss, _ = ppo.policy_loss(torch.tensor([500.0]), torch.tensor([0.0]), torch.tensor([-1.0]), 0.2)
+    loss, _ = arithmetic.policy_loss(torch.tensor([500.0]), torch.tensor([0.0]), torch.tensor([-1.0]), 0.2)
     assert loss.isfinite().all()
 
 
 @settings(max_examples=50)
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=30), st.integers(1, 5), st.integers(50, 200))
 def test_every_sequence_is_worked_on_once_and_ranks_meet(lengths: list[int], ranks: int, budget: int) -> None:
-    shares = ppo.share_out(lengths, ranks)
-    micros = ppo.even_micro_batches(shares, lengths, budget)
+    shares = arithmetic.share_out(lengths, ranks)
+    micros = arithmetic.even_micro_batches(shares, lengths, budget)
     assert len({len(rank) for rank in micros}) == 1
     assert sorted(i for rank in micros for micro in rank for i in micro) == list(range(len(lengths)))
     assert all(sum(lengths[i] for i in micro) <= budget or len(micro) == 1 for rank in micros for micro in rank)
@@ -107,15 +107,15 @@ def test_every_sequence_is_worked_on_once_and_ranks_meet(lengths: list[int], ran
 
 @given(st.integers(1, 20), st.integers(1, 15), st.integers(0, 9))
 def test_prompts_come_round_evenly(count: int, total: int, seed: int) -> None:
-    seen = [n for i in range(total) for n in ppo.prompt_numbers(i, count, total, seed)]  # exactly `count` epochs
+    seen = [n for i in range(total) for n in arithmetic.prompt_numbers(i, count, total, seed)]  # exactly `count` epochs
     assert sorted(seen) == sorted(list(range(total)) * count)
     assert len(set(seen[:total])) == total
 
 
 def test_updates_cover_all_sequences() -> None:
-    plan = ppo.plan_updates([5] * 7, 3, [1, 2, 3])
+    plan = arithmetic.plan_updates([5] * 7, 3, [1, 2, 3])
     assert sorted(i for part in plan for i in part) == list(range(7))
-    assert plan == ppo.plan_updates([5] * 7, 3, [1, 2, 3]) != ppo.plan_updates([5] * 7, 3, [1, 2, 4])
+    assert plan == arithmetic.plan_updates([5] * 7, 3, [1, 2, 3]) != arithmetic.plan_updates([5] * 7, 3, [1, 2, 4])
 
 
 SHAPE = Shape(vocab_size=50, layers=1, hidden=32, kv_heads=2, queries_per_kv=1, head_dim=16, mlp_hidden=48)

@@ -114,7 +114,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ilm_ray.run.stage import Context
 from ilm_ray.run.journal import Journal, read_journal
-from ilm_ray.training import ray_train as trainer
+from ilm_ray.training import ray_train
 from tests.training.real_run import real_config, recording
 from tests.training.test_eight_workers import SlowRecording
 
@@ -125,7 +125,7 @@ cluster.add_node(num_cpus=5, **args)
 second = cluster.add_node(num_cpus=3, **args)
 env = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": os.getcwd()}
 ray.init(address=cluster.address, log_to_driver=False, runtime_env={"env_vars": env})
-trainer.ELASTIC_EVERY_S = 5.0
+ray_train.ELASTIC_EVERY_S = 5.0
 config = real_config(240, 8, "training.min_workers=2", "pretrain.checkpoint_every=5",
                      "training.keep_checkpoints=100", "pretrain.spike.window=4000")
 stage = folder / "pretrain"
@@ -141,7 +141,7 @@ def starts():
 def train():
     try:
         context = Context(config, stage, folder, Journal(folder / "journal.jsonl"))
-        trainer.run_training(context, SlowRecording(folder), 0.1)
+        ray_train.run_training(context, SlowRecording(folder), 0.1)
     except BaseException:
         traceback.print_exc()
         os._exit(7)

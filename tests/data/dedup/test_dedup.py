@@ -24,7 +24,7 @@ from ilm_ray.data.dedup.minhash import (
     token_hashes,
 )
 from ilm_ray.data.dedup.pipeline import Signed, find_duplicates
-from ilm_ray.data.documents import paths as layout
+from ilm_ray.data.documents import paths
 from ilm_ray.data.documents.document import Document
 from ilm_ray.data.documents.language import tokens
 from ilm_ray.data.documents.passes import BATCH, FileTask
@@ -189,7 +189,7 @@ def signed(folder: Path, files: list[Source], texts: list[str], ids: list[int]) 
         mine = [Document(i, "", "", text=t) for i, t in zip(ids, texts, strict=True) if i >> ROW_BITS == source.key]
         task = FileTask(source, folder, TextConfig())
         assert sum(map(len, steps.sign(batches(mine, BATCH), task))) == len(mine)
-    return [Signed(str(layout.signatures_path(folder, s.index)), s.key) for s in files]
+    return [Signed(str(paths.signatures_path(folder, s.index)), s.key) for s in files]
 
 
 def test_ray_gives_the_oracles_clusters_whatever_the_layout(local_ray: None, tmp_path: Path) -> None:

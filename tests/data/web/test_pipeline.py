@@ -16,7 +16,7 @@ from ilm_ray.base.jsonl import read_jsonl, sha256_of
 from ilm_ray.config import load_config
 from ilm_ray.config.data import TextConfig
 from ilm_ray.data.dedup.minhash import catch_probability, shingle_hashes
-from ilm_ray.data.documents import paths as layout
+from ilm_ray.data.documents import paths
 from ilm_ray.data.documents.document import Document, read_documents
 from ilm_ray.data.documents.passes import FileTask
 from ilm_ray.data.documents.sources import Source, find_sources
@@ -87,7 +87,7 @@ def test_near_copies_are_caught_at_the_rate_of_the_curve(demo: Path) -> None:
 
 def test_the_funnel_adds_up_to_the_files(demo: Path) -> None:
     funnel = json.loads((demo / "funnel.json").read_text())
-    for before, after in zip(layout.STEPS, layout.STEPS[1:], strict=False):
+    for before, after in zip(paths.STEPS, paths.STEPS[1:], strict=False):
         left = sum(row["documents"] for row in funnel if row["step"] == before and row["rule"] == "kept")
         assert left == sum(row["documents"] for row in funnel if row["step"] == after)
     counted: Counter[tuple[str, str]] = Counter()
@@ -113,7 +113,7 @@ def test_a_text_is_written_once_before_and_once_after_deduplication(demo: Path) 
     assert {document.id: document.text for document in last} == passed and len(last) == len(passed)
     texts = {str(path.parent.relative_to(demo)) for path in demo.rglob("*.jsonl.zst") if path.parent != demo}
     assert texts == {"cleaned", "final", "dedup"}  # of `dedup` the list of replaced ids
-    row = next(read_jsonl(layout.outputs(demo, "final", 0)[0]))
+    row = next(read_jsonl(paths.outputs(demo, "final", 0)[0]))
     assert isinstance(row["id"], str) and int(row["id"]) > 2**53  # what jq and browsers would round
 
 
@@ -122,29 +122,29 @@ def test_live_metrics_count_every_step_once(demo: Path, demo_counts: Counts) -> 
     for row in json.loads((demo / "funnel.json").read_text()):
         expected[f"text/{row['step']}", "kept" if row["rule"] == "kept" else "removed"] += row["documents"]
     assert expected == demo_counts.seen
-    assert {stage for stage, _ in expected} == {f"text/{step}" for step in layout.STEPS}
+    assert {stage for stage, _ in expected} == {f"text/{step}" for step in paths.STEPS}
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(demo: Path, tmp_path: Path) -> None:
     before = contents(demo)
-    untouched = layout.outputs(demo, "cleaned", 2)[0]
+    untouched = paths.outputs(demo, "cleaned", 2)[0]
     stamp = untouched.stat().st_mtime_ns
     (demo / "manifest.json").rename(tmp_path / "manifest.json")
     work = json.loads((tmp_path / "manifest.json").read_text())
     # What a kill leaves behind: the marker of work in progress, some files, half a temporary one.
     (demo / IN_PROGRESS).write_text(digest([work["settings"], work["inputs"]]))
     for path in (
-        layout.outputs(demo, "cleaned", 0)[0],
-        layout.outputs(demo, "cleaned", 1)[2],
-        layout.signatures_path(demo, 3),
-        layout.drops_path(demo, 0),
-        layout.outputs(demo, "final", 2)[1],
+        paths.outputs(demo, "cleaned", 0)[0],
+        paths.outputs(demo, "cleaned", 1)[2],
+        paths.signatures_path(demo, 3),
+        paths.drops_path(demo, 0),
+        paths.outputs(demo, "final", 2)[1],
         demo / "funnel.json",
-        layout.model_path(demo, "fluency") / "card.json",
+        paths.model_path(demo, "fluency") / "card.json",
     ):
         path.unlink()
-    kept = layout.outputs(demo, "final", 2)[0]
-    half = temporary_path(layout.outputs(demo, "final", 2)[1])
+    kept = paths.outputs(demo, "final", 2)[0]
+    half = temporary_path(paths.outputs(demo, "final", 2)[1])
     half.write_bytes(kept.read_bytes()[: kept.stat().st_size // 2])
     run(demo.parent)
     assert not half.exists()
@@ -176,11 +176,11 @@ def test_tasks_read_the_lists_of_the_stages_folder(tmp_path: Path) -> None:
     steps.write_block_lists(tmp_path, config)
     listed.unlink()
     for name in ("toxicity", "pornography"):
-        layout.model_path(tmp_path, name).mkdir(parents=True)
+        paths.model_path(tmp_path, name).mkdir(parents=True)
         Linear(np.zeros(PLACES, np.float32), 9.0, np.zeros(GROUP_PLACES, np.uint16)).save(
-            layout.model_path(tmp_path, name)
+            paths.model_path(tmp_path, name)
         )
-        (layout.model_path(tmp_path, name) / card.FILE).write_text('{"kind": "linear"}')
+        (paths.model_path(tmp_path, name) / card.FILE).write_text('{"kind": "linear"}')
     batch = [Document(n, "https://a.test", "d", text=text) for n, text in enumerate(("a saucy word", "a word"))]
     ((removed, kept),) = steps.safe(iter([batch]), FileTask(Source(0, 0, 0, "d", "0.warc"), tmp_path, config))
     assert (removed.drop_rule, removed.drop_value, kept.drop_rule) == ("blocked_word", "saucy", None)

@@ -9,7 +9,7 @@ from demo import DATA
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.jsonl import read_jsonl
 from ilm_ray.config import load_config
-from ilm_ray.data.documents import paths as layout
+from ilm_ray.data.documents import paths
 from ilm_ray.data.documents.sources import find_sources
 from ilm_ray.data.web import pipeline
 from tests.data.running import rows_of, run
@@ -35,7 +35,7 @@ def test_the_outcome_is_that_of_one_run_over_both(demo: Path, tmp_path: Path, ve
         shutil.rmtree(old / name)
     new = run(tmp_path / "new", f"input={DATA}/web/{NEW}/*.warc.gz", f"text.previous=[{old.parent}]", setting)
     both = demo if verify == "false" else run(tmp_path / "both", f"input={DATA}/web/*/*.warc.gz", setting)
-    replaced = list(read_jsonl(layout.replaced_path(new)))
+    replaced = list(read_jsonl(paths.replaced_path(new)))
     gone = {int(row["id"]) for row in replaced}
     assert len(gone) > 5 and gone <= before
     assert (before - gone) | survivors(new) == survivors(both)
@@ -49,7 +49,7 @@ def test_the_outcome_is_that_of_one_run_over_both(demo: Path, tmp_path: Path, ve
 def test_an_old_dump_that_comes_late_loses_to_the_newer_one(demo: Path, tmp_path: Path) -> None:
     newer = run(tmp_path / "newer", f"input={DATA}/web/{NEW}/*.warc.gz")
     late = run(tmp_path / "late", f"input={DATA}/web/{OLD}/*.warc.gz", f"text.previous=[{newer.parent}]")
-    assert not list(read_jsonl(layout.replaced_path(late)))
+    assert not list(read_jsonl(paths.replaced_path(late)))
     assert survivors(newer) | survivors(late) == survivors(demo)
 
 
@@ -76,7 +76,7 @@ def test_a_dump_without_a_date_is_refused_beside_others(old: Path, tmp_path: Pat
 def test_missing_signatures_are_refused(old: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(old.parent, copy)
-    layout.signatures_path(copy / "text", 0).unlink()
+    paths.signatures_path(copy / "text", 0).unlink()
     with pytest.raises(UserError, match=r"signatures-00000\.npz is missing"):
         pipeline.sources(load_config("nano", None, [f"text.previous=[{copy}]", f"input={DATA}/web/{NEW}/*.warc.gz"]))
 
@@ -90,7 +90,7 @@ def test_a_real_dump_against_two_finished_ones(shared_data: Path, local_ray: Non
         pages = f"input={shared_data}/web/{dump}/*.warc.gz"
         runs.append(run(tmp_path / dump, pages, "text.languages=null", f"text.previous=[{before}]"))
     both = run(tmp_path / "all", f"input={shared_data}/web/CC-MAIN-*/*.warc.gz", "text.languages=null")
-    lists = [list(read_jsonl(layout.replaced_path(text))) for text in runs]
+    lists = [list(read_jsonl(paths.replaced_path(text))) for text in runs]
     print({dump: len(found) for dump, found in zip(dumps, lists, strict=True)})
     gone = {int(row["id"]) for found in lists for row in found}
     assert not lists[0] and lists[1] and {row["dump"] for row in lists[2]} == set(dumps[:2])

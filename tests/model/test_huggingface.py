@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.model import huggingface as exchange
+from ilm_ray.model import huggingface
 from ilm_ray.model.huggingface import export_model, import_model
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel, Shape, initialize
 from ilm_ray.model.weights import full_weights
@@ -30,12 +30,12 @@ def made(kind: type[CausalLM] | type[ScalarModel], seed: int = 0) -> CausalLM | 
     return model
 
 
-@pytest.mark.parametrize("weight_format", exchange.FORMATS)
+@pytest.mark.parametrize("weight_format", huggingface.FORMATS)
 @pytest.mark.parametrize("kind", [CausalLM, ScalarModel])
 def test_what_was_exported_is_imported_bit_for_bit(
     weight_format: str, kind: type[CausalLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "SHARD", 200_000)  # bytes: several shards
+    monkeypatch.setattr(huggingface, "SHARD", 200_000)  # bytes: several shards
     model = made(kind)
     export_model(model, tmp_path / "out", weight_format, torch.float32, IDS)
     assert len(list((tmp_path / "out").glob("*.safetensors"))) > 2
@@ -108,7 +108,7 @@ def test_a_model_that_ours_cannot_be_is_refused_by_name(
 
 
 def test_damaged_and_missing_weights_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "SHARD", 200_000)
+    monkeypatch.setattr(huggingface, "SHARD", 200_000)
     export_model(made(CausalLM), tmp_path, "internlm2", torch.float32, IDS)
     first, second, *_ = sorted(tmp_path.glob("*.safetensors"))
     weights = {name: tensor.clone() for name, tensor in load_file(first).items()}  # the file is mapped
