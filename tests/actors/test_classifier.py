@@ -10,11 +10,10 @@ import torch
 from actors.classifier import Scorers, train_bert
 from demo import DATA
 from ilm_ray.base.errors import UserError
-from ilm_ray.base.jsonl import read_jsonl
 from ilm_ray.data.web.classifiers.bert import Bert, BertSettings
 from ilm_ray.data.web.classifiers.labels import Labels, split
 from ilm_ray.data.web.classifiers.model import load_classifier
-from tests.data.running import run
+from tests.data.running import rows_of, run
 
 WORDS = ["calm", "river", "stone", "loud", "sale", "offer", "page", "the", *"abcdefghijklmnopqrstuvwxyz"]
 
@@ -78,7 +77,7 @@ def test_a_run_of_web_text_scores_with_it_on_actors(local_ray: None, base: Path,
     pages = f"input={DATA}/web/CC-MAIN-2024-33/*.warc.gz"
     chosen = (f"text.classifiers.toxicity.model={model}", "text.classifiers.toxicity.threshold=0")
     text = run(tmp_path / "run", pages, *chosen)
-    rows = [row for path in (text / "safe").glob("*-*.jsonl.zst") for row in read_jsonl(path)]
+    rows = rows_of(text, "safe", "kept") + rows_of(text, "safe", "removed")
     alone = load_classifier(model).score([row["text"] for row in rows])
     assert len(rows) > 50
     assert [row["toxicity_score"] for row in rows] == pytest.approx(alone.tolist(), abs=1e-3)

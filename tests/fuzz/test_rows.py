@@ -23,7 +23,7 @@ from ilm_ray.config import load_config
 from ilm_ray.data.decontamination.items import read_items
 from ilm_ray.data.tokenizer.chatml import check_messages
 from ilm_ray.data.web.classifiers import labels as classifier_labels
-from ilm_ray.data.web.format.plain import read_documents
+from ilm_ray.data.web.format.plain import read_texts
 from tests.fuzz.limits import bounded, few, refusals
 from tests.fuzz.made import as_json, damaged, deep, lines, rewritten
 from tests.fuzz.test_web_archives import bomb
@@ -154,6 +154,6 @@ def test_documents_that_are_text_already(data: bytes, name: str, packed: bool) -
         data = zstandard.compress(data)
     counts: Counter[str] = Counter()
     with bounded():
-        found = list(read_documents(io.BytesIO(data), name, "text", counts))
+        found = list(read_texts(io.BytesIO(data), name, "text", counts))
     assert len(found) == counts["document"]
     assert all(isinstance(document.text, str) for document in found)

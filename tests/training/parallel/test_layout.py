@@ -82,7 +82,7 @@ def test_what_the_ranks_cannot_be_is_refused(layout: Layout, ranks: int, message
 )
 def test_a_configuration_with_a_layout_that_does_not_fit_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        load_config("nano", None, [f"pretrain.{o}" for o in overrides])
+        load_config("nano", None, [f"training.{o}" for o in overrides])
 
 
 @given(
