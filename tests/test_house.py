@@ -1,6 +1,7 @@
 """No arrow runs up: a folder imports from its own files and from floors below (docs/architecture.md)."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def imported(tree: ast.AST, path: Path) -> Iterator[Path]:
             yield Path(*path.parts[: -node.level])
 
 
+@functools.lru_cache(maxsize=1)
 def arrows(root: Path) -> set[tuple[str, str, str]]:
     """(file, its room, another room that it imports from), for every file in a room."""
     seen = set[tuple[str, str, str]]()

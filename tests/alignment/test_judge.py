@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+
 from ilm_ray.alignment.online.hacking import Answer, AnswerPair
 from ilm_ray.alignment.online.judge import ask_judge, judged_pairs
 
@@ -53,6 +55,7 @@ def test_a_judge_that_prefers_early_answers_has_drifted_from_the_score() -> None
     assert all(row["prompt"] == PROMPTS[f"p{row['chosen'].split()[-1]}"] for row in rows)
 
 
+@pytest.mark.long
 def test_a_judge_that_agrees_or_only_likes_the_first_answer_has_not() -> None:
     with _endpoint(lambda a, b: "A" if a.startswith("bad") else "B") as url:
         agreed = ask_judge(url, "m", PAIRS, PROMPTS, 30, 1)

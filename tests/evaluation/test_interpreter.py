@@ -208,6 +208,7 @@ def test_a_conversation_is_sent_as_in_training(tokenizer: tuple[Tokenizer, Path]
     assert body["prompt"] == [encode_chat(tokenizer[0], TALK, generation_prompt=True).ids]
 
 
+@pytest.mark.long
 def test_without_a_tokenizer_a_call_is_text_and_a_refusal_is_one_line() -> None:
     with Recorder("It is 42.") as recorder:
         assert reply(recorder.endpoint, ContextWindow(None, 4096), "m", TALK, 100) == "It is 42."

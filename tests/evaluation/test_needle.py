@@ -134,6 +134,7 @@ def _scores(folder: Path, language: str) -> list[list[float]]:
     return json.loads((folder / f"{language}.json").read_text(encoding="utf-8"))["grid"]["scores"]
 
 
+@pytest.mark.long
 def test_who_reads_all_finds_all_and_who_reads_half_finds_that_half(texts: dict[str, str], tmp_path: Path) -> None:
     with Served(Reader()) as oracle:
         run_needles(texts, GRID, _served(oracle), tmp_path / "cells", tmp_path / "all")
@@ -146,6 +147,7 @@ def test_who_reads_all_finds_all_and_who_reads_half_finds_that_half(texts: dict[
         assert _scores(tmp_path / "half", language) == [[100.0] * 3] * 2 + [[0.0] * 3] * 2
 
 
+@pytest.mark.long
 def test_cells_already_answered_are_not_asked_again(texts: dict[str, str], tmp_path: Path) -> None:
     with Served(Reader()) as oracle:
         run_needles(texts, GRID, _served(oracle), tmp_path / "cells", tmp_path / "all")
@@ -155,6 +157,7 @@ def test_cells_already_answered_are_not_asked_again(texts: dict[str, str], tmp_p
         assert oracle.requests == requests + GRID.trials and _scores(tmp_path / "all", "zh") == whole
 
 
+@pytest.mark.long
 def test_an_endpoint_that_is_not_there_is_named_and_nothing_is_scored(texts: dict[str, str], tmp_path: Path) -> None:
     nobody = ServedModel("http://127.0.0.1:9", "model", None, 5.0)
     with pytest.raises(NeedleError, match="did not answer"):

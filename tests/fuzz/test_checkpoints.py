@@ -177,6 +177,7 @@ def with_config(**changes: Any) -> dict[str, bytes]:
     return files | {"config.json": as_json(json.loads(files["config.json"]) | changes)}
 
 
+@pytest.mark.long
 @given(st.deferred(model_folders))
 @few(40)
 def test_a_model_folder_is_a_model_or_refused(files: dict[str, bytes]) -> None:

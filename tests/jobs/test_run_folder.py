@@ -24,6 +24,7 @@ WORD = st.one_of(
 COMMANDS = st.lists(st.tuples(PRESET, st.lists(WORD, max_size=2), st.booleans()), min_size=1, max_size=5)
 
 
+@pytest.mark.long
 @given(COMMANDS)
 @settings(max_examples=15)
 def test_each_job_has_what_the_commands_since_the_last_preset_said(

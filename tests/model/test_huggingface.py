@@ -45,6 +45,7 @@ def test_what_was_exported_is_imported_bit_for_bit(
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.long
 def test_transformers_gives_our_logits_and_our_scores(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 

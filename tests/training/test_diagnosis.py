@@ -106,6 +106,7 @@ def test_a_rank_without_progress_ends_itself(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "rank-0.json").read_text())["hung"]
 
 
+@pytest.mark.long
 def test_a_rank_that_makes_progress_is_left_alone(tmp_path: Path) -> None:
     with Watch(tmp_path, 0, deadline_s=0.6) as watch:
         for step in range(10):

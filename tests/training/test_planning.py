@@ -77,6 +77,7 @@ def test_a_named_layout_is_kept_on_the_workers_that_there_are() -> None:
     assert choice.why.startswith("5 workers: dp2 tp2, full/full/full, 1 idle; 16, 4 sequences a step: 8, 2 each; ")
 
 
+@pytest.mark.long
 def test_a_phase_alone_is_never_slower_than_in_the_layout_of_all() -> None:
     config = load_config("7b", overrides=["training.layout=auto"])
     together, alone = training_layout(config, 92544, 8, H100), choose_layouts(config, 92544, 8, H100)

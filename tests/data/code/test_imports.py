@@ -91,6 +91,7 @@ def test_a_notebook_needs_what_its_cells_import() -> None:
     assert found == {"docs/use.ipynb": {"tool/__init__.py", "tool/core.py"}}
 
 
+@pytest.mark.long
 def test_edges_of_the_standard_library_agree_with_pythons_finder() -> None:
     root, texts, index = Path(sysconfig.get_path("stdlib")), standard_library(), ModuleIndex(_facts())
     located = functools.cache(functools.partial(_located, root=root))

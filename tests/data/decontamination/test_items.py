@@ -13,6 +13,7 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.data.decontamination.items import find_benchmarks, read_benchmarks
 
 
+@pytest.mark.long
 def test_every_item_of_the_real_benchmarks_is_read(shared_data: Path) -> None:
     items = read_benchmarks(find_benchmarks([str(shared_data / "eval" / pattern) for pattern in REAL]))
     counts = Counter(item.benchmark.split("/")[0] for item in items)

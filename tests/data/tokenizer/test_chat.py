@@ -66,6 +66,7 @@ def _special_ids(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
     return [i for i in ids if i >= len(tokenizer.tokens)]
 
 
+@pytest.mark.long
 @given(st.one_of(_CONTENT, st.text()))
 def test_transformers_has_the_same_ids_for_any_text_and_gives_it_back(
     tokenizer: Tokenizer, other: Any, text: str

@@ -30,6 +30,7 @@ def full() -> Encoder:
     return Encoder(sorted(ranks, key=ranks.__getitem__), cl100k_encoding())
 
 
+@pytest.mark.long
 @settings(max_examples=500)  # the first call learns the classes of code points
 @given(st.lists(st.text(st.one_of(st.sampled_from(ALPHABET), st.characters(codec=None)), max_size=60)))
 def test_ids_are_tiktokens(full: Encoder, texts: list[str]) -> None:

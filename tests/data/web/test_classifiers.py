@@ -147,6 +147,7 @@ def labelled(count: int, seed: int = 0) -> Labels:
     return Labels(texts, good, ["en" if i % 2 else "zh" for i in range(count)])
 
 
+@pytest.mark.long
 def test_a_classifier_learns_scores_good_high_and_survives_saving(tmp_path: Path) -> None:
     card = train_linear("toxicity", split(labelled(400)), tmp_path / "a", 1, {"files": {"x<script>": "0"}})
     assert card["held_out"]["all"]["auc"] > 0.99 and set(card["held_out"]) == {"all", "en", "zh"}
@@ -305,6 +306,7 @@ def test_wrong_labels_are_refused(tmp_path: Path, name: str, content: bytes, mes
         split(read_labels(tmp_path / name))
 
 
+@pytest.mark.long
 def test_the_shipped_labels_give_classifiers_that_separate_them(tmp_path: Path) -> None:
     for name in NAMES:
         card = train_linear(name, split(read_labels(DATA / "labels" / f"{name}.jsonl")), tmp_path / name, 1234, {})

@@ -57,6 +57,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.stop()
 
 
+@pytest.mark.long
 def test_archives_in_s3(s3: str, tmp_path: Path) -> None:
     (tmp_path / "a.warc.gz").write_bytes(ARCHIVE)
     found = find_sources(f"{s3}/*.warc.gz")
@@ -103,6 +104,7 @@ class NoRanges(SimpleHTTPRequestHandler):
         pass
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("handler", [Ranges, NoRanges])
 def test_archives_behind_http(handler: type[SimpleHTTPRequestHandler], tmp_path: Path) -> None:
     (tmp_path / "CC-MAIN-2024-10").mkdir()

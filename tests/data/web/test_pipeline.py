@@ -202,6 +202,7 @@ def test_a_rule_of_ones_own_travels_with_the_stage_and_its_content_counts(tmp_pa
     assert (first.columns["letters"], second.columns["letters"]) == (6.0, 1.0)
 
 
+@pytest.mark.long
 def test_extraction_reaches_the_gold_texts(shared_data: Path) -> None:
     """F1 over must-have and must-not-have segments, on one WARC file."""
     gold = {}

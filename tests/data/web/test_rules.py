@@ -92,6 +92,7 @@ def test_scores_equal_their_plain_definition(text: str, language: str) -> None:
     assert {rule: values[0] for rule, values in score_batch([text], [language]).items()} == plain_scores(text, language)
 
 
+@pytest.mark.long
 @settings(max_examples=20)
 @given(st.lists(strings(), min_size=1, max_size=12), st.randoms(use_true_random=False))
 def test_a_score_does_not_depend_on_its_batch(texts: list[str], rng: random.Random) -> None:

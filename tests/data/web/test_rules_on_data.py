@@ -90,6 +90,7 @@ def test_chapters_of_books_pass(shared_data: Path, language: str) -> None:
     assert pass_rate(texts, language) >= 0.95
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_manuals_pass(shared_data: Path, language: str) -> None:
     pages = list(markdown(shared_data / "text" / "docs", language))[::3]
