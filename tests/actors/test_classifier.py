@@ -70,6 +70,7 @@ def test_a_tiny_encoder_learns_on_actors_and_scores_alike_everywhere(
         assert scorers.score([]).shape == (0,)
 
 
+@pytest.mark.slow
 def test_a_run_of_web_text_scores_with_it_on_actors(local_ray: None, base: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     settings = BertSettings(str(base), seed=3, epochs=1, lr=1e-3, batch=16)

@@ -151,8 +151,9 @@ def test_answers_of_the_weights_before_are_trained_on_as_such(tmp_path: Path) ->
         assert torch.equal(old, behaviour)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("staleness", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.parametrize("staleness", [0, 1])
 def test_a_stopped_run_saves_where_it_is_and_goes_on_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, staleness: int
 ) -> None:
