@@ -2,9 +2,10 @@
 
     python benchmarks/web_text_before.py --before CHECKOUT [--captures 10000] [--rounds 3] [--folder DIR]
 
-Both run the job `web_text` over one crawl (see crawl.py) on two CPUs, all languages, in turn: before, now, now, before,
-... CPU and wall seconds are those of the whole process tree, Ray's start included; `steps` are the CPU seconds of the
-tasks alone. The kept documents of both must have equal ids and texts.
+CHECKOUT needs an environment of its own (`make setup` there). Both run the job `web_text` over one crawl (see crawl.py)
+on two CPUs, all languages, in turn: before, now, now, before, ... CPU and wall seconds are those of the whole process
+tree, Ray's start included; `steps` are the CPU seconds of the tasks alone. The kept documents of both must have equal
+ids and texts.
 """
 
 import argparse

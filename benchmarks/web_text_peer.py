@@ -30,9 +30,11 @@ CORES = 2
 
 
 def run_ours(crawl: Path, folder: Path, timeout_s: float, checkout: Path = REPOSITORY) -> Finished:
+    # Another checkout runs in its own environment, whose editable install its Ray workers import.
+    python = sys.executable if checkout == REPOSITORY else str(checkout / ".venv" / "bin" / "python")
     return run_measured(
         [
-            *(sys.executable, str(checkout / "jobs" / "web_text.py"), "--run-dir", str(folder)),
+            *(python, str(checkout / "jobs" / "web_text.py"), "--run-dir", str(folder)),
             *(f"input={crawl}/*/*.warc.gz", f"ray.num_cpus={CORES}", "ray.dashboard=false", "text.languages=null"),
         ],
         timeout_s,
