@@ -97,7 +97,7 @@ class OnlineConfig(Section):
 
     rounds: Count = 3
     comparisons: int = Field(1000, ge=0)  # a round's pairs of answers for people to label; the report names no number
-    # What jobs/label_answers.py wrote; what it holds when a round starts joins that round.
+    # File that jobs/label_answers.py wrote; its labels at the start of a round join that round.
     labels: ByContent[Place | None] = None
     judge: OpinionConfig | None = None  # does it like late answers as the score does? It is sent prompts and answers
     judge_s: How[float] = Field(600.0, gt=0)  # for all that it is asked in a round

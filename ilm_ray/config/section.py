@@ -1,4 +1,4 @@
-"""What every part of the configuration is made of, and whether a setting is part of a stage's result."""
+"""Building blocks of the configuration; a field's type says whether it is part of a stage's result."""
 
 from typing import Annotated, Any, TypeVar
 

@@ -1,4 +1,4 @@
-"""What the steps of a pass cost: CPU seconds of the process and its children, peak memory, documents and bytes."""
+"""Costs of the steps of a pass: CPU seconds of the process and its children, peak memory, documents and bytes."""
 
 import json
 import resource
@@ -84,7 +84,7 @@ class Costs:
 
 
 def by_step(folder: Path) -> "pd.DataFrame":
-    """What all files cost together: documents, bytes, seconds, peak_mb of each step, in the order of the road."""
+    """Costs of all files together: documents, bytes, seconds, peak_mb of each step, in the order of the road."""
     import pandas as pd
 
     rows = [

@@ -52,7 +52,7 @@ def replaced_path(folder: Path) -> Path:
 
 
 def cost_path(folder: Path, made_by: str, index: int) -> Path:
-    """What a pass cost for one file; no part of the result, since it differs from run to run."""
+    """Costs of a pass for one file; no part of the result, since it differs from run to run."""
     return folder / "cost" / f"{made_by}-{index:05d}.json"
 
 

@@ -32,7 +32,7 @@ class Message(TypedDict):
 
 
 class ChatVocabulary(Protocol):
-    """What a conversation needs of a tokenizer: `Tokenizer` of `tokenizer.py`, or one read from its files."""
+    """The part of a tokenizer that conversations need: `Tokenizer` of `tokenizer.py`, or one read from its files."""
 
     bos_id: int
     im_start_id: int

@@ -1,4 +1,4 @@
-"""What the code stage does with one part: pure functions from files to files, skipped where their output is complete.
+"""Work of the code stage on one part: pure functions from files to files, skipped where their output is complete.
 
 `read`: bytes -> documents with text, language, licence header and scores, and signatures. `quality`: duplicates fall,
 tiers and weights come. What falls is kept beside with `drop_rule`, `drop_value`, `threshold`, as of web text.
