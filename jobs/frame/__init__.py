@@ -1,1 +1,1 @@
-"""What jobs share: the command line and how a job ends (`command`), stages (`stages`), Ray (`cluster`)."""
+"""The frame of all jobs: the command line and how a job ends (`command`), stages (`stages`), Ray (`cluster`)."""

@@ -32,7 +32,7 @@ def test_scores_through_vllm_are_those_of_our_model(
 ) -> None:
     """Each choice's mean negative log-probability to 1e-3, and the same choices taken."""
     if importlib.util.find_spec("vllm") is None:
-        pytest.skip("vLLM is not installed: run `make target`")
+        pytest.skip("vLLM is not installed: run `make setup`")
     from actors.server import Server, ServerSettings
     from ilm_ray.serving.folder import servable
 

@@ -51,7 +51,7 @@ PASSES = {paths.CLEANED: BEFORE_DEDUP, paths.FINAL: AFTER_DEDUP}
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """What the result depends on. Files that settings name and earlier runs count by their content, see `sources`."""
+    """Settings that the result depends on. Named files and earlier runs count by their content, see `sources`."""
     # A mapping's order is no part of a fingerprint, and the first rule that fails is the one that is recorded.
     tables = {"": config.text, **{name: config.text.for_source(name) for name in config.text.sources}}
     order = {name: {code: list(table) for code, table in text.rules.items()} for name, text in tables.items()}

@@ -1,4 +1,4 @@
-"""What became of one document: each step's verdict, every value against its bounds, its duplicates, a diff to the copy
+"""The fate of one document: each step's verdict, every value against its bounds, its duplicates, a diff to the copy
 that was kept."""
 
 import difflib
@@ -47,7 +47,7 @@ class RuleCheck:
 
 @dataclass(frozen=True)
 class StepVerdict:
-    """What a step said. `fell`: the rule that removed the document there, with its value and threshold."""
+    """The verdict of a step. `fell`: the rule that removed the document there, with its value and threshold."""
 
     step: str
     checks: list[RuleCheck]

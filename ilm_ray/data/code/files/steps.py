@@ -168,7 +168,7 @@ def _tiers(batch: list[Document], folder: Path, config: CodeConfig) -> list[tupl
         return tiers
     card = json.loads((folder / "scorer" / "card.json").read_text(encoding="utf-8"))
     passing = {language for language, about in card["languages"].items() if about["passes"]}
-    # What the rules call low stays low: they name defects, the model a degree.
+    # A low tier by the rules stays low: they name defects, the model a degree.
     scored = [i for i, document in enumerate(batch) if document.language in passing and tiers[i][0] != LOW]
     if scored:
         from ilm_ray.data.code.files.scorer import (

@@ -29,7 +29,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Extracted:
-    """What came of a page: text and the page's title, or why there is none.
+    """Result of a page: text and the page's title, or why there is none.
 
     `failure`: no_text, extract_timeout, extract_crash, extract_memory, or, unless the page is a checked one,
     `prepass`: prepass_empty, prepass_language.
