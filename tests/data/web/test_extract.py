@@ -182,6 +182,23 @@ def test_children_are_reused_and_recycled(child: list[str]) -> None:
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
+def test_a_file_that_is_given_up_leaves_no_answer_to_the_next(child: list[str]) -> None:
+    def broken(pages: int) -> Iterator[tuple[int, Page]]:
+        for number in range(pages):
+            yield number, page(f"first file {number}")
+        raise OSError("the archive ends")
+
+    with Extractor(20, command=child) as extractor:
+        for pages in (1, 4):
+            with pytest.raises(OSError, match="the archive ends"):
+                list(extractor.extract_all(broken(pages)))
+            assert "second file" in extractor.extract(page("second file")).text
+        answers = extractor.extract_all((number, page(f"third file {number}")) for number in range(4))
+        next(answers)
+        answers.close()  # the caller stops
+        assert "fourth file" in extractor.extract(page("fourth file")).text
+
+
 def test_large_pages_and_texts_do_not_block_each_other(child: list[str]) -> None:
     """Both pipes are full at once: the child's answer does not fit, and neither does the next page."""
     sizes = [5_000_000, 3, 4_000_000, 0, 6_000_000]

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -49,7 +49,7 @@ class Extractor:
         self,
         timeout_s: float,
         prepass: bool = False,
-        languages: list[str] | None = None,
+        languages: Sequence[str] | None = None,
         min_chars: int = 0,
         memory_bytes: int = MEMORY_BYTES,
         recycle_after: int = RECYCLE_AFTER,
@@ -84,18 +84,23 @@ class Extractor:
             key, page = waiting.popleft()
             return key, None if page is None else self._answer()
 
-        for key, page in jobs:
-            if self._sent >= self.recycle_after:
-                while waiting:
+        try:
+            for key, page in jobs:
+                if self._sent >= self.recycle_after:
+                    while waiting:
+                        yield done()
+                    self._stop()
+                waiting.append((key, page))
+                if page is not None:
+                    self._give(page)
+                while len(waiting) >= _AHEAD:
                     yield done()
-                self._stop()
-            waiting.append((key, page))
-            if page is not None:
-                self._give(page)
-            while len(waiting) >= _AHEAD:
+            while waiting:
                 yield done()
-        while waiting:
-            yield done()
+        finally:
+            if self._given:  # the caller or the source of pages failed: their answers must not reach the next file
+                self._stop()
+                self._given.clear()
 
     def _give(self, page: Page) -> None:
         self._given.append(page)
