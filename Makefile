@@ -52,7 +52,7 @@ demo: setup
 quick: lint
 	$(PYTEST) -m quick -n 2 --dist loadfile --hypothesis-profile=quick
 
-# Two workers: one has Ray, vLLM and torch.distributed to itself, one test at a time; the other has the rest.
+# Two workers. Tests that need Ray run one after the other on one of them, so do those with ranks or vLLM.
 test: setup
 	$(PYTEST) -n 2 --dist loadgroup --durations=25 --hypothesis-profile=ci
 

@@ -27,8 +27,8 @@ if not os.environ.get("GPU_TESTS"):  # set by `make gpu`: every other test runs 
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 FIXTURES = {"local_ray": "ray", "cuda": "gpu"}
-BUSY = {"ray", "ranks"}  # several processes at work, or several GiB: one such test at a time
-NOT_QUICK = {*BUSY, "process", "long", "slow", "gpu"}
+CHAINS = ("ray", "ranks")  # several processes at work, or several GiB: of each, one test at a time
+NOT_QUICK = {*CHAINS, "process", "long", "slow", "gpu"}
 
 _started = list[str]()
 
@@ -43,7 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not marks & NOT_QUICK:
             item.add_marker("quick")
         # The other groups are files: what a file's tests share is made once.
-        item.add_marker(pytest.mark.xdist_group("busy" if marks & BUSY else item.nodeid.partition("::")[0]))
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(next((chain for chain in CHAINS if chain in marks), file)))
 
 
 @pytest.hookimpl(wrapper=True)
