@@ -57,11 +57,11 @@ class Known(NamedTuple):
     def graph(self) -> Graph:
         """File -> the files that it imports, of those that become data."""
         index = ModuleIndex(self.facts)
-        found = {}
+        edges = {}
         for path in self.kept:
             targets = {self.copies.get(target, target) for target in dependencies(path, index)}
-            found[path] = targets & self.kept.keys() - {path}
-        return found
+            edges[path] = targets & self.kept.keys() - {path}
+        return edges
 
 
 def build_code_data(context: Context) -> Result:
@@ -91,7 +91,9 @@ def build_code_data(context: Context) -> Result:
         max_tokens=config.max_document_tokens,
         min_lint_score=config.min_lint_score,
     )
-    items = [{"shard": n, "repositories": json.dumps(found)} for n, found in enumerate(shards.found)]
+    items = [
+        {"shard": n, "repositories": json.dumps(repositories)} for n, repositories in enumerate(shards.repositories)
+    ]
     counts = Counter[str]()
     progress = Progress("code", len(items))
     made = ray.data.from_items(items, override_num_blocks=len(items)).map(write)
@@ -102,7 +104,7 @@ def build_code_data(context: Context) -> Result:
     write_text_atomic(order_file, json.dumps(order, indent=1, ensure_ascii=False))
     summary = prepared.summary | {
         "repositories": len(order),
-        "imports_resolved": sum(found["edges"] for found in order.values()),
+        "imports_resolved": sum(entry["edges"] for entry in order.values()),
         **{unit: counts[unit] for unit in COUNTED},
         "languages": ", ".join(sorted({kept.language for known in trees.values() for kept in known.kept.values()})),
     }
@@ -130,15 +132,15 @@ def _look_at(parts: list[PartFiles]) -> tuple[dict[str, Known], dict[str, dict[s
     duplicates = list[tuple[str, str, int]]()
     files, sizes = Counter[str](), Counter[str]()
     for row in ray.data.from_items(items, override_num_blocks=len(items)).map(_look_at_part).iter_rows():
-        found = json.loads(row["found"])
-        for tree, path, file, *about in found["kept"]:
+        record = json.loads(row["found"])
+        for tree, path, file, *about in record["kept"]:
             trees[tree].kept[path] = Kept(*about)
             places[file] = (tree, path)
-        duplicates += found["duplicates"]
-        for tree, path, facts in found["facts"]:
+        duplicates += record["duplicates"]
+        for tree, path, facts in record["facts"]:
             trees[tree].facts[path] = Facts.of_json(facts)
-        files.update(found["files"])
-        sizes.update(found["sizes"])
+        files.update(record["files"])
+        sizes.update(record["sizes"])
     for tree, path, copy in duplicates:
         holder, stays = places.get(copy, ("", ""))  # a copy can fall too, by its quality
         if holder == tree:
@@ -172,16 +174,16 @@ class _Shards:
     """Repositories in order, gathered until a shard of documents holds BYTES_PER_SHARD."""
 
     def __init__(self) -> None:
-        self.found: list[list[dict[str, Any]]] = []
+        self.repositories: list[list[dict[str, Any]]] = []
         self._held = BYTES_PER_SHARD
 
     def add(self, name: str, tree: str, files: list[str], known: Known, graph: Graph) -> None:
         if self._held >= BYTES_PER_SHARD:
-            self.found.append([])
+            self.repositories.append([])
             self._held = 0
         parts = sorted({known.kept[path].part for path in files})
         needs = {path: sorted(graph[path]) for path in files}
-        self.found[-1].append({"name": name, "tree": tree, "files": files, "parts": parts, "needs": needs})
+        self.repositories[-1].append({"name": name, "tree": tree, "files": files, "parts": parts, "needs": needs})
         self._held += sum(known.kept[path].bytes for path in files)
 
 

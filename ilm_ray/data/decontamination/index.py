@@ -111,8 +111,8 @@ def _own(words: HashedWords, runs: Runs, too_common: np.ndarray) -> tuple[np.nda
 def _distinct_own(texts: list[str], ngram: int, too_common: np.ndarray) -> np.ndarray:
     """int64 by text: half-words that are its own, numbers left out, each counted once."""
     words = split_words(texts)
-    _, own = _own(words, runs_of(words, ngram), too_common)
-    chosen = own & ~words.numbers
+    _, own_words = _own(words, runs_of(words, ngram), too_common)
+    chosen = own_words & ~words.numbers
     text_of, hashes, halves = words.text_of()[chosen], words.hashes[chosen], words.halves[chosen]
     order = np.lexsort((hashes, text_of))
     text_of, hashes, halves = text_of[order], hashes[order], halves[order]
@@ -124,7 +124,7 @@ def _distinct_own(texts: list[str], ngram: int, too_common: np.ndarray) -> np.nd
 def _table(texts: list[str], ngram: int, too_common: np.ndarray) -> Table:
     words = split_words(texts)
     runs = runs_of(words, ngram)
-    counting, own = _own(words, runs, too_common)
+    counting, own_words = _own(words, runs, too_common)
     text_of = words.text_of()
     place = np.flatnonzero(counting)
     place = place[np.argsort(runs.hashes[place], kind="stable")]
@@ -135,9 +135,9 @@ def _table(texts: list[str], ngram: int, too_common: np.ndarray) -> Table:
         passages=text_of[place].astype(np.int32),
         positions=(place - words.borders[text_of[place]]).astype(np.int32),
         hashes=words.hashes,
-        own=own,
+        own=own_words,
         borders=words.borders,
-        counts=np.bincount(text_of, own, minlength=len(texts)).astype(np.int64),
+        counts=np.bincount(text_of, own_words, minlength=len(texts)).astype(np.int64),
     )
     for array in table:  # as a mapped one: the kernels are compiled for one kind of array
         array.setflags(write=False)

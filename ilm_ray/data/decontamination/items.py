@@ -72,7 +72,7 @@ class Item(NamedTuple):
 
 def find_benchmarks(patterns: Iterable[str]) -> list[Path]:
     """The files that the globs match, sorted. Raises UserError where one matches none."""
-    found = set[Path]()
+    files = set[Path]()
     for pattern in patterns:
         names = glob.glob(pattern, recursive=True)  # noqa: PTH207  # a Path's own glob refuses absolute patterns
         paths = {path for name in names if (path := Path(name)).is_file()}
@@ -81,8 +81,8 @@ def find_benchmarks(patterns: Iterable[str]) -> list[Path]:
                 f"decontamination.benchmarks: {pattern} matches no file; give globs of benchmark files "
                 "(.jsonl, .json, .csv, plain or .gz)"
             )
-        found |= {path.absolute() for path in paths}
-    return sorted(found)
+        files |= {path.absolute() for path in paths}
+    return sorted(files)
 
 
 def read_benchmarks(paths: list[Path]) -> list[Item]:
@@ -131,9 +131,9 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         else:
             raise _unknown(path, f"its name ends in '{kind}'")
     except (OSError, EOFError, zlib.error, ValueError, csv.Error, RecursionError) as error:
-        said = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"decontamination.benchmarks: {path} cannot be read: {said[:200]}; mend or leave it out"
+            f"decontamination.benchmarks: {path} cannot be read: {reason[:200]}; mend or leave it out"
         ) from None
 
 
@@ -200,8 +200,8 @@ def _flat(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _unknown(path: Path, found: str) -> UserError:
+def _unknown(path: Path, reason: str) -> UserError:
     return UserError(
-        f"decontamination.benchmarks: the form of {path} is unknown ({found}); leave it out of the globs, or add its "
+        f"decontamination.benchmarks: the form of {path} is unknown ({reason}); leave it out of the globs, or add its "
         "fields to FORMS in ilm_ray/data/decontamination/items.py"
     )

@@ -61,11 +61,11 @@ def find_passages(texts: Sequence[str], table: Table, ngram: int, share: float) 
     runs = runs_of(words, ngram)
     known = find_runs(runs.hashes, runs.lengths, table.keys, table.places)
     numbers, shares = _match(words.hashes, words.borders, runs.lengths, known, tuple(table), share)
-    found = [
+    matches = [
         Match(text, passage, value, int(words.starts[first]), int(words.ends[last]))
         for (text, passage, first, last), value in zip(numbers.tolist(), shares.tolist(), strict=True)
     ]
-    return sorted(found)
+    return sorted(matches)
 
 
 def run_slots(distinct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -97,20 +97,20 @@ def _fill(distinct, keys, places):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def find_runs(hashes, lengths, keys, places):  # type: ignore[no-untyped-def]
     """int64: the table's number of each run; -1 for one that is not there, or not full."""
-    found = np.full(len(hashes), -1, np.int64)
+    numbers = np.full(len(hashes), -1, np.int64)
     for i in range(len(hashes)):
         if lengths[i]:
-            found[i] = places[_slot(hashes[i], keys, places)]
-    return found
+            numbers[i] = places[_slot(hashes[i], keys, places)]
+    return numbers
 
 
 @njit
-def _in_order(passage, own, window):  # type: ignore[no-untyped-def]
+def _in_order(passage, own_words, window):  # type: ignore[no-untyped-def]
     """Own words of the passage that stand in the window in the passage's order (longest common subsequence)."""
     row = np.zeros(len(window) + 1, np.int64)
     for i in range(len(passage)):
         diagonal = 0
-        for j in range(len(window) if own[i] else 0):
+        for j in range(len(window) if own_words[i] else 0):
             above = row[j + 1]
             if passage[i] == window[j]:
                 row[j + 1] = diagonal + 1
@@ -121,18 +121,18 @@ def _in_order(passage, own, window):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _best_window(at, positions, lengths, own, limit):  # type: ignore[no-untyped-def]
+def _best_window(at, positions, lengths, own_words, limit):  # type: ignore[no-untyped-def]
     """(own words covered, first hit, last hit) of the best stretch of at most `limit` words; hits in document order."""
-    cover = np.zeros(len(own), np.int64)
+    cover = np.zeros(len(own_words), np.int64)
     covered = best = best_left = best_right = left = 0
     for right in range(len(at)):
         for word in range(positions[right], positions[right] + lengths[right]):
-            covered += cover[word] == 0 and own[word]
+            covered += cover[word] == 0 and own_words[word]
             cover[word] += 1
         while at[right] + lengths[right] - at[left] > limit:
             for word in range(positions[left], positions[left] + lengths[left]):
                 cover[word] -= 1
-                covered -= cover[word] == 0 and own[word]
+                covered -= cover[word] == 0 and own_words[word]
             left += 1
         if covered > best:
             best, best_left, best_right = covered, left, right
@@ -193,7 +193,7 @@ def _gather(known, table, marks, candidates):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _match(hashes, borders, lengths, known, table, share):  # type: ignore[no-untyped-def]
     """(int64 [matches, 4]: text, passage, its first and last word in the batch; float64 [matches]: share)."""
-    words, own, passage_borders, counts = table[5], table[6], table[7], table[8]
+    words, own_words, passage_borders, counts = table[5], table[6], table[7], table[8]
     marks = np.zeros(len(counts), np.int64)
     numbers, shares = np.empty((16, 4), np.int64), np.empty(16, np.float64)
     total = 0
@@ -209,14 +209,14 @@ def _match(hashes, borders, lengths, known, table, share):  # type: ignore[no-un
             limit = np.int64((last - first) * STRETCH) + SLACK
             places = at[hits[k] : hits[k + 1]]
             covered, left, right = _best_window(
-                places, where[hits[k] : hits[k + 1]], sizes[places], own[first:last], limit
+                places, where[hits[k] : hits[k + 1]], sizes[places], own_words[first:last], limit
             )
             start, stop = places[left], places[right] + sizes[places[right]]
             value = covered / counts[passage]
             if 0.5 * share <= value < share and MIN_IN_ORDER <= counts[passage] <= MAX_IN_ORDER:
                 room = (limit - (stop - start)) // 2
                 window = mine[max(0, start - room) : stop + room]
-                value = max(value, _in_order(words[first:last], own[first:last], window) / counts[passage])
+                value = max(value, _in_order(words[first:last], own_words[first:last], window) / counts[passage])
             if value >= share:
                 if total == len(shares):
                     numbers, shares = np.append(numbers, numbers, axis=0), np.append(shares, shares)

@@ -90,7 +90,7 @@ def _split(points, borders, folded):  # type: ignore[no-untyped-def]
     hashes, halves = np.empty(len(points), np.uint64), np.empty(len(points), np.int64)
     numbers = np.empty(len(points), np.bool_)
     starts, ends = np.empty(len(points), np.int64), np.empty(len(points), np.int64)
-    found = np.zeros(len(borders), np.int64)
+    word_borders = np.zeros(len(borders), np.int64)
     count = 0
     for text in range(len(borders) - 1):
         first, last = borders[text], borders[text + 1]
@@ -115,8 +115,8 @@ def _split(points, borders, folded):  # type: ignore[no-untyped-def]
                 hashes[count], halves[count], numbers[count] = value ^ (value >> np.uint64(32)), 1 if han else 2, digits
                 starts[count], ends[count] = start - first, at - first
                 count += 1
-        found[text + 1] = count
-    return hashes[:count], halves[:count], numbers[:count], starts[:count], ends[:count], found
+        word_borders[text + 1] = count
+    return hashes[:count], halves[:count], numbers[:count], starts[:count], ends[:count], word_borders
 
 
 @njit(cache=True, nogil=True)

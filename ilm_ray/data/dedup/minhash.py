@@ -69,9 +69,9 @@ def shingle_hashes(text: str, ngram: int) -> np.ndarray:
     return np.unique(_shingles(hashes, borders, ngram)[0])
 
 
-def similarity(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Estimated Jaccard similarity of signatures [..., num_hashes]: the share of equal minima, standard error ~0.04."""
-    return np.asarray((one == other).mean(axis=-1))
+    return np.asarray((first == second).mean(axis=-1))
 
 
 def _key(tokens: bytes) -> int:

@@ -72,15 +72,15 @@ def lower_case() -> np.ndarray:
 
 def _common_han() -> tuple[np.ndarray, np.ndarray]:
     """bool [0x110000] twice: characters of GB 2312, and those of Big5's first level. Both list what is in daily use."""
-    found = []
+    tables = []
     for codec, firsts in (("gb2312", range(0xB0, 0xF8)), ("big5", range(0xA4, 0xC7))):
         members = np.zeros(_MAX, bool)
         pairs = b"".join(
             bytes((first, second)) for first in firsts for second in range(0x40, 0xFF) if _pair(codec, second)
         )
         members[[ord(c) for c in pairs.decode(codec, "ignore")]] = True
-        found.append(members & (codepoints.token_classes() == codepoints.HAN))
-    return found[0], found[1]
+        tables.append(members & (codepoints.token_classes() == codepoints.HAN))
+    return tables[0], tables[1]
 
 
 def _pair(codec: str, second: int) -> bool:

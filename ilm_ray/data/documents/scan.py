@@ -183,7 +183,7 @@ def _lines(points, at, end, flags, lower, hashes, numbers, row):  # type: ignore
     """Count all lines of a text, and fill its slices of the pieces."""
     token_hash, line_hash, paragraph_hash = hashes
     token_chars, token_line, line_chars, line_tokens, paragraph_chars, paragraph_tokens = numbers
-    found = count = paragraph = 0
+    tokens = count = paragraph = 0
     blank = True
     open_line = 0  # columns of the line above if it may go on in this one, else 0
     after_comma = False
@@ -203,10 +203,10 @@ def _lines(points, at, end, flags, lower, hashes, numbers, row):  # type: ignore
         start = flags[points[first]]
         if 0 < open_line < SHORT_LINE and (start & (IS_LOWER | IS_COMMA) or (after_comma and start & IS_HAN)):
             row[BROKEN_LINES] += 1
-        earlier = found
-        found, width, line_hash[count] = _line(points, first, last, flags, lower, token_hash, token_chars, found, row)
-        token_line[earlier:found] = count
-        line_chars[count], line_tokens[count] = last - first, found - earlier
+        earlier = tokens
+        tokens, width, line_hash[count] = _line(points, first, last, flags, lower, token_hash, token_chars, tokens, row)
+        token_line[earlier:tokens] = count
+        line_chars[count], line_tokens[count] = last - first, tokens - earlier
         row[LINE_CHARS] += last - first
         row[WIDTH] += width
         row[SHORT] += width < SHORT_LINE
@@ -219,9 +219,9 @@ def _lines(points, at, end, flags, lower, hashes, numbers, row):  # type: ignore
             blank = False
         paragraph_hash[paragraph - 1] = paragraph_hash[paragraph - 1] * _MIX + line_hash[count]
         paragraph_chars[paragraph - 1] += last - first
-        paragraph_tokens[paragraph - 1] += found - earlier
+        paragraph_tokens[paragraph - 1] += tokens - earlier
         count += 1
-    row[TOKENS], row[LINES], row[PARAGRAPHS] = found, count, paragraph
+    row[TOKENS], row[LINES], row[PARAGRAPHS] = tokens, count, paragraph
 
 
 @kernel(POINTS, INTS, POINTS, POINTS, MATRIX, WORDS, MATRIX)

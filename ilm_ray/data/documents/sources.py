@@ -56,18 +56,18 @@ def find_sources(pattern: str | None, config: TextConfig | None = None) -> list[
     cannot be used.
     """
     named = config.sources if config else {}
-    found: list[tuple[str, str]] = []
+    files: list[tuple[str, str]] = []
     if pattern:
-        found += [("", path) for path in _glob(pattern, "input", "WARC files, e.g. 'crawl/*/*.warc.gz'")]
+        files += [("", path) for path in _glob(pattern, "input", "WARC files, e.g. 'crawl/*/*.warc.gz'")]
     elif not named:
         raise not_set("input")
     for name, source in sorted(named.items()):
-        found += [(name, path) for path in _glob(source.input, f"text.sources.{name}.input", ".jsonl or .txt files")]
-    dumps = [name or _dump_of(path) for name, path in found]
-    ranks = _ranks(set(zip((name for name, _ in found), dumps, strict=True)))
+        files += [(name, path) for path in _glob(source.input, f"text.sources.{name}.input", ".jsonl or .txt files")]
+    dumps = [name or _dump_of(path) for name, path in files]
+    ranks = _ranks(set(zip((name for name, _ in files), dumps, strict=True)))
     numbers: dict[str, int] = {}
     sources = []
-    for index, ((name, path), dump) in enumerate(zip(found, dumps, strict=True)):
+    for index, ((name, path), dump) in enumerate(zip(files, dumps, strict=True)):
         number = numbers[dump] = numbers.get(dump, -1) + 1
         if number >= 1 << FILE_BITS:
             raise UserError(f"dump {dump} has more than {1 << FILE_BITS} files; give them in several runs or join them")
@@ -94,15 +94,15 @@ def one_line(error: Exception) -> str:
 def _glob(pattern: str, setting: str, wanted: str) -> list[str]:
     try:
         filesystem, inner = fsspec.url_to_fs(located(pattern))
-        found = sorted(path for path in filesystem.glob(inner) if filesystem.isfile(path))
+        paths = sorted(path for path in filesystem.glob(inner) if filesystem.isfile(path))
     except Exception as error:  # each driver has errors of its own: not installed, no credentials, an unknown scheme
         raise UserError(
             f"{setting}={pattern} cannot be listed: {one_line(error)}; give a glob of files in a folder or a storage "
             "whose fsspec driver is installed"
         ) from None
-    if not found:
+    if not paths:
         raise UserError(f"{setting}={pattern} matches no file; give a glob of {wanted}")
-    return [filesystem.unstrip_protocol(path) for path in found]
+    return [filesystem.unstrip_protocol(path) for path in paths]
 
 
 def _ranks(dumps: set[tuple[str, str]]) -> dict[str, int]:

@@ -60,9 +60,9 @@ def share_of_phrases(hashes: np.ndarray, table: dict[int, np.ndarray]) -> float:
         if length not in table:
             continue
         places = np.searchsorted(table[length], grams)
-        found = np.flatnonzero(table[length][np.minimum(places, len(table[length]) - 1)] == grams)
+        starts = np.flatnonzero(table[length][np.minimum(places, len(table[length]) - 1)] == grams)
         for offset in range(length):
-            covered[found + offset] = True
+            covered[starts + offset] = True
     return float(covered.mean()) if len(hashes) else 0.0
 
 
@@ -76,7 +76,7 @@ def phrase_hashes(kind: str, language: str) -> dict[int, np.ndarray]:
         for word in words:
             value = _joined(value, np.array([word]))
         table.setdefault(len(words), []).append(value[0])
-    return {length: np.sort(np.array(found, np.uint64)) for length, found in table.items()}
+    return {length: np.sort(np.array(hashes, np.uint64)) for length, hashes in table.items()}
 
 
 def _joined(grams: np.ndarray, following: np.ndarray) -> np.ndarray:

@@ -47,11 +47,11 @@ FEATURES = OF_LONG_TEXTS + OF_CLEAN
 def describe(texts: Sequence[str], languages: Sequence[str]) -> list[dict[str, float]]:
     """FEATURES of each text, rounded to 4 places; they depend on the text and its language alone."""
     clean = score_batch(texts, languages)
-    found = []
+    rows = []
     for at, (text, language) in enumerate(zip(texts, languages, strict=True)):
-        own = _of_one(text, language)
-        found.append(own | {name: round(float(clean[name][at]), 4) for name in OF_CLEAN})
-    return found
+        features = _of_one(text, language)
+        rows.append(features | {name: round(float(clean[name][at]), 4) for name in OF_CLEAN})
+    return rows
 
 
 def _of_one(text: str, language: str) -> dict[str, float]:

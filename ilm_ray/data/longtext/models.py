@@ -45,8 +45,8 @@ class OwnModel:
         batch = packed_from_arrays([s[:-1] for s in sequences]).to(self.device)
         labels = torch.from_numpy(np.concatenate([s[1:] for s in sequences])).to(self.device)
         with torch.no_grad():
-            found = -self.model(batch, labels).cpu().numpy()
-        return np.split(found, np.cumsum([len(s) - 1 for s in sequences])[:-1])
+            values = -self.model(batch, labels).cpu().numpy()
+        return np.split(values, np.cumsum([len(s) - 1 for s in sequences])[:-1])
 
 
 class HuggingFaceModel:
@@ -86,8 +86,8 @@ class HuggingFaceModel:
         mask = torch.stack([torch.arange(longest) < len(s) for s in sequences]).to(self.device)
         with torch.no_grad():
             logits = self.model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1].float()
-        found = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1).cpu().numpy()
-        return [row[: len(s) - 1] for row, s in zip(found, sequences, strict=True)]
+        values = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1).cpu().numpy()
+        return [row[: len(s) - 1] for row, s in zip(values, sequences, strict=True)]
 
 
 def load_scorer(name: str, tokenizer: Path | None, longest: int) -> ScoringModel:
@@ -105,12 +105,12 @@ def load_scorer(name: str, tokenizer: Path | None, longest: int) -> ScoringModel
 def own_tokenizer(folder: Path) -> Path:
     """The tokenizer of a model folder of ours: in it, or `<run>/tokenizer` for `<run>/<stage>/model`."""
     places = (folder, folder.parent.parent / "tokenizer")
-    found = next((place for place in places if (place / NAME).is_file()), None)
-    if found is None:
+    holder = next((place for place in places if (place / NAME).is_file()), None)
+    if holder is None:
         raise UserError(
             f"long_text.scorer={folder} has no tokenizer ({NAME} is neither in it nor in {places[1]}); put it there"
         )
-    return found
+    return holder
 
 
 def scorer_files(name: str) -> list[Path]:

@@ -69,8 +69,8 @@ def differences(documents: Sequence[np.ndarray], cut: Cut, log_probs: LogProbs, 
     ]
     scores: list[np.ndarray] = [np.empty(0)] * len(sequences)
     for batch in token_batches([len(s) for s in sequences], batch_tokens):
-        for at, found in zip(batch, log_probs([sequences[i] for i in batch]), strict=True):
-            scores[at] = found
+        for at, score in zip(batch, log_probs([sequences[i] for i in batch]), strict=True):
+            scores[at] = score
     out, at = [], 0
     for mine in pairs:
         values = np.zeros(len(mine))
@@ -91,8 +91,8 @@ def score_documents(
     pair that fits worst.
     """
     documents = [model.encode(row["text"]) for row in rows]
-    found = differences(documents, cut, model.log_probs, batch_tokens)
-    for row, document, values in zip(rows, documents, found, strict=True):
+    by_document = differences(documents, cut, model.log_probs, batch_tokens)
+    for row, document, values in zip(rows, documents, by_document, strict=True):
         made: JsonObject = {"id": row["id"], DIFFERENCE: None, "differences": values.round(4).tolist()}
         if len(values):
             worst = segment_pairs(len(document), cut)[int(values.argmin())]

@@ -31,16 +31,16 @@ Step = Callable[[KeptFile, Settings], dict[str, Any]]
 def find_long(context: Context) -> list[Path]:
     """Score every long document of the run by its statistics; the parts that are to be scored by a model, in order."""
     receipts = _each_file(context, find_file)
-    names = [f"{name}-{part:05d}.jsonl.zst" for name, found in receipts.items() for part in range(found["parts"])]
+    names = [f"{name}-{part:05d}.jsonl.zst" for name, receipt in receipts.items() for part in range(receipt["parts"])]
     return [context.folder / "candidates" / name for name in names]
 
 
 def mark_long(context: Context, scorer: JsonObject) -> Result:
     """Judge what was scored; write kept and removed rows, the marks and the funnel. scorer: figures of the model."""
     counts, files = Counter[tuple[str, ...]](), [context.folder / "funnel.json"]
-    for found in _each_file(context, mark_file).values():
-        counts.update({tuple(key): value for *key, value in found["counts"]})
-        files += [context.folder / name for name in found["files"]]
+    for receipt in _each_file(context, mark_file).values():
+        counts.update({tuple(key): value for *key, value in receipt["counts"]})
+        files += [context.folder / name for name in receipt["files"]]
     funnel = _funnel(counts)
     write_text_atomic(files[0], json.dumps(funnel, indent=1))
     for row in funnel:
@@ -101,10 +101,10 @@ def _each_file(context: Context, work: Step) -> dict[str, Any]:
 
 def _with_receipt(item: JsonObject, work: Step, settings: Settings, receipts: str) -> JsonObject:
     file = KeptFile(**item)
-    found = work(file, settings)
+    record = work(file, settings)
     receipt = _receipt(Path(receipts), work, file)
     receipt.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(receipt, json.dumps(found))
+    write_text_atomic(receipt, json.dumps(record))
     return {"file": file.name}
 
 

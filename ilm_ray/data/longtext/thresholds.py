@@ -31,8 +31,8 @@ class Thresholds:
 
     def of(self, domain: str, language: str) -> RuleBounds:
         """The row of all domains, with what the domain's own row says otherwise."""
-        general, own = self.table.get(ANY, {}), self.table.get(domain, {})
-        return general.get(language, general.get(ANY, {})) | own.get(language, own.get(ANY, {}))
+        general, of_domain = self.table.get(ANY, {}), self.table.get(domain, {})
+        return general.get(language, general.get(ANY, {})) | of_domain.get(language, of_domain.get(ANY, {}))
 
 
 def first_failure(scores: dict[str, Any], rules: RuleBounds) -> Verdict | None:

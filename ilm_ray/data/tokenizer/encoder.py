@@ -95,8 +95,8 @@ def code_point_classes() -> np.ndarray:
         bytewise = tiktoken.Encoding(
             "bytes", pat_str=pattern, mergeable_ranks={bytes([i]): i for i in range(256)}, special_tokens={}
         )
-        found = bytes(bytewise.encode_ordinary(everything)).decode()
-        classes[np.frombuffer(found.encode("utf-32-le"), np.uint32)] = number
+        characters = bytes(bytewise.encode_ordinary(everything)).decode()
+        classes[np.frombuffer(characters.encode("utf-32-le"), np.uint32)] = number
     return classes
 
 
@@ -280,7 +280,7 @@ def _cut(data: np.ndarray, at: int, size: int, s: Scratch, v: Vocabulary) -> int
 @njit
 def _is_sound(at: int, size: int, s: Scratch, v: Vocabulary) -> bool:
     """Whether the token at `at` of the blob is whole characters, each of them made by lower ranks than its own."""
-    own = _token(v.blob, at, 0, size, s.prefix, v)
+    token = _token(v.blob, at, 0, size, s.prefix, v)
     i = 0
     while i < size:
         length = _size(v.blob[at + i])
@@ -288,7 +288,7 @@ def _is_sound(at: int, size: int, s: Scratch, v: Vocabulary) -> bool:
             return False
         if 1 < length < size:
             character = _token(v.blob, at, i, i + length, s.prefix, v)
-            if character != _NONE and v.done[character] != _NONE and v.done[character] >= own:
+            if character != _NONE and v.done[character] != _NONE and v.done[character] >= token:
                 return False
         i += length
     return True

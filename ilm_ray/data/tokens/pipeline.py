@@ -104,7 +104,7 @@ def _heldout_limits(
     for row in run_tasks(items, functools.partial(_look_at_file, languages=languages, removed=removed)):
         for source, part in row.items():
             parts[source].append(Candidates(part["documents"], part["size"], [tuple(p) for p in part["smallest"]]))
-    return {source: heldout_limit(merge(found), share) for source, found in sorted(parts.items())}
+    return {source: heldout_limit(merge(file_candidates), share) for source, file_candidates in sorted(parts.items())}
 
 
 def _look_at_file(item: dict[str, Any], languages: list[str] | None, removed: Removed) -> dict[str, Any]:
@@ -167,9 +167,9 @@ def _open(folder: str) -> Tokenizer:
 def _metrics(counts: dict[str, dict[str, int]]) -> dict[str, Any]:
     units = ("documents", "tokens", "bytes")
     sources: dict[str, dict[str, dict[str, float]]] = {}
-    for source, found in sorted(counts.items()):
+    for source, figures in sorted(counts.items()):
         for split in SPLITS:
-            part: dict[str, float] = {unit: found[f"{split}_{unit}"] for unit in units}
+            part: dict[str, float] = {unit: figures[f"{split}_{unit}"] for unit in units}
             part["bytes_per_token"] = round(part["bytes"] / max(part["tokens"], 1), 3)
             sources.setdefault(source, {})[split] = part
     summary: dict[str, float] = {unit: sum(c[unit] for c in counts.values()) for unit in units}

@@ -52,10 +52,10 @@ def test_prompts_say_what_repository_and_files_are() -> None:
     assert repository_prompt("o/tool", _REPOSITORY) == (
         "The repository o/tool holds 5 files of code (python, c). A small tool that counts words."
     )
-    found = {path: file_prompt(path, form, []) for path, form in _REPOSITORY.items()}
-    assert found["tool/cli.py"] == "The file cli.py in tool: Command line of the tool."
-    assert found["tool/core.py"] == "The file core.py in tool is about core."  # a licence says nothing about the code
-    assert found["native/fastCount2.c"] == "The file fastCount2.c in native: Counts words in C."
+    prompts = {path: file_prompt(path, form, []) for path, form in _REPOSITORY.items()}
+    assert prompts["tool/cli.py"] == "The file cli.py in tool: Command line of the tool."
+    assert prompts["tool/core.py"] == "The file core.py in tool is about core."  # a licence says nothing about the code
+    assert prompts["native/fastCount2.c"] == "The file fastCount2.c in native: Counts words in C."
     assert file_prompt("x.c", CodeText("", "c"), ["b.h"]) == "The file x.c is about x. It builds on b.h."
     assert file_prompt("x.c", CodeText("", "c"), list("abcdefg")).endswith("It builds on a, b, c, d, e and 2 more.")
 
@@ -86,9 +86,9 @@ def test_prompted_documents_are_depth_first_and_within_the_limit() -> None:
     assert sorted(paths) == sorted(_REPOSITORY)
     assert paths.index("tool/core.py") == paths.index("tool/cli.py") - 1
     for span in whole.spans:
-        found = whole.text[span.start : span.end]
-        assert found.startswith(f"The file {span.path.rsplit('/', 1)[-1]}")
-        assert section(span.path, *_REPOSITORY[span.path]) in found
+        content = whole.text[span.start : span.end]
+        assert content.startswith(f"The file {span.path.rsplit('/', 1)[-1]}")
+        assert section(span.path, *_REPOSITORY[span.path]) in content
     opening = repository_prompt("o/tool", _REPOSITORY)
     parts = made(60)
     assert len(parts) > 1

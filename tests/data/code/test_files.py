@@ -30,12 +30,12 @@ _IRREGULAR = r"^(?:    )* {1,3}\S|\t"  # a line that is not indented by whole le
 
 
 def _library(files: int) -> list[str]:
-    found = []
+    texts = []
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         text = path.read_text(encoding="utf-8")
         if 2000 < len(text) < 60_000:
-            found.append(text)
-    return found[:files]
+            texts.append(text)
+    return texts[:files]
 
 
 def _indented(text: str, unit: str) -> str:
@@ -57,13 +57,13 @@ def _renamed(text: str) -> str:
 def _fallen(texts: list[str], threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(fallen ids, what each gives way to, fell as exact): the stage's shuffles in one process."""
     bands, rows = bands_and_rows(threshold - BAND_MARGIN, HASHES)
-    found = sign_batch([canonical(text) for text in texts], NGRAM, HASHES, bands, rows)
+    sketch = sign_batch([canonical(text) for text in texts], NGRAM, HASHES, bands, rows)
     ids = np.arange(len(texts), dtype=np.uint64)
-    keys = np.concatenate([found.exact, found.bands.ravel()])
+    keys = np.concatenate([sketch.exact, sketch.bands.ravel()])
     owners = np.concatenate([ids, np.repeat(ids, bands)])
     _, edges = stars(keys, owners, np.arange(len(keys)) < len(ids))
     cluster = clusters(edges)
-    keeper, _ = keepers(cluster.label, cluster.ids, found.signatures[cluster.ids.astype(int)], threshold)
+    keeper, _ = keepers(cluster.label, cluster.ids, sketch.signatures[cluster.ids.astype(int)], threshold)
     fallen = keeper != cluster.ids
     return cluster.ids[fallen], keeper[fallen], cluster.exact[fallen]
 
@@ -91,28 +91,28 @@ def test_near_dedup_on_planted_copies() -> None:
 def _sources(root: Path) -> Path:
     """A folder with a folder, an archive and a file that no rule may lose silently."""
     library = [text for text in _library(100) if not re.search(_IRREGULAR, text, re.M)]
-    one = root / "all/one"
-    (one / "vendor").mkdir(parents=True)
-    (one / "LICENSE").write_text("All rights reserved.\n")
-    (one / "main.py").write_text("import helper  # ask jane@company.org\n" + library[0])
-    (one / "helper.py").write_text(library[1])
-    (one / "copy.py").write_text(_indented(library[1], "\t"))
-    (one / "near.py").write_text(_renamed(library[1]))
-    (one / "vendor/x.py").write_text(library[2])
-    (one / "bad.py").write_bytes(b"\xff\xfe")
-    (one / "README.rst").write_text("One\n===\n\nThis is the documentation of one, and it has a few words to say.\n")
+    tree = root / "all/one"
+    (tree / "vendor").mkdir(parents=True)
+    (tree / "LICENSE").write_text("All rights reserved.\n")
+    (tree / "main.py").write_text("import helper  # ask jane@company.org\n" + library[0])
+    (tree / "helper.py").write_text(library[1])
+    (tree / "copy.py").write_text(_indented(library[1], "\t"))
+    (tree / "near.py").write_text(_renamed(library[1]))
+    (tree / "vendor/x.py").write_text(library[2])
+    (tree / "bad.py").write_bytes(b"\xff\xfe")
+    (tree / "README.rst").write_text("One\n===\n\nThis is the documentation of one, and it has a few words to say.\n")
     # An __init__.py too short to stay, and a manifest: without them nobody knows where the imports lead.
     for name in ("tool", "cmd", "zlib"):
-        (one / name).mkdir()
-    (one / "tool/__init__.py").write_text("from .zcore import run\n")
-    (one / "tool/zcore.py").write_text(library[4] + "\ndef run():\n    pass\n")
-    (one / "tool/app.py").write_text("from tool import run\n" + library[5] + "\nrun()\n")
-    (one / "go.mod").write_text("module example.org/m\n")
-    (one / "cmd/main.go").write_text(
+        (tree / name).mkdir()
+    (tree / "tool/__init__.py").write_text("from .zcore import run\n")
+    (tree / "tool/zcore.py").write_text(library[4] + "\ndef run():\n    pass\n")
+    (tree / "tool/app.py").write_text("from tool import run\n" + library[5] + "\nrun()\n")
+    (tree / "go.mod").write_text("module example.org/m\n")
+    (tree / "cmd/main.go").write_text(
         'package main\n\nimport "example.org/m/zlib"\n\nfunc main() { zlib.Run(1, 2, 3) }\n'
     )
-    (one / "zlib/z.go").write_text("package zlib\nfunc Run(a, b, c int) int { return a + b + c }\n")
-    (one / "lib.lua").write_text("local x = 1\n")  # too short, and the only file of its language
+    (tree / "zlib/z.go").write_text("package zlib\nfunc Run(a, b, c int) int { return a + b + c }\n")
+    (tree / "lib.lua").write_text("local x = 1\n")  # too short, and the only file of its language
     with tarfile.open(root / "all/two-1.0.tar.gz", "w:gz") as archive:
         page = b"<html><body><h1>Two</h1><p>How to use it, with some more words, in this broken page<b>."
         for name, content in (("two/a.py", library[3].encode()), ("two/doc.html", page)):
@@ -166,8 +166,8 @@ def test_the_stage_keeps_or_explains_every_file(
     ]
     assert sorted(f["path"] for row in documents for f in row["files"]) == sorted(row["path"] for row in rows)
     for row in documents:
-        for found in row["files"]:
-            assert row["text"][found["start"] : found["end"]].startswith(f"## {found['path']}\n\n")
+        for file in row["files"]:
+            assert row["text"][file["start"] : file["end"]].startswith(f"## {file['path']}\n\n")
     order = json.loads((tmp_path / "code/order.json").read_text())
     assert order["one/tool"] == {"files": ["tool/zcore.py", "tool/app.py"], "edges": 1}
     assert order["one/cmd"] == {"files": ["README.rst", "zlib/z.go", "cmd/main.go"], "edges": 1}  # the largest
@@ -183,7 +183,7 @@ def test_the_stage_keeps_or_explains_every_file(
         ("code/quality", "removed"): summary["removed_by_quality"],
     }
     tiers = Counter(row["tier"] for row in rows + removed if "tier" in row)
-    assert {tier: found["files"] for tier, found in result.metrics["tiers"].items()} == {
+    assert {tier: counts["files"] for tier, counts in result.metrics["tiers"].items()} == {
         tier: tiers[tier] for tier in ("high", "moderate", "low")
     }
     # A second time, everything is found again; the bytes are the same.

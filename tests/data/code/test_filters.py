@@ -130,8 +130,8 @@ def test_licences() -> None:
         == "GPL-2.0 WITH Linux-syscall-note"
     )
     assert header_licence("import spdx\n") is None
-    found = {"": "MIT", "sub": "Apache-2.0"}
-    assert [folder_licence(p, found) for p in ("a.py", "sub/x/b.py", "other/c.py")] == ["MIT", "Apache-2.0", "MIT"]
+    licences = {"": "MIT", "sub": "Apache-2.0"}
+    assert [folder_licence(p, licences) for p in ("a.py", "sub/x/b.py", "other/c.py")] == ["MIT", "Apache-2.0", "MIT"]
     assert folder_licence("a.py", {}) == "unknown"
 
 
@@ -238,17 +238,17 @@ def test_no_file_takes_long(path: str) -> None:
 def test_layout_is_no_signal() -> None:
     text = Path(ast.__file__).read_text(encoding="utf-8")
     other = "\n".join(line.replace("    ", "\t") + "   " for line in text.split("\n"))
-    one, two = scores(text, "python"), scores(other, "python")
+    original, changed = scores(text, "python"), scores(other, "python")
     for name in ("code_tokens", "distinct_token_ratio", "repeated_line_ratio", "parses"):
-        assert one[name] == two[name]
-    assert rule_tier(one, "python") == rule_tier(two, "python") == HIGH
+        assert original[name] == changed[name]
+    assert rule_tier(original, "python") == rule_tier(changed, "python") == HIGH
 
 
 def test_rules_of_quality() -> None:
     def tier(text: str, language: str = "python") -> tuple[str, str | None]:
-        found = scores(text, language)
-        verdict = low_quality(found, language)
-        return rule_tier(found, language), verdict and verdict.rule
+        columns = scores(text, language)
+        verdict = low_quality(columns, language)
+        return rule_tier(columns, language), verdict and verdict.rule
 
     assert tier("x = 1") == (LOW, "low_code_tokens")
     assert tier("def f(:\n    a b c d e f g h i\n") == (LOW, "low_parses")

@@ -69,8 +69,8 @@ def test_the_finetuning_form_is_prompted_and_without_broken_files(local_ray: Non
     result = run(tmp_path, "code.min_lint_score=8")
     (tuned,) = rows(tmp_path, "finetuning-0*")
     (kept,) = [row for row in rows(tmp_path, "kept-*") if "tool/app.py" in row["text"]]
-    paths = [found["path"] for found in tuned["files"]]
-    assert "tool/broken.py" in [found["path"] for found in kept["files"]] and "tool/broken.py" not in paths
+    paths = [file["path"] for file in tuned["files"]]
+    assert "tool/broken.py" in [file["path"] for file in kept["files"]] and "tool/broken.py" not in paths
     assert paths.index("tool/core.py") == paths.index("tool/app.py") - 1
     assert tuned["text"].startswith("The repository ") and "The file app.py in tool: Runs it." in tuned["text"]
     assert "It builds on tool/core.py" in tuned["text"]
@@ -91,12 +91,12 @@ def test_nothing_is_linted_unless_asked_and_an_import_of_a_fallen_copy_leads_to_
     local_ray: None, tmp_path: Path
 ) -> None:
     run(tmp_path)
-    paths = [found["path"] for row in rows(tmp_path, "finetuning-0*") for found in row["files"]]
+    paths = [file["path"] for row in rows(tmp_path, "finetuning-0*") for file in row["files"]]
     assert "tool/broken.py" in paths
     assert not [row for row in rows(tmp_path, "files/quality/kept-*") if "lint_score" in row]
     (copy,) = [row for row in rows(tmp_path, "files/quality/removed-*") if "duplicate_of" in row]
     assert copy["path"] == "tool/vcore.py"
-    ordered = [found["path"] for row in rows(tmp_path, "kept-*") for found in row["files"]]
+    ordered = [file["path"] for row in rows(tmp_path, "kept-*") for file in row["files"]]
     assert ordered.index("tool/core.py") < ordered.index("tool/app.py")
     assert any("It builds on tool/core.py" in row["text"] for row in rows(tmp_path, "finetuning-0*"))
 
@@ -114,7 +114,7 @@ def test_a_part_is_read_once_however_many_repositories_are_in_it(
     about = {"url": "", "dump": "code", "repository": "tree", "language": "python", "weight": 1.0}
     part = tmp_path / "part.jsonl.zst"
     write_jsonl(part, ({**about, "id": n, "path": f"r{n}/a.py", "text": f"x = {n}\n"} for n in range(9)))
-    found = [
+    repositories = [
         {"name": f"tree/r{n}", "tree": "tree", "files": [f"r{n}/a.py"], "parts": [0], "needs": {}} for n in range(9)
     ]
     read = list[Path]()
@@ -124,7 +124,7 @@ def test_a_part_is_read_once_however_many_repositories_are_in_it(
         return read_documents(path)
 
     monkeypatch.setattr(pipeline, "read_documents", counting)
-    row = {"shard": 0, "repositories": json.dumps(found)}
+    row = {"shard": 0, "repositories": json.dumps(repositories)}
     made = pipeline._write_shard(row, str(tmp_path), [str(part)], max_tokens=1000, min_lint_score=None)
     assert made["documents"] == 9 and read.count(part) == 1
     texts = [document["text"] for document in read_jsonl(tmp_path / "kept-00000.jsonl.zst")]

@@ -14,17 +14,17 @@ from ilm_ray.data.documents.language import TOKENS
 
 def _blocks(markdown: str) -> list[tuple[str, str]]:
     """(info string, content) of the fenced blocks, by CommonMark's rule for fences: a second, line-by-line reading."""
-    found, fence, info, lines = [], "", "", list[str]()
+    blocks, fence, info, lines = [], "", "", list[str]()
     for line in markdown.split("\n"):
         mark = re.match(r"(`{3,})(.*)$", line)
         if not fence and mark:
             fence, info, lines = mark[1], mark[2], []
         elif fence and mark and len(mark[1]) >= len(fence) and not mark[2].strip():
-            found.append((info, "\n".join(lines)))
+            blocks.append((info, "\n".join(lines)))
             fence = ""
         elif fence:
             lines.append(line)
-    return found
+    return blocks
 
 
 @settings(max_examples=200)

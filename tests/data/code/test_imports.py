@@ -22,7 +22,7 @@ from ilm_ray.data.code.languages.imports import LANGUAGES, MANIFESTS, dependenci
 def graph_of(texts: dict[str, str]) -> dict[str, set[str]]:
     """Edges of the files that have any."""
     index = ModuleIndex({path: find_facts(path, text) for path, text in texts.items()})
-    return {path: found for path in texts if (found := dependencies(path, index))}
+    return {path: files for path in texts if (files := dependencies(path, index))}
 
 
 @functools.cache
@@ -41,13 +41,13 @@ def _facts() -> dict[str, Facts]:
 
 @functools.cache
 def _parsed(path: str) -> set[Import]:
-    found = set()
+    imports = set()
     for node in ast.walk(ast.parse(standard_library()[path])):
         if isinstance(node, ast.Import):
-            found |= {Import(item.name) for item in node.names}
+            imports |= {Import(item.name) for item in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {Import("." * node.level + (node.module or ""), item.name) for item in node.names}
-    return found
+            imports |= {Import("." * node.level + (node.module or ""), item.name) for item in node.names}
+    return imports
 
 
 def _located(path: str, item: Import, root: Path) -> str | None:
@@ -72,8 +72,8 @@ def _located(path: str, item: Import, root: Path) -> str | None:
 def test_imports_of_the_standard_library_agree_with_its_parser() -> None:
     right = seen = wanted = 0
     for path, facts in _facts().items():
-        found, parsed = {*facts.imports, *(item for _, item in facts.handed_on)}, _parsed(path)
-        right, seen, wanted = right + len(found & parsed), seen + len(found), wanted + len(parsed)
+        imports, parsed = {*facts.imports, *(item for _, item in facts.handed_on)}, _parsed(path)
+        right, seen, wanted = right + len(imports & parsed), seen + len(imports), wanted + len(parsed)
     assert wanted > 4000
     assert right / seen >= 0.98
     assert right / wanted >= 0.98
@@ -87,27 +87,27 @@ def test_a_notebook_needs_what_its_cells_import() -> None:
     ]
     book = convert(json.dumps({"cells": cells, "metadata": {}}), "jupyter").text
     package = {"tool/__init__.py": "from tool.core import run\n", "tool/core.py": "def run(): pass\n"}
-    found = graph_of({"docs/use.ipynb": book, "tool/spare.py": "", **package})
-    assert found == {"docs/use.ipynb": {"tool/__init__.py", "tool/core.py"}}
+    graph = graph_of({"docs/use.ipynb": book, "tool/spare.py": "", **package})
+    assert graph == {"docs/use.ipynb": {"tool/__init__.py", "tool/core.py"}}
 
 
 @pytest.mark.long
 def test_edges_of_the_standard_library_agree_with_pythons_finder() -> None:
     root, texts, index = Path(sysconfig.get_path("stdlib")), standard_library(), ModuleIndex(_facts())
     located = functools.cache(functools.partial(_located, root=root))
-    found, wanted = set[tuple[str, str]](), set[tuple[str, str]]()
+    edges, wanted = set[tuple[str, str]](), set[tuple[str, str]]()
     for path in texts:
         folder = posixpath.dirname(path)
         if path.endswith("__init__.py") or (folder and posixpath.join(folder, "__init__.py") not in texts):
             continue  # batched imports differ on purpose; a script's own folder is on its path
-        found |= {(path, target) for target in dependencies(path, index)}
+        edges |= {(path, target) for target in dependencies(path, index)}
         wanted |= {(path, target) for item in _parsed(path) if (target := located(path, item)) in texts}
     wanted = {(path, target) for path, target in wanted if path != target}
     assert len(wanted) > 1000
-    assert len(found & wanted) / len(wanted) >= 0.98
+    assert len(edges & wanted) / len(wanted) >= 0.98
     # What the finder does not see are files behind the names that an __init__.py hands on.
-    behind = {(p, t) for p, t in found - wanted if posixpath.join(posixpath.dirname(t), "__init__.py") in texts}
-    assert len(found & wanted) / len(found - behind) >= 0.98
+    behind = {(p, t) for p, t in edges - wanted if posixpath.join(posixpath.dirname(t), "__init__.py") in texts}
+    assert len(edges & wanted) / len(edges - behind) >= 0.98
 
 
 @pytest.mark.parametrize(
@@ -420,7 +420,7 @@ def test_broken_text_keeps_its_length_and_finds_no_error(text: str) -> None:
         assert [i for i, c in enumerate(text) if c == "\n"] == [i for i, c in enumerate(code.bare) if c == "\n"]
     paths = [f"a/x{suffix}" for suffix in LANGUAGES] + [f"a/{name}" for name in MANIFESTS]
     facts = {path: find_facts(path, text) for path in paths}
-    assert {path: Facts.of_json(json.loads(json.dumps(found))) for path, found in facts.items()} == facts
+    assert {path: Facts.of_json(json.loads(json.dumps(file_facts))) for path, file_facts in facts.items()} == facts
     index = ModuleIndex(facts)
     for path in paths:
         assert dependencies(path, index) <= facts.keys() - {path}

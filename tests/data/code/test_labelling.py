@@ -61,8 +61,8 @@ def test_three_rounds_agree_more_and_find_earlier_mistakes() -> None:
     labels = [annotator.label(sample, error=0.25) for sample in everything[400:650]]
     pool = [sample._replace(tier="") for sample in everything[650:]]
 
-    def wrong(found: list[CodeSample]) -> int:
-        return sum(truth[sample.id] != sample.tier for sample in found)
+    def wrong(samples: list[CodeSample]) -> int:
+        return sum(truth[sample.id] != sample.tier for sample in samples)
 
     first = {sample.id for sample in labels}
     mistakes, agreements = [wrong(labels)], []
@@ -83,19 +83,19 @@ def test_three_rounds_agree_more_and_find_earlier_mistakes() -> None:
 
 def test_a_round_depends_on_its_arguments_alone() -> None:
     samples = [_sample(number) for number in range(200)]
-    one = run_round(samples[:120], samples[120:160], samples[160:], checks=20, seed=1)
-    other = run_round(samples[119::-1], samples[159:119:-1], samples[160:], checks=20, seed=1)
-    assert one.tasks == other.tasks and one.agreement == other.agreement
-    assert np.array_equal(one.scorer.weights, other.scorer.weights)
+    first = run_round(samples[:120], samples[120:160], samples[160:], checks=20, seed=1)
+    second = run_round(samples[119::-1], samples[159:119:-1], samples[160:], checks=20, seed=1)
+    assert first.tasks == second.tasks and first.agreement == second.agreement
+    assert np.array_equal(first.scorer.weights, second.scorer.weights)
 
 
 def test_a_language_needs_agreement_and_labels() -> None:
     predicted, labelled = np.zeros(100, int), np.array([0] * 85 + [1] * 15)
     languages = ["go"] * 60 + ["python"] * 30 + ["rust"] * 10
-    found = agreement(predicted, labelled, languages)
-    assert found["go"].agreement == 1.0 and found["go"].passes
-    assert found["python"].agreement == pytest.approx(25 / 30, abs=1e-4) and found["python"].passes
-    assert found["rust"].agreement == 0.0 and not found["rust"].passes
+    agreements = agreement(predicted, labelled, languages)
+    assert agreements["go"].agreement == 1.0 and agreements["go"].passes
+    assert agreements["python"].agreement == pytest.approx(25 / 30, abs=1e-4) and agreements["python"].passes
+    assert agreements["rust"].agreement == 0.0 and not agreements["rust"].passes
     assert not agreement(predicted[:19], labelled[:19], languages[:19])["go"].passes
 
 
@@ -121,8 +121,8 @@ def test_the_command_goes_round(tmp_path: Path, capsys: pytest.CaptureFixture[st
     write_jsonl(pool, (s._replace(tier="")._asdict() for s in samples[150:250]))
     write_jsonl(validation, (s._asdict() for s in samples[250:]))
     out = tmp_path / "out"
-    asked = ["round", "--labels", str(labels), "--pool", str(pool), "--validation", str(validation), "--out", str(out)]
-    assert main([*asked, "--checks", "10"]) == 0
+    arguments = ["--labels", str(labels), "--pool", str(pool), "--validation", str(validation), "--out", str(out)]
+    assert main(["round", *arguments, "--checks", "10"]) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     tasks = list(read_jsonl(out / "tasks.jsonl"))
     assert len(tasks) == summary["checks"] + summary["revalidations"] and 0 < summary["checks"] <= 10
@@ -148,8 +148,8 @@ def test_the_stage_asks_the_scorer_where_it_passed(local_ray: None, tmp_path: Pa
     write_jsonl(pool, iter(()))
     write_jsonl(validation, (s._asdict() for s in samples[500:600]))
     scorer = tmp_path / "scorer"
-    asked = ["--labels", str(labels), "--pool", str(pool), "--validation", str(validation), "--out", str(scorer)]
-    assert main(["round", *asked]) == 0
+    arguments = ["--labels", str(labels), "--pool", str(pool), "--validation", str(validation), "--out", str(scorer)]
+    assert main(["round", *arguments]) == 0
     source = tmp_path / "in"
     source.mkdir()
     truth = {f"{sample.id}.py": sample for sample in samples[600:]} | {

@@ -13,12 +13,12 @@ BROKEN = "def total(values):\n    return summ(valeus)\n"
 
 @pytest.mark.process
 def test_broken_files_score_low_and_working_ones_high() -> None:
-    found = lint_files(
+    lints = lint_files(
         [GOOD, BROKEN, "def f(:\n", "from missing import *\nprint(anything)\n", "", "class A:\n    return 1\n"]
     )
-    assert [lint.score for lint in found] == [10.0, 0.0, 0.0, 10.0, 10.0, 0.0]
-    assert found[1].found == ("undefined-variable",)
-    assert found[2].found == ("syntax-error",)
+    assert [lint.score for lint in lints] == [10.0, 0.0, 0.0, 10.0, 10.0, 0.0]
+    assert lints[1].kinds == ("undefined-variable",)
+    assert lints[2].kinds == ("syntax-error",)
 
 
 @pytest.mark.process

@@ -157,8 +157,8 @@ def test_real_repositories(name: str) -> None:
 
 def test_repositories_are_what_imports_connect() -> None:
     graph = {"a/x.py": {"b/y.py"}, "c.py": {"d.py"}}
-    found = repositories(["a/x.py", "b/y.py", "c.py", "d.py", "e/f.py", "README.md", "a/z.py"], graph)
-    assert {name: sorted(files) for name, files in found.items()} == {
+    groups = repositories(["a/x.py", "b/y.py", "c.py", "d.py", "e/f.py", "README.md", "a/z.py"], graph)
+    assert {name: sorted(files) for name, files in groups.items()} == {
         "a": ["README.md", "a/x.py", "a/z.py", "b/y.py"],
         "c.py": ["c.py", "d.py"],
         "e": ["e/f.py"],

@@ -202,12 +202,12 @@ def test_only_the_last_package_is_cut(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_knows_names_and_contents(tmp_path: Path) -> None:
-    found = set()
+    fingerprints = set()
     for name, content in (("one", "x = 1\n"), ("two", "x = 1\n"), ("one", "x = 2\n")):
         (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / "a.py").write_text(content)
-        found |= set(tree_fingerprints(CodeConfig(source=str(tmp_path / name))).values())
-    assert len(found) == 3
+        fingerprints |= set(tree_fingerprints(CodeConfig(source=str(tmp_path / name))).values())
+    assert len(fingerprints) == 3
 
 
 def test_manifests_are_read_with_the_rest_and_are_part_of_the_fingerprint(tmp_path: Path) -> None:

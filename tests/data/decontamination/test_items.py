@@ -35,11 +35,14 @@ def test_parts_of_an_item(tmp_path: Path) -> None:
     (tmp_path / "code.jsonl.gz").write_bytes(gzip.compress(json.dumps(code).encode()))
     nested = {"canary": "do not train", "examples": [{"input": "one", "target": "1"}, {"input": "two", "target": "2"}]}
     (tmp_path / "tasks.json").write_text(json.dumps(nested))
-    code_item, exam, maths, one, two = read_benchmarks(find_benchmarks([str(tmp_path / "*")]))
+    code_item, exam, maths, first, second = read_benchmarks(find_benchmarks([str(tmp_path / "*")]))
     assert tuple(maths) == ("maths.jsonl", "0", "Two and two?", "", "", "2+2=4\n4")
     assert tuple(exam) == ("exam.csv", "0", "Which, then?", "this\nthat\nboth\nnone", "", "")
     assert tuple(code_item) == ("code.jsonl.gz", "HumanEval/7", "def f():", "", "return 1", "")
-    assert [(item.name, item.question, item.answer) for item in (one, two)] == [("0", "one", "1"), ("1", "two", "2")]
+    assert [(item.name, item.question, item.answer) for item in (first, second)] == [
+        ("0", "one", "1"),
+        ("1", "two", "2"),
+    ]
 
 
 def test_choices_may_be_named(tmp_path: Path) -> None:
@@ -88,8 +91,9 @@ def test_an_unknown_form_is_refused_in_one_line(tmp_path: Path, name: str, conte
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError) as raised:
         read_benchmarks(find_benchmarks([str(tmp_path / name)]))
-    said = str(raised.value)
-    assert said.startswith("decontamination.benchmarks: ") and str(tmp_path / name) in said and "\n" not in said
+    message = str(raised.value)
+    assert message.startswith("decontamination.benchmarks: ") and str(tmp_path / name) in message
+    assert "\n" not in message
 
 
 def test_a_glob_that_matches_nothing_is_refused(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ def question(text: str) -> Item:
 
 
 def items_found(texts: list[str], index: ItemIndex) -> list[tuple[int, int]]:
-    found = find_passages(texts, index.table, NGRAM, SHARE)
-    return sorted({(match.text, int(index.item_of[match.passage])) for match in found})
+    matches = find_passages(texts, index.table, NGRAM, SHARE)
+    return sorted({(match.text, int(index.item_of[match.passage])) for match in matches})
 
 
 @given(TEXTS)
@@ -42,7 +42,7 @@ def test_words_are_those_of_the_plain_rule(text: str) -> None:
     words = split_words([text, "", text])
     spans = zip(words.starts.tolist(), words.ends.tolist(), strict=True)
     shown = [plain_words(f" {text[a:b]}") for a, b in spans]
-    assert [w for found in shown for w in found] == 2 * plain_words(text)
+    assert [w for part in shown for w in part] == 2 * plain_words(text)
     assert words.borders.tolist() == [0, len(plain_words(text)), len(plain_words(text)), 2 * len(plain_words(text))]
 
 
@@ -52,7 +52,7 @@ def test_words_are_those_of_the_plain_rule(text: str) -> None:
 )
 def test_shares_are_those_of_the_plain_rule(documents: list[str], questions: list[str], share: float) -> None:
     index = build_index([question(text) for text in questions], NGRAM, NOTHING)
-    found = {
+    shares = {
         (m.text, int(index.item_of[m.passage])): m.share for m in find_passages(documents, index.table, NGRAM, share)
     }
     expected = {}
@@ -61,7 +61,7 @@ def test_shares_are_those_of_the_plain_rule(documents: list[str], questions: lis
             value = plain_share(document, questions[item], set(), NGRAM, share)
             if value >= share:
                 expected[text, item] = pytest.approx(value)
-    assert found == expected
+    assert shares == expected
 
 
 @given(st.lists(TEXTS, max_size=8), st.integers(0, 8))
@@ -97,9 +97,9 @@ def test_planted_items_are_found_however_lightly_edited(demo_index: ItemIndex, k
             lines = host(number, "zh" if item.benchmark.startswith("chinese") else "en").split("\n")
             planted.append("\n".join([*lines[:3], edited, *lines[3:]]))
             expected.append((len(planted) - 1, number))
-    found = items_found(planted, demo_index)
-    assert set(found) <= set(expected)
-    assert len(found) >= (1.0 if kind == "exact" else 0.9) * len(expected)
+    pairs = items_found(planted, demo_index)
+    assert set(pairs) <= set(expected)
+    assert len(pairs) >= (1.0 if kind == "exact" else 0.9) * len(expected)
 
 
 def test_clean_text_holds_nothing(demo_index: ItemIndex) -> None:
@@ -124,9 +124,9 @@ def test_a_solution_gives_its_item_away() -> None:
 
 
 def test_choices_without_labels(demo_index: ItemIndex) -> None:
-    asked, *choices, _ = CHINESE[2]
-    text = f"{host(4, 'zh')}\n{asked}？{' '.join(choices)}\n{host(5, 'zh')}"
-    number = [i.question for i in demo_index.items].index(asked)
+    problem, *choices, _ = CHINESE[2]
+    text = f"{host(4, 'zh')}\n{problem}？{' '.join(choices)}\n{host(5, 'zh')}"
+    number = [i.question for i in demo_index.items].index(problem)
     assert items_found([text], demo_index) == [(0, number)]
 
 
@@ -140,11 +140,11 @@ def test_a_stretch_much_longer_than_the_item_is_no_match() -> None:
 
 
 def test_how_questions_are_asked_does_not_count() -> None:
-    asked = "Which of the following statements about this subject is not supported by the text above, if any"
-    items = [question(f"{asked}: {' '.join(f'w{n}x{k}' for k in range(16))}") for n in range(MAX_ITEMS + 1)]
+    phrase = "Which of the following statements about this subject is not supported by the text above, if any"
+    items = [question(f"{phrase}: {' '.join(f'w{n}x{k}' for k in range(16))}") for n in range(MAX_ITEMS + 1)]
     index = build_index(items, NGRAM, NOTHING)
-    assert items_found([asked, items[3].question, " ".join(f"w4x{k}" for k in range(16))], index) == [(1, 3), (2, 4)]
-    assert len(build_index([question(asked)] * (MAX_ITEMS + 1), NGRAM, NOTHING).sought()) == MAX_ITEMS + 1
+    assert items_found([phrase, items[3].question, " ".join(f"w4x{k}" for k in range(16))], index) == [(1, 3), (2, 4)]
+    assert len(build_index([question(phrase)] * (MAX_ITEMS + 1), NGRAM, NOTHING).sought()) == MAX_ITEMS + 1
 
 
 def test_runs_common_among_documents_do_not_count() -> None:

@@ -63,17 +63,17 @@ def rows(folder: Path, stage: str) -> list[dict[str, Any]]:
 def test_planted_documents_are_listed_with_their_items(local_ray: None, tmp_path: Path) -> None:
     folder = run_dir(tmp_path, 3)
     figures = run(folder)
-    found = rows(folder, "text")
-    assert {row["id"] for row in found} == LEAKS.keys()
-    assert [row["id"] for row in found].count(41) == 2  # one row an item
+    listing = rows(folder, "text")
+    assert {row["id"] for row in listing} == LEAKS.keys()
+    assert [row["id"] for row in listing].count(41) == 2  # one row an item
     assert {row["id"] for row in rows(folder, "code")} == {2}
-    first = next(row for row in found if row["id"] == 7)
+    first = next(row for row in listing if row["id"] == 7)
     assert (first["stage"], first["url"]) == ("text", "https://made.example/7")
     assert (first["benchmark"], first["item"], first["share"]) == ("word_problems.jsonl", "0", 1.0)
     assert first["passage"] == PROBLEMS[0][0].rstrip("?") and first["item_text"].startswith(PROBLEMS[0][0])
-    edited = next(row for row in found if row["id"] == 20)
+    edited = next(row for row in listing if row["id"] == 20)
     assert edited["item"] == "2" and 0.8 <= edited["share"] < 1
-    chinese = next(row for row in found if row["id"] == 33)
+    chinese = next(row for row in listing if row["id"] == 33)
     assert chinese["benchmark"] == "chinese_questions.csv" and chinese["item_text"].startswith(CHINESE[1][0])
     assert figures["summary"] == {
         "benchmarks": 3, "items": 20, "items_sought": 20, "items_found": 4, "documents": 52, "documents_removed": 5,
@@ -102,10 +102,10 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(local_ray: None, tm
 
 
 def test_documents_found_do_not_depend_on_how_files_are_cut(local_ray: None, tmp_path: Path) -> None:
-    one, many = run_dir(tmp_path / "one", 1), run_dir(tmp_path / "many", 7)
-    run(one)
-    run(many)
-    assert rows(one, "text") == rows(many, "text")
+    whole, cut = run_dir(tmp_path / "one", 1), run_dir(tmp_path / "many", 7)
+    run(whole)
+    run(cut)
+    assert rows(whole, "text") == rows(cut, "text")
 
 
 def test_common_phrases_do_not_count_but_an_item_that_leaked_often_does(local_ray: None, tmp_path: Path) -> None:

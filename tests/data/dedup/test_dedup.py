@@ -73,9 +73,9 @@ def test_the_banding_is_the_reports() -> None:
 
 def test_signatures_are_datasketchs_even_for_long_documents() -> None:
     texts = [" ".join(f"x{i}" for i in range(length)) for length in (0, 1, 4, 5, 600, 20_000)]
-    for text, found in zip(texts, sign(texts), strict=True):
+    for text, signature in zip(texts, sign(texts), strict=True):
         (expected,) = MinHash.bulk([shingle_hashes(text, 5).tolist()], num_perm=128, hashfunc=int)
-        assert np.array_equal(found, expected.hashvalues)
+        assert np.array_equal(signature, expected.hashvalues)
 
 
 @settings(max_examples=300)
@@ -117,14 +117,14 @@ def test_the_catch_rate_lies_on_the_curve(wanted: float) -> None:
     """Planted pairs of exact Jaccard similarity, as texts: shared first words, own last ones."""
     rng, pairs, shingles, caught = np.random.default_rng(7), 1000, 300, 0
     common = round(2 * shingles * wanted / (1 + wanted))
-    own = shingles - common
-    exact = common / (common + 2 * own)
+    unshared = shingles - common
+    exact = common / (common + 2 * unshared)
     for _ in range(pairs):
-        words = [str(w) for w in rng.integers(0, 1 << 62, common + 4 + 2 * own)]
+        words = [str(w) for w in rng.integers(0, 1 << 62, common + 4 + 2 * unshared)]
         shared = words[: common + 4]
-        one, other = shared + words[common + 4 : common + 4 + own], shared + words[common + 4 + own :]
-        found = sign_batch([" ".join(one), " ".join(other)], 5, 128, BANDS, ROWS)
-        caught += bool((found.bands[0] == found.bands[1]).any())
+        first, second = shared + words[common + 4 : common + 4 + unshared], shared + words[common + 4 + unshared :]
+        sketch = sign_batch([" ".join(first), " ".join(second)], 5, 128, BANDS, ROWS)
+        caught += bool((sketch.bands[0] == sketch.bands[1]).any())
     p = 1 - (1 - exact**9) ** 14
     assert catch_probability(exact, BANDS, ROWS) == pytest.approx(p)
     assert abs(caught / pairs - p) <= 3 * (p * (1 - p) / pairs) ** 0.5 + 1 / pairs
@@ -133,9 +133,9 @@ def test_the_catch_rate_lies_on_the_curve(wanted: float) -> None:
 def test_the_estimate_is_near_the_similarity() -> None:
     a, b = (" ".join(f"{prefix}{i}" for i in range(400)) for prefix in "xy")
     shared = " ".join(f"z{i}" for i in range(1200))
-    one, other = (set(shingle_hashes(f"{shared} {own}", 5).tolist()) for own in (a, b))
-    found = sign([f"{shared} {a}", f"{shared} {b}"])
-    assert abs(float(similarity(found[0], found[1])) - len(one & other) / len(one | other)) < 0.13
+    first, second = (set(shingle_hashes(f"{shared} {ending}", 5).tolist()) for ending in (a, b))
+    signatures = sign([f"{shared} {a}", f"{shared} {b}"])
+    assert abs(float(similarity(signatures[0], signatures[1])) - len(first & second) / len(first | second)) < 0.13
 
 
 def test_stars_and_clusters_equal_brute_force() -> None:
@@ -150,10 +150,10 @@ def test_stars_and_clusters_equal_brute_force() -> None:
                 members = [int(i) for i in ids[keys == key]]
                 low = min(label[m] for m in members)
                 label.update(dict.fromkeys(members, low))
-        found = clusters(edges)
+        cluster = clusters(edges)
         sizes = {low: list(label.values()).count(low) for low in label.values()}
         expected = {i: low for i, low in label.items() if sizes[low] > 1}
-        assert dict(zip(found.ids.tolist(), found.label.tolist(), strict=True)) == expected
+        assert dict(zip(cluster.ids.tolist(), cluster.label.tolist(), strict=True)) == expected
 
 
 def test_nothing_shared_means_no_cluster() -> None:
@@ -179,8 +179,8 @@ def test_verified_keepers_equal_a_loop_over_each_cluster() -> None:
                     leaders.append(i)
                 expected[int(ids[i])] = (int(ids[match[0]]), match[1]) if match else (int(ids[i]), 1.0)
         keeper, likeness = keepers(label, ids, signatures, threshold)
-        found = zip(ids.tolist(), zip(keeper.tolist(), likeness.tolist(), strict=True), strict=True)
-        assert dict(found) == {i: (k, pytest.approx(s)) for i, (k, s) in expected.items()}
+        keeper_of = zip(ids.tolist(), zip(keeper.tolist(), likeness.tolist(), strict=True), strict=True)
+        assert dict(keeper_of) == {i: (k, pytest.approx(s)) for i, (k, s) in expected.items()}
 
 
 def signed(folder: Path, files: list[Source], texts: list[str], ids: list[int]) -> list[Signed]:
@@ -196,14 +196,16 @@ def test_ray_gives_the_oracles_clusters_whatever_the_layout(local_ray: None, tmp
     """10,000 documents: clusters bit for bit those of datasketch and scipy, the newest copy kept."""
     texts = synthetic_texts(10_000, random.Random(11))
     rng = random.Random(12)
-    found, orders = [], []
+    drops_by_layout, orders = [], []
     for layout_number, (count, partitions) in enumerate(((6, 1), (6, 3), (17, 4))):
         # Three dumps, the newest has the smallest ids; files in another order than ids.
         files = [Source(i, i % 3, i // 3, f"dump{i % 3}", f"{i}.warc") for i in range(count)]
         ids = [files[rng.randrange(count)].document_id(row) for row in range(len(texts))]
         drops = find_duplicates(signed(tmp_path / str(layout_number), files, texts, ids), tmp_path, partitions, None)
         place = {document: position for position, document in enumerate(ids)}
-        found.append({place[d]: place[k] for d, k in zip(drops.ids.tolist(), drops.duplicate_of.tolist(), strict=True)})
+        drops_by_layout.append(
+            {place[d]: place[k] for d, k in zip(drops.ids.tolist(), drops.duplicate_of.tolist(), strict=True)}
+        )
         orders.append(np.argsort(np.array(ids, np.uint64)))
         assert all(
             k >> (FILE_BITS + ROW_BITS) <= d >> (FILE_BITS + ROW_BITS)
@@ -213,15 +215,15 @@ def test_ray_gives_the_oracles_clusters_whatever_the_layout(local_ray: None, tmp
         exact = {ids[i] for i in orders[-1] if (w := tuple(tokens(texts[i]))) in seen or seen.add(w)}
         assert set(drops.ids[drops.exact].tolist()) == exact
         signatures = sign(texts)
-        expected = [similarity(signatures[d], signatures[k]) for d, k in found[-1].items()]
+        expected = [similarity(signatures[d], signatures[k]) for d, k in drops_by_layout[-1].items()]
         assert drops.similarity.tolist() == pytest.approx([float(e) for e in expected])
     label = oracle_clusters([shingle_hashes(text, 5).tolist() for text in texts])
-    for drops_of, order in zip(found, orders, strict=True):
+    for drops_of, order in zip(drops_by_layout, orders, strict=True):
         smallest: dict[int, int] = {}
         for position in order.tolist():  # the oracle labels by position; the copy to keep has the smallest id
             smallest.setdefault(int(label[position]), position)
         assert drops_of == {i: smallest[int(label[i])] for i in range(len(texts)) if smallest[int(label[i])] != i}
-    assert len(found[0]) > 1500
+    assert len(drops_by_layout[0]) > 1500
 
 
 def test_verification_spares_what_only_a_chain_connects(local_ray: None, tmp_path: Path) -> None:

@@ -50,10 +50,10 @@ def test_features_are_what_their_definitions_say(language: str) -> None:
         words = rng.choices(ENGLISH if language == "en" else CHINESE, k=size)
         text = (" " if language == "en" else "").join(words)
         made.append(re.sub(r" ([;|]) ", r" \1\n", text) + rng.choice(["", "\n| a | 1 |\n\n", " \n"]))
-    for text, found in zip(made, describe(made, [language] * len(made)), strict=True):
-        assert found.keys() == set(FEATURES)
+    for text, features in zip(made, describe(made, [language] * len(made)), strict=True):
+        assert features.keys() == set(FEATURES)
         for name, value in plain(text, language).items():
-            assert found[name] == pytest.approx(value, abs=6e-5), (name, text[:80])
+            assert features[name] == pytest.approx(value, abs=6e-5), (name, text[:80])
 
 
 def test_a_text_is_described_alike_in_any_company() -> None:

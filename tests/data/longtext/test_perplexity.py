@@ -32,12 +32,12 @@ def plain_differences(llama: Path, ids: np.ndarray) -> list[float]:
             logits = model(torch.tensor([sequence])).logits[0].log_softmax(-1)
         return [float(logits[at, token]) for at, token in enumerate(sequence[1:])]
 
-    found = []
+    values = []
     for pair in segment_pairs(len(ids), CUT):
         first, second = ids[pair.start : pair.middle].tolist(), ids[pair.middle : pair.stop].tolist()
         alone, after = log_probs(second), log_probs(first + second)[len(first) :]
-        found.append(sum(a - b for a, b in zip(after, alone, strict=True)) / len(alone))
-    return found
+        values.append(sum(a - b for a, b in zip(after, alone, strict=True)) / len(alone))
+    return values
 
 
 @pytest.mark.parametrize("kind", ["own", "llama"])
@@ -46,18 +46,18 @@ def test_differences_equal_a_plain_computation(scorers: Path, kind: str, limit: 
     model = load_scorer(str(scorers / kind), None, 2 * CUT.segment)
     assert isinstance(model, OwnModel if kind == "own" else HuggingFaceModel)
     documents = [model.encode(text) for text in TEXTS]
-    found = differences(documents, CUT, model.log_probs, limit)
-    assert max(map(len, found)) > 5 and min(map(len, found)) == 0
-    for document, values in zip(documents, found, strict=True):
+    by_document = differences(documents, CUT, model.log_probs, limit)
+    assert max(map(len, by_document)) > 5 and min(map(len, by_document)) == 0
+    for document, values in zip(documents, by_document, strict=True):
         assert values.tolist() == pytest.approx(plain_differences(scorers / "llama", document), abs=2e-4)
 
 
 def test_rows_show_the_pair_that_fits_worst(scorers: Path) -> None:
     model = load_scorer(str(scorers / "own"), None, 2 * CUT.segment)
     rows = [{"id": at, "text": text} for at, text in enumerate(TEXTS)]
-    found = list(score_documents(rows, model, CUT, 4096))
-    assert [row["id"] for row in found] == [0, 1, 2, 3]
-    for row, text in zip(found, TEXTS, strict=True):
+    scored_rows = list(score_documents(rows, model, CUT, 4096))
+    assert [row["id"] for row in scored_rows] == [0, 1, 2, 3]
+    for row, text in zip(scored_rows, TEXTS, strict=True):
         if row["perplexity_difference"] is None:
             assert not row["differences"]
             continue

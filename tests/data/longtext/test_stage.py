@@ -46,9 +46,9 @@ def run(made: Made, *settings: str) -> Path:
 
 def files(folder: Path) -> dict[str, bytes]:
     """Everything that the manifest lists."""
-    found = manifests.load(folder)
-    assert found is not None
-    return {name: (folder / name).read_bytes() for name in found.files}
+    manifest = manifests.load(folder)
+    assert manifest is not None
+    return {name: (folder / name).read_bytes() for name in manifest.files}
 
 
 @pytest.fixture
@@ -137,17 +137,17 @@ def differences_in(work: list[tuple[Path, Path]]) -> dict[int, JsonObject]:
 
 @pytest.mark.usefixtures("local_ray")
 def test_differences_are_the_same_for_any_batches_and_actors(made: Made, scorers: Path, tmp_path: Path) -> None:
-    found = []
+    runs = []
     for batch, workers, parts in ((8192, 1, 2), (100, 3, 5)):
         folder = tmp_path / str(parts)
         folder.mkdir()
         work = parts_of(made, folder, parts)
         score_parts(work, ScorerSettings(str(scorers / "own"), None, CUT, batch), workers)
-        found.append(differences_in(work))
-    assert found[0].keys() == found[1].keys() == set(made.rows)
-    for document, row in found[0].items():
-        assert found[1][document].get("ending") == row.get("ending")
-        assert found[1][document]["differences"] == pytest.approx(row["differences"], abs=2.1e-4)
+        runs.append(differences_in(work))
+    assert runs[0].keys() == runs[1].keys() == set(made.rows)
+    for document, row in runs[0].items():
+        assert runs[1][document].get("ending") == row.get("ending")
+        assert runs[1][document]["differences"] == pytest.approx(row["differences"], abs=2.1e-4)
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -186,8 +186,8 @@ def test_where_every_part_is_scored_no_actor_starts(tmp_path: Path, monkeypatch:
 def scorer_pids() -> list[int]:
     from ray._private.state import actors
 
-    found: list[dict[str, Any]] = list(actors().values())
-    return [a["Pid"] for a in found if a["ActorClassName"] == PerplexityScorer.__name__ and a["State"] == "ALIVE"]
+    all_actors: list[dict[str, Any]] = list(actors().values())
+    return [a["Pid"] for a in all_actors if a["ActorClassName"] == PerplexityScorer.__name__ and a["State"] == "ALIVE"]
 
 
 @pytest.mark.slow
@@ -195,9 +195,9 @@ def scorer_pids() -> list[int]:
 def test_a_scorer_is_trained_in_the_run_where_none_is_named(made: Made, thresholds: str) -> None:
     folder = run(made, thresholds, "long_text.scorer_steps=3", "long_text.scorer_batch_tokens=512")
     assert (folder / "scorer" / "model" / "model.safetensors").is_file()
-    found = manifests.load(folder)
-    assert found is not None and found.metrics["scorer"]["training_step"] == 3
-    assert found.metrics["summary"]["kept"] > 0
+    manifest = manifests.load(folder)
+    assert manifest is not None and manifest.metrics["scorer"]["training_step"] == 3
+    assert manifest.metrics["summary"]["kept"] > 0
 
 
 @pytest.mark.process
@@ -211,7 +211,7 @@ def test_a_scorer_is_trained_in_the_run_where_none_is_named(made: Made, threshol
 def test_bad_input_is_one_line(setting: str, words: str, tmp_path: Path) -> None:
     path = tmp_path / "thresholds.yaml"
     path.write_text("web: {en: {conjunktion_ratio: [0, 1]}}")
-    code, summary, said = run_job("long_text", setting.format(path=path), "--run-dir", str(tmp_path / "run"))
+    code, summary, lines = run_job("long_text", setting.format(path=path), "--run-dir", str(tmp_path / "run"))
     assert code == 2 and summary["status"] == "refused"
-    assert len(said) == 1 and words in said[0]
+    assert len(lines) == 1 and words in lines[0]
     assert not (tmp_path / "run").exists()

@@ -33,8 +33,8 @@ def test_a_domains_row_replaces_what_it_names(domain: str, language: str, row: o
 def test_the_first_broken_bound_is_named() -> None:
     rules = parse_thresholds(TABLE).of("web", "en")
     scores = {"digit_ratio": 0.25, "conjunction_ratio": 0.01}
-    found = first_failure(scores, rules)
-    assert found is not None and (found.rule, found.value, found.threshold) == ("digit_ratio", 0.25, 0.2)
+    failure = first_failure(scores, rules)
+    assert failure is not None and (failure.rule, failure.value, failure.threshold) == ("digit_ratio", 0.25, 0.2)
     assert first_failure(scores | {"digit_ratio": 0.2}, {"digit_ratio": rules["digit_ratio"]}) is None
     assert first_failure({"digit_ratio": None}, rules) is None  # a score that could not be taken breaks nothing
 

@@ -137,7 +137,7 @@ def test_the_assistant_alone_counts_and_a_prompt_is_the_beginning_of_its_answer(
 
 
 @pytest.mark.parametrize(
-    ("message", "said"),
+    ("message", "problem"),
     [
         ({"role": "tool", "content": ""}, "role 'tool'"),
         ({"content": ""}, "role 'None'"),
@@ -148,8 +148,10 @@ def test_the_assistant_alone_counts_and_a_prompt_is_the_beginning_of_its_answer(
         ({"role": "assistant", "content": "", "action": {"name": "reward", "content": ""}}, "action must be"),
     ],
 )
-def test_what_is_no_message_is_refused_in_both_forms(tokenizer: Tokenizer, other: Any, message: Any, said: str) -> None:
-    with pytest.raises(UserError, match=f"message 1: .*{said}"):
+def test_what_is_no_message_is_refused_in_both_forms(
+    tokenizer: Tokenizer, other: Any, message: Any, problem: str
+) -> None:
+    with pytest.raises(UserError, match=f"message 1: .*{problem}"):
         encode_chat(tokenizer, [message])
     with pytest.raises(Exception, match=r"must be a text|unknown|only a"):
         other.apply_chat_template([message])

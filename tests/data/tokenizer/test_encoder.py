@@ -70,8 +70,8 @@ def test_any_vocabulary_merges_as_in_tiktoken(seed: int) -> None:
     tokens = [bytes([i]) for i in range(256)] + longer
     texts = ["".join(rng.choices(letters, k=rng.randint(1, 40))) for _ in range(400)]
     encoding = peer(tokens)
-    found = Encoder(tokens, encoding).encode(texts)
-    assert [ids.tolist() for ids in found] == encoding.encode_ordinary_batch(texts)
+    token_ids = Encoder(tokens, encoding).encode(texts)
+    assert [ids.tolist() for ids in token_ids] == encoding.encode_ordinary_batch(texts)
 
 
 def test_a_piece_of_any_length_is_encoded(full: Encoder) -> None:

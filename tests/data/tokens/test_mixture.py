@@ -39,15 +39,15 @@ def test_every_source_is_gone_through_document_by_document(sources: dict[str, To
     mixture = Mixture(sources, {"en": 2, "code": 1}, context=16, seed=5)
     sequences = 400
     for name, source in sources.items():
-        found = [p for i in range(sequences) for p in mixture.pieces(i) if p.source == name]
-        for before, after in itertools.pairwise(found):
+        pieces = [p for i in range(sequences) for p in mixture.pieces(i) if p.source == name]
+        for before, after in itertools.pairwise(pieces):
             if before.stop < source.lengths[before.document]:
                 assert (after.document, after.start) == (before.document, before.stop)
             else:
                 assert after.start == 0
-        ends = Counter(p.document for p in found if p.stop == source.lengths[p.document])
+        ends = Counter(p.document for p in pieces if p.stop == source.lengths[p.document])
         (drawn,) = [d for d in mixture.drawn(sequences) if d.source == name]
-        assert drawn.tokens == sum(p.stop - p.start for p in found)
+        assert drawn.tokens == sum(p.stop - p.start for p in pieces)
         for document, weight in enumerate(source.weights.tolist()):
             assert abs(ends[document] - weight * drawn.passes) <= weight + 1
 
@@ -92,19 +92,19 @@ def test_labels_are_the_next_token_of_the_same_document(sources: dict[str, Token
 
 def _lengths_by_kind(mixture: Mixture, sources: Mapping[str, TokenSource]) -> dict[str, Counter[bool]]:
     """kind of part -> of its pieces, how many are of documents shorter than SHORT."""
-    found: dict[str, Counter[bool]] = {}
+    counts: dict[str, Counter[bool]] = {}
     for number in range(2 * BLOCK):
         pieces = mixture.pieces(number)
-        kind = found.setdefault(mixture.part(number).kind, Counter())
+        kind = counts.setdefault(mixture.part(number).kind, Counter())
         kind.update(bool(sources[p.source].lengths[p.document] < SHORT) for p in pieces)
-    return found
+    return counts
 
 
 def test_half_of_the_sequences_are_made_of_short_documents(sources: dict[str, TokenSource]) -> None:
     mixture = Mixture(sources, {"en": 1, "code": 1}, 64, 1, short_share=0.5, short_context=SHORT)
     assert Counter(mixture.part(i).kind for i in range(BLOCK)) == {"short": BLOCK // 2, "long": BLOCK // 2}
-    found = _lengths_by_kind(mixture, sources)
-    assert found["short"].keys() == {True} and found["long"].keys() == {False}
+    counts = _lengths_by_kind(mixture, sources)
+    assert counts["short"].keys() == {True} and counts["long"].keys() == {False}
     assert mixture.notes == []
 
 

@@ -76,20 +76,20 @@ def _run(run_dir: Path) -> Result:
 
 def _read(run_dir: Path) -> dict[int, tuple[str, list[int], int, float, Row]]:
     """id -> source, tokens, bytes, weight, provenance of every document of both splits."""
-    found = {}
+    documents = {}
     for folder in sorted((run_dir / "tokens").glob("*/*/")):
         source = TokenSource(folder)
         sizes = [int(size) for path in sorted(folder.glob("*.bytes.npy")) for size in np.load(path)]
         for i, size in enumerate(sizes):
             weight = float(source.weights[i])
-            found[int(source.ids[i])] = (
+            documents[int(source.ids[i])] = (
                 folder.parent.name,
                 source.tokens(i).tolist(),
                 size,
                 weight,
                 source.provenance(i),
             )
-    return found
+    return documents
 
 
 def _expected(rows: list[Row]) -> dict[int, tuple[str, list[int], int, float, Row]]:
@@ -172,8 +172,8 @@ def test_receipts_name_what_the_manifest_lists(local_ray: None, run_dir: Path) -
     receipts = sorted((run_dir / "tokens" / "receipts").iterdir())
     named = [run_dir / "tokens" / name for path in receipts for name in json.loads(path.read_text())["files"]]
     assert sorted(named) == sorted(files)
-    found = set((run_dir / "tokens").glob("*/*/shard-*"))
-    assert found == set(files)
+    shards = set((run_dir / "tokens").glob("*/*/shard-*"))
+    assert shards == set(files)
     assert np.load(next(p for p in files if p.name.endswith("ids.npy"))).dtype == np.int64
     shutil.rmtree(run_dir / "text")
     shutil.rmtree(run_dir / "code")

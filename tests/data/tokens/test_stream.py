@@ -48,8 +48,8 @@ def test_over_whole_passes_every_document_appears_weight_times_passes_times(
     stream, source = _stream(tmp_path_factory, documents)
     passes = 4 * fours  # with weights in quarters every document is then due a whole number of times
     total = round(sum(length * weight * passes for length, weight in documents))
-    found = Counter(_whole_documents(stream.pieces(0, total), source))
-    assert found == {i: weight * passes for i, (length, weight) in enumerate(documents) if length}
+    counts = Counter(_whole_documents(stream.pieces(0, total), source))
+    assert counts == {i: weight * passes for i, (length, weight) in enumerate(documents) if length}
 
 
 @settings(max_examples=60)
@@ -79,9 +79,9 @@ def test_any_weight_is_kept_to_within_one_copy_after_every_pass(
 ) -> None:
     stream, source = _stream(tmp_path_factory, [(5, weight) for weight in weights])
     total = stream._start(passes)
-    found = Counter(_whole_documents(stream.pieces(0, total), source)) if total else Counter[int]()
+    counts = Counter(_whole_documents(stream.pieces(0, total), source)) if total else Counter[int]()
     for i, weight in enumerate(weights):
-        assert abs(found[i] - weight * passes) < 1 + 1e-3
+        assert abs(counts[i] - weight * passes) < 1 + 1e-3
 
 
 def test_copies_of_a_document_lie_a_share_of_the_pass_apart(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -49,7 +49,7 @@ def plain_group(token: str) -> int:
 def plain_features(text: str) -> set[tuple[Any, ...]]:
     """What the module's docstring says, with names for hashes."""
     folded = re.sub("[0-9]", "0", fold(text))
-    found: set[tuple[Any, ...]] = set()
+    features: set[tuple[Any, ...]] = set()
     tokens, shapes = ["<"], ["<"]
     at = 0
     while at < len(folded):
@@ -66,29 +66,29 @@ def plain_features(text: str) -> set[tuple[Any, ...]]:
         tokens.append("w" + word)
         shapes.append(f"{'=' if len(word) <= 3 else '~'}{style}{word[-3:]}")
         if style:
-            found |= {("capitals", style), ("capitals", style, word)}
+            features |= {("capitals", style), ("capitals", style, word)}
         edged = f" {word} "
-        found |= {("letters", edged[i : i + n]) for n in (3, 4, 5) for i in range(len(edged) - n + 1)}
+        features |= {("letters", edged[i : i + n]) for n in (3, 4, 5) for i in range(len(edged) - n + 1)}
         at = match.end()
     tokens.append(">")
     shapes.append(">")
     inner, last = tokens[1:-1], len(tokens) - 2
-    found |= {("tokens", *inner[i : i + n]) for n in (1, 2, 3) for i in range(len(inner) - n + 1)}
-    found |= {("around", inner[i], inner[i + 2]) for i in range(len(inner) - 2)}
-    found |= {("shapes", *shapes[i : i + n]) for n in (2, 3, 4) for i in range(len(shapes) - n + 1)}
+    features |= {("tokens", *inner[i : i + n]) for n in (1, 2, 3) for i in range(len(inner) - n + 1)}
+    features |= {("around", inner[i], inner[i + 2]) for i in range(len(inner) - 2)}
+    features |= {("shapes", *shapes[i : i + n]) for n in (2, 3, 4) for i in range(len(shapes) - n + 1)}
     groups = [plain_group(token) for token in tokens]
-    found |= {("groups", *groups[i : i + n]) for n in (2, 3, 4, 5) for i in range(len(groups) - n + 1)}
-    found |= {("before", groups[i], tokens[i + 1]) for i in range(last + 1)}
-    found |= {("behind", tokens[i], groups[i + 1]) for i in range(last + 1)}
-    found |= {("around any", groups[i], groups[i + 2]) for i in range(last)}
-    found |= {("around token", groups[i], tokens[i + 1], groups[i + 2]) for i in range(last)}
+    features |= {("groups", *groups[i : i + n]) for n in (2, 3, 4, 5) for i in range(len(groups) - n + 1)}
+    features |= {("before", groups[i], tokens[i + 1]) for i in range(last + 1)}
+    features |= {("behind", tokens[i], groups[i + 1]) for i in range(last + 1)}
+    features |= {("around any", groups[i], groups[i + 2]) for i in range(last)}
+    features |= {("around token", groups[i], tokens[i + 1], groups[i + 2]) for i in range(last)}
     for i in range(1, last + 1):
         j = next((j for j in range(i + 1, min(i + 8, last) + 1) if tokens[j] == tokens[i]), None)
         if j is not None:
-            found.add(("again", j - i, shapes[i]))
+            features.add(("again", j - i, shapes[i]))
             if tokens[i + 1] == tokens[j + 1]:
-                found.add(("pair again", j - i))
-    return found
+                features.add(("pair again", j - i))
+    return features
 
 
 @pytest.mark.long
@@ -98,8 +98,8 @@ def test_two_texts_share_the_features_that_the_definition_says() -> None:
     alphabet = list("aAbBcé1٣ .,!\n_-坏话が")
     texts = ["", "a", *("".join(rng.choice(alphabet, n)) for n in rng.integers(1, 41, 800))]
     defined = [plain_features(text) for text in texts]
-    found = vectors(texts, grouped())
-    lengths = np.diff(found.indptr)
+    matrix = vectors(texts, grouped())
+    lengths = np.diff(matrix.indptr)
     collisions = expected = 0.0
     for i, features in enumerate(defined):
         expected += len(features) ** 2 / 2 / PLACES
@@ -107,7 +107,7 @@ def test_two_texts_share_the_features_that_the_definition_says() -> None:
         assert lengths[i] <= len(features)
     for i in range(0, len(texts), 2):
         first, second = defined[i], defined[i + 1]
-        product = (found[i] @ found[i + 1].T).toarray()[0, 0] * np.sqrt(lengths[i] * lengths[i + 1])
+        product = (matrix[i] @ matrix[i + 1].T).toarray()[0, 0] * np.sqrt(lengths[i] * lengths[i + 1])
         assert product == pytest.approx(round(product), abs=1e-3) and round(product) >= len(first & second)
         expected += len(first) * len(second) / PLACES
         collisions += round(product) - len(first & second)
@@ -190,9 +190,9 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
 def test_a_run_takes_a_finished_model_or_trains_its_own(tmp_path: Path) -> None:
     labels = DATA / "labels" / "toxicity.jsonl"
     labelled = ClassifierConfig(labels=str(labels))
-    own = provide("toxicity", labelled, tmp_path / "own", 1)
+    folder = provide("toxicity", labelled, tmp_path / "own", 1)
     finished = ClassifierConfig(model=str(tmp_path / "own"))
-    assert provide("toxicity", finished, tmp_path / "run" / "copy", 2) == own  # copied, not trained
+    assert provide("toxicity", finished, tmp_path / "run" / "copy", 2) == folder  # copied, not trained
     scores = [load_classifier(tmp_path / name).score(["some text"])[0] for name in ("own", "run/copy")]
     assert scores[0] == scores[1]
     stamp = (tmp_path / "own" / "model.npz").stat().st_mtime_ns
@@ -323,9 +323,9 @@ def test_figures_are_those_of_a_count_by_hand(rows: list[tuple[float, bool]]) ->
 
     hits = sum(score < threshold and not is_good for score, is_good in rows)
     fallen, bad = sum(score < threshold for score, _ in rows), sum(not is_good for _, is_good in rows)
-    found = measures(scores, good, threshold)
-    assert found["accuracy"] == pytest.approx(1 - mistakes(threshold) / len(rows), abs=1e-4)
-    assert found["f1"] == pytest.approx(2 * hits / max(1, fallen + bad), abs=1e-4)
+    figures = measures(scores, good, threshold)
+    assert figures["accuracy"] == pytest.approx(1 - mistakes(threshold) / len(rows), abs=1e-4)
+    assert figures["f1"] == pytest.approx(2 * hits / max(1, fallen + bad), abs=1e-4)
     assert mistakes(threshold) == min(mistakes(t / 100) for t in range(1, 100))
     for row in curve(scores, good):
         removed = [g for s, g in rows if s < row["threshold"]]
@@ -342,9 +342,9 @@ def test_the_job_trains_from_files_and_refuses_in_one_line(tmp_path: Path, capsy
     columns = ["--text-column", "body", "--label-column", "class", "--good", "fine"]
     call = ["--name", "toxicity", "--out", str(tmp_path / "m"), *columns]
     assert train_classifier.main([*call, str(tmp_path / "a.csv")]) == 0
-    said = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert said["status"] == "done" and said["auc"] > 0.99 and Path(said["card"]).is_file()
-    assert load_classifier(tmp_path / "m").score(["loud sale offer"])[0] < said["threshold"]
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary["status"] == "done" and summary["auc"] > 0.99 and Path(summary["card"]).is_file()
+    assert load_classifier(tmp_path / "m").score(["loud sale offer"])[0] < summary["threshold"]
     (tmp_path / "file").touch()
     for arguments, message in (
         ([*call, str(tmp_path / "none.csv")], "cannot read labels"),

@@ -107,9 +107,9 @@ def test_a_blocked_domain_blocks_what_lies_under_it(tmp_path: Path, url: str, hi
 def test_a_line_of_a_list(tmp_path: Path, line: str, named: list[str]) -> None:
     assert entries(line) == named
     (tmp_path / "list.txt").write_text(f"first.test\n{line}\nlast.test")
-    table, told = Domains.read(tmp_path / "list.txt")
+    table, listing = Domains.read(tmp_path / "list.txt")
     comment = not line.partition("#")[0].strip()
-    assert told == DomainList(2 + len(named), int(not named and not comment), [])
+    assert listing == DomainList(2 + len(named), int(not named and not comment), [])
     urls = [f"http://x.[{n}]/" if ":" in n else f"http://{n}/" for n in ("first.test", *named, "last.test")]
     assert all(table.match_batch([url.replace("x.[", "[") for url in urls]))
 
@@ -117,12 +117,12 @@ def test_a_line_of_a_list(tmp_path: Path, line: str, named: list[str]) -> None:
 @pytest.mark.long
 @settings(max_examples=300)
 @given(st.lists(HOSTS, min_size=1, max_size=8), st.lists(HOSTS, max_size=8), st.sampled_from(["", "u:p@", "a@b@"]))
-def test_look_ups_equal_a_set_of_strings(listed: list[str], asked: list[str], user: str) -> None:
+def test_look_ups_equal_a_set_of_strings(listed: list[str], hosts: list[str], user: str) -> None:
     known = [name for line in listed for name in entries(line)]
     empty = Domains.of(np.zeros(0, np.uint64))
-    assert empty.match_batch([f"http://{h}/" for h in asked]) == [None] * len(asked)
+    assert empty.match_batch([f"http://{h}/" for h in hosts]) == [None] * len(hosts)
     table = Domains.of(np.array([key_of(name) for name in known], np.uint64))
-    urls = [f"hTTp://{user}{host}:80/p" for host in asked + listed]
+    urls = [f"hTTp://{user}{host}:80/p" for host in hosts + listed]
     assert table.match_batch(urls) == [brute_force(known, url) for url in urls]
 
 
@@ -138,11 +138,11 @@ def test_compiled_and_python_readers_agree_on_every_line(
 ) -> None:
     path = tmp_path_factory.mktemp("lines") / "list.txt"
     path.write_text("\n".join(lines), newline="")
-    table, told = Domains.read(path)
+    table, listing = Domains.read(path)
     names = {name for line in lines for name in entries(line)}
-    assert told.domains == len(names)
+    assert listing.domains == len(names)
     assert np.array_equal(table.table, Domains.of(np.array([key_of(n) for n in names], np.uint64)).table)
-    assert told.ignored == sum(not entries(line) and bool(line.partition("#")[0].strip()) for line in lines)
+    assert listing.ignored == sum(not entries(line) and bool(line.partition("#")[0].strip()) for line in lines)
 
 
 def test_unicode_hosts_are_what_idna_makes_of_them() -> None:
@@ -156,8 +156,8 @@ def test_lists_may_be_packed_or_ut1_folders(tmp_path: Path) -> None:
         (tmp_path / "ut1" / category / "domains").write_text(names)
         (tmp_path / "ut1" / category / "urls").write_text("good.test/bad-page\ngood.test\n")
         (tmp_path / "ut1" / category / "expressions").write_text("(x|y).test")
-    table, told = Domains.read(tmp_path / "ut1")
-    assert told == DomainList(3, 0, []) and table.match_batch(["http://good.test/bad-page"]) == [None]
+    table, listing = Domains.read(tmp_path / "ut1")
+    assert listing == DomainList(3, 0, []) and table.match_batch(["http://good.test/bad-page"]) == [None]
     with gzip.open(tmp_path / "list.gz", "wt") as out:
         out.write("c.test\na.test\nb.test\na.test\n")
     packed, _ = Domains.read(tmp_path / "list.gz")
@@ -172,8 +172,8 @@ def test_lists_may_be_packed_or_ut1_folders(tmp_path: Path) -> None:
 
 def test_a_public_suffix_does_not_block_a_country(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("com\nco.uk\nbad.co.uk\ngithub.io\n")
-    table, told = Domains.read(tmp_path / "list.txt")
-    assert told == DomainList(2, 1, ["co.uk"])
+    table, listing = Domains.read(tmp_path / "list.txt")
+    assert listing == DomainList(2, 1, ["co.uk"])
     urls = ["http://a.co.uk", "http://bad.co.uk", "http://a.com", "http://a.github.io"]
     assert table.match_batch(urls) == [None, "bad.co.uk", None, "github.io"]
 

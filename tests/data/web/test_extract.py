@@ -238,8 +238,8 @@ def test_the_gold_texts_come_out_of_all_annotated_captures(shared_data: Path) ->
             captures = [c for c in read_captures(stream, 1 << 24, Counter()) if sha1(c.body).hexdigest() in gold]
             for capture, extracted in extractor.extract_all((c, Page(c.body, c.charset)) for c in captures):
                 row, text = gold[sha1(capture.body).hexdigest()], extracted.text if extracted else ""
-                found = sum(segment in text for segment in row["with"])
-                hits, misses = hits + found, misses + len(row["with"]) - found
+                count = sum(segment in text for segment in row["with"])
+                hits, misses = hits + count, misses + len(row["with"]) - count
                 wrong += sum(segment in text for segment in row["without"])
     f1 = 2 * hits / (2 * hits + misses + wrong)
     print(f"{f1:.4f}")

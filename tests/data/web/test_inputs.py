@@ -60,12 +60,12 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.long
 def test_archives_in_s3(s3: str, tmp_path: Path) -> None:
     (tmp_path / "a.warc.gz").write_bytes(ARCHIVE)
-    found = find_sources(f"{s3}/*.warc.gz")
-    assert [(source.dump, source.path) for source in found] == [
+    sources = find_sources(f"{s3}/*.warc.gz")
+    assert [(source.dump, source.path) for source in sources] == [
         ("CC-MAIN-2024-10", f"{s3}/{name}.warc.gz") for name in ("a", "b")
     ]
-    assert [captured(source) for source in found] == [20, 20]
-    assert fingerprint(found[0]) == fingerprint(at(str(tmp_path / "a.warc.gz")))
+    assert [captured(source) for source in sources] == [20, 20]
+    assert fingerprint(sources[0]) == fingerprint(at(str(tmp_path / "a.warc.gz")))
     with pytest.raises(UserError, match=r"cannot read s3://crawl/none\.warc\.gz"):
         open_source(at("s3://crawl/none.warc.gz"))
 
@@ -165,5 +165,5 @@ def test_files_that_are_no_archives_are_passed_over_unless_all_are_such(tmp_path
     with pytest.raises(UserError, match=r"no file of input=.* is a web archive"):
         pipeline.sources(load_config("nano", None, [f"input={tmp_path}/*"]))
     (tmp_path / "a.warc.gz").write_bytes(ARCHIVE)
-    found = pipeline.sources(load_config("nano", None, [f"input={tmp_path}/*"]))
-    assert sum(name.startswith("file ") for name in found) == 2
+    fingerprints = pipeline.sources(load_config("nano", None, [f"input={tmp_path}/*"]))
+    assert sum(name.startswith("file ") for name in fingerprints) == 2

@@ -28,8 +28,8 @@ def run(folder: Path, config: Config) -> dict[str, Manifest]:
 
 def rows(folder: Path, files: str, step: str | None = None) -> list[dict[str, object]]:
     """Rows of `final/kept` and the like, of one step where it is named."""
-    found = (row for path in sorted((folder / "text").glob(f"{files}-*")) for row in read_jsonl(path))
-    return [row for row in found if step in (None, row.get("drop_step"))]
+    records = (row for path in sorted((folder / "text").glob(f"{files}-*")) for row in read_jsonl(path))
+    return [row for row in records if step in (None, row.get("drop_step"))]
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +52,13 @@ def test_what_is_not_named_removes_and_scores_nothing(off: Path) -> None:
 
 
 def test_manifest_and_report_say_which_steps_were_off(off: Path) -> None:
-    found = run(off, load_config("nano", None, [ARCHIVE, *ALL_OFF]))  # skipped: all is unchanged
-    assert found["text"].metrics["off"] == {
+    manifests = run(off, load_config("nano", None, [ARCHIVE, *ALL_OFF]))  # skipped: all is unchanged
+    assert manifests["text"].metrics["off"] == {
         **{f"text.{name}": "no list named" for name in LISTS},
         **{f"text.classifiers.{name}": "no model named" for name in CLASSIFIERS},
     }
-    assert found["decontamination"].metrics["off"] == {"decontamination.benchmarks": "no benchmark named"}
-    assert found["code"].metrics["off"] == {"code.source": "no source named"}
+    assert manifests["decontamination"].metrics["off"] == {"decontamination.benchmarks": "no benchmark named"}
+    assert manifests["code"].metrics["off"] == {"code.source": "no source named"}
     page = write_report(off).read_text(encoding="utf-8")
     for line in (
         "off: no list named (text.blocked_domains, text.blocked_words); no model named (text.classifiers.advertisement",

@@ -217,8 +217,8 @@ def test_extraction_reaches_the_gold_texts(shared_data: Path) -> None:
             if capture.url in gold:
                 text = main_text(decode(capture.body, capture.charset)[0]) or ""
                 row = gold[capture.url]
-                found = sum(segment in text for segment in row["with"])
-                hits, misses = hits + found, misses + len(row["with"]) - found
+                count = sum(segment in text for segment in row["with"])
+                hits, misses = hits + count, misses + len(row["with"]) - count
                 wrong += sum(segment in text for segment in row["without"])
     assert hits > 100
     assert 2 * hits / (2 * hits + misses + wrong) >= 0.88

@@ -91,8 +91,8 @@ def test_a_real_dump_against_two_finished_ones(shared_data: Path, local_ray: Non
         runs.append(run(tmp_path / dump, pages, "text.languages=null", f"text.previous=[{before}]"))
     both = run(tmp_path / "all", f"input={shared_data}/web/CC-MAIN-*/*.warc.gz", "text.languages=null")
     lists = [list(read_jsonl(paths.replaced_path(text))) for text in runs]
-    print({dump: len(found) for dump, found in zip(dumps, lists, strict=True)})
-    gone = {int(row["id"]) for found in lists for row in found}
+    print({dump: len(rows) for dump, rows in zip(dumps, lists, strict=True)})
+    gone = {int(row["id"]) for rows in lists for row in rows}
     assert not lists[0] and lists[1] and {row["dump"] for row in lists[2]} == set(dumps[:2])
     assert set.union(*map(survivors, runs)) - gone == survivors(both)
     # Of the new dump alone documents were read: those of the old ones lie in their own runs.

@@ -50,8 +50,8 @@ def test_planted_copies_fall_and_the_newest_stays(shared_data: Path, local_ray: 
     for members in groups["near"].values():
         pair = sorted(members & entered.keys(), key=lambda key: entered[key]["id"])
         if len(pair) == 2:
-            one, other = (grams[key] for key in pair)
-            chances.append(catch_probability(len(one & other) / len(one | other), 14, 9))
+            first, second = (grams[key] for key in pair)
+            chances.append(catch_probability(len(first & second) / len(first | second), 14, 9))
             caught += pair[1] in removed
     print(f"exact groups {len(here)}, near pairs {len(chances)}, expected {sum(chances):.1f}, caught {caught}")
     # Other copies of a page can connect the two of a pair: caught may lie above the curve, not below.
@@ -76,11 +76,11 @@ def test_damaged_and_odd_archives_are_all_accounted_for(shared_data: Path, local
 
 def test_books_and_papers_enter_as_text_with_settings_of_their_own(local_ray: None, tmp_path: Path) -> None:
     prose = "The river rose in the night, and by the morning the lower fields were under water. " * 40
-    own = [f"{prose} Chapter {name} tells of the {name} flood, which nobody who saw it forgot." for name in "abcd"]
+    chapters = [f"{prose} Chapter {name} tells of the {name} flood, which nobody who saw it forgot." for name in "abcd"]
     (tmp_path / "books").mkdir()
-    for number, words in enumerate(own[:2]):
+    for number, words in enumerate(chapters[:2]):
         (tmp_path / "books" / f"{number}.txt").write_text(words)
-    papers = [{"body": own[2], "url": "doi:1"}, {"body": "too short"}, {"body": own[0]}]
+    papers = [{"body": chapters[2], "url": "doi:1"}, {"body": "too short"}, {"body": chapters[0]}]
     write_jsonl(tmp_path / "papers.jsonl.zst", papers)
     rules = json.dumps({"en": {rule: [None, None] for rule in RULES["en"]}})
     text = run(

@@ -172,8 +172,8 @@ def _torn(text: str) -> str:
     ],
 )  # fmt: skip
 def test_each_damage_falls_by_the_rule_made_for_it(rule: str, language: str, damage: Callable[[str], str]) -> None:
-    found = verdict(damage(TEXTS[language]), language)
-    assert found is not None and found.rule == rule
+    failure = verdict(damage(TEXTS[language]), language)
+    assert failure is not None and failure.rule == rule
 
 
 def test_the_first_broken_rule_of_the_language_decides() -> None:

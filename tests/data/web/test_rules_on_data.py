@@ -35,9 +35,9 @@ def verdicts(texts: list[str], language: str) -> list[Verdict | None]:
 
 
 def pass_rate(texts: list[str], language: str) -> float:
-    found = verdicts(texts, language)
-    print([v for v in found if v])  # shown where a rate is too low
-    return sum(v is None for v in found) / len(found)
+    outcomes = verdicts(texts, language)
+    print([v for v in outcomes if v])  # shown where a rate is too low
+    return sum(v is None for v in outcomes) / len(outcomes)
 
 
 def book(path: Path) -> str:

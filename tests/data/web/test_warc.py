@@ -94,12 +94,12 @@ def test_dumps_are_ranked_newest_first_and_ids_follow(tmp_path: Path) -> None:
         (tmp_path / dump).mkdir()
         for name in ("b", "a"):
             (tmp_path / dump / f"{name}.warc").write_bytes(response(1, page(1)))
-    found = find_sources(str(tmp_path / "*" / "*.warc"))
-    assert [s.index for s in found] == list(range(6))
-    newest = [s for s in found if s.dump == "CC-MAIN-2024-33"]
-    older = [s for s in found if s.dump != "CC-MAIN-2024-33"]
+    sources = find_sources(str(tmp_path / "*" / "*.warc"))
+    assert [s.index for s in sources] == list(range(6))
+    newest = [s for s in sources if s.dump == "CC-MAIN-2024-33"]
+    older = [s for s in sources if s.dump != "CC-MAIN-2024-33"]
     assert max(s.document_id(999_999) for s in newest) < min(s.document_id(0) for s in older)
-    ids = [s.document_id(row) for s in found for row in (0, 1, 2**28 - 1)]
+    ids = [s.document_id(row) for s in sources for row in (0, 1, 2**28 - 1)]
     assert len(set(ids)) == len(ids) and max(ids) < 2**64
 
 
@@ -112,9 +112,9 @@ def test_the_dump_is_the_crawl_even_of_the_official_layout(tmp_path: Path) -> No
     ):
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_bytes(response(1, page(1)))
-    found = find_sources(str(tmp_path / "**" / "*.warc")) + find_sources(str(tmp_path / "*/of/*/*/*"))
-    assert [s.dump for s in found] == ["CC-MAIN-2023-50", "CC-MAIN-2024-10", "pages", "CC-MAIN-2024-18"]
-    old, new = found[:2]
+    sources = find_sources(str(tmp_path / "**" / "*.warc")) + find_sources(str(tmp_path / "*/of/*/*/*"))
+    assert [s.dump for s in sources] == ["CC-MAIN-2023-50", "CC-MAIN-2024-10", "pages", "CC-MAIN-2024-18"]
+    old, new = sources[:2]
     assert new.document_id(0) < old.document_id(0)
 
 
@@ -260,8 +260,8 @@ def peers(data: bytes) -> Iterator[tuple[tuple[str, str, str], int]]:
     with contextlib.suppress(OSError):
         for record in fastwarc.warc.ArchiveIterator(BytesIO(data)):
             headers = record.headers
-            found = identity(str(record.record_type), headers.get("WARC-Target-URI"), headers.get("WARC-Record-ID"))
-            yield found, record.stream_pos
+            key = identity(str(record.record_type), headers.get("WARC-Target-URI"), headers.get("WARC-Record-ID"))
+            yield key, record.stream_pos
     records = warcio.archiveiterator.ArchiveIterator(BytesIO(data))
     with contextlib.suppress(ArchiveLoadFailed, AttributeError):
         for record in records:
@@ -280,13 +280,13 @@ def test_whatever_fastwarc_or_warcio_reads_is_read(shared_data: Path, collection
         data = path.read_bytes()
         counts: Counter[str] = Counter()
         ours = list(read_records(BytesIO(data), counts))
-        found = Counter(identity(record.kind, record.url, record.record_id) for record in ours)
+        identities = Counter(identity(record.kind, record.url, record.record_id) for record in ours)
         places = [record.offset for record in ours]
         if path.suffix == ".wacz":
             with zipfile.ZipFile(path) as archive:
                 data = archive.read("archive/data.warc.gz")
         theirs = list(peers(data))
-        assert [their for their in theirs if their[0] not in found and their[1] not in places] == [], path.name
+        assert [their for their in theirs if their[0] not in identities and their[1] not in places] == [], path.name
         if not (data.startswith(b"\x1f\x8b") and len(set(places)) < len(places)):  # members of several records
             assert len(set(places)) == len(places), path.name
         skipped = sum(counts[name] for name in counts if name.startswith("skipped_bytes"))

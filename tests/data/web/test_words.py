@@ -36,7 +36,7 @@ def test_words_respect_word_borders_where_the_script_has_any(text: str, hits: li
 
 @given(st.lists(LETTERS.filter(lambda w: bool(w.strip())), max_size=6), LETTERS)
 def test_one_pass_finds_what_a_search_at_every_place_finds(words: list[str], text: str) -> None:
-    folded, found = fold(text), []
+    folded, matches = fold(text), []
     assert len(folded) == len(text)
     for last in range(len(text)):
         for word in {fold(w) for w in words}:
@@ -47,8 +47,8 @@ def test_one_pass_finds_what_a_search_at_every_place_finds(words: list[str], tex
                     left >= 0 and right < len(text) and both_inside(folded[left], folded[right])
                     for left, right in borders
                 ):
-                    found.append((last, word))
-    assert sorted(Words(words).matches(text)) == sorted(word for _, word in found)
+                    matches.append((last, word))
+    assert sorted(Words(words).matches(text)) == sorted(word for _, word in matches)
 
 
 def both_inside(left: str, right: str) -> bool:

@@ -129,7 +129,7 @@ class _Bounded(io.RawIOBase):
 def _open_tar(path: str, limits: ReadLimits) -> tarfile.TarFile:
     with Path(path).open("rb") as raw:
         head = raw.read(6)
-    opener = next((found for magic, found in _MAGIC.items() if head.startswith(magic)), None)
+    opener = next((candidate for magic, candidate in _MAGIC.items() if head.startswith(magic)), None)
     unpacked = io.FileIO(path) if opener is None else opener(path)
     return tarfile.TarFile(fileobj=_Bounded(unpacked, limits), mode="r", errorlevel=2)
 
@@ -160,5 +160,5 @@ def _check_count(path: str, members: int, limits: ReadLimits) -> None:
 
 
 def _damaged(path: str, error: Exception) -> UserError:
-    said = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return UserError(f"code.source: cannot read archive {path}: {said}; mend it or leave it out")
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError(f"code.source: cannot read archive {path}: {reason}; mend it or leave it out")

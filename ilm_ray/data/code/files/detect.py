@@ -41,10 +41,10 @@ def language_of(path: str, head: bytes = b"") -> str | None:
     if suffix in _INSIDE and head and _INSIDE[suffix][0].search(head[:_HEAD].decode("utf-8", "replace")):
         return _INSIDE[suffix][1]
     # Files of one suffix have one language: the table of patterns is searched once for each.
-    found = (_by_name(f"x{suffix}") if suffix and not _has_own_name(name) else None) or _by_name(name)
-    if found is None and head.startswith(b"#!"):
-        found = _by_interpreter(identify.parse_shebang(io.BytesIO(head[:_HEAD])))
-    return found
+    language = (_by_name(f"x{suffix}") if suffix and not _has_own_name(name) else None) or _by_name(name)
+    if language is None and head.startswith(b"#!"):
+        language = _by_interpreter(identify.parse_shebang(io.BytesIO(head[:_HEAD])))
+    return language
 
 
 def is_binary_name(path: str) -> bool:

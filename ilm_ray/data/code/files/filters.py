@@ -53,8 +53,8 @@ class Judged(NamedTuple):
 def path_verdict(path: str, size: int, max_bytes: int) -> Verdict | None:
     """Why a file falls by its name and size alone, so that it need not be read."""
     name = posixpath.basename(path)
-    if found := _VENDORED.search(path):
-        return Verdict("vendored", found[0].strip("/"), None)
+    if match := _VENDORED.search(path):
+        return Verdict("vendored", match[0].strip("/"), None)
     if name.lower() in _LOCKS:
         return Verdict("lock_file", name, None)
     if _MINIFIED_NAME.search(name):
@@ -102,7 +102,7 @@ def content_verdict(path: str, text: str, language: str) -> Verdict | None:
         return Verdict("empty", len(text), 1)
     if marker := _generated_marker(path, text):
         return Verdict("generated", marker, None)
-    encoded = sum(len(found[0]) for found in _ENCODED.finditer(text)) / len(text)
+    encoded = sum(len(match[0]) for match in _ENCODED.finditer(text)) / len(text)
     if encoded > MAX_ENCODED and language != "jupyter":  # a notebook's pictures go with its outputs
         return Verdict("encoded", round(encoded, 4), MAX_ENCODED)
     if language in PROSE:
@@ -121,12 +121,12 @@ def content_verdict(path: str, text: str, language: str) -> Verdict | None:
 
 def _generated_marker(path: str, text: str) -> str | None:
     """What says so: a name, or words in a comment among the first lines (a program may write them into its output)."""
-    if found := _GENERATED_NAME.search(path):
-        return found[0]
+    if match := _GENERATED_NAME.search(path):
+        return match[0]
     head = text[:8192].split("\n")[:_HEAD_LINES]
-    if not (found := _GENERATED.search("\n".join(head))):
+    if not (match := _GENERATED.search("\n".join(head))):
         return None
     for line in head:
-        if _COMMENT.match(line) and (found := _GENERATED.search(line)):
-            return found[0].strip()[:60]
+        if _COMMENT.match(line) and (match := _GENERATED.search(line)):
+            return match[0].strip()[:60]
     return None

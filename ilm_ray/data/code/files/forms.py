@@ -59,7 +59,7 @@ def section(path: str, text: str, language: str) -> str:
 
 def fenced(text: str, language: str) -> str:
     """A code block whose fence is longer than any run of backticks in the text."""
-    fence = "`" * max([3, *(len(found) + 1 for found in _FENCE.findall(text))])
+    fence = "`" * max([3, *(len(run) + 1 for run in _FENCE.findall(text))])
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
@@ -93,10 +93,10 @@ def html(text: str, language: str = "html") -> str:
         with warnings.catch_warnings():  # XML on purpose: its elements get HTML's names
             warnings.simplefilter("ignore", XMLParsedAsHTMLWarning)
             soup = BeautifulSoup(text, "html5lib")
-        for found in soup.find_all(_NO_CONTENT):
-            found.decompose()
-        for found in soup.find_all(list(_DOCBOOK)):
-            found.name = _DOCBOOK[found.name]
+        for element in soup.find_all(_NO_CONTENT):
+            element.decompose()
+        for element in soup.find_all(list(_DOCBOOK)):
+            element.name = _DOCBOOK[element.name]
         if _depth(soup) > _MAX_DEPTH:
             raise Unconvertible("elements nested too deeply")
         converted = _Converter(heading_style="ATX", bullets="-", code_language_callback=_code_language).convert_soup(
@@ -123,7 +123,9 @@ class _Converter(MarkdownConverter):
 def _code_language(el: Any) -> str:
     """`language-python`, `highlight-python` and the like, of a block or what is around or in it."""
     near = [el, el.find("code"), *el.parents][:5]
-    classes = " ".join(" ".join(found.get("class") or ()) for found in near if found is not None and found.attrs)
+    classes = " ".join(
+        " ".join(element.get("class") or ()) for element in near if element is not None and element.attrs
+    )
     named = re.search(r"(?:language|lang|highlight|highlight-source|brush:?)[- ]?([a-z][\w+#]*)", classes)
     return named[1] if named and named[1] not in ("default", "notranslate", "none", "text") else ""
 
@@ -163,9 +165,9 @@ def _notebook_language(book: dict[str, Any]) -> str:
 def _open_elements(text: str) -> int:
     """The most elements open at once, roughly, of those that need an end tag: the parser's time is quadratic in it."""
     opened = most = 0
-    for found in _TAG.finditer(text):
-        if found[2].lower() not in _NO_END and not found[0].endswith("/>"):
-            opened += -1 if found[1] else 1
+    for tag in _TAG.finditer(text):
+        if tag[2].lower() not in _NO_END and not tag[0].endswith("/>"):
+            opened += -1 if tag[1] else 1
             most = max(most, opened)
     return most
 

@@ -34,15 +34,15 @@ def head(location: str) -> str:
 
 def list_files(location: str, revision: str) -> Listing:
     """Regular files of a commit; links and submodules are left out. Raises UserError where objects are missing."""
-    found, left_out = list[Entry](), Counter[str]()
+    entries, left_out = list[Entry](), Counter[str]()
     for line in _output(location, "ls-tree", "-r", "-z", "-l", "--full-tree", revision).split(b"\0")[:-1]:
         about, _, name = line.partition(b"\t")
         mode, _, number, size = about.split()
         if mode in _REGULAR:
-            found.append(Entry(os.fsdecode(name), int(size), number.decode()))
+            entries.append(Entry(os.fsdecode(name), int(size), number.decode()))
         else:
             left_out["no_regular_file"] += 1
-    return Listing(found, left_out)
+    return Listing(entries, left_out)
 
 
 def read_files(location: str, entries: Iterable[Entry], limits: ReadLimits) -> Iterator[tuple[Entry, bytes]]:

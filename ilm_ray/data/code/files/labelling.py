@@ -77,17 +77,17 @@ def merge(labels: Sequence[CodeSample], answers: Sequence[CodeSample]) -> tuple[
 def _doubtful(labels: Sequence[CodeSample], vectors: "np.ndarray", tiers: np.ndarray, seed: int) -> list[Task]:
     """Earlier labels that a model trained without them contradicts, the most doubtful first."""
     folds = np.array([_key(sample) % FOLDS for sample in labels])
-    found = np.zeros((len(labels), len(TIERS)))
+    chances = np.zeros((len(labels), len(TIERS)))
     for fold in set(folds.tolist()):
-        found[folds == fold] = Scorer.fit(vectors[folds != fold], tiers[folds != fold], seed).probabilities(
+        chances[folds == fold] = Scorer.fit(vectors[folds != fold], tiers[folds != fold], seed).probabilities(
             vectors[folds == fold]
         )
-    own = found[np.arange(len(labels)), tiers]
-    proposed = found.argmax(axis=1)
+    label_chances = chances[np.arange(len(labels)), tiers]
+    proposed = chances.argmax(axis=1)
     return [
-        Task(labels[i], TIERS[proposed[i]], round(float(found[i].max()), 4), "revalidate")
-        for i in np.argsort(own, kind="stable")
-        if own[i] < DOUBTFUL and proposed[i] != tiers[i]
+        Task(labels[i], TIERS[proposed[i]], round(float(chances[i].max()), 4), "revalidate")
+        for i in np.argsort(label_chances, kind="stable")
+        if label_chances[i] < DOUBTFUL and proposed[i] != tiers[i]
     ]
 
 
@@ -95,10 +95,10 @@ def _confident(scorer: Scorer, pool: Sequence[CodeSample], checks: int) -> list[
     """As many high as low, drawn by the hashes of their ids: the surest ones alone would all be of one kind."""
     if not pool:
         return []
-    found = scorer.probabilities(vectorise([s.text for s in pool]))
+    chances = scorer.probabilities(vectorise([s.text for s in pool]))
     tasks = []
     for tier in (HIGH, LOW):
-        sure = found[:, TIERS.index(tier)]
+        sure = chances[:, TIERS.index(tier)]
         chosen = sorted(np.flatnonzero(sure >= CONFIDENT).tolist(), key=lambda i: _key(pool[i]))[: checks // 2]
         tasks += [Task(pool[i], tier, round(float(sure[i]), 4), "check") for i in chosen]
     return tasks

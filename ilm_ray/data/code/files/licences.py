@@ -16,8 +16,8 @@ _MAX_TEXT = 64_000  # no licence that identify knows is longer, and its edit dis
 
 def header_licence(text: str) -> str | None:
     """The SPDX expression that a file names for itself near its top."""
-    found = _SPDX.search(text[:_HEAD])
-    return found[1] if found else None
+    match = _SPDX.search(text[:_HEAD])
+    return match[1] if match else None
 
 
 def text_licence(text: str) -> str:

@@ -38,14 +38,14 @@ class Lint(NamedTuple):
     """A file's score from 0 to 10, None where pylint itself failed on it, and the kinds of messages behind it."""
 
     score: float | None
-    found: tuple[str, ...]
+    kinds: tuple[str, ...]
 
 
 def lint_files(texts: Sequence[str], cpu_s: float = CPU_S) -> list[Lint]:
     """The scores of Python files. One that takes too long has 0."""
-    found = list[Lint]()
-    while len(found) < len(texts):
-        waiting = list(texts[len(found) :])
+    lints = list[Lint]()
+    while len(lints) < len(texts):
+        waiting = list(texts[len(lints) :])
         child = subprocess.Popen(
             [sys.executable, "-m", __name__, str(cpu_s)],
             stdin=subprocess.PIPE,
@@ -59,10 +59,10 @@ def lint_files(texts: Sequence[str], cpu_s: float = CPU_S) -> list[Lint]:
             child.kill()
             out, _ = child.communicate()
         rows = [json.loads(line) for line in out.decode().splitlines(keepends=True) if line.endswith("\n")]
-        found += [Lint(score, tuple(kinds)) for score, kinds in rows]
+        lints += [Lint(score, tuple(kinds)) for score, kinds in rows]
         if len(rows) < len(waiting):  # the child ended at the file that comes next
-            found.append(Lint(0.0, ("timeout",)) if child.returncode == -signal.SIGPROF else Lint(None, ("crash",)))
-    return found
+            lints.append(Lint(0.0, ("timeout",)) if child.returncode == -signal.SIGPROF else Lint(None, ("crash",)))
+    return lints
 
 
 def score(statements: int, errors: int, warnings: int) -> float:
@@ -86,9 +86,9 @@ def _serve(cpu_s: float) -> None:
             path = Path(folder, f"module_{number}.py")
             path.write_bytes(text.encode("utf-8", "replace"))
             signal.setitimer(signal.ITIMER_PROF, cpu_s)
-            found = _lint(linter, path, text)
+            answer = _lint(linter, path, text)
             signal.setitimer(signal.ITIMER_PROF, 0)
-            answers.write(json.dumps(found) + "\n")
+            answers.write(json.dumps(answer) + "\n")
             answers.flush()
 
 

@@ -47,10 +47,10 @@ def scores(text: str, language: str) -> dict[str, float]:
     words = TOKENS.findall(canonical(text))
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     long = [line for line in lines if len(line) > 3]  # a closing bracket may stand on many lines
-    comments = sum(len(found[0]) for found in _COMMENTS.get(language, _SLASH).finditer(text))
+    comments = sum(len(match[0]) for match in _COMMENTS.get(language, _SLASH).finditer(text))
     visible = sum(map(len, lines))
     raw = text[: 1 << 16].encode("utf-8", "replace")
-    found = {
+    columns = {
         "code_tokens": float(len(words)),
         "comment_ratio": min(1.0, comments / max(len(text), 1)),
         "repeated_line_ratio": 1.0 - len(set(long)) / len(long) if long else 0.0,
@@ -59,24 +59,24 @@ def scores(text: str, language: str) -> dict[str, float]:
         "letter_ratio": len(_LETTERS.findall(text)) / max(visible, 1),
         "parses": float(_parses(text)) if language == "python" else 1.0,
     }
-    return {name: round(value, 4) for name, value in found.items()}
+    return {name: round(value, 4) for name, value in columns.items()}
 
 
-def low_quality(found: dict[str, float], language: str) -> Verdict | None:
+def low_quality(columns: dict[str, float], language: str) -> Verdict | None:
     """The first rule by which a file is low. Of prose only the number of its tokens counts."""
     for name, low, high in _LOW[:1] if language in PROSE else _LOW:
-        if found[name] < low:
-            return Verdict(f"low_{name}", found[name], low)
-        if found[name] > high:
-            return Verdict(f"low_{name}", found[name], high)
+        if columns[name] < low:
+            return Verdict(f"low_{name}", columns[name], low)
+        if columns[name] > high:
+            return Verdict(f"low_{name}", columns[name], high)
     return None
 
 
-def rule_tier(found: dict[str, float], language: str) -> str:
+def rule_tier(columns: dict[str, float], language: str) -> str:
     """high, moderate or low by the rules alone."""
-    if low_quality(found, language) is not None:
+    if low_quality(columns, language) is not None:
         return LOW
-    high = language not in PROSE and all(low <= found[name] <= high for name, low, high in _HIGH)
+    high = language not in PROSE and all(low <= columns[name] <= high for name, low, high in _HIGH)
     return HIGH if high else MODERATE
 
 

@@ -31,7 +31,7 @@ def select(config: CodeConfig) -> Selection:
     sample in which packages are whole, but for the last one.
     Raises UserError where nothing is left, or a tree cannot be read.
     """
-    left_out, parts, found = Counter[str](), list[TreePart](), 0
+    left_out, parts, total = Counter[str](), list[TreePart](), 0
     trees = find_trees(config)
     for tree in trees:
         listing = list_tree(tree, limits(config))
@@ -43,8 +43,8 @@ def select(config: CodeConfig) -> Selection:
         taken = code[: config.max_files]
         left_out += listing.left_out + Counter({"beyond_max_files": len(code) - len(taken)})
         parts += split_parts(tree, sorted(taken + beside), FILES_PER_PART)
-        found += len(code)
-    if not found:
+        total += len(code)
+    if not total:
         named = ", ".join(tree.location for tree in trees)
         raise UserError(
             f"code.source: {named} holds no source code in files of at most {config.max_file_bytes} bytes; "
@@ -57,12 +57,12 @@ def tree_fingerprints(config: CodeConfig) -> dict[str, str]:
     """Identity of everything that a run reads from outside. Raises UserError where something cannot be read."""
     if not config.source:
         return {}
-    found: dict[str, list[Entry]] = {}
+    entries_of: dict[str, list[Entry]] = {}
     trees: dict[str, Tree] = {}
     for part in select(config).parts:
         trees[part.tree.name] = part.tree
-        found.setdefault(part.tree.name, []).extend(part.entries)
-    named = {f"tree {name}": fingerprint(trees[name], entries) for name, entries in found.items()}
+        entries_of.setdefault(part.tree.name, []).extend(part.entries)
+    named = {f"tree {name}": fingerprint(trees[name], entries) for name, entries in entries_of.items()}
     for path in scorer_files(config):
         named[f"code.scorer {path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return named

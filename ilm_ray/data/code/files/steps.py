@@ -192,7 +192,7 @@ def _lint(batch: list[Document], duplicates: Set[int], config: CodeConfig) -> di
     python = [document for document in batch if document.language == PYTHON and document.id not in duplicates]
     linted = lint_files([document.text for document in python])
     return {
-        document.id: {"lint_score": lint.score, "lint_found": list(lint.found)}
+        document.id: {"lint_score": lint.score, "lint_found": list(lint.kinds)}
         for document, lint in zip(python, linted, strict=True)
     }
 

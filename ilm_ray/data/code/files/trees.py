@@ -49,10 +49,10 @@ def find_trees(config: CodeConfig) -> list[Tree]:
     Raises UserError where one is missing, or is neither folder nor archive nor repository.
     """
     named = [config.source] if isinstance(config.source, str) else config.source or []
-    found = [tree for path in named for tree in ([_python()] if path == STDLIB else _trees_at(Path(located(path))))]
+    trees = [tree for path in named for tree in ([_python()] if path == STDLIB else _trees_at(Path(located(path))))]
     seen = Counter[str]()
     unique = []
-    for tree in sorted(set(found), key=lambda tree: (tree.name, tree.location)):
+    for tree in sorted(set(trees), key=lambda tree: (tree.name, tree.location)):
         seen[tree.name] += 1  # equal names would give equal ids
         name = tree.name if seen[tree.name] == 1 else f"{tree.name}~{seen[tree.name]}"
         unique.append(Tree(name, tree.kind, tree.location, tree.revision, tree.pruned))
@@ -62,15 +62,15 @@ def find_trees(config: CodeConfig) -> list[Tree]:
 def list_tree(tree: Tree, limits: ReadLimits) -> Listing:
     """Every file of the tree that is worth a look, sorted by path. Raises UserError where it cannot be read."""
     if tree.kind == "folder":
-        found = _list_folder(tree)
+        listing = _list_folder(tree)
     elif tree.kind == "git":
-        found = git.list_files(tree.location, tree.revision)
+        listing = git.list_files(tree.location, tree.revision)
     elif tree.kind == "zip":
-        found = archives.list_zip(tree.location, limits)
+        listing = archives.list_zip(tree.location, limits)
     else:
-        found = archives.list_tar(tree.location, limits)
-    kept, left_out = list[Entry](), Counter(found.left_out)
-    for entry in found.entries:
+        listing = archives.list_tar(tree.location, limits)
+    kept, left_out = list[Entry](), Counter(listing.left_out)
+    for entry in listing.entries:
         folders = entry.path.split("/")[:-1]
         if any(folder.startswith(".") or folder in tree.pruned for folder in folders):
             left_out["hidden"] += 1
@@ -178,7 +178,7 @@ def _archive(path: Path) -> Tree:
 
 
 def _list_folder(tree: Tree) -> Listing:
-    root, found, left_out = Path(tree.location), list[Entry](), Counter[str]()
+    root, entries, left_out = Path(tree.location), list[Entry](), Counter[str]()
     try:
         for folder, names, files in os.walk(root, onerror=_raise):
             names[:] = [n for n in names if n not in tree.pruned and not n.startswith(".")]
@@ -188,10 +188,10 @@ def _list_folder(tree: Tree) -> Listing:
                     left_out["no_regular_file"] += 1
                     continue
                 relative = path.relative_to(root).as_posix()
-                found.append(Entry(relative, path.stat().st_size, relative))
+                entries.append(Entry(relative, path.stat().st_size, relative))
     except OSError as error:
         raise _unreadable(error) from None
-    return Listing(found, left_out)
+    return Listing(entries, left_out)
 
 
 def _read_folder(tree: Tree, entries: Iterable[Entry], limits: ReadLimits) -> Iterator[tuple[Entry, bytes]]:

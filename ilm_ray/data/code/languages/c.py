@@ -27,26 +27,26 @@ _HEADERS = (".h", ".hh", ".hpp", ".hxx")
 def find(path: str, text: str) -> Facts:
     """A header of nothing but includes is an umbrella: it needs none of them itself."""
     code = code_of(text, C)
-    found = [Import(match[1].strip('"'), "*") for match in code.find(_INCLUDE)]
+    imports = [Import(match[1].strip('"'), "*") for match in code.find(_INCLUDE)]
     defines = names(_DEFINITION, code.bare) if path.endswith(_HEADERS) else []
     rest = re.sub(r"\bextern\b|[{};\s]", "", _DIRECTIVE.sub("", code.bare))
-    if path.endswith(_HEADERS) and found and not rest and not _VALUED_DEFINE.search(code.bare):
-        return Facts([], [("*", item) for item in found], [], defines, words(code.bare))
-    return Facts(found, [], [], defines, words(code.bare))
+    if path.endswith(_HEADERS) and imports and not rest and not _VALUED_DEFINE.search(code.bare):
+        return Facts([], [("*", item) for item in imports], [], defines, words(code.bare))
+    return Facts(imports, [], [], defines, words(code.bare))
 
 
-def targets(user: str, path: str, found: Import, index: ModuleIndex) -> Iterator[Target]:
+def targets(user: str, path: str, item: Import, index: ModuleIndex) -> Iterator[Target]:
     """The nearest file on the way up, also in an `include` folder; else the one elsewhere that ends like the include.
 
     `<name.h>` without a folder is looked for on the way up alone: elsewhere it would be taken for a system header.
     """
-    name = posixpath.normpath(found.module.strip("<>"))
+    name = posixpath.normpath(item.module.strip("<>"))
     folders = above(posixpath.dirname(path))
     tried = (posixpath.join(f, base, name) for f in folders for base in ("", "include"))
     if near := index.first(tried):
         yield Target(near, "*")
         return
-    if found.module.startswith("<") and "/" not in name:
+    if item.module.startswith("<") and "/" not in name:
         return
     plain = name.lstrip("./")
     elsewhere = [f for f in index.named(posixpath.basename(plain)) if f.endswith(f"/{plain}")]

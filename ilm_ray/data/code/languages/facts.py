@@ -134,4 +134,4 @@ def words(bare: str) -> str:
 
 def names(pattern: re.Pattern[str], bare: str) -> list[str]:
     """What any group of the pattern finds; sorted."""
-    return sorted({name for found in pattern.finditer(bare) for name in found.groups() if name})
+    return sorted({name for match in pattern.finditer(bare) for name in match.groups() if name})

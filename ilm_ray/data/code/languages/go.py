@@ -27,12 +27,12 @@ def find_module(path: str, text: str) -> Facts:
     return Facts([], [], _MODULE.findall(text)[:1], [], "")
 
 
-def targets(user: str, path: str, found: Import, index: ModuleIndex) -> Iterator[Target]:
+def targets(user: str, path: str, item: Import, index: ModuleIndex) -> Iterator[Target]:
     """Of the package's files those that define what is used.
 
     Without a `go.mod` the path below the host, owner and name of the repository is taken for a folder of the tree.
     """
-    parts = found.module.split("/")
+    parts = item.module.split("/")
     folder = next(
         (
             posixpath.join(posixpath.dirname(module), *parts[end:])
@@ -47,4 +47,4 @@ def targets(user: str, path: str, found: Import, index: ModuleIndex) -> Iterator
     if folder is None:
         return
     group = [f for f in index.inside(folder) if f.endswith(".go") and not f.endswith("_test.go")]
-    yield from index.used(user, group) if found.name == "*" else map(Target, group)
+    yield from index.used(user, group) if item.name == "*" else map(Target, group)

@@ -64,13 +64,13 @@ def dependencies(path: str, index: ModuleIndex) -> set[str]:
     Batched imports count as far as they are used: what a file hands on to others is no dependency of its own, and
     whoever imports through it depends on the file that defines the name as well.
     """
-    found = set[str]()
+    files = set[str]()
     for item in index.facts[path].imports:
         for target in _targets(path, path, item, index):
             if target.file != path:
-                found.add(target.file)
-                found.update(_behind(path, target, index, {target}))
-    return found - {path}
+                files.add(target.file)
+                files.update(_behind(path, target, index, {target}))
+    return files - {path}
 
 
 def _find(path: str) -> Find | None:

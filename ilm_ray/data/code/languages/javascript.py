@@ -27,16 +27,16 @@ def find(path: str, text: str) -> Facts:
     """`export ... from` hands on; every other form is an import."""
     code = code_of(text, JAVASCRIPT)
     imports, handed_on = list[Import](), list[tuple[str, Import]]()
-    for found in code.find(_FROM):
-        for name, visible in _clause(found["clause"]):
-            item = Import(found["module"], name)
-            if found[1] == "export":
+    for match in code.find(_FROM):
+        for name, visible in _clause(match["clause"]):
+            item = Import(match["module"], name)
+            if match[1] == "export":
                 handed_on.append((visible, item))
             else:
                 imports.append(item)
-    imports += [Import(found["module"], "*" if "(" in found[0] else "") for found in code.find(_WHOLE)]
+    imports += [Import(match["module"], "*" if "(" in match[0] else "") for match in code.find(_WHOLE)]
     exported = (
-        re.split(r"\bas\b", item)[-1].strip() for found in _EXPORTED.findall(code.bare) for item in found.split(",")
+        re.split(r"\bas\b", item)[-1].strip() for clause in _EXPORTED.findall(code.bare) for item in clause.split(",")
     )
     defines = {*names(_DEFINITION, code.bare), *filter(None, exported)}
     return Facts(imports, handed_on, [], sorted(defines), words(code.bare))
@@ -83,7 +83,7 @@ def find_package(path: str, text: str) -> Facts:
 def _json(text: str) -> Any:
     """JSON with comments and trailing commas; None where it is broken, as such a file says nothing."""
     try:
-        return json.loads(_JSON_COMMENT.sub(lambda found: found[1] or "", text))
+        return json.loads(_JSON_COMMENT.sub(lambda match: match[1] or "", text))
     except (ValueError, RecursionError):
         return None
 
@@ -92,11 +92,11 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def targets(user: str, path: str, found: Import, index: ModuleIndex) -> Iterator[Target]:
+def targets(user: str, path: str, item: Import, index: ModuleIndex) -> Iterator[Target]:
     """The first file that the module may mean."""
-    file = next(filter(None, (_file(base, index) for base in _bases(path, found.module, index))), None)
+    file = next(filter(None, (_file(base, index) for base in _bases(path, item.module, index))), None)
     if file is not None:
-        yield Target(file, found.name)
+        yield Target(file, item.name)
 
 
 def _bases(path: str, module: str, index: ModuleIndex) -> Iterator[str]:

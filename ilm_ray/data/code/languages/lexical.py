@@ -64,10 +64,10 @@ class Code(NamedTuple):
 
     def find(self, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
         """Matches in the text that begin outside of strings, leading white space aside."""
-        for found in pattern.finditer(self.text):
-            start = found.start() + len(found[0]) - len(found[0].lstrip())
-            if found[0].strip() and self.bare[start] == self.text[start]:
-                yield found
+        for match in pattern.finditer(self.text):
+            start = match.start() + len(match[0]) - len(match[0].lstrip())
+            if match[0].strip() and self.bare[start] == self.text[start]:
+                yield match
 
 
 def code_of(text: str, syntax: re.Pattern[str]) -> Code:

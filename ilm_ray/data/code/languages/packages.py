@@ -41,14 +41,14 @@ _PHP_INCLUDE = re.compile(
 def find_java(path: str, text: str) -> Facts:
     """Imports, package and declared names of a Java file; `import a.b.*` names a whole package."""
     code = code_of(text, JVM)
-    imports = [Import(found[1], "*" if found[2] else "") for found in code.find(_JAVA)]
+    imports = [Import(match[1], "*" if match[2] else "") for match in code.find(_JAVA)]
     return _jvm_facts(path, code, imports, ".".join(_PACKAGE.findall(code.bare)[:1]))
 
 
 def find_kotlin(path: str, text: str) -> Facts:
     """Kotlin; functions and properties of a file's top level can be imported too."""
     code = code_of(text, JVM)
-    imports = [Import(found[1].replace("`", ""), "*" if found[2] else "") for found in code.find(_KOTLIN)]
+    imports = [Import(match[1].replace("`", ""), "*" if match[2] else "") for match in code.find(_KOTLIN)]
     return _jvm_facts(path, code, imports, ".".join(_PACKAGE.findall(code.bare)[:1]).replace("`", ""))
 
 
@@ -85,14 +85,14 @@ def _folder_package(path: str) -> str:
 def find_csharp(path: str, text: str) -> Facts:
     """C#: a `using` names a namespace, seldom a type."""
     code = code_of(text, CSHARP)
-    imports = [Import(found[1], "*") for found in code.find(_USING)]
+    imports = [Import(match[1], "*") for match in code.find(_USING)]
     return Facts(imports, [], _NAMESPACE.findall(code.bare), names(_CSHARP_DEFINITION, code.bare), words(code.bare))
 
 
 def find_php(path: str, text: str) -> Facts:
     """PHP. The namespace that a class file declares is what PSR-4 derives from its folder."""
     code = code_of(text, PHP)
-    imports = [Import(f"./{found[1].lstrip('/')}") for found in code.find(_PHP_INCLUDE)]
+    imports = [Import(f"./{match[1].lstrip('/')}") for match in code.find(_PHP_INCLUDE)]
     for statement in _PHP_USE.findall(code.bare):
         prefix, _, group = statement.partition("{")
         for item in (group.rstrip("} \t\n") or prefix).split(","):
@@ -102,23 +102,23 @@ def find_php(path: str, text: str) -> Facts:
     return Facts(imports, [], packages, names(_PHP_DEFINITION, code.bare), words(code.bare))
 
 
-def targets(user: str, path: str, found: Import, index: ModuleIndex) -> Iterator[Target]:
+def targets(user: str, path: str, item: Import, index: ModuleIndex) -> Iterator[Target]:
     """Everything used of a package, or the files that define the first name below one."""
     suffix = posixpath.splitext(path)[1]
-    if suffix == ".php" and found.module.startswith("./"):
-        candidates = (posixpath.join(folder, found.module) for folder in above(posixpath.dirname(path)))
+    if suffix == ".php" and item.module.startswith("./"):
+        candidates = (posixpath.join(folder, item.module) for folder in above(posixpath.dirname(path)))
         if included := index.first(candidates):
             yield Target(included)
         return
     family = _FAMILIES[suffix]
     enclosing = [""]
     if suffix in (".scala", ".sc"):  # an import may go on from any package around it
-        own = index.facts[path].packages[0].split(".")
-        enclosing += [".".join(own[:end]) + "." for end in range(len(own), 0, -1)]
+        package = index.facts[path].packages[0].split(".")
+        enclosing += [".".join(package[:end]) + "." for end in range(len(package), 0, -1)]
     for around in enclosing:
-        parts = f"{around}{found.module}".split(".")
+        parts = f"{around}{item.module}".split(".")
         group = [f for f in index.package(".".join(parts)) if f.endswith(family)]
-        if found.name == "*" and group:
+        if item.name == "*" and group:
             yield from index.used(user, group)
             return
         for end in range(len(parts) - 1, -1, -1):

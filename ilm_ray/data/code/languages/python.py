@@ -22,7 +22,7 @@ def find(path: str, text: str) -> Facts:
     """An `__init__.py` gathers names for others: those that it does not use itself are handed on."""
     bare = code_of(text, PYTHON).bare.replace("\\\n", "  ")
     gathers = posixpath.basename(path) == "__init__.py"
-    own = set(_UNDOTTED.findall(_STATEMENT.sub("", bare))) if gathers else set()
+    identifiers = set(_UNDOTTED.findall(_STATEMENT.sub("", bare))) if gathers else set()
     imports, handed_on = list[Import](), list[tuple[str, Import]]()
     for statement in _STATEMENT.finditer(bare):
         module = statement["module"]
@@ -32,11 +32,11 @@ def find(path: str, text: str) -> Facts:
                 continue
             name, alias = parsed.groups()
             bound = alias or name.split(".")[0]
-            found = Import(name) if module is None else Import(module, name)
-            if gathers and bound not in own:
-                handed_on.append((bound, found))
+            imported = Import(name) if module is None else Import(module, name)
+            if gathers and bound not in identifiers:
+                handed_on.append((bound, imported))
             else:
-                imports.append(found)
+                imports.append(imported)
     return Facts(imports, handed_on, [], names(_DEFINITION, bare), words(bare))
 
 
@@ -45,11 +45,11 @@ def find_notebook(path: str, text: str) -> Facts:
     return find(path, "".join(block[2] for block in _BLOCK.finditer(text)))
 
 
-def targets(user: str, path: str, found: Import, index: ModuleIndex) -> Iterator[Target]:
+def targets(user: str, path: str, item: Import, index: ModuleIndex) -> Iterator[Target]:
     """A submodule where there is one of that name, else the module or the package's `__init__.py`."""
-    dotted = found.module.lstrip(".")
+    dotted = item.module.lstrip(".")
     folder = posixpath.dirname(path)
-    if up := len(found.module) - len(dotted):
+    if up := len(item.module) - len(dotted):
         for _ in range(up - 1):
             folder = posixpath.dirname(folder)
         roots = [folder]
@@ -58,11 +58,11 @@ def targets(user: str, path: str, found: Import, index: ModuleIndex) -> Iterator
         roots = outside + [posixpath.join(up, "src") for up in outside]
     for root in roots:
         base = posixpath.join(root, *dotted.split(".")) if dotted else root
-        if found.name not in ("", "*") and (submodule := _module(posixpath.join(base, found.name), index)):
+        if item.name not in ("", "*") and (submodule := _module(posixpath.join(base, item.name), index)):
             yield Target(submodule)
             return
         if module := _module(base, index):
-            yield Target(module, found.name)
+            yield Target(module, item.name)
             return
 
 

@@ -21,18 +21,18 @@ _DEFINITION = re.compile(r"^[ \t]*(?:class|module)[ \t]+(?:\w+::)*(\w+)|^[ \t]*d
 def find(path: str, text: str) -> Facts:
     """`autoload` hands a constant on; it needs its file only where the constant is used."""
     code = code_of(text, RUBY)
-    imports = [Import(f"./{found[2]}" if found[1] == "require_relative" else found[2]) for found in code.find(_REQUIRE)]
-    imports += [Import(f"./{found[1] or found[2] or found[3]}") for found in code.find(_BESIDE)]
-    handed_on = [(found[1], Import(found[2])) for found in code.find(_AUTOLOAD)]
+    imports = [Import(f"./{match[2]}" if match[1] == "require_relative" else match[2]) for match in code.find(_REQUIRE)]
+    imports += [Import(f"./{match[1] or match[2] or match[3]}") for match in code.find(_BESIDE)]
+    handed_on = [(match[1], Import(match[2])) for match in code.find(_AUTOLOAD)]
     return Facts(imports, handed_on, [], names(_DEFINITION, code.bare), words(code.bare))
 
 
-def targets(user: str, path: str, found: Import, index: ModuleIndex) -> Iterator[Target]:
+def targets(user: str, path: str, item: Import, index: ModuleIndex) -> Iterator[Target]:
     """Beside the file, or in a `lib` folder or folder on the way up, which are the usual load path."""
     folder = posixpath.dirname(path)
-    if found.module.startswith("./"):
-        bases = [posixpath.join(folder, found.module)]
+    if item.module.startswith("./"):
+        bases = [posixpath.join(folder, item.module)]
     else:
-        bases = [posixpath.join(up, inside, found.module) for inside in ("lib", "") for up in above(folder)]
+        bases = [posixpath.join(up, inside, item.module) for inside in ("lib", "") for up in above(folder)]
     if file := index.first(name for base in bases for name in (f"{base}.rb", base)):
         yield Target(file, "*")

@@ -23,18 +23,18 @@ def find(path: str, text: str) -> Facts:
     code = code_of(text, RUST)
     imports, handed_on = list[Import](), list[tuple[str, Import]]()
     inline = _inline_modules(code.bare)
-    for found in _USE.finditer(code.bare):
-        depth = sum(start < found.start() < end for start, end in inline)
-        for module, name in _leaves(found[2]):
+    for match in _USE.finditer(code.bare):
+        depth = sum(start < match.start() < end for start, end in inline)
+        for module, name in _leaves(match[2]):
             item = Import(_outward(module, depth))
-            if found[1] and not depth:
+            if match[1] and not depth:
                 handed_on.append((name, item))
             else:
                 imports.append(item)
-    elsewhere = _USE.sub(lambda found: " " * len(found[0]), code.bare)
-    for found in _PATH.finditer(elsewhere):
-        depth = sum(start < found.start() < end for start, end in inline)
-        imports.append(Import(_outward(found[0], depth)))
+    elsewhere = _USE.sub(lambda match: " " * len(match[0]), code.bare)
+    for match in _PATH.finditer(elsewhere):
+        depth = sum(start < match.start() < end for start, end in inline)
+        imports.append(Import(_outward(match[0], depth)))
     named = set(re.findall(r"\b(\w+)\s*::", _MODULE.sub("", code.bare)))
     for declared in code.find(_MODULE):
         item = Import(f"./{declared[1]}" if declared[1] else f"self::{declared[2]}")
@@ -87,7 +87,7 @@ def _outward(module: str, depth: int) -> str:
 
 def _inline_modules(bare: str) -> list[tuple[int, int]]:
     """Where the blocks `mod name { ... }` begin and end."""
-    begins = {found.end(): found.start() for found in _INLINE.finditer(bare)}
+    begins = {match.end(): match.start() for match in _INLINE.finditer(bare)}
     blocks, opened = list[tuple[int, int]](), list[int | None]()
     for brace in re.finditer(r"[{}]", bare):
         if brace[0] == "{":
@@ -97,13 +97,13 @@ def _inline_modules(bare: str) -> list[tuple[int, int]]:
     return blocks
 
 
-def targets(user: str, path: str, found: Import, index: ModuleIndex) -> Iterator[Target]:
+def targets(user: str, path: str, item: Import, index: ModuleIndex) -> Iterator[Target]:
     """The file of the deepest module on the path; what is left of the path is wanted from it."""
-    if found.module.startswith("./"):
-        if file := index.first([posixpath.join(posixpath.dirname(path), found.module)]):
+    if item.module.startswith("./"):
+        if file := index.first([posixpath.join(posixpath.dirname(path), item.module)]):
             yield Target(file)
         return
-    parts = [part for part in found.module.split("::") if part]
+    parts = [part for part in item.module.split("::") if part]
     folder, owner = _own_folder(path), path
     if not parts:
         return

@@ -22,13 +22,13 @@ _DEFINITION = re.compile(
 def find(path: str, text: str) -> Facts:
     """An import names a module."""
     code = code_of(text, SWIFT)
-    imports = [Import(found[1], "*") for found in code.find(_IMPORT)]
+    imports = [Import(match[1], "*") for match in code.find(_IMPORT)]
     return Facts(imports, [], [], names(_DEFINITION, code.bare), words(code.bare))
 
 
-def targets(user: str, path: str, found: Import, index: ModuleIndex) -> Iterator[Target]:
+def targets(user: str, path: str, item: Import, index: ModuleIndex) -> Iterator[Target]:
     """Of the module's folder (`Sources/Name`, else any of its name) the files that define what is used."""
-    folders = [f for f in index.folders(found.module) if not path.startswith(f"{f}/")]
+    folders = [f for f in index.folders(item.module) if not path.startswith(f"{f}/")]
     folders.sort(key=lambda f: (posixpath.basename(posixpath.dirname(f)) != "Sources", f.count("/"), f))
     if folders:
         yield from index.used(user, [f for f in index.below(folders[0]) if f.endswith(".swift")])

@@ -72,17 +72,17 @@ def curve(scores: np.ndarray, good: np.ndarray) -> list[dict[str, float]]:
     """For each threshold: share of the removed that is bad, share of the bad that is removed, share removed."""
     rows = []
     for threshold in _STEPS[4::5].tolist():
-        found = _at(scores, good, threshold)
+        figures = _at(scores, good, threshold)
         removed = round(float((scores < threshold).mean()), 4)
-        rows.append({"threshold": threshold, "precision": found["precision"], "recall": found["recall"],
+        rows.append({"threshold": threshold, "precision": figures["precision"], "recall": figures["recall"],
                      "removed": removed})  # fmt: skip
     return rows
 
 
 def choose_threshold(scores: np.ndarray, good: np.ndarray) -> float:
     """The threshold that makes the fewest mistakes; of several the middle one."""
-    found = [int(((scores < threshold) == good).sum()) for threshold in _STEPS.tolist()]
-    best = np.flatnonzero(np.array(found) == min(found))
+    mistakes = [int(((scores < threshold) == good).sum()) for threshold in _STEPS.tolist()]
+    best = np.flatnonzero(np.array(mistakes) == min(mistakes))
     return float(_STEPS[best[len(best) // 2]])
 
 

@@ -76,9 +76,9 @@ def _places(texts: Sequence[str], groups: np.ndarray) -> tuple[np.ndarray, np.nd
 def logits(texts: Sequence[str], weights: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """`vectors(texts, groups) @ weights` without the vectors, float64 [n]; weights float32 [PLACES]."""
     points, raw, borders = _flat(texts)
-    found = np.empty(len(texts), np.float64)
-    _weigh(points, raw, borders, token_classes(), groups, weights, found)
-    return found
+    values = np.empty(len(texts), np.float64)
+    _weigh(points, raw, borders, token_classes(), groups, weights, values)
+    return values
 
 
 def token_keys(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +115,7 @@ def _letter(point):  # type: ignore[no-untyped-def]
     _POINTS, _POINTS, types.int64, types.int64, _CLASSES, _KEYS, _KEYS, _KEYS), cache=True)  # fmt: skip
 def _read(points, raw, begin, end, classes, tokens, shapes, keys):  # type: ignore[no-untyped-def]
     """Tokens and shapes of one text, between its borders, and the features that lie within one word."""
-    found, count = 0, 1
+    key_count, count = 0, 1
     tokens[0] = shapes[0] = _mixed(_SEED, _BEGIN)
     at = begin
     while at < end:
@@ -139,72 +139,75 @@ def _read(points, raw, begin, end, classes, tokens, shapes, keys):  # type: igno
         tokens[count], shapes[count] = key, shape
         count += 1
         if style:
-            keys[found] = _mixed(_mixed(_SEED, _CAPITALS), np.uint64(style))
-            keys[found + 1] = _mixed(_mixed(_mixed(_SEED, _CAPITALS), np.uint64(style)), key)
-            found += 2
+            keys[key_count] = _mixed(_mixed(_SEED, _CAPITALS), np.uint64(style))
+            keys[key_count + 1] = _mixed(_mixed(_mixed(_SEED, _CAPITALS), np.uint64(style)), key)
+            key_count += 2
         for i in range(first - 1, at - 1):
             key = _mixed(_SEED, _LETTERS)
             for j in range(i, min(i + 5, at + 1)):
                 key = _mixed(key, _letter(points[j]) if first <= j < at else np.uint64(32))
                 if j - i >= 2:
-                    keys[found] = key
-                    found += 1
+                    keys[key_count] = key
+                    key_count += 1
     tokens[count] = shapes[count] = _mixed(_SEED, _END)
-    return count + 1, found
+    return count + 1, key_count
 
 
 @njit(types.int64(_KEYS, _KEYS, types.int64, _KEYS, types.int64), cache=True)
-def _combine(tokens, shapes, count, keys, found):  # type: ignore[no-untyped-def]
-    """Features of several neighbouring tokens, behind the `found` ones; returns how many there are now."""
+def _combine(tokens, shapes, count, keys, key_count):  # type: ignore[no-untyped-def]
+    """Features of several neighbouring tokens, behind the first `key_count`; returns how many there are now."""
     for i in range(1, count - 1):
         key = _mixed(_SEED, _TOKENS)
         for j in range(i, min(i + 3, count - 1)):
             key = _mixed(key, tokens[j])
-            keys[found] = key
-            found += 1
+            keys[key_count] = key
+            key_count += 1
         if i + 2 < count - 1:
-            keys[found] = _mixed(_mixed(_mixed(_SEED, _AROUND), tokens[i]), tokens[i + 2])
-            found += 1
+            keys[key_count] = _mixed(_mixed(_mixed(_SEED, _AROUND), tokens[i]), tokens[i + 2])
+            key_count += 1
         for j in range(i + 1, min(i + 1 + _NEAR, count - 1)):
             if tokens[i] == tokens[j]:
-                keys[found] = _mixed(_mixed(_mixed(_SEED, _AGAIN), np.uint64(j - i)), shapes[i])
-                found += 1
+                keys[key_count] = _mixed(_mixed(_mixed(_SEED, _AGAIN), np.uint64(j - i)), shapes[i])
+                key_count += 1
                 if tokens[i + 1] == tokens[j + 1]:
-                    keys[found] = _mixed(_mixed(_SEED, _PAIR_AGAIN), np.uint64(j - i))
-                    found += 1
+                    keys[key_count] = _mixed(_mixed(_SEED, _PAIR_AGAIN), np.uint64(j - i))
+                    key_count += 1
                 break
     for i in range(count):
         key = _mixed(_SEED, _SHAPES)
         for j in range(i, min(i + 4, count)):
             key = _mixed(key, shapes[j])
             if j > i:
-                keys[found] = key
-                found += 1
-    return found
+                keys[key_count] = key
+                key_count += 1
+    return key_count
 
 
 @njit(types.int64(_KEYS, _KEYS, types.int64, _GROUPS, _KEYS, types.int64), cache=True)
-def _group(tokens, own, count, groups, keys, found):  # type: ignore[no-untyped-def]
-    """Features of neighbouring groups, behind the `found` ones; returns how many there are now. `own` is overwritten
-    with each token's group."""
+def _group(tokens, group_keys, count, groups, keys, key_count):  # type: ignore[no-untyped-def]
+    """Features of neighbouring groups, behind the first `key_count`; returns how many there are now.
+
+    `group_keys` is overwritten with each token's group.
+    """
     for i in range(count):
-        own[i] = _mixed(_mixed(_SEED, _GROUP), np.uint64(groups[np.int64((tokens[i] * _SEED) >> _GROUP_TOP)]))
+        group_keys[i] = _mixed(_mixed(_SEED, _GROUP), np.uint64(groups[np.int64((tokens[i] * _SEED) >> _GROUP_TOP)]))
     for i in range(count):
         key = _mixed(_SEED, _IN_GROUPS)
         for j in range(i, min(i + 5, count)):
-            key = _mixed(key, own[j])
+            key = _mixed(key, group_keys[j])
             if j > i:
-                keys[found] = key
-                found += 1
+                keys[key_count] = key
+                key_count += 1
         if i + 1 < count:
-            keys[found] = _mixed(_mixed(_mixed(_SEED, _BEFORE), own[i]), tokens[i + 1])
-            keys[found + 1] = _mixed(_mixed(_mixed(_SEED, _BEHIND), tokens[i]), own[i + 1])
-            found += 2
+            keys[key_count] = _mixed(_mixed(_mixed(_SEED, _BEFORE), group_keys[i]), tokens[i + 1])
+            keys[key_count + 1] = _mixed(_mixed(_mixed(_SEED, _BEHIND), tokens[i]), group_keys[i + 1])
+            key_count += 2
         if i + 2 < count:
-            keys[found] = _mixed(_mixed(_mixed(_SEED, _AROUND_ANY), own[i]), own[i + 2])
-            keys[found + 1] = _mixed(_mixed(_mixed(_mixed(_SEED, _AROUND_TOKEN), own[i]), tokens[i + 1]), own[i + 2])
-            found += 2
-    return found
+            keys[key_count] = _mixed(_mixed(_mixed(_SEED, _AROUND_ANY), group_keys[i]), group_keys[i + 2])
+            around = _mixed(_mixed(_mixed(_SEED, _AROUND_TOKEN), group_keys[i]), tokens[i + 1])
+            keys[key_count + 1] = _mixed(around, group_keys[i + 2])
+            key_count += 2
+    return key_count
 
 
 @njit(types.int64(_BORDERS), cache=True)
@@ -234,10 +237,10 @@ def _collect(points, raw, borders, classes, groups, ends, places):  # type: igno
     seen = np.full(PLACES, -1, np.int32)
     kept = 0
     for text in range(len(borders) - 1):
-        count, found = _read(points, raw, borders[text], borders[text + 1], classes, tokens, shapes, keys)
-        found = _combine(tokens, shapes, count, keys, found)
-        found = _group(tokens, shapes, count, groups, keys, found)
-        for i in range(found):
+        count, key_count = _read(points, raw, borders[text], borders[text + 1], classes, tokens, shapes, keys)
+        key_count = _combine(tokens, shapes, count, keys, key_count)
+        key_count = _group(tokens, shapes, count, groups, keys, key_count)
+        for i in range(key_count):
             place = np.int64((keys[i] * _SEED) >> _TOP)
             if seen[place] != text:
                 seen[place] = text
@@ -253,11 +256,11 @@ def _weigh(points, raw, borders, classes, groups, weights, found_logits):  # typ
     keys = np.empty(longest * _PER_POINT + _SPARE, np.uint64)
     seen = np.full(PLACES, -1, np.int32)
     for text in range(len(borders) - 1):
-        count, found = _read(points, raw, borders[text], borders[text + 1], classes, tokens, shapes, keys)
-        found = _combine(tokens, shapes, count, keys, found)
-        found = _group(tokens, shapes, count, groups, keys, found)
+        count, key_count = _read(points, raw, borders[text], borders[text + 1], classes, tokens, shapes, keys)
+        key_count = _combine(tokens, shapes, count, keys, key_count)
+        key_count = _group(tokens, shapes, count, groups, keys, key_count)
         total, kept = 0.0, 0
-        for i in range(found):
+        for i in range(key_count):
             place = np.int64((keys[i] * _SEED) >> _TOP)
             if seen[place] != text:
                 seen[place] = text

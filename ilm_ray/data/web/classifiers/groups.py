@@ -41,8 +41,8 @@ def learn_groups(texts: Sequence[str], seed: int) -> np.ndarray:
         company = _company(rank[kind], text_of, len(frequent))
         points = TruncatedSVD(_DIMENSIONS, random_state=seed).fit_transform(company)
         points /= np.linalg.norm(points, axis=1, keepdims=True) + 1e-9
-        found = MiniBatchKMeans(_GROUPS, random_state=seed, n_init=3, batch_size=2048).fit_predict(points) + 1
-    groups[group_places(distinct[frequent[::-1]])] = found[::-1]  # of two tokens in one place the more frequent one
+        group_of = MiniBatchKMeans(_GROUPS, random_state=seed, n_init=3, batch_size=2048).fit_predict(points) + 1
+    groups[group_places(distinct[frequent[::-1]])] = group_of[::-1]  # of two tokens in one place the more frequent one
     return groups
 
 
@@ -52,9 +52,9 @@ def _company(rank: np.ndarray, text_of: np.ndarray, tokens: int) -> "scipy.spars
 
     sides = []
     for distance in (1, 2):
-        one, other = rank[:-distance], rank[distance:]
-        inside = (text_of[:-distance] == text_of[distance:]) & (one >= 0) & (other >= 0)
-        for token, neighbour in ((one, other), (other, one)):
+        left, right = rank[:-distance], rank[distance:]
+        inside = (text_of[:-distance] == text_of[distance:]) & (left >= 0) & (right >= 0)
+        for token, neighbour in ((left, right), (right, left)):
             counted = inside & (neighbour < _NEIGHBOURS)
             pairs = (token[counted], neighbour[counted])
             shape = (tokens, min(tokens, _NEIGHBOURS))

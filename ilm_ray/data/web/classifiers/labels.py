@@ -69,11 +69,11 @@ def read_labels(path: Path, columns: Columns | None = None) -> Labels:
             text, label = row.get(want.text), row.get(want.label)
             flag = _flag(label, want.good)
             if not isinstance(text, str) or flag is None:
-                found = f"has {sorted(map(str, row))[:8]} and label {label!r}"[:200]
+                problem = f"has {sorted(map(str, row))[:8]} and label {label!r}"[:200]
                 wanted = f"a text in '{want.text}' and " + (
                     f"0 or 1 in '{want.label}'" if want.good is None else f"a value in '{want.label}'"
                 )
-                raise UserError(f"{path} {place}: want {wanted}; it {found}; correct the file or name its columns")
+                raise UserError(f"{path} {place}: want {wanted}; it {problem}; correct the file or name its columns")
             texts.append(text)
             good.append(flag)
             languages.append(str(row.get(want.language) or "unknown"))
@@ -95,10 +95,10 @@ def split(labels: Labels, held_out: Labels | None = None) -> Split:
         part[[_digest(text) in measured for text in labels.texts]] = -1
         part[(part == 0) | (part == 1)] = _PARTS
     made = Split(labels.part(part > 2), labels.part(part == 2), held_out or labels.part((part == 0) | (part == 1)))
-    for name, one in vars(made).items():
-        if len(set(one.good.tolist())) != 2:
+    for name, subset in vars(made).items():
+        if len(set(subset.good.tolist())) != 2:
             raise UserError(
-                f"the labels have no {'good' if not one.good.any() else 'bad'} text for the part '{name}' of their "
+                f"the labels have no {'good' if not subset.good.any() else 'bad'} text for the part '{name}' of their "
                 f"split ({len(labels.texts)} rows in all); add some, fifty rows or more"
             )
     return made

@@ -56,8 +56,8 @@ class Linear:
 
     def score(self, texts: list[str]) -> np.ndarray:
         """Probability of GOOD for each text, float64 [n]."""
-        found = logits(texts, self.weights, self.groups) + self.bias
-        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(found, -60, 60))))
+        values = logits(texts, self.weights, self.groups) + self.bias
+        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(values, -60, 60))))
 
     def save(self, folder: Path) -> None:
         """Write the weights and groups that are not zero, atomically."""
@@ -94,18 +94,18 @@ def _learn(labels: Labels, groups: np.ndarray, seed: int) -> tuple[np.ndarray, f
     """Weights, float32 [PLACES], and the bias."""
     import scipy.sparse
 
-    found, good = vectors(labels.texts, groups), labels.good
-    of_good = found.indices[np.repeat(good, np.diff(found.indptr))]
-    texts_with = np.bincount(found.indices, minlength=PLACES)
+    matrix, good = vectors(labels.texts, groups), labels.good
+    of_good = matrix.indices[np.repeat(good, np.diff(matrix.indptr))]
+    texts_with = np.bincount(matrix.indices, minlength=PLACES)
     in_good = np.bincount(of_good, minlength=PLACES) + 1.0
     in_bad = texts_with - in_good + 2.0
     ratio = np.log(in_good / in_good.sum()) - np.log(in_bad / in_bad.sum())
     value = np.where(texts_with >= _MIN_TEXTS, np.sqrt(np.abs(ratio)), 0.0).astype(np.float32)
     # The solver sees only what it can learn from: a fraction of the places.
     used, column = np.flatnonzero(value), np.cumsum(value > 0, dtype=np.int32) - 1
-    found.data *= value[found.indices]
-    found.eliminate_zeros()
-    rows = scipy.sparse.csr_matrix((found.data, column[found.indices], found.indptr), (len(good), len(used)))
+    matrix.data *= value[matrix.indices]
+    matrix.eliminate_zeros()
+    rows = scipy.sparse.csr_matrix((matrix.data, column[matrix.indices], matrix.indptr), (len(good), len(used)))
     with threadpool_limits(1):  # sums over several threads round differently: weights would depend on the machine
         model = _solver(len(good), seed).fit(rows, good)
     weights = np.zeros(PLACES, np.float32)

@@ -27,9 +27,11 @@ def read_rule(name: str, path: str) -> OwnRule:
     return function
 
 
-def own_scores(texts: Sequence[str], own: Mapping[str, OwnRule]) -> dict[str, np.ndarray]:
+def own_scores(texts: Sequence[str], functions: Mapping[str, OwnRule]) -> dict[str, np.ndarray]:
     """Rule of one's own -> float64 [texts], rounded to 4 places. Raises UserError where one gives no finite number."""
-    return {rule: np.array([_own_score(rule, function, text) for text in texts]) for rule, function in own.items()}
+    return {
+        rule: np.array([_own_score(rule, function, text) for text in texts]) for rule, function in functions.items()
+    }
 
 
 def _own_score(rule: str, function: OwnRule, text: str) -> float:

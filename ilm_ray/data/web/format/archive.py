@@ -114,7 +114,7 @@ def _of_zip(stream: BinaryIO, size: int, counts: Counter[str]) -> Iterator[Recor
 def _of_file(stream: BinaryIO, size: int, counts: Counter[str]) -> Iterator[Record]:
     start: int | None = 0
     skipped: Counter[str] = Counter()
-    found = False
+    has_record = False
     while start is not None:
         last: Record | None = None
         endings: list[str] = []
@@ -127,7 +127,7 @@ def _of_file(stream: BinaryIO, size: int, counts: Counter[str]) -> Iterator[Reco
                 for record in reader(stream):
                     if last is not None and not packed:
                         _skip(skipped, "malformed", record.offset - (last.end or record.offset))
-                    last, found = record, True
+                    last, has_record = record, True
                     yield record
                 endings.append("truncated")
             except _ERRORS:
@@ -145,7 +145,7 @@ def _of_file(stream: BinaryIO, size: int, counts: Counter[str]) -> Iterator[Reco
             end = _member_end(stream, last.offset) if packed else last.end
             _skip(skipped, "malformed", (size if resume is None else resume) - (end or size))
         start = resume
-    if found or begins_record(_at(stream, 0, _HEAD)):
+    if has_record or begins_record(_at(stream, 0, _HEAD)):
         counts.update(skipped)
     else:
         counts["not_an_archive"] += 1

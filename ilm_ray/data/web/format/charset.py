@@ -76,8 +76,8 @@ def _wide(head: bytes) -> str | None:
 def _declared(body: bytes, header_charset: str | None) -> Iterator[str]:
     labels = [header_charset or ""]
     for pattern in (_META, _XML):
-        found = pattern.search(body[:_HEAD])
-        labels.append(found.group(1).decode("ascii") if found else "")
+        match = pattern.search(body[:_HEAD])
+        labels.append(match.group(1).decode("ascii") if match else "")
     for label in labels:
         name = _usable(label)
         # A declaration readable as ASCII cannot be true of a charset with two or four bytes for every letter.

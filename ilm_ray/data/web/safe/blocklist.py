@@ -82,12 +82,12 @@ class Domains:
         points, borders = flatten(urls)
         first, last = np.empty(len(urls), np.int64), np.empty(len(urls), np.int64)
         find_blocked(points, borders, self.table, first, last)
-        found: list[str | None] = [None] * len(urls)
+        domains: list[str | None] = [None] * len(urls)
         for i in np.flatnonzero(first >= 0).tolist():
-            found[i] = urls[i][first[i] - borders[i] : last[i] - borders[i]].lower()
+            domains[i] = urls[i][first[i] - borders[i] : last[i] - borders[i]].lower()
         for i in np.flatnonzero(first == ODD).tolist():
-            found[i] = self._match_host(host_of(urls[i]))
-        return found
+            domains[i] = self._match_host(host_of(urls[i]))
+        return domains
 
     def _match_host(self, host: str) -> str | None:
         return next((name for name in _over(host) if holds(self.table, _key(name))), None) if host else None
@@ -116,7 +116,7 @@ def entries(line: str) -> list[str]:
     words = line.partition("#")[0].split()
     if len(words) > 1:
         words = words[1:] if _is_address(words[0]) else []  # hosts format; prose is no domain
-    found = []
+    hosts = []
     for word in words:
         url = word if "://" in word else f"//{word.removeprefix('*.')}"
         if _is_address(word):
@@ -124,8 +124,8 @@ def entries(line: str) -> list[str]:
         host, path = host_of(url), url.partition("//")[2].partition("/")[2]
         inner = host.strip("0123456789abcdefghijklmnopqrstuvwxyz-_.:")
         if "@" not in word and not path and not inner and ("." in host or ":" in host):
-            found.append(host)
-    return found
+            hosts.append(host)
+    return hosts
 
 
 def host_of(url: str) -> str:
@@ -203,14 +203,14 @@ class Words:
         if not len(self._automaton):
             return []
         encoded = _utf8(fold(text))
-        found = []
+        words = []
         for last, (word, size) in self._automaton.iter(encoded.decode("latin-1")):
             first = last + 1 - size
             before = encoded[max(0, first - 4) : first].decode("utf-8", "ignore")[-1:]
             after = encoded[last + 1 : last + 5].decode("utf-8", "ignore")[:1]
             if not (_joined(before, word[0]) or _joined(word[-1], after)):
-                found.append(word)
-        return found
+                words.append(word)
+        return words
 
 
 def _utf8(text: str) -> bytes:

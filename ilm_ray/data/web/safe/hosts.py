@@ -93,7 +93,7 @@ def scan_lines(block, keys, odd):  # type: ignore[no-untyped-def]
 
     Fills `keys` and, with begin and end of every line that is anything else, `odd`; returns how much of each.
     """
-    found = strange = begin = 0
+    key_count = strange = begin = 0
     while begin < len(block):
         end = begin
         while end < len(block) and block[end] != 10:
@@ -121,13 +121,13 @@ def scan_lines(block, keys, odd):  # type: ignore[no-untyped-def]
                 state = _SEED
                 for i in range(last - 1, first - 1, -1):
                     state = _mixed(state, block[i])
-                keys[found] = _finished(state)
-                found += 1
+                keys[key_count] = _finished(state)
+                key_count += 1
             else:
                 odd[strange], odd[strange + 1] = begin, end
                 strange += 2
         begin = end + 1
-    return found, strange
+    return key_count, strange
 
 
 @njit(types.UniTuple(types.int64, 2)(_POINTS, types.int64, types.int64), cache=True)
