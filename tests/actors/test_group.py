@@ -128,12 +128,18 @@ stop_groups(groups)
 """
 
 
+def _with_counted_gpus() -> dict[str, str]:
+    """The environment of a process whose Ray is told a number of GPUs: it refuses more than CUDA may see."""
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    env.pop("CUDA_VISIBLE_DEVICES", None)
+    return env
+
+
 @pytest.mark.slow
 def test_ranks_of_one_number_share_a_gpu_and_those_of_one_group_do_not() -> None:
     """Ray deals out three GPUs that nobody has to have."""
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
-        [sys.executable, "-c", SHARED], env=env, capture_output=True, text=True, timeout=200, check=True
+        [sys.executable, "-c", SHARED], env=_with_counted_gpus(), capture_output=True, text=True, timeout=200, check=True
     )
     a, b, c, again_a, again_b = json.loads(done.stdout.strip().splitlines()[-1])
     assert sorted([a, b, c]) == [[0], [1], [2]]
@@ -147,7 +153,7 @@ import sys
 import ray
 from ray import cloudpickle
 
-from actors.group import Role, figures, start_groups, step, stop_groups
+from actors.group import Role, collect, start_groups, stop_groups, timed
 from actors.ppo.roles import gpu_share
 from ilm_ray.config import load_config
 from ilm_ray.config.fit import GROUPS, fitted, group_sizes
@@ -158,7 +164,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 class Seer:
     def __init__(self, rank, world, settings): ...
 
-    @step
+    @timed
     def build(self):
         return None, {"gpus": [int(i) for i in ray.get_gpu_ids()]}
 
@@ -170,7 +176,7 @@ for gpus in map(int, sys.argv[1:]):
     share = gpu_share(sum(group_sizes(ppo)))
     roles = [Role(n, Seer, None, ranks=r, gpus=share) for n, r in zip(GROUPS, group_sizes(ppo), strict=True)]
     groups = start_groups(roles, "fitted", 120, 15)
-    answers = figures([group.start("build") for group in groups.values()], 60)
+    answers = collect([group.start("build") for group in groups.values()], 60)
     seen[gpus] = [[rank["gpus"][0] for rank in group] for group in answers]
     stop_groups(groups)
     ray.shutdown()
@@ -181,9 +187,8 @@ print(json.dumps(seen))
 @pytest.mark.slow
 def test_nanos_groups_find_places_on_any_number_of_gpus() -> None:
     """Ray deals out GPUs that nobody has to have: all groups are placed, ranks of one group on different GPUs."""
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", FITTED, "1", "2", "5", "6"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, check=True)
+    done = subprocess.run(command, env=_with_counted_gpus(), capture_output=True, text=True, timeout=280, check=True)
     seen = json.loads(done.stdout.strip().splitlines()[-1])
     for gpus, groups in seen.items():
         assert len(groups) == 5 and all(len(set(ranks)) == len(ranks) for ranks in groups)
