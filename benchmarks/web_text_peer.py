@@ -68,10 +68,10 @@ def peer_texts(folder: Path) -> Iterator[tuple[tuple[str, str], str]]:
 
 def f1(texts: Iterable[tuple[tuple[str, str], str]], gold: dict[tuple[str, str], dict[str, Any]]) -> float:
     """F1 of `with` segments found against `without` segments found; a capture without text has found nothing."""
-    found = {key: text for key, text in texts if key in gold}
+    text_by_key = {key: text for key, text in texts if key in gold}
     hits = misses = wrong = 0
     for key, row in gold.items():
-        text = found.get(key, "")
+        text = text_by_key.get(key, "")
         inside = sum(segment in text for segment in row["with"])
         hits, misses = hits + inside, misses + len(row["with"]) - inside
         wrong += sum(segment in text for segment in row["without"])
@@ -110,13 +110,13 @@ def measure(folder: Path, data: Path, captures: int, peer_venv: Path, timeout_s:
     figures = {"datatrove": _side(peer, captures, f1(peer_texts(theirs), gold), survived)}
     figures["datatrove"]["filtered"] = sum(1 for _ in peer_rows(theirs / "filtered"))
 
-    own = run_ours(crawl, ours, timeout_s)
+    our_run = run_ours(crawl, ours, timeout_s)
     funnel = json.loads((ours / "text" / "funnel.json").read_text())
     after = {
         step: sum(row["documents"] for row in funnel if row["step"] == step and row["rule"] == "kept")
         for step in ("clean", "dedup", "quality")
     }
-    figures["ilm_ray"] = _side(own, captures, f1(our_texts(ours), gold), after["dedup"])
+    figures["ilm_ray"] = _side(our_run, captures, f1(our_texts(ours), gold), after["dedup"])
     figures["ilm_ray"] |= {"filtered": after["clean"], "kept_in_the_end": after["quality"]}
     figures["ilm_ray"]["cpu_seconds_by_step"] = cpu_seconds(ours)
     return figures

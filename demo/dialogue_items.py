@@ -124,7 +124,7 @@ def _maths() -> list[Item]:
 
 def items_by_domain(rng: random.Random) -> dict[str, list[Item]]:
     """All questions of each domain, shuffled."""
-    found = {"helpful": _helpful(), "harmless": _harmless(), "code": _code(), "maths": _maths()}
-    for items in found.values():
+    by_domain = {"helpful": _helpful(), "harmless": _harmless(), "code": _code(), "maths": _maths()}
+    for items in by_domain.values():
         rng.shuffle(items)
-    return found
+    return by_domain

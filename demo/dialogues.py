@@ -58,23 +58,25 @@ def chat(seed: int) -> list[Row]:
     """About 600 conversations."""
     rng = random.Random(f"{seed}-chat")
     items = items_by_domain(rng)
-    open_items = {d: [i for i in found if share(i.prompt) >= PROMPT_HELD_OUT] for d, found in items.items()}
-    found: list[tuple[str, list[Message]]] = []
+    open_items = {
+        d: [i for i in domain_items if share(i.prompt) >= PROMPT_HELD_OUT] for d, domain_items in items.items()
+    }
+    conversations: list[tuple[str, list[Message]]] = []
     for domain, count in _SINGLE.items():
         for number in range(count):
             item = open_items[domain][number % len(open_items[domain])]
             messages = _turn(rng, item)
             if rng.random() < 0.05:
                 messages.insert(0, _message("system", rng.choice(_SYSTEM[item.language])))
-            found.append((domain, messages))
+            conversations.append((domain, messages))
     for number in range(64):
         domain = ("helpful", "maths", "helpful", "code")[number % 4]
         first = rng.choice(open_items[domain])
         second = rng.choice([i for i in open_items[domain] if i.language == first.language and i.a != first.a])
-        found.append((domain, _turn(rng, first) + _turn(rng, second)))
-    found.extend(_tool_row(rng, number) for number in range(16))
-    rng.shuffle(found)
-    return [{"id": f"chat-{i:04d}", "domain": d, "messages": m} for i, (d, m) in enumerate(found)]
+        conversations.append((domain, _turn(rng, first) + _turn(rng, second)))
+    conversations.extend(_tool_row(rng, number) for number in range(16))
+    rng.shuffle(conversations)
+    return [{"id": f"chat-{i:04d}", "domain": d, "messages": m} for i, (d, m) in enumerate(conversations)]
 
 
 def _preference(domain: str, item: Item, chosen: str, rejected: str) -> Row:

@@ -25,7 +25,7 @@ def rows(seed: int, name: str, count: int = 360) -> list[dict[str, str | int]]:
     rng = random.Random(f"{seed}-{name}")
     bad_kind = CLASSES[name]
     others = [kind for kind in _SUBJECTS if kind != bad_kind]
-    found: list[dict[str, str | int]] = []
+    examples: list[dict[str, str | int]] = []
     for number in range(count):
         language = "zh" if rng.random() < 0.4 else "en"
         paragraphs = rng.choice((1, 1, 2, 3, 4))
@@ -38,6 +38,6 @@ def rows(seed: int, name: str, count: int = 360) -> list[dict[str, str | int]]:
             text = "\n".join(code_article(rng)[0].paragraphs[: 3 * paragraphs])
         else:
             text = writer(rng, language).article(paragraphs, paragraphs).text
-        found.append({"text": text, "label": label, "language": language})
-    rng.shuffle(found)
-    return found
+        examples.append({"text": text, "label": label, "language": language})
+    rng.shuffle(examples)
+    return examples

@@ -64,5 +64,5 @@ def blocked_domains(rng: random.Random) -> list[str]:
         "zone",
     )
     top = ("example", "invalid", "test")
-    found = {f"{a}-{b}.{rng.choice(top)}" for a in first for b in last}
-    return sorted(found | set(ADULT_HOSTS) | set(GAMBLING_HOSTS))
+    domains = {f"{a}-{b}.{rng.choice(top)}" for a in first for b in last}
+    return sorted(domains | set(ADULT_HOSTS) | set(GAMBLING_HOSTS))

@@ -69,14 +69,14 @@ def _url(rng: random.Random, host: str, title: str) -> str:
 
 def _extras(w: Writer, rng: random.Random) -> tuple[str, ...]:
     """Sometimes a subheading, a list of sentences or a table."""
-    found: list[str] = []
+    blocks: list[str] = []
     if rng.random() < 0.6:
-        found.append(f"<h2>{w.title()}</h2>")
+        blocks.append(f"<h2>{w.title()}</h2>")
     if rng.random() < 0.25:
-        found.append(bullet_list(tuple(w.sentence() for _ in range(3))))
+        blocks.append(bullet_list(tuple(w.sentence() for _ in range(3))))
     if rng.random() < 0.15:
-        found.append(table(tuple((place_name(rng, w.language), str(rng.randint(1800, 2019))) for _ in range(4))))
-    return tuple(found)
+        blocks.append(table(tuple((place_name(rng, w.language), str(rng.randint(1800, 2019))) for _ in range(4))))
+    return tuple(blocks)
 
 
 @dataclass(frozen=True)

@@ -52,12 +52,12 @@ def ranking(config: Config, devices: int, device: Device, context: int) -> Ranki
 
 def distinct(plans: Iterable[LayoutPlan], top: int) -> list[LayoutPlan]:
     """The first of those with the same figures: with one micro-batch the gradients' setting, for one, has no effect."""
-    found: dict[tuple[float, int], LayoutPlan] = {}
+    by_figures: dict[tuple[float, int], LayoutPlan] = {}
     for plan in plans:
-        found.setdefault((plan.tokens_per_second, plan.memory.total), plan)
-        if len(found) == top:
+        by_figures.setdefault((plan.tokens_per_second, plan.memory.total), plan)
+        if len(by_figures) == top:
             break
-    return list(found.values())
+    return list(by_figures.values())
 
 
 def cells(plan: LayoutPlan) -> tuple[str, ...]:
@@ -114,8 +114,8 @@ def checkpoint_line(config: Config, vocab_size: int) -> str:
     )
 
 
-def reasons(found: Ranking) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in found.left_out.most_common())
+def reasons(layouts: Ranking) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in layouts.left_out.most_common())
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

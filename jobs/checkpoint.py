@@ -128,16 +128,16 @@ def _diff(a: argparse.Namespace) -> dict[str, Any]:
     from ilm_ray.training.checkpoints.promotion import whole_checkpoint
 
     folder = _folder(a)
-    found = differences(whole_checkpoint(folder, a.a), whole_checkpoint(folder, a.b))
+    tensor_differences = differences(whole_checkpoint(folder, a.a), whole_checkpoint(folder, a.b))
     print(f"{'max abs':>12} {'relative':>12} {'norm':>12}  tensor")
-    for one in found[: a.top]:
-        print(f"{one.largest:>12.4e} {one.relative:>12.4e} {one.norm:>12.4e}  {one.name}")
+    for difference in tensor_differences[: a.top]:
+        print(f"{difference.largest:>12.4e} {difference.relative:>12.4e} {difference.norm:>12.4e}  {difference.name}")
     kinds = dict[str, dict[str, float]]()
-    for kind in sorted({kind_of(one.name) for one in found}):
-        of_kind = [one for one in found if kind_of(one.name) == kind]
-        norm, norm_a = (sum(getattr(one, n) ** 2 for one in of_kind) ** 0.5 for n in ("norm", "norm_a"))
+    for kind in sorted({kind_of(difference.name) for difference in tensor_differences}):
+        of_kind = [difference for difference in tensor_differences if kind_of(difference.name) == kind]
+        norm, norm_a = (sum(getattr(difference, n) ** 2 for difference in of_kind) ** 0.5 for n in ("norm", "norm_a"))
         kinds[kind] = {"largest": of_kind[0].largest, "norm": norm, "norm_a": norm_a}
-    return {"stage": a.stage, "a": a.a, "b": a.b, "tensors": len(found), "kinds": kinds}
+    return {"stage": a.stage, "a": a.a, "b": a.b, "tensors": len(tensor_differences), "kinds": kinds}
 
 
 def _promote(a: argparse.Namespace) -> dict[str, Any]:

@@ -71,8 +71,8 @@ def _losses(a: argparse.Namespace) -> dict[str, Any]:
     for number, (name, (weights, tokens)) in enumerate(folders.items()):
         model, tokenizer = load_causal(weights).to(device).eval(), Tokenizer.load(tokens)
         losses = {}
-        for place, (which, own) in enumerate(texts.items(), 1):
-            losses[which] = item_losses(model, tokenizer, own)
+        for place, (which, set_texts) in enumerate(texts.items(), 1):
+            losses[which] = item_losses(model, tokenizer, set_texts)
             progress.update(number * len(SETS) + place)
         results[name] = contamination(losses, a.seed)
     figures = {name: as_json(result) for name, result in results.items()}

@@ -46,11 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work(summary: dict[str, Any]) -> None:
         arguments = _parser().parse(argv)
-        config, run_dir, said = choose_settings(
+        config, run_dir, note = choose_settings(
             arguments.preset, arguments.config, arguments.settings, arguments.run_dir
         )
-        if said is not None:
-            print(f"doctor: {said}", file=sys.stderr)
+        if note is not None:
+            print(f"doctor: {note}", file=sys.stderr)
         checks = []
         for check in examine(config, run_dir, arguments.port_base):
             print(check.line(), flush=True)
@@ -75,10 +75,10 @@ def examine(config: Config, run_dir: Path, port_base: int) -> Iterator[Finding]:
         try:
             stack.enter_context(LocalRay(config))
         except Exception as error:  # a node that does not come up in time raises a bare Exception in Ray
-            said = str(error).strip().splitlines()
+            lines = str(error).strip().splitlines()
             yield Finding(
                 "Ray",
-                said[-1] if said else type(error).__name__,
+                lines[-1] if lines else type(error).__name__,
                 "look at the newest folder in /tmp/ray/*/logs; on a busy machine try again",
             )
             return
@@ -127,18 +127,18 @@ def examine_cluster(config: Config, run_dir: Path) -> Iterator[Finding]:
     yield _room(config)
 
 
-def _answers(what: str, asked: Mapping[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
-    """asked: node -> reference. The answers that came within DEADLINE_S, and what is wrong with the other nodes."""
+def _answers(what: str, references: Mapping[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
+    """references: by node. The answers that came within DEADLINE_S, and what is wrong with the other nodes."""
     import ray
 
     until = time.monotonic() + DEADLINE_S
-    found, wrong = dict[str, Any](), list[Finding]()
-    for node, reference in asked.items():
+    answers, wrong = dict[str, Any](), list[Finding]()
+    for node, reference in references.items():
         try:
-            found[node] = ray.get(reference, timeout=max(0.0, until - time.monotonic()))
+            answers[node] = ray.get(reference, timeout=max(0.0, until - time.monotonic()))
         except ray.exceptions.RayError as error:
             wrong.append(_unanswered(f"{what} {node}", error))
-    return found, wrong
+    return answers, wrong
 
 
 def _unanswered(name: str, error: Exception, todo: str = LOGS) -> Finding:
@@ -151,19 +151,19 @@ def _unanswered(name: str, error: Exception, todo: str = LOGS) -> Finding:
         error = error.cause  # without the traceback that Ray puts around it
     else:
         todo = LOGS
-    said = str(error).strip().splitlines()
-    return Finding(name, f"{type(error).__name__}: {said[0][:300] if said else ''}", todo)
+    lines = str(error).strip().splitlines()
+    return Finding(name, f"{type(error).__name__}: {lines[0][:300] if lines else ''}", todo)
 
 
 def _looks(config: Config, run_dir: Path, probes: Mapping[str, Any], stores: Mapping[str, int]) -> Iterator[Finding]:
     """Each node from inside. stores: bytes of its object store."""
     training, _ = checkpoint_bytes(config, config.tokenizer.vocab_size)
     need = training * (config.training.keep_checkpoints + 1)  # one more is written before the oldest goes
-    asked = {name: probe.look.remote(run_dir, need, stores[name]) for name, probe in probes.items()}
-    looks, wrong = _answers("look at", asked)
+    references = {name: probe.look.remote(run_dir, need, stores[name]) for name, probe in probes.items()}
+    looks, wrong = _answers("look at", references)
     yield from wrong
-    for name, found in looks.items():
-        for check in found:
+    for name, checks in looks.items():
+        for check in checks:
             yield Finding(f"{check.name} on {name}", check.observation, check.todo)
 
 
@@ -184,8 +184,8 @@ def _object_store() -> Finding:
         same = bool((ray.get(ray.put(sent), timeout=DEADLINE_S) == sent).all())
     except ray.exceptions.RayError as error:
         return _unanswered("object store", error)
-    said = f"{OBJECT_BYTES // 2**20} MiB there and back in {time.monotonic() - started:.2f} s"
-    return Finding("object store", said, "" if same else "what came back differs: look at this machine's memory")
+    observation = f"{OBJECT_BYTES // 2**20} MiB there and back in {time.monotonic() - started:.2f} s"
+    return Finding("object store", observation, "" if same else "what came back differs: look at this machine's memory")
 
 
 def _clocks(probes: Mapping[str, Any]) -> Iterator[Finding]:
@@ -219,8 +219,8 @@ def _shared(run_dir: Path, probes: Mapping[str, Any]) -> Iterator[Finding]:
     token, path = uuid.uuid4().hex, where / f".doctor-{uuid.uuid4().hex}.tmp"
     try:
         write_text_atomic(path, token)
-        asked = {name: probe.reads.remote(path, token) for name, probe in probes.items()}
-        seen, wrong = _answers(f"shared {where} on", asked)
+        references = {name: probe.reads.remote(path, token) for name, probe in probes.items()}
+        seen, wrong = _answers(f"shared {where} on", references)
     except OSError as error:
         yield Finding(f"shared {where}", error.strerror or str(error), "choose a folder that you may write to")
         return
@@ -261,13 +261,16 @@ def _rate(first: Any, second: Any) -> float:
 
 
 def _room(config: Config) -> Finding:
-    found = available_resources()
-    said = f"{found['cpus']:g} CPUs, {found['gpus']:g} GPUs, {found['memory_gib']:.0f} GiB for preset {config.preset}"
+    resources = available_resources()
+    observation = (
+        f"{resources['cpus']:g} CPUs, {resources['gpus']:g} GPUs, {resources['memory_gib']:.0f} GiB "
+        f"for preset {config.preset}"
+    )
     try:
-        check_fits(config, **found, stages=WHOLE_ROAD)
+        check_fits(config, **resources, stages=WHOLE_ROAD)
     except UserError as error:
-        return Finding("room", said, str(error))
-    return Finding("room", said)
+        return Finding("room", observation, str(error))
+    return Finding("room", observation)
 
 
 def _parser() -> Parser:

@@ -87,11 +87,11 @@ def _threshold(a: argparse.Namespace) -> Said:
 
 
 def _document(a: argparse.Namespace) -> Said:
-    found = explain_document.stories(open_run(a.run_dir), a.document)
-    words = [line for story in found for line in (*explain_document.lines(story), "")]
-    told = [explain_document.summary(story) for story in found]
-    short = [{name: story[name] for name in ("id", "url", "dump", "fate")} for story in told]
-    return words[:-1], {"documents": short}, {"documents": told}
+    stories = explain_document.stories(open_run(a.run_dir), a.document)
+    words = [line for story in stories for line in (*explain_document.lines(story), "")]
+    summaries = [explain_document.summary(story) for story in stories]
+    short = [{name: story[name] for name in ("id", "url", "dump", "fate")} for story in summaries]
+    return words[:-1], {"documents": short}, {"documents": summaries}
 
 
 def _batch(a: argparse.Namespace) -> Said:
@@ -109,9 +109,9 @@ def _rollout(a: argparse.Namespace) -> Said:
     words = list(blackbox.lines(box, Tokenizer.load(a.run_dir / "tokenizer"), a.samples))
     if not a.replay:
         return words, blackbox.summary(box), {}
-    largest, found = blackbox.replay(box)
-    told = {"largest_difference": largest, "differences": [asdict(one) for one in found]}
-    return [*words, "", *blackbox.replay_lines(largest, found)], {**blackbox.summary(box), **told}, {}
+    largest, differences = blackbox.replay(box)
+    replay_figures = {"largest_difference": largest, "differences": [asdict(difference) for difference in differences]}
+    return [*words, "", *blackbox.replay_lines(largest, differences)], {**blackbox.summary(box), **replay_figures}, {}
 
 
 def _shown(line: str) -> str:

@@ -37,23 +37,23 @@ class Labels:
         self.path, self.rows = path, list(rows)
         self.numbers = {row["id"]: number for number, row in enumerate(self.rows)}
         known = read_labels(path) if path.exists() else []
-        self.said = {row["id"]: row for row in known}  # labels of other comparisons in the file stay in it
+        self.labelled_rows = {row["id"]: row for row in known}  # labels of other comparisons in the file stay in it
         self._lock = threading.Lock()
 
     def put(self, name: str, label: str) -> None:
         with self._lock:
-            said = self.said | {name: self.rows[self.numbers[name]] | {"label": label}}
-            write_jsonl(self.path, said.values())
-            self.said = said
+            labelled_rows = self.labelled_rows | {name: self.rows[self.numbers[name]] | {"label": label}}
+            write_jsonl(self.path, labelled_rows.values())
+            self.labelled_rows = labelled_rows
 
     @property
     def done(self) -> int:
-        return sum(row["id"] in self.said for row in self.rows)
+        return sum(row["id"] in self.labelled_rows for row in self.rows)
 
     def next(self, after: int = -1) -> int | None:
         """Number of the next comparison without a label, from the beginning again behind the last one."""
         order = [*range(after + 1, len(self.rows)), *range(after + 1)]
-        return next((n for n in order if self.rows[n]["id"] not in self.said), None)
+        return next((n for n in order if self.rows[n]["id"] not in self.labelled_rows), None)
 
 
 def serve(labels: Labels, port: int) -> ThreadingHTTPServer:
@@ -83,8 +83,8 @@ def serve(labels: Labels, port: int) -> ThreadingHTTPServer:
             following = labels.next(number)
             if following not in (None, number):
                 links["skip"] = _to(labels.rows[following])
-            told = labels.said.get(row["id"], {}).get("label")
-            page = question_page(row, _sides(row), told, (labels.done, total), links, token, nonce)
+            label = labels.labelled_rows.get(row["id"], {}).get("label")
+            page = question_page(row, _sides(row), label, (labels.done, total), links, token, nonce)
             self._page(page, nonce)
 
         def do_POST(self) -> None:
@@ -110,9 +110,9 @@ def serve(labels: Labels, port: int) -> ThreadingHTTPServer:
 
         def _asked_here(self) -> bool:
             """Whether the request names this address, and no page of another origin sent it."""
-            own = {f"{host}:{self.connection.getsockname()[1]}" for host in ("127.0.0.1", "localhost")}
+            hosts = {f"{host}:{self.connection.getsockname()[1]}" for host in ("127.0.0.1", "localhost")}
             host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
-            if host in own and (origin is None or origin == f"http://{host}"):
+            if host in hosts and (origin is None or origin == f"http://{host}"):
                 return True
             self._answer(403, "this page answers only itself")
             return False
@@ -120,8 +120,8 @@ def serve(labels: Labels, port: int) -> ThreadingHTTPServer:
         def _page(self, page: str, nonce: str) -> None:
             self._answer(200, page, "text/html", {"Content-Security-Policy": policy(nonce)})
 
-        def _answer(self, code: int, said: str, kind: str = "text/plain", more: dict[str, str] | None = None) -> None:
-            body = said.encode()
+        def _answer(self, code: int, text: str, kind: str = "text/plain", more: dict[str, str] | None = None) -> None:
+            body = text.encode()
             headers = {
                 "Content-Type": f"{kind}; charset=utf-8",
                 "Content-Length": str(len(body)),

@@ -59,7 +59,7 @@ def _round(arguments: argparse.Namespace) -> dict[str, Any]:
         "labels": len(labels),
         "checks": why.count("check"),
         "revalidations": why.count("revalidate"),
-        "agreement": {language: found.agreement for language, found in done.agreement.items()},
+        "agreement": {language: figures.agreement for language, figures in done.agreement.items()},
         "out": str(arguments.out),
     }
 
@@ -81,8 +81,8 @@ def _card(done: "Round", labels: int) -> dict[str, Any]:
         "bar": BAR,
         "fewest_validation_labels": FEWEST,
         "languages": {
-            language: {"labels": found.labels, "agreement": found.agreement, "passes": found.passes}
-            for language, found in done.agreement.items()
+            language: {"labels": figures.labels, "agreement": figures.agreement, "passes": figures.passes}
+            for language, figures in done.agreement.items()
         },
     }
 

@@ -13,9 +13,9 @@ from jobs.frame.stages import run_job
 def _settings(config: Config) -> dict[str, Any]:
     from ilm_ray.data.longtext.thresholds import read_thresholds
 
-    own = config.long_text
-    made = {"long_text": result_settings(own), "thresholds": read_thresholds(own.thresholds)}
-    if own.scorer is not None:
+    settings = config.long_text
+    made = {"long_text": result_settings(settings), "thresholds": read_thresholds(settings.thresholds)}
+    if settings.scorer is not None:
         return made
     return made | {"seed": config.seed, "training": result_settings(config.training)}
 

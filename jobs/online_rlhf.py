@@ -91,7 +91,7 @@ def _find(context: Context, number: int) -> Result:
         verdicts = ask_judge(url, model, pairs, prompts, config.online.judge_s, config.seed)
         judge = {name: getattr(verdicts, name) for name in ("asked", "early", "late", "p", "drifted")}
         patches += judged_pairs(verdicts, prompts, f"round-{number}-judge") if verdicts.drifted else []
-    found = {
+    patterns = {
         "round": number,
         "judge": judge,
         "answers": len(answers),
@@ -103,11 +103,11 @@ def _find(context: Context, number: int) -> Result:
         ],
         "learned": [_shown(pattern) for pattern in mined.learned],
     }
-    write_text_atomic(folder / PATTERNS, json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
+    write_text_atomic(folder / PATTERNS, json.dumps(patterns, indent=1, ensure_ascii=False, allow_nan=False))
     write_jsonl(folder / PATCHES, patches)
-    asked = comparisons(answers, prompts, config.online.comparisons, number, config.seed)
-    write_jsonl(folder / COMPARISONS, asked)
-    summary = {"patterns": len(mined.exploits), "patches": len(patches), "comparisons": len(asked)}
+    comparison_rows = comparisons(answers, prompts, config.online.comparisons, number, config.seed)
+    write_jsonl(folder / COMPARISONS, comparison_rows)
+    summary = {"patterns": len(mined.exploits), "patches": len(patches), "comparisons": len(comparison_rows)}
     return Result([folder / name for name in (PATTERNS, PATCHES, COMPARISONS)], {"summary": summary})
 
 
@@ -176,14 +176,14 @@ def _compare(context: Context, before: Path, rows: list[JsonObject]) -> dict[str
     for when, model in (("before", before), ("after", context.folder / "model")):
         scores = score_pairs(model, heldout, tokenizer, conditions, context.config)
         for name in sorted({row.get("pattern", "people") for row in heldout}):
-            own = [s for row, s in zip(heldout, scores, strict=True) if row.get("pattern", "people") == name]
-            (chosen, chosen_error), (rejected, rejected_error) = (mean_and_error(c) for c in zip(*own, strict=True))
-            compared.setdefault(name, {"pairs": len(own)})[when] = {
+            pairs = [s for row, s in zip(heldout, scores, strict=True) if row.get("pattern", "people") == name]
+            (chosen, chosen_error), (rejected, rejected_error) = (mean_and_error(c) for c in zip(*pairs, strict=True))
+            compared.setdefault(name, {"pairs": len(pairs)})[when] = {
                 "chosen": chosen,
                 "chosen_se": chosen_error,
                 "rejected": rejected,
                 "rejected_se": rejected_error,
-                "won": sum(a > b for a, b in own) / len(own),
+                "won": sum(a > b for a, b in pairs) / len(pairs),
             }
     return compared
 
@@ -244,13 +244,13 @@ def _anything_new(context: Context, number: int) -> bool:
 
 
 def _told(context: Context, number: int, done: dict[str, Manifest]) -> dict[str, Any]:
-    found = json.loads((context.of(_name(number, "patterns")) / PATTERNS).read_text(encoding="utf-8"))
+    patterns = json.loads((context.of(_name(number, "patterns")) / PATTERNS).read_text(encoding="utf-8"))
     ppo_figures = {k: v for k, v in done["ppo"].metrics["summary"].items() if k in _PPO_FIGURES}
     models = {"model": f"{_name(number, 'ppo')}/model", "reward_model": f"{_name(number, 'reward')}/model"}
-    told = {**found, "ppo": ppo_figures, **models}
+    row = {**patterns, "ppo": ppo_figures, **models}
     if "reward" in done:
-        told["compared"] = done["reward"].metrics["compared"]
-    return told
+        row["compared"] = done["reward"].metrics["compared"]
+    return row
 
 
 STAGE = Stage(

@@ -80,17 +80,17 @@ def _device(arguments: argparse.Namespace) -> Device:
 
 def _layouts(config: Config, devices: int, device: Device, context: int, top: int, summary: dict[str, Any]) -> None:
     """The ranked table of one context."""
-    found = ranking(config, devices, device, context)
-    plans = distinct(found.plans, top)
+    layouts = ranking(config, devices, device, context)
+    plans = distinct(layouts.plans, top)
     if not plans:
         raise UserError(
             f"no layout of {config.preset} on {devices} {device.name} at context {context}: "
-            f"{reasons(found)}; use more devices, a shorter context or a larger batch"
+            f"{reasons(layouts)}; use more devices, a shorter context or a larger batch"
         )
     for line in table(("", *COLUMNS), ((str(i), *cells(plan)) for i, plan in enumerate(plans, 1))):
         print(line)
-    print(f"Predictions. {len(found.plans)} layouts fit; left out: {reasons(found) or 'none'}.")
-    summary |= {"context": context, "fit": len(found.plans), "left_out": dict(found.left_out)}
+    print(f"Predictions. {len(layouts.plans)} layouts fit; left out: {reasons(layouts) or 'none'}.")
+    summary |= {"context": context, "fit": len(layouts.plans), "left_out": dict(layouts.left_out)}
     summary["plans"] = [figures(plan) for plan in plans]
 
 

@@ -46,10 +46,10 @@ def ask_vllm(
     script.write_text(_SCRIPT)
     env = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
     env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    asked = json.dumps([str(model), list(prompts), ranks, kind, NEW_TOKENS])
-    said = subprocess.run(
-        [sys.executable, str(script)], input=asked, env=os.environ | env, capture_output=True, text=True, timeout=280
+    request = json.dumps([str(model), list(prompts), ranks, kind, NEW_TOKENS])
+    done = subprocess.run(
+        [sys.executable, str(script)], input=request, env=os.environ | env, capture_output=True, text=True, timeout=280
     )
-    assert said.returncode == 0, said.stderr[-3000:]
-    architectures, answers = json.loads(next(line for line in said.stdout.splitlines() if line.startswith('[["')))
+    assert done.returncode == 0, done.stderr[-3000:]
+    architectures, answers = json.loads(next(line for line in done.stdout.splitlines() if line.startswith('[["')))
     return architectures, answers

@@ -31,11 +31,11 @@ class Browser:
 
     async def __aenter__(self) -> "Browser":
         until = time.monotonic() + DEADLINE_S
-        told = self.profile / "DevToolsActivePort"
-        while not (told.exists() and told.read_text().count("\n")):
+        port_file = self.profile / "DevToolsActivePort"
+        while not (port_file.exists() and port_file.read_text().count("\n")):
             assert time.monotonic() < until and self.process.poll() is None, "Chromium did not start"
             time.sleep(0.1)
-        port = told.read_text().splitlines()[0]
+        port = port_file.read_text().splitlines()[0]
         self.session = aiohttp.ClientSession()
         async with self.session.get(f"http://127.0.0.1:{port}/json/list") as answer:
             tab = next(t for t in await answer.json() if t["type"] == "page")
@@ -55,14 +55,14 @@ class Browser:
         self.number += 1
         await self.socket.send_json({"id": self.number, "method": method, "params": parameters})
         while True:
-            said = await self.socket.receive_json(timeout=DEADLINE_S)
-            if said.get("id") == self.number:
-                assert "error" not in said, said
-                return dict(said["result"])
-            if said.get("method") == "Runtime.exceptionThrown" or (
-                said.get("method") == "Log.entryAdded" and said["params"]["entry"]["level"] == "error"
+            message = await self.socket.receive_json(timeout=DEADLINE_S)
+            if message.get("id") == self.number:
+                assert "error" not in message, message
+                return dict(message["result"])
+            if message.get("method") == "Runtime.exceptionThrown" or (
+                message.get("method") == "Log.entryAdded" and message["params"]["entry"]["level"] == "error"
             ):
-                self.problems.append(json.dumps(said["params"]))
+                self.problems.append(json.dumps(message["params"]))
 
     async def run(self, script: str) -> Any:
         """The value of a script (JSON); a promise is waited for."""
@@ -74,8 +74,8 @@ class Browser:
         """Wait until a script's value is true, whatever page is there by then."""
         end = time.monotonic() + deadline_s
         while True:
-            found = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-            if value := found["result"].get("value"):
+            reply = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+            if value := reply["result"].get("value"):
                 return value
             assert time.monotonic() < end, f"never true: {script}"
             await asyncio.sleep(0.05)

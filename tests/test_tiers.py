@@ -60,10 +60,10 @@ def run_pytest(folder: Path, *options: str) -> str:
 
 @pytest.mark.process
 def test_a_quick_test_that_starts_a_process_fails_and_fixtures_take_a_test_out_of_the_tier(tmp_path: Path) -> None:
-    said = run_pytest(tmp_path, "-m", "quick")
+    output = run_pytest(tmp_path, "-m", "quick")
     for name in ("test_runs", "test_forks", "test_spawns", "test_whose_fixture_runs"):
-        assert f"ERROR tests/test_made.py::{name} - Failed" in said, said
-    assert "5 passed, 3 deselected, 4 errors" in said, said
+        assert f"ERROR tests/test_made.py::{name} - Failed" in output, output
+    assert "5 passed, 3 deselected, 4 errors" in output, output
 
 
 @pytest.mark.process

@@ -13,8 +13,8 @@ class UserError(Exception):
     escape, and what is too long loses its middle.
     """
 
-    def __init__(self, said: str) -> None:
-        line = _BREAKS.sub(" ", said).strip()
+    def __init__(self, message: str) -> None:
+        line = _BREAKS.sub(" ", message).strip()
         if not line.isprintable():
             line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
         super().__init__(line if len(line) <= _LONGEST else f"{line[:1200]} ... {line[-700:]}")

@@ -26,9 +26,9 @@ def read_rows(path: Path, keys: tuple[str, ...], setting: str) -> list[JsonObjec
 
 def require_splits(rows: Sequence[JsonObject], setting: str) -> None:
     """Raise UserError unless rows are there to train on and to measure with."""
-    found = [row.get("split", "train") for row in rows]  # no set: a file may say anything
+    splits = [row.get("split", "train") for row in rows]  # no set: a file may say anything
     for split in ("train", "heldout"):
-        if split not in found:
+        if split not in splits:
             raise UserError(
                 f'{setting} has no row of split "{split}"; mark rows with "split": "train" or "split": "heldout" '
                 f'(without "split" a row counts as "train")'

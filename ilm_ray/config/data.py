@@ -85,8 +85,8 @@ class TextConfig(Section):
         for name in self.sources:
             if not re.fullmatch(r"[a-z][a-z0-9_-]{0,40}", name):
                 raise ValueError(f"source '{name}': write its name in lower-case letters, digits, - and _")
-            for classifier, own in self.sources[name].settings.get("classifiers", {}).items():
-                if isinstance(own, dict) and own.keys() - {"threshold"}:
+            for classifier, settings in self.sources[name].settings.get("classifiers", {}).items():
+                if isinstance(settings, dict) and settings.keys() - {"threshold"}:
                     raise ValueError(f"source '{name}': of classifiers.{classifier} it may set the threshold alone")
             try:
                 self.for_source(name)

@@ -64,13 +64,13 @@ def _fewer_ranks(ppo: PPOConfig, gpus: int) -> dict[str, int]:
     return fewer if sum(fewer.values()) <= gpus else fewer | {"policy_ranks": 1, "critic_ranks": 1}
 
 
-def fewer_line(asked: Config, fit: Config) -> str | None:
+def fewer_line(config: Config, fit: Config) -> str | None:
     """What `fitted` changed, for people; None where nothing."""
     changed = [
-        f"{section}.{name} {getattr(getattr(fit, section), name)} instead of {getattr(getattr(asked, section), name)}"
+        f"{section}.{name} {getattr(getattr(fit, section), name)} instead of {getattr(getattr(config, section), name)}"
         for section, names in (("training", ("workers",)), ("ppo", GROUPS))
         for name in names
-        if getattr(getattr(fit, section), name) != getattr(getattr(asked, section), name)
+        if getattr(getattr(fit, section), name) != getattr(getattr(config, section), name)
     ]
     return f"fewer GPUs than the preset's counts: {', '.join(changed)}" if changed else None
 

@@ -36,23 +36,23 @@ def settings_help(config: Config, names: Sequence[str]) -> str:
 
 def comments(section: type[BaseModel]) -> dict[str, str]:
     """Field -> the comment above it and behind it."""
-    above, name, found = list[str](), "", dict[str, list[str]]()
+    above, name, pieces = list[str](), "", dict[str, list[str]]()
     for line in inspect.getsource(section).splitlines()[1:]:
         if line.startswith(("    def ", "    @")):
             break
         if field := _FIELD.match(line):
             name = field[1]
-            found[name], above = above, []
+            pieces[name], above = above, []
         if comment := _COMMENT.search(line):
-            (above if line.startswith("    # ") else found.get(name, [])).append(comment[1])
-    return {name: " ".join(words) for name, words in found.items() if words}
+            (above if line.startswith("    # ") else pieces.get(name, [])).append(comment[1])
+    return {name: " ".join(words) for name, words in pieces.items() if words}
 
 
 def _describe(section: type[BaseModel]) -> None:
     """Describes the fields of a section, and of those within it, by their comments and their sections' docstrings."""
-    found = comments(section)
+    field_comments = comments(section)
     for name, field in section.model_fields.items():
-        field.description = found.get(name)
+        field.description = field_comments.get(name)
         if (inner := section_of(field.annotation)) is not None:
             field.description = field.description or inspect.getdoc(inner)
             _describe(inner)

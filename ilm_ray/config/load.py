@@ -104,8 +104,8 @@ def _nested(values: dict[str, Any], path: Sequence[str], value: Any) -> dict[str
         values = inner if isinstance(inner, dict) else {}
     for name in reversed(path):
         value = {name: value}
-    found: dict[str, Any] = value
-    return found
+    sections: dict[str, Any] = value
+    return sections
 
 
 def with_entry(table: Any, path: Sequence[str], value: Any) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def steps_off(config: Config) -> dict[str, str]:
     """Setting -> why the step that reads it is off, of those whose steps a run can do without."""
     text = config.text
     off = {f"text.{name}": "no list named" for name in ("blocked_domains", "blocked_words") if not getattr(text, name)}
-    off |= {f"text.classifiers.{name}": "no model named" for name, one in text.classifiers if not one.named}
+    off |= {f"text.classifiers.{name}": "no model named" for name, model in text.classifiers if not model.named}
     if not config.decontamination.benchmarks:
         off["decontamination.benchmarks"] = "no benchmark named"
     if not config.code.source:

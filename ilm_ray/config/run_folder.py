@@ -20,11 +20,11 @@ _SHOWN = 3  # settings that a line names
 
 
 class Chosen(NamedTuple):
-    """What a job runs with, and where. `said`: a line for people, where the folder remembered something."""
+    """What a job runs with, and where. `note`: a line for people, where the folder remembered something."""
 
     config: Config
     run_dir: Path
-    said: str | None
+    note: str | None
 
 
 def choose_settings(preset: str | None, file: Path | None, words: Sequence[str], run_dir: Path | None) -> Chosen:
@@ -41,8 +41,8 @@ def choose_settings(preset: str | None, file: Path | None, words: Sequence[str],
         known = _remembered(path)
         config = load_config(known.preset, file, words, base=path)
         changed = _told(known, config)
-        said = f"settings are those of {path}, from preset {known.preset}" + (f", but {changed}" if changed else "")
-        return Chosen(config, folder, f"{said}; --preset begins from a preset instead")
+        note = f"settings are those of {path}, from preset {known.preset}" + (f", but {changed}" if changed else "")
+        return Chosen(config, folder, f"{note}; --preset begins from a preset instead")
     config = load_config(preset, file, words)
     try:
         known = _remembered(path)

@@ -33,9 +33,9 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
         arguments = Parser(prog=f"jobs/{job}.py", description=about, reads=tuple(reads)).parse(argv)
         chosen = choose_settings(arguments.preset, arguments.config, arguments.settings, arguments.run_dir)
         summary["run_dir"] = str(chosen.run_dir)
-        if chosen.said is not None:
-            print(f"{job}: {chosen.said}", file=sys.stderr)
-        done = _run_stages(job, stages, chosen.config, chosen.run_dir, chosen.said)
+        if chosen.note is not None:
+            print(f"{job}: {chosen.note}", file=sys.stderr)
+        done = _run_stages(job, stages, chosen.config, chosen.run_dir, chosen.note)
         figures = {name: manifest.metrics["summary"] for name, manifest in done.items()}
         if len(stages) > 1:
             print_stage_table({name: (m.seconds, m.peak_memory_mb) for name, m in done.items()})
@@ -46,7 +46,7 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
 
 
 def _run_stages(
-    job: str, stages: Sequence[Stage], config: Config, run_dir: Path, said: str | None
+    job: str, stages: Sequence[Stage], config: Config, run_dir: Path, note: str | None
 ) -> dict[str, Manifest]:
     check_named(config, [stage.name for stage in stages])
     for stage in stages:  # outside inputs are looked at before anything is written
@@ -63,7 +63,7 @@ def _run_stages(
             fit = fitted(config, resources["gpus"])
         _open_run_dir(run_dir, config)
         journal = Journal(run_dir / "journal.jsonl")
-        journal.event("start", job=job, preset=config.preset, **({"settings": said} if said else {}))
+        journal.event("start", job=job, preset=config.preset, **({"settings": note} if note else {}))
         if (fewer := fewer_line(config, fit)) is not None:
             print(f"{job}: {fewer}", file=sys.stderr)
             journal.event("note", why=fewer)

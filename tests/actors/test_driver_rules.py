@@ -126,13 +126,13 @@ def test_without_zero_a_bad_gradient_is_found_and_a_missing_norm_is_none() -> No
 def test_kernels_of_half_precision_get_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_module, "attention_by_run", lambda *_: "each document")
     monkeypatch.setattr(attention_module, "_cuda_kernel", lambda: lambda *_: "kernel")
-    found = {}
+    outputs = {}
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         q: Any = SimpleNamespace(is_cuda=True, dtype=dtype)
-        found[dtype] = attention_module.attention(q, q, q, q, 1)
-    assert [str(v) for v in found.values()] == ["each document", "each document", "kernel", "kernel"]
+        outputs[dtype] = attention_module.attention(q, q, q, q, 1)
+    assert [str(v) for v in outputs.values()] == ["each document", "each document", "kernel", "kernel"]
 
 
 def test_raising_a_bound_keeps_the_checkpoints() -> None:
-    one, two = (load_config("nano", None, [f"ppo.logprob_gap_bound={bound}"]) for bound in (0.1, 0.5))
-    assert ppo_job.settings(one) == ppo_job.settings(two)
+    config, raised_config = (load_config("nano", None, [f"ppo.logprob_gap_bound={bound}"]) for bound in (0.1, 0.5))
+    assert ppo_job.settings(config) == ppo_job.settings(raised_config)

@@ -70,8 +70,8 @@ def test_a_run_learns_fails_loudly_and_resumes(tmp_path: Path, monkeypatch: pyte
         # Each iteration's experience was kept, and doing its arithmetic again gives the same numbers.
         for row in rows:
             box = blackbox.read(folder, row["iteration"])
-            largest, found = blackbox.replay(box)
-            assert not found and max(largest.values()) <= 1e-6
+            largest, differences = blackbox.replay(box)
+            assert not differences and max(largest.values()) <= 1e-6
             assert sum(box.outputs.scores) / len(box.outputs.scores) == pytest.approx(row["reward"], abs=1e-9)
             assert box.outputs.rolled.version == row["version"]
 
@@ -139,10 +139,10 @@ def test_answers_of_the_weights_before_are_trained_on_as_such(tmp_path: Path) ->
         order
         == [("rollout", "rollout")] * 3 + [("policy", "train"), ("rollout", "rollout")] + [("policy", "train")] * 2
     )
-    said = blackbox.read(folder, 2).outputs
+    outputs = blackbox.read(folder, 2).outputs
     first = load_causal(inputs.policy)
     for ids, length, behaviour, old in zip(
-        said.rolled.sequences, said.rolled.prompt_lengths, said.rolled.behaviour, said.old, strict=True
+        outputs.rolled.sequences, outputs.rolled.prompt_lengths, outputs.rolled.behaviour, outputs.old, strict=True
     ):
         with torch.no_grad():
             logprobs = first(Packed.of([ids])).log_softmax(-1)
@@ -201,16 +201,16 @@ def test_the_policy_that_validates_best_is_the_result(tmp_path: Path) -> None:
     inputs, folder = toy_inputs(tmp_path), tmp_path / "ppo"
     with PPORun(ppo, inputs, folder) as run:
         rows = run.run(lambda ids: "")
-        found = [row.get("validation_reward") for row in rows]
-        assert found[0] is None  # of the warm-up, in which the policy stands still
-        best = max(range(1, len(rows)), key=lambda i: found[i])
-        assert run.state.best == best + 1 and run.state.best_reward == found[best]
+        rewards = [row.get("validation_reward") for row in rows]
+        assert rewards[0] is None  # of the warm-up, in which the policy stands still
+        best = max(range(1, len(rows)), key=lambda i: rewards[i])
+        assert run.state.best == best + 1 and run.state.best_reward == rewards[best]
     assert best < len(rows) - 1, "choose other steps: the last one must not be the best"
     kept = folder / "candidates" / f"iteration-{best + 1:06d}" / "model.safetensors"
     assert (folder / "model" / "model.safetensors").read_bytes() == kept.read_bytes()
     # The candidate scores again what it scored then.
     with PPORun(ppo, replace(inputs, policy=folder / "model"), tmp_path / "again") as run:
-        assert run.validate() == pytest.approx(found[best], abs=1e-6)
+        assert run.validate() == pytest.approx(rewards[best], abs=1e-6)
 
 
 @pytest.mark.slow
@@ -281,10 +281,10 @@ def test_vllm_gives_the_torch_models_greedy_tokens_after_every_swap(tmp_path: Pa
             collect([loaded], 60)
             rolled = groups["rollout"].start("rollout", prompts, 0, 0)
             collect([rolled], 60)
-            found = ray.get(rolled.payloads[0])
+            rollouts = ray.get(rolled.payloads[0])
             expected = generate(load_causal(tmp_path / f"model{seed}"), [p.ids for p in prompts], 16, 0.0)
-            assert found.responses == [ids for ids, _ in expected]
-            for ours, (_, theirs) in zip(found.behaviour, expected, strict=True):
+            assert rollouts.responses == [ids for ids, _ in expected]
+            for ours, (_, theirs) in zip(rollouts.behaviour, expected, strict=True):
                 torch.testing.assert_close(ours, torch.tensor(theirs), atol=1e-4, rtol=0)
     finally:
         stop_groups(groups)

@@ -226,10 +226,10 @@ def test_one_gradient_whatever_the_ranks_and_micro_batches(
         if process.is_alive():
             process.kill()
     assert [process.exitcode for process in ranks] == [0] * world
-    found, figures = torch.load(tmp_path / f"world{world}-stage{stage}.pt", weights_only=True)
+    weights, figures = torch.load(tmp_path / f"world{world}-stage{stage}.pt", weights_only=True)
     expected, loss = _by_hand(tmp_path)
     assert figures["policy_loss"] == pytest.approx(loss, abs=1e-5)
     before = full_weights(load_causal(tmp_path / "policy"))
     assert max(float((expected[n] - before[n]).abs().max()) for n in before) > 1e-2  # the step was no formality
     for name, weight in expected.items():
-        torch.testing.assert_close(found[name], weight, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(weights[name], weight, atol=1e-5, rtol=1e-5)

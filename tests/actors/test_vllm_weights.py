@@ -38,27 +38,27 @@ def _check(folder: Path, precision: str, settings: RolloutSettings, prompts: lis
     rollout = Rollout(0, 1, settings)
     rollout.build()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    one, two = ({n: t.to(dtype) for n, t in _weights(seed).items()} for seed in (0, 1))
-    said = []
-    for version, weights in enumerate((one, two)):
+    first, second = ({n: t.to(dtype) for n, t in _weights(seed).items()} for seed in (0, 1))
+    errors = []
+    for version, weights in enumerate((first, second)):
         message, stamp = pack([weights], version)
-        said.append(_said(rollout.load_weights, message, version, stamp["checksum"]))
-        said.append(_said(rollout.rollout, prompts, version, 1))
-    whole = sum(rollout.held[name] == digest for name, digest in digests(two).items())
+        errors.append(_said(rollout.load_weights, message, version, stamp["checksum"]))
+        errors.append(_said(rollout.rollout, prompts, version, 1))
+    whole = sum(rollout.held[name] == digest for name, digest in digests(second).items())
     engine: Any = rollout.engine
     load = engine.load
-    message, stamp = pack([one], 2)
+    message, stamp = pack([first], 2)
     engine.load = lambda buckets: None  # keeps the old weights
-    said.append(_said(rollout.load_weights, message, 2, stamp["checksum"]))
+    errors.append(_said(rollout.load_weights, message, 2, stamp["checksum"]))
     up = "model.layers.1.mlp.up_proj.weight"
-    engine.load = lambda buckets: load([{**one, up: two[up]}])  # one tensor stays old
-    said.append(_said(rollout.load_weights, message, 2, stamp["checksum"]))
+    engine.load = lambda buckets: load([{**first, up: second[up]}])  # one tensor stays old
+    errors.append(_said(rollout.load_weights, message, 2, stamp["checksum"]))
     engine.load = load
-    said.append(_said(rollout.load_weights, message, 2, stamp["checksum"]))
+    errors.append(_said(rollout.load_weights, message, 2, stamp["checksum"]))
     norm = "model.layers.0.input_layernorm.weight"
-    load([{**one, norm: one[norm] + 0.5}])  # after all checks
-    said.append(_said(rollout.rollout, prompts, 2, 1))
-    (folder / "said.txt").write_text("\n".join([str(whole), str(len(two)), *said]))
+    load([{**first, norm: first[norm] + 0.5}])  # after all checks
+    errors.append(_said(rollout.rollout, prompts, 2, 1))
+    (folder / "said.txt").write_text("\n".join([str(whole), str(len(second)), *errors]))
 
 
 @pytest.mark.slow
@@ -81,10 +81,10 @@ def test_what_vllm_really_holds(tmp_path: Path, precision: str) -> None:
     if process.is_alive():
         process.kill()
     assert process.exitcode == 0
-    whole, count, *said = (tmp_path / "said.txt").read_text().split("\n")
+    whole, count, *errors = (tmp_path / "said.txt").read_text().split("\n")
     print(f"{precision}: {whole} of {count} tensors are read whole")
-    assert said[:4] == [""] * 4  # two versions, one after the other
-    kept, one_old, good, changed = said[4:]
+    assert errors[:4] == [""] * 4  # two versions, one after the other
+    kept, one_old, good, changed = errors[4:]
     assert "does not hold the weights of version 2" in kept and "more" in kept
     assert one_old.endswith("it loaded: model.layers.1.mlp.up_proj.weight")
     assert good == ""

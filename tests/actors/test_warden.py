@@ -51,15 +51,15 @@ def _spin(seconds: float) -> str:
 @pytest.mark.usefixtures("local_ray")
 def test_tasks_that_stand_still_are_run_again_and_others_are_not(tmp_path: Path) -> None:
     kinds = ["works", "waits", "deadlock", "stopped"]
-    told: list[str] = []
+    lines: list[str] = []
     rows = [{"how": how, "folder": str(tmp_path)} for how in kinds]
-    with Wardens(HANG_S, told.append):
+    with Wardens(HANG_S, lines.append):
         made = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_behave).take_all()
     assert sorted((row["how"], row["attempt"]) for row in made) == [
         ("deadlock", 1), ("stopped", 1), ("waits", 0), ("works", 0),
     ]  # fmt: skip
-    ended = {int(found[1]) for line in told if (found := re.search(r"ray::Map\(_behave\) \(pid (\d+) on ", line))}
-    assert len(told) == 2
+    ended = {int(match[1]) for line in lines if (match := re.search(r"ray::Map\(_behave\) \(pid (\d+) on ", line))}
+    assert len(lines) == 2
     assert ended == {int((tmp_path / f"{how}-0").read_text()) for how in ("deadlock", "stopped")}
 
 
@@ -76,10 +76,10 @@ class Idler:
 
 @pytest.mark.usefixtures("local_ray")
 def test_an_actor_that_waits_lives_and_those_that_were_stopped_are_ended_even_if_nobody_can_be_told() -> None:
-    told: list[str] = []
+    lines: list[str] = []
 
     def tell(line: str) -> None:
-        told.append(line)
+        lines.append(line)
         raise OSError("No space left on device")
 
     def idler(stopped: bool) -> Any:
@@ -93,7 +93,7 @@ def test_an_actor_that_waits_lives_and_those_that_were_stopped_are_ended_even_if
                 ray.get(idler(stopped=True).pid.remote(), timeout=120)
             time.sleep(0.5)  # Ray hears of the end of a process before it has the warden's answer
     assert ray.get(waits.pid.remote(), timeout=60) == pid
-    assert len(told) == 2 and all("Idler" in line for line in told)
+    assert len(lines) == 2 and all("Idler" in line for line in lines)
 
 
 @pytest.mark.process
@@ -115,6 +115,6 @@ def test_a_pulse_stops_with_the_process_and_beats_with_its_child() -> None:
         time.sleep(1.0)
         assert pulse(process) == still
     finally:
-        for one in [*process.children(), process]:
-            one.kill()
+        for target in [*process.children(), process]:
+            target.kill()
         process.wait(20)

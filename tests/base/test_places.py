@@ -26,9 +26,9 @@ def test_a_file_of_the_tree_is_found_from_anywhere(tmp_path: Path, monkeypatch: 
 
 def test_a_persons_own_file_is_meant_from_where_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    own = tmp_path / SHIPPED  # even under the name of one in the tree
-    own.parent.mkdir(parents=True)
-    own.touch()
+    file = tmp_path / SHIPPED  # even under the name of one in the tree
+    file.parent.mkdir(parents=True)
+    file.touch()
     kept = {path: settled(path) for path in (SHIPPED, "demo/data/*.jsonl", "not/yet/there.jsonl", "*.txt")}
     assert kept == {path: str(tmp_path / path) for path in kept}
     monkeypatch.chdir("/")

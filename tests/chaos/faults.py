@@ -116,8 +116,8 @@ def _on_worker(scene: Scene, job: Job, act: Callable[[psutil.Process], bool]) ->
     """act: says whether it hit its victim; if not, another one is sought."""
     until = time.monotonic() + 20
     while time.monotonic() < until and job.poll() is None:
-        if found := scene.nodes.workers():
-            victim = scene.rng.choice(found)
+        if workers := scene.nodes.workers():
+            victim = scene.rng.choice(workers)
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
                 title = " ".join(victim.cmdline()).strip()
                 scene.stack.callback(signal_all, [victim], signal.SIGKILL)

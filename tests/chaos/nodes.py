@@ -132,8 +132,8 @@ class Nodes:
 
     def head(self) -> psutil.Process:
         """The process that knows what the cluster consists of."""
-        (found,) = (p for p in self.on(0) if "gcs_server" in _title(p).split(" ")[0])
-        return found
+        (process,) = (p for p in self.on(0) if "gcs_server" in _title(p).split(" ")[0])
+        return process
 
     def workers(self) -> list[psutil.Process]:
         """Processes that run a task or an actor."""
@@ -235,5 +235,5 @@ def _remove_networks(keep_bridge: bool = False) -> None:
 
 
 def _json(*words: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(_ip("-json", *words) or "[]")
-    return [entry for entry in found if entry]
+    entries: list[dict[str, Any]] = json.loads(_ip("-json", *words) or "[]")
+    return [entry for entry in entries if entry]

@@ -83,7 +83,7 @@ class Attempt:
     where Ray ended it, for a driver without a head is ended at once, what Ray said."""
 
     code: int | None
-    said: str
+    message: str
 
 
 @dataclass
@@ -118,7 +118,7 @@ class Chaos:
                     scene = Scene(self.nodes, run_dir, random.Random(0), stack)
                     done = self.ended(self.start(stage, scene, run_dir.name), run_dir.name)
                 if done.code != 0:
-                    raise RuntimeError(f"{stage} fails without any fault: {done.said}; see {run_dir}.log")
+                    raise RuntimeError(f"{stage} fails without any fault: {done.message}; see {run_dir}.log")
                 seconds.write_text(str(time.monotonic() - started))
             self.usual[stage] = float(seconds.read_text()), results(run_dir, stage)
         return self.usual[stage]
@@ -154,8 +154,8 @@ class Chaos:
         if struck == MISSED and outcome == WENT_ON:
             return self.play(number, stage, fault, seed, latest * 0.6)
         codes = f"exit codes {', '.join(str(attempt.code) for attempt in attempts)}"
-        said = next((attempt.said for attempt in attempts if attempt.said), "" if outcome in SOUND else codes)
-        return Row(number, stage, fault, struck, at_s, outcome, len(attempts), seconds, usual_s, said)
+        message = next((attempt.message for attempt in attempts if attempt.message), "" if outcome in SOUND else codes)
+        return Row(number, stage, fault, struck, at_s, outcome, len(attempts), seconds, usual_s, message)
 
     def ended(self, job: subprocess.Popen[str], name: str) -> Attempt:
         """Wait for a job; one that hangs is killed. name: as of `start`."""
@@ -196,7 +196,7 @@ def outcome_of(attempts: list[Attempt], same: bool, silent_end: bool) -> str:
         return "OTHER RESULTS"
     if len(attempts) == 1:
         return WENT_ON
-    stopped = [a for a in attempts[:-1] if not a.said and a.code != 128 + signal.SIGTERM]
+    stopped = [a for a in attempts[:-1] if not a.message and a.code != 128 + signal.SIGTERM]
     return CAME_BACK if silent_end or not stopped else "STOPPED WITHOUT A WORD"
 
 
@@ -221,9 +221,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     stages = [s for s in STAGES if any(row["stage"] == s for row in rows)]
     lines = [f"| fault | {' | '.join(stages)} |", f"|---|{'---|' * len(stages)}"]
     for fault in FAULTS:
-        found = [_cell(cells[fault, stage]) for stage in stages]
-        if any(found):
-            lines.append(f"| {fault} | {' | '.join(found)} |")
+        columns = [_cell(cells[fault, stage]) for stage in stages]
+        if any(columns):
+            lines.append(f"| {fault} | {' | '.join(columns)} |")
     return "\n".join(lines)
 
 

@@ -46,16 +46,16 @@ def status(nodes: Nodes) -> str:
 
 def wait_for(nodes: Nodes, reached: Callable[[], Any], seconds: float) -> Any:
     """What `reached` gives as soon as that is something."""
-    asked = time.monotonic()
-    deadline = asked + seconds
-    while not (found := reached()):
+    checked_at = time.monotonic()
+    deadline = checked_at + seconds
+    while not (value := reached()):
         assert time.monotonic() < deadline
-        if time.monotonic() > asked + 20:
-            asked = time.monotonic()
+        if time.monotonic() > checked_at + 20:
+            checked_at = time.monotonic()
             ended = status(nodes) in ("FAILED", "SUCCEEDED", "STOPPED")
             assert not ended or reached(), ray_job(nodes, "logs", "nano")[-3000:]
         time.sleep(0.5)
-    return found
+    return value
 
 
 def test_a_submitted_run_that_loses_a_node_in_text_pretraining_and_ppo_finishes(nodes: Nodes, tmp_path: Path) -> None:
@@ -75,8 +75,8 @@ def test_a_submitted_run_that_loses_a_node_in_text_pretraining_and_ppo_finishes(
         nodes.add()
     wait_for(nodes, lambda: status(nodes) == "SUCCEEDED", 1800)
 
-    said = [line for line in ray_job(nodes, "logs", "nano").splitlines() if line.startswith('{"job"')]
-    assert json.loads(said[-1])["status"] == "done"
+    summaries = [line for line in ray_job(nodes, "logs", "nano").splitlines() if line.startswith('{"job"')]
+    assert json.loads(summaries[-1])["status"] == "done"
     runs = [event["stage"] for event in read_journal(run_dir / "journal.jsonl") if event["kind"] == "run"]
     # None began twice: each survived the loss by itself.
     assert [stage for stage in runs if stage in STAGES] == list(STAGES)

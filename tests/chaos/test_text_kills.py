@@ -106,10 +106,10 @@ class Job:
             time.sleep(0.02)
 
     def _strikes(self, victim: str, rng: random.Random) -> bool:
-        found = [p for p in self._members() if IS_A[victim](command(p))]
-        if not found:
+        candidates = [p for p in self._members() if IS_A[victim](command(p))]
+        if not candidates:
             return False
-        chosen = rng.choice(found)
+        chosen = rng.choice(candidates)
         print(f"at {self.files()} files: {chosen.pid} {command(chosen)}")  # shown where the test fails
         return killed(chosen)
 

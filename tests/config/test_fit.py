@@ -121,11 +121,11 @@ def _refuse(*_: Any) -> None:
 
 @pytest.mark.usefixtures("eight_gpus")
 @pytest.mark.parametrize(
-    ("names", "said"), [(["pretrain"], "let through"), (["pretrain", "ppo"], "the 32 ranks of PPO have 8 GPU(s)")]
+    ("names", "message"), [(["pretrain"], "let through"), (["pretrain", "ppo"], "the 32 ranks of PPO have 8 GPU(s)")]
 )
 def test_a_job_is_judged_by_its_stages(
     names: list[str],
-    said: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -137,7 +137,7 @@ def test_a_job_is_judged_by_its_stages(
             "pipeline", stages, ["--preset", "1_8b", "--run-dir", str(tmp_path / "run"), "ppo.prompts=x.jsonl"]
         )
     assert ended.value.code == 2
-    assert json.loads(capsys.readouterr().out)["error"].startswith(said)
+    assert json.loads(capsys.readouterr().out)["error"].startswith(message)
 
 
 def _work(context: Context) -> Result:

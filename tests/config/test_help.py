@@ -56,6 +56,6 @@ def test_a_comment_behind_a_field_describes_it(module: object) -> None:
 
 
 def test_a_comment_above_a_field_goes_before_the_one_behind_it() -> None:
-    found = comments(PPOConfig)
-    assert found["colocate"].startswith("Rank k of every group on one GPU") and "temperature" in found
-    assert "policy_lr" not in found
+    field_comments = comments(PPOConfig)
+    assert field_comments["colocate"].startswith("Rank k of every group on one GPU") and "temperature" in field_comments
+    assert "policy_lr" not in field_comments

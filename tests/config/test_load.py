@@ -135,10 +135,10 @@ def test_nested_tables_are_changed_at_one_place_only(
     for path, value in changes:
         changed = with_entry(table, path, value)
         assert flat(changed, without=path) == flat(table, without=path)
-        found: Any = changed
+        inner: Any = changed
         for name in path:
-            found = found[name]
-        assert found == value
+            inner = inner[name]
+        assert inner == value
         table = changed
 
 

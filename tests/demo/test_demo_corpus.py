@@ -46,11 +46,11 @@ def responses(data: bytes) -> Iterator[tuple[str, str | None, int, bytes]]:
 
 @pytest.fixture(scope="module")
 def crawled() -> dict[tuple[str, str], tuple[str | None, int, bytes]]:
-    found = {}
+    pages = {}
     for path in sorted((DATA / "web").glob("*/*.warc.gz")):
         for url, charset, announced, body in responses(path.read_bytes()):
-            found[url, path.parent.name] = (charset, announced, body)
-    return found
+            pages[url, path.parent.name] = (charset, announced, body)
+    return pages
 
 
 def first_prompt(row: dict[str, Any]) -> str:
@@ -128,9 +128,9 @@ def test_splits_share_no_prompt(name, low, high):
     rows = read_jsonl(name)
     held_out = {first_prompt(row) for row in rows if row["split"] == "heldout"}
     train = {first_prompt(row) for row in rows if row["split"] == "train"}
-    asked = {m["content"] for row in read_jsonl("chat.jsonl") for m in row["messages"] if m["role"] == "user"}
+    questions = {m["content"] for row in read_jsonl("chat.jsonl") for m in row["messages"] if m["role"] == "user"}
     assert not held_out & train
-    assert not held_out & asked
+    assert not held_out & questions
     assert low < sum(row["split"] == "heldout" for row in rows) / len(rows) < high
     assert {row["domain"] for row in rows if row["split"] == "heldout"} == {"helpful", "harmless", "code", "maths"}
 

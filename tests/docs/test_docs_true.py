@@ -28,15 +28,15 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.rel
 
 def blocks(page: Path, kind: str) -> list[str]:
     """The fenced blocks of a kind; of commands ("") also those that are indented by four."""
-    found, inside = list[str](), None
+    contents, inside = list[str](), None
     for line in page.read_text(encoding="utf-8").splitlines(keepends=True):
         if line.startswith("```"):
             inside = line[3:].strip() if inside is None else None
-            found += [""] if inside == kind else []
+            contents += [""] if inside == kind else []
         elif inside == kind or (inside is None and kind == "" and line.startswith("    ")):
-            found = [*found, ""] if inside is None else found
-            found[-1] += line
-    return found
+            contents = [*contents, ""] if inside is None else contents
+            contents[-1] += line
+    return contents
 
 
 def commands(page: Path) -> Iterator[list[str]]:
@@ -74,8 +74,8 @@ def test_commands_have_the_flags_that_are_given(page: Path) -> None:
         if words[0] == "make":
             targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
             assert words[1] in targets, words
-        elif (found := started(words)) is not None:
-            script, arguments = found
+        elif (start := started(words)) is not None:
+            script, arguments = start
             assert script.is_file(), words
             given = [word for word in arguments if word.startswith("--")]
             known = script.read_text(encoding="utf-8")
@@ -91,10 +91,10 @@ def test_commands_have_the_flags_that_are_given(page: Path) -> None:
 def test_settings_of_the_how_tos_are_accepted() -> None:
     seen = 0
     for words in commands(HOW_TO):
-        found = started(words)
-        if found is None:
+        start = started(words)
+        if start is None:
             continue
-        settings = [word for word in found[1] if re.match(r"[a-z][\w.*]*=", word)]
+        settings = [word for word in start[1] if re.match(r"[a-z][\w.*]*=", word)]
         load_config("nano", None, settings)
         seen += len(settings)
     assert seen > 5
@@ -144,8 +144,8 @@ def test_files_that_are_named_exist(page: Path) -> None:
 
 
 def test_the_search_for_files_finds_some() -> None:
-    found = {word for page in PAGES for word in named_paths(page)}
-    assert len(found) > 100 and {"docs/status.md", "cluster/grafana", "ilm_ray/training/plan/planner.py"} <= found
+    paths = {word for page in PAGES for word in named_paths(page)}
+    assert len(paths) > 100 and {"docs/status.md", "cluster/grafana", "ilm_ray/training/plan/planner.py"} <= paths
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +194,6 @@ def test_the_new_benchmark_of_the_how_to_is_read_and_listed(changed: Path) -> No
         "from ilm_ray.evaluation.suites import suite; print(read_items(Path('riddles.jsonl'), 'r')[0].question); "
         "print(*('Riddles' in {b.name for b in suite(name)} for name in ('chat', 'paper', 'base')))"
     )
-    said = run_changed(changed, "-c", check).splitlines()
-    assert said == ["What has teeth and cannot bite?", "True True False"]
+    lines = run_changed(changed, "-c", check).splitlines()
+    assert lines == ["What has teeth and cannot bite?", "True True False"]
     assert not any("riddle" in form.question for form in FORMS), "the how-to's example must be new to the code"

@@ -33,9 +33,9 @@ def words(text: str) -> set[str]:
     return {word.rstrip("s") for word in re.findall("[a-z]+", text.lower()) if word not in FILLERS}
 
 
-def repeats(name: str, said: str) -> bool:
+def repeats(name: str, docstring: str) -> bool:
     """Whether a docstring has no word that the name has not."""
-    return words(said) <= words(re.sub("([A-Z])", r" \1", name).replace("_", " ")) | words(name)
+    return words(docstring) <= words(re.sub("([A-Z])", r" \1", name).replace("_", " ")) | words(name)
 
 
 def silent(source: str, name: str) -> Iterator[str]:
@@ -43,17 +43,17 @@ def silent(source: str, name: str) -> Iterator[str]:
     tree = ast.parse(source)
     public = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     nodes = [node for node in tree.body if isinstance(node, public) and not node.name.startswith("_")]
-    for found, called in [(tree, name), *((node, node.name) for node in nodes)]:
-        said = ast.get_docstring(found)
-        if not said or repeats(called, said):
+    for node, called in [(tree, name), *((node, node.name) for node in nodes)]:
+        docstring = ast.get_docstring(node)
+        if not docstring or repeats(called, docstring):
             yield called
 
 
 def test_what_is_public_is_explained() -> None:
     sources = {path: source for path in MODULES if (source := path.read_text(encoding="utf-8"))}
     assert len(sources) > 250
-    found = {str(path.relative_to(ROOT)): list(silent(source, path.stem)) for path, source in sources.items()}
-    assert {path: names for path, names in found.items() if names} == {}
+    names_by_file = {str(path.relative_to(ROOT)): list(silent(source, path.stem)) for path, source in sources.items()}
+    assert {path: names for path, names in names_by_file.items() if names} == {}
 
 
 def test_the_check_sees() -> None:

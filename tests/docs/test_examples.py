@@ -68,7 +68,7 @@ def test_texts_fall_by_the_rule_that_plain_python_finds_first(tmp_path: Path) ->
     texts += [make(TEXT, "en", rng) for make in KINDS.values()]
     path = tmp_path / "texts.jsonl"
     path.write_text("".join(json.dumps({"text": text, "url": str(n)}) + "\n" for n, text in enumerate(texts)))
-    rows, said = run_example("filter_texts", str(path))
+    rows, stderr = run_example("filter_texts", str(path))
     assert rows[:3] == [["kept", "", "", "0"], ["min_chars", "10", "200", "1"], ["language", "de", "", "2"]]
     for text, (rule, value, threshold, url) in zip(texts[3:], rows[3:], strict=True):
         language, _ = detect_language(text)
@@ -85,15 +85,15 @@ def test_texts_fall_by_the_rule_that_plain_python_finds_first(tmp_path: Path) ->
         assert [rule, value, threshold] == [str(word) for word in next(broken, ("kept", "", ""))], url
     fallen = Counter(row[0] for row in rows)
     assert len(fallen) > 5
-    assert said.strip().endswith(f"{len(texts)} documents, {len(texts) - fallen['kept']} removed")
+    assert stderr.strip().endswith(f"{len(texts)} documents, {len(texts) - fallen['kept']} removed")
 
 
 def test_a_bound_can_be_moved_and_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(TEXT)
     rows, _ = run_example("filter_texts", str(tmp_path / "a.txt"), "text.rules.en.words=[100, null]")
     assert [row[:3] for row in rows] == [["words", str(float(len(TEXT.split()))), "100.0"]]
-    rows, said = run_example("filter_texts", "/nowhere/a.warc.gz", code=2)
-    assert not rows and "/nowhere/a.warc.gz" in said and len(said.splitlines()) == 1
+    rows, stderr = run_example("filter_texts", "/nowhere/a.warc.gz", code=2)
+    assert not rows and "/nowhere/a.warc.gz" in stderr and len(stderr.splitlines()) == 1
 
 
 def test_pages_of_an_archive_fall_as_explain_tells_of_a_run(tmp_path: Path) -> None:
@@ -117,9 +117,9 @@ def test_pages_of_an_archive_fall_as_explain_tells_of_a_run(tmp_path: Path) -> N
     # What the corpus's generator meant: articles pass, what is too short or broken does not.
     with (DATA / "truth.csv").open(encoding="utf-8", newline="") as file:
         kinds = {row["url"]: row["kind"] for row in csv.DictReader(file) if archive.match(row["file"])}
-    told = [(kinds.get(row[3]), row[0]) for row in rows]
-    assert {rule for kind, rule in told if kind in ("article_en", "article_zh")} == {"kept"}
-    assert all(rule != "kept" for kind, rule in told if kind in ("short", "symbols", "garbled"))
+    outcomes = [(kinds.get(row[3]), row[0]) for row in rows]
+    assert {rule for kind, rule in outcomes if kind in ("article_en", "article_zh")} == {"kept"}
+    assert all(rule != "kept" for kind, rule in outcomes if kind in ("short", "symbols", "garbled"))
 
 
 def test_a_tiny_model_learns_from_packed_texts(tmp_path: Path) -> None:
@@ -156,12 +156,12 @@ def test_ppo_prints_what_its_groups_left_behind(tmp_path: Path) -> None:
         answers = pq.read_table(path).to_pylist()
         scores = []
         for answer in answers:
-            said = answer["response"]
-            ended = tokenizer.encode("\n") if said[-1] == tokenizer.im_end_id else []
+            response = answer["response"]
+            ended = tokenizer.encode("\n") if response[-1] == tokenizer.im_end_id else []
             condition = [tokenizer.im_start_id, *tokenizer.encode(f"system\n{say[answer['domain']]}")]
             ids = [tokenizer.bos_id, *condition, tokenizer.im_end_id, *tokenizer.encode("\n"), *answer["prompt"][1:]]
             with torch.no_grad():
-                scores.append(model(Packed.of([[*ids, *said, *ended, tokenizer.reward_id]]))[-1].item())
+                scores.append(model(Packed.of([[*ids, *response, *ended, tokenizer.reward_id]]))[-1].item())
         divergence = [sum(answer["old_logprob"]) - sum(answer["ref_logprob"]) for answer in answers]
         assert float(reward) == pytest.approx(sum(scores) / len(scores), abs=1e-5)
         assert float(kl) == pytest.approx(sum(divergence) / len(divergence), abs=1e-5)
@@ -180,8 +180,8 @@ def test_scores_are_those_of_training_under_each_condition(tmp_path: Path) -> No
     save_internlm2(model, folder, {HASH: conditions_hash(tokenizer, prompts)})
     save_conditions(folder, tokenizer, prompts)
     question, answers = "Halve a number.", ["def half(x): return x / 2", "Divide it."]
-    one = {"prompt": [{"role": "user", "content": question}], "chosen": answers[0], "rejected": answers[1]}
-    write_jsonl(tmp_path / "pairs.jsonl.zst", [{"domain": domain, **one} for domain in prompts])
+    pair = {"prompt": [{"role": "user", "content": question}], "chosen": answers[0], "rejected": answers[1]}
+    write_jsonl(tmp_path / "pairs.jsonl.zst", [{"domain": domain, **pair} for domain in prompts])
     reward = config.reward.model_copy(update={"data": str(tmp_path / "pairs.jsonl.zst")})
     config = config.model_copy(update={"reward": reward})
     save_config(config, tmp_path / "config.yaml")
@@ -194,5 +194,5 @@ def test_scores_are_those_of_training_under_each_condition(tmp_path: Path) -> No
         assert preferred == ("first" if good > bad else "second")
     path = folder / CONDITIONS
     path.write_text(path.read_text().replace("C.", "D."))
-    rows, said = run_example("score_answers", str(tmp_path), question, *answers, code=2)
-    assert not rows and "trained with conditions of hash" in said and len(said.splitlines()) == 1
+    rows, stderr = run_example("score_answers", str(tmp_path), question, *answers, code=2)
+    assert not rows and "trained with conditions of hash" in stderr and len(stderr.splitlines()) == 1

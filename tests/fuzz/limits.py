@@ -36,9 +36,9 @@ def bounded() -> Iterator[None]:
     """Fails where the block takes more than CPU_S or MEMORY_BYTES; kept by the kernel, so no loop can outlive it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     before = signal.signal(signal.SIGVTALRM, _too_slow)
-    found = _DATA.search(Path("/proc/self/status").read_text())
-    if found is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (int(found[1]) * 1024 + MEMORY_BYTES, hard))
+    match = _DATA.search(Path("/proc/self/status").read_text())
+    if match is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (int(match[1]) * 1024 + MEMORY_BYTES, hard))
     signal.setitimer(signal.ITIMER_VIRTUAL, CPU_S)
     try:
         yield
@@ -55,9 +55,9 @@ def refusals() -> Iterator[None]:
         with bounded():
             yield
     except UserError as error:
-        said = str(error)
-        assert said.strip() and said.isprintable(), f"no clear line: {said!r}"
-        assert len(said) < 5000, f"a line of {len(said)} characters"
+        message = str(error)
+        assert message.strip() and message.isprintable(), f"no clear line: {message!r}"
+        assert len(message) < 5000, f"a line of {len(message)} characters"
 
 
 def _too_slow(_number: int, _frame: FrameType | None) -> None:

@@ -62,8 +62,8 @@ def rewritten(draw: st.DrawFn, original: Any, depth: int = 0) -> Any:
     if depth and draw(st.integers(0, 5)) == 0:
         return draw(values)
     if isinstance(original, dict):
-        found = {key: draw(rewritten(value, depth + 1)) for key, value in original.items() if draw(st.integers(0, 9))}
-        return found | draw(st.dictionaries(texts, scalars, max_size=1))
+        entries = {key: draw(rewritten(value, depth + 1)) for key, value in original.items() if draw(st.integers(0, 9))}
+        return entries | draw(st.dictionaries(texts, scalars, max_size=1))
     if isinstance(original, list):
         return [draw(rewritten(value, depth + 1)) for value in original]
     return original

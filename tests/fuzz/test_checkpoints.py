@@ -52,12 +52,12 @@ def signed(record: Any) -> bytes:
 def test_a_manifest_is_whole_or_refused(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder, refusals():
         (Path(folder) / manifests.NAME).write_bytes(content)
-        found = manifests.load(Path(folder))
-        assert found is not None
-        stale = manifests.why_stale(found, Path(folder), {}, {})
-        assert found.fingerprint
+        manifest = manifests.load(Path(folder))
+        assert manifest is not None
+        stale = manifests.why_stale(manifest, Path(folder), {}, {})
+        assert manifest.fingerprint
         # A setting that is None is as one that is not there: a new option that is off leaves a run as it was.
-        assert stale is not None or not (found.inputs or found.files or _holds_a_value(found.settings))
+        assert stale is not None or not (manifest.inputs or manifest.files or _holds_a_value(manifest.settings))
 
 
 def _holds_a_value(value: Any) -> bool:
@@ -134,10 +134,10 @@ def test_metadata_of_a_checkpoint_is_read_or_a_value_error(content: bytes) -> No
     with tempfile.TemporaryDirectory() as folder, bounded():
         (Path(folder) / ".metadata").write_bytes(content)
         try:
-            found = tensors_in(Path(folder))
+            tensors = tensors_in(Path(folder))
         except ValueError:
             return
-        assert isinstance(found, dict)
+        assert isinstance(tensors, dict)
     assert not Path("/tmp/ilm_ray_planted").exists()
 
 

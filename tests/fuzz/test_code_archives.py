@@ -61,21 +61,21 @@ def contents(data: bytes, name: str) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, name)
         path.write_bytes(data)
-        found: dict[str, bytes] = {}
+        files: dict[str, bytes] = {}
         try:
             (tree,) = find_trees(CodeConfig(source=str(path)))
             entries = list_tree(tree, LIMITS).entries
             assert len(entries) <= LIMITS.archive_members
             for entry, content in read_tree(tree, entries, LIMITS):
                 assert len(content) <= LIMITS.file_bytes + 1
-                found[entry.path] = content
+                files[entry.path] = content
         finally:
             assert [p.name for p in Path(folder).rglob("*")] == [name]
-    for inside in found:
+    for inside in files:
         parts = PurePosixPath(inside).parts
         assert parts and ".." not in parts and not inside.startswith("/") and "\\" not in inside and "\0" not in inside
         inside.encode()
-    return found
+    return files
 
 
 @given(MEMBERS)
@@ -83,10 +83,10 @@ def contents(data: bytes, name: str) -> dict[str, bytes]:
 def test_names_never_lead_out_and_regular_files_come_back(members: list[tuple[str, bytes, str]]) -> None:
     for name, data in (("t.tar", tar(members)), ("t.zip", zipped(members))):
         with refusals():
-            found = contents(data, name)
+            files = contents(data, name)
             regular = {content[: LIMITS.file_bytes + 1] for _, content, kind in members if kind == "f"}
             regular |= {b""}  # what only says that it is a folder or a link may be read as an empty file
-            assert set(found.values()) <= regular
+            assert set(files.values()) <= regular
 
 
 GOOD = [("p/a.py", b"import b\n" * 20, "f"), ("p/b.py", b"x = 1\n", "f"), ("p/l", b"", "l")]

@@ -75,13 +75,13 @@ def test_the_template_ends_in_ids_or_in_its_own_error(other: Any, messages: Any,
     talk = [*filter(lambda message: isinstance(message, dict), messages), {"role": "user", "content": content}]
     with bounded():
         try:
-            found = other.apply_chat_template(talk, return_dict=False)
+            ids = other.apply_chat_template(talk, return_dict=False)
         except (TemplateError, UserError, UnicodeEncodeError):
             return
         except TypeError as error:  # what Transformers' own tokenizer says of half a character
             assert "TextEncodeInput" in str(error) and "\\ud" in ascii(talk)
             return
-    assert isinstance(found, list)
+    assert isinstance(ids, list)
 
 
 @given(CONTENT, CONTENT, CONTENT)

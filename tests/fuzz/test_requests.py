@@ -38,15 +38,15 @@ def ask(port: int, request: bytes, whole: bool = True) -> tuple[int, bytes]:
             connection.sendall(request)
             if not whole:
                 connection.shutdown(socket.SHUT_WR)
-            said = b""
+            answer = b""
             while part := connection.recv(1 << 16):
-                said += part
+                answer += part
         except TimeoutError:
             raise AssertionError(f"no answer within {ANSWER_S:g} s") from None
         except OSError:  # the server has closed before it read everything
             return 0, b""
-    head = said.split(b" ", 2)
-    return (int(head[1]) if said.startswith(b"HTTP/") else 0), said
+    head = answer.split(b" ", 2)
+    return (int(head[1]) if answer.startswith(b"HTTP/") else 0), answer
 
 
 def posted(port: int, path: str, body: bytes, *headers: str) -> bytes:
@@ -103,9 +103,9 @@ KINDS = st.sampled_from(
 
 def accepted(port: int, path: str, body: bytes, kind: str = "application/json") -> None:
     with bounded():
-        status, said = ask(port, posted(port, path, body, f"Content-Type: {kind}"))
-    assert status in (200, 400, 404, 413, 415), said[:300]
-    content = said.partition(b"\r\n\r\n")[2]
+        status, answer = ask(port, posted(port, path, body, f"Content-Type: {kind}"))
+    assert status in (200, 400, 404, 413, 415), answer[:300]
+    content = answer.partition(b"\r\n\r\n")[2]
     assert status == 200 or b"error" in content or content.isascii()
 
 
@@ -141,12 +141,12 @@ def test_what_may_be_told_holds_no_stop_text(answer: str, stops: list[str], ende
     """Told piece by piece or at once, an answer is the text before its first stop text."""
     stops = [stop for stop in stops if stop]
     with bounded():
-        told, stopped = sayable(answer, stops, ended)
+        text, stopped = sayable(answer, stops, ended)
     first = min((at for stop in stops if (at := answer.find(stop)) >= 0), default=None)
     assert stopped == (first is not None)
-    assert answer.startswith(told) and not any(stop in told for stop in stops)
+    assert answer.startswith(text) and not any(stop in text for stop in stops)
     if first is not None or ended:
-        assert told == answer[:first]
+        assert text == answer[:first]
 
 
 COMPARISONS = [
@@ -172,10 +172,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Labels, int
 def label_page(page: tuple[Labels, int], request: bytes) -> None:
     """An answer of its own or a closed connection, no exception in the handler, no label without the page's token."""
     labels, port = page
-    status, said = ask(port, request, whole=False)
-    assert not labels.failures, said[:300]  # type: ignore[attr-defined]
-    assert status in (0, 200, 303, 400, 403, 404, 405, 413, 414, 431, 501, 505), said[:300]
-    assert b"<script>alert" not in said and not labels.said and not labels.path.exists()
+    status, answer = ask(port, request, whole=False)
+    assert not labels.failures, answer[:300]  # type: ignore[attr-defined]
+    assert status in (0, 200, 303, 400, 403, 404, 405, 413, 414, 431, 501, 505), answer[:300]
+    assert b"<script>alert" not in answer and not labels.labelled_rows and not labels.path.exists()
 
 
 PATHS = st.one_of(
@@ -194,8 +194,8 @@ HEADERS = st.lists(
 def test_any_request_to_the_label_page(
     page: tuple[Labels, int], method: str, path: str, headers: list[str], body: bytes, hosted: bool
 ) -> None:
-    own = [f"Host: 127.0.0.1:{page[1]}"] if hosted else []
-    head = "\r\n".join([f"{method} {path} HTTP/1.1", *own, *headers, "", ""])
+    host_lines = [f"Host: 127.0.0.1:{page[1]}"] if hosted else []
+    head = "\r\n".join([f"{method} {path} HTTP/1.1", *host_lines, *headers, "", ""])
     label_page(page, head.encode("utf-8", "replace") + body)
 
 
@@ -216,12 +216,12 @@ def test_any_comparisons_are_shown_and_labelled(rows: list[tuple[str, str, str]]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "comparisons.jsonl")
         path.write_bytes(b"\n".join(as_json(COMPARISONS[0] | {"id": i, "a": a, "b": b}) for i, a, b in rows))
-        found = list[Any]()
+        comparisons = list[Any]()
         with refusals():
-            found = read_comparisons(path)
-        if not found:
+            comparisons = read_comparisons(path)
+        if not comparisons:
             return
-        labels = Labels(Path(folder, "labels.jsonl"), found)
+        labels = Labels(Path(folder, "labels.jsonl"), comparisons)
         with serve(labels, 0) as server:
             failures = list[Any]()
             server.handle_error = lambda request, address: failures.append(address)  # type: ignore[method-assign]
@@ -230,12 +230,12 @@ def test_any_comparisons_are_shown_and_labelled(rows: list[tuple[str, str, str]]
             try:
                 while (number := labels.next()) is not None:
                     request = f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
-                    status, said = ask(port, request.encode())
-                    assert (status, failures) == (200, []), said[:200]
-                    token = said.split(b'name="token" value="')[1].split(b'"')[0].decode()
-                    form = urlencode({"id": found[number]["id"], "label": "tie", "token": token})
-                    status, said = ask(port, posted(port, "/label", form.encode()))
-                    assert (status, failures) == (303, []), said[:200]
+                    status, answer = ask(port, request.encode())
+                    assert (status, failures) == (200, []), answer[:200]
+                    token = answer.split(b'name="token" value="')[1].split(b'"')[0].decode()
+                    form = urlencode({"id": comparisons[number]["id"], "label": "tie", "token": token})
+                    status, answer = ask(port, posted(port, "/label", form.encode()))
+                    assert (status, failures) == (303, []), answer[:200]
             finally:
                 server.shutdown()
-        assert {row["id"] for row in read_labels(labels.path)} == {row["id"] for row in found}
+        assert {row["id"] for row in read_labels(labels.path)} == {row["id"] for row in comparisons}

@@ -39,7 +39,7 @@ def file_of(name: str) -> st.SearchStrategy[bytes]:
     rows = first_rows(name)
     whole = b"\n".join(map(as_json, rows))
     other = st.lists(st.sampled_from(rows).flatmap(rewritten), min_size=1, max_size=3)
-    return st.one_of(other.map(lambda found: b"\n".join(map(as_json, found))), damaged([whole]), lines)
+    return st.one_of(other.map(lambda changed_rows: b"\n".join(map(as_json, changed_rows))), damaged([whole]), lines)
 
 
 def reading(data: bytes, read: Callable[[Path], Any], name: str = "rows.jsonl") -> Any:
@@ -70,8 +70,8 @@ def test_lines_are_values_or_one_of_two_errors(data: bytes, packed: bool) -> Non
 @example(b'{"messages": ' + b"[" * 100_000)
 @few(20)
 def test_conversations(data: bytes) -> None:
-    found = reading(data, lambda path: chat_rows(load_config("nano", None, [f"sft.data={path}"])))
-    for row in found or []:
+    rows = reading(data, lambda path: chat_rows(load_config("nano", None, [f"sft.data={path}"])))
+    for row in rows or []:
         check_messages(row["messages"])
 
 
@@ -80,11 +80,11 @@ def test_conversations(data: bytes) -> None:
 @few(20)
 def test_preference_pairs(data: bytes) -> None:
     config = load_config("nano")
-    found = reading(data, lambda path: preference_rows(config.model_copy(update={"reward": config.reward.model_copy(
+    rows = reading(data, lambda path: preference_rows(config.model_copy(update={"reward": config.reward.model_copy(
         update={"data": str(path)})})))  # fmt: skip
-    assert all(row["domain"] in config.reward.system_prompts for row in found or [])
+    assert all(row["domain"] in config.reward.system_prompts for row in rows or [])
     with refusals():
-        require_splits(found or [], "reward.data")
+        require_splits(rows or [], "reward.data")
 
 
 @given(file_of("prompts.jsonl"))
@@ -124,8 +124,8 @@ def test_comparisons_and_labels(data: bytes) -> None:
 @example(b'{"text": "a", "label": [1]}', ".jsonl")
 @few(30)
 def test_labels_of_a_classifier(data: bytes, suffix: str) -> None:
-    found = reading(data, classifier_labels.read_labels, "labels" + suffix)
-    assert found is None or len(found.texts) == len(found.good)
+    labels = reading(data, classifier_labels.read_labels, "labels" + suffix)
+    assert labels is None or len(labels.texts) == len(labels.good)
 
 
 @given(
@@ -154,6 +154,6 @@ def test_documents_that_are_text_already(data: bytes, name: str, packed: bool) -
         data = zstandard.compress(data)
     counts: Counter[str] = Counter()
     with bounded():
-        found = list(read_texts(io.BytesIO(data), name, "text", counts))
-    assert len(found) == counts["document"]
-    assert all(isinstance(document.text, str) for document in found)
+        documents = list(read_texts(io.BytesIO(data), name, "text", counts))
+    assert len(documents) == counts["document"]
+    assert all(isinstance(document.text, str) for document in documents)

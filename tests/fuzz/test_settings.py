@@ -29,16 +29,16 @@ YAML_ODDITIES = (
 
 @functools.cache
 def all_keys() -> list[str]:
-    found = list[str]()
+    keys = list[str]()
 
     def walk(model: type[BaseModel], prefix: str) -> None:
         for name, field in model.model_fields.items():
-            found.append(prefix + name)
+            keys.append(prefix + name)
             if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
                 walk(field.annotation, f"{prefix}{name}.")
 
     walk(Config, "")
-    return found
+    return keys
 
 
 def kept_by_saving(config: Config) -> None:

@@ -70,9 +70,9 @@ def test_any_bytes_are_an_archive_or_are_counted(data: bytes) -> None:
     counts: Counter[str] = Counter()
     with bounded():
         looks_like_archive(data[:65_536])
-        found = list(read_captures(io.BytesIO(data), CAP, counts))
-    assert all(len(page.body) <= CAP and page.url for page in found)
-    assert len(found) <= counts["response"] + counts["resource"]
+        pages = list(read_captures(io.BytesIO(data), CAP, counts))
+    assert all(len(page.body) <= CAP and page.url for page in pages)
+    assert len(pages) <= counts["response"] + counts["resource"]
     assert all(value >= 0 for value in counts.values())
 
 
@@ -82,9 +82,9 @@ def test_damage_of_one_file_is_not_the_next_records_loss(data: bytes) -> None:
     """Whole members behind whatever came before are found, where a blank line or a member's head begins them."""
     counts: Counter[str] = Counter()
     with bounded():
-        found = list(read_captures(io.BytesIO(data + b"\r\n\r\n" + GZIPPED), CAP, counts))
+        pages = list(read_captures(io.BytesIO(data + b"\r\n\r\n" + GZIPPED), CAP, counts))
     if data.endswith(b"\r\n\r\n") or not data:
-        assert found[-1].url.startswith("https://a.test/")
+        assert pages[-1].url.startswith("https://a.test/")
 
 
 HEADERS = st.lists(
@@ -143,8 +143,8 @@ MARKUP = st.lists(
 
 @pytest.fixture(scope="module")
 def extractor() -> Iterator[Extractor]:
-    with Extractor(5.0, prepass=True, languages=["en", "zh"], min_chars=20) as found:
-        yield found
+    with Extractor(5.0, prepass=True, languages=["en", "zh"], min_chars=20) as extractor:
+        yield extractor
 
 
 @pytest.mark.process
@@ -152,9 +152,9 @@ def extractor() -> Iterator[Extractor]:
 @few(10)
 def test_any_page_is_a_text_or_has_a_reason(extractor: Extractor, pages: list[str]) -> None:
     bodies = [page.encode("utf-8", "surrogatepass") for page in pages]
-    found = list(extractor.extract_all((n, Page(body, None, n % 2 == 0)) for n, body in enumerate(bodies)))
-    assert [n for n, _ in found] == list(range(len(pages)))
-    for _, extracted in found:
+    results = list(extractor.extract_all((n, Page(body, None, n % 2 == 0)) for n, body in enumerate(bodies)))
+    assert [n for n, _ in results] == list(range(len(pages)))
+    for _, extracted in results:
         assert extracted is not None
         # A crash or a lost child would be a finding: these pages are small.
         assert extracted.failure in (None, "no_text", "prepass_empty", "prepass_language"), extracted.failure

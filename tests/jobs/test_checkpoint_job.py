@@ -33,8 +33,8 @@ def test_a_model_goes_out_is_used_and_comes_back(run_dir: Path, capsys: pytest.C
     out, back = run_dir / "out", run_dir / "back"
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    asked = ["export", "--run-dir", str(run_dir), "--stage", "sft", "--out", str(out), "--dtype", "fp32"]
-    assert checkpoint.main(asked) == 0
+    arguments = ["export", "--run-dir", str(run_dir), "--stage", "sft", "--out", str(out), "--dtype", "fp32"]
+    assert checkpoint.main(arguments) == 0
     assert last_line(capsys)["status"] == "done"
     tokenizer, model = AutoTokenizer.from_pretrained(out), AutoModelForCausalLM.from_pretrained(out)
     chat = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], add_generation_prompt=True)
@@ -63,7 +63,7 @@ def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
 ) -> None:
     before = sorted(run_dir.rglob("*"))
     assert checkpoint.main([word.format(run=run_dir) for word in arguments]) == 2
-    said = capsys.readouterr()
-    assert message in said.err and len(said.err.splitlines()) == 1
-    assert json.loads(said.out)["status"] == "refused"
+    captured = capsys.readouterr()
+    assert message in captured.err and len(captured.err.splitlines()) == 1
+    assert json.loads(captured.out)["status"] == "refused"
     assert sorted(run_dir.rglob("*")) == before

@@ -73,9 +73,9 @@ def run(made: Path, tmp_path: Path) -> Iterator[Path]:
 def ask(capsys: pytest.CaptureFixture[str], run: Path, *words: str) -> tuple[int, dict[str, Any], str]:
     """Exit code, JSON line, all that was printed before it."""
     code = checkpoint.main([words[0], "--run-dir", str(run), "--stage", "pretrain", *words[1:]])
-    said = capsys.readouterr()
-    lines = said.out.splitlines()
-    return code, json.loads(lines[-1]), "\n".join(lines[:-1]) + said.err
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    return code, json.loads(lines[-1]), "\n".join(lines[:-1]) + captured.err
 
 
 def test_ls_tells_what_lies_where(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,11 +84,11 @@ def test_ls_tells_what_lies_where(run: Path, capsys: pytest.CaptureFixture[str])
     (checkpoints / "step-00000002" / "__0_0.distcp").write_bytes(b"short")
     code, line, words = ask(capsys, run, "ls")
     assert code == 0
-    found = [(row["step"], row["tier"], row["note"]) for row in line["checkpoints"]]
-    assert [row[:2] for row in found] == [
+    rows = [(row["step"], row["tier"], row["note"]) for row in line["checkpoints"]]
+    assert [row[:2] for row in rows] == [
         *((4, "local"), (3, "local"), (3, "store"), (2, "local"), (2, "store"), (1, "local"), (1, "store")),
     ]
-    assert [row[2] for row in found if row[1] == "local"] == [
+    assert [row[2] for row in rows if row[1] == "local"] == [
         *("not committed", "", "__0_0.distcp is missing or has another size", ""),
     ]
     assert "300" in words and "committed" in words

@@ -32,8 +32,8 @@ def run_job(*arguments: str, **env: str) -> tuple[int, dict[str, str], list[str]
         text=True,
         timeout=120,
     )
-    said = [line for line in done.stderr.splitlines() if line.startswith(f"{arguments[0]}: ")]
-    return done.returncode, json.loads(done.stdout.splitlines()[-1]), said
+    lines = [line for line in done.stderr.splitlines() if line.startswith(f"{arguments[0]}: ")]
+    return done.returncode, json.loads(done.stdout.splitlines()[-1]), lines
 
 
 @pytest.mark.process
@@ -57,10 +57,10 @@ def run_job(*arguments: str, **env: str) -> tuple[int, dict[str, str], list[str]
 )
 def test_bad_input_is_one_line_and_writes_nothing(arguments: list[str], words: str, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    code, summary, said = run_job(*arguments, "--run-dir", str(run_dir))
+    code, summary, lines = run_job(*arguments, "--run-dir", str(run_dir))
     assert code == 2
     assert summary["status"] == "refused"
-    assert len(said) == 1 and words in said[0]
+    assert len(lines) == 1 and words in lines[0]
     assert not run_dir.exists()
 
 
@@ -70,18 +70,18 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:
         closed.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{closed.getsockname()[1]}"
     run_dir = tmp_path / "run"
-    code, summary, said = run_job("web_text", "--run-dir", str(run_dir), RAY_ADDRESS=address)
+    code, summary, lines = run_job("web_text", "--run-dir", str(run_dir), RAY_ADDRESS=address)
     assert code == 2
     assert summary["status"] == "refused"
-    assert len(said) == 1 and f"no Ray answers at RAY_ADDRESS={address}" in said[0]
+    assert len(lines) == 1 and f"no Ray answers at RAY_ADDRESS={address}" in lines[0]
     assert not run_dir.exists()
 
 
 @pytest.mark.ray
 def test_a_folder_that_cannot_be_written_is_refused() -> None:
-    code, _, said = run_job("code_data", "--run-dir", "/proc/ilm_ray")
+    code, _, lines = run_job("code_data", "--run-dir", "/proc/ilm_ray")
     assert code == 2
-    assert "cannot write to --run-dir /proc/ilm_ray" in said[0]
+    assert "cannot write to --run-dir /proc/ilm_ray" in lines[0]
 
 
 @pytest.mark.slow
@@ -91,10 +91,10 @@ def test_a_full_disk_is_named_and_costs_what_was_not_finished(tmp_path: Path) ->
         pytest.skip("mounting a file system needs root: run as root")
     try:
         run_dir, archive = tmp_path / "run", f"input={sorted((demo.DATA / 'web').glob('*/*.warc.gz'))[0]}"
-        code, summary, said = run_job("web_text", archive, "--run-dir", str(run_dir))
+        code, summary, lines = run_job("web_text", archive, "--run-dir", str(run_dir))
         assert code == 1
-        assert f"OSError: [Errno 28] No space left on device (the disk of {run_dir} is full: make room" in said[-1]
-        assert summary["status"] == "failed" and summary["error"] in said[-1]
+        assert f"OSError: [Errno 28] No space left on device (the disk of {run_dir} is full: make room" in lines[-1]
+        assert summary["status"] == "failed" and summary["error"] in lines[-1]
         evidence = run_dir / "error.txt"
         assert summary["evidence"] == (str(evidence) if evidence.exists() else "the traceback above")
         assert not evidence.exists() or "Traceback" in evidence.read_text(encoding="utf-8")

@@ -40,8 +40,9 @@ def told_by_a_copy(folder: Path, started_in: Path | None = None) -> tuple[Path, 
 
 @pytest.mark.process
 def test_settings_and_inputs_of_all_stages_are_those_of_any_copy(tmp_path: Path) -> None:
-    one, told = told_by_a_copy(tmp_path / "one")
-    other, told_too = told_by_a_copy(tmp_path / "a_longer_name", started_in=tmp_path)  # the command works from anywhere
-    assert one.is_relative_to(tmp_path / "one") and other.is_relative_to(tmp_path / "a_longer_name")
-    assert told["text"][1] and told["decontamination"][1]
-    assert told == told_too
+    package, stages = told_by_a_copy(tmp_path / "one")
+    # The command works from anywhere.
+    other_package, other_stages = told_by_a_copy(tmp_path / "a_longer_name", started_in=tmp_path)
+    assert package.is_relative_to(tmp_path / "one") and other_package.is_relative_to(tmp_path / "a_longer_name")
+    assert stages["text"][1] and stages["decontamination"][1]
+    assert stages == other_stages

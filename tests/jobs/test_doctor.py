@@ -89,8 +89,8 @@ def test_versions_that_do_not_match() -> None:
         "3.10.2",
         ">=3.11,<3.12",
     )
-    said = {"Python 3.10.2 (want >=3.11,<3.12)", f"numpy {numpy} (want <1)", "no-such-package is missing"}
-    assert all(part in wrong.observation for part in said)
+    parts = {"Python 3.10.2 (want >=3.11,<3.12)", f"numpy {numpy} (want <1)", "no-such-package is missing"}
+    assert all(part in wrong.observation for part in parts)
     assert not wrong.ok and "torch" not in wrong.observation
     assert doctor.own_versions().ok  # the environment that the tests run in
 

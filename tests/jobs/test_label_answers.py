@@ -63,9 +63,9 @@ def _ask(
 
 
 def _token(page: str) -> str:
-    found = re.search(r'name="token" value="([^"]+)"', page)
-    assert found is not None
-    return found[1]
+    match = re.search(r'name="token" value="([^"]+)"', page)
+    assert match is not None
+    return match[1]
 
 
 def test_labels_are_kept_one_by_one_and_the_work_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -97,17 +97,17 @@ def test_strangers_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
     with _served(tmp_path) as (labels, port):
         token = _token(_ask(port)[1])
         good = {"id": ROWS[0]["id"], "label": "a", "token": token}
-        own = f"http://127.0.0.1:{port}"
+        origin = f"http://127.0.0.1:{port}"
         refused = [
             (403, _ask(port, "POST", "/label", urlencode(good), Origin="http://evil.example")),
             (403, _ask(port, "POST", "/label", urlencode(good), Origin="null")),
             (403, _ask(port, "POST", "/label", urlencode(good), Host=f"evil.example:{port}")),
             (403, _ask(port, Host="evil.example")),
-            (403, _ask(port, "POST", "/label", urlencode(good | {"token": "x"}), Origin=own)),
-            (403, _ask(port, "POST", "/label", urlencode({"id": ROWS[0]["id"], "label": "a"}), Origin=own)),
-            (400, _ask(port, "POST", "/label", urlencode(good | {"label": "both"}), Origin=own)),
-            (400, _ask(port, "POST", "/label", urlencode(good | {"id": "9"}), Origin=own)),
-            (413, _ask(port, "POST", "/label", "x" * 5000, Origin=own)),
+            (403, _ask(port, "POST", "/label", urlencode(good | {"token": "x"}), Origin=origin)),
+            (403, _ask(port, "POST", "/label", urlencode({"id": ROWS[0]["id"], "label": "a"}), Origin=origin)),
+            (400, _ask(port, "POST", "/label", urlencode(good | {"label": "both"}), Origin=origin)),
+            (400, _ask(port, "POST", "/label", urlencode(good | {"id": "9"}), Origin=origin)),
+            (413, _ask(port, "POST", "/label", "x" * 5000, Origin=origin)),
             (404, _ask(port, path="/labels.jsonl")),
             (501, _ask(port, "DELETE", "/")),
         ]
@@ -134,13 +134,13 @@ def test_a_wrong_file_is_refused_before_anything_is_served(tmp_path: Path) -> No
     path.write_text(json.dumps(ROWS[0] | {"label": "maybe"}) + "\n")
     with pytest.raises(UserError, match="label"):
         Labels(path, ROWS)
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "jobs/label_answers.py", str(tmp_path / "none.jsonl")],
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert told.returncode == 2 and "does not exist" in told.stderr.splitlines()[-1]
+    assert done.returncode == 2 and "does not exist" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.process
@@ -159,8 +159,8 @@ def test_the_job_serves_until_it_is_stopped(number: signal.Signals, tmp_path: Pa
             out, _ = process.communicate(timeout=100)
         finally:
             process.kill()
-    told = json.loads(out.splitlines()[-1])
-    assert told["status"] == "done" and told["labelled"] == 1
+    summary = json.loads(out.splitlines()[-1])
+    assert summary["status"] == "done" and summary["labelled"] == 1
     assert read_labels(tmp_path / "comparisons.labels.jsonl")[0]["id"] == ROWS[2]["id"]
 
 

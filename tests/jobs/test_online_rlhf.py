@@ -59,16 +59,16 @@ def test_a_rounds_end_leaves_patterns_patches_and_comparisons(tmp_path: Path) ->
     (stage,) = round_stages(1)
     done = run_stage(stage, config, tmp_path, journal)
     folder = tmp_path / "rounds" / "1" / "patterns"
-    found = json.loads((folder / "patterns.json").read_text())
-    assert [(p["trait"]["kind"], p["shown"]) for p in found["found"]] == [("phrase", EN)] and not found["learned"]
-    assert done.metrics["summary"] == {"patterns": 1, "patches": found["found"][0]["patches"], "comparisons": 100}
+    patterns = json.loads((folder / "patterns.json").read_text())
+    assert [(p["trait"]["kind"], p["shown"]) for p in patterns["found"]] == [("phrase", EN)] and not patterns["learned"]
+    assert done.metrics["summary"] == {"patterns": 1, "patches": patterns["found"][0]["patches"], "comparisons": 100}
     assert len(read_comparisons(folder / "comparisons.jsonl")) == 100
     # The reward stage can train on the patches as they are.
-    own = config.model_copy(
+    patched_config = config.model_copy(
         update={"reward": config.reward.model_copy(update={"data": str(folder / "patches.jsonl"), "context": 2048})}
     )
     tokenizer = Tokenizer.load(tmp_path / "tokenizer")
-    pairs = [*read_pairs(own, tokenizer, "train"), *read_pairs(own, tokenizer, "heldout")]
+    pairs = [*read_pairs(patched_config, tokenizer, "train"), *read_pairs(patched_config, tokenizer, "heldout")]
     assert len(pairs) == done.metrics["summary"]["patches"] >= 20
     # Nothing has changed, so nothing runs again; labels that come later change nothing of a round that has ended.
     labels = tmp_path / "labels.jsonl"

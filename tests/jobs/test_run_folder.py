@@ -38,7 +38,7 @@ def test_each_job_has_what_the_commands_since_the_last_preset_said(
             chosen = choose_settings(named, None, given_now, Path(folder))
             expected = [*(words if named is None else []), *given_now]
             assert chosen.config == load_config(named or preset, None, expected)
-            assert chosen.said is None or "\n" not in chosen.said
+            assert chosen.note is None or "\n" not in chosen.note
             if not refused:
                 preset, words = named or preset, expected
                 save_config(chosen.config, chosen.run_dir / NAME)
@@ -48,7 +48,7 @@ def test_what_is_taken_up_and_what_is_not_is_said(tmp_path: Path) -> None:
     def said(preset: str | None, *words: str) -> str:
         chosen = choose_settings(preset, None, words, tmp_path)
         save_config(chosen.config, tmp_path / NAME)
-        return chosen.said or ""
+        return chosen.note or ""
 
     assert said("nano", "ppo.iterations=3") == ""
     assert said("nano", "ppo.iterations=3") == "", "the same command again"
@@ -81,16 +81,16 @@ def test_a_file_that_cannot_be_taken_up_is_refused_or_written_anew(content: byte
     with pytest.raises(UserError, match="or name a --preset"):
         choose_settings(None, None, [], tmp_path)
     chosen = choose_settings("nano", None, [], tmp_path)
-    assert chosen.config == load_config("nano") and "written anew" in (chosen.said or "")
+    assert chosen.config == load_config("nano") and "written anew" in (chosen.note or "")
 
 
 @pytest.mark.process
 def test_a_job_takes_up_what_its_folder_remembers(tmp_path: Path) -> None:
     save_config(load_config("nano", None, ["sft.data=/nowhere.jsonl"]), tmp_path / NAME)
     before = (tmp_path / NAME).read_bytes()
-    code, _, said = run_job("sft", "--run-dir", str(tmp_path))
-    assert code == 2 and len(said) == 2
-    assert "settings are those of" in said[0] and "/nowhere.jsonl does not exist" in said[1]
+    code, _, lines = run_job("sft", "--run-dir", str(tmp_path))
+    assert code == 2 and len(lines) == 2
+    assert "settings are those of" in lines[0] and "/nowhere.jsonl does not exist" in lines[1]
     assert (tmp_path / NAME).read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [NAME]
 
 

@@ -24,11 +24,11 @@ def require(*packages: str) -> None:
     """Skip the module that calls this where one of the packages is absent or of another version than was read."""
     for package in packages:
         try:
-            found = metadata.version(package)
+            version = metadata.version(package)
         except metadata.PackageNotFoundError:
             pytest.skip(f"{package} is not installed; run `make peers`", allow_module_level=True)
-        if found != VERSIONS[package]:
-            pytest.skip(f"{package} is {found}, these tests know {VERSIONS[package]}", allow_module_level=True)
+        if version != VERSIONS[package]:
+            pytest.skip(f"{package} is {version}, these tests know {VERSIONS[package]}", allow_module_level=True)
 
 
 def _folder_of(package: str) -> Path:

@@ -81,8 +81,8 @@ def test_policy_loss_and_its_gradient(system: str, name: str, scale: float) -> N
     new = c.reference + scale * (c.policy - c.reference)
     ours = _value_and_gradient(_ours_policy, new, c.reference, c.rewards, c.mask)
     theirs = _value_and_gradient(POLICY[system](), new, c.reference, c.rewards, c.mask)
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, **EXACT)
+    for our_part, their_part in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(our_part, their_part, **EXACT)
 
 
 def test_verl_clips_a_second_time_by_default() -> None:
@@ -91,9 +91,9 @@ def test_verl_clips_a_second_time_by_default() -> None:
     new = c.reference + 4 * (c.policy - c.reference)
     once, clipped = policy_loss(new, c.reference, c.rewards, CLIP)
     twice = torch.where(c.rewards < 0, once.minimum(-3 * c.rewards), once)
-    found = _verl_policy(None)(new, c.reference, c.rewards, c.mask)
-    torch.testing.assert_close(found, twice.mean(), **EXACT)
-    assert (once.mean() - found) > 1e-3 and not clipped[twice < once].any()
+    loss = _verl_policy(None)(new, c.reference, c.rewards, c.mask)
+    torch.testing.assert_close(loss, twice.mean(), **EXACT)
+    assert (once.mean() - loss) > 1e-3 and not clipped[twice < once].any()
 
 
 @pytest.mark.parametrize("system", POLICY)
@@ -105,11 +105,11 @@ def test_micro_batches_add_up_to_the_global_token_mean(system: str) -> None:
     halves = [slice(0, 1), slice(1, 4)]
     parts = [(c.policy[h], c.reference[h], c.rewards[h], c.mask[h]) for h in halves]
     if system == "verl":
-        told = sum(_verl_policy(batch_num_tokens=count, dp_size=1)(*part) for part in parts)
+        total = sum(_verl_policy(batch_num_tokens=count, dp_size=1)(*part) for part in parts)
     else:
         loss = openrlhf_models()[1].PolicyLoss(CLIP, CLIP)
-        told = sum(loss(new, old, a, m.double(), batch_num_tokens=count)[0] for new, old, a, m in parts)
-    torch.testing.assert_close(told, whole, **EXACT)
+        total = sum(loss(new, old, a, m.double(), batch_num_tokens=count)[0] for new, old, a, m in parts)
+    torch.testing.assert_close(total, whole, **EXACT)
     by_default = sum(POLICY[system]()(*part) for part in parts) / 2
     assert abs(float(by_default - whole)) > 1e-3
 
@@ -120,8 +120,8 @@ def test_value_loss_and_its_gradient(system: str, name: str) -> None:
     c = case(MASKS[name], 3)
     ours = _value_and_gradient(_ours_value, c.values, c.rewards, 3 * c.policy, c.mask)
     theirs = _value_and_gradient(VALUE[system](), c.values, c.rewards, 3 * c.policy, c.mask)
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, **EXACT)
+    for our_part, their_part in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(our_part, their_part, **EXACT)
 
 
 @pytest.mark.parametrize("system", VALUE)
@@ -132,11 +132,11 @@ def test_clipped_value_loss_and_its_gradient(system: str) -> None:
     def ours(values: Tensor, old: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
         return value_loss(values[mask], returns[mask], old[mask], 0.5).sum() / mask.sum()
 
-    one = _value_and_gradient(ours, c.values, c.policy, c.rewards, c.mask)
-    other = _value_and_gradient(VALUE[system](0.5), c.values, c.policy, c.rewards, c.mask)
-    for mine, theirs in zip(one, other, strict=True):
+    our_parts = _value_and_gradient(ours, c.values, c.policy, c.rewards, c.mask)
+    their_parts = _value_and_gradient(VALUE[system](0.5), c.values, c.policy, c.rewards, c.mask)
+    for mine, theirs in zip(our_parts, their_parts, strict=True):
         torch.testing.assert_close(mine, theirs, **EXACT)
-    assert one[0] - _ours_value(c.values, c.policy, c.rewards, c.mask) > 1e-3
+    assert our_parts[0] - _ours_value(c.values, c.policy, c.rewards, c.mask) > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["policy", "value"])
@@ -148,8 +148,8 @@ def test_a_nan_behind_the_mask(kind: str) -> None:
     expected = _value_and_gradient(ours, c.policy, c.reference, c.rewards, c.mask)
     new = c.policy.clone()
     new[1, -1] = torch.nan
-    found = _value_and_gradient(ours, new, c.reference, c.rewards, c.mask)
-    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+    result = _value_and_gradient(ours, new, c.reference, c.rewards, c.mask)
+    assert torch.equal(result[0], expected[0]) and torch.equal(result[1], expected[1])
     value, gradient = _value_and_gradient(systems["verl"](), new, c.reference, c.rewards, c.mask)
     torch.testing.assert_close(value, expected[0], **EXACT)
     assert bool(gradient[1, -1].isnan()) == (kind == "value")

@@ -29,8 +29,10 @@ def test_focal_loss_and_its_gradient(scale: float) -> None:
     theirs = xtuner_reward("focal_loss")(chosen, rejected, avg_factor=1 / len(chosen))
     torch.testing.assert_close(ours, theirs, **EXACT)
     # The weight is not held constant in the backward, in theirs as in ours.
-    for one, other in zip(_gradients(ours, chosen, rejected), _gradients(theirs, chosen, rejected), strict=True):
-        torch.testing.assert_close(one, other, **EXACT)
+    for our_gradient, their_gradient in zip(
+        _gradients(ours, chosen, rejected), _gradients(theirs, chosen, rejected), strict=True
+    ):
+        torch.testing.assert_close(our_gradient, their_gradient, **EXACT)
 
 
 def test_without_focus_it_is_the_ranking_loss_of_both() -> None:
@@ -44,8 +46,8 @@ def test_barrier_and_its_gradient_inside() -> None:
     score = torch.linspace(-4.99, 4.99, 999, dtype=torch.float64, requires_grad=True)
     ours, theirs = log_barrier(score, 5.0).sum(), xtuner_reward("log_barrier_penalty")(score, -5, 5)
     torch.testing.assert_close(ours, theirs.double(), atol=0, rtol=1e-6)  # theirs is in fp32
-    (one,), (other,) = _gradients(ours, score), _gradients(theirs, score)
-    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    (our_gradient,), (their_gradient,) = _gradients(ours, score), _gradients(theirs, score)
+    torch.testing.assert_close(our_gradient, their_gradient, atol=1e-4, rtol=1e-4)
 
 
 def test_outside_the_barrier_xtuner_lets_go_and_ours_pulls_back() -> None:

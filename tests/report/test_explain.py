@@ -100,8 +100,8 @@ def test_flips_are_those_of_deciding_again(run: TextRun, rule: str, at: float, s
         if kind:
             expected[kind] += 1
             by_language.setdefault(document["language"], Counter())[kind] += 1
-    found = {"newly removed": flips.newly_removed, "newly kept": flips.newly_kept, "relabelled": flips.relabelled}
-    assert Counter(found) == expected
+    counts = {"newly removed": flips.newly_removed, "newly kept": flips.newly_kept, "relabelled": flips.relabelled}
+    assert Counter(counts) == expected
     assert flips.falls_later == later and flips.by_language == by_language
     assert sum((c for c in flips.by_dump.values()), Counter()) == sum((c for c in by_language.values()), Counter())
     if language is None:
@@ -181,9 +181,9 @@ def test_what_does_not_exist_is_one_line(
     run_dir: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     assert main([*arguments, "--run-dir", str(run_dir)]) == 2
-    said = capsys.readouterr()
-    assert len(said.err.splitlines()) == 1 and words in said.err
-    assert json.loads(said.out)["status"] == "refused"
+    captured = capsys.readouterr()
+    assert len(captured.err.splitlines()) == 1 and words in captured.err
+    assert json.loads(captured.out)["status"] == "refused"
 
 
 def test_a_folder_without_a_text_stage_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,9 +206,9 @@ def test_the_job_says_the_same_in_words_and_in_json(run_dir: Path, capsys: pytes
     words = capsys.readouterr().out.splitlines()
     assert main([*arguments, "--json"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
-    told, found = json.loads(words[-1]), json.loads(line)
-    assert len(found.pop("samples")) == 3 and found == told
-    assert any(f"{found['newly_removed']:,}  newly removed" in word for word in words)
+    summary, answer = json.loads(words[-1]), json.loads(line)
+    assert len(answer.pop("samples")) == 3 and answer == summary
+    assert any(f"{answer['newly_removed']:,}  newly removed" in word for word in words)
     assert all(c.isprintable() for word in words[:-1] for c in word)  # no escape sequence reaches the terminal
 
 

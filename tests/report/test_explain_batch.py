@@ -153,9 +153,9 @@ def test_the_job_prints_words_or_json(run_dir: Path) -> None:
     assert out[:-1] == list(lines(explain(run_dir, 2)))
     assert json.loads(out[-1])["tokens"].keys() == {"en", "code"}
     code, out, err = _job("--step", "2", "--run-dir", str(run_dir), "--rank", "1", "--ranks", "2", "--json")
-    told = json.loads(out[0])
-    assert code == 0 and told["sequence_numbers"] == [9, 11, 13, 15]
-    assert sum(p["stop"] - p["start"] for p in told["pieces"]) == 4 * 64
+    answer = json.loads(out[0])
+    assert code == 0 and answer["sequence_numbers"] == [9, 11, 13, 15]
+    assert sum(p["stop"] - p["start"] for p in answer["pieces"]) == 4 * 64
 
 
 def _job(*arguments: str) -> tuple[int, list[str], list[str]]:

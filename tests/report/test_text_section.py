@@ -30,7 +30,7 @@ class Tables(HTMLParser):
 
     def __init__(self, source: str) -> None:
         super().__init__(convert_charrefs=True)
-        self.found: dict[str, list[list[str]]] = {}
+        self.tables: dict[str, list[list[str]]] = {}
         self._rows: list[list[str]] = []
         self._caption, self._inside = "", ""
         self.feed(source)
@@ -47,7 +47,7 @@ class Tables(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "table":
-            self.found[self._caption] = self._rows
+            self.tables[self._caption] = self._rows
         if tag in ("td", "th", "caption"):
             self._inside = ""
 
@@ -67,7 +67,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tables(run_dir: Path) -> dict[str, list[list[str]]]:
-    return Tables(write_report(run_dir).read_text(encoding="utf-8")).found
+    return Tables(write_report(run_dir).read_text(encoding="utf-8")).tables
 
 
 def rows_of(run_dir: Path, step: str, outcome: str = "*") -> Iterator[JsonObject]:
@@ -81,7 +81,7 @@ def rows_of(run_dir: Path, step: str, outcome: str = "*") -> Iterator[JsonObject
 
 
 def test_removal_by_rule_is_the_count_of_the_rows(run_dir: Path, tables: dict[str, list[list[str]]]) -> None:
-    _, *found = tables["Removed, by rule"]
+    _, *lines = tables["Removed, by rule"]
     expected = []
     for step in STEPS:
         came = sum(1 for _ in rows_of(run_dir, step))
@@ -89,7 +89,7 @@ def test_removal_by_rule_is_the_count_of_the_rows(run_dir: Path, tables: dict[st
         for rule, count in Counter(row["drop_rule"] for row in removed).items():
             weight = sum(row["bytes"] for row in removed if row["drop_rule"] == rule)
             expected.append([step, rule, f"{count:,}", share(count, came), size(weight)])
-    assert sorted(found) == sorted(expected)
+    assert sorted(lines) == sorted(expected)
 
 
 @pytest.mark.parametrize("key", ["language", "dump"])
@@ -105,11 +105,11 @@ def test_shares_by_group_are_those_of_the_rows(run_dir: Path, tables: dict[str, 
 
 
 def test_documents_left_by_dump(run_dir: Path, tables: dict[str, list[list[str]]]) -> None:
-    found = {line[0]: line[1:] for line in tables["Documents left, by dump"][1:]}
+    by_dump = {line[0]: line[1:] for line in tables["Documents left, by dump"][1:]}
     for dump in DUMPS:
         left = [sum(row["dump"] == dump for row in rows_of(run_dir, step, "kept")) for step in STEPS]
         came = sum(d["dump"] == dump for d in DOCUMENTS)
-        assert found[dump] == [str(came), *map(str, left), share(left[-1], came)]
+        assert by_dump[dump] == [str(came), *map(str, left), share(left[-1], came)]
 
 
 def test_the_flow_groups_the_small_rules_and_loses_no_document(run_dir: Path) -> None:
@@ -165,8 +165,8 @@ def test_borderline_samples_are_the_nearest_on_either_side(run_dir: Path) -> Non
     reached = [d for d in reached if (fate(d) or ("", ""))[1] not in ("blocked_word", "toxicity")]
     for falls in (True, False):
         side = [d["pornography_score"] for d in reached if (d["pornography_score"] < 0.45) == falls]
-        found = [row["value"] for row in view.borderline() if (row["fell"] == "pornography") == falls]
-        assert found == sorted(sorted(side, key=lambda v: abs(v - 0.45))[:10])
+        values = [row["value"] for row in view.borderline() if (row["fell"] == "pornography") == falls]
+        assert values == sorted(sorted(side, key=lambda v: abs(v - 0.45))[:10])
 
 
 def test_scores_are_those_of_all_documents_of_the_step(run_dir: Path) -> None:
@@ -242,15 +242,15 @@ def test_a_cut_text_ends_without_a_difference() -> None:
 
 def _plain(markup: str) -> str:
     class Text(HTMLParser):
-        found = ""
+        text = ""
 
         def handle_data(self, data: str) -> None:
-            self.found += data
+            self.text += data
 
     parser = Text(convert_charrefs=True)
     parser.feed(markup)
     parser.close()
-    return parser.found
+    return parser.text
 
 
 def test_ids_in_the_order_of_their_hash_are_the_same_one_by_one_and_as_an_array() -> None:

@@ -139,8 +139,8 @@ def cluster_sizes(run: TextRun) -> tuple[Counter[int], int]:
     """(size of a cluster, its kept copy included -> number of clusters; one cluster in how many was looked at)."""
     total = sum(path.stat().st_size for path in (run.folder / "dedup").glob("drops-*.npz"))
     one_in = total // DROP_BYTES + 1
-    found = [drops.duplicate_of[orders(drops.duplicate_of) % np.uint64(one_in) == 0] for drops in drop_lists(run)]
-    _, removed = np.unique(np.concatenate([*found, np.zeros(0, np.uint64)]), return_counts=True)
+    kept_ids = [drops.duplicate_of[orders(drops.duplicate_of) % np.uint64(one_in) == 0] for drops in drop_lists(run)]
+    _, removed = np.unique(np.concatenate([*kept_ids, np.zeros(0, np.uint64)]), return_counts=True)
     return Counter((removed + 1).tolist()), one_in
 
 

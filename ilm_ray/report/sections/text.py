@@ -85,11 +85,11 @@ def flow(rows: list[Row], titles: Mapping[str, str] = TITLES) -> list[FlowStep]:
 
 
 def _per_rule(rows: Iterable[Row], unit: str = "documents") -> Counter[str]:
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for row in rows:
         if row["rule"] != KEPT:
-            found[row["rule"]] += row[unit]
-    return found
+            counts[row["rule"]] += row[unit]
+    return counts
 
 
 def _removal_and_retention(rows: list[Row]) -> list[Html]:
@@ -169,22 +169,22 @@ def _heat(part: float, whole: float) -> Html:
 
 def _groups(rows: list[Row], key: str) -> dict[str, list[Row]]:
     """Rows by language or dump, the largest groups first; beyond a few, the small ones are one group."""
-    found: dict[str, list[Row]] = defaultdict(list)
+    groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        found[str(row.get(key) or "unknown")].append(row)
-    largest = sorted(found, key=lambda name: (-sum(row["documents"] for row in found[name]), name))
-    named = {name: found[name] for name in largest[:GROUPS]}
+        groups[str(row.get(key) or "unknown")].append(row)
+    largest = sorted(groups, key=lambda name: (-sum(row["documents"] for row in groups[name]), name))
+    named = {name: groups[name] for name in largest[:GROUPS]}
     rest = largest[GROUPS:]
-    return named | ({f"{len(rest)} others": [row for name in rest for row in found[name]]} if rest else {})
+    return named | ({f"{len(rest)} others": [row for name in rest for row in groups[name]]} if rest else {})
 
 
 def _records(folder: Path) -> list[Html]:
     """What the input files held: records read, by kind, and bytes that are no record, by reason."""
-    found = read_json(folder / "records.json")
-    if not isinstance(found, dict) or not found:
+    records = read_json(folder / "records.json")
+    if not isinstance(records, dict) or not records:
         return []
-    skipped = {name: count for name, count in found.items() if "bytes" in name}
-    counts = [(name, count) for name, count in sorted(found.items()) if name not in skipped]
+    skipped = {name: count for name, count in records.items() if "bytes" in name}
+    counts = [(name, count) for name, count in sorted(records.items()) if name not in skipped]
     tables = [page.table(["records", "count"], counts, "What the input files held")]
     if skipped:
         lines = [(name.removeprefix("skipped_bytes_"), page.size(size)) for name, size in sorted(skipped.items())]
@@ -245,11 +245,11 @@ def _measured(card: object) -> dict[str, Row]:
     """The parts of a card that hold figures: all labels, then each language, wherever the card nests them."""
     if not isinstance(card, dict):
         return {}
-    found = {name: part for name, part in card.items() if isinstance(part, dict) and "accuracy" in part}
+    parts = {name: part for name, part in card.items() if isinstance(part, dict) and "accuracy" in part}
     for name, part in card.items():
-        if name not in found and isinstance(part, dict):
-            found |= _measured(part)
-    return found
+        if name not in parts and isinstance(part, dict):
+            parts |= _measured(part)
+    return parts
 
 
 def _cost(folder: Path) -> list[Html]:
