@@ -138,9 +138,8 @@ def _with_counted_gpus() -> dict[str, str]:
 @pytest.mark.slow
 def test_ranks_of_one_number_share_a_gpu_and_those_of_one_group_do_not() -> None:
     """Ray deals out three GPUs that nobody has to have."""
-    done = subprocess.run(
-        [sys.executable, "-c", SHARED], env=_with_counted_gpus(), capture_output=True, text=True, timeout=200, check=True
-    )
+    command = [sys.executable, "-c", SHARED]
+    done = subprocess.run(command, env=_with_counted_gpus(), capture_output=True, text=True, timeout=200, check=True)
     a, b, c, again_a, again_b = json.loads(done.stdout.strip().splitlines()[-1])
     assert sorted([a, b, c]) == [[0], [1], [2]]
     assert [again_a, again_b] == [a, b]
