@@ -1,6 +1,5 @@
 """JSON Lines with zstd: what every data stage writes and reads."""
 
-import hashlib
 import io
 import itertools
 import json
@@ -12,6 +11,7 @@ from typing import IO, Any, TypeVar
 import orjson
 import zstandard
 
+from ilm_ray.base.files import sha256_of as sha256_of
 from ilm_ray.base.files import temporary_path
 
 JsonObject = dict[str, Any]
@@ -94,12 +94,6 @@ def decoded(line: bytes) -> Any:
 def utf8_bytes(text: str) -> int:
     """Size of a text in UTF-8; what has none counts as one byte."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as raw:
-        return hashlib.file_digest(raw, "sha256").hexdigest()
 
 
 def encoded(row: JsonObject) -> bytes:

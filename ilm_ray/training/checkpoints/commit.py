@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ilm_ray.base.jsonl import sha256_of
+from ilm_ray.base.files import sha256_of
 
 COMMIT = "COMMIT"
 DAMAGED = "DAMAGED"  # the new name of COMMIT once a file of the checkpoint proves wrong
