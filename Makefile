@@ -1,8 +1,9 @@
 # make demo: the whole road on the shipped corpus (INPUT='glob of WARC files' for your own pages).
 # make quick: while you work, a minute: lint, and the tests without Ray, vLLM and processes of their own.
 # make test: what CI runs, with the same examples each time; make test-all adds the slow tests and draws new examples.
-# make gpu: the tests that need a GPU; all others see none. All set up .venv first; nothing comes before them but
-# Python 3.11, make and a C++ compiler.
+# make gpu: on a machine with a GPU, ten minutes: kernels, training steps, a checkpoint, PPO, the tests that need a GPU,
+# nano; figures in gpu.json. All other tests see no GPU. All set up .venv first; nothing comes before them but Python 3.11,
+# make and a C++ compiler, and on machines with NVIDIA GPUs driver 580 or later.
 # make fuzz: all that comes from outside, damaged and made up, for half an hour (FUZZ_MINUTES).
 # make api: pages of every module in site/, from its docstrings.
 # make peers: our alignment arithmetic against verl, OpenRLHF and XTuner, which get an environment of their own.
@@ -18,10 +19,10 @@ INPUT ?=
 FUZZ_MINUTES ?= 30
 SETTINGS ?=
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
-LOCK := $(if $(GPU),pyproject.toml,requirements-cpu.lock)
+LOCK := requirements-$(if $(GPU),gpu,cpu).lock
 TORCH := $(shell sed -n 's/.*"\(torch==.*\)".*/\1/p' pyproject.toml)
 # The locks are installed without dependencies. PyPI's torch is the CUDA build, which cannot be imported without its
-# CUDA libraries: pip then adds what torch itself asks for.
+# CUDA libraries, which the lock for CPUs leaves out: pip then adds what torch itself asks for.
 complete_torch = $(1)/bin/python -c 'import torch' 2>/dev/null || $(1)/bin/pip install --quiet $(TORCH)
 
 .PHONY: demo quick test test-all gpu chaos fuzz api peers lint format setup lock eval-env eval-lock sbom audit clean
@@ -33,17 +34,12 @@ setup: $(VENV)/.ready
 
 $(VENV)/.ready: $(LOCK)
 	$(PYTHON) -m venv $(VENV)
-ifdef GPU
-	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet --no-build-isolation -e '.[gpu,dev]'
-else
-	$(BIN)/pip install --quiet --no-deps --no-compile -r requirements-cpu.lock
+	$(BIN)/pip install --quiet --no-deps --no-compile -r $(LOCK)
 	$(call complete_torch,$(VENV))
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	@# Compiling bytecode and numba's loops side by side saves time at the first start.
 	$(BIN)/python -m compileall -q -j 2 $(VENV)/lib > /dev/null 2>&1 & \
 	$(BIN)/python -m cluster.prebuild; status=$$?; wait; exit $$status
-endif
 	touch $@
 
 demo: setup
@@ -60,7 +56,7 @@ test-all: setup
 	$(PYTEST) -m ''
 
 gpu: setup
-	GPU_TESTS=1 $(PYTEST) -m gpu
+	$(BIN)/python -m benchmarks.gpu --out gpu.json
 
 # Every input from outside, with new hostile examples for FUZZ_MINUTES; what fails is kept in .hypothesis and tried first
 # the next time.
@@ -104,10 +100,12 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Resolve the pins of pyproject.toml anew, without the packages that break a CPU torch.
+# Resolve the pins of pyproject.toml anew: for CPUs, then for GPUs with the same versions of what is in both.
 lock: setup
-	$(BIN)/python -m cluster.lock > requirements-cpu.lock.new
+	$(BIN)/python -m cluster.lock cpu > requirements-cpu.lock.new
 	mv requirements-cpu.lock.new requirements-cpu.lock
+	$(BIN)/python -m cluster.lock gpu > requirements-gpu.lock.new
+	mv requirements-gpu.lock.new requirements-gpu.lock
 
 # What the CPU environment consists of, as CycloneDX (sbom.json), and which of it has known vulnerabilities. The tools
 # get an environment of their own. `audit` asks PyPI's vulnerability database, so it needs a network.
