@@ -1,6 +1,5 @@
 """An actor that `jobs/doctor.py` starts on every node to check it."""
 
-import subprocess
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from ilm_ray.run.doctor import Finding, check_gpus, check_shared_memory, check_storage, installed_version, own_versions
+from ilm_ray.run.gpus import check_driver, listed_gpus
 
 MESSAGE_BYTES = 32 * 2**20
 ROUNDS = 3
@@ -61,18 +61,11 @@ class Probe:
 
 def gpus() -> Finding:
     """The GPUs of this machine as the driver and torch see them."""
-    devices = _nvidia_smi()
-    usable = torch.cuda.device_count() if devices and torch.version.cuda else 0
-    names, driver = [name for name, _ in devices], devices[0][1] if devices else None
-    return check_gpus(len(devices), usable, names, torch.version.cuda, driver)
-
-
-def _nvidia_smi() -> list[tuple[str, str]]:
-    """(name, driver version) of each GPU; empty where there is no driver."""
-    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    try:
-        process = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    except FileNotFoundError:
-        return []
-    lines = process.stdout.splitlines() if process.returncode == 0 else []
-    return [(name, driver) for name, _, driver in (line.rpartition(", ") for line in lines)]
+    listing = listed_gpus()
+    driver = check_driver(listing)
+    if not driver.ok:
+        return driver
+    # torch's count alone comes from the driver's library, whether CUDA can use them or not.
+    usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = [gpu.name for gpu in listing.gpus]
+    return check_gpus(len(names), usable, names, torch.version.cuda, listing.gpus[0].driver if names else None)

@@ -26,6 +26,7 @@ from ilm_ray.config.named_data import needed, off_line, steps_off
 from ilm_ray.config.run_folder import choose_settings
 from ilm_ray.run import doctor
 from ilm_ray.run.doctor import Finding
+from ilm_ray.run.gpus import check_driver, listed_gpus
 from ilm_ray.run.rundata import STAGES
 from ilm_ray.training.plan.phases import checkpoint_bytes
 from jobs.frame.cluster import LocalRay, available_resources
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def examine(config: Config, run_dir: Path, port_base: int) -> Iterator[Finding]:
     """All checks, each as soon as it is made."""
     yield doctor.own_versions()
+    yield check_driver(listed_gpus())
     yield _data(config)
     if "RAY_ADDRESS" not in os.environ:  # in a cluster these ports are its own
         yield doctor.check_ports(port_base, PORTS)

@@ -9,6 +9,7 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config
 
 CONNECT_S = 10.0
+ANSWER_S = 60.0  # of a node that imports torch
 
 
 class LocalRay:
@@ -86,6 +87,29 @@ def available_resources() -> dict[str, float]:
         "gpus": total.get("GPU", 0.0),
         "memory_gib": sum(_node_memory_gib(node) for node in ray.nodes() if node["Alive"]),
     }
+
+
+def check_gpus_work() -> None:
+    """Raise UserError where Ray counts GPUs of a node that torch there cannot use.
+
+    Ray asks NVIDIA's driver library, which lists them whatever CUDA can do with them. A node that does not answer
+    within a minute is left to the stages and their deadlines.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from ilm_ray.run.gpus import why_unusable
+
+    asked = {}
+    for node in ray.nodes():
+        if node["Alive"] and node["Resources"].get("GPU"):
+            place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            task = ray.remote(num_cpus=0, max_calls=1)(why_unusable).options(scheduling_strategy=place)
+            asked[task.remote()] = node["NodeManagerAddress"]
+    done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
+    for reference in done:
+        if why := ray.get(reference):
+            raise UserError(f"Ray counts GPUs on {asked[reference]} that torch cannot use: {why}")
 
 
 def _quiet_ray_data() -> None:

@@ -19,7 +19,7 @@ from ilm_ray.run.journal import Journal
 from ilm_ray.run.manifest import Manifest
 from ilm_ray.run.stage import Stage, check_run_dir, run_stage
 from ilm_ray.run.stopping import SIGNALS, stop_at_once
-from jobs.frame.cluster import LocalRay, available_resources
+from jobs.frame.cluster import LocalRay, available_resources, check_gpus_work
 from jobs.frame.command import Parser, one_line, run_command
 
 
@@ -60,6 +60,7 @@ def _run_stages(
         if any(stage.trains for stage in stages):
             resources = available_resources()
             check_fits(config, **resources, stages=[stage.name for stage in stages])
+            check_gpus_work()
             fit = fitted(config, resources["gpus"])
         _open_run_dir(run_dir, config)
         journal = Journal(run_dir / "journal.jsonl")
