@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ilm_ray.config import Config
@@ -30,14 +30,34 @@ HOURS = 24  # a job that has not ended by then is ended
 # The environment of every Ray, and so of every job of it.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
+    "NCCL_DEBUG": "WARN",  # its errors name the peer and the interface; without GPUs nobody reads it
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S),
 }
 
 
+# Of a GPU node's /dev/shm. NVIDIA advises containers to have 1 GiB for NCCL; nodes of 8 GPUs get more.
+NCCL_SHM_GIB = 4
+
+
+@dataclass(frozen=True)
+class Fabric:
+    """The network between GPU nodes, which only its owner knows. Without any of it NCCL takes TCP over the pod network,
+    a tenth or less of what `jobs/plan.py` counts with.
+
+    rdma: resource that the cluster's device plugin offers for its RDMA adapters (`rdma/ib`, `vpc.amazonaws.com/efa`),
+    and how many of it a GPU node has; host_network: pods use the node's own interfaces; nccl: NCCL_* variables, such as
+    NCCL_SOCKET_IFNAME and NCCL_IB_HCA.
+    """
+
+    rdma: tuple[str, int] | None = None
+    host_network: bool = False
+    nccl: dict[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class NodeKind:
-    """A kind of node. ray_cpus: CPUs that it offers to Ray, maybe not all; shm_gib: size of the object store."""
+    """A kind of node. ray_cpus: CPUs that it offers to Ray, maybe not all; shm_gib: size of /dev/shm."""
 
     role: str
     cpus: int
@@ -45,6 +65,11 @@ class NodeKind:
     shm_gib: int
     gpus: int
     ray_cpus: int
+
+    @property
+    def store_gib(self) -> int:
+        """Size of the object store. Ray would take nearly all of /dev/shm, and NCCL's ranks talk through it too."""
+        return self.shm_gib - (NCCL_SHM_GIB if self.gpus else 1)
 
 
 # The head runs drivers and Ray's own services: no work of a stage goes there.

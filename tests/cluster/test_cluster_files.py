@@ -11,30 +11,32 @@ import jsonschema
 import pytest
 import yaml
 
-from cluster.manifests import COMMITTED, FOLDER, files, shared
-from cluster.values import ENVIRONMENT, GPU, need_of
+from cluster.manifests import COMMITTED, FOLDER, files, main, shared
+from cluster.values import ENVIRONMENT, GPU, NCCL_SHM_GIB, Fabric, need_of
 from ilm_ray.config import load_config
 from ilm_ray.config.load import PRESETS
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
+PLAIN = Fabric()
+INFINIBAND = Fabric(("rdma/ib", 8), host_network=True, nccl={"NCCL_IB_HCA": "mlx5"})
 
 
-def manifest(preset: str, name: str) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(files(preset)[name])
+def manifest(preset: str, name: str, fabric: Fabric = PLAIN) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(files(preset, fabric)[name])
     return content
 
 
-def groups(preset: str) -> list[dict[str, Any]]:
-    spec = manifest(preset, "raycluster.yaml")["spec"]
+def groups(preset: str, fabric: Fabric = PLAIN) -> list[dict[str, Any]]:
+    spec = manifest(preset, "raycluster.yaml", fabric)["spec"]
     return [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
 
 
 @pytest.mark.parametrize("preset", COMMITTED)
 def test_committed_manifests_are_what_the_command_writes(preset: str) -> None:
     folder = ROOT / FOLDER / preset
-    assert {p.name for p in folder.iterdir()} == files(preset).keys()
-    for name, text in files(preset).items():
+    assert {p.name for p in folder.iterdir()} == files(preset, PLAIN).keys()
+    for name, text in files(preset, PLAIN).items():
         assert (folder / name).read_text(encoding="utf-8") == text, "run `python -m cluster.manifests`"
 
 
@@ -45,9 +47,10 @@ def test_committed_files_of_all_presets_are_what_the_command_writes() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("name", ["raycluster.yaml", "rayjob.yaml"])
-def test_manifests_fit_kuberay_s_schema(preset: str, name: str) -> None:
+@pytest.mark.parametrize("fabric", [PLAIN, INFINIBAND], ids=["plain", "infiniband"])
+def test_manifests_fit_kuberay_s_schema(preset: str, name: str, fabric: Fabric) -> None:
     schemas = json.loads((Path(__file__).parent / "kuberay_schema.json").read_text())
-    made = manifest(preset, name)
+    made = manifest(preset, name, fabric)
     jsonschema.Draft7Validator(schemas[made["kind"]]).validate(made)
     assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,45}[a-z0-9])?", made["metadata"]["name"])  # KubeRay adds a suffix
     made["spec"]["rayVerson" if made["kind"] == "RayCluster" else "entryPoint"] = "misspelt"
@@ -91,7 +94,8 @@ def test_rayjob_runs_our_code_on_the_installed_ray() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_pods_are_confined_and_their_memory_is_promised(preset: str) -> None:
-    for pod in (group["template"]["spec"] for group in groups(preset)):
+    pods = [group["template"]["spec"] for fabric in (PLAIN, INFINIBAND) for group in groups(preset, fabric)]
+    for pod in pods:
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert {m["name"] for c in pod["containers"] for m in c["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
         for container in pod["containers"]:
@@ -100,10 +104,52 @@ def test_pods_are_confined_and_their_memory_is_promised(preset: str) -> None:
             assert container["resources"]["requests"] == container["resources"]["limits"]
 
 
+def test_rdma_and_the_node_s_network_go_to_gpu_pods_alone() -> None:
+    plain, fast = (
+        {group.get("groupName", "head"): group["template"]["spec"] for group in groups("7b", fabric)}
+        for fabric in (PLAIN, INFINIBAND)
+    )
+    assert plain.keys() == fast.keys() == {"head", "data", "gpu"}
+    assert all(plain[role] == fast[role] for role in ("head", "data"))
+    (container,) = fast["gpu"]["containers"]
+    assert container["resources"]["limits"]["rdma/ib"] == "8"
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+    assert fast["gpu"]["hostNetwork"] is True and fast["gpu"]["dnsPolicy"] == "ClusterFirstWithHostNet"
+    assert {"name": "NCCL_IB_HCA", "value": "mlx5"} in container["env"]
+    (container,) = plain["gpu"]["containers"]
+    assert "hostNetwork" not in plain["gpu"] and container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert set(container["resources"]["limits"]) == {"cpu", "memory", "nvidia.com/gpu"}
+    for name in ("slurm.sh", "ray_up.yaml"):
+        assert "NCCL_IB_HCA=mlx5" in files("7b", INFINIBAND)[name] and "NCCL_IB_HCA" not in files("7b", PLAIN)[name]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_object_store_leaves_shared_memory_to_nccl(preset: str) -> None:
+    for group in groups(preset):
+        (volume,) = [v for v in group["template"]["spec"]["volumes"] if v["name"] == "shm"]
+        room = int(volume["emptyDir"]["sizeLimit"].removesuffix("Gi")) * 2**30
+        left = room - int(group["rayStartParams"]["object-store-memory"])
+        assert left >= (NCCL_SHM_GIB if group.get("groupName") == "gpu" else 1) * 2**30
+
+
+def test_the_command_takes_the_network_and_refuses_what_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--rdma", "rdma/ib=8", "--host-network", "--nccl", "NCCL_IB_HCA=mlx5"]
+    main(["--preset", "7b", "--out", str(tmp_path), *words])
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == files("7b", INFINIBAND)
+    for wrong in (["--rdma", "rdma/ib=none"], ["--rdma", "rdma/ib"], ["--nccl", "PATH=/x"], ["--rdma", "rdma/ib=0"]):
+        with pytest.raises(SystemExit):
+            main(["--preset", "7b", "--out", str(tmp_path), *wrong])
+    with pytest.raises(SystemExit):  # the committed manifests are for any cluster
+        main(["--host-network"])
+    assert "--rdma" in capsys.readouterr().err
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_slurm_script_is_complete(preset: str, tmp_path: Path) -> None:
-    text = files(preset)["slurm.sh"]
+    text = files(preset, PLAIN)["slurm.sh"]
     assert not re.search(r"@[A-Z_]+@", text)  # nothing is left to be filled in
     assert ("--gpus-per-node" in text) == (preset != "nano")
     started = re.findall(r"ray start .*&", text.replace("\\\n", ""))
@@ -122,7 +168,7 @@ def test_every_ray_has_the_same_environment(preset: str) -> None:
     made = manifest(preset, "ray_up.yaml")
     for command in made["head_start_ray_commands"] + made["worker_start_ray_commands"]:
         assert words <= set(command.partition("export ")[2].partition(" &&")[0].split())
-    (exports,) = re.findall(r"^export PATH=.*", files(preset)["slurm.sh"], re.M)
+    (exports,) = re.findall(r"^export PATH=.*", files(preset, PLAIN)["slurm.sh"], re.M)
     assert words <= set(exports.split())
 
 
@@ -153,7 +199,13 @@ def test_what_git_ignores_goes_nowhere(tmp_path: Path) -> None:
     }
     folders = {name.replace("*", "any") for name in re.findall(r"^/?([^/#\n]+)/$", of_git, re.M)}
     assert folders >= {".venv", ".venv-eval", "site", "runs", "__pycache__"}
-    stay = {"ilm_ray/data/web/clean/rules.py", "jobs/pipeline.py", "Makefile", "requirements-cpu.lock"}
+    stay = {
+        "ilm_ray/data/web/clean/rules.py",
+        "jobs/pipeline.py",
+        "Makefile",
+        "requirements-cpu.lock",
+        "requirements-gpu.lock",
+    }
     names = stay | {f"{name}/file" for name in folders | {".git", "ilm_ray/data/web/__pycache__"}}
     for whither, rule in rules.items():
         (tmp_path / ".rayignore").write_text(rule)
@@ -174,6 +226,17 @@ def test_the_dockerfile_s_steps_are_the_makefile_s() -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert steps == ["setup"] and all(re.search(rf"^{step}:", makefile, re.M) for step in steps)
     assert "pip install" not in text
+
+
+def test_both_images_are_one_python_and_differ_by_the_lock_alone() -> None:
+    text = (CLUSTER / "Dockerfile").read_text()
+    assert re.findall(r"^FROM (.*)$", text, re.M) == ["python:3.11-slim-bookworm"]
+    assert re.findall(r".*VARIANT.*", re.sub(r"^#.*$", "", text, flags=re.M)) == [
+        "ARG VARIANT=cpu",
+        'RUN make setup GPU="$(test "$VARIANT" = cpu || echo 1)"',
+    ]
+    # Without it the container toolkit hands in nvidia-smi and no CUDA.
+    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in text
 
 
 def test_prometheus_reads_the_file_that_ray_writes() -> None:

@@ -16,7 +16,9 @@ job=${1:-pipeline.py}
 run_dir=/runs/7b
 port=6379 dashboard=8265
 cd /opt/ilm_ray
-export PATH="/opt/ilm_ray/.venv/bin:$PATH" OMP_NUM_THREADS=1 RAY_TRAIN_ENABLE_STATE_TRACKING=1 RAY_JOB_STOP_WAIT_TIME_S=180
+export PATH="/opt/ilm_ray/.venv/bin:$PATH" OMP_NUM_THREADS=1 NCCL_DEBUG=WARN RAY_TRAIN_ENABLE_STATE_TRACKING=1 RAY_JOB_STOP_WAIT_TIME_S=180
+# An RDMA adapter reads and writes memory that must not be swapped: allow as much as the node does.
+ulimit -l "$(ulimit -H -l)"
 
 # A token for this allocation, readable by you alone, on storage that all nodes see.
 umask 077
