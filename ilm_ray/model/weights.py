@@ -1,7 +1,8 @@
 """Weights in and out of the Hugging Face formats: InternLM2's own and its loss-free LLaMA twin. safetensors only."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ilm_ray.base.errors import UserError
 from ilm_ray.model.initial import share_of
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape
+from ilm_ray.model.weights_file import WeightsFile
 
 Weights = dict[str, Tensor]
 _RENAMED = {
@@ -113,26 +115,21 @@ def save_internlm2(model: CausalLM | ScalarModel, folder: Path, about: Mapping[s
 
     about: what the header of the weights says beside their names, see `read_about`.
     """
+    weights = full_weights(model)
+    with new_internlm2(folder, model.shape, weights, about or {}) as out:
+        for name in out.order:
+            out.write(name, weights[name])
+
+
+@contextmanager
+def new_internlm2(
+    folder: Path, shape: Shape, like: Mapping[str, Tensor], about: Mapping[str, str]
+) -> Iterator[WeightsFile]:
+    """As `save_internlm2`, for a caller who writes tensor after tensor. like: tensors of the right shapes and types."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".model.safetensors.tmp"
-    save_file(full_weights(model), temporary, metadata={"format": "pt", **(about or {})})
-    _sort_about(temporary)
-    (folder / "shape.json").write_text(json.dumps(asdict(model.shape), indent=1))
-    temporary.replace(folder / "model.safetensors")
-
-
-def _sort_about(weights: Path) -> None:
-    """The library writes what a header says in random order; the same model must be the same bytes, for a stage whose
-    bytes change is run again with all that depends on it. The header keeps its length."""
-    with weights.open("r+b") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) > size:
-            raise ValueError(f"{weights}: the header grew from {size} to {len(text)} bytes")
-        file.seek(8)
-        file.write(text.ljust(size))
+    with WeightsFile(folder / "model.safetensors", like, {"format": "pt", **about}) as out:
+        yield out
+        (folder / "shape.json").write_text(json.dumps(asdict(shape), indent=1))
 
 
 def load_shape(folder: Path) -> Shape:

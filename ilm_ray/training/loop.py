@@ -12,11 +12,10 @@ from torch import Tensor
 
 from ilm_ray.config.layout import Layout
 from ilm_ray.config.training import SpikeConfig
-from ilm_ray.model.internlm2 import CausalLM, ScalarModel
-from ilm_ray.model.weights import save_internlm2
 from ilm_ray.run.stopping import ASKED, Stopped
-from ilm_ray.training.checkpoints import commit, states
+from ilm_ray.training.checkpoints import states
 from ilm_ray.training.checkpoints.checkpoints import Checkpoints, Storage
+from ilm_ray.training.checkpoints.final import write_final
 from ilm_ray.training.faults.guard import BadStep, Guard
 from ilm_ray.training.faults.watch import Watch
 from ilm_ray.training.measure.evaluate import Evaluate
@@ -81,7 +80,7 @@ def train(
     watch.at(trainer.step, "checkpoint")
     trainer.checkpoints.finish()
     if end == task.steps:
-        _save_final(trainer.model, folder, task.about)
+        write_final(trainer.model, folder, task.about, lambda: watch.at(end, "writing the model"))
 
 
 class _TrainingState:
@@ -265,14 +264,3 @@ class _LogWindow:
     def means(self) -> dict[str, float]:
         """All sums are divided by the same count."""
         return {name: value / max(self.count, 1.0) for name, value in self.sums.items()}
-
-
-def _save_final(model: ParallelModel, folder: Path, about: Mapping[str, str]) -> None:
-    """Write the model folder from the last checkpoint, which holds all layers whatever rank had them."""
-    if dist.get_rank() == 0:
-        with torch.device("meta"):  # no memory and no drawing of weights that are read at once
-            whole = (CausalLM if isinstance(model.parts[0], CausalLM) else ScalarModel)(model.shape)
-        whole.to_empty(device="cpu")
-        states.load_whole(commit.committed(folder / "checkpoints")[-1], whole)
-        save_internlm2(whole, folder / "model", about)
-    dist.barrier()

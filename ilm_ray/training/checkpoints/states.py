@@ -50,6 +50,13 @@ def load_whole(path: Path, model: nn.Module) -> None:
     _load_alone(path, {"model": model.state_dict()})
 
 
+def load_weights(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
+    """Some weights of the checkpoint in `path` in full, by the model's names, in one process alone."""
+    stored = tensors_in(path)
+    loaded = load_tensors(path, {f"model.{name}": stored[f"model.{name}"] for name in names})
+    return {name: loaded[f"model.{name}"] for name in names}
+
+
 def tensors_in(path: Path) -> dict[str, TensorStorageMetadata]:
     """Shapes and types of all tensors in the checkpoint, by full name (`model.…`, `optimizer.state.…`).
 
