@@ -68,4 +68,4 @@ def gpus() -> Finding:
     # torch's count alone comes from the driver's library, whether CUDA can use them or not.
     usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
     names = [gpu.name for gpu in listing.gpus]
-    return check_gpus(len(names), usable, names, torch.version.cuda, listing.gpus[0].driver if names else None)
+    return check_gpus(len(names), usable, names, torch.version.cuda, listing.driver or None)

@@ -28,7 +28,7 @@ from ilm_ray.training.parallel.local import run_ranks
 from ilm_ray.training.parallel.parallelize import parallelize
 from ilm_ray.training.parallel.sharding import clip_gradients
 from ilm_ray.training.plan.calibration import read_calibration, write_calibration
-from ilm_ray.training.plan.devices import DEVICES
+from ilm_ray.training.plan.cards import DEVICES
 from ilm_ray.training.plan.planner import predict, written
 from ilm_ray.training.plan.step import OptimizerStep
 from ilm_ray.training.schedule import adamw

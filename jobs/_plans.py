@@ -1,12 +1,16 @@
 """How plans are shown: the ranked table, the phases of a run, docs/plans.md."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from ilm_ray.base.errors import UserError
+from ilm_ray.base.places import located
 from ilm_ray.config import Config, load_config
-from ilm_ray.training.plan.devices import ATTAINABLE_LINK, DEVICES, GB, GIB, USABLE_MEMORY, Device
-from ilm_ray.training.plan.phases import Forecast, checkpoint_bytes
+from ilm_ray.config.training import PhaseConfig
+from ilm_ray.training.plan.cards import DEVICES
+from ilm_ray.training.plan.devices import ATTAINABLE_LINK, GB, GIB, USABLE_MEMORY, Device
+from ilm_ray.training.plan.forecast import Forecast, checkpoint_bytes
 from ilm_ray.training.plan.planner import LayoutPlan, Ranking, rank, written
 from ilm_ray.training.plan.shape import shape_of
 from ilm_ray.training.plan.step import OptimizerStep
@@ -87,9 +91,9 @@ def figures(plan: LayoutPlan) -> dict[str, Any]:
     }
 
 
-def phase_cells(row: Forecast, all_tokens: int) -> tuple[str, ...]:
+def phase_cells(row: Forecast, phase: PhaseConfig, all_tokens: int) -> tuple[str, ...]:
     """Of PHASE_COLUMNS."""
-    plan, phase = row.plan, row.phase
+    plan = row.plan
     return (
         phase.name,
         f"{row.tokens:,}",
@@ -102,6 +106,24 @@ def phase_cells(row: Forecast, all_tokens: int) -> tuple[str, ...]:
         f"{row.tokens_per_second:,.0f}",
         f"{row.seconds / 3600:,.4g}",
     )
+
+
+def layout_lines(rows: Sequence[Forecast], device: Device) -> Iterator[str]:
+    """The layout and memory of each phase; phases that share theirs stand in one line."""
+    names = dict[str, list[str]]()
+    for row in rows:
+        names.setdefault(f"{written(row.plan.layout)}; {room(row.plan, device)}", []).append(row.name)
+    yield from (f"{', '.join(phases)}: {line}." for line, phases in names.items())
+
+
+def room(plan: LayoutPlan, device: Device) -> str:
+    return f"{plan.memory.total / GIB:.1f} of {device.usable_memory / GIB:.1f} GiB"
+
+
+def data_tokens(path: str | None) -> int | None:
+    """Tokens of a file of text in JSON, at four bytes each; None where it is not named or not here."""
+    file = None if path is None else Path(located(path))
+    return file.stat().st_size // 4 if file is not None and file.is_file() else None
 
 
 def checkpoint_line(config: Config, vocab_size: int) -> str:

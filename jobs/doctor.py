@@ -21,15 +21,15 @@ import numpy as np
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.config import Config
-from ilm_ray.config.fit import WHOLE_ROAD, check_fits
 from ilm_ray.config.named_data import needed, off_line, steps_off
 from ilm_ray.config.run_folder import choose_settings
 from ilm_ray.run import doctor
-from ilm_ray.run.doctor import Finding
+from ilm_ray.run.doctor import GIB, Finding
 from ilm_ray.run.gpus import check_driver, listed_gpus
 from ilm_ray.run.rundata import STAGES
-from ilm_ray.training.plan.phases import checkpoint_bytes
-from jobs.frame.cluster import LocalRay, available_resources
+from ilm_ray.training.plan.fits import require_fit
+from ilm_ray.training.plan.forecast import checkpoint_bytes
+from jobs.frame.cluster import LocalRay, machine
 from jobs.frame.command import Parser, run_command
 
 DEADLINE_S = 120.0  # for each thing that nodes are asked; a first import of torch takes a minute on a busy machine
@@ -263,13 +263,14 @@ def _rate(first: Any, second: Any) -> float:
 
 
 def _room(config: Config) -> Finding:
-    resources = available_resources()
+    """Places for workers and ranks, and GPU memory for every training (see `require_fit`)."""
+    cluster = machine()
+    card = f" ({cluster.gpu.name}, {cluster.gpu.memory / GIB:.1f} GiB)" if cluster.gpu else ""
     observation = (
-        f"{resources['cpus']:g} CPUs, {resources['gpus']:g} GPUs, {resources['memory_gib']:.0f} GiB "
-        f"for preset {config.preset}"
+        f"{cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs{card}, {cluster.memory_gib:.0f} GiB for preset {config.preset}"
     )
     try:
-        check_fits(config, **resources, stages=WHOLE_ROAD)
+        require_fit(config, cluster, STAGES)
     except UserError as error:
         return Finding("room", observation, str(error))
     return Finding("room", observation)

@@ -1,7 +1,7 @@
 """What a run would need, before anything runs: layouts, memory, time (predictions). Needs no Ray and no device.
 
     python jobs/plan.py --preset 7b --devices 1024 --device h100 [--context 4096] [--top 10]     layouts, fastest first
-    python jobs/plan.py --preset 7b --devices 64 --device h100 --phases [training.layout=auto]   dry run: phases, hours
+    python jobs/plan.py --preset 7b --devices 64 --device h100 --phases       dry run: layouts and hours of each stage
     python jobs/plan.py --preset nano --devices 2 --device cpu --calibrate calibration.json      measure this machine
     python jobs/plan.py --preset nano --devices 2 --calibration calibration.json --phases        plan with that
     python jobs/plan.py --table > docs/plans.md
@@ -12,6 +12,7 @@ Exit codes as for every job: 0 done, 2 bad input (also: nothing fits), 1 anythin
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,24 +20,33 @@ from typing import Any
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config
+from ilm_ray.config.load import with_settings
 from ilm_ray.config.named_data import needed, off_line, steps_off
+from ilm_ray.model.shape import Shape
 from ilm_ray.run.rundata import STAGES
 from ilm_ray.training.plan.calibration import read_calibration, write_calibration
-from ilm_ray.training.plan.devices import DEVICES, Device
-from ilm_ray.training.plan.phases import choose_layouts, forecast, training_layout
+from ilm_ray.training.plan.cards import DEVICES, UNKNOWN, kind_of, known_device
+from ilm_ray.training.plan.decide import decide
+from ilm_ray.training.plan.devices import GIB, Device
+from ilm_ray.training.plan.forecast import forecast
 from ilm_ray.training.plan.planner import written
+from ilm_ray.training.plan.rollouts import ppo_seconds
 from ilm_ray.training.plan.shape import shape_of
+from ilm_ray.training.plan.trainings import fine_tuning, pretraining, reward_training
 from jobs._plans import (
     COLUMNS,
     PHASE_COLUMNS,
     cells,
     checkpoint_line,
+    data_tokens,
     distinct,
     figures,
+    layout_lines,
     page,
     phase_cells,
     ranking,
     reasons,
+    room,
     table,
 )
 from jobs.frame.command import Parser, run_command, settings_of
@@ -75,7 +85,14 @@ def _device(arguments: argparse.Namespace) -> Device:
         return device
     if arguments.device is None:
         raise UserError("say which devices: --device KIND of their data sheet, or --calibration FILE")
-    return DEVICES[arguments.device]
+    memory = None if arguments.memory_gib is None else int(arguments.memory_gib * GIB)
+    device = known_device(arguments.device, memory)
+    if kind_of(arguments.device) is None:
+        print(
+            f"No data sheet of '{arguments.device}' here: taken to be as slow as {UNKNOWN}, with "
+            f"{device.memory / GIB:.3g} GiB; known are {', '.join(DEVICES)}. A worker measures its own card."
+        )
+    return device
 
 
 def _layouts(config: Config, devices: int, device: Device, context: int, top: int, summary: dict[str, Any]) -> None:
@@ -95,31 +112,55 @@ def _layouts(config: Config, devices: int, device: Device, context: int, top: in
 
 
 def _dry_run(config: Config, devices: int, device: Device, summary: dict[str, Any]) -> None:
-    """The phases in the layout that training would use on `devices` devices, and what each would gain alone."""
-    vocab_size = config.tokenizer.vocab_size
-    choice = training_layout(config, vocab_size, devices, device)
-    rows = forecast(config.pretrain.phases, choice.plans, devices)
+    """Every training as `devices` workers would run it: what is decided here is what the job takes."""
+    with contextlib.suppress(UserError):  # a named layout that has no place on so many goes by the elastic rules
+        config = with_settings(config, [f"training.workers={devices}"])
+    shape = shape_of(config, config.tokenizer.vocab_size)
+    training = pretraining(config, shape)
+    decision = decide(training, devices, config.training.workers, device)
+    rows, phases = forecast(training, decision, devices), config.pretrain.phases
     tokens = sum(row.tokens for row in rows)
-    for line in table(PHASE_COLUMNS, (phase_cells(row, tokens) for row in rows)):
+    cut = [phase_cells(row, phase, tokens) for row, phase in zip(rows, phases, strict=True)]
+    for line in (*table(PHASE_COLUMNS, cut), *layout_lines(rows, device)):
         print(line)
+    print(f"Why: {decision.why or 'the settings name this layout'}.")
     hours, device_hours = (sum(getattr(row, name) for row in rows) / 3600 for name in ("seconds", "device_seconds"))
-    print(f"Layout: {choice.why}.")
-    for row, alone in zip(rows, choose_layouts(config, vocab_size, devices, device), strict=True):
-        if alone.seconds < 0.99 * row.seconds:
-            less = f"{1 - alone.seconds / row.seconds:.0%} less time"
-            print(f"{row.phase.name} alone would take {less} in {written(alone.layout)} ({alone.why}).")
-    print(checkpoint_line(config, vocab_size))
+    print(checkpoint_line(config, config.tokenizer.vocab_size))
     print(
         f"Predictions, without evaluation, checkpoints and restarts: {tokens:,} tokens in {hours:,.4g} hours "
         f"({hours / 24:,.3g} days), {device_hours:,.4g} device-hours."
     )
-    summary |= {"layout": choice.layout.model_dump(exclude_defaults=True), "why": choice.why, "tokens": tokens}
+    summary |= {"layouts": [row.plan.layout.model_dump(exclude_defaults=True) for row in rows]}
+    summary |= {"why": decision.why, "tokens": tokens}
     summary |= {"hours": round(hours, 3), "device_hours": round(device_hours, 1)}
     summary["phases"] = [
-        {"phase": row.phase.name, "tokens": row.tokens, "steps": row.phase.steps, "hours": round(row.seconds / 3600, 3)}
+        {"phase": row.name, "tokens": row.tokens, "steps": row.steps, "hours": round(row.seconds / 3600, 3)}
         | figures(row.plan)
         for row in rows
     ]
+    summary["alignment"] = _alignment(config, shape, devices, device)
+
+
+def _alignment(config: Config, shape: Shape, devices: int, device: Device) -> dict[str, Any]:
+    """SFT, reward model and PPO; the first two by the size of their data, where that is named and there."""
+    stages = dict[str, Any]()
+    sft, reward = (fine_tuning(config, shape), config.sft), (reward_training(config, shape), config.reward)
+    for training, section in (sft, reward):
+        decision = decide(training, devices, config.training.workers, device)
+        (plan,) = decision.plans
+        speed, rows = plan.tokens_per_second * decision.used, decision.micro_tokens[0]
+        tokens = data_tokens(section.data)
+        took = f"an hour for {3600 * speed / 1e6:,.0f}M tokens"
+        if tokens is not None:
+            tokens *= section.epochs
+            took = f"{tokens / speed / 3600:,.3g} hours for about {tokens / 1e6:,.3g}M tokens"
+        print(f"{training.stage}: {written(plan.layout)}; {rows:,} tokens at once, {room(plan, device)}; {took}.")
+        stages[training.stage] = figures(plan) | {"micro_tokens": rows, "tokens": tokens}
+    seconds = ppo_seconds(config, shape, device, devices)
+    iterations = config.ppo.iterations + config.ppo.critic_warmup
+    print(f"ppo: {seconds / 3600:,.3g} hours for {iterations} iterations, roughly.")
+    stages["ppo"] = {"hours": round(seconds / 3600, 3)}
+    return stages
 
 
 def _data(config: Config, summary: dict[str, Any]) -> None:
@@ -137,10 +178,13 @@ def _parser() -> Parser:
     about = "What a run would need: layouts, memory, time (predictions)."
     parser = Parser(prog="jobs/plan.py", description=about, reads=("tokenizer", "model", "training", "pretrain"))
     parser.add_argument("--devices", type=_positive, required=True, help="how many")
-    parser.add_argument("--device", choices=sorted(DEVICES), help="of which kind: figures of its data sheet")
+    parser.add_argument("--device", metavar="KIND", help=f"of which kind: {', '.join(DEVICES)}, or a name of CUDA's")
+    parser.add_argument(
+        "--memory-gib", type=float, metavar="N", help="memory of each, where it is not the data sheet's"
+    )
     parser.add_argument("--calibration", type=Path, metavar="FILE", help="measured figures instead")
     parser.add_argument("--calibrate", type=Path, metavar="FILE", help="measure this machine and write FILE")
-    parser.add_argument("--phases", action="store_true", help="dry run of pre-training: its phases, hours, checkpoints")
+    parser.add_argument("--phases", action="store_true", help="dry run: layout, memory, hours of each stage")
     parser.add_argument("--context", type=_positive, help="tokens of a sequence (default: the first phase's)")
     parser.add_argument("--top", type=_positive, default=10, help="plans to show (default 10)")
     parser.add_argument("--table", action="store_true", help="print docs/plans.md instead, which takes minutes")

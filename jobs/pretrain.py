@@ -15,12 +15,12 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _work(context: Context) -> Result:
-    from ilm_ray.training.plan.stretches import cluster_device
+    from ilm_ray.training.plan.stretches import device_to_plan_for
     from ilm_ray.training.pretrain import PretrainTask
     from ilm_ray.training.ray_train import run_training
 
     if context.config.training.calibration:  # a wrong file is found before anything runs
-        cluster_device(context.config.training.calibration, None)
+        device_to_plan_for(context.config.training.calibration, None)
     drawn = _look_ahead(context)
     result = run_training(context, PretrainTask, context.config.training.weight_decay, measure_beside=True)
     return replace(result, metrics=result.metrics | {"drawn": drawn})

@@ -22,9 +22,9 @@ from ilm_ray.config import load_config
 from ilm_ray.config.layout import Layout
 from ilm_ray.model.internlm2 import CausalLM, Packed
 from ilm_ray.model.shape import Shape
-from ilm_ray.training.measure.meter import peak_flops
 from ilm_ray.training.parallel.parallelize import ParallelModel, parallelize
 from ilm_ray.training.parallel.sharding import clip_gradients
+from ilm_ray.training.plan.cards import peak_flops
 from ilm_ray.training.plan.devices import USABLE_MEMORY
 from ilm_ray.training.plan.memory import peak_memory
 from ilm_ray.training.plan.shape import shape_of

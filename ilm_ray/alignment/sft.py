@@ -21,7 +21,9 @@ from ilm_ray.data.tokens.shards import TokenSource
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel
 from ilm_ray.model.loss import IGNORE
 from ilm_ray.model.weights import load_shape, read_weights
-from ilm_ray.training.plan.stretches import Stretches, one_stretch
+from ilm_ray.training.plan.devices import Device
+from ilm_ray.training.plan.stretches import Stretches, stretches
+from ilm_ray.training.plan.trainings import fine_tuning
 from ilm_ray.training.pretrain import next_token_losses, open_sources
 from ilm_ray.training.schedule import cosine_lr
 from ilm_ray.training.task import Losses, Task
@@ -89,6 +91,7 @@ class SFTTask(Task):
         share = config.sft.pretrain_share
         self.mixed = round(config.sft.batch_tokens * share / (1 - share) / config.sft.context)
         self.stages = 1  # of the pipeline: so many micro-batches, or a multiple, fill it
+        self.micro_tokens = config.training.micro_tokens
 
     def build(self) -> CausalLM:
         return CausalLM(load_shape(self.base))
@@ -96,10 +99,11 @@ class SFTTask(Task):
     def fill(self, part: CausalLM | ScalarModel) -> None:
         read_weights(part, self.base)
 
-    def lay_out(self, ranks: int, gpu: str | None) -> Stretches:
-        """As `training.layout`, with as many replicas as there is room for."""
-        layouts = one_stretch(self.config.training, load_shape(self.base), ranks, self.steps, pipeline=True)
-        self.stages = layouts.all[0].layout.pp
+    def lay_out(self, ranks: int, device: Device) -> Stretches:
+        """As `training.layout`, with as many replicas as there is room for; from now on micro-batches suit it."""
+        training = fine_tuning(self.config, load_shape(self.base), self.steps)
+        layouts = stretches(training, ranks, self.config.training.workers, device)
+        self.stages, self.micro_tokens = layouts.all[0].layout.pp, layouts.all[0].micro_tokens
         return layouts
 
     def learning_rate(self, step: int) -> float:
@@ -112,7 +116,7 @@ class SFTTask(Task):
         first = step * self.mixed
         pieces = [piece for i in range(first, first + self.mixed) for piece in self.mixture.pieces(i)]
         lengths = [len(self.examples[i][0]) for i in numbers] + [p.stop - p.start for p in pieces]
-        micros = deal(lengths, self.config.training.micro_tokens, ranks)[rank]
+        micros = deal(lengths, self.micro_tokens, ranks)[rank]
         micros += [[]] * (-len(micros) % self.stages)
         return [
             _packed(
@@ -147,7 +151,7 @@ class SFTTask(Task):
         if 0 < step < self.steps:
             return None
         lengths = [len(ids) for ids, _ in self.heldout]
-        cut = cut_micro_batches(range(len(lengths)), lengths, self.config.training.micro_tokens)
+        cut = cut_micro_batches(range(len(lengths)), lengths, self.micro_tokens)
         micros = [_packed([self.heldout[i] for i in micro]) for micro in cut]
         total, count = evaluate(model, micros, _loss_and_count)
         return {"evaluations": [{"when": "end" if step else "start", "heldout_loss": total / count}]}

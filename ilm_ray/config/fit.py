@@ -95,42 +95,48 @@ def _gpus_of_ppo(ppo: PPOConfig) -> int:
 
 def check_ppo_fits(ppo: PPOConfig, gpus: float) -> None:
     """Raise UserError where PPO's groups find no place on so many GPUs; with 0 they run on CPUs."""
+    if (reason := _ppo_too_large(ppo, gpus)) is not None:
+        way = "" if ppo.colocate else ", or share each GPU among the groups with ppo.colocate=true"
+        raise UserError(f"{reason}; lower ppo.*_ranks, or set ray.fewer_ranks=true{way}")
+
+
+def _ppo_too_large(ppo: PPOConfig, gpus: float) -> str | None:
     if gpus == 0 or gpus >= _gpus_of_ppo(ppo):
-        return
+        return None
     sizes = group_sizes(ppo)
     if ppo.colocate:
-        raise UserError(
+        return (
             f"ppo.colocate puts rank k of every group on one GPU: the largest group has {max(sizes)} ranks, the "
-            f"cluster {gpus:g} GPU(s); lower ppo.*_ranks"
+            f"cluster {gpus:g} GPU(s)"
         )
-    raise UserError(
-        f"the {sum(sizes)} ranks of PPO have {gpus:g} GPU(s), and NCCL lets no two ranks of one group share a GPU; "
-        f"lower ppo.*_ranks, set ppo.policy_ranks and ppo.critic_ranks to 1, or share each GPU among the groups with "
-        f"ppo.colocate=true"
-    )
+    return f"the {sum(sizes)} ranks of PPO have {gpus:g} GPU(s), and NCCL lets no two ranks of one group share a GPU"
 
 
-def check_fits(
+def too_small(
     config: Config, cpus: float, gpus: float, memory_gib: float, stages: Collection[str] = WHOLE_ROAD
-) -> None:
-    """Raise UserError where the preset cannot run on this cluster (memory in GiB, over all nodes).
+) -> str | None:
+    """Why a cluster (memory in GiB, over all nodes) has too little for what is configured; None where it has not.
 
-    stages: names of those that are to run. Counts are those of `fitted`.
+    stages: names of those that are to run. Counts are taken as they are, `fitted` or not.
     """
-    config = fitted(config, gpus)
     parameters = parameter_count(config.model, config.tokenizer.vocab_size)
     need = parameters * TRAINING_BYTES_PER_PARAMETER / 2**30
     if gpus == 0 and need > memory_gib:
-        raise UserError(
+        return (
             f"preset '{config.preset}' does not fit: training {parameters / 1e9:.1f}B parameters takes about "
-            f"{need:.0f} GiB and this cluster offers {memory_gib:.0f} GiB and no GPU; "
-            "use --preset nano or submit to a larger cluster"
+            f"{need:.0f} GiB and this cluster offers {memory_gib:.0f} GiB and no GPU"
         )
     workers = gpus_needed(config).pretrain
     if set(stages) != {"ppo"}:  # which has ranks of its own, and none of these workers
         if gpus and gpus < workers:
-            raise UserError(f"training.workers={workers} but the cluster has {gpus:.0f} GPUs; lower training.workers")
+            return f"training.workers={workers} but the cluster has {gpus:.0f} GPUs"
         if not gpus and cpus < workers:
-            raise UserError(f"training.workers={workers} but Ray has {cpus:.0f} CPUs; lower it or raise ray.num_cpus")
-    if "ppo" in stages or ("online" in stages and config.online.rounds > 1):  # round 1 is the stage `ppo`
-        check_ppo_fits(config.ppo, gpus)
+            return f"training.workers={workers} but Ray has {cpus:.0f} CPUs"
+    if runs_ppo(config, stages):
+        return _ppo_too_large(config.ppo, gpus)
+    return None
+
+
+def runs_ppo(config: Config, stages: Collection[str]) -> bool:
+    """Is there PPO among `stages`? Round 1 of online RLHF is the stage `ppo`."""
+    return "ppo" in stages or ("online" in stages and config.online.rounds > 1)

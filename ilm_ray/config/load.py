@@ -17,7 +17,7 @@ from ilm_ray.config.training import TrainingConfig
 
 # What PyYAML raises on odd text: its own errors, and those of the constructors for numbers, dates and truth values.
 YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
-PRESETS = ("nano", "1_8b", "7b", "20b")
+PRESETS = ("nano", "mini", "1_8b", "7b", "20b")  # from small to large
 
 
 def load_config(
@@ -38,6 +38,15 @@ def load_config(
     for path in (base, file):
         if path is not None:
             values = _merged(values, _read_yaml(path), str(path))
+    return _validated(_overridden(values, overrides))
+
+
+def with_settings(config: Config, overrides: Sequence[str]) -> Config:
+    """`config` with `key.sub=value` words on top. Raises UserError as `load_config` does."""
+    return _validated(_overridden(config.model_dump(), overrides))
+
+
+def _overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         key, sep, raw = override.partition("=")
         if not sep or not key or not raw.strip():
@@ -47,6 +56,10 @@ def load_config(
         except YAML_ERRORS as error:
             raise UserError(f"the value of '{key}' cannot be read: {_first_line(error)}") from None
         values = _merged(values, _nested(values, key.split("."), value), "the command line")
+    return values
+
+
+def _validated(values: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except UnicodeError as error:  # half a character: a name that is not UTF-8, or an escape in YAML

@@ -85,9 +85,9 @@ class TrainingConfig(Section):
     workers: How[Count] = 2
     # Go on with as few, where the cluster has no more; None: wait for all of them.
     min_workers: How[Count | None] = None
-    # How workers share the model; by default each reads its own sequences and keeps a share of all states. auto: the
-    # fastest that the planner finds (ilm_ray/training/plan/planner.py).
-    layout: How[Layout | Literal["auto"]] = Layout()
+    # How workers share the model. auto: the fastest that the planner finds for these devices, with the recomputation
+    # and micro-batches that fit (ilm_ray/training/plan/decide.py). One that is named is used as it is, or refused.
+    layout: How[Layout | Literal["auto"]] = "auto"
     calibration: How[str | None] = None  # file of jobs/plan.py --calibrate, for auto; None: figures of data sheets
     precision: Literal["fp32", "bf16"] = "bf16"
     betas: tuple[float, float] = (0.9, 0.95)
@@ -104,7 +104,9 @@ class TrainingConfig(Section):
     store_cold: How[str | None] = None  # URL of the cold store, to which those older than `cold_after_hours` move
     cold_after_hours: How[float] = Field(168.0, gt=0)  # the report names no age
     log_every: How[Count] = 10
-    micro_tokens: How[Count] = 32_768  # tokens a worker sends forward at once; the rest of its batch is accumulated
+    # Tokens a worker sends forward at once, the rest of its batch is accumulated; with layout=auto the most that the
+    # planner may take.
+    micro_tokens: How[Count] = 32_768
     loss_chunk: How[Count] = 1024  # tokens whose logits exist at once
     hang_s: How[float] = Field(600.0, gt=0)  # a worker that does one thing for longer ends itself and is replaced
     opinion: How[OpinionConfig | None] = None  # ask a language model too, when an attempt has failed

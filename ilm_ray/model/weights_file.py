@@ -52,7 +52,7 @@ class WeightsFile:
         like = self._like.get(name)
         if name != expected or like is None or (tensor.shape, tensor.dtype) != (like.shape, like.dtype):
             raise ValueError(f"{self.path}: {expected} comes next, not {name} {tuple(tensor.shape)} {tensor.dtype}")
-        self._out.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        self._out.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         self._written += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -3,6 +3,7 @@
 import csv
 import os
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ilm_ray.run.doctor import Finding
@@ -10,27 +11,35 @@ from ilm_ray.run.doctor import Finding
 # The oldest driver branch for CUDA 13, which the wheels of our torch and vLLM bring: CUDA Toolkit 13.0 release notes,
 # table "Minimum Required Driver Version for CUDA Minor Version Compatibility".
 OLDEST_DRIVER = 580
-COMMAND = ("nvidia-smi", "--query-gpu=driver_version,name,memory.total", "--format=csv")
-HEADER = ("driver_version", "name", "memory.total [MiB]")
+COMMAND = ("nvidia-smi", "--query-gpu=driver_version,name,memory.total,compute_cap", "--format=csv")
+HEADER = ("driver_version", "name", "memory.total [MiB]", "compute_cap")
 UPDATE = (
     f"install driver {OLDEST_DRIVER} or later on the machine, not in the container or environment, and start it again"
 )
+MIB = 2**20
+# CUDA offers programs a little less than the driver has: 23.6 of 24.0 GiB of an RTX 4090, 22.0 of 22.5 of an L4
+# (PyTorch's out-of-memory messages against `nvidia-smi`).
+OFFERED = 0.98
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """memory_mib: None where the driver does not say, as for a chip that shares its host's memory."""
+    """A GPU: its name, the bytes of it that CUDA offers, and its compute capability (major, minor).
 
-    driver: str
+    memory: 0 where the driver does not say, as for a chip that shares its host's memory.
+    """
+
     name: str
-    memory_mib: int | None
+    memory: int
+    capability: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Listing:
-    """gpus: all of them; trouble: the driver's own words where it lists none, "" where there is no driver at all."""
+    """gpus: all of them; driver: its version; trouble: its words where it lists none, "" where there is no driver."""
 
-    gpus: tuple[Gpu, ...]
+    gpus: tuple[Gpu, ...] = ()
+    driver: str = ""
     trouble: str = ""
 
 
@@ -39,9 +48,9 @@ def listed_gpus() -> Listing:
     try:
         process = subprocess.run(COMMAND, capture_output=True, text=True, errors="replace", timeout=30)
     except (FileNotFoundError, PermissionError):
-        return Listing(())
+        return Listing()
     except subprocess.TimeoutExpired:
-        return Listing((), "nvidia-smi does not answer within 30 s")
+        return Listing(trouble="nvidia-smi does not answer within 30 s")
     return parse_listing(process.stdout + process.stderr)
 
 
@@ -49,15 +58,26 @@ def parse_listing(output: str) -> Listing:
     """The rows of `COMMAND`'s output. Without its header, or with a row that is none, all of it counts as trouble."""
     rows = [[cell.strip() for cell in row] for row in csv.reader(output.splitlines()) if row]
     if not rows or tuple(rows[0]) != HEADER:
-        return Listing((), _first_line(output) or "nvidia-smi says nothing")
-    gpus = []
+        return Listing(trouble=_first_line(output) or "nvidia-smi says nothing")
+    gpus, driver = [], ""
     for row in rows[1:]:
-        driver, name, memory = row if len(row) == len(HEADER) else ("", "", "")
-        if not driver.split(".")[0].isdigit() or not name:
-            return Listing((), ", ".join(row))
+        driver, name, memory, capability = row if len(row) == len(HEADER) else ("", "", "", "")
+        major, _, minor = capability.partition(".")
+        if not driver.split(".")[0].isdigit() or not name or not (major.isdigit() and minor.isdigit()):
+            return Listing(trouble=", ".join(row))
         number, _, unit = memory.partition(" ")
-        gpus.append(Gpu(driver, name, int(number) if number.isdigit() and unit == "MiB" else None))
-    return Listing(tuple(gpus), "" if gpus else "nvidia-smi lists no GPU")
+        mib = int(number) if number.isdigit() and unit == "MiB" else 0
+        gpus.append(Gpu(name, int(mib * MIB * OFFERED), (int(major), int(minor))))
+    return Listing(tuple(gpus), driver, "" if gpus else "nvidia-smi lists no GPU")
+
+
+def weakest(gpus: Iterable[Gpu]) -> Gpu | None:
+    """The least memory of these GPUs with the lowest capability of all; None where no memory is known."""
+    every = [gpu for gpu in gpus if gpu.memory]
+    if not every:
+        return None
+    least = min(every, key=lambda gpu: (gpu.memory, gpu.name))
+    return Gpu(least.name, least.memory, min(gpu.capability for gpu in every))
 
 
 def check_driver(listing: Listing) -> Finding:
@@ -66,7 +86,7 @@ def check_driver(listing: Listing) -> Finding:
         return Finding("driver", f"nvidia-smi: {listing.trouble}", f"mend the NVIDIA driver: {UPDATE}")
     if not listing.gpus:
         return Finding("driver", "no NVIDIA driver; everything runs on CPUs")
-    driver = listing.gpus[0].driver
+    driver = listing.driver
     if int(driver.split(".")[0]) < OLDEST_DRIVER:
         return Finding("driver", f"{driver} is too old for the CUDA 13 of torch and vLLM", UPDATE)
     return Finding("driver", f"{driver}, {len(listing.gpus)} GPU(s)")

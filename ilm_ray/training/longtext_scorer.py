@@ -57,5 +57,6 @@ def scorer_config(config: Config, shares: dict[str, float]) -> Config:
     )
     every = -(-settings.scorer_steps // CHECKPOINTS)
     pretrain = config.pretrain.model_copy(update={"phases": [phase], "checkpoint_every": every})
-    training = config.training.model_copy(update={"layout": Layout()})
+    layout = "auto" if config.training.layout == "auto" else Layout()  # the model is too small for other degrees
+    training = config.training.model_copy(update={"layout": layout})
     return config.model_copy(update={"model": settings.scorer_model, "training": training, "pretrain": pretrain})

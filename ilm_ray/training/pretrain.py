@@ -20,8 +20,10 @@ from ilm_ray.model.loss import IGNORE
 from ilm_ray.training.faults.guard import nth_kept
 from ilm_ray.training.measure.heldout import Window, bits_per_byte, phase_windows
 from ilm_ray.training.parallel.parallelize import ParallelModel
+from ilm_ray.training.plan.devices import Device
 from ilm_ray.training.plan.shape import shape_of
 from ilm_ray.training.plan.stretches import Stretches, stretches
+from ilm_ray.training.plan.trainings import pretraining
 from ilm_ray.training.schedule import cosine_lr
 from ilm_ray.training.task import Losses, Task
 
@@ -112,9 +114,10 @@ class PretrainTask(Task):
         number, inside = self.phase_of(step)
         return number, nth_kept(inside, self.skipped[number])
 
-    def lay_out(self, ranks: int, gpu: str | None) -> Stretches:
+    def lay_out(self, ranks: int, device: Device) -> Stretches:
         """The layouts to train in on so many workers; from now on micro-batches are as large as those allow."""
-        layouts = stretches(self.config, shape_of(self.config, self.vocab_size), ranks, gpu)
+        training = pretraining(self.config, shape_of(self.config, self.vocab_size))
+        layouts = stretches(training, ranks, self.config.training.workers, device)
         self.at_once = [stretch.at_once for stretch in layouts.all]
         return layouts
 

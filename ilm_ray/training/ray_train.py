@@ -34,6 +34,8 @@ from ilm_ray.training.faults.watch import Watch
 from ilm_ray.training.logs import TrainingLog
 from ilm_ray.training.loop import LoopSettings, train
 from ilm_ray.training.parallel.group import keep_ranks
+from ilm_ray.training.plan.here import agreed_device
+from ilm_ray.training.plan.stretches import device_to_plan_for
 from ilm_ray.training.task import Task
 
 # Our own rule ends a hopeless run (`Attempts.hopeless`); this one those whose workers never come to our code.
@@ -159,7 +161,8 @@ def _train_in_stretches(
     """Each stretch of `task` in its layout, on those of the workers that it has a place for."""
     c, rank, ranks = config.training, dist.get_rank(), dist.get_world_size()
     log = TrainingLog(folder, task, rank)
-    plan = task.lay_out(ranks, torch.cuda.get_device_name() if torch.cuda.is_available() else None)
+    device = agreed_device(ray.train.get_context().get_local_world_size())
+    plan = task.lay_out(ranks, device if c.calibration is None else device_to_plan_for(c.calibration, None))
     if rank == 0 and plan.why:
         write_text_atomic(watch.folder / "layout.txt", plan.why)
     if not keep_ranks(plan.used, timeout_s=c.hang_s + GRACE_S):

@@ -11,6 +11,7 @@ from torch import Tensor
 from ilm_ray.config.layout import Layout
 from ilm_ray.config.training import PhaseConfig
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel
+from ilm_ray.training.plan.devices import Device
 from ilm_ray.training.plan.stretches import Stretch, Stretches
 
 Micro = Any  # one micro-batch of a task: only the task looks inside
@@ -74,8 +75,8 @@ class Task(ABC):
         """Measure or change the model between two steps; a row for the log, or None."""
         return None
 
-    def lay_out(self, ranks: int, gpu: str | None) -> Stretches:
-        """The parallel layouts to train in, one stretch of steps after the other; by default data-parallel."""
+    def lay_out(self, ranks: int, device: Device) -> Stretches:
+        """The parallel layouts to train in on `ranks` workers with such devices; by default data-parallel."""
         return Stretches(ranks, (Stretch(self.steps, Layout(), 0),), "")
 
     def phase_of(self, step: int) -> tuple[int, int]:

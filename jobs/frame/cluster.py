@@ -7,9 +7,11 @@ from typing import Any
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config
+from ilm_ray.run.gpus import Gpu, listed_gpus, weakest
+from ilm_ray.training.plan.fits import Machine
 
 CONNECT_S = 10.0
-ANSWER_S = 60.0  # of a node that imports torch
+ANSWER_S = 60.0  # of a node that imports torch, or names its GPUs
 
 
 class LocalRay:
@@ -77,16 +79,30 @@ def start_local_ray(**options: Any) -> None:
     ray.init(address="local", logging_level="warning", log_to_driver=False, **options)
 
 
-def available_resources() -> dict[str, float]:
-    """CPUs, GPUs and memory (GiB) of the cluster this job has joined."""
+def machine() -> Machine:
+    """Resources of the cluster this job has joined, and its weakest GPU."""
     import ray
 
-    total = ray.cluster_resources()
-    return {
-        "cpus": total.get("CPU", 0.0),
-        "gpus": total.get("GPU", 0.0),
-        "memory_gib": sum(_node_memory_gib(node) for node in ray.nodes() if node["Alive"]),
-    }
+    total, nodes = ray.cluster_resources(), [node for node in ray.nodes() if node["Alive"]]
+    return Machine(
+        cpus=total.get("CPU", 0.0),
+        gpus=total.get("GPU", 0.0),
+        memory_gib=sum(_node_memory_gib(node) for node in nodes),
+        gpu=weakest(_gpus_of([node["NodeID"] for node in nodes if node["Resources"].get("GPU", 0) > 0])),
+    )
+
+
+def _gpus_of(nodes: list[str]) -> list[Gpu]:
+    """The GPUs of these nodes; of those that do not answer in time, none."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    look = ray.remote(listed_gpus).options(num_cpus=0)
+    looks = [
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote() for node in nodes
+    ]
+    answered = ray.wait(looks, num_returns=len(looks), timeout=ANSWER_S)[0] if looks else []
+    return [gpu for listing in ray.get(answered) for gpu in listing.gpus]
 
 
 def check_gpus_work() -> None:
@@ -100,16 +116,16 @@ def check_gpus_work() -> None:
 
     from ilm_ray.run.gpus import why_unusable
 
-    asked = {}
+    node_of = {}
     for node in ray.nodes():
         if node["Alive"] and node["Resources"].get("GPU"):
             place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             task = ray.remote(num_cpus=0, max_calls=1)(why_unusable).options(scheduling_strategy=place)
-            asked[task.remote()] = node["NodeManagerAddress"]
-    done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
+            node_of[task.remote()] = node["NodeManagerAddress"]
+    done, _ = ray.wait(list(node_of), num_returns=len(node_of), timeout=ANSWER_S) if node_of else ([], [])
     for reference in done:
         if why := ray.get(reference):
-            raise UserError(f"Ray counts GPUs on {asked[reference]} that torch cannot use: {why}")
+            raise UserError(f"Ray counts GPUs on {node_of[reference]} that torch cannot use: {why}")
 
 
 def _quiet_ray_data() -> None:

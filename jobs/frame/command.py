@@ -1,6 +1,6 @@
 """The command line of every job, and how a job ends: exit code, one clear line on bad input, one JSON line.
 
-    python jobs/<job>.py [verb] [--preset nano|1_8b|7b|20b] [--config FILE] [--run-dir DIR] [key.sub=value ...]
+    python jobs/<job>.py [verb] [--preset nano|mini|1_8b|7b|20b] [--config FILE] [--run-dir DIR] [key.sub=value ...]
 
 A job with verbs has one first; `--help` lists verbs, options and the settings that the job reads. Exit code 0: done.
 2: bad input or settings, one line says what, where and what to do. 143: stopped by Ctrl-C or SIGTERM

@@ -12,14 +12,15 @@ from typing import Any, NoReturn
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config, save_config
-from ilm_ray.config.fit import check_fits, fewer_line, fitted
+from ilm_ray.config.fit import fewer_line
 from ilm_ray.config.named_data import check_named
 from ilm_ray.config.run_folder import NAME, choose_settings
 from ilm_ray.run.journal import Journal
 from ilm_ray.run.manifest import Manifest
 from ilm_ray.run.stage import Stage, check_run_dir, run_stage
 from ilm_ray.run.stopping import SIGNALS, stop_at_once
-from jobs.frame.cluster import LocalRay, available_resources, check_gpus_work
+from ilm_ray.training.plan.fits import require_fit
+from jobs.frame.cluster import LocalRay, check_gpus_work, machine
 from jobs.frame.command import Parser, one_line, run_command
 
 
@@ -58,10 +59,8 @@ def _run_stages(
 
         fit = config
         if any(stage.trains for stage in stages):
-            resources = available_resources()
-            check_fits(config, **resources, stages=[stage.name for stage in stages])
+            fit = require_fit(config, machine(), [stage.name for stage in stages])
             check_gpus_work()
-            fit = fitted(config, resources["gpus"])
         _open_run_dir(run_dir, config)
         journal = Journal(run_dir / "journal.jsonl")
         journal.event("start", job=job, preset=config.preset, **({"settings": note} if note else {}))

@@ -14,6 +14,7 @@ from ilm_ray.config.layout import Layout
 from ilm_ray.training.checkpoints.checkpoints import Storage
 from ilm_ray.training.faults.watch import Watch
 from ilm_ray.training.loop import LoopSettings, train
+from ilm_ray.training.plan.cards import DEVICES
 from tests.alignment.small_run import config_of
 from tests.processes import run_ranks
 
@@ -41,7 +42,7 @@ def run(kind: str, run_dir: str, folder: str, layout: Layout | None = None) -> N
     config = config_of(Path(run_dir), layout, ranks)
     task = TASKS[kind](config, Path(run_dir))
     task.steps = STEPS
-    plan = task.lay_out(ranks, None)
+    plan = task.lay_out(ranks, DEVICES["cpu"])
     assert plan.used == ranks
     settings = LoopSettings("fp32", (0.9, 0.95), 1e-8, 0.1, 1.0, Storage(), plan.all[0].layout)
     rows: list[dict[str, Any]] = []
@@ -79,21 +80,21 @@ def test_a_layout_trains_as_one_process(kind: str, name: str, run_dir: Path, alo
 
 def test_a_reward_model_takes_the_ranks_of_a_pipeline_for_replicas(run_dir: Path) -> None:
     config = config_of(run_dir, Layout(pp=2, tp=2, gradients="replica"), 8)
-    plan = RewardTask(config, run_dir).lay_out(8, None)
+    plan = RewardTask(config, run_dir).lay_out(8, DEVICES["cpu"])
     assert (plan.used, plan.all[0].layout.dp, plan.all[0].layout.tp, plan.all[0].layout.pp) == (8, 4, 2, 1)
     assert "no pipeline" in plan.why
-    fine_tuning = SFTTask(config, run_dir).lay_out(8, None)
+    fine_tuning = SFTTask(config, run_dir).lay_out(8, DEVICES["cpu"])
     assert (fine_tuning.all[0].layout.dp, fine_tuning.all[0].layout.pp, fine_tuning.why) == (2, 2, "")
 
 
 def test_fewer_workers_keep_the_degrees_and_too_few_are_refused(run_dir: Path) -> None:
     task = SFTTask(config_of(run_dir, Layout(tp=2), 8), run_dir)
-    plan = task.lay_out(7, None)
+    plan = task.lay_out(7, DEVICES["cpu"])
     assert (plan.used, plan.all[0].layout.dp, plan.why) == (6, 3, "7 workers: 1 idle")
     with pytest.raises(UserError, match="2 ranks make one model, there are 1 workers"):
-        task.lay_out(1, None)
+        task.lay_out(1, DEVICES["cpu"])
     with pytest.raises(UserError, match="must divide kv_heads=2"):
-        SFTTask(config_of(run_dir, Layout(tp=4), 4), run_dir).lay_out(4, None)
+        SFTTask(config_of(run_dir, Layout(tp=4), 4), run_dir).lay_out(4, DEVICES["cpu"])
 
 
 def _flat(value: Any, path: str = "") -> dict[str, float]:

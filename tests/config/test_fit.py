@@ -10,9 +10,10 @@ import pytest
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config
-from ilm_ray.config.fit import check_fits, check_ppo_fits, fewer_line, fitted, gpus_needed, group_sizes
+from ilm_ray.config.fit import check_ppo_fits, fewer_line, fitted, gpus_needed, group_sizes, too_small
 from ilm_ray.config.load import PRESETS
 from ilm_ray.run.stage import Context, Result, Stage
+from ilm_ray.training.plan.fits import Machine, require_fit
 from jobs.frame import stages as frame
 
 LARGE = {"cpus": 256.0, "memory_gib": 4096.0}
@@ -41,34 +42,30 @@ def test_the_fewest_gpus_of_ppo(settings: list[str], gpus: int) -> None:
 def test_a_cluster_of_what_is_needed_is_enough(preset: str) -> None:
     config = load_config(preset, None, ["ray.fewer_ranks=false"])
     need = max(gpus_needed(config))
-    check_fits(config, gpus=need, **LARGE)
-    with pytest.raises(UserError):
-        check_fits(config, gpus=need - 1, **LARGE)
+    assert too_small(config, gpus=need, **LARGE) is None
+    assert too_small(config, gpus=need - 1, **LARGE) is not None
 
 
 def test_room_for_pretraining_alone_is_refused_before_it_is_paid_for() -> None:
-    config = load_config("1_8b")
-    with pytest.raises(UserError, match=r"the 32 ranks of PPO have 8 GPU.*ppo\.colocate=true"):
-        check_fits(config, gpus=8, **LARGE)
-    check_fits(load_config("1_8b", None, ["ppo.colocate=true"]), gpus=8, **LARGE)
+    assert "the 32 ranks of PPO have 8 GPU" in str(too_small(load_config("1_8b"), gpus=8, **LARGE))
+    assert too_small(load_config("1_8b", None, ["ppo.colocate=true"]), gpus=8, **LARGE) is None
 
 
 def test_nobody_is_refused_for_what_does_not_run() -> None:
     config = load_config("20b", None, ["ppo.colocate=true"])  # 40 workers, 8 GPUs for PPO
-    check_fits(config, gpus=8, stages=["ppo"], **LARGE)
-    with pytest.raises(UserError, match=r"training\.workers=40"):
-        check_fits(config, gpus=8, stages=["pretrain", "ppo"], **LARGE)
-    check_fits(load_config("1_8b"), gpus=8, stages=["text", "pretrain", "sft", "reward"], **LARGE)
+    assert too_small(config, gpus=8, stages=["ppo"], **LARGE) is None
+    assert "training.workers=40" in str(too_small(config, gpus=8, stages=["pretrain", "ppo"], **LARGE))
+    assert too_small(load_config("1_8b"), gpus=8, stages=["text", "pretrain", "sft", "reward"], **LARGE) is None
 
 
 def test_the_first_round_is_the_stage_ppo() -> None:
-    check_fits(load_config("1_8b", None, ["online.rounds=1"]), gpus=8, stages=["online"], **LARGE)
-    with pytest.raises(UserError, match="ranks of PPO"):
-        check_fits(load_config("1_8b", None, ["online.rounds=2"]), gpus=8, stages=["online"], **LARGE)
+    assert too_small(load_config("1_8b", None, ["online.rounds=1"]), gpus=8, stages=["online"], **LARGE) is None
+    said = too_small(load_config("1_8b", None, ["online.rounds=2"]), gpus=8, stages=["online"], **LARGE)
+    assert said is not None and "ranks of PPO" in said
 
 
 def test_without_gpus_ppo_asks_for_none() -> None:
-    check_fits(load_config("nano"), cpus=2, gpus=0, memory_gib=2, stages=["pretrain", "ppo", "online"])
+    assert too_small(load_config("nano"), cpus=2, gpus=0, memory_gib=2, stages=["pretrain", "ppo", "online"]) is None
 
 
 @pytest.mark.parametrize(
@@ -77,8 +74,8 @@ def test_without_gpus_ppo_asks_for_none() -> None:
 )
 def test_nano_takes_its_counts_from_the_gpus_that_there_are(gpus: int, workers: int, policy_ranks: int) -> None:
     config = load_config("nano")
-    check_fits(config, cpus=4, gpus=gpus, memory_gib=16, stages=["pretrain", "sft", "reward", "ppo"])
     fit = fitted(config, gpus)
+    assert too_small(fit, cpus=4, gpus=gpus, memory_gib=16, stages=["pretrain", "sft", "reward", "ppo"]) is None
     assert (fit.training.workers, fit.ppo.policy_ranks) == (workers, policy_ranks)
     assert set(group_sizes(fit.ppo)[1:]) == {1}
     assert (fewer_line(config, fit) is None) == (gpus in (0, 6, 8))
@@ -88,10 +85,11 @@ def test_nano_takes_its_counts_from_the_gpus_that_there_are(gpus: int, workers: 
 @pytest.mark.parametrize("colocate", [False, True])
 def test_fewer_ranks_always_fit_and_are_never_more_than_what_is_set(colocate: bool) -> None:
     """Every number of GPUs up to what is asked, against the rules for places: a GPU a rank, or learners of one rank."""
-    config = load_config("1_8b", None, ["ray.fewer_ranks=true", f"ppo.colocate={colocate}"])
+    named = "training.layout={parameters: full}"  # which shares batches out evenly
+    config = load_config("1_8b", None, ["ray.fewer_ranks=true", f"ppo.colocate={colocate}", named])
     for gpus in range(1, 40):
         fit = fitted(config, gpus)
-        check_fits(config, gpus=gpus, **LARGE)
+        assert too_small(fit, gpus=gpus, **LARGE) is None
         sizes, most = group_sizes(fit.ppo), group_sizes(config.ppo)
         assert all(1 <= size <= limit for size, limit in zip(sizes, most, strict=True))
         places = max(sizes) if colocate else sum(sizes)
@@ -103,15 +101,15 @@ def test_fewer_ranks_always_fit_and_are_never_more_than_what_is_set(colocate: bo
 
 def test_counts_that_a_preset_insists_on_are_refused_with_a_way_out() -> None:
     config = load_config("nano", None, ["ray.fewer_ranks=false"])
-    with pytest.raises(UserError, match=r"training\.workers=2 but the cluster has 1 GPUs"):
-        check_fits(config, cpus=4, gpus=1, memory_gib=16)
+    with pytest.raises(UserError, match=r"training\.workers=2 but the cluster has 1 GPUs; set ray\.fewer_ranks=true"):
+        require_fit(config, Machine(cpus=4, gpus=1, memory_gib=16))
 
 
 @pytest.fixture
 def eight_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A cluster for jobs to find, without Ray."""
     monkeypatch.setattr(frame, "LocalRay", lambda config: nullcontext())
-    monkeypatch.setattr(frame, "available_resources", lambda: {**LARGE, "gpus": 8.0})
+    monkeypatch.setattr(frame, "machine", lambda: Machine(**LARGE, gpus=8.0))
     monkeypatch.setattr(frame, "check_gpus_work", lambda: None)
     yield
 

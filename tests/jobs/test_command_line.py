@@ -43,7 +43,7 @@ def run_job(*arguments: str, **env: str) -> tuple[int, dict[str, str], list[str]
         (["web_text", "input=/nowhere/*.warc.gz"], "/nowhere/*.warc.gz matches no file"),
         (["web_text", "input=README.md"], "is a web archive"),
         (["pipeline", "pretrain.wrokers=2"], "did you mean 'training.workers'"),
-        (["pipeline", "--preset", "70b"], "choose one of nano, 1_8b, 7b, 20b"),
+        (["pipeline", "--preset", "70b"], "choose one of nano, mini, 1_8b, 7b, 20b"),
         pytest.param(
             ["pipeline", "--preset", "20b", *NAMED], "does not fit", marks=[pytest.mark.ray, pytest.mark.slow]
         ),

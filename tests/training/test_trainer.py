@@ -18,6 +18,7 @@ from ilm_ray.run.journal import Journal, read_journal
 from ilm_ray.run.stage import Context
 from ilm_ray.run.stopping import Stopped
 from ilm_ray.training.checkpoints import commit
+from ilm_ray.training.plan.devices import Device
 from ilm_ray.training.plan.stretches import Stretch, Stretches
 from tests.processes import run_ranks
 from tests.training.test_loop import Toy, differences, load_weights, run
@@ -179,7 +180,7 @@ class LaidOut(Toy):
     def phase_of(self, step: int) -> tuple[int, int]:
         return 0, step
 
-    def lay_out(self, ranks: int, gpu: str | None) -> Stretches:
+    def lay_out(self, ranks: int, device: Device) -> Stretches:
         first = Layout(pp=2, tp=2, sequence_parallel=True, gradients="replica").on(ranks)
         return Stretches(ranks, (Stretch(3, first, 1), Stretch(6, Layout(tp=2).on(ranks), 1)), "two layouts")
 

@@ -22,7 +22,9 @@ from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.data.tokens.mixture import packed_from_arrays
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel
 from ilm_ray.model.weights import load_shape, read_weights
-from ilm_ray.training.plan.stretches import Stretches, one_stretch
+from ilm_ray.training.plan.devices import Device
+from ilm_ray.training.plan.stretches import Stretches, stretches
+from ilm_ray.training.plan.trainings import reward_training
 from ilm_ray.training.schedule import cosine_lr
 from ilm_ray.training.task import Losses, Task
 
@@ -104,6 +106,7 @@ class RewardTask(Task):
         lengths = np.array([p.tokens for p in self.pairs])
         self.plan = plan_batches(lengths, config.reward.batch_tokens, config.reward.epochs, config.seed)
         self.steps = len(self.plan)
+        self.micro_tokens = config.training.micro_tokens
 
     def build(self) -> ScalarModel:
         return ScalarModel(load_shape(self.base))
@@ -111,9 +114,12 @@ class RewardTask(Task):
     def fill(self, part: CausalLM | ScalarModel) -> None:
         read_weights(part, self.base, head_seed=self.config.seed)
 
-    def lay_out(self, ranks: int, gpu: str | None) -> Stretches:
+    def lay_out(self, ranks: int, device: Device) -> Stretches:
         """As `training.layout`, without its pipeline: the scores of a micro-batch's pairs belong together."""
-        return one_stretch(self.config.training, load_shape(self.base), ranks, self.steps, pipeline=False)
+        training = reward_training(self.config, load_shape(self.base), self.steps)
+        layouts = stretches(training, ranks, self.config.training.workers, device)
+        self.micro_tokens = layouts.all[0].micro_tokens
+        return layouts
 
     def learning_rate(self, step: int) -> float:
         r, c = self.config.reward, self.config.training
@@ -121,7 +127,7 @@ class RewardTask(Task):
 
     def micro_batches(self, step: int, rank: int, ranks: int) -> list[list[PreferencePair]]:
         pairs = [self.pairs[i] for i in self.plan[step]]
-        micros = deal([p.tokens for p in pairs], self.config.training.micro_tokens, ranks)[rank]
+        micros = deal([p.tokens for p in pairs], self.micro_tokens, ranks)[rank]
         return [[pairs[i] for i in micro] for micro in micros]
 
     def count(self, micro: list[PreferencePair]) -> float:
@@ -158,7 +164,7 @@ class RewardTask(Task):
             total: list[float] = []
             for domain in sorted({p.domain for p in pairs}):
                 some = [p for p in pairs if p.domain == domain]
-                cut = cut_micro_batches(range(len(some)), [p.tokens for p in some], self.config.training.micro_tokens)
+                cut = cut_micro_batches(range(len(some)), [p.tokens for p in some], self.micro_tokens)
                 sums = evaluate(model, [[some[i] for i in micro] for micro in cut], _sums)
                 total = [a + b for a, b in zip(total, sums, strict=True)] if total else sums
                 figures.setdefault(domain, {})[name] = pair_figures(sums)

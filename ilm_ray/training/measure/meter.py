@@ -8,7 +8,7 @@ import torch
 
 from ilm_ray.config.layout import Layout
 from ilm_ray.model.shape import Shape
-from ilm_ray.training.plan.devices import DEVICES
+from ilm_ray.training.plan.cards import peak_flops
 from ilm_ray.training.plan.step import flops_per_token
 
 PARTS = ("data", "checkpoint", "evaluation")  # all activities but computing
@@ -66,8 +66,3 @@ def pipeline_bubble(layout: Layout, micros: int) -> float:
     """
     waits = layout.pp - 1
     return waits / max(layout.virtual_stages * micros + waits, 1)
-
-
-def peak_flops(device_name: str) -> float | None:
-    """Dense bfloat16 FLOP/s of a CUDA device by its name, or None where its data sheet is not among `DEVICES`."""
-    return next((device.peak_flops for kind, device in DEVICES.items() if kind in device_name.lower()), None)

@@ -45,7 +45,7 @@ def calibrate(shape: Shape, precision: str, rows: Sequence[int], cores: int, she
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     ranks_a_core = max(1.0, dist.get_world_size() / cores)
-    peak = sheet.peak_flops / (1 if precision == "bf16" else 2) / ranks_a_core
+    peak = replace(sheet, ranks_a_core=ranks_a_core).peak(precision)
     block_seconds, second_a_flop = fit([_block(shape, device, dtype, n) for n in rows])
     head_flops, head_seconds = _head(shape, device, dtype)
     parameters, optimizer_seconds = _optimizer(shape, device)
@@ -58,6 +58,7 @@ def calibrate(shape: Shape, precision: str, rows: Sequence[int], cores: int, she
         attainable_head=head_flops / head_seconds / peak,
         ranks_a_core=ranks_a_core,
         block_seconds=block_seconds,
+        compiled=False,
         links=_links(device, sheet.node_devices),
     )
     return replace(measured, overheads=_overheads(shape, precision, rows[0], device, measured))

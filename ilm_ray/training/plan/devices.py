@@ -1,12 +1,10 @@
 """Devices and links as the planner knows them. Figures are those of data sheets; others measured `attainable`.
 
-`plan.calibrate` replaces them by its measurements on the devices at hand.
+`plan.calibrate` replaces them by its measurements on the devices at hand, `plan.here` the memory by the device's own.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-from ilm_ray.base.errors import UserError
 
 GB, GIB = 10**9, 2**30
 
@@ -19,6 +17,7 @@ ATTAINABLE_LINK = 0.8
 HOP_INSIDE, HOP_BETWEEN, BEGIN = 3.4e-6, 9.6e-6, 8.4e-6
 # As above for a tree, which NCCL has for all-reduce only.
 TREE_HOP_INSIDE, TREE_HOP_BETWEEN = 28e-6, 50e-6
+BF16_CAPABILITY = (8, 0)  # NVIDIA's first architecture that multiplies bfloat16 (CUDA C++ Programming Guide)
 
 
 @dataclass(frozen=True)
@@ -52,44 +51,19 @@ class Device:
     # Seconds a block and micro-batch on top of computing and sending: dispatch, hooks, waiting for each other. Keys are
     # the causes: shards, tensor, sequence, context.
     overheads: Mapping[str, float] = field(default_factory=dict)
+    fp32_flops: float | None = None  # dense, a second, in fp32 without TF32; None: half of `peak_flops`
+    # `attainable` is that of blocks that torch.compile made: without it pointwise work and dispatch come on top.
+    compiled: bool = False
 
     @property
     def usable_memory(self) -> int:
         """Bytes that tensors may take."""
         return int(self.memory * USABLE_MEMORY)
 
-
-DEVICES = {
-    device.name: device
-    for device in (
-        # NVIDIA H100 SXM data sheet: 989 TFLOP/s, NVLink 900 GB/s both ways; DGX H100: 8 x 400 Gb/s. On eight,
-        # nanochat's 1.3B run reached 50.0%, torchtitan's Llama 8B 39%; Megatron-LM says 41 to 48%.
-        Device("h100", 989e12, 80 * GIB, 450 * GB, 400 * GB, 8, 3350 * GB, 0.45),
-        # The same chip with 141 GB.
-        Device("h200", 989e12, 141 * GB, 450 * GB, 400 * GB, 8, 4800 * GB, 0.45),
-        # NVIDIA A100 SXM data sheet: 312 TFLOP/s, NVLink 600 GB/s both ways. Network and share (183 TFLOP/s, eight
-        # devices, no recomputation) are InternEvo's: 4 x 100 Gb/s RoCE, its doc/en/train_performance.md.
-        Device("a100", 312e12, 80 * GIB, 300 * GB, 50 * GB, 8, 2039 * GB, 0.59),
-        # A core with AVX-512 at 2.5 GHz, two fused multiply-adds of 16 numbers a cycle; 10 Gb/s Ethernet.
-        Device("cpu", 160e9, 4 * GIB, 5 * GB, 1.25 * GB, 16, 10 * GB, 0.5, fused=False, overlap=False),
-    )
-}
-
-
-def known_device(name: str | None) -> Device:
-    """The device by CUDA's or Ray's name of an accelerator ("NVIDIA H100 80GB HBM3", "H100"); None: a CPU.
-
-    Raises UserError where the planner does not know it.
-    """
-    if name is None:
-        return DEVICES["cpu"]
-    device = next((device for kind, device in DEVICES.items() if kind in name.lower()), None)
-    if device is None:
-        raise UserError(
-            f"the planner has no data of a device '{name}', only of {', '.join(sorted(DEVICES))}; measure it with "
-            "jobs/plan.py --calibrate, or name a layout"
-        )
-    return device
+    def peak(self, precision: str) -> float:
+        """Floating-point operations a second of a rank in `precision` (bf16 or fp32)."""
+        half = self.peak_flops / 2 if self.fp32_flops is None else self.fp32_flops
+        return (self.peak_flops if precision == "bf16" else half) / self.ranks_a_core
 
 
 @dataclass(frozen=True)

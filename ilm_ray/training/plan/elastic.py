@@ -3,6 +3,7 @@
 Tokens a step stay what they are, so a run goes on as if nothing had happened; ranks that do not fit in stay idle.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -10,7 +11,17 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.config.layout import Layout
 from ilm_ray.model.shape import Shape
 from ilm_ray.training.plan.devices import Device
-from ilm_ray.training.plan.planner import Choice, NoPlan, Workload, choose_layout, plan_work, written
+from ilm_ray.training.plan.memory import peak_memory
+from ilm_ray.training.plan.planner import (
+    Choice,
+    NoPlan,
+    Workload,
+    candidates,
+    choose_layout,
+    plan_work,
+    worth_trying,
+    written,
+)
 from ilm_ray.training.plan.step import flops_per_token
 
 # Other degrees than those that were asked for must be predicted to save this share of the time: a prediction is not
@@ -77,17 +88,72 @@ def _fastest(ranks: int, shape: Shape, device: Device, works: Sequence[Workload]
     return best
 
 
+def usable_each(ranks: int, shape: Shape, device: Device, works: Sequence[Workload]) -> list[Choice]:
+    """For each of `works` the fastest layout, all on the same number of up to `ranks` ranks, and say why. Pure.
+
+    Raises UserError where no number of ranks will do.
+    """
+    best, best_seconds = list[Choice](), float("inf")
+    for number, least in _least_seconds(ranks, shape, device, works):
+        if least >= best_seconds:
+            break  # fewer ranks take longer still
+        try:
+            choices = [choose_layout(shape, number, device, [work]) for work in works]
+        except UserError:
+            continue
+        seconds = sum(choice.seconds for choice in choices)
+        if seconds < best_seconds:
+            best, best_seconds = choices, seconds
+    if not best:
+        choose_layout(shape, ranks, device, works)  # says what is wrong with each
+        raise AssertionError("a layout of all works is one of those that were tried")
+    return [replace(choice, why=_why(choice, ranks, [work])) for choice, work in zip(best, works, strict=True)]
+
+
 def _least_seconds(ranks: int, shape: Shape, device: Device, works: Sequence[Workload]) -> Iterator[tuple[int, float]]:
     """(number of ranks, seconds that `works` take at least, computing alone), from `ranks` down."""
     # Norms are in the count and not in the predicted time.
     alone = sum(
-        0.99 * w.steps * w.step.tokens * flops_per_token(shape, w.step.context, causal=True)
-        / (device.peak_flops / (1 if w.step.precision == "bf16" else 2))
+        0.99 * w.steps * w.step.tokens * flops_per_token(shape, w.step.context, causal=True, scalar=w.step.scalar)
+        / device.peak(w.step.precision)
         for w in works
     )  # fmt: skip
-    share = max(device.attainable, device.attainable_head or 0.0) / device.ranks_a_core
+    share = max(device.attainable, device.attainable_head or 0.0)
     for number in range(ranks, 0, -1):
         yield number, alone / share / number
+
+
+def has_room(shape: Shape, ranks: int, device: Device, works: Sequence[Workload]) -> bool:
+    """Will `usable_each` have layouts for `ranks` ranks, or for fewer? Nothing is predicted but memory.
+
+    Looks at the largest number of ranks that can share the batches out: with fewer every rank holds more.
+    """
+    for number in range(ranks, 0, -1):
+        fits = [_fits_on(shape, number, device, work) for work in works]
+        if None not in fits:
+            return all(fits)
+    return False
+
+
+def _fits_on(shape: Shape, ranks: int, device: Device, work: Workload) -> bool | None:
+    """Does the smallest micro-batch fit into memory in any layout? None where no layout can share the batch out.
+
+    Those that need least are looked at first.
+    """
+    likely = (Layout(cp=cp, cp_kind="gather") for cp in (1, 2, 4, 8) if ranks % cp == 0)
+    first = (layout.on(ranks) for layout in likely if worth_trying(layout, [work]))
+    shared = False
+    for layout in itertools.chain(first, candidates(shape, ranks, device, [work])):
+        thrifty, step = layout.model_copy(update={"recompute": "full"}), work.step_of(layout, work.least)
+        try:
+            layout.require_model(shape, shape.vocab_size)
+            layout.require_batch("batch", step.sequences, step.at_once)
+        except UserError:
+            continue
+        if peak_memory(shape, thrifty, step, device.fused).total <= device.usable_memory:
+            return True
+        shared = True
+    return False if shared else None
 
 
 def _why(choice: Choice, ranks: int, works: Sequence[Workload]) -> str:

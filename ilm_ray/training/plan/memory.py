@@ -37,7 +37,8 @@ def peak_memory(shape: Shape, layout: Layout, step: OptimizerStep, fused: bool) 
 
 
 def _of_rank(shape: Shape, layout: Layout, step: OptimizerStep, rank: int, kept: "Activations", fused: bool) -> Memory:
-    held, micros, group, width = pieces(shape, layout, rank), step.micros(layout), layout.optimizer_group, step.width
+    held, micros = pieces(shape, layout, rank, step.scalar), step.micros(layout)
+    group, width = layout.optimizer_group, step.width
     share = -(-held.all // group)
     waiting = 4 * held.all if layout.gradients == "replica" and micros > 1 else 0
     reduced = 4 * share if layout.gradients != "replica" and micros > 1 else 0
@@ -149,8 +150,11 @@ def _kept_by_selection(shape: Shape, layout: Layout, width: int, parted: int) ->
 def _of_loss(shape: Shape, layout: Layout, step: OptimizerStep) -> int:
     """Bytes of a chunk's logits, of their log-probabilities in fp32 (later the gradient) and of the gradient in bf16.
 
-    GPipe's losses are computed chunk by chunk in the backward: then log-probabilities and two gradients, in fp32.
+    GPipe's losses are computed chunk by chunk in the backward: then log-probabilities and two gradients, in fp32. A
+    scalar head has one number a token.
     """
+    if step.scalar:
+        return 8 * step.rows(layout)
     number = 12 if layout.schedule == "gpipe" and layout.pp > 1 else 8
     return number * min(step.loss_chunk, step.rows(layout)) * shape.vocab_size // layout.tp
 

@@ -4,7 +4,7 @@ The report names an execution simulator that picks the plan (section 2.1) and pu
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -17,6 +17,12 @@ from ilm_ray.training.plan.memory import Memory, peak_memory
 from ilm_ray.training.plan.step import OptimizerStep, flops_per_token
 from ilm_ray.training.plan.timing import Times, step_time
 from ilm_ray.training.plan.traffic import Collective
+
+# Speeds that differ by less are alike, for a prediction is not that good: of such micro-batches the larger is taken,
+# which leaves the host more time to launch it. Our figure.
+TIE = 0.005
+# Seconds that torch.compile takes for the blocks of a layout, once; it must save more. Our estimate.
+COMPILE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,8 @@ def predict(shape: Shape, layout: Layout, step: OptimizerStep, device: Device) -
         sent[collective.kind] = sent.get(collective.kind, 0.0) + collective.sent
     speed = step.tokens / times.total / ranks_of(layout)
     mfu, mfu_causal = (
-        speed * flops_per_token(shape, step.context, causal) / device.peak_flops for causal in (False, True)
+        speed * flops_per_token(shape, step.context, causal, step.scalar) / device.peak_flops
+        for causal in (False, True)
     )
     return LayoutPlan(layout, step, memory, times, sent, speed, mfu, mfu_causal, _limit(times, traffic, device))
 
@@ -81,60 +88,86 @@ def rank(shape: Shape, devices: int, device: Device, step: OptimizerStep) -> Ran
     split over as many ranks as a node has devices.
     """
     plans, left_out = list[LayoutPlan](), Counter[str]()
-    for layout in layouts(shape, devices, (device.node_devices,)):
-        if not _worth_a_look(layout, step):
-            continue
+    work = Workload(step)
+    for layout in candidates(shape, devices, device, [work]):
         try:
-            plans += plan_work(shape, layout, device, [Workload(step)]).plans
+            plans += plan_work(shape, layout, device, [work]).plans
         except NoPlan as error:
             left_out[str(error)] += 1
     plans.sort(key=lambda plan: (-plan.tokens_per_second, plan.memory.total))
     return Ranking(plans, left_out)
 
 
-def _worth_a_look(layout: Layout, step: OptimizerStep) -> bool:
-    """GPipe is as fast as 1F1B and needs more memory; many small stages and short slices only add messages."""
-    return layout.schedule != "gpipe" and layout.virtual_stages <= 4 and layout.cp * 1024 <= max(1024, step.context)
+def candidates(shape: Shape, ranks: int, device: Device, works: Sequence["Workload"]) -> Iterator[Layout]:
+    """The layouts that are looked at, compiled where the device's speed is that of compiled blocks."""
+    for layout in layouts(shape, ranks, (device.node_devices,)):
+        if worth_trying(layout, works):
+            yield layout.model_copy(update={"compile": device.compiled})
+
+
+def worth_trying(layout: Layout, works: Sequence["Workload"]) -> bool:
+    """GPipe is as fast as 1F1B and needs more memory; many small stages and short slices only add messages.
+
+    A pipeline wants equal micro-batches, which a batch that is dealt out by tokens has not.
+    """
+    if layout.schedule == "gpipe" or layout.virtual_stages > 4 or (layout.pp > 1 and any(w.dealt for w in works)):
+        return False
+    return all(layout.cp * 1024 <= max(1024, work.step.context) for work in works)
 
 
 class NoPlan(Exception):
     """A layout is impossible for a step; the message says why in a few words."""
 
 
-def best_plan(shape: Shape, layout: Layout, step: OptimizerStep, device: Device) -> LayoutPlan:
-    """The fastest plan of `layout`, its `dp` known: micro-batches of 1, 2, 4... up to `step.at_once` sequences.
+@dataclass(frozen=True)
+class Workload:
+    """Optimizer steps of one kind, such as a phase. `step.at_once`: the most sequences of a micro-batch.
+
+    least: the fewest. dealt: the batch is shared out by tokens, so that any number of replicas has a share of it.
+    """
+
+    step: OptimizerStep
+    steps: int = 1
+    least: int = 1
+    dealt: bool = False
+
+    def step_of(self, layout: Layout, at_once: int) -> OptimizerStep:
+        """The step of a layout, whose `dp` is known, with micro-batches of `at_once` sequences.
+
+        A batch that is dealt out has as many sequences as the replica with most of it, for each replica.
+        """
+        assert layout.dp is not None
+        sequences = -(-self.step.sequences // layout.dp) * layout.dp if self.dealt else self.step.sequences
+        return replace(self.step, sequences=sequences, at_once=at_once)
+
+
+def best_plan(shape: Shape, layout: Layout, work: Workload, device: Device) -> LayoutPlan:
+    """The fastest plan of `layout`, its `dp` known: micro-batches of `work.least` sequences, twice, four times as many.
 
     Raises NoPlan where there is none.
     """
-    if step.sequences % (layout.dp or 1):
-        raise NoPlan("the batch has too few sequences for dp")
-    best, at_once = None, 1
-    while at_once <= max(1, min(step.at_once, step.sequences // (layout.dp or 1))):
-        tried = replace(step, at_once=at_once)
+    best, fastest, at_once = None, 0.0, work.least
+    share = work.step_of(layout, at_once).sequences // (layout.dp or 1)
+    while at_once <= max(work.least, min(work.step.at_once, share)):
+        step = work.step_of(layout, at_once)
+        if step.sequences % (layout.dp or 1):
+            raise NoPlan("the batch has too few sequences for dp")
         try:
             layout.require_batch("batch", step.sequences, at_once)
         except UserError:
             if best is None:
                 raise NoPlan("too few micro-batches for pp") from None
             break
-        if peak_memory(shape, layout, tried, device.fused).total > device.usable_memory:
+        if peak_memory(shape, layout, step, device.fused).total > device.usable_memory:
             break
-        plan = predict(shape, layout, tried, device)
-        if best is not None and plan.tokens_per_second <= best.tokens_per_second:
+        plan = predict(shape, layout, step, device)
+        if plan.tokens_per_second < (1 - TIE) * fastest:
             break  # larger micro-batches save gathers until the bubble grows
-        best = plan
+        best, fastest = plan, max(fastest, plan.tokens_per_second)
         at_once *= 2
     if best is None:
         raise NoPlan("does not fit into memory")
     return best
-
-
-@dataclass(frozen=True)
-class Workload:
-    """Optimizer steps of one kind, such as a phase. `step.at_once`: the most sequences of a micro-batch."""
-
-    step: OptimizerStep
-    steps: int = 1
 
 
 @dataclass(frozen=True)
@@ -162,7 +195,7 @@ def plan_work(shape: Shape, layout: Layout, device: Device, works: Sequence[Work
     for recompute in levels[levels.index(layout.recompute) :]:
         tried = layout.model_copy(update={"recompute": recompute})
         try:
-            plans = tuple(best_plan(shape, tried, work.step, device) for work in works)
+            plans = tuple(best_plan(shape, tried, work, device) for work in works)
         except NoPlan as error:
             reason = error
             continue
@@ -179,13 +212,11 @@ def plan_work(shape: Shape, layout: Layout, device: Device, works: Sequence[Work
 def choose_layout(shape: Shape, ranks: int, device: Device, works: Sequence[Workload]) -> Choice:
     """The fastest layout for `works` that uses all of `ranks` ranks and fits into memory.
 
-    Raises UserError where there is none.
+    Its blocks are compiled where that is predicted to save more than it takes. Raises UserError where there is none.
     """
     choices: list[Choice] = []
     left_out = Counter[str]()
-    for layout in layouts(shape, ranks, (device.node_devices,)):
-        if not all(_worth_a_look(layout, work.step) for work in works):
-            continue
+    for layout in candidates(shape, ranks, device, works):
         try:
             choices.append(plan_work(shape, layout, device, works))
         except NoPlan as error:
@@ -197,7 +228,14 @@ def choose_layout(shape: Shape, ranks: int, device: Device, works: Sequence[Work
             "workers, a shorter context or another batch"
         )
     best, *others = sorted(choices, key=lambda c: (c.seconds, max(plan.memory.total for plan in c.plans)))
-    return replace(best, why=best.why + _next_best(best, others))
+    why = _next_best(best, others)
+    if best.layout.compile:
+        eager = plan_work(shape, best.layout.model_copy(update={"compile": False}), device, works)
+        if eager.seconds < best.seconds + COMPILE_SECONDS:
+            best = eager
+        else:
+            why += f"; without compile {eager.seconds / best.seconds - 1:.0%} slower"
+    return replace(best, why=best.why + why)
 
 
 def _need(plans: Sequence[LayoutPlan], device: Device) -> str:
@@ -225,4 +263,5 @@ def written(layout: Layout) -> str:
     states = (layout.parameters, layout.gradients, layout.optimizer)
     group = f" of {layout.shard_group}" if "partial" in states else ""
     again = f", recompute {layout.recompute}" if layout.recompute != "none" else ""
-    return " ".join(parts) + ", " + "/".join(states) + group + again
+    compiled = ", compile" if layout.compile else ""
+    return " ".join(parts) + ", " + "/".join(states) + group + again + compiled

@@ -16,6 +16,7 @@ class OptimizerStep:
     at_once: int = 1
     precision: Literal["fp32", "bf16"] = "bf16"
     loss_chunk: int = 1024  # tokens whose logits exist at once
+    scalar: bool = False  # the head gives one number a token (reward model), not a vocabulary's logits
 
     @property
     def tokens(self) -> int:
@@ -63,27 +64,31 @@ def block_matrices(shape: Shape) -> int:
     return attention + 3 * shape.hidden * shape.mlp_hidden
 
 
-def pieces(shape: Shape, layout: Layout, rank: int) -> Pieces:
-    """Parameters of rank `rank` of the pipeline; stages are cut as in `parallel.stages.cut`."""
+def pieces(shape: Shape, layout: Layout, rank: int, scalar: bool = False) -> Pieces:
+    """Parameters of rank `rank` of the pipeline; stages are cut as in `parallel.stages.cut`.
+
+    scalar: as in `OptimizerStep`.
+    """
     block = block_matrices(shape) // layout.tp + 2 * shape.hidden
     stages = range(rank, layout.stages, layout.pp)
     table = shape.vocab_size * shape.hidden // layout.tp
     first, last = rank == 0, rank == layout.pp - 1
     blocks = sum(_layers(shape, layout, stage) for stage in stages)
-    return Pieces(block, blocks, embedding=table * first, norm=shape.hidden * last, head=table * last)
+    head = shape.hidden if scalar else table
+    return Pieces(block, blocks, embedding=table * first, norm=shape.hidden * last, head=head * last)
 
 
 def _layers(shape: Shape, layout: Layout, stage: int) -> int:
     return (stage + 1) * shape.layers // layout.stages - stage * shape.layers // layout.stages
 
 
-def flops_per_token(shape: Shape, context: int, causal: bool) -> float:
+def flops_per_token(shape: Shape, context: int, causal: bool, scalar: bool = False) -> float:
     """Floating-point operations of forward and backward, nothing counted twice (torchtitan's convention).
 
     6 (N - N_embedding) + 6 L H (2 d) S: the second term is what queries and values do with S keys. `causal` counts half
-    of it, for half of the keys lie ahead.
+    of it, for half of the keys lie ahead; `scalar`: as in `OptimizerStep`.
     """
-    matrices = shape.layers * block_matrices(shape) + shape.vocab_size * shape.hidden
+    matrices = shape.layers * block_matrices(shape) + (1 if scalar else shape.vocab_size) * shape.hidden
     norms = (2 * shape.layers + 1) * shape.hidden
     attention = 12 * shape.layers * shape.heads * shape.head_dim * context
     return 6 * (matrices + norms) + attention / (2 if causal else 1)

@@ -11,6 +11,13 @@ from ilm_ray.training.plan.traffic import Collective, activation_traffic, state_
 # Bytes a parameter that its rank moves at the end of a step. Clipping reads the gradient, then scales it; AdamW reads
 # weight, gradient and two moments, and writes all but the gradient: ten numbers of 4 bytes.
 OPTIMIZER_BYTES = 40
+# Operators that the host dispatches for a block in a micro-batch, forward and backward, FSDP2's own among them: 14,700
+# were counted in a fake-tensor trace of a micro-batch of 1_8b, which has 24 blocks. About 150 are the block's own, for
+# which torch.compile has about 30 kernels: 15 matrix products, attention, fused pointwise work (our estimate).
+OPERATORS, BLOCK_OPERATORS, COMPILED_OPERATORS = 612, 150, 30
+# Seconds of the host for an operator under autograd, kernel launch included. Our estimate: a shared core of 2 GHz or so
+# took 16 microseconds for those of a block of 64 hidden numbers, and a server's core does nothing else.
+OPERATOR_SECONDS = 3e-6
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ def step_time(shape: Shape, layout: Layout, step: OptimizerStep, device: Device)
 def _rank_time(
     shape: Shape, layout: Layout, step: OptimizerStep, device: Device, rank: int
 ) -> tuple[Times, list[Collective]]:
-    held, micros = pieces(shape, layout, rank), step.micros(layout)
+    held, micros = pieces(shape, layout, rank, step.scalar), step.micros(layout)
     forward, backward = _compute(shape, layout, step, device, held)
     again = _recompute(shape, layout, step, device, held)
     states = state_traffic(layout, step, held)
@@ -90,8 +97,7 @@ def _compute(shape: Shape, layout: Layout, step: OptimizerStep, device: Device, 
     """Seconds of all forwards and all backwards of a rank: causal attention, for that is what the kernels compute."""
     micros = step.micros(layout)
     tokens = step.rows(layout) * micros
-    peak = device.peak_flops / (1 if step.precision == "bf16" else 2) / device.ranks_a_core
-    head = 6 * held.head * tokens / (peak * (device.attainable_head or device.attainable))
+    head = 6 * held.head * tokens / (device.peak(step.precision) * (device.attainable_head or device.attainable))
     blocks = 3 * _block_forwards(shape, layout, step, device, held)
     # The loss leaves the head's gradients in the forward; that of GPipe computes its chunks' logits twice.
     again = head / 3 if layout.schedule == "gpipe" and layout.pp > 1 else 0.0
@@ -101,15 +107,29 @@ def _compute(shape: Shape, layout: Layout, step: OptimizerStep, device: Device, 
 def _block_forwards(shape: Shape, layout: Layout, step: OptimizerStep, device: Device, held: Pieces) -> float:
     """Seconds of the forwards of all blocks of a rank; their backwards take twice as long.
 
-    With cp_kind=gather the last rank's slice sees nearly all keys, twice the mean.
+    With cp_kind=gather the last rank's slice sees nearly all keys, twice the mean. Where `device.attainable` is that of
+    compiled blocks, a block that is not compiled moves its pointwise operands through memory on top. The host runs
+    ahead of the device, so that the slower of the two sets the pace.
     """
     attention = 4 * shape.heads * shape.head_dim * step.context / 2 / layout.tp
     if layout.cp_kind == "gather":
         attention *= 2 - 1 / layout.cp
     per_token = 2 * block_matrices(shape) / layout.tp + attention
-    peak = device.peak_flops / (1 if step.precision == "bf16" else 2) / device.ranks_a_core
-    once = step.rows(layout) * per_token / (peak * device.attainable) + device.block_seconds / 3
-    return held.blocks * step.micros(layout) * once
+    once = step.rows(layout) * per_token / (device.peak(step.precision) * device.attainable)
+    if device.compiled:
+        if not layout.compile:
+            once += step.rows(layout) * _pointwise(shape, layout) * step.width / device.memory_rate
+        operators = OPERATORS - (BLOCK_OPERATORS - COMPILED_OPERATORS if layout.compile else 0)
+        once = max(once, OPERATOR_SECONDS * operators / 3)
+    return held.blocks * step.micros(layout) * (once + device.block_seconds / 3)
+
+
+def _pointwise(shape: Shape, layout: Layout) -> float:
+    """Numbers a token that the forward of a block reads and writes outside matrix products and attention: two norms
+    and residuals, queries and keys to rotate, silu(gate) and its product with up."""
+    rotated = 2 * (shape.heads + shape.kv_heads) * shape.head_dim
+    whole = 6 * shape.hidden / (layout.tp if layout.sequence_parallel else 1)
+    return whole + (rotated + 5 * shape.mlp_hidden) / layout.tp
 
 
 def _recompute(shape: Shape, layout: Layout, step: OptimizerStep, device: Device, held: Pieces) -> float:
@@ -119,14 +139,10 @@ def _recompute(shape: Shape, layout: Layout, step: OptimizerStep, device: Device
         return 0.0
     rows = held.blocks * step.micros(layout) * step.rows(layout)
     if layout.recompute == "full":
-        peak = device.peak_flops / (1 if step.precision == "bf16" else 2) / device.ranks_a_core
-        last = rows * 2 * shape.hidden * shape.mlp_hidden / layout.tp / (peak * device.attainable)
+        attained = device.peak(step.precision) * device.attainable
+        last = rows * 2 * shape.hidden * shape.mlp_hidden / layout.tp / attained
         return _block_forwards(shape, layout, step, device, held) - last
-    # Read and written: two norms and residuals, queries and keys to rotate, silu(gate) and its product with up.
-    rotated = 2 * (shape.heads + shape.kv_heads) * shape.head_dim
-    numbers = 6 * shape.hidden / (layout.tp if layout.sequence_parallel else 1)
-    numbers += (rotated + 5 * shape.mlp_hidden) / layout.tp
-    return rows * numbers * step.width / device.memory_rate
+    return rows * _pointwise(shape, layout) * step.width / device.memory_rate
 
 
 def _exposed(states: list[Collective], compute: dict[str, float], micros: int, device: Device) -> float:

@@ -13,7 +13,8 @@ from ilm_ray.config.layout import Layout
 from ilm_ray.model.internlm2 import Shape
 from ilm_ray.training.plan.calibrate import fit
 from ilm_ray.training.plan.calibration import read_calibration, write_calibration
-from ilm_ray.training.plan.devices import DEVICES, Link, RankGroup
+from ilm_ray.training.plan.cards import DEVICES
+from ilm_ray.training.plan.devices import Link, RankGroup
 from ilm_ray.training.plan.planner import predict
 from ilm_ray.training.plan.step import OptimizerStep
 from ilm_ray.training.plan.traffic import Collective, hops, sent

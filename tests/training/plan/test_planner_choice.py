@@ -4,19 +4,24 @@ import contextlib
 import functools
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config.layout import Layout
-from ilm_ray.model.internlm2 import Shape
+from ilm_ray.model.internlm2 import Block, Documents, Packed, Shape
 from ilm_ray.training.plan.candidates import layouts
-from ilm_ray.training.plan.devices import DEVICES, GIB, USABLE_MEMORY, Device, known_device
+from ilm_ray.training.plan.cards import DEVICES
+from ilm_ray.training.plan.devices import GIB, USABLE_MEMORY, Device
 from ilm_ray.training.plan.elastic import usable
-from ilm_ray.training.plan.planner import Choice, Workload, choose_layout, plan_work, predict
+from ilm_ray.training.plan.planner import TIE, Choice, Workload, best_plan, choose_layout, plan_work, predict
 from ilm_ray.training.plan.step import OptimizerStep
+from ilm_ray.training.plan.timing import BLOCK_OPERATORS
 
 SHAPE = Shape(vocab_size=512, layers=4, hidden=256, kv_heads=4, queries_per_kv=2, head_dim=32, mlp_hidden=512)
 WORKS = (Workload(OptimizerStep(256, 96, at_once=4), steps=100), Workload(OptimizerStep(1024, 24, at_once=1), steps=10))
@@ -56,7 +61,7 @@ def test_the_layout_chosen_is_the_fastest_of_all_that_can_be_had(device: Device)
             total += work.steps * min(fit, default=float("inf"))
         seconds.append(total)
     chosen = choose_layout(SHAPE, 4, device, WORKS)
-    assert len(seconds) > 10 and chosen.seconds == pytest.approx(min(seconds))
+    assert len(seconds) > 10 and chosen.seconds == pytest.approx(min(seconds), rel=TIE)
     assert all(plan.memory.total <= device.usable_memory for plan in chosen.plans)
     assert all(plan.layout == chosen.layout for plan in chosen.plans)
 
@@ -104,7 +109,7 @@ def _compare(base: int, ranks: int, device: str) -> None:
     fewer, more = _choice(base, ranks, device), _choice(base, ranks + 1, device)
     wanted = BASES[base]
     if wanted is None:
-        assert more.seconds <= fewer.seconds
+        assert more.seconds <= (1 + TIE) * fewer.seconds
     elif more.ranks < ranks + 1 or _degrees(more.layout) != _degrees(wanted):
         assert 0.9 * more.seconds <= fewer.seconds  # else all ranks are in what was asked for: taken as it is
     if wanted is not None and _degrees(fewer.layout) == _degrees(wanted) == _degrees(more.layout):
@@ -176,13 +181,78 @@ def test_what_fits_nowhere_is_refused_in_one_line() -> None:
         usable(Layout(), 4, SHAPE, replace(CPU, memory=1_000_000), WORKS)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [(None, "cpu"), ("NVIDIA H100 80GB HBM3", "h100"), ("H200", "h200"), ("A100-SXM4-80GB", "a100")]
-)
-def test_devices_are_known_by_the_names_of_cuda_and_ray(name: str | None, kind: str) -> None:
-    assert known_device(name).name == kind
+H100 = DEVICES["h100"]
+HALF_B = Shape(vocab_size=32_768, layers=24, hidden=1024, kv_heads=4, queries_per_kv=2, head_dim=128, mlp_hidden=4096)
 
 
-def test_an_unknown_device_is_refused() -> None:
-    with pytest.raises(UserError, match=r"'Tesla T4'"):
-        known_device("Tesla T4")
+def test_blocks_are_compiled_where_that_saves_more_than_it_takes() -> None:
+    """One step is over before torch.compile is; a million are not. A device measured without it has no say."""
+    step = OptimizerStep(4096, 64, at_once=8)
+    few, many = (choose_layout(HALF_B, 8, H100, [Workload(step, steps)]) for steps in (1, 1_000_000))
+    assert not few.layout.compile and many.layout.compile
+    assert "without compile" in many.why and "without compile" not in few.why
+    measured = replace(H100, compiled=False)
+    assert not choose_layout(HALF_B, 8, measured, [Workload(step, 1_000_000)]).layout.compile
+
+
+def test_the_host_sets_the_pace_of_small_micro_batches() -> None:
+    """Twice the rows take no longer while the host launches, and twice as long once the device has enough to do."""
+
+    def seconds(rows: int) -> float:
+        layout = Layout(parameters="replica", gradients="replica", optimizer="replica").on(1)
+        return predict(HALF_B, layout, OptimizerStep(rows, 1), H100).times.compute
+
+    def of_blocks(rows: int) -> float:
+        return seconds(rows) - 6 * HALF_B.hidden * HALF_B.vocab_size * rows / (H100.peak("bf16") * H100.attainable)
+
+    assert of_blocks(512) == pytest.approx(of_blocks(256))
+    assert of_blocks(131_072) > 2 * of_blocks(65_536)
+
+
+class _Counts(TorchDispatchMode):
+    """Counts the operators that reach a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_block_dispatches_about_as_many_operators_as_are_counted_for_it() -> None:
+    block, documents = Block(SHAPE), Documents.of(Packed.of([[0] * 16]), SHAPE, torch.float32)
+    rows = torch.randn(16, SHAPE.hidden, requires_grad=True)
+    with _Counts() as counts:
+        block(rows, documents).sum().backward()
+    assert pytest.approx(counts.count, rel=0.3) == BLOCK_OPERATORS
+
+
+def test_larger_micro_batches_are_taken_where_they_are_as_fast() -> None:
+    work = Workload(OptimizerStep(4096, 64, at_once=8), 1000)
+    layout = Layout(compile=True).on(8)
+    plan = best_plan(HALF_B, layout, work, H100)
+    speeds = {n: predict(HALF_B, layout, work.step_of(layout, n), H100).tokens_per_second for n in (1, 2, 4, 8)}
+    alike = [n for n, speed in speeds.items() if speed >= (1 - TIE) * max(speeds.values())]
+    assert plan.step.at_once == max(alike)
+
+
+def test_a_batch_that_is_dealt_out_by_tokens_has_a_share_for_any_number_of_replicas() -> None:
+    work = Workload(OptimizerStep(1024, 10, at_once=4), least=2, dealt=True)
+    for ranks in range(1, 20):
+        choice = choose_layout(SHAPE, ranks, CPU, [work])
+        (plan,) = choice.plans
+        assert choice.ranks == ranks and choice.layout.pp == 1
+        assert 2 <= plan.step.at_once <= 4
+        assert 10 <= plan.step.sequences < 10 + ranks and plan.step.sequences % (choice.layout.dp or 1) == 0
+
+
+def test_a_scalar_head_has_no_logits() -> None:
+    """A reward model of a large vocabulary needs the embedding's bytes less, and the logits' at the loss."""
+    layout, step = Layout().on(1), OptimizerStep(1024, 1)
+    whole, scalar = (predict(HALF_B, layout, replace(step, scalar=scalar), H100) for scalar in (False, True))
+    head = HALF_B.vocab_size * HALF_B.hidden
+    assert whole.memory.weights - scalar.memory.weights == 4 * (head - HALF_B.hidden)
+    assert whole.memory.optimizer - scalar.memory.optimizer == 8 * (head - HALF_B.hidden)
+    assert whole.memory.total > scalar.memory.total and whole.times.compute > scalar.times.compute
