@@ -40,7 +40,8 @@ class PhaseConfig(Section):
     rope_base: float
     mixture: dict[str, float]  # source -> share of tokens
     batch_tokens: Count  # tokens per optimizer step, over all workers
-    max_lr: float
+    # The peak of a cosine that begins with this phase; None: the phase goes on in the cosine of the phase before it.
+    max_lr: float | None = Field(None, gt=0)
     # Share of sequences whose documents are all shorter than `short_context` (phase 2 keeps half of its data short).
     short_share: Share = 0.0
     short_context: Count = 4096
@@ -127,9 +128,18 @@ class TrainingConfig(Section):
 class PretrainConfig(Section):
     """Pre-training (report sections 2.1 and 3.3)."""
 
-    phases: list[PhaseConfig]
+    phases: list[PhaseConfig] = Field(min_length=1)
     checkpoint_every: How[Count] = 500
     heldout_share: Share = 0.001  # of a source's documents; not stated
     spike: SpikeConfig = SpikeConfig()
     # Checkpoints whose held-out bits per byte are measured by tasks of their own while training goes on: every n-th.
     evaluate_every: How[Count | None] = None
+
+    @model_validator(mode="after")
+    def _begins_a_cosine(self) -> "PretrainConfig":
+        first = self.phases[0]
+        if first.max_lr is None:
+            raise ValueError(
+                f"phase {first.name}: the first phase needs max_lr, there is no cosine before it to go on in"
+            )
+        return self

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from ilm_ray.base.errors import UserError
+from ilm_ray.config import load_config, save_config
 from ilm_ray.report.html import page
 from ilm_ray.report.report import write_report
 from ilm_ray.report.sections.text import funnel_steps
+from ilm_ray.report.sections.training import planned_rates
 from ilm_ray.run.rundata import STAGES
 
 SECTIONS = [
@@ -74,6 +76,18 @@ def test_what_disturbed_pre_training_is_told(fake_run: Path) -> None:
     shown = Elements(write_report(fake_run).read_text(encoding="utf-8")).text
     for words in ("its batch is left out", "worker killed at step 77", "step 120: it is gone", "25 % of that step"):
         assert words in shown
+
+
+def test_the_planned_rate_is_drawn_beside_the_logged_one(fake_run: Path) -> None:
+    assert "planned" not in write_report(fake_run).read_text(encoding="utf-8")  # the settings are not in the folder
+    (fake_run / "pretrain" / "manifest.json").unlink()
+    save_config(config := load_config("nano"), fake_run / "config.yaml")
+    assert "planned: from" in write_report(fake_run).read_text(encoding="utf-8")
+    drawn, phases = dict(planned_rates(config.pretrain, config.training)), config.pretrain.phases
+    assert {1, 420, 421, 510, 511, 570} <= drawn.keys() and max(drawn) == 570
+    peaks = [max(rate for step, rate in drawn.items() if a < step <= b) for a, b in ((0, 420), (420, 510), (510, 570))]
+    assert peaks == pytest.approx([phase.max_lr for phase in phases], rel=0.05)
+    assert drawn[570] == pytest.approx(0.1 * 1.5e-4)
 
 
 def test_hostile_text_is_inert(fake_run: Path) -> None:

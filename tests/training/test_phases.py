@@ -1,18 +1,23 @@
 """The data of pre-training is one number: any number of readers, changed at any step, reads the same batches."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config, load_config
+from ilm_ray.config.load import PRESETS
+from ilm_ray.config.training import PhaseConfig, TrainingConfig
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.data.tokens.shards import TokenSource
 from ilm_ray.run.journal import Journal, read_journal
 from ilm_ray.run.stage import Context
 from ilm_ray.training.longtext_scorer import ScorerTask
-from ilm_ray.training.pretrain import PretrainTask, long_documents, phase_mixtures
+from ilm_ray.training.pretrain import PretrainTask, learning_rate, long_documents, phase_mixtures
 from jobs.pretrain import _look_ahead
 from tests.data.tokens.made_source import make_source
 
@@ -149,3 +154,56 @@ def test_what_will_be_drawn_is_said_beforehand(run_dir: Path, tmp_path: Path) ->
     assert ("a", "no tokens of zh: shares of the rest grow") in reasons
     (repeated,) = [why for phase, why in reasons if phase == "a" and why.startswith("code")]
     assert f"are read {first['passes']:.1f} times" in repeated
+
+
+def scheduled(steps: int, peak: float, warmup: int, final: float) -> list[float]:
+    """The rates of torch's own schedulers: linear warm-up, then a cosine down to final * peak."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=peak)
+    warm = LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup - 1)
+    decay = CosineAnnealingLR(optimizer, T_max=steps - 1 - warmup, eta_min=final * peak)
+    schedule, rates = SequentialLR(optimizer, [warm, decay], [warmup]), list[float]()
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter")
+@pytest.mark.parametrize(
+    ("peaks", "cosines"),
+    [
+        ((3e-4, None, 3e-5), [(50, 3e-4), (25, 3e-5)]),  # the report's
+        ((3e-4, 2e-4, 1e-4), [(30, 3e-4), (20, 2e-4), (25, 1e-4)]),  # nano's
+        ((3e-4, None, None), [(75, 3e-4)]),
+    ],
+)
+def test_phases_without_a_rate_share_the_cosine_of_the_one_before(
+    peaks: tuple[float | None, ...], cosines: list[tuple[int, float]]
+) -> None:
+    shared = {"context": 8, "rope_base": 1e4, "mixture": {"en": 1.0}, "batch_tokens": 8}
+    phases = [
+        PhaseConfig.model_validate({"name": f"{steps}", "steps": steps, "max_lr": peak, **shared})
+        for steps, peak in zip((30, 20, 25), peaks, strict=True)
+    ]
+    training = TrainingConfig(warmup_ratio=0.1, final_lr_ratio=0.1)
+    ours = [learning_rate(phases, training, step) for step in range(75)]
+    theirs = [rate for steps, peak in cosines for rate in scheduled(steps, peak, round(steps * 0.1), 0.1)]
+    assert ours == pytest.approx(theirs, rel=1e-9)
+
+
+@pytest.mark.parametrize("preset", [preset for preset in PRESETS if preset != "nano"])
+def test_the_rate_of_the_reports_presets_has_no_jump_where_the_context_grows(preset: str) -> None:
+    config = load_config(preset)
+    phases, training = config.pretrain.phases, config.training
+    first, second, _ = itertools.accumulate(phase.steps for phase in phases)
+    rates = {step: learning_rate(phases, training, step) for step in (first - 1, first, second - 1, second)}
+    assert rates[first] == pytest.approx(rates[first - 1], rel=1e-4) and rates[first] < rates[first - 1]
+    assert rates[second - 1] == pytest.approx(3e-5)  # a tenth of the peak, at the end of 32k contexts
+    assert max(learning_rate(phases, training, second + step) for step in range(0, 2000, 10)) < 3.01e-5
+
+
+def test_a_first_phase_without_a_rate_is_refused() -> None:
+    phase = "{name: a, steps: 1, context: 8, rope_base: 1.0, batch_tokens: 1024, mixture: {en: 1}}"
+    with pytest.raises(UserError, match="phase a: the first phase needs max_lr"):
+        load_config("nano", overrides=[f"pretrain.phases=[{phase}]"])

@@ -1,15 +1,22 @@
 """Report sections about training: pre-training, SFT (InternLM2 report sections 3.3, 4.1)."""
 
+import contextlib
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from ilm_ray.config.training import PretrainConfig, TrainingConfig
 from ilm_ray.report.charts.basic import HALF, Band, Bars, Series, bar_chart, line_chart
 from ilm_ray.report.html import page
 from ilm_ray.report.html.page import Html
 from ilm_ray.report.sections.health import health_parts
 from ilm_ray.run.manifest import Manifest
 from ilm_ray.run.rundata import Row, as_number, column, is_number, read_rows
+
+RATE_POINTS = 400  # steps at which the planned learning rate is computed
 
 
 def pretrain_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
@@ -31,7 +38,7 @@ def pretrain_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
         parts.append(
             page.row(
                 [
-                    small("Learning rate", rows, x, "lr", "step", ""),
+                    _learning_rate(run_dir, manifests, rows, x),
                     small("Tokens per second", rows, x, "tokens_per_second", "step", ""),
                     small("Gradient norm", rows, x, "grad_norm", "step", "before clipping"),
                 ]
@@ -44,6 +51,32 @@ def pretrain_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
         parts += _drawn(drawn)
     parts += health_parts(run_dir / "pretrain")
     return page.section("pretrain", "Pre-training", parts)
+
+
+def planned_rates(config: PretrainConfig, training: TrainingConfig) -> list[tuple[float, float]]:
+    """(step, learning rate) as the settings have it: about RATE_POINTS steps, each phase's first and last among them.
+
+    Steps count from 1, as in the log.
+    """
+    from ilm_ray.training.pretrain import learning_rate  # with torch, which a report of other stages does not need
+
+    ends = list(itertools.accumulate(phase.steps for phase in config.phases))
+    borders = [step for start, end in itertools.pairwise([0, *ends]) for step in (start, end - 1)]
+    steps = sorted({*range(0, ends[-1], max(1, ends[-1] // RATE_POINTS)), *borders})
+    return [(step + 1.0, learning_rate(config.phases, training, step)) for step in steps]
+
+
+def _learning_rate(run_dir: Path, manifests: dict[str, Manifest], rows: list[Row], x: str) -> Html:
+    """The planned rate of every step under the logged one."""
+    lines = [Series("logged", column(rows, x, "lr"))]
+    # A run of before, or a folder without its settings: the log alone is drawn.
+    with contextlib.suppress(OSError, yaml.YAMLError, ValueError, TypeError, LookupError):
+        done, path = manifests.get("pretrain"), run_dir / "config.yaml"
+        values: Any = done.settings if done else yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = PretrainConfig.model_validate(values["pretrain"])
+        lines.insert(0, Series("planned", planned_rates(config, TrainingConfig.model_validate(values["training"]))))
+    caption = "Learning rate"
+    return page.figure(caption, line_chart(caption, lines, "step", "", width=HALF, height=220), wide=False)
 
 
 def sft_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
