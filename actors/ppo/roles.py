@@ -15,6 +15,7 @@ from actors.ppo.reference import FrozenSettings, Reference
 from actors.ppo.reward import ChatIds, Reward, RewardSettings
 from actors.ppo.rollout import VLLM_ENV, Rollout, RolloutSettings, choose_backend
 from ilm_ray.alignment.ppo.experience import Prompt
+from ilm_ray.base.errors import UserError
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.config.fit import check_ppo_fits, group_sizes
 from ilm_ray.model.weights import load_shape
@@ -76,12 +77,21 @@ def gpu_share(ranks: int) -> float:
 
 
 def rollout_settings(ppo: PPOConfig, inputs: Inputs, backend: str, gpu: float) -> RolloutSettings:
-    """Settings of an engine; gpu: its rank's share of a GPU, 0 without a GPU."""
+    """Settings of an engine; gpu: its rank's share of a GPU, 0 without a GPU.
+
+    Raises UserError where prompt and answer exceed the context that the policy was trained on.
+    """
+    shape = load_shape(inputs.policy)
+    if (most := ppo.max_prompt_tokens + ppo.max_new_tokens) > shape.window:
+        raise UserError(
+            f"ppo.max_prompt_tokens + ppo.max_new_tokens = {most} tokens lie beyond the {shape.window} that "
+            f"{inputs.policy} was trained on; lower one of them"
+        )
     return RolloutSettings(
-        shape=load_shape(inputs.policy),
+        shape=shape,
         backend=backend,
         precision=ppo.precision,
-        max_tokens=ppo.max_prompt_tokens + ppo.max_new_tokens,
+        max_tokens=most,
         max_new_tokens=ppo.max_new_tokens,
         temperature=ppo.temperature,
         top_p=ppo.top_p,

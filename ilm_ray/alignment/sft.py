@@ -94,7 +94,7 @@ class SFTTask(Task):
         self.micro_tokens = config.training.micro_tokens
 
     def build(self) -> CausalLM:
-        return CausalLM(load_shape(self.base))
+        return CausalLM(load_shape(self.base).trained_in(self.config.sft.context))
 
     def fill(self, part: CausalLM | ScalarModel) -> None:
         read_weights(part, self.base)

@@ -103,7 +103,9 @@ class _Cache:
         # A padded query sees itself: a row without any key would give NaN, and NaN times 0 is NaN.
         mask = (seen | (columns == queries[:, None]))[:, None]
         x, shape = self.model.model.tok_embeddings(tokens), self.model.shape
-        turns = rotary_tables(positions.flatten(), shape.head_dim, shape.rope_base, x.dtype)
+        # Keys keep the turn of the length at which they came, as in Transformers' cache.
+        lengths = (last - self.pads)[:, None].expand_as(positions).flatten() if last > shape.window else None
+        turns = rotary_tables(positions.flatten(), shape, x.dtype, lengths)
         for layer, block in enumerate(self.model.model.layers.values()):
             assert isinstance(block, Block)
             x = self._block(block, layer, x, turns, mask, first, last)

@@ -19,12 +19,14 @@ from torch import Tensor
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape
+from ilm_ray.model.shape import OLD_CONTEXT, RopeScaling
 from ilm_ray.model.weights import from_llama, full_weights, llama_config, to_llama
 
 FORMATS = ("internlm2", "llama")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SHARD = "5GB"
 _LARGEST = 1 << 19  # bound on every size of a model: twice the largest vocabulary that there is
+_LONGEST = 1 << 31  # bound on its context, for which nothing is allocated
 
 _CAUSAL = {"internlm2": "InternLM2ForCausalLM", "llama": "LlamaForCausalLM"}
 _SCALAR = {"internlm2": "InternLM2ForRewardModel", "llama": "LlamaForSequenceClassification"}
@@ -69,8 +71,8 @@ def export_model(
 def import_model(folder: Path) -> CausalLM | ScalarModel:
     """The fp32 model of a folder in one of the two formats.
 
-    Raises UserError where it is in neither, where our model lacks a feature of it (biases, scaled RoPE, tied heads), or
-    where tensors are missing, left over or of another size.
+    Raises UserError where it is in neither, where our model lacks a feature of it (biases, other scalings of RoPE than
+    `dynamic`, tied heads), or where tensors are missing, left over or of another size.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -125,9 +127,9 @@ def _config(model: CausalLM | ScalarModel, weight_format: str) -> dict[str, Any]
 def _shape(config: Mapping[str, Any]) -> Shape:
     """The shape by config.json. Raises LookupError, TypeError or ValueError where a size is missing or impossible."""
 
-    def size(name: str, value: Any) -> int:
-        if not isinstance(value, int) or not 1 <= value <= _LARGEST:
-            raise ValueError(f"{name} is {value!r}, no number from 1 to {_LARGEST}")
+    def size(name: str, value: Any, largest: int = _LARGEST) -> int:
+        if not isinstance(value, int) or not 1 <= value <= largest:
+            raise ValueError(f"{name} is {value!r}, no number from 1 to {largest}")
         return value
 
     def positive(name: str, value: Any) -> float:
@@ -141,6 +143,10 @@ def _shape(config: Mapping[str, Any]) -> Shape:
     if heads % kv_heads or head_dim % 2:
         raise ValueError(f"{heads} heads in {kv_heads} groups, each {head_dim} wide, cannot be")
     rope = config.get("rope_parameters") or config
+    context = size("max_position_embeddings", config.get("max_position_embeddings", OLD_CONTEXT), _LONGEST)
+    kind, scaling = _rope_kind(config)
+    if kind == "dynamic" and head_dim == 2:
+        raise ValueError("RoPE of heads two wide cannot be scaled")
     return Shape(
         vocab_size=size("vocab_size", config["vocab_size"]),
         layers=size("num_hidden_layers", config["num_hidden_layers"]),
@@ -150,8 +156,16 @@ def _shape(config: Mapping[str, Any]) -> Shape:
         head_dim=head_dim,
         mlp_hidden=size("intermediate_size", config["intermediate_size"]),
         norm_eps=positive("rms_norm_eps", config.get("rms_norm_eps", 1e-6)),
-        rope_base=positive("rope_theta", rope.get("rope_theta", 10_000.0)),
+        rope_base=positive("rope_theta", rope.get("rope_theta", config.get("rope_theta", 10_000.0))),
+        context=context,
+        rope_scaling=RopeScaling(kind, positive("factor", scaling["factor"]), context) if kind == "dynamic" else None,
     )
+
+
+def _rope_kind(config: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The kind of RoPE scaling that a config.json names, `default` for none, and its parameters."""
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    return scaling.get("rope_type") or scaling.get("type") or "default", scaling
 
 
 def _unlike_ours(config: Mapping[str, Any]) -> str | None:
@@ -161,9 +175,9 @@ def _unlike_ours(config: Mapping[str, Any]) -> str | None:
             return f"{name} is set"
     if config.get("hidden_act", "silu") != "silu":
         return f"hidden_act is {config['hidden_act']}"
-    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    # The released models name "dynamic", which changes nothing within the context that they were trained on.
+    kind, scaling = _rope_kind(config)
+    if "alpha" in scaling:  # Hunyuan's, which scales at every length
+        return f"RoPE is scaled ({kind} by alpha)"
     return None if kind in ("default", "dynamic") else f"RoPE is scaled ({kind})"
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ilm_ray.base.errors import UserError
 from ilm_ray.model.attention import attention
 from ilm_ray.model.initial import draw_normal
 from ilm_ray.model.loss import summed_loss, token_losses
@@ -61,8 +62,20 @@ class Documents:
 
     @classmethod
     def of(cls, batch: Packed, shape: Shape, dtype: torch.dtype) -> "Documents":
-        cos, sin = rotary_tables(batch.positions, shape.head_dim, shape.rope_base, dtype)
+        scaled = shape.rope_scaling is not None and batch.max_seqlen > shape.window
+        cos, sin = rotary_tables(batch.positions, shape, dtype, _lengths(batch, shape) if scaled else None)
         return cls(cos, sin, batch.cu_seqlens, batch.max_seqlen)
+
+
+def _lengths(batch: Packed, shape: Shape) -> Tensor:
+    """For each token the number of its document's tokens."""
+    counts = batch.cu_seqlens.diff().long()
+    if int(batch.cu_seqlens[-1]) != len(batch.positions):
+        raise UserError(
+            f"documents of {batch.max_seqlen} tokens in slices: RoPE is scaled beyond {shape.window} tokens by the "
+            f"length of whole documents; set training.layout.cp=1 or a context of at most {shape.window}"
+        )
+    return counts.repeat_interleave(counts, output_size=len(batch.positions))
 
 
 class Attention(nn.Module):

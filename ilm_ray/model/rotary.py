@@ -5,18 +5,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ilm_ray.model.shape import Shape
 
-def rotary_tables(positions: Tensor, head_dim: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+
+def rotary_tables(
+    positions: Tensor, shape: Shape, dtype: torch.dtype, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Tables of all positions: cosines twice side by side (tokens, head_dim), sines once (tokens, head_dim / 2).
 
-    positions: (tokens); the tables are fp32, or fp64 for that `dtype`. Computed for each batch, once for all layers: a
+    positions: (tokens); the tables are fp32, or fp64 for that `dtype`. lengths: (tokens) tokens of each one's document,
+    needed where one is longer than `shape.window` and RoPE is scaled. Computed for each batch, once for all layers: a
     buffer that is not saved is garbage after building on the meta device.
     """
-    half = head_dim // 2
+    half = shape.head_dim // 2
     exact = torch.promote_types(dtype, torch.float32)
-    frequencies = base ** (-torch.arange(half, device=positions.device, dtype=exact) / half)
+    exponents = -torch.arange(half, device=positions.device, dtype=exact) / half
+    if lengths is None or shape.rope_scaling is None:
+        frequencies = shape.rope_base**exponents
+    else:
+        frequencies = scaled_base(shape, lengths.to(exact))[:, None] ** exponents
     angles = positions.to(exact)[:, None] * frequencies
     return angles.cos().repeat(1, 2), angles.sin()
+
+
+def scaled_base(shape: Shape, lengths: Tensor) -> Tensor:
+    """The RoPE base for documents of `lengths` tokens, in its type and size, by dynamic NTK scaling.
+
+    As InternLM2's released code and Transformers have it: the slowest frequency slows down as the length grows, the
+    fastest stays. Up to `shape.window` tokens it is `shape.rope_base`.
+    """
+    scaling = shape.rope_scaling
+    assert scaling is not None
+    growth = scaling.factor * lengths / scaling.original - (scaling.factor - 1)
+    return shape.rope_base * growth.clamp(min=1.0) ** (shape.head_dim / (shape.head_dim - 2))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

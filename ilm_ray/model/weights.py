@@ -79,7 +79,12 @@ def from_llama(weights: Weights, shape: Shape) -> Weights:
 
 
 def llama_config(shape: Shape, **extra: Any) -> dict[str, Any]:
-    """config.json of the LLaMA twin."""
+    """config.json of the LLaMA twin. It claims no more positions than the weights were trained on."""
+    scaling = shape.rope_scaling
+    scaled: dict[str, Any] = {} if scaling is None else {"factor": scaling.factor}
+    # Two keys, no more: the released InternLM2 code refuses another number; Transformers before 5 reads it too.
+    older = {} if scaling is None else {"rope_scaling": {"type": scaling.kind, **scaled}}
+    rope_type = "default" if scaling is None else scaling.kind
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -92,12 +97,13 @@ def llama_config(shape: Shape, **extra: Any) -> dict[str, Any]:
         "head_dim": shape.head_dim,
         "rms_norm_eps": shape.norm_eps,
         "rope_theta": shape.rope_base,
-        "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_base},
+        "rope_parameters": {"rope_type": rope_type, "rope_theta": shape.rope_base, **scaled},
+        **older,
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
         "tie_word_embeddings": False,
-        "max_position_embeddings": 32_768,
+        "max_position_embeddings": shape.window,
         "torch_dtype": "float32",
         **extra,
     }
@@ -135,8 +141,8 @@ def new_internlm2(
 def load_shape(folder: Path) -> Shape:
     """The size of a model saved by `save_internlm2`. Raises UserError where there is none."""
     try:
-        return Shape(**json.loads((folder / "shape.json").read_text()))
-    except (OSError, TypeError, json.JSONDecodeError) as error:
+        return Shape.of(json.loads((folder / "shape.json").read_text()))
+    except (OSError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise UserError(f"{folder} holds no model of ours (shape.json: {error}); give a folder with one") from None
 
 

@@ -29,7 +29,7 @@ def checkpoint_figures(config: Config, run_dir: Path, checkpoint: Path) -> dict[
     torch.set_num_threads(1)
     record = commit.read(checkpoint)
     with torch.device("meta"):
-        model = CausalLM(Shape(**record.state["shape"]), config.training.loss_chunk)
+        model = CausalLM(Shape.of(record.state["shape"]), config.training.loss_chunk)
     model.to_empty(device="cpu")
     states.load_whole(checkpoint, model)
     phase = config.pretrain.phases[phase_of(config.pretrain.phases, record.step - 1)[0]]

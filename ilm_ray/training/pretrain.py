@@ -28,10 +28,10 @@ from ilm_ray.training.schedule import cosine_lr
 from ilm_ray.training.task import Losses, Task
 
 
-def set_rope_base(model: ParallelModel, base: float) -> None:
-    """Change the RoPE base of a model in place."""
+def enter_phase(model: ParallelModel, phase: PhaseConfig) -> None:
+    """Give a model the RoPE base and the context of a phase, in place."""
     for part in model.parts:
-        part.model.shape = dataclasses.replace(part.shape, rope_base=base)
+        part.model.shape = dataclasses.replace(part.shape, rope_base=phase.rope_base, context=phase.context)
 
 
 def open_sources(folder: Path, split: str) -> dict[str, TokenSource]:
@@ -161,7 +161,7 @@ class PretrainTask(Task):
         return next_token_losses(model, *micro)
 
     def before_step(self, model: Any, step: int, evaluate: Callable[..., Any]) -> dict[str, Any] | None:
-        """Set the phase's RoPE base; at a border measure what the old phase reached and the new one starts from."""
+        """Enter the phase; at a border measure what the old phase reached and the new one starts from."""
         number, inside = self.phase_of(step)
         phases = [] if inside and step < self.steps else [(self.phases[number], "start")]
         if step == self.steps:
@@ -170,11 +170,11 @@ class PretrainTask(Task):
             phases.insert(0, (self.phases[number - 1], "end"))
         rows = []
         for phase, when in phases:
-            set_rope_base(model, phase.rope_base)
+            enter_phase(model, phase)
             windows = phase_windows(self.heldout, phase, self.config.evaluation.heldout_sequences * 256)
             figures = bits_per_byte(model, windows, self.byte_lengths, evaluate)
             rows.append({"phase": phase.name, "when": when, "bits_per_byte": figures})
-        set_rope_base(model, self.phases[number].rope_base)
+        enter_phase(model, self.phases[number])
         return {"evaluations": rows} if rows else None
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,20 @@ from actors.ppo.rollout import Rollout
 from actors.ppo.weights import WeightMessage, checksum, cut_by_bytes, digests, pack
 from ilm_ray.alignment.ppo.arithmetic import policy_loss
 from ilm_ray.alignment.ppo.experience import Experience, Prompt, Rollouts, response_labels
+from ilm_ray.base.errors import UserError
 from ilm_ray.model.internlm2 import Packed
 from ilm_ray.model.loss import IGNORE
-from ilm_ray.model.weights import Weights, from_llama, full_weights, load_causal, load_scalar
+from ilm_ray.model.weights import Weights, from_llama, full_weights, load_causal, load_scalar, save_internlm2
+
+
+def test_an_engine_is_asked_for_no_more_tokens_than_the_policy_knows(tmp_path: Path) -> None:
+    inputs = toy_inputs(tmp_path)
+    policy = load_causal(inputs.policy)
+    policy.model.shape = replace(policy.shape, context=24)
+    save_internlm2(policy, inputs.policy)
+    assert rollout_settings(toy_ppo(), inputs, "torch", 0.0).max_tokens == 24
+    with pytest.raises(UserError, match=r"max_new_tokens = 25 tokens lie beyond the 24"):
+        rollout_settings(toy_ppo(max_new_tokens=9), inputs, "torch", 0.0)
 
 
 def test_an_engine_serves_verified_current_weights_only(tmp_path: Path) -> None:

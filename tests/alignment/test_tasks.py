@@ -1,5 +1,7 @@
 """SFT and reward tasks on a tiny run folder: the layout changes neither what a step trains on nor its loss."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,17 @@ def test_an_idle_rank_has_no_loss_and_yet_a_gradient_for_every_parameter(run_dir
     losses.loss.backward()
     assert losses.loss.item() == 0.0 and losses.count == 0.0 and task.tokens(_idle(task)) == 0
     assert all(p.grad is not None and not torch.any(p.grad) for p in model.parameters())
+
+
+@pytest.mark.parametrize(("make", "stage"), [(SFTTask, "pretrain"), (RewardTask, "sft")])
+def test_a_trained_model_knows_the_longer_of_its_contexts(run_dir: Path, tmp_path: Path, make: Any, stage: str) -> None:
+    shutil.copytree(run_dir, tmp_path, dirs_exist_ok=True)
+    config = config_of(run_dir)
+    own = {SFTTask: config.sft.context, RewardTask: config.reward.context}[make]
+    for before, after in ((own - 1, own), (own + 1, own + 1)):
+        path = tmp_path / stage / "model" / "shape.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"context": before}))
+        assert make(config, tmp_path).build().shape.context == after
 
 
 def _epochs(task: Any) -> int:

@@ -37,7 +37,7 @@ def _train(folder: str, url: str) -> None:
         for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()
-        model.model.shape = replace(SHAPE, rope_base=1000.0 * step)
+        model.model.shape = replace(SHAPE, rope_base=1000.0 * step, context=100 * step)
         save_internlm2(model, Path(folder) / f"model-{step}")
         state = {"tokens": 100 * step, "shape": asdict(model.shape)}
         checkpoints.save(step, [(model, optimizer)], state, last=step == 3)
@@ -134,7 +134,8 @@ def test_promote_changes_the_model_and_the_manifest_stays_true(run: Path, capsys
     assert code == 0
     promoted, expected = load_causal(folder / "model"), load_causal(folder / "model-2")
     assert all(torch.equal(a, b) for a, b in zip(promoted.parameters(), expected.parameters(), strict=True))
-    assert load_shape(folder / "model").rope_base == 2000.0
+    promoted_shape = load_shape(folder / "model")
+    assert (promoted_shape.rope_base, promoted_shape.context) == (2000.0, 200)
     after = manifests.load(folder)
     assert after is not None and after.fingerprint != before.fingerprint  # what reads the model runs again
     assert manifests.why_stale(after, folder, before.settings, before.inputs) is None  # the stage does not
@@ -151,5 +152,7 @@ def test_export_of_a_step_is_that_steps_model(run: Path, capsys: pytest.CaptureF
     assert checkpoint.main(["import", "--model", str(out), "--out", str(back)]) == 0
     ours, theirs = full_weights(load_causal(run / "pretrain" / "model-1")), full_weights(load_causal(back))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert json.loads((out / "config.json").read_text())["rope_theta"] == 1000.0
+    exported = json.loads((out / "config.json").read_text())
+    assert (exported["rope_theta"], exported["max_position_embeddings"]) == (1000.0, 100)
+    assert load_shape(back).context == 100
     assert commit.newest_step(run / "pretrain" / "checkpoints") == 3

@@ -96,6 +96,10 @@ def test_vllm_scores_as_we_do_with_its_own_class(tmp_path: Path) -> None:
         ({"num_key_value_heads": 1}, "fit"),
         ({"num_attention_heads": "many"}, "does not describe"),
         ({"rope_scaling": "linear"}, "does not describe"),
+        ({"rope_scaling": {"type": "dynamic"}}, "does not describe.*factor"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 0}}, "factor is 0, no positive number"),
+        ({"rope_scaling": {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}}, "dynamic by alpha"),
+        ({"max_position_embeddings": "long"}, "max_position_embeddings is 'long'"),
     ],
 )
 def test_a_model_that_ours_cannot_be_is_refused_by_name(

@@ -119,7 +119,8 @@ def test_norm_and_swiglu_have_the_gradients_that_differences_say() -> None:
 
 def test_rotation_has_the_gradients_that_differences_say() -> None:
     qkv = torch.randn(5, 2, 4, 6, generator=torch.Generator().manual_seed(7), dtype=torch.float64, requires_grad=True)
-    tables = rotary_tables(torch.tensor([0, 1, 2, 0, 1]), 6, 100.0, torch.float64)
+    shape = Shape(1, 1, 12, 1, 2, head_dim=6, mlp_hidden=1, rope_base=100.0)
+    tables = rotary_tables(torch.tensor([0, 1, 2, 0, 1]), shape, torch.float64)
     assert torch.autograd.gradcheck(lambda t: split_rotated(t, *tables), qkv)
 
 

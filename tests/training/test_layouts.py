@@ -123,6 +123,6 @@ def test_phases_go_the_same_way_in_any_layout(run_dir: Path, alone: Path, tmp_pa
         expected["read"]
     )
     ours, theirs = load_causal(tmp_path / "model"), load_causal(alone / "model")
-    assert ours.shape == theirs.shape and ours.shape.rope_base == 10_000.0
+    assert ours.shape == theirs.shape and (ours.shape.rope_base, ours.shape.context) == (10_000.0, 32)
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)

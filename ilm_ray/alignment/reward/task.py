@@ -109,7 +109,7 @@ class RewardTask(Task):
         self.micro_tokens = config.training.micro_tokens
 
     def build(self) -> ScalarModel:
-        return ScalarModel(load_shape(self.base))
+        return ScalarModel(load_shape(self.base).trained_in(self.config.reward.context))
 
     def fill(self, part: CausalLM | ScalarModel) -> None:
         read_weights(part, self.base, head_seed=self.config.seed)

@@ -36,10 +36,10 @@ def whole_checkpoint(folder: Path, step: int) -> Path:
 
 
 def whole_model(path: Path) -> CausalLM | ScalarModel:
-    """The model of a whole checkpoint, with the RoPE base that it had then."""
+    """The model of a whole checkpoint, with the RoPE base and context that it had then."""
     scalar = "model.v_head.weight" in tensors_in(path)
     with torch.device("meta"):  # no memory and no drawing of weights that are read at once
-        model = (ScalarModel if scalar else CausalLM)(Shape(**commit.read(path).state["shape"]))
+        model = (ScalarModel if scalar else CausalLM)(Shape.of(commit.read(path).state["shape"]))
     model.to_empty(device="cpu")
     load_whole(path, model)
     return model
