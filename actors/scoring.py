@@ -25,6 +25,10 @@ from ilm_ray.config import Config
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.data.tokenizer.chatml import encode_chat
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.model.generate import rows_at_once
+from ilm_ray.model.shape import Shape
+from ilm_ray.model.weights import load_shape
+from ilm_ray.training.measure import cost
 
 
 def read_prompts(
@@ -99,10 +103,11 @@ def _score(ppo: PPOConfig, inputs: Inputs, reference: Path) -> list[Figures]:
         Role("reward", Reward, reward_settings(ppo, inputs), gpus=gpu),
         Role("experience", ExperienceMaker, ExperienceSettings(ppo, None)),
     ]
-    groups = start_groups(roles, f"scoring-{time.time_ns()}", ppo.deadline_s)
+    deadline_s = ppo.deadline_s + _sampling_s(ppo, load_shape(inputs.policy), len(inputs.prompts), gpu > 0)
+    groups = start_groups(roles, f"scoring-{time.time_ns()}", deadline_s)
     try:
         sent = groups["policy"].start("weights")
-        stamp = collect([sent], ppo.deadline_s)[0][0]
+        stamp = collect([sent], deadline_s)[0][0]
         loaded = groups["rollout"].start("load_weights", sent.payloads[0], stamp["version"], stamp["checksum"])
         rolled = groups["rollout"].start("rollout", inputs.prompts, stamp["version"], inputs.seed)
         policy = groups["policy"].start("logprobs", *rolled.payloads)
@@ -112,9 +117,17 @@ def _score(ppo: PPOConfig, inputs: Inputs, reference: Path) -> list[Figures]:
         calls = {"rollout": rolled, "policy": policy, "reference": frozen, "critic": frozen, "reward": scores}
         payloads = [call.payloads[0] for call in calls.values()]
         made = groups["experience"].start("assemble", dict.fromkeys(calls, 1), 0, len(inputs.prompts), *payloads)
-        return collect([loaded, *calls.values(), made], ppo.deadline_s)[-1][0]["samples"]
+        return collect([loaded, *calls.values(), made], deadline_s)[-1][0]["samples"]
     finally:
         stop_groups(groups)
+
+
+def _sampling_s(ppo: PPOConfig, shape: Shape, prompts: int, on_gpu: bool) -> float:
+    """Seconds that loading the model and answering `prompts` prompts may take, beside what any call may."""
+    columns = ppo.max_prompt_tokens + ppo.max_new_tokens
+    rows = rows_at_once(shape, columns, 2 if ppo.precision == "bf16" else 4)
+    work_s = cost.generation_s(shape, prompts, ppo.max_prompt_tokens, ppo.max_new_tokens, rows, on_gpu)
+    return cost.deadline_s(shape, work_s) - cost.START_S
 
 
 def score_pairs(

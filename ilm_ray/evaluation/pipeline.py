@@ -1,38 +1,62 @@
 """Bits per byte of finished models on held-out text, one Ray task a model."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from ilm_ray.base.places import located
 from ilm_ray.config import Config
+from ilm_ray.model.weights import load_shape
+from ilm_ray.training.measure import cost
 
-# Forwards over a few held-out documents; a model that needs longer than this hangs.
-DEADLINE_S = 3600.0
+if TYPE_CHECKING:
+    import torch
 
 
 def heldout_measures(models: dict[str, Path], run_dir: Path, config: Config) -> dict[str, dict[str, Any]]:
     """Model -> `bits_per_byte` of each source, and `by_position` over all sources, at the last phase's context.
 
     Where `evaluation.position_text` is set, by_position is of that text. Without a document of two tokens it is {}.
+    Where the cluster has GPUs each model gets one, in bf16; else a core, in fp32. Raises TimeoutError for a model that
+    takes many times longer than its size and the data say.
     """
-    measure = ray.remote(num_cpus=1)(_measure)
+    resources = ray.cluster_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    measure = ray.remote(num_cpus=1, num_gpus=min(gpus, 1))(_measure)
     context = config.pretrain.phases[-1].context
     tokens = config.evaluation.heldout_sequences * 256
     path = config.evaluation.position_text
     text = None if path is None else Path(located(path)).read_text(encoding="utf-8")
     running = {
-        name: measure.remote(str(folder), str(run_dir), context, tokens, text) for name, folder in models.items()
+        name: measure.remote(str(folder), str(run_dir), context, tokens, text, gpus > 0)
+        for name, folder in models.items()
     }
-    _, late = ray.wait(list(running.values()), num_returns=len(running), timeout=DEADLINE_S)
+    parts = sum(1 for source in (run_dir / "tokens").iterdir() if (source / "heldout").is_dir())
+    most = (2 * parts if text is None else parts + 1) * max(tokens, context)
+    deadline_s = max(
+        cost.deadline_s(shape, cost.forward_s(shape, most, context, gpus > 0), -(-len(models) // max(gpus or cpus, 1)))
+        for shape in map(load_shape, models.values())
+    )
+    _, late = ray.wait(list(running.values()), num_returns=len(running), timeout=deadline_s)
     if late:
         names = ", ".join(name for name, work in running.items() if work in late)
-        raise TimeoutError(f"no held-out bits per byte within {DEADLINE_S:g} s of: {names}")
+        raise TimeoutError(f"no held-out bits per byte within {deadline_s:.0f} s of: {names}")
     return dict(zip(running, ray.get(list(running.values())), strict=True))
 
 
-def _measure(folder: str, run_dir: str, context: int, tokens: int, text: str | None) -> dict[str, Any]:
+def _measure(folder: str, run_dir: str, context: int, tokens: int, text: str | None, on_gpu: bool) -> dict[str, Any]:
+    import torch
+
+    # Ray shows all GPUs to a task that booked none, so the device is no matter of what torch sees.
+    device, dtype = ("cuda", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
+    return measured(Path(folder), Path(run_dir), context, tokens, text, device, dtype)
+
+
+def measured(
+    folder: Path, run_dir: Path, context: int, tokens: int, text: str | None, device: str, dtype: "torch.dtype"
+) -> dict[str, Any]:
+    """The figures of `heldout_measures` of the model in `folder`, computed on `device` in `dtype`."""
     import numpy as np
     import torch
 
@@ -48,12 +72,13 @@ def _measure(folder: str, run_dir: str, context: int, tokens: int, text: str | N
     from ilm_ray.training.measure.heldout import Window, bits_per_byte, heldout_windows
     from ilm_ray.training.pretrain import open_sources
 
-    tokenizer = Tokenizer.load(Path(run_dir) / "tokenizer")
+    tokenizer = Tokenizer.load(run_dir / "tokenizer")
     lengths = torch.from_numpy(tokenizer.byte_lengths())
-    model = load_causal(Path(folder)).eval()
-    sources = {name: s for name, s in open_sources(Path(run_dir) / "tokens", "heldout").items() if len(s)}
+    model = load_causal(folder, device, dtype).eval()
+    sources = {name: s for name, s in open_sources(run_dir / "tokens", "heldout").items() if len(s)}
+    packed = cost.packed_tokens(model.shape, context, device != "cpu")
     windows: dict[str, list[Window]] = {
-        name: heldout_windows(source, context, tokens, max(context, 1024)) for name, source in sources.items()
+        name: heldout_windows(source, context, tokens, packed) for name, source in sources.items()
     }
     if text is None:
         documents = [[source.tokens(i) for i in np.flatnonzero(source.lengths > 1)] for source in sources.values()]

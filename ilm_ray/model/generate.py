@@ -8,8 +8,15 @@ from torch.nn import functional as F
 
 from ilm_ray.model.internlm2 import Block, CausalLM
 from ilm_ray.model.rotary import rotary_tables, split_rotated
+from ilm_ray.model.shape import Shape
 
 GREEDY_BELOW = 1e-5  # vLLM's: divided by less, logits overflow
+CACHE_BYTES = 8 * 2**30  # of keys and values at once; the same on every device, for it decides what a seed draws
+
+
+def rows_at_once(shape: Shape, columns: int, width: int) -> int:
+    """Prompts whose cache for `columns` tokens each, of numbers of `width` bytes, CACHE_BYTES hold; at least one."""
+    return max(1, CACHE_BYTES // (2 * shape.layers * shape.kv_heads * shape.head_dim * columns * width))
 
 
 @torch.no_grad()
@@ -25,16 +32,35 @@ def generate(
     """For each prompt the new tokens (with the stop token, if one came) and their log-probabilities.
 
     Temperature 0 takes the likeliest token. Log-probabilities are those of the untruncated distribution at
-    temperature 1, whatever is drawn from: what a trainer computes for the same tokens. Prompts must not be empty.
+    temperature 1, whatever is drawn from: what a trainer computes for the same tokens. Prompts must not be empty; they
+    are answered in batches, in their order, as many at once as the cache has room for.
     """
     device = next(model.parameters()).device
-    longest = max(map(len, prompts))
+    generator = torch.Generator(device=device).manual_seed(seed)
+    stops = torch.tensor(list(stop_ids), dtype=torch.long, device=device)
+    columns, width = max(map(len, prompts)) + max_new_tokens, model.output.weight.element_size()
+    rows = rows_at_once(model.shape, columns, width)
+    answers: list[tuple[list[int], list[float]]] = []
+    for start in range(0, len(prompts), rows):
+        batch = prompts[start : start + rows]
+        answers += _generate_batch(model, batch, max_new_tokens, temperature, top_p, stops, generator)
+    return answers
+
+
+def _generate_batch(
+    model: CausalLM,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    stops: Tensor,
+    generator: torch.Generator,
+) -> list[tuple[list[int], list[float]]]:
+    device, longest = stops.device, max(map(len, prompts))
     # Padded on the left, so that all sequences take their next token in the same column.
     pads = torch.tensor([longest - len(p) for p in prompts], device=device)
     tokens = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=device)
     cache = _Cache(model, len(prompts), longest + max_new_tokens, pads)
-    generator = torch.Generator(device=device).manual_seed(seed)
-    stops = torch.tensor(list(stop_ids), dtype=torch.long, device=device)
     running = torch.ones(len(prompts), dtype=torch.bool, device=device)
     ids: list[list[int]] = [[] for _ in prompts]
     logprobs: list[list[float]] = [[] for _ in prompts]
@@ -84,6 +110,17 @@ def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Ge
     return order.gather(1, torch.multinomial(kept, 1, generator=generator))[:, 0]
 
 
+def attend_cached(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, repeat: bool) -> Tensor:
+    """Attention with a mask. q: (rows, heads, columns, head_dim); keys, values: (rows, kv_heads, cached, head_dim).
+
+    repeat: keys and values once for each query head, which CUDA's fused kernels need where there is a mask: with
+    `enable_gqa` as well, torch would fall back to whole matrices of scores.
+    """
+    if repeat:
+        keys, values = (t.repeat_interleave(q.shape[1] // t.shape[1], dim=1) for t in (keys, values))
+    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=not repeat)
+
+
 class _Cache:
     """Keys and values of all layers, (rows, kv_heads, columns, head_dim) each, and the forward that fills them."""
 
@@ -126,6 +163,6 @@ class _Cache:
         q, k, v = (by_head(t) for t in split_rotated(qkv, *turns))
         self.store[layer, 0, :, :, first:last], self.store[layer, 1, :, :, first:last] = k, v
         keys, values = self.store[layer, 0, :, :, :last], self.store[layer, 1, :, :, :last]
-        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=True)
+        out = attend_cached(q, keys, values, mask, q.is_cuda)
         x = x + block.attention.wo(out.transpose(1, 2).flatten(2))
         return x + block.feed_forward(block.ffn_norm(x))

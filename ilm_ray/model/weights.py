@@ -156,11 +156,11 @@ def read_about(folder: Path) -> dict[str, str]:
         raise UserError(f"{path} cannot be read ({error}); run again what wrote it, or copy it anew") from None
 
 
-def load_causal(folder: Path) -> CausalLM:
-    """The policy model of a folder. Raises UserError where it cannot be read."""
+def load_causal(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> CausalLM:
+    """The policy model of a folder, read to where and what it shall be. Raises UserError where it cannot be read."""
     with torch.device("meta"):  # no drawing of weights that are read at once
         model = CausalLM(load_shape(folder))
-    read_weights(model.to_empty(device="cpu"), folder)
+    read_weights(model.to(dtype).to_empty(device=device), folder)
     return model
 
 

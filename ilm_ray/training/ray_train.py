@@ -23,7 +23,7 @@ from ilm_ray.config import Config
 from ilm_ray.run.journal import read_journal
 from ilm_ray.run.stage import Context, Result
 from ilm_ray.run.stopping import Stopped, stop_after_checkpoint
-from ilm_ray.training.beside import checkpoint_figures, hold
+from ilm_ray.training.beside import checkpoint_figures, device_beside, hold, to_measure
 from ilm_ray.training.checkpoints import commit
 from ilm_ray.training.checkpoints.settings import storage_of
 from ilm_ray.training.faults.attempts import Attempts, finished, stopped
@@ -41,7 +41,6 @@ from ilm_ray.training.task import Task
 # Our own rule ends a hopeless run (`Attempts.hopeless`); this one those whose workers never come to our code.
 MAX_FAILURES = 100
 GRACE_S = 120.0  # a rank that waits for a hung one outlives it by this: the stacks of the hung one tell more
-MEASURE_S = 600.0  # after the end of training, for checkpoints that are still measured
 ELASTIC_EVERY_S = 30.0  # how often a smaller worker group looks whether the cluster has room for more
 
 
@@ -214,7 +213,7 @@ class _Beside:
         # Checkpoints that an earlier driver handed over are measured again: their tasks ended with it.
         self.known = {row["step"] for row in read_journal(folder / "beside.jsonl")}
         self.running: dict[Any, Path] = {}
-        self.task = ray.remote(num_cpus=1, max_retries=1)(checkpoint_figures)
+        self.gpus, self.deadline_s = int(ray.cluster_resources().get("GPU", 0)), 0.0
 
     def look(self) -> None:
         """Hand over new checkpoints, collect finished figures."""
@@ -228,18 +227,27 @@ class _Beside:
             except FileNotFoundError:  # deleted meanwhile: training makes them faster than this looks
                 self._append({"step": step, "error": "the checkpoint was gone before it could be measured"})
                 continue
-            self.running[self.task.remote(self.config, self.run_dir, held)] = held
+            device, seconds = device_beside(self.config, *to_measure(self.run_dir, held), self.gpus)
+            if device is None:
+                shutil.rmtree(held, ignore_errors=True)
+                why = f"a core would take {seconds / 3600:.1f} hours; a GPU beyond training.workers would do it"
+                self._append({"step": step, "error": f"not measured: {why}"})
+                continue
+            self.deadline_s = seconds
+            measure = ray.remote(num_cpus=1, num_gpus=int(device == "cuda"), max_retries=1)(checkpoint_figures)
+            self.running[measure.remote(self.config, self.run_dir, held, device)] = held
         self._take(0.0)
 
     def finish(self) -> None:
-        """Wait up to MEASURE_S for the tasks under way, then cancel them."""
-        deadline = time.monotonic() + MEASURE_S
+        """Wait for the tasks under way as long as their size allows, then cancel them."""
+        deadline_s = len(self.running) * self.deadline_s
+        deadline = time.monotonic() + deadline_s
         while self.running and time.monotonic() < deadline:
             self._take(1.0)
         for task, held in self.running.items():
             ray.cancel(task, force=True)
             self._append(
-                {"step": commit.step_of(held), "error": f"not measured within {MEASURE_S:.0f} s after the end"}
+                {"step": commit.step_of(held), "error": f"not measured within {deadline_s:.0f} s after the end"}
             )
         shutil.rmtree(self.folder / "measured", ignore_errors=True)
 

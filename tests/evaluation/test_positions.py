@@ -14,7 +14,7 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.data.tokens.shards import write_shard
-from ilm_ray.evaluation.pipeline import heldout_measures
+from ilm_ray.evaluation.pipeline import heldout_measures, measured
 from ilm_ray.evaluation.positions import (
     bucket_edges,
     full_windows,
@@ -113,6 +113,27 @@ def test_the_run_measures_its_long_documents_or_the_text_that_is_named(local_ray
         plain = plain_curve(made.eval(), expected, length, 99)
         assert curve["tokens"] == [tokens for _, _, tokens in plain]
         assert curve["loss"] == pytest.approx([nats / tokens for nats, _, tokens in plain], rel=1e-4)
+
+
+def test_bf16_gives_the_figures_of_fp32_but_for_its_rounding(tmp_path: Path) -> None:
+    """What a GPU computes with, on a core."""
+    Tokenizer([bytes([i]) for i in range(256)], SHAPE.vocab_size).save(tmp_path / "tokenizer")
+    rows = [
+        {"tokens": d.tolist(), "bytes": len(d), "id": n, "url": "", "dump": ""}
+        for n, d in enumerate(_documents(2, [40, 300]))
+    ]
+    write_shard(tmp_path / "tokens" / "en" / "heldout", 0, rows)
+    made = CausalLM(SHAPE)
+    initialize(made, 3)
+    save_internlm2(made, tmp_path / "model")
+    exact, rounded = (
+        measured(tmp_path / "model", tmp_path, 128, 256, None, "cpu", dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert rounded["bits_per_byte"] == pytest.approx(exact["bits_per_byte"], rel=0.01)
+    assert rounded["bits_per_byte"] != exact["bits_per_byte"]
+    assert rounded["by_position"]["tokens"] == exact["by_position"]["tokens"]
+    assert rounded["by_position"]["loss"] == pytest.approx(exact["by_position"]["loss"], rel=0.02)
 
 
 def test_a_text_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 """The embedded generator against the packed model: same tokens, same log-probabilities, same law."""
 
+import pytest
 import torch
 
-from ilm_ray.model.generate import generate, sample
+from ilm_ray.config import load_config
+from ilm_ray.model import generate as generator
+from ilm_ray.model.generate import attend_cached, generate, rows_at_once, sample
 from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
 
 SHAPE = Shape(vocab_size=97, layers=2, hidden=64, kv_heads=2, queries_per_kv=2, head_dim=16, mlp_hidden=96)
@@ -53,6 +56,48 @@ def test_the_same_seed_gives_the_same_tokens() -> None:
     model = _model()
     assert generate(model, PROMPTS, 8, seed=1) == generate(model, PROMPTS, 8, seed=1)
     assert generate(model, PROMPTS, 8, seed=1) != generate(model, PROMPTS, 8, seed=2)
+
+
+def test_batches_of_the_cache_give_the_answers_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = _model(), PROMPTS * 2
+    whole = generate(model, prompts, 6, temperature=0.0)
+    row = 2 * 2 * 2 * 16 * (7 + 6) * 4  # bytes: keys and values, layers, heads, head_dim, columns, fp32
+    for rows in (1, 4):
+        monkeypatch.setattr(generator, "CACHE_BYTES", rows * row + row // 2)
+        for (ids, logprobs), (same, its) in zip(generate(model, prompts, 6, temperature=0.0), whole, strict=True):
+            assert ids == same and logprobs == pytest.approx(its, abs=1e-5)
+        sampled = generate(model, prompts, 6, 0.7, 0.8, seed=4)
+        assert sampled == generate(model, prompts, 6, 0.7, 0.8, seed=4)
+        for prompt, (ids, logprobs) in zip(prompts, sampled, strict=True):
+            table = _full_logprobs(model, prompt + ids)[len(prompt) - 1 : -1]
+            torch.testing.assert_close(
+                torch.tensor(logprobs), table.gather(1, torch.tensor(ids)[:, None])[:, 0], atol=1e-5, rtol=0
+            )
+
+
+@pytest.mark.parametrize(("preset", "whole_gib"), [("7b", 64), ("20b", 96)])
+def test_rows_of_a_batch_fill_the_cache(preset: str, whole_gib: int) -> None:
+    """256 prompts of 2,048 tokens need so much in bf16."""
+    config = load_config(preset)
+    shape = Shape(vocab_size=config.tokenizer.vocab_size, **config.model.model_dump())
+    assert rows_at_once(shape, 2048, 2) == 256 * generator.CACHE_BYTES // (whole_gib * 2**30)
+    assert rows_at_once(shape, 10**9, 2) == 1
+
+
+def test_nano_answers_all_prompts_of_its_evaluation_at_once() -> None:
+    config = load_config("nano")
+    shape = Shape(vocab_size=2048, **config.model.model_dump())
+    columns = config.ppo.max_prompt_tokens + config.ppo.max_new_tokens
+    assert rows_at_once(shape, columns, 4) >= config.evaluation.heldout_prompts
+
+
+def test_repeated_keys_give_what_grouped_ones_give() -> None:
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(3, heads, n, 16, generator=draw) for heads, n in ((4, 5), (2, 9), (2, 9)))
+    mask = torch.rand(3, 1, 5, 9, generator=draw) > 0.3
+    mask[..., 0] = True
+    grouped, repeated = (attend_cached(q, k, v, mask, repeat) for repeat in (False, True))
+    torch.testing.assert_close(grouped, repeated, atol=1e-6, rtol=1e-5)
 
 
 def test_top_p_draws_the_renormalised_law() -> None:

@@ -37,10 +37,15 @@ def heldout_windows(source: TokenSource, context: int, tokens: int, per_window: 
     return windows
 
 
-def phase_windows(heldout: Mapping[str, TokenSource], phase: PhaseConfig, tokens: int) -> dict[str, list[Window]]:
-    """Held-out windows of the sources of a phase, `tokens` of each, cut to the phase's context."""
+def phase_windows(
+    heldout: Mapping[str, TokenSource], phase: PhaseConfig, tokens: int, packed: int | None = None
+) -> dict[str, list[Window]]:
+    """Held-out windows of the sources of a phase, `tokens` of each, cut to the phase's context.
+
+    packed: tokens of a window; None: a context, or 1,024.
+    """
     return {
-        name: heldout_windows(source, phase.context, tokens, max(phase.context, 1024))
+        name: heldout_windows(source, phase.context, tokens, packed or max(phase.context, 1024))
         for name, source in heldout.items()
         if name in phase.mixture and len(source)
     }
