@@ -9,39 +9,21 @@ import ctypes
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 import psutil
 
 from actors.ppo.rollout import VLLM_ENV
 from ilm_ray.base.errors import UserError
+from ilm_ray.serving.command import GRACE_S, ServerSettings, command, environment
 
 POLL_S = 0.2
-GRACE_S = 20.0  # for running answers, when the server stops
 TAIL_LINES = 15
 _SET_PDEATHSIG = 1
-
-
-@dataclass(frozen=True)
-class ServerSettings:
-    """Model and address of a server. folder: weights, config.json, tokenizer.json with its chat template."""
-
-    folder: Path
-    name: str  # of the model in requests
-    backend: str = "vllm"  # or torch: ilm_ray/serving/embedded.py
-    host: str = "127.0.0.1"
-    port: int = 0  # 0: a free one
-    context: int = 4096  # tokens of prompt and answer together
-    dtype: str = "fp32"  # or bf16
-    cache_gib: int = 1  # keys and values, on a CPU
-    gpu_memory_share: float = 0.9
 
 
 class Server:
@@ -61,11 +43,11 @@ class Server:
         until = time.monotonic() + deadline_s
         library = ctypes.CDLL(None)
         self.child = subprocess.Popen(
-            _command(self.settings),
+            command(self.settings),
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=subprocess.STDOUT,
-            env=os.environ | _environment(self.settings),
+            env=os.environ | VLLM_ENV | environment(self.settings),
             preexec_fn=lambda: library.prctl(_SET_PDEATHSIG, signal.SIGTERM),
         )
         while True:
@@ -109,35 +91,6 @@ class Server:
         size = self.log.seek(0, os.SEEK_END)
         data = os.pread(self.log.fileno(), 1 << 14, max(0, size - (1 << 14)))
         return "\n".join(data.decode("utf-8", "replace").splitlines()[-TAIL_LINES:])
-
-
-def _command(settings: ServerSettings) -> list[str]:
-    s = settings
-    if s.backend == "torch":
-        arguments = map(str, (s.folder, s.name, s.host, s.port, s.context))
-        return [sys.executable, "-m", "ilm_ray.serving.embedded", *arguments]
-    dtype = {"fp32": "float32", "bf16": "bfloat16"}[s.dtype]
-    options = {
-        "--model": s.folder,
-        "--host": s.host,
-        "--port": s.port,
-        "--served-model-name": s.name,
-        "--dtype": dtype,
-        "--max-model-len": s.context,
-        "--gpu-memory-utilization": s.gpu_memory_share,
-        "--max-logprobs": 20,
-        "--middleware": "ilm_ray.serving.page.ChatPage",
-        "--shutdown-timeout": int(GRACE_S / 2),
-    }
-    words = [str(word) for pair in options.items() for word in pair]
-    # Not vLLM's command line program, which does not start under the CPU package's name.
-    module = "vllm.entrypoints.launchers.api_server.entry"
-    return [sys.executable, "-m", module, *words, "--enforce-eager", "--disable-fastapi-docs"]
-
-
-def _environment(settings: ServerSettings) -> dict[str, str]:
-    engine = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}  # the application's engine is always a separate process
-    return VLLM_ENV | engine | {"VLLM_CPU_KVCACHE_SPACE": str(settings.cache_gib)}
 
 
 def _listening(pid: int) -> int | None:

@@ -15,6 +15,7 @@ from ilm_ray.base.files import write_text_atomic
 from ilm_ray.config import Config
 from ilm_ray.config.evaluation import BenchmarksConfig
 from ilm_ray.config.section import result_settings
+from ilm_ray.config.serving import ServeConfig
 from ilm_ray.evaluation.environment import interpreter
 from ilm_ray.evaluation.needle import default_lengths
 from ilm_ray.evaluation.programs.humaneval_x import NAMES, lacking
@@ -22,6 +23,8 @@ from ilm_ray.evaluation.suites import SMOKE, Benchmark, suite, with_settings
 from ilm_ray.evaluation.tables import area_means, benchmark_row
 from ilm_ray.run.manifest import digest
 from ilm_ray.run.stage import Context, Result, Stage
+from ilm_ray.serving.limits import known_context
+from jobs.frame.cluster import gpus_of_node
 from jobs.frame.stages import run_job
 
 if TYPE_CHECKING:
@@ -112,23 +115,22 @@ def _served(context: Context, target: "ModelUnderTest") -> "Iterator[ModelUnderT
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from actors.ppo.roles import gpu_share
     from actors.ppo.rollout import choose_backend
-    from actors.server import Server, ServerSettings
+    from actors.server import Server
+    from ilm_ray.serving.command import devices_of, server_settings
     from ilm_ray.serving.folder import servable
 
     if _is_url(target.url):
         yield target
         return
-    folder = servable(Path(target.url), context.folder / "served", context.config.training.precision)
-    backend, dtype = (
-        choose_backend(context.config.benchmarks.backend, "benchmarks.backend"),
-        context.config.training.precision,
-    )
-    settings = ServerSettings(folder, target.name, backend, context=target.context, dtype=dtype)
     node = ray.get_runtime_context().get_node_id()  # the server answers on loopback, and the folder may be local
+    serve = ServeConfig(context=target.context, dtype=context.config.training.precision)
+    devices = devices_of(serve, gpus_of_node(node))
+    folder = servable(Path(target.url), context.folder / "served", devices.dtype)
+    backend = choose_backend(context.config.benchmarks.backend, "benchmarks.backend")
+    settings = server_settings(serve, folder, target.name, backend, devices, "benchmarks.context")
     here = NodeAffinitySchedulingStrategy(node, soft=False)
-    server = ray.remote(Server).options(num_cpus=1, num_gpus=gpu_share(1), scheduling_strategy=here).remote(settings)
+    server = ray.remote(Server).options(num_cpus=1, num_gpus=devices.gpus, scheduling_strategy=here).remote(settings)
     try:
         url = ray.get(server.start.remote(SERVER_DEADLINE_S), timeout=SERVER_DEADLINE_S + STOP_DEADLINE_S)
         yield replace(target, url=url, tokenizer=str(folder), node=node)
@@ -160,7 +162,10 @@ def _grid(config: Config) -> "Grid":
 
 
 def _context(config: Config) -> int:
-    return config.benchmarks.context or config.pretrain.phases[-1].context
+    """Tokens of prompt and answer: as set, else those that the model's folder says it was trained on."""
+    chosen = config.benchmarks
+    known = known_context(Path(chosen.model)) if chosen.model is not None and not _is_url(chosen.model) else None
+    return chosen.context or known or config.pretrain.phases[-1].context
 
 
 def _judge(chosen: BenchmarksConfig) -> "Judge | None":

@@ -19,7 +19,7 @@ from typing import Any
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config.serving import ServeConfig
-from jobs.frame.cluster import join_cluster, start_local_ray
+from jobs.frame.cluster import gpus_of_node, join_cluster, start_local_ray
 from jobs.frame.command import Parser, run_command, settings_of
 
 CHECK_S = 5.0
@@ -30,46 +30,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until a signal comes, print the JSON line, return the exit code."""
 
     def work(summary: dict[str, Any]) -> None:
-        from ilm_ray.serving.folder import servable
+        from ilm_ray.serving.folder import is_exported
 
         about = "An OpenAI-compatible endpoint and a chat page for one model, until Ctrl-C or SIGTERM."
         config = settings_of(Parser(prog="jobs/serve.py", description=about, reads=("serve",)).parse(argv)).serve
         if config.model is None:
             raise UserError("serve.model is not set; give a stage of a run or an exported folder: serve.model=DIR")
+        is_exported(Path(config.model))  # refuses what is no model, before Ray starts
         stopped = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopped.set())
         with tempfile.TemporaryDirectory(prefix="ilm-serve-") as scratch:
-            folder = servable(Path(config.model), Path(scratch), config.dtype)
-            _serve(config, config.name or Path(config.model).absolute().name, folder, stopped, summary)
+            _serve(config, Path(config.model), Path(scratch), stopped, summary)
 
     return run_command("serve", work)
 
 
-def _serve(config: ServeConfig, name: str, folder: Path, stopped: threading.Event, summary: dict[str, Any]) -> None:
+def _serve(config: ServeConfig, model: Path, scratch: Path, stopped: threading.Event, summary: dict[str, Any]) -> None:
     import ray
 
     from actors.ppo.rollout import choose_backend
-    from actors.server import Server, ServerSettings
+    from actors.server import Server
+    from ilm_ray.serving.command import devices_of, server_settings
+    from ilm_ray.serving.folder import servable
 
-    backend = choose_backend(config.backend, "serve.backend")
-    settings = ServerSettings(
-        folder, name, backend, config.host, config.port, config.context, config.dtype, config.cache_gib
-    )
+    backend, name = choose_backend(config.backend, "serve.backend"), config.name or model.absolute().name
     if "RAY_ADDRESS" in os.environ:
         join_cluster()
     else:
         start_local_ray(include_dashboard=False)
     try:
         # A cluster's other nodes do not have the exported folder: the actor stays on this one.
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), False
-        )
-        server = ray.remote(Server).options(num_cpus=1, num_gpus=config.gpus, scheduling_strategy=here).remote(settings)
+        node = ray.get_runtime_context().get_node_id()
+        devices = devices_of(config, gpus_of_node(node))
+        folder = servable(model, scratch, devices.dtype)
+        settings = server_settings(config, folder, name, backend, devices)
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, False)
+        placed = ray.remote(Server).options(num_cpus=1, num_gpus=devices.gpus, scheduling_strategy=here)
+        server = placed.remote(settings)
         try:
             url = ray.get(server.start.remote(config.deadline_s), timeout=config.deadline_s + 60)
             summary |= {"url": url, "model": name}
-            print(f"serving {name} at {url} (chat page), {url}/v1 (OpenAI-compatible); Ctrl-C stops it", flush=True)
+            where = f"on {devices.gpus} GPU(s)" if devices.gpus else "on a CPU"
+            print(
+                f"serving {name} at {url} (chat page), {url}/v1 (OpenAI-compatible), {settings.context} tokens in "
+                f"{devices.dtype} {where}; Ctrl-C stops it",
+                flush=True,
+            )
             while not stopped.wait(CHECK_S):
                 ray.get(server.check.remote(), timeout=STOP_DEADLINE_S)
         finally:

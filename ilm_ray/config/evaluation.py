@@ -30,7 +30,8 @@ class BenchmarksConfig(Section):
     data: str | None = None  # the folder that holds OpenCompass's `data`; jobs/benchmark_data.py writes one
     environment: How[str | None] = None  # of OpenCompass, on every node; None: .venv-eval beside the running one
     examples: Count | None = None  # the first so many of each set; None: all, for smoke 8
-    context: Count | None = None  # tokens of prompt and answer; None: that of the last phase of pre-training
+    # Tokens of prompt and answer; None: those that the model was trained on, for a URL those of the last phase.
+    context: Count | None = None
     # What judges the answers of AlpacaEval, MT-Bench, CompassArena and AlignBench: the URL of an OpenAI-compatible
     # endpoint (without /v1), the name of the model there, and the environment variable that holds the key, if any.
     judge: str | None = None

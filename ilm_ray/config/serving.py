@@ -17,8 +17,10 @@ class ServeConfig(Section):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)  # 0: a free one
     name: str | None = None  # of the model in requests; None: its folder's
-    context: int = Field(4096, ge=2)  # tokens of prompt and answer together
-    dtype: Literal["fp32", "bf16"] = "fp32"
+    # Tokens of prompt and answer together; None: as many as the model was trained on, on a CPU at most 4,096. More than
+    # that needs a model whose config.json names a RoPE scaling.
+    context: int | None = Field(None, ge=2)
+    dtype: Literal["fp32", "bf16"] | None = None  # None: bf16 on GPUs, fp32 on CPUs
     cache_gib: int = Field(1, ge=1)  # keys and values, on a CPU
-    gpus: int = Field(0, ge=0, le=1)
+    gpus: int | None = Field(None, ge=0)  # of this node, several share the model; None: one where there is one
     deadline_s: float = Field(900.0, gt=0)  # until it answers

@@ -1,6 +1,6 @@
 """The embedded server: vLLM's routes over the torch generator, for machines without vLLM.
 
-    python -m ilm_ray.serving.embedded FOLDER NAME HOST PORT CONTEXT
+    python -m ilm_ray.serving.embedded FOLDER NAME HOST PORT CONTEXT DTYPE
 
 One thread computes, one token of one answer at a time, so that all answers move on together.
 """
@@ -24,7 +24,7 @@ from torch import Tensor
 from ilm_ray.base.errors import UserError
 from ilm_ray.data.tokens.mixture import packed_from_arrays
 from ilm_ray.model.generate import next_tokens
-from ilm_ray.model.huggingface import import_model
+from ilm_ray.model.huggingface import DTYPES, import_model
 from ilm_ray.model.internlm2 import CausalLM
 from ilm_ray.serving import page, protocol
 from ilm_ray.serving.protocol import ChatRequest, CompletionRequest, Refused, Token
@@ -35,13 +35,14 @@ GRACE_S = 10.0
 class Embedded:
     """A model, its tokenizer, and the handlers of the routes."""
 
-    def __init__(self, folder: Path, name: str, context: int) -> None:
+    def __init__(self, folder: Path, name: str, context: int, dtype: torch.dtype = torch.float32) -> None:
         from transformers import AutoTokenizer
 
         model = import_model(folder)
         if not isinstance(model, CausalLM):
             raise UserError(f"{folder} is a reward model; only language models are served")
-        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = model.to(device, dtype).eval().requires_grad_(False)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         ids = json.loads((folder / "config.json").read_text(encoding="utf-8"))["eos_token_id"]
         self.ends = set(ids if isinstance(ids, list) else [ids])
@@ -232,9 +233,9 @@ async def _stream(request: web.Request, events: AsyncIterator[dict[str, Any]]) -
     return response
 
 
-def main(folder: str, name: str, host: str, port: str, context: str) -> None:
+def main(folder: str, name: str, host: str, port: str, context: str, dtype: str) -> None:
     """Serve until SIGTERM; the arguments are those of the command line. Raises what `Embedded` raises."""
-    app = Embedded(Path(folder), name, int(context)).application()
+    app = Embedded(Path(folder), name, int(context), DTYPES[dtype]).application()
     web.run_app(app, host=host, port=int(port), shutdown_timeout=GRACE_S, handler_cancellation=True, print=None)
 
 

@@ -8,15 +8,23 @@ from ilm_ray.model.huggingface import DTYPES, export_model, export_tokens
 from ilm_ray.model.weights import load_causal
 
 
+def is_exported(model: Path) -> bool:
+    """Whether a server reads `model` as it is; else it is a model of ours. Raises UserError where it is neither."""
+    if not (model / "config.json").is_file():
+        model_and_tokenizer(model)
+        return False
+    if not (model / "tokenizer.json").is_file():
+        raise UserError(f"model={model} has a config.json and no tokenizer.json; export it with its tokenizer")
+    return True
+
+
 def servable(model: Path, scratch: Path, dtype: str) -> Path:
     """`model` itself where it is an exported folder; else its export (LLaMA format, `dtype`) in `scratch`.
 
     model: an exported folder, a stage of a run (`runs/x/sft`) or that stage's `model`. Raises UserError for anything
     else.
     """
-    if (model / "config.json").is_file():
-        if not (model / "tokenizer.json").is_file():
-            raise UserError(f"model={model} has a config.json and no tokenizer.json; export it with its tokenizer")
+    if is_exported(model):
         return model
     weights, tokens = model_and_tokenizer(model)
     tokenizer = Tokenizer.load(tokens)

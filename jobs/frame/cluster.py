@@ -128,6 +128,14 @@ def check_gpus_work() -> None:
             raise UserError(f"Ray counts GPUs on {node_of[reference]} that torch cannot use: {why}")
 
 
+def gpus_of_node(node: str) -> int:
+    """GPUs of a node of the cluster this job has joined, by its id."""
+    import ray
+
+    (resources,) = (known["Resources"] for known in ray.nodes() if known["NodeID"] == node)
+    return int(resources.get("GPU", 0))
+
+
 def _quiet_ray_data() -> None:
     import ray.data  # it sets up its logger as it is imported: before that a level would not last
 

@@ -33,7 +33,8 @@ def test_scores_through_vllm_are_those_of_our_model(
     """Each choice's mean negative log-probability to 1e-3, and the same choices taken."""
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed: run `make setup`")
-    from actors.server import Server, ServerSettings
+    from actors.server import Server
+    from ilm_ray.serving.command import ServerSettings
     from ilm_ray.serving.folder import servable
 
     write_data(shared_data / "eval", tmp_path / "root")

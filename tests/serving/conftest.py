@@ -41,7 +41,8 @@ def serving(stage: Path, scratch: Path, backend: str, dtype: str = "fp32") -> It
         pytest.skip("vLLM is not installed: run `make setup`")
     import ray
 
-    from actors.server import Server, ServerSettings
+    from actors.server import Server
+    from ilm_ray.serving.command import ServerSettings
     from ilm_ray.serving.folder import servable
 
     folder = servable(stage, scratch, dtype)
