@@ -37,16 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if config.model is None:
             raise UserError("serve.model is not set; give a stage of a run or an exported folder: serve.model=DIR")
         is_exported(Path(config.model))  # refuses what is no model, before Ray starts
-        stopped = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stopped.set())
         with tempfile.TemporaryDirectory(prefix="ilm-serve-") as scratch:
-            _serve(config, Path(config.model), Path(scratch), stopped, summary)
+            _serve(config, Path(config.model), Path(scratch), summary)
 
     return run_command("serve", work)
 
 
-def _serve(config: ServeConfig, model: Path, scratch: Path, stopped: threading.Event, summary: dict[str, Any]) -> None:
+def _serve(config: ServeConfig, model: Path, scratch: Path, summary: dict[str, Any]) -> None:
     import ray
 
     from actors.ppo.rollout import choose_backend
@@ -59,6 +56,9 @@ def _serve(config: ServeConfig, model: Path, scratch: Path, stopped: threading.E
         join_cluster()
     else:
         start_local_ray(include_dashboard=False)
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # after Ray has started: it sets handlers that abort
+        signal.signal(number, lambda *_: stopped.set())
     try:
         # A cluster's other nodes do not have the exported folder: the actor stays on this one.
         node = ray.get_runtime_context().get_node_id()
