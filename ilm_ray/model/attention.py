@@ -1,34 +1,93 @@
 """The one attention seam: packed documents never see each other.
 
-`attention(q, k, v, cu_seqlens, max_seqlen)` is causal within each document. On CUDA in half precision it is
-flash-attn's varlen kernel where that is installed, torch's own otherwise; elsewhere torch's kernels a run of equally
-long documents at a time, which do no masked work and need no mask in memory.
+`attention(q, k, v, cu_seqlens, max_seqlen)` is causal within each document. On CUDA in half precision it calls a varlen
+kernel, which `varlen_kernel` chooses when a model is built; elsewhere torch's kernels a run of equally long documents
+at a time, which do no masked work and need no mask in memory.
 """
 
-import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import attention as kernels
 from torch.nn import functional as F
+from torch.nn.attention.varlen import varlen_attn
+
+# (q, k, v, borders of the queries' documents, of the keys', longest document) -> q's shape
+Varlen = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int], Tensor]
+# FlashAttention 3 and 4 by the major number of a card's compute capability, the better first: 3 was written for
+# Hopper (arXiv 2407.08608) and runs there alone, 4 for Blackwell; torch lets 4 run on both.
+NEWER_KERNELS = {9: ("FA3", "FA4"), 10: ("FA4",)}
+
+
+def torch_varlen(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, longest: int) -> Tensor:
+    """torch's own varlen kernel: FlashAttention 2, unless `varlen_kernel` has put a newer one behind its operator."""
+    # In torch 2.13 causal is said by the window: everything to the left, nothing to the right.
+    out = varlen_attn(q, k, v, cu_q, cu_k, longest, longest, window_size=(-1, 0), enable_gqa=True)
+    assert isinstance(out, Tensor)  # a pair only when the log-sum-exp is asked for
+    return out
+
+
+def varlen_kernel(device: torch.device) -> Varlen:
+    """The fastest kernel installed for `device`: FlashAttention 3 or 4, flash-attn 2, else torch's own.
+
+    Call it where a model is built, not in a forward: torch.compile cannot trace an import, and drops a block that it
+    cannot trace whole where the block is recomputed. A newer kernel takes the place of torch's in the whole process
+    (torch.nn.attention.activate_flash_attention_impl).
+    """
+    if device.type == "cuda" and _activated(torch.cuda.get_device_capability(device)[0]):
+        return torch_varlen
+    try:
+        from flash_attn import flash_attn_varlen_func  # flash-attn 4 has this package's name and not this function
+    except ImportError:
+        return torch_varlen
+
+    def flash(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, longest: int) -> Tensor:
+        return flash_attn_varlen_func(q, k, v, cu_q, cu_k, longest, longest, causal=True)
+
+    return flash
+
+
+def _activated(major: int) -> bool:
+    """Whether a newer kernel is behind torch's operator: it is put there where it is installed and the card fits."""
+    if kernels.current_flash_attention_impl() is not None:
+        return True
+    for name in NEWER_KERNELS.get(major, ()):
+        try:
+            kernels.activate_flash_attention_impl(name)
+        except (ImportError, RuntimeError):  # it is not installed, or is without a backward
+            continue
+        return True
+    return False
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int, cu_seqlens_k: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    cu_seqlens_k: Tensor | None = None,
+    kernel: Varlen = torch_varlen,
 ) -> Tensor:
     """q: (tokens, heads, head_dim); k, v: (keys, kv_heads, head_dim); returns q's shape.
 
     cu_seqlens: int32 (documents + 1), borders of the documents, from 0 to tokens; max_seqlen: the longest of them.
     Where a document has more keys than queries (borders `cu_seqlens_k`), its queries are the last of its tokens.
+    kernel: see `varlen_kernel`.
     """
     borders_k = cu_seqlens if cu_seqlens_k is None else cu_seqlens_k
-    if not q.is_cuda:
-        return document_attention(q, k, v, cu_seqlens, borders_k)[0]
-    if q.dtype in (torch.float16, torch.bfloat16):  # the kernels know no other types
-        return _cuda_kernel()(q, k, v, cu_seqlens, borders_k, max_seqlen)
-    return attention_by_run(q, k, v, cu_seqlens, borders_k)
+    if _has_kernel(q):
+        return kernel(q, k, v, cu_seqlens, borders_k, max_seqlen)
+    if q.is_cuda:
+        return attention_by_run(q, k, v, cu_seqlens, borders_k)
+    return document_attention(q, k, v, cu_seqlens, borders_k)[0]
+
+
+def _has_kernel(q: Tensor) -> bool:
+    return q.is_cuda and q.dtype in (torch.float16, torch.bfloat16)  # the kernels know no other types
 
 
 class Run(NamedTuple):
@@ -149,24 +208,3 @@ def _backward(ctx: Any, gradient: Tensor, _sums: Tensor) -> tuple[Tensor | None,
 
 
 document_attention.register_autograd(_backward, setup_context=_keep)
-
-
-@functools.cache
-def _cuda_kernel() -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int], Tensor]:
-    try:
-        from flash_attn import flash_attn_varlen_func
-    except ImportError:
-        from torch.nn.attention.varlen import varlen_attn
-
-        def torch_varlen(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, longest: int) -> Tensor:
-            # In torch 2.13 causal is said by the window: everything to the left, nothing to the right.
-            out = varlen_attn(q, k, v, cu_q, cu_k, longest, longest, window_size=(-1, 0), enable_gqa=True)
-            assert isinstance(out, Tensor)  # a pair only when the log-sum-exp is asked for
-            return out
-
-        return torch_varlen
-
-    def flash(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, longest: int) -> Tensor:
-        return flash_attn_varlen_func(q, k, v, cu_q, cu_k, longest, longest, causal=True)
-
-    return flash

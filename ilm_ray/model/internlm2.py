@@ -4,17 +4,18 @@ Everything works on packed tokens: a batch is one row of tokens with document bo
 matrix. Names are those of the released checkpoints.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.model.attention import attention
+from ilm_ray.model.attention import Varlen, attention
 from ilm_ray.model.initial import draw_normal
 from ilm_ray.model.loss import summed_loss, token_losses
 from ilm_ray.model.pointwise import RMSNorm, swiglu
@@ -47,24 +48,28 @@ class Packed:
     def to(self, device: torch.device) -> "Packed":
         return Packed(self.tokens.to(device), self.positions.to(device), self.cu_seqlens.to(device), self.max_seqlen)
 
+    @property
+    def borders(self) -> tuple[Any, ...]:
+        """The last arguments of `Attention.attend`: which rows attend to each other."""
+        return self.cu_seqlens, self.max_seqlen
+
 
 @dataclass(frozen=True)
 class Documents:
-    """A batch as every layer needs it: rotary tables (tokens, head_dim / 2) and the documents' borders.
+    """A batch as every layer needs it: rotary tables (tokens, head_dim / 2) and the borders of documents.
 
     A plain object, so that FSDP2's mixed precision, which casts tensors among a block's arguments, leaves it alone.
     """
 
     cos: Tensor
     sin: Tensor
-    cu_seqlens: Tensor
-    max_seqlen: int
+    borders: tuple[Any, ...]  # see `Packed.borders`
 
     @classmethod
     def of(cls, batch: Packed, shape: Shape, dtype: torch.dtype) -> "Documents":
         scaled = shape.rope_scaling is not None and batch.max_seqlen > shape.window
         cos, sin = rotary_tables(batch.positions, shape, dtype, _lengths(batch, shape) if scaled else None)
-        return cls(cos, sin, batch.cu_seqlens, batch.max_seqlen)
+        return cls(cos, sin, batch.borders)
 
 
 def _lengths(batch: Packed, shape: Shape) -> Tensor:
@@ -86,14 +91,15 @@ class Attention(nn.Module):
         self.shape = shape
         self.wqkv = nn.Linear(shape.hidden, (shape.heads + 2 * shape.kv_heads) * shape.head_dim, bias=False)
         self.wo = nn.Linear(shape.heads * shape.head_dim, shape.hidden, bias=False)
-        self.attend: Callable[..., Tensor] = attention  # who has rows of a longer batch only puts an exchange around it
+        # Where rows of a batch lie on several ranks, an exchange between them is put around it.
+        self.attend: Callable[..., Tensor] = attention
 
     def forward(self, x: Tensor, documents: Documents) -> Tensor:
         s = self.shape
         # -1 lets the local number of groups follow from the weight: a tensor-parallel shard is a plain split.
         qkv = self.wqkv(x).view(len(x), -1, s.queries_per_kv + 2, s.head_dim)
         q, k, v = split_rotated(qkv, documents.cos, documents.sin)
-        out = self.attend(q, k, v, documents.cu_seqlens, documents.max_seqlen)
+        out = self.attend(q, k, v, *documents.borders)
         return self.wo(out.flatten(1))
 
 
@@ -185,6 +191,13 @@ class ScalarModel(nn.Module):
     def forward(self, batch: Packed) -> Tensor:
         """One number per token: (tokens), fp32."""
         return self.v_head(self.model(batch)).squeeze(-1).float()
+
+
+def use_kernel(model: CausalLM | ScalarModel, kernel: Varlen) -> None:
+    """Let every block of `model` call `kernel` (`attention.varlen_kernel`) where it runs on CUDA, in place."""
+    for module in model.modules():
+        if isinstance(module, Attention) and module.attend is attention:
+            module.attend = functools.partial(attention, kernel=kernel)
 
 
 def initialize(model: CausalLM | ScalarModel, seed: int) -> None:

@@ -125,11 +125,10 @@ def test_without_zero_a_bad_gradient_is_found_and_a_missing_norm_is_none() -> No
 
 def test_kernels_of_half_precision_get_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_module, "attention_by_run", lambda *_: "each document")
-    monkeypatch.setattr(attention_module, "_cuda_kernel", lambda: lambda *_: "kernel")
     outputs = {}
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         q: Any = SimpleNamespace(is_cuda=True, dtype=dtype)
-        outputs[dtype] = attention_module.attention(q, q, q, q, 1)
+        outputs[dtype] = attention_module.attention(q, q, q, q, 1, kernel=lambda *_: "kernel")
     assert [str(v) for v in outputs.values()] == ["each document", "each document", "kernel", "kernel"]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,10 +19,10 @@ from ilm_ray.model.loss import IGNORE
 
 def split_context(model: CausalLM | ScalarModel, group: ProcessGroup, kind: str) -> None:
     """Make the attention of every block one over the rows of all ranks of `group`, in place."""
-    attend = ulysses if kind == "ulysses" else gathered
+    exchange = ulysses if kind == "ulysses" else gathered
     for module in model.modules():
         if isinstance(module, Attention):
-            module.attend = functools.partial(attend, group)
+            module.attend = functools.partial(exchange, group, attend=module.attend)
 
 
 def slice_of(batch: Packed, labels: Tensor | None, rank: int, ranks: int) -> tuple[Packed, Tensor | None]:
@@ -45,7 +46,15 @@ def padded(batch: Packed, labels: Tensor | None, rows: int) -> tuple[Packed, Ten
     return filled, None if labels is None else F.pad(labels, (0, more), value=IGNORE)
 
 
-def ulysses(group: ProcessGroup, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+def ulysses(
+    group: ProcessGroup,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    attend: Callable[..., Tensor] = attention,
+) -> Tensor:
     """DeepSpeed-Ulysses (arXiv 2309.14509): one exchange makes slices of rows slices of heads, one makes it undone.
 
     q: (rows of this rank, heads, head_dim); k, v: (rows, kv_heads, head_dim), kv_heads a multiple of the group's size.
@@ -54,16 +63,24 @@ def ulysses(group: ProcessGroup, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Te
     grouped = torch.cat([q.unflatten(1, (kv_heads, -1)), k.unsqueeze(2), v.unsqueeze(2)], dim=2)
     grouped = _Exchange.apply(grouped, 1, 0, group)
     q, k, v = grouped[:, :, :-2].flatten(1, 2), grouped[:, :, -2], grouped[:, :, -1]
-    return _Exchange.apply(attention(q, k, v, cu_seqlens, max_seqlen), 0, 1, group)
+    return _Exchange.apply(attend(q, k, v, cu_seqlens, max_seqlen), 0, 1, group)
 
 
-def gathered(group: ProcessGroup, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+def gathered(
+    group: ProcessGroup,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    attend: Callable[..., Tensor] = attention,
+) -> Tensor:
     """All keys and values to every rank, each of which attends with its own rows. Shapes as in `ulysses`."""
     rank = dist.get_rank(group)
     keys, values = all_gather_single_autograd(torch.stack([k, v], 1), 0, group).unbind(1)
     borders_q, borders_k = local_borders(cu_seqlens, rank * len(q), (rank + 1) * len(q))
     first, last = int(borders_k[0]), (rank + 1) * len(q)
-    return attention(q, keys[first:last], values[first:last], borders_q, max_seqlen, borders_k - first)
+    return attend(q, keys[first:last], values[first:last], borders_q, max_seqlen, borders_k - first)
 
 
 def local_borders(cu_seqlens: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor.parallel import loss_parallel
 
 from ilm_ray.config.layout import Layout
-from ilm_ray.model.internlm2 import CausalLM, Packed, Reduction, ScalarModel, Shape
+from ilm_ray.model.attention import varlen_kernel
+from ilm_ray.model.internlm2 import CausalLM, Packed, Reduction, ScalarModel, Shape, use_kernel
 from ilm_ray.training.parallel.context import gather_rows, padded, slice_of, split_context, sum_slices
 from ilm_ray.training.parallel.mesh import Meshes
 from ilm_ray.training.parallel.recompute import compile_blocks, recompute_blocks
@@ -41,7 +42,9 @@ def parallelize(model: CausalLM | ScalarModel, layout: Layout, device: torch.dev
             raise NotImplementedError("only a language model has a pipeline: the scalar head needs the last stage")
         stages = range(meshes.rank("pp"), layout.stages, layout.pp)
         parts = [cut(model, stage, layout.stages) for stage in stages]
+    kernel = varlen_kernel(device)
     for part in parts:
+        use_kernel(part, kernel)
         # 2. Tensor: parameters become DTensors, which FSDP2 then splits once more.
         if layout.tp > 1:
             split_tensors(part, meshes.storing["tp"], layout.sequence_parallel)

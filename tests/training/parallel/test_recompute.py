@@ -48,7 +48,7 @@ def _kept_by_block(how: How) -> int:
     documents = Documents.of(batch, SHAPE, torch.float32)
     x = torch.randn(len(batch.tokens), SHAPE.hidden).requires_grad_()
     with Tracker() as tracker:
-        for known in (x, documents.cos, documents.sin, documents.cu_seqlens, *block.parameters()):
+        for known in (x, documents.cos, documents.sin, documents.borders[0], *block.parameters()):
             known.detach().view(-1)
         before = tracker.live
         out = block(x, documents)
