@@ -28,9 +28,9 @@ def loss_of(way: str, hidden: Tensor, head: nn.Linear, labels: Tensor, chunk: in
     if way == "naive":
         return F.cross_entropy(head(hidden), labels, reduction="sum")
     return (
-        token_losses(hidden, head, labels, chunk).sum()
+        token_losses(hidden, head.weight, labels, chunk).sum()
         if way == "recomputed"
-        else summed_loss(hidden, head, labels, chunk)
+        else summed_loss(hidden, head.weight, labels, chunk)
     )
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ilm_ray.base.errors import UserError
 from ilm_ray.model.attention import Varlen, attention
 from ilm_ray.model.initial import draw_normal
-from ilm_ray.model.loss import summed_loss, token_losses
+from ilm_ray.model.loss import logits_of, summed_loss, token_losses
 from ilm_ray.model.pointwise import RMSNorm, swiglu
 from ilm_ray.model.rotary import rotary_tables, split_rotated
 from ilm_ray.model.shape import Shape
@@ -150,14 +150,30 @@ class Backbone(nn.Module):
         return self.norm(x)
 
 
+class Head(nn.Linear):
+    """The untied head: hidden states (tokens, hidden) -> logits (tokens, vocabulary), or losses where labels are given.
+
+    Losses are computed in its own forward: FSDP2 gathers a module's parameters when that is called.
+    """
+
+    def __init__(self, shape: Shape, loss_chunk: int) -> None:
+        super().__init__(shape.hidden, shape.vocab_size, bias=False)
+        self.loss_chunk = loss_chunk
+
+    def forward(self, input: Tensor, labels: Tensor | None = None, reduction: Reduction = "none") -> Tensor:
+        if labels is None:
+            return logits_of(input, self.weight)
+        losses = token_losses if reduction == "none" else summed_loss
+        return losses(input, self.weight, labels, self.loss_chunk)
+
+
 class CausalLM(nn.Module):
     """InternLM2ForCausalLM."""
 
     def __init__(self, shape: Shape, loss_chunk: int = 4096) -> None:
         super().__init__()
-        self.loss_chunk = loss_chunk
         self.model = Backbone(shape)
-        self.output = nn.Linear(shape.hidden, shape.vocab_size, bias=False)
+        self.output = Head(shape, loss_chunk)
 
     @property
     def shape(self) -> Shape:
@@ -170,10 +186,7 @@ class CausalLM(nn.Module):
         reduction=sum gives the sum of the losses, for a third less work of the head in the backward.
         """
         hidden = self.model(batch)
-        if labels is None:
-            return self.output(hidden)
-        losses = token_losses if reduction == "none" else summed_loss
-        return losses(hidden, self.output, labels, self.loss_chunk)
+        return self.output(hidden) if labels is None else self.output(hidden, labels, reduction)
 
 
 class ScalarModel(nn.Module):

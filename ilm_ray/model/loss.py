@@ -4,24 +4,34 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed import ProcessGroup
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 IGNORE = -100
 
 
-def token_losses(hidden: Tensor, output: nn.Linear, labels: Tensor, chunk: int) -> Tensor:
+def logits_of(hidden: Tensor, weight: Tensor) -> Tensor:
+    """Logits (tokens, vocabulary) of hidden states (tokens, hidden).
+
+    Where the head's matrix is split over its vocabulary (a DTensor), so are they; every rank gives all of `hidden`.
+    """
+    if isinstance(weight, DTensor):
+        hidden = DTensor.from_local(hidden, weight.device_mesh, [Replicate()], run_check=False)
+    return F.linear(hidden, weight)
+
+
+def token_losses(hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
     """Cross-entropy of every token, at least fp32 (tokens); 0 where the label is IGNORE.
 
-    hidden: (tokens, hidden), labels: (tokens). Only `chunk` rows of logits exist at a time, in backward too, where
-    they are computed again.
+    hidden: (tokens, hidden), weight: (vocabulary, hidden), labels: (tokens). Only `chunk` rows of logits exist at a
+    time, in backward too, where they are computed again.
     """
 
     def rows(h: Tensor, y: Tensor) -> Tensor:
-        logits = output(h)
+        logits = logits_of(h, weight)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return F.cross_entropy(logits, y, ignore_index=IGNORE, reduction="none")
 
@@ -35,14 +45,15 @@ def token_losses(hidden: Tensor, output: nn.Linear, labels: Tensor, chunk: int) 
     )
 
 
-def summed_loss(hidden: Tensor, output: nn.Linear, labels: Tensor, chunk: int) -> Tensor:
+def summed_loss(hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
     """The sum of `token_losses`, a scalar. No logits are computed twice: every chunk leaves its gradient at once.
 
     This is right because a sum has one gradient for all tokens, by which the backward multiplies (the idea of
-    Liger-Kernel's fused linear cross-entropy, arXiv 2410.10989). Until then a gradient of the head's size is kept.
-    `output` may be split over its vocabulary (a DTensor); every rank then gives all of `hidden` and gets the whole sum.
+    Liger-Kernel's fused linear cross-entropy, arXiv 2410.10989). Until then a gradient of the head's size is kept, in
+    fp32: in bfloat16 the sum over chunks loses what each of them adds. `weight` may be split over its vocabulary (a
+    DTensor); every rank then gives all of `hidden` and gets the whole sum.
     """
-    weight, group, first = output.weight, None, 0
+    group, first = None, 0
     if isinstance(weight, DTensor):
         mesh = weight.device_mesh
         group, weight = mesh.get_group(), weight.to_local()
@@ -58,7 +69,7 @@ class _SummedLoss(torch.autograd.Function):
         exact = torch.promote_types(hidden.dtype, torch.float32)
         total = torch.zeros((), dtype=exact, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        grad_weight = torch.zeros_like(weight, dtype=exact) if ctx.needs_input_grad[1] else None
         # Two matrices of a chunk's size are all that is ever needed.
         logits_of, scores_of = (
             hidden.new_empty(min(chunk, len(labels)), len(weight), dtype=t) for t in (hidden.dtype, exact)
@@ -84,14 +95,15 @@ class _SummedLoss(torch.autograd.Function):
             if grad_hidden is None and grad_weight is None:
                 continue
             scores.exp_().scatter_add_(1, local, -here[:, None])  # the gradient of the logits, if all were counted
-            gradient, seen = scores.to(hidden.dtype), counted[:, None].to(hidden.dtype)
+            gradient = scores if scores.dtype == logits.dtype else logits.copy_(scores)
+            seen = counted[:, None].to(hidden.dtype)
             if grad_weight is not None:
-                grad_weight.addmm_(gradient.t(), h * seen)
+                _add_product(grad_weight, gradient.t(), h * seen)
             if grad_hidden is not None:
                 torch.mm(gradient, weight, out=grad_hidden[rows]).mul_(seen)
         if grad_hidden is not None and group is not None:
             dist.all_reduce(grad_hidden, group=group)
-        ctx.gradients = grad_hidden, grad_weight
+        ctx.gradients, ctx.dtype = (grad_hidden, grad_weight), weight.dtype
         return total
 
     @staticmethod
@@ -102,7 +114,19 @@ class _SummedLoss(torch.autograd.Function):
         for gradient in (grad_hidden, grad_weight):
             if gradient is not None:
                 gradient.mul_(scale.to(gradient.dtype))
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(ctx.dtype)
         return grad_hidden, grad_weight, None, None, None, None
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, summed in the type of `total`, which may be fp32 where theirs is a half precision."""
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    elif total.is_cuda:
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+    else:  # torch mixes types on CUDA alone
+        total.addmm_(left.to(total.dtype), right.to(total.dtype))
 
 
 def _over_ranks(log_sum: Tensor, label_logit: Tensor, group: ProcessGroup) -> tuple[Tensor, Tensor]:

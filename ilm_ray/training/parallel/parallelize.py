@@ -62,7 +62,9 @@ def parallelize(model: CausalLM | ScalarModel, layout: Layout, device: torch.dev
         if next(part.parameters()).is_meta:
             part.to_empty(device=device)
     # 7. Schedule: last, for it must know that its stages are FSDP2 modules.
-    pipeline = Pipeline(parts, layout, meshes, precision) if layout.pp > 1 else None  # type: ignore[arg-type]
+    pipeline = None
+    if layout.pp > 1:
+        pipeline = Pipeline(parts, layout, meshes, precision, device)  # type: ignore[arg-type]
     return ParallelModel(parts, layout, meshes, pipeline)
 
 

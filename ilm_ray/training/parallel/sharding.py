@@ -1,5 +1,6 @@
 """Where parameters, gradients and optimizer states live (FSDP2), and what must be added up between ranks."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,9 +17,10 @@ from ilm_ray.model.internlm2 import CausalLM, ScalarModel
 
 
 def shard_states(model: CausalLM | ScalarModel, mesh: DeviceMesh, layout: Layout, precision: str) -> None:
-    """Shard each block, then the rest, in place. bf16 keeps fp32 master weights and reduces in fp32.
+    """Shard the embedding, each block, the head with its norm, in place. bf16 keeps fp32 masters and reduces in fp32.
 
-    A lone rank in fp32 is left as it is: FSDP2 would copy all weights and gradients for nothing.
+    Each of them is gathered and reduced by itself, so that the head's gradients travel while blocks go backward. A lone
+    rank in fp32 is left as it is: FSDP2 would copy all weights and gradients for nothing.
     """
     if mesh.size() == 1 and layout.tp == 1 and precision == "fp32":
         if not next(model.parameters()).is_meta:
@@ -29,20 +31,31 @@ def shard_states(model: CausalLM | ScalarModel, mesh: DeviceMesh, layout: Layout
         if precision == "bf16"
         else MixedPrecisionPolicy()
     )
+    shard = functools.partial(fully_shard, mesh=mesh, mp_policy=policy)
     reshard = _kept_after_forward(layout)
+    units: list[Any] = []  # in the order in which the forward comes to them
+    embedding, norm = model.model.tok_embeddings, model.model.norm
+    if isinstance(embedding, nn.Embedding):  # absent from the later stages of a pipeline
+        shard(embedding, reshard_after_forward=reshard)
+        units.append(embedding)
+        units[0].set_unshard_in_backward(False)  # its gradient needs no weights
     for block in model.model.layers.values():
-        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
-    # The backward begins with the head: splitting it after the forward would only gather it again at once.
-    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-    _prefetch(model, layout.prefetch)
+        shard(block, reshard_after_forward=reshard)
+        units.append(block)
+    if isinstance(norm, nn.RMSNorm):
+        head = model.output if isinstance(model, CausalLM) else model.v_head
+        # The backward begins with the head: splitting it after the forward would only gather it again at once.
+        shard([norm, head], reshard_after_forward=False)
+        units.append(head)
+    shard(model)  # no parameter is left; calls begin and end here
+    _prefetch(units, layout.prefetch)
 
 
-def _prefetch(model: CausalLM | ScalarModel, ahead: int) -> None:
-    """Gather the parameters of the blocks that come next, in forward and in backward, while one computes."""
-    blocks: list[Any] = list(model.model.layers.values())
-    for number, block in enumerate(blocks):
-        block.set_modules_to_forward_prefetch(blocks[number + 1 : number + 1 + ahead])
-        block.set_modules_to_backward_prefetch(blocks[max(0, number - ahead) : number][::-1])
+def _prefetch(units: Sequence[Any], ahead: int) -> None:
+    """Gather the parameters of the units that come next, in forward and in backward, while one computes."""
+    for number, unit in enumerate(units):
+        unit.set_modules_to_forward_prefetch(units[number + 1 : number + 1 + ahead])
+        unit.set_modules_to_backward_prefetch(units[max(0, number - ahead) : number][::-1])
 
 
 def _kept_after_forward(layout: Layout) -> bool | int:

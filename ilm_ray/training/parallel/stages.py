@@ -33,34 +33,39 @@ def cut(model: CausalLM, stage: int, stages: int) -> CausalLM:
 class Pipeline:
     """This rank's stages, and the schedule that sends micro-batches through the stages of all ranks."""
 
-    def __init__(self, parts: Sequence[CausalLM], layout: Layout, meshes: Meshes, precision: str) -> None:
+    def __init__(
+        self, parts: Sequence[CausalLM], layout: Layout, meshes: Meshes, precision: str, device: torch.device
+    ) -> None:
         self.parts, self.layout, self.meshes = parts, layout, meshes
         self.numbers = [meshes.rank("pp") + i * layout.pp for i in range(layout.virtual_stages)]
         self.last = layout.stages - 1
         self.windows, self.scale = list[Window](), 1.0  # of the step under way
-        parameter = next(parts[0].parameters())
-        self.device = parameter.device
-        self.dtype = torch.bfloat16 if precision == "bf16" else parameter.dtype  # of tensors between stages
+        self.fed = dict.fromkeys(self.numbers, 0)  # windows that each stage has begun
+        self.device = device
+        # Of tensors between stages.
+        self.dtype = torch.bfloat16 if precision == "bf16" else next(parts[0].parameters()).dtype
         # A summed loss keeps a gradient of the head's size until the micro-batch's backward. GPipe runs all backwards
         # after all forwards and would keep one for every micro-batch.
         self.reduction: Reduction = "none" if layout.schedule == "gpipe" else "sum"
         self._schedules: dict[tuple[int, int], Any] = {}
         for number, part in zip(self.numbers, parts, strict=True):
-            part.register_forward_pre_hook(self._feed(number), prepend=True, with_kwargs=True)
+            part.register_forward_pre_hook(self._feed(number), prepend=True)
 
     def step(self, windows: list[Window], scale: float) -> Tensor:
         """Forward and backward of this rank's slices, all of one length; adds up gradients of scale * summed losses.
 
         Returns the summed loss of each slice (windows); 0 on ranks without the last stage.
         """
-        self.windows, self.scale = windows, scale
+        self.windows, self.scale, self.fed = windows, scale, dict.fromkeys(self.numbers, 0)
         schedule = self._schedule(len(windows), len(windows[0][1]))
-        # The schedule splits numbers of windows into micro-batches; each stage looks its window up by its number.
+        # The schedule splits this into micro-batches, of which it passes each stage one after the other; each stage
+        # takes the next of the windows.
         numbers = torch.arange(len(windows))
         losses: list[Tensor] = []
         arguments = (numbers,) if 0 in self.numbers else ()
         target = {"target": numbers, "losses": losses} if self.last in self.numbers else {}
-        schedule.step(*arguments, number=numbers, return_outputs=False, **target)
+        schedule.step(*arguments, return_outputs=False, **target)
+        self.windows = []
         if not losses:
             return torch.zeros(len(windows), dtype=self._loss_dtype, device=self.device)
         return torch.stack(losses).detach() / scale
@@ -93,15 +98,16 @@ class Pipeline:
         return rows // (self.layout.tp if self.layout.sequence_parallel else 1), self.parts[0].shape.hidden
 
     def _feed(self, stage: int) -> Any:
-        """A hook that turns the schedule's input (previous stage's output, number of the window) into the model's."""
+        """A hook that turns the schedule's input, for a later stage what the one before has given, into the model's."""
 
-        def hook(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-            if "number" not in named:  # called with a batch as any model
+        def hook(_module: nn.Module, arguments: tuple[Any, ...]) -> Any:
+            if not self.windows:  # called with a batch as any model
                 return None
-            batch, labels = self.windows[int(named["number"])]
+            batch, labels = self.windows[self.fed[stage]]
+            self.fed[stage] += 1
             if stage > 0:
                 batch = dataclasses.replace(batch, tokens=arguments[0])
-            return (batch, labels, self.reduction) if stage == self.last else (batch,), {}
+            return (batch, labels, self.reduction) if stage == self.last else (batch,)
 
         return hook
 

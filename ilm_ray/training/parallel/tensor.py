@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -35,7 +35,7 @@ def split_tensors(model: CausalLM | ScalarModel, mesh: DeviceMesh, sequence_para
         # The head takes all rows, so that labels and chunks are the same on every rank.
         plan["model"] = PrepareModuleOutput(output_layouts=between, desired_output_layouts=Replicate())
     if isinstance(model, CausalLM) and isinstance(model.output, nn.Linear):
-        plan["output"] = ColwiseParallel(output_layouts=Shard(-1), use_local_output=False)
+        plan["output"] = _SplitVocabulary()
     if plan:
         parallelize_module(model, mesh, plan)
     for block in model.model.layers.values():
@@ -60,6 +60,15 @@ def _block_plan(sequence_parallel: bool) -> dict[str, ParallelStyle]:
             "feed_forward": PrepareModuleInput(input_layouts=(Shard(0),), desired_input_layouts=(Replicate(),)),
         }
     return plan
+
+
+class _SplitVocabulary(ParallelStyle):
+    """Rows of the head's matrix over the ranks; `model.loss` computes with them. Its inputs and outputs stay."""
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        weight = distribute_tensor(module.weight, device_mesh, [Shard(0)])
+        module.register_parameter("weight", nn.Parameter(weight))
+        return module
 
 
 def _whole(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ def _head(shape: Shape, device: torch.device, dtype: torch.dtype) -> tuple[float
     hidden = torch.randn(LOSS_ROWS, shape.hidden, device=device, dtype=dtype, requires_grad=True)
     labels = torch.zeros(LOSS_ROWS, dtype=torch.long, device=device)
     flops = 6.0 * shape.hidden * shape.vocab_size * LOSS_ROWS
-    return flops, _seconds(lambda: summed_loss(hidden, head, labels, LOSS_ROWS).backward(), device)
+    return flops, _seconds(lambda: summed_loss(hidden, head.weight, labels, LOSS_ROWS).backward(), device)
 
 
 def _optimizer(shape: Shape, device: torch.device) -> tuple[int, float]:

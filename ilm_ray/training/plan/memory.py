@@ -40,27 +40,52 @@ def _of_rank(shape: Shape, layout: Layout, step: OptimizerStep, rank: int, kept:
     held, micros = pieces(shape, layout, rank, step.scalar), step.micros(layout)
     group, width = layout.optimizer_group, step.width
     share = -(-held.all // group)
+    states = {"weights": 4 * share, "optimizer": 8 * share}
     waiting = 4 * held.all if layout.gradients == "replica" and micros > 1 else 0
-    reduced = 4 * share if layout.gradients != "replica" and micros > 1 else 0
+    # Shares of earlier micro-batches stay until the new ones are there and added.
+    earlier = 4 * share if layout.gradients != "replica" and micros > 1 else 0
     kept_here = int(kept.block * _blocks_in_flight(held, layout, micros, rank))
     kept_here += kept.tables * (layout.pp - rank if layout.pp > 1 else 1)
     if rank == layout.pp - 1:
         kept_here += kept.head
-    states = {"weights": 4 * share, "optimizer": 8 * share}
-    gathered = int(_gathered(held, layout, step) * width)
-    reduced_root = 4 * held.root + max(0, (4 if waiting else width) * held.root - 4 * held.root // group)
-    if reduced:  # the shares of earlier micro-batches stay until the new ones are there and added
-        reduced_root += 4 * held.root // group
-    if group > 1 and not fused:  # gloo scatters a copy
-        reduced_root += 4 * held.root
+    wrapped = not _unwrapped(layout, step)
+
+    def gathered(unit: int, ahead: int) -> int:
+        """Bytes of whole parameters: `unit` of them and `ahead` blocks, or all where they are not split again."""
+        # torch's pipeline schedules split nothing again after a backward until the last one.
+        if layout.parameters == "replica" or layout.pp > 1:
+            return width * held.all * wrapped
+        # Where blocks stay split over a smaller group after the forward, a part of each is there.
+        rest = held.block * held.blocks // layout.shard_group if layout.parameters != layout.optimizer else 0
+        return width * (unit + held.block * min(held.blocks, ahead) + rest) * wrapped
+
+    def reduced(unit: int) -> int:
+        """Bytes while a unit's gradients are reduced, from and to fp32, beyond those that wait and its new shares."""
+        if not wrapped:
+            return 0
+        copies = 4 * unit if group > 1 and not fused else 0  # gloo scatters a copy
+        return 4 * unit + max(0, (0 if waiting else width) * unit - 4 * unit // group) + copies
+
+    head = held.head + held.norm
+    # FSDP2 keeps what it gathered last in a forward until that ends, beside the parameters copied out of it.
+    again = head * (group > 1 and (layout.parameters != "replica" or micros == 1))
     moments = [
-        # The backward begins: all activations are there, then the loss or the last block computes.
-        Memory(**states, gradients=waiting + reduced + width * held.head, gathered=gathered, activations=kept_here,
-               transient=max(_of_loss(shape, layout, step) if held.head else 0,
-                             _of_block(shape, layout, step, held, fused) + kept.again)),
-        # It ends: parameters are split again, embedding and head are reduced as one, from and to fp32.
-        Memory(**states, gradients=4 * share, gathered=0, activations=0,
-               transient=0 if _unwrapped(layout, step) else reduced_root),
+        # The loss leaves the head's gradient in fp32. All activations are there.
+        Memory(**states, gradients=waiting + earlier + 4 * held.head, gathered=gathered(head + again, 0),
+               activations=kept_here, transient=_of_loss(shape, layout, step) * (held.head > 0)),
+        # It is rounded to the type of the backward,
+        Memory(**states, gradients=waiting + earlier + (4 + width * (width < 4)) * held.head,
+               gathered=gathered(head, layout.prefetch), activations=kept_here, transient=0),
+        # and reduced with that of its norm.
+        Memory(**states, gradients=waiting + earlier + 4 * head // group, gathered=gathered(0, layout.prefetch),
+               activations=kept_here, transient=reduced(head)),
+        # The last block goes backward while that is under way.
+        Memory(**states, gradients=waiting + earlier + 4 * head // group, gathered=gathered(0, 1 + layout.prefetch),
+               activations=kept_here,
+               transient=4 * head * wrapped + _of_block(shape, layout, step, held, fused) + kept.again),
+        # All is split again and reduced but the embedding.
+        Memory(**states, gradients=4 * share + (4 * held.embedding if waiting else 0), gathered=0, activations=0,
+               transient=reduced(held.embedding) + 4 * held.embedding // group * (earlier > 0)),
     ]  # fmt: skip
     return max(moments, key=lambda m: m.total)
 
@@ -79,19 +104,6 @@ def _blocks_in_flight(held: Pieces, layout: Layout, micros: int, rank: int) -> f
         return held.blocks * min(micros, layout.pp - rank)
     chunks = 2 * (layout.pp - rank - 1) + (layout.virtual_stages - 1) * layout.pp + 1
     return held.blocks * min(micros, chunks / layout.virtual_stages)
-
-
-def _gathered(held: Pieces, layout: Layout, step: OptimizerStep) -> float:
-    """Numbers of parameters that are whole on a rank when a backward begins."""
-    if _unwrapped(layout, step):
-        return 0.0
-    # torch's pipeline schedules split nothing again after a backward until the last one.
-    if layout.parameters == "replica" or layout.pp > 1:
-        return held.all
-    ahead = held.root + held.block * min(held.blocks, 1 + layout.prefetch)
-    if layout.parameters != layout.optimizer:  # blocks stay split over a smaller group after the forward
-        return ahead + held.block * held.blocks / layout.shard_group
-    return ahead
 
 
 def _unwrapped(layout: Layout, step: OptimizerStep) -> bool:
@@ -148,14 +160,14 @@ def _kept_by_selection(shape: Shape, layout: Layout, width: int, parted: int) ->
 
 
 def _of_loss(shape: Shape, layout: Layout, step: OptimizerStep) -> int:
-    """Bytes of a chunk's logits, of their log-probabilities in fp32 (later the gradient) and of the gradient in bf16.
+    """Bytes of a chunk's logits (later their gradient) and of their log-probabilities in fp32.
 
     GPipe's losses are computed chunk by chunk in the backward: then log-probabilities and two gradients, in fp32. A
     scalar head has one number a token.
     """
     if step.scalar:
         return 8 * step.rows(layout)
-    number = 12 if layout.schedule == "gpipe" and layout.pp > 1 else 8
+    number = 12 if layout.schedule == "gpipe" and layout.pp > 1 else 4 + step.width
     return number * min(step.loss_chunk, step.rows(layout)) * shape.vocab_size // layout.tp
 
 

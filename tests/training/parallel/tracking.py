@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -19,13 +20,15 @@ COLLECTIVES = {
     "allreduce_": ("all_reduce", 0),
     "all_reduce": ("all_reduce", 0),
     "alltoall_base_": ("all_to_all", 1),
+    "send": ("send", 0),
 }
 
 
 class Tracker(TorchDispatchMode):
     """Bytes of all live tensors seen inside it, the most there ever were, and bytes of collectives by name.
 
-    A tensor that was made before is counted once it is used.
+    A tensor that was made before is counted once it is used. A fake tensor has the bytes that a real one would have;
+    wrappers such as DTensor have none of their own.
     """
 
     def __init__(self, smallest: int = 0) -> None:
@@ -65,7 +68,7 @@ class Tracker(TorchDispatchMode):
             return NotImplemented  # let it become the ops on local tensors that it stands for
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves((args, kwargs, out)):
-            if type(leaf) in (torch.Tensor, torch.nn.Parameter) and not leaf.is_meta:  # wrappers have no memory either
+            if type(leaf) in (torch.Tensor, torch.nn.Parameter, FakeTensor) and leaf.device.type != "meta":
                 self._see(leaf.untyped_storage())
         self._count(func, args, out)
         return out
