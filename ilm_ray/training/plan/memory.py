@@ -41,52 +41,74 @@ def _of_rank(shape: Shape, layout: Layout, step: OptimizerStep, rank: int, kept:
     group, width = layout.optimizer_group, step.width
     share = -(-held.all // group)
     states = {"weights": 4 * share, "optimizer": 8 * share}
-    waiting = 4 * held.all if layout.gradients == "replica" and micros > 1 else 0
-    # Shares of earlier micro-batches stay until the new ones are there and added.
-    earlier = 4 * share if layout.gradients != "replica" and micros > 1 else 0
-    kept_here = int(kept.block * _blocks_in_flight(held, layout, micros, rank))
-    kept_here += kept.tables * (layout.pp - rank if layout.pp > 1 else 1)
-    if rank == layout.pp - 1:
-        kept_here += kept.head
     wrapped = not _unwrapped(layout, step)
+    head = held.head + held.norm
+    flying = _blocks_in_flight(held, layout, micros, rank)
+
+    def kept_with(blocks: float) -> int:
+        tables = kept.tables * (layout.pp - rank if layout.pp > 1 else 1)
+        return int(kept.block * blocks) + tables + kept.head * (rank == layout.pp - 1)
 
     def gathered(unit: int, ahead: int) -> int:
         """Bytes of whole parameters: `unit` of them and `ahead` blocks, or all where they are not split again."""
-        # torch's pipeline schedules split nothing again after a backward until the last one.
-        if layout.parameters == "replica" or layout.pp > 1:
+        if layout.parameters == "replica":
             return width * held.all * wrapped
         # Where blocks stay split over a smaller group after the forward, a part of each is there.
         rest = held.block * held.blocks // layout.shard_group if layout.parameters != layout.optimizer else 0
         return width * (unit + held.block * min(held.blocks, ahead) + rest) * wrapped
 
-    def reduced(unit: int) -> int:
+    def reduced(unit: int, waiting: bool) -> int:
         """Bytes while a unit's gradients are reduced, from and to fp32, beyond those that wait and its new shares."""
         if not wrapped:
             return 0
         copies = 4 * unit if group > 1 and not fused else 0  # gloo scatters a copy
         return 4 * unit + max(0, (0 if waiting else width) * unit - 4 * unit // group) + copies
 
-    head = held.head + held.norm
-    # FSDP2 keeps what it gathered last in a forward until that ends, beside the parameters copied out of it.
-    again = head * (group > 1 and (layout.parameters != "replica" or micros == 1))
-    moments = [
-        # The loss leaves the head's gradient in fp32. All activations are there.
-        Memory(**states, gradients=waiting + earlier + 4 * held.head, gathered=gathered(head + again, 0),
-               activations=kept_here, transient=_of_loss(shape, layout, step) * (held.head > 0)),
-        # It is rounded to the type of the backward,
-        Memory(**states, gradients=waiting + earlier + (4 + width * (width < 4)) * held.head,
-               gathered=gathered(head, layout.prefetch), activations=kept_here, transient=0),
-        # and reduced with that of its norm.
-        Memory(**states, gradients=waiting + earlier + 4 * head // group, gathered=gathered(0, layout.prefetch),
-               activations=kept_here, transient=reduced(head)),
-        # The last block goes backward while that is under way.
-        Memory(**states, gradients=waiting + earlier + 4 * head // group, gathered=gathered(0, 1 + layout.prefetch),
-               activations=kept_here,
-               transient=4 * head * wrapped + _of_block(shape, layout, step, held, fused) + kept.again),
-        # All is split again and reduced but the embedding.
-        Memory(**states, gradients=4 * share + (4 * held.embedding if waiting else 0), gathered=0, activations=0,
-               transient=reduced(held.embedding) + 4 * held.embedding // group * (earlier > 0)),
-    ]  # fmt: skip
+    def backward(blocks: float, before: bool, whole: bool) -> list[Memory]:
+        """Moments of a backward that begins with the activations of `blocks` blocks.
+
+        before: another has left its gradients; whole: and its parameters, as torch's pipeline schedules have it where
+        no forward came in between.
+        """
+        waiting = 4 * held.all if layout.gradients == "replica" and before else 0
+        # Shares of earlier micro-batches stay until the new ones are there and added.
+        earlier = 4 * share if layout.gradients != "replica" and before else 0
+        # FSDP2 keeps what it gathered last in a forward until that ends, beside the parameters copied out of it.
+        again = head * (group > 1 and (layout.parameters != "replica" or not before) and layout.pp == 1)
+        at = [width * held.all * wrapped] * 4 if whole else [
+            gathered(head + again, 0), gathered(head, layout.prefetch), gathered(0, layout.prefetch),
+            gathered(0, 1 + layout.prefetch),
+        ]  # fmt: skip
+        activations, ready = kept_with(blocks), waiting + earlier
+        rounded = (4 + width * (width < 4)) * held.head
+        summed = 4 * head // group if layout.gradients != "replica" or not before else 0
+        block = _of_block(shape, layout, step, held, fused) + kept.again
+        return [
+            # The loss leaves the head's gradient in fp32. All activations are there.
+            Memory(**states, gradients=ready + 4 * held.head, gathered=at[0], activations=activations,
+                   transient=_of_loss(shape, layout, step) * (held.head > 0)),
+            # It is rounded to the type of the backward,
+            Memory(**states, gradients=ready + rounded, gathered=at[1], activations=activations, transient=0),
+            # and reduced with that of its norm.
+            Memory(**states, gradients=ready + summed, gathered=at[2], activations=activations,
+                   transient=reduced(head, waiting > 0)),
+            # The last block goes backward while that is under way.
+            Memory(**states, gradients=ready + summed, gathered=at[3], activations=activations,
+                   transient=4 * head * wrapped + block),
+        ]  # fmt: skip
+
+    one = held.blocks / layout.virtual_stages  # of a micro-batch in a stage
+    followed = micros * held.blocks > flying  # a backward with as many activations has come before
+    moments = backward(flying, before=followed, whole=False)
+    if layout.pp > 1 and flying > one:
+        moments += backward(flying - one, before=True, whole=True)
+    # All is split again and reduced but the embedding.
+    whole = 4 * held.embedding if layout.gradients == "replica" and micros > 1 else 0
+    earlier = 4 * held.embedding // group if layout.gradients != "replica" and micros > 1 else 0
+    moments.append(
+        Memory(**states, gradients=4 * share + whole, gathered=0, activations=0,
+               transient=reduced(held.embedding, whole > 0) + earlier)
+    )  # fmt: skip
     return max(moments, key=lambda m: m.total)
 
 

@@ -67,7 +67,8 @@ class Collective:
 def state_traffic(layout: Layout, step: OptimizerStep, held: Pieces) -> list[Collective]:
     """FSDP2 gathers parameters for forward and backward, reduces gradients to shares and sums the shares of copies.
 
-    Blocks and root have collectives of their own: only those of blocks can overlap computation.
+    Embedding, blocks and head have collectives of their own. Only those of blocks can overlap computation: the
+    embedding comes before the first of them and after the last, the head's parameters are counted with it.
     """
     micros = step.micros(layout)
     shares = RankGroup(layout.optimizer_group, layout.tp)
@@ -75,6 +76,9 @@ def state_traffic(layout: Layout, step: OptimizerStep, held: Pieces) -> list[Col
     # Between forward and backward a partial parameter is split over a smaller group.
     between = RankGroup(layout.shard_group, layout.tp) if layout.parameters == "partial" else shares
     forwards = 1 if layout.parameters == "replica" else micros
+    # torch's pipeline schedules split nothing again after a backward: a block then is whole for the next forward, or
+    # for the next backward where there is none.
+    backwards = 0 if layout.parameters == "replica" else micros if layout.pp == 1 else 1
     reductions = 1 if layout.gradients == "replica" else micros
     collectives: list[Collective] = []
 
@@ -82,13 +86,16 @@ def state_traffic(layout: Layout, step: OptimizerStep, held: Pieces) -> list[Col
         kind: Kind, operation: Operation, group: RankGroup, size: float, phase: Phase, over: int, block: bool
     ) -> None:
         units = held.blocks if block else 1
-        if size and units and group.size > 1:
+        if size and units and over and group.size > 1:
             collectives.append(Collective(kind, operation, group, size, units * over, phase, over, block))
 
-    for size, block in ((held.block, True), (held.root, False)):
-        add("parameters", "gather", shares, step.width * size, "forward", forwards, block)
-        if block and layout.parameters != "replica":  # the root stays whole
-            add("parameters", "gather", between, step.width * size, "backward", micros, block)
+    units = ((held.block, True, forwards), (held.embedding, False, forwards),
+             # The head stays whole until its backward, and beyond that in a pipeline.
+             (held.head + held.norm, False, forwards if layout.pp == 1 else 1))  # fmt: skip
+    for size, block, gathers in units:
+        add("parameters", "gather", shares, step.width * size, "forward", gathers, block)
+        if block:  # the embedding's gradient needs no weights
+            add("parameters", "gather", between, step.width * size, "backward", backwards, block)
         add("gradients", "scatter", shares, 4 * size, "backward", reductions, block)
         add("copies", "all_reduce", copies, 4 * size / shares.size, "backward", 1, block)
     return collectives

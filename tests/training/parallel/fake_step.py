@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.fsdp._fully_shard import _fsdp_param_group as groups
 from torch.distributed.pipelining._utils import InferenceMode
 from torch.distributed.pipelining.schedules import _PipelineSchedule
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -47,7 +48,8 @@ class Traced:
     peak: int  # bytes
     phases: dict[str, int]  # the peak of each part of the step
     carried: dict[str, int]  # operation -> bytes of all its collectives, as `traffic.Collective.size` counts them
-    events: list[str] = field(default_factory=list)  # gathers of units and forwards of blocks, in their order
+    # "gather U" and "reduce U" of a unit's first parameter U, "forward N" and "backward N" of a block, in their order.
+    events: list[str] = field(default_factory=list)
 
 
 class _FusedNorm(torch.autograd.Function):
@@ -103,6 +105,34 @@ def _fake_group(rank: int, ranks: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def _report(block: nn.Module, number: str, events: list[str]) -> None:
+    """Write down when the block's forward and backward begin, after what FSDP2 does before them."""
+
+    def given(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        output.register_hook(lambda _gradient: events.append(f"backward {number}"))
+
+    block.register_forward_pre_hook(lambda *_: events.append(f"forward {number}"))
+    block.register_forward_hook(given)
+
+
+@contextlib.contextmanager
+def _collectives(events: list[str]) -> Iterator[None]:
+    """Write down when FSDP2 begins to gather or to reduce a unit."""
+
+    def reporting(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def reported(parameters: Sequence[Any], *arguments: Any) -> Any:
+            events.append(f"{kind} {parameters[0]._param_fqn}")
+            return function(parameters, *arguments)
+
+        return reported
+
+    with (
+        mock.patch.object(groups, "foreach_all_gather", reporting("gather", groups.foreach_all_gather)),
+        mock.patch.object(groups, "foreach_reduce", reporting("reduce", groups.foreach_reduce)),
+    ):
+        yield
+
+
 def build(shape: Shape, layout: Layout, step: OptimizerStep, fake: FakeTensorMode) -> ParallelModel:
     """The model as the trainer builds it; its memory, once it is given, is fake. A process group is there."""
     with torch.device("meta"):
@@ -124,8 +154,8 @@ def trace(shape: Shape, layout: Layout, step: OptimizerStep, rank: int = 0, docu
         events: list[str] = []
         for part in model.parts:
             for number, block in part.model.layers.items():
-                block.register_forward_pre_hook(lambda *_, number=number: events.append(f"block {number}"))
-        with fake, Tracker(smallest=2**16) as tracker:
+                _report(block, number, events)
+        with _collectives(events), fake, Tracker(smallest=2**16) as tracker:
             for last in (
                 False,
                 True,
