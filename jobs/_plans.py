@@ -28,8 +28,7 @@ arithmetic and its sources: `ilm_ray/training/plan/{{planner,timing,memory,traff
 Assumed: {attainable:.0%} of the dense bf16 peak (989 TFLOP/s) without communication; {link:.0%} of a link's rate (in a
 node of 8: 450 GB/s a device; between nodes: 400 GB/s a node); {memory:.0%} of the memory. Batch, precision and loss
 chunk are the presets'; every sequence is taken as one document. Activations are computed again only where the layout
-would not fit otherwise ("recompute"). With `gather` the rank of the last slice attends to nearly twice as many keys as
-the mean: that counts as computing. MFU counts the attention of all keys, "causal" half of it; what is computed twice
+would not fit otherwise ("recompute"). With `gather` slices are cut so that every rank attends to as many keys. MFU counts the attention of all keys, "causal" half of it; what is computed twice
 counts once. Layouts end with where parameters, gradients and optimizer states live. `limit`: what takes most time
 beside computing, if it takes a tenth of the step.
 

@@ -1,5 +1,6 @@
 """How a model is laid out over ranks: one value that says it all, checked before anything is started."""
 
+import math
 from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -43,7 +44,8 @@ class Layout(BaseModel):
     schedule: Literal["gpipe", "1f1b", "interleaved"] = "1f1b"
     virtual_stages: Count = 1  # stages a rank of the pipeline holds; more than one with `interleaved` only
     cp: Count = 1
-    # ulysses: all-to-all from tokens to heads; gather: all keys and values to every rank, no limit on heads
+    # ulysses: all-to-all from tokens to heads; gather: all keys and values to every rank, no limit on heads, slices cut
+    # so that all ranks attend to as many keys
     cp_kind: Literal["ulysses", "gather"] = "ulysses"
     parameters: Share = "full"
     gradients: Share = "full"
@@ -114,7 +116,8 @@ class Layout(BaseModel):
     @property
     def row_unit(self) -> int:
         """What the number of tokens of a micro-batch must be a multiple of (it is padded to that)."""
-        return self.cp * (self.tp if self.sequence_parallel else 1)
+        halves = 2 if self.cp > 1 and self.cp_kind == "gather" else 1  # a slice is two chunks
+        return self.cp * math.lcm(halves, self.tp if self.sequence_parallel else 1)
 
     @property
     def sharding_ranks(self) -> int:

@@ -180,6 +180,8 @@ class PretrainTask(Task):
 
 def next_token_losses(model: Any, batch: Packed, labels: Tensor) -> Losses:
     """Summed cross-entropy of a packed batch and the number of predicted tokens."""
-    device = next(model.parameters()).device
-    loss = model(batch.to(device), labels.to(device), "sum")
+    if not isinstance(model, ParallelModel):  # which takes its slice before it moves it
+        device = next(model.parameters()).device
+        batch, labels = batch.to(device), labels.to(device)
+    loss = model(batch, labels, "sum")
     return Losses(loss, float((labels != IGNORE).sum()))

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +19,51 @@ from ilm_ray.model.internlm2 import Attention, CausalLM, Packed, ScalarModel
 from ilm_ray.model.loss import IGNORE
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """Neighbouring rows of a rank's slice, and the keys of the whole row of tokens that they see.
+
+    Numbers and borders follow from the documents alone: they are made once a batch on the CPU, for reading them from a
+    device in every layer would wait for it.
+    """
+
+    keys: slice  # in the whole row
+    borders: Tensor  # int32 (documents + 1), of the chunk's rows from 0
+    key_borders: Tensor  # as many, of `keys` from 0
+    longest: int  # document, in keys
+
+    @classmethod
+    def of(cls, cu_seqlens: Tensor, first: int, last: int) -> "Chunk":
+        """Rows [first, last) of a row of tokens; cu_seqlens: its documents, on a CPU."""
+        ends = cu_seqlens.tolist()
+        begin = max(end for end in ends if end <= first)  # of the first row's document
+        inside = [end for end in ends if first < end < last]
+        rows, keys = [first, *inside, last], [begin, *inside, last]
+        longest = max(b - a for a, b in itertools.pairwise(keys))
+        borders, key_borders = (torch.tensor(b, dtype=torch.int32) for b in (rows, keys))
+        return cls(slice(begin, last), borders - first, key_borders - begin, longest)
+
+    def to(self, device: torch.device) -> "Chunk":
+        return dataclasses.replace(self, borders=self.borders.to(device), key_borders=self.key_borders.to(device))
+
+
+@dataclass
+class Slice(Packed):
+    """A rank's rows of a batch in two chunks of equal length; the documents' borders stay those of the whole row."""
+
+    chunks: tuple[Chunk, Chunk]
+
+    def to(self, device: torch.device) -> "Slice":
+        whole = super().to(device)
+        return Slice(
+            *(getattr(whole, f.name) for f in dataclasses.fields(Packed)), tuple(c.to(device) for c in self.chunks)
+        )
+
+    @property
+    def borders(self) -> tuple[Any, ...]:
+        return (self.chunks,)
+
+
 def split_context(model: CausalLM | ScalarModel, group: ProcessGroup, kind: str) -> None:
     """Make the attention of every block one over the rows of all ranks of `group`, in place."""
     exchange = ulysses if kind == "ulysses" else gathered
@@ -25,11 +72,34 @@ def split_context(model: CausalLM | ScalarModel, group: ProcessGroup, kind: str)
             module.attend = functools.partial(exchange, group, attend=module.attend)
 
 
-def slice_of(batch: Packed, labels: Tensor | None, rank: int, ranks: int) -> tuple[Packed, Tensor | None]:
-    """Rank's tokens, positions and labels; the document borders stay those of the whole row. `ranks` divides it."""
-    mine = slice(rank * len(batch.tokens) // ranks, (rank + 1) * len(batch.tokens) // ranks)
-    part = dataclasses.replace(batch, tokens=batch.tokens[mine], positions=batch.positions[mine])
-    return part, None if labels is None else labels[mine]
+def slice_of(batch: Packed, labels: Tensor | None, rank: int, ranks: int, kind: str) -> tuple[Packed, Tensor | None]:
+    """Rank's tokens, positions and labels; the document borders stay those of the whole row.
+
+    ulysses: neighbouring rows, `ranks` divides their number. gather: of 2 * ranks chunks the `rank`-th from the front
+    and from the back, so that every rank attends to as many keys (zigzag, as in Llama 3's training, arXiv 2407.21783
+    section 3.3.2); 2 * ranks divides the number of rows.
+    """
+    rows = len(batch.tokens)
+    if kind == "ulysses":
+        mine = slice(rank * rows // ranks, (rank + 1) * rows // ranks)
+        part = dataclasses.replace(batch, tokens=batch.tokens[mine], positions=batch.positions[mine])
+        return part, None if labels is None else labels[mine]
+    size = rows // (2 * ranks)
+    starts = [number * size for number in (rank, 2 * ranks - 1 - rank)]
+
+    def own(t: Tensor) -> Tensor:
+        return torch.cat([t[start : start + size] for start in starts])
+
+    borders = batch.cu_seqlens.cpu()
+    first, second = (Chunk.of(borders, start, start + size) for start in starts)
+    part = Slice(own(batch.tokens), own(batch.positions), batch.cu_seqlens, batch.max_seqlen, (first, second))
+    return part, None if labels is None else own(labels)
+
+
+def in_order(gathered: Tensor, ranks: int) -> Tensor:
+    """The rows of all ranks' slices, one slice after the other, in the order of the whole row (kind gather)."""
+    chunks = gathered.unflatten(0, (ranks, 2, -1))
+    return torch.cat([chunks[:, 0], chunks[:, 1].flip(0)]).flatten(0, 1)
 
 
 def padded(batch: Packed, labels: Tensor | None, rows: int) -> tuple[Packed, Tensor | None]:
@@ -71,32 +141,25 @@ def gathered(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    cu_seqlens: Tensor,
-    max_seqlen: int,
+    chunks: Sequence[Chunk],
     attend: Callable[..., Tensor] = attention,
 ) -> Tensor:
     """All keys and values to every rank, each of which attends with its own rows. Shapes as in `ulysses`."""
-    rank = dist.get_rank(group)
-    keys, values = all_gather_single_autograd(torch.stack([k, v], 1), 0, group).unbind(1)
-    borders_q, borders_k = local_borders(cu_seqlens, rank * len(q), (rank + 1) * len(q))
-    first, last = int(borders_k[0]), (rank + 1) * len(q)
-    return attend(q, keys[first:last], values[first:last], borders_q, max_seqlen, borders_k - first)
+    whole = in_order(all_gather_single_autograd(torch.stack([k, v], 1), 0, group), dist.get_world_size(group))
+    out = []
+    for rows, chunk in zip(q.chunk(2), chunks, strict=True):
+        keys, values = whole[chunk.keys].unbind(1)
+        out.append(attend(rows, keys, values, chunk.borders, chunk.longest, chunk.key_borders))
+    return torch.cat(out)
 
 
-def local_borders(cu_seqlens: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
-    """Borders of the documents that rows [first, last) see: (of those rows from 0, of the keys in the whole row)."""
-    inside = cu_seqlens[(cu_seqlens > first) & (cu_seqlens < last)]
-    begin = cu_seqlens[cu_seqlens <= first][-1:]  # where the document of the first row begins
-    end = torch.full_like(begin, last)
-    return torch.cat([torch.full_like(begin, first), inside, end]) - first, torch.cat([begin, inside, end])
-
-
-def gather_rows(rows: Tensor, group: ProcessGroup) -> Tensor:
-    """Per-token results of all slices in order; the gradient of each rank's own rows goes back.
+def gather_rows(rows: Tensor, group: ProcessGroup, kind: str) -> Tensor:
+    """Per-token results of all slices in the order of the whole row; the gradient of each rank's own rows goes back.
 
     Every rank must compute the same loss from the result: nothing is added up between them.
     """
-    return _GatherRows.apply(rows, group)
+    whole = _GatherRows.apply(rows, group)
+    return whole if kind == "ulysses" else in_order(whole, dist.get_world_size(group))
 
 
 def sum_slices(part: Tensor, group: ProcessGroup) -> Tensor:

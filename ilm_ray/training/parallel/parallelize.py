@@ -70,7 +70,7 @@ def parallelize(model: CausalLM | ScalarModel, layout: Layout, device: torch.dev
 
 class ParallelModel:
     """This rank's share of a model. From outside it is the whole: the ranks of a replica are called with the same batch
-    and all get the result for it."""
+    and all get the result for it. A batch may lie on the CPU, where slices are cut without waiting for a device."""
 
     def __init__(
         self, parts: Sequence[CausalLM | ScalarModel], layout: Layout, meshes: Meshes, pipeline: Pipeline | None
@@ -104,7 +104,7 @@ class ParallelModel:
             out = self.parts[0](batch) if labels is None else self.parts[0](batch, labels, reduction)
         if reduction == "sum":
             return sum_slices(out, group) if self.layout.cp > 1 else out
-        return gather_rows(out, group)[:rows] if self.layout.cp > 1 else out[:rows]
+        return gather_rows(out, group, self.layout.cp_kind)[:rows] if self.layout.cp > 1 else out[:rows]
 
     def backward(self, micros: Sequence[Micro], loss_of: Callable[[Micro], Tensor], scale: float) -> None:
         """Add up gradients of the sum of scale * loss_of(micro), averaged over the dp ranks. Not with a pipeline."""
@@ -121,14 +121,14 @@ class ParallelModel:
 
         def loss_of(window: Window) -> Tensor:
             batch, labels = window
-            losses.append(self(batch.to(self.device), labels.to(self.device), "sum"))
+            losses.append(self(batch, labels, "sum"))
             return losses[-1]
 
         if self.pipeline is None:
             self.backward(windows, loss_of, scale)
             return [loss.detach() for loss in losses]
         rows = _multiple(max(len(labels) for _, labels in windows), self.layout.row_unit)
-        mine: list[Any] = [self._mine(b.to(self.device), y.to(self.device), rows) for b, y in windows]
+        mine: list[Any] = [self._mine(batch, labels, rows) for batch, labels in windows]
         with self.active():
             sums = self.pipeline.step(mine, scale * self.layout.cp)
         for name in ("pp", "cp"):
@@ -136,9 +136,11 @@ class ParallelModel:
         return list(sums)
 
     def _mine(self, batch: Packed, labels: Tensor | None, rows: int) -> tuple[Packed, Tensor | None]:
-        """This rank's slice of a batch of `rows` rows, padding included."""
+        """This rank's slice of a batch of `rows` rows, padding included, on this rank's device."""
         batch, labels = padded(batch, labels, rows)
-        return slice_of(batch, labels, self.meshes.rank("cp"), self.layout.cp)
+        if self.layout.cp > 1:
+            batch, labels = slice_of(batch, labels, self.meshes.rank("cp"), self.layout.cp, self.layout.cp_kind)
+        return batch.to(self.device), None if labels is None else labels.to(self.device)
 
 
 def _multiple(count: int, unit: int) -> int:

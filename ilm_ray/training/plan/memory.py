@@ -195,12 +195,16 @@ def _of_loss(shape: Shape, layout: Layout, step: OptimizerStep) -> int:
 
 def _of_block(shape: Shape, layout: Layout, step: OptimizerStep, held: Pieces, fused: bool) -> int:
     """The backward of an MLP: gradients of two inner and two outer tensors, those of the block's weights, and these
-    once more in fp32 for the reduction. Where slices gather keys, a CPU makes a mask of numbers to add and its bits.
+    once more in fp32 for the reduction. Where slices gather keys, both chunks leave a gradient of all of them, which
+    are added up; and a CPU makes a mask for a chunk, of numbers to add and their bits.
     """
     inner = step.rows(layout) * (2 * shape.mlp_hidden // layout.tp + 2 * shape.hidden) * step.width
     # When attention's turn comes, what the MLP kept is gone.
     gone = step.width * (3 * shape.mlp_hidden // layout.tp + 2 * shape.hidden)
-    gathers = layout.cp > 1 and layout.cp_kind == "gather" and not fused
-    mask = step.rows(layout) * (step.context * (step.width + 1) - gone) if gathers else 0
+    keys = mask = 0
+    if layout.cp > 1 and layout.cp_kind == "gather":
+        pairs = 2 * shape.kv_heads * shape.head_dim // layout.tp
+        keys = step.rows(layout) * (3 * step.width * pairs * layout.cp - gone)
+        mask = 0 if fused else step.rows(layout) * (step.context * (step.width + 1) // 2 - gone)
     reduced = 0 if _unwrapped(layout, step) else 4
-    return max(inner, mask) + held.block * (step.width + reduced)
+    return max(inner, keys, mask) + held.block * (step.width + reduced)

@@ -107,13 +107,11 @@ def _compute(shape: Shape, layout: Layout, step: OptimizerStep, device: Device, 
 def _block_forwards(shape: Shape, layout: Layout, step: OptimizerStep, device: Device, held: Pieces) -> float:
     """Seconds of the forwards of all blocks of a rank; their backwards take twice as long.
 
-    With cp_kind=gather the last rank's slice sees nearly all keys, twice the mean. Where `device.attainable` is that of
-    compiled blocks, a block that is not compiled moves its pointwise operands through memory on top. The host runs
-    ahead of the device, so that the slower of the two sets the pace.
+    Slices of a context are cut so that each sees the mean number of keys. Where `device.attainable` is that of compiled
+    blocks, a block that is not compiled moves its pointwise operands through memory on top. The host runs ahead of the
+    device, so that the slower of the two sets the pace.
     """
     attention = 4 * shape.heads * shape.head_dim * step.context / 2 / layout.tp
-    if layout.cp_kind == "gather":
-        attention *= 2 - 1 / layout.cp
     per_token = 2 * block_matrices(shape) / layout.tp + attention
     once = step.rows(layout) * per_token / (device.peak(step.precision) * device.attainable)
     if device.compiled:

@@ -19,7 +19,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.distributed.fsdp._fully_shard import _fsdp_param_group as groups
 from torch.distributed.pipelining._utils import InferenceMode
 from torch.distributed.pipelining.schedules import _PipelineSchedule
@@ -91,7 +91,8 @@ def _as_on_a_card() -> Iterator[None]:
 
 def _window(step: OptimizerStep, documents: int) -> Window:
     rows = step.context * step.at_once
-    borders = torch.zeros(documents * step.at_once + 1, dtype=torch.int32)
+    with unset_fake_temporarily():  # a batch's borders are known on the CPU
+        borders = torch.arange(0, rows + 1, step.context // documents, dtype=torch.int32)
     tokens, positions, labels = (torch.zeros(rows, dtype=torch.long) for _ in range(3))
     return Packed(tokens, positions, borders, step.context // documents), labels
 

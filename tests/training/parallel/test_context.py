@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ilm_ray.model.attention import attention
 from ilm_ray.model.internlm2 import Packed
 from ilm_ray.model.loss import IGNORE
-from ilm_ray.training.parallel.context import gathered, local_borders, padded, slice_of, ulysses
+from ilm_ray.training.parallel.context import Chunk, Slice, gathered, in_order, padded, slice_of, ulysses
 from tests.processes import run_ranks
 
 ROWS, RANKS = 48, 4
@@ -29,11 +29,13 @@ def _attend(kind: str, folder: str) -> None:
     rank, group = dist.get_rank(), dist.group.WORLD
     assert group is not None
     q, k, v, borders = _whole()
-    mine = slice(rank * ROWS // RANKS, (rank + 1) * ROWS // RANKS)
+    numbers = torch.arange(ROWS)
+    batch, mine = slice_of(Packed(numbers, numbers, borders, 27), numbers, rank, RANKS, kind)
+    assert mine is not None
     local = [t[mine].clone().requires_grad_() for t in (q, k, v)]
-    out = (ulysses if kind == "ulysses" else gathered)(group, *local, borders, 27)
-    (out * torch.arange(ROWS)[mine, None, None]).sum().backward()
-    torch.save([out.detach(), *(t.grad for t in local)], Path(folder) / f"{rank}.pt")
+    out = (ulysses if kind == "ulysses" else gathered)(group, *local, *batch.borders)
+    (out * mine[:, None, None]).sum().backward()
+    torch.save([mine, out.detach(), *(t.grad for t in local)], Path(folder) / f"{rank}.pt")
 
 
 def _compare(kind: str, folder: Path) -> None:
@@ -43,9 +45,11 @@ def _compare(kind: str, folder: Path) -> None:
     inputs = [t.requires_grad_() for t in (q, k, v)]
     out = attention(*inputs, borders, 27)
     (out * torch.arange(ROWS)[:, None, None]).sum().backward()
-    for number, expected in enumerate([out, *(t.grad for t in inputs)]):
+    order = torch.cat([part[0] for part in parts])
+    assert order.sort().values.equal(torch.arange(ROWS))
+    for number, expected in enumerate([out, *(t.grad for t in inputs)], 1):
         whole = torch.cat([part[number] for part in parts])
-        torch.testing.assert_close(whole, expected, atol=1e-11, rtol=1e-11)
+        torch.testing.assert_close(whole, expected[order], atol=1e-11, rtol=1e-11)
 
 
 @pytest.mark.ranks
@@ -66,18 +70,20 @@ def documents(draw: st.DrawFn) -> tuple[list[int], int, int]:
 
 
 @given(documents())
-def test_local_borders_say_for_every_row_which_keys_it_sees(drawn: tuple[list[int], int, int]) -> None:
+def test_a_chunk_knows_for_every_row_which_keys_it_sees(drawn: tuple[list[int], int, int]) -> None:
     lengths, first, last = drawn
     ends = list(itertools.accumulate(lengths))
-    queries, keys = local_borders(torch.tensor([0, *ends], dtype=torch.int32), first, last)
+    chunk = Chunk.of(torch.tensor([0, *ends], dtype=torch.int32), first, last)
+    queries, keys = chunk.borders, chunk.key_borders
     assert len(queries) == len(keys) and queries[-1] == last - first
+    assert keys[-1] == chunk.keys.stop - chunk.keys.start and chunk.longest == int(keys.diff().max())
     assert queries.dtype == keys.dtype == torch.int32
     document = [d for d, n in enumerate(lengths) for _ in range(n)]
     seen = {}
     for (a, b), (c, d) in zip(itertools.pairwise(queries.tolist()), itertools.pairwise(keys.tolist()), strict=True):
         for row in range(a, b):
             last_key = d - (b - row) + 1  # the queries are the last of the document's tokens
-            seen[first + row] = list(range(c, last_key))
+            seen[first + row] = [chunk.keys.start + key for key in range(c, last_key)]
     expected = {row: [key for key in range(row + 1) if document[key] == document[row]] for row in range(first, last)}
     assert seen == expected
 
@@ -88,8 +94,20 @@ def test_slices_of_a_padded_batch_are_the_batch_and_predict_nothing_more() -> No
     filled, filled_labels = padded(batch, labels, 12)
     assert filled.cu_seqlens.tolist() == [0, 3, 5, 7, 12] and filled.max_seqlen == 5
     assert filled_labels is not None
-    parts = [slice_of(filled, filled_labels, rank, 4) for rank in range(4)]
+    parts = [slice_of(filled, filled_labels, rank, 4, "ulysses") for rank in range(4)]
     assert torch.cat([p.tokens for p, _ in parts])[:7].equal(batch.tokens)
     assert torch.cat([p.positions for p, _ in parts]).tolist() == [0, 1, 2, 0, 1, 0, 1, 0, 1, 2, 3, 4]
     joined = torch.cat([y for _, y in parts if y is not None])
     assert joined[:7].equal(labels) and (joined[7:] == IGNORE).all()
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+def test_two_chunks_of_a_slice_give_every_rank_as_many_keys(ranks: int) -> None:
+    rows = 2 * ranks * 7
+    batch = Packed.of([list(range(rows))])
+    slices = [slice_of(batch, batch.tokens, rank, ranks, "gather") for rank in range(ranks)]
+    joined = torch.cat([part.tokens for part, _ in slices])
+    assert in_order(joined, ranks).equal(torch.arange(rows))
+    assert len({int((part.positions + 1).sum()) for part, _ in slices}) == 1  # a row sees its position and all before
+    for part, labels in slices:
+        assert isinstance(part, Slice) and labels is not None and labels.equal(part.tokens)

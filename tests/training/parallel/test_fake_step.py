@@ -42,6 +42,7 @@ CASES = {
     "7b, 32 devices, long": lambda: _case(_shape("7b"), 32_768, 32, 2, recompute="full"),
     "20b, 64 devices": lambda: _case(_shape("20b"), 4096, 64, 2, **WHOLE, recompute="selective"),
     "7b, tensors": lambda: _case(_shape("7b", 8), 4096, 8, 2, tp=4),
+    "7b, keys gathered": lambda: _case(_shape("7b", 8), 32_768, 16, 2, cp=8, cp_kind="gather"),
     "1_8b, pipeline": lambda: _case(_shape("1_8b", 12), 4096, 8, 4, pp=2, gradients="replica"),
 }
 MORE = {
