@@ -54,10 +54,9 @@ class Slice(Packed):
     chunks: tuple[Chunk, Chunk]
 
     def to(self, device: torch.device) -> "Slice":
-        whole = super().to(device)
-        return Slice(
-            *(getattr(whole, f.name) for f in dataclasses.fields(Packed)), tuple(c.to(device) for c in self.chunks)
-        )
+        moved = {name: getattr(self, name).to(device) for name in ("tokens", "positions", "cu_seqlens")}
+        first, second = self.chunks
+        return dataclasses.replace(self, **moved, chunks=(first.to(device), second.to(device)))
 
     @property
     def borders(self) -> tuple[Any, ...]:
@@ -87,13 +86,15 @@ def slice_of(batch: Packed, labels: Tensor | None, rank: int, ranks: int, kind: 
     size = rows // (2 * ranks)
     starts = [number * size for number in (rank, 2 * ranks - 1 - rank)]
 
-    def own(t: Tensor) -> Tensor:
+    def chunks_of(t: Tensor) -> Tensor:
         return torch.cat([t[start : start + size] for start in starts])
 
     borders = batch.cu_seqlens.cpu()
     first, second = (Chunk.of(borders, start, start + size) for start in starts)
-    part = Slice(own(batch.tokens), own(batch.positions), batch.cu_seqlens, batch.max_seqlen, (first, second))
-    return part, None if labels is None else own(labels)
+    part = Slice(
+        chunks_of(batch.tokens), chunks_of(batch.positions), batch.cu_seqlens, batch.max_seqlen, (first, second)
+    )
+    return part, None if labels is None else chunks_of(labels)
 
 
 def in_order(gathered: Tensor, ranks: int) -> Tensor:

@@ -66,7 +66,7 @@ class _SplitVocabulary(ParallelStyle):
     """Rows of the head's matrix over the ranks; `model.loss` computes with them. Its inputs and outputs stay."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        weight = distribute_tensor(module.weight, device_mesh, [Shard(0)])
+        weight = distribute_tensor(module.get_parameter("weight"), device_mesh, [Shard(0)])
         module.register_parameter("weight", nn.Parameter(weight))
         return module
 
