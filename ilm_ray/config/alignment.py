@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ilm_ray.config.section import ByContent, Count, How, Place, Section, Share
 from ilm_ray.config.training import OpinionConfig
@@ -70,11 +70,14 @@ class PPOConfig(Section):
     clip_norm: float = 1.0  # ours
     pretrain_coefficient: float = 0.5
     pretrain_share: Share = 0.5  # pre-training tokens per PPO token
+    # Tokens of a pre-training sequence: as in phase 1 (ours). With rollouts it counts in `training.micro_tokens`.
+    pretrain_context: Count = 4096
     policy_ranks: Count = 8
     critic_ranks: Count = 8
     reference_ranks: Count = 4
     reward_ranks: Count = 4
     rollout_engines: Count = 8
+    engine_gpus: How[Count] = 1  # that an engine spans by tensor parallelism, all of one node (ours)
     # Rank k of every group on one GPU, a fifth of it each, instead of groups on GPUs of their own (ours: the report has
     # the four models apart, which trains while it samples; this needs a fraction of the GPUs).
     colocate: How[bool] = False
@@ -82,6 +85,9 @@ class PPOConfig(Section):
     critic_zero_stage: Literal[0, 1, 2, 3] = 2
     precision: Literal["fp32", "bf16"] = "bf16"
     rollout_backend: ByContent[Literal["auto", "vllm", "torch"]] = "auto"
+    # Weights to the engines: through Ray's object store, or broadcast from device to device. auto: broadcast between
+    # GPUs, the object store on CPUs and where groups share GPUs (ours).
+    weight_transfer: How[Literal["auto", "object_store", "broadcast"]] = "auto"
     logprob_gap_bound: How[float] = 0.1
     # Policy versions by which rollouts may be older than the policy that trains on them. 1: the answers to the next
     # iteration's prompts are sampled while this one trains (ours; the report leaves it open, on-policy is the default).
@@ -90,6 +96,15 @@ class PPOConfig(Section):
     validate_every: Count | None = 20  # iterations; None: the last policy is the result (ours)
     validation_prompts: Count = 512  # of `prompts`, kept out of training where validate_every is set (ours)
     deadline_s: How[float] = 600.0
+
+    @model_validator(mode="after")
+    def _engines_fit(self) -> "PPOConfig":
+        if self.colocate and self.engine_gpus > 1:
+            raise ValueError(
+                f"colocate puts every rank on one GPU, an engine of engine_gpus={self.engine_gpus} needs several: set "
+                "engine_gpus=1 or colocate=false"
+            )
+        return self
 
 
 class OnlineConfig(Section):

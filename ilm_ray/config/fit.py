@@ -60,15 +60,16 @@ def _fewer_ranks(ppo: PPOConfig, gpus: int) -> dict[str, int]:
     sizes = dict(zip(GROUPS, group_sizes(ppo), strict=True))
     if ppo.colocate:
         return {name: min(size, gpus) for name, size in sizes.items()}
-    fewer = {name: max(1, size * gpus // sum(sizes.values())) for name, size in sizes.items()}
-    return fewer if sum(fewer.values()) <= gpus else fewer | {"policy_ranks": 1, "critic_ranks": 1}
+    fewer = {name: max(1, size * gpus // sum(sizes.values())) for name, size in sizes.items()} | {"engine_gpus": 1}
+    within = sum(fewer[name] for name in GROUPS) <= gpus
+    return fewer if within else fewer | {"policy_ranks": 1, "critic_ranks": 1}
 
 
 def fewer_line(config: Config, fit: Config) -> str | None:
     """What `fitted` changed, for people; None where nothing."""
     changed = [
         f"{section}.{name} {getattr(getattr(fit, section), name)} instead of {getattr(getattr(config, section), name)}"
-        for section, names in (("training", ("workers",)), ("ppo", GROUPS))
+        for section, names in (("training", ("workers",)), ("ppo", (*GROUPS, "engine_gpus")))
         for name in names
         if getattr(getattr(fit, section), name) != getattr(getattr(config, section), name)
     ]
@@ -80,17 +81,29 @@ def group_sizes(ppo: PPOConfig) -> tuple[int, ...]:
     return tuple(getattr(ppo, name) for name in GROUPS)
 
 
+def gpus_of_groups(ppo: PPOConfig) -> tuple[int, ...]:
+    """GPUs of each of PPO's groups where every rank has its own; an engine may span several."""
+    return *group_sizes(ppo)[:-1], ppo.rollout_engines * ppo.engine_gpus
+
+
 def gpus_needed(config: Config) -> GpusNeeded:
     """The fewest GPUs that pre-training (and every training on its workers) and PPO run on, where there are any."""
     return GpusNeeded(config.training.workers, _gpus_of_ppo(config.ppo))
 
 
 def _gpus_of_ppo(ppo: PPOConfig) -> int:
-    """NCCL lets no two ranks of one group share a GPU, and only the learners' ranks form groups of NCCL's."""
-    sizes = group_sizes(ppo)
+    """NCCL lets no two ranks of one group share a GPU; the learners' ranks form groups of NCCL's, and so do an engine's
+    GPUs."""
+    sizes = gpus_of_groups(ppo)
     if ppo.colocate:
         return max(sizes)
-    return sum(sizes) if max(ppo.policy_ranks, ppo.critic_ranks) > 1 else 1
+    return sum(sizes) if max(ppo.policy_ranks, ppo.critic_ranks, ppo.engine_gpus) > 1 else 1
+
+
+def longest_sequence(ppo: PPOConfig) -> int:
+    """Tokens of the longest sequence that policy and critic train on; a micro-batch holds at least one."""
+    mixes = ppo.pretrain_coefficient > 0 and ppo.pretrain_share > 0
+    return max(ppo.max_prompt_tokens + ppo.max_new_tokens, ppo.pretrain_context if mixes else 0)
 
 
 def check_ppo_fits(ppo: PPOConfig, gpus: float) -> None:
@@ -133,6 +146,12 @@ def too_small(
         if not gpus and cpus < workers:
             return f"training.workers={workers} but Ray has {cpus:.0f} CPUs"
     if runs_ppo(config, stages):
+        if (longest := longest_sequence(config.ppo)) > config.training.micro_tokens:
+            return (
+                f"training.micro_tokens={config.training.micro_tokens} holds no sequence of PPO: rollouts have up to "
+                f"{config.ppo.max_prompt_tokens + config.ppo.max_new_tokens} tokens, those of the pre-training mix "
+                f"{config.ppo.pretrain_context} (ppo.pretrain_context), so it must be at least {longest}"
+            )
         return _ppo_too_large(config.ppo, gpus)
     return None
 
