@@ -71,6 +71,7 @@ class Role:
     gpus: float = 0.0
     env: dict[str, str] = field(default_factory=dict)
     rendezvous: bool = False  # the ranks form one process group; the class has `open_store` and `join`
+    turn: int = 0  # roles of a later turn build when those of earlier ones have
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def start_groups(
     placement_s: float = PLACEMENT_DEADLINE_S,
     shared: PlacementGroup | None = None,
 ) -> dict[str, ActorGroup]:
-    """Place and start all roles at the same time and wait until every rank has built its model.
+    """Place and start all roles at the same time and wait until every rank has built its model, turn by turn.
 
     shared: a placement of `place_together` instead of one for each role. Raises UserError where the cluster has no room
     within `placement_s`, GroupError where a rank does not come up within `deadline_s`; all roles are stopped then.
@@ -150,9 +151,11 @@ def start_groups(
         first = [[(rank == 0,) for rank in range(group.role.ranks)] for group in meeting]
         opened = [group.start_each("open_store", ranks) for group, ranks in zip(meeting, first, strict=True)]
         stores = collect(opened, deadline_s)
-        joins = [group.start("join", store[0]) for group, store in zip(meeting, stores, strict=True)]
-        builds = [group.start("build") for group in groups.values()]
-        collect([*joins, *builds], deadline_s)
+        begun = [group.start("join", store[0]) for group, store in zip(meeting, stores, strict=True)]
+        for turn in sorted({role.turn for role in roles}):
+            begun += [group.start("build") for group in groups.values() if group.role.turn == turn]
+            collect(begun, deadline_s)
+            begun = []
     except BaseException:
         stop_groups(groups)
         for name, placement in placements.items():

@@ -85,8 +85,17 @@ def score_policy(
     Answers are sampled as in PPO (temperature, top_p), seeded by config.seed, by the embedded generator.
     """
     ppo = config.ppo
+    training = config.training
     inputs = Inputs(
-        model, reward, list(prompts), chat, None, config.reward.context, config.training.micro_tokens, config.seed
+        policy=model,
+        reward=reward,
+        prompts=list(prompts),
+        chat=chat,
+        pretrain=None,
+        reward_context=config.reward.context,
+        micro_tokens=training.micro_tokens,
+        loss_chunk=training.loss_chunk,
+        seed=config.seed,
     )
     return [
         {**row, "prompt": decode(row["prompt"]), "tokens": len(row["response"]), "response": decode(row["response"])}
@@ -97,9 +106,9 @@ def score_policy(
 def _score(ppo: PPOConfig, inputs: Inputs, reference: Path) -> list[Figures]:
     gpu, micro = gpu_share(4), inputs.micro_tokens
     roles = [
-        Role("rollout", Rollout, rollout_settings(ppo, inputs, "torch", gpu), gpus=gpu),
-        Role("policy", Reference, FrozenSettings(inputs.policy, micro, ppo.precision), gpus=gpu),
-        Role("reference", Reference, FrozenSettings(reference, micro, ppo.precision), gpus=gpu),
+        Role("rollout", Rollout, rollout_settings(ppo, inputs, "torch"), gpus=gpu),
+        Role("policy", Reference, FrozenSettings(inputs.policy, micro, inputs.loss_chunk, ppo.precision), gpus=gpu),
+        Role("reference", Reference, FrozenSettings(reference, micro, inputs.loss_chunk, ppo.precision), gpus=gpu),
         Role("reward", Reward, reward_settings(ppo, inputs), gpus=gpu),
         Role("experience", ExperienceMaker, ExperienceSettings(ppo, None)),
     ]

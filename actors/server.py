@@ -17,7 +17,7 @@ from typing import IO
 
 import psutil
 
-from actors.ppo.rollout import VLLM_ENV
+from actors.ppo.engines import VLLM_ENV
 from ilm_ray.base.errors import UserError
 from ilm_ray.serving.command import GRACE_S, ServerSettings, command, environment
 

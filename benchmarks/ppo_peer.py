@@ -111,7 +111,7 @@ def run_ours(size: Size, folder: Path, backend: str) -> list[dict[str, Any]]:
     ]
     chat = ChatIds({"any": []}, REWARD, END, [], [END])
     models = folder / "ours"
-    inputs = Inputs(models / "policy", models / "reward", prompts, chat, None, 1024, 4096, 5)
+    inputs = Inputs(models / "policy", models / "reward", prompts, chat, None, 1024, 4096, 4096, 5)
     ppo = PPOConfig.model_validate(settings)
     with tempfile.TemporaryDirectory() as run_folder, PPORun(ppo, inputs, Path(run_folder)) as run:
         return run.run(lambda ids: "")[LEFT_OUT:]

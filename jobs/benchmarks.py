@@ -44,7 +44,7 @@ def _settings(config: Config) -> dict[str, Any]:
 
 def _sources(config: Config) -> dict[str, str]:
     """Also refuses what cannot run, before anything is written."""
-    from actors.ppo.rollout import choose_backend
+    from actors.ppo.engines import choose_backend
     from ilm_ray.evaluation.needle_run import read_haystacks
 
     chosen = config.benchmarks
@@ -115,7 +115,7 @@ def _served(context: Context, target: "ModelUnderTest") -> "Iterator[ModelUnderT
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from actors.ppo.rollout import choose_backend
+    from actors.ppo.engines import choose_backend
     from actors.server import Server
     from ilm_ray.serving.command import devices_of, server_settings
     from ilm_ray.serving.folder import servable

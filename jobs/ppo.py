@@ -14,7 +14,7 @@ from ilm_ray.config.section import result_settings
 from ilm_ray.run.stage import Context, Result, Stage
 from jobs.frame.stages import run_job
 
-READS = ("training", "pretrain", "sft", "reward", "ppo")
+READS = ("training", "pretrain", "reward", "ppo")
 
 if TYPE_CHECKING:
     from actors.ppo.policy import PretrainMix
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def settings(config: Config) -> dict[str, Any]:
-    from actors.ppo.rollout import choose_backend
+    from actors.ppo.engines import choose_backend
 
     backend = choose_backend(config.ppo.rollout_backend)
     # The backend is named as chosen: with the same seed, the two draw different answers.
@@ -56,6 +56,7 @@ def _work(context: Context, reward: str) -> Result:
         pretrain=_pretrain_mix(config, context.of("tokens")),
         reward_context=config.reward.context,
         micro_tokens=config.training.micro_tokens,
+        loss_chunk=config.training.loss_chunk,
         seed=config.seed,
         validation=validation,
     )
@@ -89,12 +90,12 @@ def set_aside(prompts: "list[Prompt]", ppo: PPOConfig) -> "tuple[list[Prompt], l
 
 
 def _pretrain_mix(config: Config, tokens: Path) -> "PretrainMix | None":
-    """The last phase's mixture, at the sequence length of SFT."""
+    """The last phase's mixture, in sequences of `ppo.pretrain_context` tokens."""
     from actors.ppo.policy import PretrainMix
 
     if config.ppo.pretrain_coefficient == 0 or config.ppo.pretrain_share == 0:
         return None
-    return PretrainMix(tokens, config.pretrain.phases[-1].mixture, config.sft.context)
+    return PretrainMix(tokens, config.pretrain.phases[-1].mixture, config.ppo.pretrain_context)
 
 
 def ppo_stage(name: str, reward: str) -> Stage:

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(config: ServeConfig, model: Path, scratch: Path, summary: dict[str, Any]) -> None:
     import ray
 
-    from actors.ppo.rollout import choose_backend
+    from actors.ppo.engines import choose_backend
     from actors.server import Server
     from ilm_ray.serving.command import devices_of, server_settings
     from ilm_ray.serving.folder import servable

@@ -37,7 +37,8 @@ class Critic(ZeroRank):
         s = self.settings
         torch.manual_seed(s.seed)
         self.zero_stage = s.ppo.critic_zero_stage
-        self.make_engine(load_scalar(s.model, head_seed=s.seed + 1), s.ppo.critic_lr)
+        model = load_scalar(s.model, self.device, self.dtype, head_seed=s.seed + 1)
+        self.make_engine(model, s.ppo.critic_lr)
         return None, {}
 
     @timed

@@ -18,7 +18,8 @@ from actors.group import ActorGroup, Call, Figures, collect
 from actors.ppo.checkpoints import Answers, PPOCheckpoints, State
 from actors.ppo.log import append, export_metrics, lines, readable
 from actors.ppo.recovery import Recovery
-from actors.ppo.roles import Inputs, ppo_roles
+from actors.ppo.roles import Inputs, cluster_gpus, engines_sleep, ppo_roles, shares_gpus
+from actors.ppo.transfer import transfer_of, way_of
 from ilm_ray.alignment.ppo.arithmetic import prompt_numbers
 from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.config.alignment import PPOConfig
@@ -43,6 +44,9 @@ class PPORun:
         self.total = ppo.critic_warmup + ppo.iterations
         self.checkpoints = PPOCheckpoints(folder, ppo.deadline_s)
         journal = journal or Journal(folder / "journal.jsonl")
+        gpus = cluster_gpus()
+        self.transfer = transfer_of(way_of(ppo, shares_gpus(ppo, gpus), gpus), ppo)
+        self.sleeps = engines_sleep(ppo, gpus)
         self.recovery = Recovery(ppo, ppo_roles(ppo, inputs, folder), self.checkpoints, journal)
         self.groups = self.recovery.groups
         # Engines, the policy that sent them weights, and its version: a replaced group has other weights, or none.
@@ -78,6 +82,7 @@ class PPORun:
                 started, number = time.monotonic(), state.iteration
                 weights = [] if state.ahead else [self.send_weights()]
                 answers = state.ahead or self.rollout(number)
+                self.rest(answers)
                 scores = self.score(answers)
                 experience = self.make_experience(number, answers, scores)
                 ahead = None
@@ -112,12 +117,8 @@ class PPORun:
         size, started = 0, time.monotonic()
         engines, policy, version = self.groups["rollout"], self.groups["policy"], self.state.version
         if self._served != (engines, policy, version):
-            message = policy.start("weights")
-            stamp = self.collect(message)[0][0]
-            if stamp["version"] != version:
-                raise RuntimeError(f"policy sends version {stamp['version']}, the run is at {version}")
-            self.collect(engines.start("load_weights", message.payloads[0], version, stamp["checksum"]))
-            self._served, size = (engines, policy, version), stamp["bytes"]
+            size = self.transfer.send(policy, engines, version)
+            self._served = (engines, policy, version)
         return {"bytes": size, "seconds": time.monotonic() - started}
 
     def rollout(self, number: int) -> Answers:
@@ -125,6 +126,13 @@ class PPORun:
         prompts, count = self.inputs.prompts, self.ppo.prompts_per_iteration
         chosen = [prompts[i] for i in prompt_numbers(number, count, len(prompts), self.inputs.seed)]
         return Answers(self._answer(chosen, number), self.state.version)
+
+    def rest(self, answers: Answers) -> None:
+        """Where the learners need the engines' memory, wait for the answers and let the engines sleep."""
+        if self.sleeps:
+            self.collect(answers.call)
+            self._served = None  # a sleeping engine has no weights
+            self.collect(self.groups["rollout"].start("sleep"))
 
     def score(self, answers: Answers) -> dict[str, Call]:
         """Start log-probabilities, values and rewards of the answers: group -> call.

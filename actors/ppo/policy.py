@@ -1,22 +1,26 @@
 """The policy: log-probabilities of rollouts, clipped PPO steps with pre-training loss, full weights for the engines."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from actors.group import Figures, timed
-from actors.ppo.weights import BUCKET_BYTES, WeightMessage, pack
+from actors.ppo.channel import SENDER, Channel, Meeting
+from actors.ppo.weights import BUCKET_BYTES, WeightMessage, announce, pack
 from actors.ppo.zero import ZeroRank
-from ilm_ray.alignment.ppo.arithmetic import even_micro_batches, plan_updates, policy_loss, share_out
+from ilm_ray.alignment.ppo.arithmetic import mixed_micro_batches, plan_updates, policy_loss
 from ilm_ray.alignment.ppo.experience import Experience, Rollouts, join, merge, nothing, per_response, response_labels
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.data.tokens.mixture import Mixture
 from ilm_ray.model.internlm2 import CausalLM, Packed
 from ilm_ray.model.loss import IGNORE
-from ilm_ray.model.weights import load_causal, save_internlm2, to_llama
+from ilm_ray.model.weights import Weights, load_causal, save_internlm2, to_llama
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class PolicySettings:
     model: Path
     seed: int
     micro_tokens: int
+    loss_chunk: int  # tokens whose logits exist at once
     pretrain: PretrainMix | None  # None: PPO loss alone
 
 
@@ -50,7 +55,9 @@ class Policy(ZeroRank):
         s = self.settings
         torch.manual_seed(s.seed)
         self.zero_stage = s.ppo.policy_zero_stage
-        model = load_causal(s.model)
+        self.channel: Channel | None = None
+        model = load_causal(s.model, self.device, self.dtype)
+        model.output.loss_chunk = s.loss_chunk
         self.shape, self.version = model.shape, 0
         self.make_engine(model, s.ppo.policy_lr)
         self.mixture = _open_mixture(s.pretrain, s.seed) if s.pretrain else None
@@ -76,16 +83,19 @@ class Policy(ZeroRank):
         updates, norm = 0, None
         for epoch in range(ppo.ppo_epochs):
             for numbers in plan_updates(lengths, ppo.mini_batches, [self.settings.seed, iteration, epoch]):
-                shares = [[numbers[i] for i in share] for share in share_out([lengths[i] for i in numbers], self.world)]
-                micros = even_micro_batches(shares, lengths, self.micro_tokens)[self.rank]
-                count = sum(lengths[i] for i in numbers)
-                extra, cursor = self._pretrain_batches(cursor, count, len(micros))
-                local = float(sum((labels != IGNORE).sum() for _, labels in extra))
-                pretrain_tokens = self.total(local)[0]
+                mixed = self._mixed(sum(lengths[i] for i in numbers))
+                micros = mixed_micro_batches(lengths, numbers, mixed, self._context, self.world, self.micro_tokens)
+                rollouts = [[i for i in micro if i < len(lengths)] for micro in micros[self.rank]]
+                extra = [
+                    self._pretrain_batch([cursor + i - len(lengths) for i in micro if i >= len(lengths)])
+                    for micro in micros[self.rank]
+                ]
+                cursor += mixed
+                pretrain_tokens = self.total(float(sum(_counted(more) for more in extra)))[0]
                 tokens = float(sum(int(experience.masks[i].sum()) for i in numbers))
                 losses = [
                     self._loss(experience, micro, more, tokens, pretrain_tokens, sums)
-                    for micro, more in zip(micros, extra, strict=True)
+                    for micro, more in zip(rollouts, extra, strict=True)
                 ]
                 norm = self.update(losses, iteration)
                 updates += 1
@@ -106,7 +116,7 @@ class Policy(ZeroRank):
         self,
         experience: Experience,
         micro: list[int],
-        extra: tuple[Packed, Tensor],
+        extra: tuple[Packed, Tensor] | None,
         tokens: float,
         pretrain_tokens: float,
         sums: Tensor,
@@ -119,12 +129,11 @@ class Policy(ZeroRank):
         def compute() -> Tensor:
             sequences = [experience.sequences[i] for i in micro]
             starts = [experience.prompt_lengths[i] for i in micro]
-            if micro:
-                batch, labels = response_labels(sequences, starts)
-                boundary = len(labels)
+            # An empty micro-batch goes through the model too: ranks that share it must meet.
+            batch, labels = response_labels(sequences, starts) if micro else extra or nothing()
+            boundary = len(labels) if micro else 0
+            if micro and extra is not None:
                 batch, labels = join(batch, extra[0]), torch.cat((labels, extra[1]))
-            else:
-                (batch, labels), boundary = extra, 0
             out = self.engine(batch.to(self.device), labels.to(self.device))
             pretrain = out[boundary:].sum()
             loss = self.ppo.pretrain_coefficient * pretrain / max(pretrain_tokens, 1.0)
@@ -136,32 +145,73 @@ class Policy(ZeroRank):
                 each, clipped = policy_loss(new[mask], old[mask], advantages[mask], self.ppo.clip_range)
                 loss = loss + each.sum() / tokens
                 sums[:3] += torch.tensor([each.sum().item(), clipped.sum().item(), float(mask.sum())])
-            sums[3:] += torch.tensor([pretrain.item(), float((extra[1] != IGNORE).sum())])
+            sums[3:] += torch.tensor([pretrain.item(), _counted(extra)])
             return loss
 
         return compute
 
-    def _pretrain_batches(self, cursor: int, tokens: int, micros: int) -> tuple[list[tuple[Packed, Tensor]], int]:
-        """This rank's pre-training sequences, dealt to its micro-batches, and the cursor behind those of all ranks."""
-        if self.mixture is None or self.settings.pretrain is None:
-            return [nothing() for _ in range(micros)], cursor
-        count = max(1, round(self.ppo.pretrain_share * tokens / self.settings.pretrain.context))
-        share = list(range(cursor, cursor + count))[self.rank :: self.world]
-        dealt = [share[i::micros] for i in range(micros)]
-        return [
-            self.mixture.pack([piece for n in numbers for piece in self.mixture.pieces(n)]) if numbers else nothing()
-            for numbers in dealt
-        ], cursor + count
+    @property
+    def _context(self) -> int:
+        return self.settings.pretrain.context if self.settings.pretrain else 1
+
+    def _mixed(self, tokens: int) -> int:
+        """Pre-training sequences of a step on so many tokens of rollouts."""
+        return max(1, round(self.ppo.pretrain_share * tokens / self._context)) if self.mixture else 0
+
+    def _pretrain_batch(self, numbers: list[int]) -> tuple[Packed, Tensor] | None:
+        """Pre-training sequences `numbers` of the mixture, packed; None where there are none."""
+        if not numbers or self.mixture is None:
+            return None
+        return self.mixture.pack([piece for number in numbers for piece in self.mixture.pieces(number)])
 
     @timed
     def weights(self) -> tuple[WeightMessage | None, Figures]:
-        """All weights in one message from rank 0. Every rank calls it."""
-        parts = (to_llama(part, self.shape) for part in self.gather(BUCKET_BYTES))
+        """All weights in one message from rank 0, through the object store. Every rank calls it."""
+        return self._from_rank_0(lambda parts: pack(parts, self.version)) or (None, {})
+
+    @timed
+    def announce(self) -> tuple[WeightMessage | None, Figures]:
+        """The message for the weights that `send_weights` broadcasts, from rank 0. Every rank calls it."""
+        return self._from_rank_0(lambda parts: announce(parts, self.version)) or (None, {})
+
+    @timed
+    def open_channel(self, members: int) -> tuple[None, Figures]:
+        """Rank 0 opens the store where the members of a new channel meet."""
         if self.rank:
-            for _ in parts:  # the ranks meet in every part
-                pass
             return None, {}
-        return pack(parts, self.version)
+        self.meeting = Meeting(members)
+        return None, {"host": self.meeting.host, "port": self.meeting.port}
+
+    @timed
+    def join_channel(self, place: tuple[str, int], members: int) -> tuple[None, Figures]:
+        """Rank 0 becomes the channel's sender, in the place of an earlier channel."""
+        if self.rank == SENDER:
+            if self.channel is not None:
+                self.channel.close()
+            self.channel = Channel(place, SENDER, members, self.device, self.ppo.deadline_s)
+        return None, {}
+
+    @timed
+    def send_weights(self) -> tuple[None, Figures]:
+        """Broadcast all weights from rank 0, bucket by bucket as announced. Every rank calls it."""
+
+        def send(parts: Iterator[Weights]) -> None:
+            if self.channel is None:
+                raise RuntimeError("the policy has not joined a channel for weights")
+            for part in parts:
+                self.channel.send(part)
+
+        self._from_rank_0(send)
+        return None, {}
+
+    def _from_rank_0(self, act: Callable[[Iterator[Weights]], Result]) -> Result | None:
+        """`act` on rank 0, on the weights under LLaMA names in buckets; None elsewhere."""
+        parts = (to_llama(part, self.shape) for part in self.gather(BUCKET_BYTES))
+        if self.rank == SENDER:
+            return act(parts)
+        for _ in parts:  # the ranks meet in every part
+            pass
+        return None
 
     @timed
     def set_version(self, version: int) -> tuple[None, Figures]:
@@ -172,12 +222,18 @@ class Policy(ZeroRank):
     @timed
     def export(self, folder: Path) -> tuple[None, Figures]:
         """Write the model in InternLM2's format, fp32. Every rank calls it."""
-        full = {name: tensor for part in self.gather(BUCKET_BYTES) for name, tensor in part.items()}
+        full = {name: tensor.cpu().float() for part in self.gather(BUCKET_BYTES) for name, tensor in part.items()}
         if self.rank == 0:
-            model = CausalLM(self.shape)
-            model.load_state_dict(full)
+            with torch.device("meta"):
+                model = CausalLM(self.shape)
+            model.load_state_dict(full, assign=True)
             save_internlm2(model, folder)
         return None, {}
+
+
+def _counted(batch: tuple[Packed, Tensor] | None) -> float:
+    """Labels of a pre-training batch."""
+    return 0.0 if batch is None else float((batch[1] != IGNORE).sum())
 
 
 def _open_mixture(mix: PretrainMix, seed: int) -> Mixture:

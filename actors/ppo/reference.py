@@ -11,7 +11,7 @@ from actors.ppo.weights import BUCKET_BYTES, WeightMessage, cut_by_bytes, pack
 from actors.ppo.zero import infer_micro_batches
 from ilm_ray.alignment.ppo.arithmetic import cut_micro_batches, share_out
 from ilm_ray.alignment.ppo.experience import Rollouts, merge
-from ilm_ray.model.weights import full_weights, load_causal, to_llama
+from ilm_ray.model.weights import load_causal, to_llama
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class FrozenSettings:
 
     model: Path
     micro_tokens: int
+    loss_chunk: int  # tokens whose logits exist at once
     precision: str  # fp32 or bf16
 
 
@@ -33,7 +34,8 @@ class Reference:
     @timed
     def build(self) -> tuple[None, Figures]:
         dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
-        self.model = load_causal(self.settings.model).to(self.device, dtype).requires_grad_(False)
+        self.model = load_causal(self.settings.model, self.device, dtype).requires_grad_(False)
+        self.model.output.loss_chunk = self.settings.loss_chunk
         return None, {}
 
     @timed
@@ -53,7 +55,7 @@ class Reference:
         """All weights in one message from rank 0, as version 0."""
         if self.rank:
             return None, {}
-        full = full_weights(self.model)
+        full = dict(self.model.state_dict())
         sizes = {name: t.numel() * t.element_size() for name, t in full.items()}
         parts = cut_by_bytes(sizes, BUCKET_BYTES)
         return pack((to_llama({name: full[name] for name in part}, self.model.shape) for part in parts), 0)

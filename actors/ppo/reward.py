@@ -45,7 +45,7 @@ class Reward:
     @timed
     def build(self) -> tuple[None, Figures]:
         dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
-        self.model = load_scalar(self.settings.model).to(self.device, dtype).requires_grad_(False)
+        self.model = load_scalar(self.settings.model, self.device, dtype).requires_grad_(False)
         return None, {}
 
     @timed

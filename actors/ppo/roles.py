@@ -2,23 +2,25 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
 
 from actors.group import Role
 from actors.ppo.critic import Critic, CriticSettings
+from actors.ppo.engines import VLLM_ENV, RolloutSettings, choose_backend
 from actors.ppo.experience import ExperienceMaker, ExperienceSettings
 from actors.ppo.policy import Policy, PolicySettings, PretrainMix
 from actors.ppo.reference import FrozenSettings, Reference
 from actors.ppo.reward import ChatIds, Reward, RewardSettings
-from actors.ppo.rollout import VLLM_ENV, Rollout, RolloutSettings, choose_backend
+from actors.ppo.rollout import Rollout
 from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.base.errors import UserError
 from ilm_ray.config.alignment import PPOConfig
-from ilm_ray.config.fit import check_ppo_fits, group_sizes
+from ilm_ray.config.fit import check_ppo_fits, gpus_of_groups, group_sizes
 from ilm_ray.model.weights import load_shape
+from ilm_ray.training.plan.alignment_memory import Work, engine_room
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Inputs:
     chat: ChatIds
     pretrain: PretrainMix | None
     reward_context: int
-    micro_tokens: int
+    micro_tokens: int  # most tokens of a micro-batch, rollouts and pre-training sequences together
+    loss_chunk: int  # tokens whose logits exist at once
     seed: int
     validation: Sequence[Prompt] = ()  # never trained on; without any, the last policy is the result
 
@@ -39,30 +42,47 @@ class Inputs:
 def ppo_roles(ppo: PPOConfig, inputs: Inputs, folder: Path) -> list[Role]:
     """The six roles; experience is kept in `folder`.
 
-    On GPUs every rank has a whole GPU, or an equal share where there are fewer GPUs than ranks. With `colocate` the
-    ranks of the same number share a GPU.
+    On GPUs every rank has a whole GPU, an engine `engine_gpus` of them, or each an equal share where there are fewer
+    GPUs than ranks. With `colocate` the ranks of the same number share a GPU.
     """
     backend = choose_backend(ppo.rollout_backend)
-    sizes, gpus = group_sizes(ppo), _gpus()
+    gpus = cluster_gpus()
     check_ppo_fits(ppo, gpus)
-    gpu = (1 / len(sizes) if gpus else 0.0) if ppo.colocate else gpu_share(sum(sizes))
+    sizes = group_sizes(ppo)
+    gpu = (1 / len(sizes) if gpus else 0.0) if ppo.colocate else gpu_share(sum(gpus_of_groups(ppo)))
     micro = inputs.micro_tokens
-    engine = rollout_settings(ppo, inputs, backend, gpu)
-    policy = PolicySettings(ppo, inputs.policy, inputs.seed, micro, inputs.pretrain)
+    engine = rollout_settings(ppo, inputs, backend)
+    if shares_gpus(ppo, gpus):
+        work = Work(engine.shape, micro, inputs.loss_chunk, ppo.precision)
+        room = engine_room(work, ppo, gpus) if gpus else None
+        engine = replace(engine, room=room, sleeps=engines_sleep(ppo, gpus))
+    policy = PolicySettings(ppo, inputs.policy, inputs.seed, micro, inputs.loss_chunk, inputs.pretrain)
     critic = CriticSettings(ppo, inputs.reward, inputs.seed, micro)
-    reference = FrozenSettings(inputs.policy, micro, ppo.precision)
+    reference = FrozenSettings(inputs.policy, micro, inputs.loss_chunk, ppo.precision)
     env = VLLM_ENV if backend == "vllm" else {}
+    # On a GPU that others share an engine is built first and alone, while what is free does not change.
+    later = 1 if engine.room else 0
     return [
-        Role("rollout", Rollout, engine, ppo.rollout_engines, gpus=gpu, env=env),
-        Role("policy", Policy, policy, ppo.policy_ranks, gpus=gpu, rendezvous=True),
-        Role("critic", Critic, critic, ppo.critic_ranks, gpus=gpu, rendezvous=True),
-        Role("reference", Reference, reference, ppo.reference_ranks, gpus=gpu),
-        Role("reward", Reward, reward_settings(ppo, inputs), ppo.reward_ranks, gpus=gpu),
+        Role("rollout", Rollout, engine, ppo.rollout_engines, gpus=gpu * ppo.engine_gpus, env=env),
+        Role("policy", Policy, policy, ppo.policy_ranks, gpus=gpu, rendezvous=True, turn=later),
+        Role("critic", Critic, critic, ppo.critic_ranks, gpus=gpu, rendezvous=True, turn=later),
+        Role("reference", Reference, reference, ppo.reference_ranks, gpus=gpu, turn=later),
+        Role("reward", Reward, reward_settings(ppo, inputs), ppo.reward_ranks, gpus=gpu, turn=later),
         Role("experience", ExperienceMaker, ExperienceSettings(ppo, folder)),
     ]
 
 
-def _gpus() -> int:
+def shares_gpus(ppo: PPOConfig, gpus: int) -> bool:
+    """Whether ranks of several groups may lie on one device (with `colocate` on CPUs too)."""
+    return ppo.colocate or 0 < gpus < sum(gpus_of_groups(ppo))
+
+
+def engines_sleep(ppo: PPOConfig, gpus: int) -> bool:
+    """Whether engines give their memory to the learners after each rollout; with staleness they sample meanwhile."""
+    return shares_gpus(ppo, gpus) and ppo.staleness == 0
+
+
+def cluster_gpus() -> int:
     """Whole GPUs of the cluster."""
     return int(ray.cluster_resources().get("GPU", 0.0))
 
@@ -72,12 +92,12 @@ def gpu_share(ranks: int) -> float:
 
     A share lies on one GPU: 3 ranks on 2 GPUs take half a GPU each, not two thirds.
     """
-    gpus = _gpus()
+    gpus = cluster_gpus()
     return math.floor(100 / math.ceil(ranks / gpus)) / 100 if gpus else 0.0
 
 
-def rollout_settings(ppo: PPOConfig, inputs: Inputs, backend: str, gpu: float) -> RolloutSettings:
-    """Settings of an engine; gpu: its rank's share of a GPU, 0 without a GPU.
+def rollout_settings(ppo: PPOConfig, inputs: Inputs, backend: str) -> RolloutSettings:
+    """Settings of an engine that has its device to itself.
 
     Raises UserError where prompt and answer exceed the context that the policy was trained on.
     """
@@ -98,7 +118,7 @@ def rollout_settings(ppo: PPOConfig, inputs: Inputs, backend: str, gpu: float) -
         stop_ids=inputs.chat.stop_ids,
         seed=inputs.seed,
         deadline_s=ppo.deadline_s,
-        gpu_memory_share=0.9 * (gpu or 1.0),
+        gpus=ppo.engine_gpus,
     )
 
 

@@ -5,20 +5,21 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from actors.group import Figures, timed
 from actors.ppo.weights import cut_by_bytes
 from ilm_ray.alignment.ppo.arithmetic import even_micro_batches, share_out
 from ilm_ray.alignment.ppo.experience import per_response, response_labels
 from ilm_ray.config.alignment import PPOConfig
-from ilm_ray.model.internlm2 import Packed
+from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel
 from ilm_ray.model.weights import Weights
+from ilm_ray.training.parallel.recompute import recompute_blocks
 
 
 class ZeroRank:
@@ -33,6 +34,10 @@ class ZeroRank:
         self.rank, self.world, self.settings = rank, world, settings
         self.ppo, self.micro_tokens = settings.ppo, settings.micro_tokens
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # DeepSpeed makes the master weights from these; no rank holds a whole model in fp32.
+        self.dtype = torch.bfloat16 if settings.ppo.precision == "bf16" else torch.float32
+        # On a GPU activations decide what fits. On a CPU nothing is short, and a second forward costs time.
+        self.recompute: Literal["none", "full"] = "full" if self.device.type == "cuda" else "none"
 
     @timed
     def open_store(self, first: bool) -> tuple[None, Figures]:
@@ -60,7 +65,7 @@ class ZeroRank:
         dist.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.world, timeout=timeout)
         return None, {}
 
-    def make_engine(self, model: nn.Module, lr: float) -> None:
+    def make_engine(self, model: CausalLM | ScalarModel, lr: float) -> None:
         """DeepSpeed around the model. AdamW without weight decay, constant rate; betas are not stated (ours)."""
         import deepspeed
 
@@ -76,8 +81,10 @@ class ZeroRank:
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 10**9,
         }
-        model.to(self.device)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+        recompute_blocks(model, self.recompute)  # the same gradients, bit for bit
+        # The fused step needs no copies of its own of what it updates.
+        fused = {"fused": True} if self.device.type == "cuda" else {}
+        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0, **fused)
         self.engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)[0]
 
     @torch.no_grad()
@@ -108,7 +115,7 @@ class ZeroRank:
         # Without ZeRO the gradients of all ranks are here, and DeepSpeed does not check them.
         grads = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
         if self.zero_stage == 0 and grads:
-            require_finite(float(nn.utils.get_total_norm(grads)), f"gradient norm {where}")
+            require_finite(float(torch.nn.utils.get_total_norm(grads)), f"gradient norm {where}")
         self.engine.step()
         norm = self.engine.get_global_grad_norm()
         # -1 is how DeepSpeed may write a norm that is not finite.
@@ -122,7 +129,7 @@ class ZeroRank:
         return sums.tolist()
 
     def gather(self, limit: int) -> Iterator[Weights]:
-        """Full weights on the CPU in parts of at most `limit` bytes: on rank 0, {} elsewhere. Every rank calls it."""
+        """Copies of the weights in parts of at most `limit` bytes: on rank 0, {} elsewhere. Every rank calls it."""
         import deepspeed
 
         named = dict(self.engine.module.named_parameters())
@@ -132,7 +139,7 @@ class ZeroRank:
             bucket = {name: named[name] for name in names}
             with deepspeed.zero.GatheredParameters(list(bucket.values()), enabled=self.zero_stage == 3):
                 if self.rank == 0:
-                    part = {name: p.detach().to("cpu", copy=True).contiguous() for name, p in bucket.items()}
+                    part = {name: p.detach().clone(memory_format=torch.contiguous_format) for name, p in bucket.items()}
             yield {} if self.rank else part
 
     @timed

@@ -74,7 +74,7 @@ def measured(
 
     tokenizer = Tokenizer.load(run_dir / "tokenizer")
     lengths = torch.from_numpy(tokenizer.byte_lengths())
-    model = load_causal(folder, device, dtype).eval()
+    model = load_causal(folder, torch.device(device), dtype).eval()
     sources = {name: s for name, s in open_sources(run_dir / "tokens", "heldout").items() if len(s)}
     packed = cost.packed_tokens(model.shape, context, device != "cpu")
     windows: dict[str, list[Window]] = {

@@ -156,19 +156,27 @@ def read_about(folder: Path) -> dict[str, str]:
         raise UserError(f"{path} cannot be read ({error}); run again what wrote it, or copy it anew") from None
 
 
-def load_causal(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> CausalLM:
-    """The policy model of a folder, read to where and what it shall be. Raises UserError where it cannot be read."""
+CPU = torch.device("cpu")
+
+
+def load_causal(folder: Path, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> CausalLM:
+    """The policy model of a folder on a device; the host holds no more than one tensor of it as it was stored.
+
+    Raises UserError where it cannot be read.
+    """
     with torch.device("meta"):  # no drawing of weights that are read at once
-        model = CausalLM(load_shape(folder))
-    read_weights(model.to(dtype).to_empty(device=device), folder)
+        model = CausalLM(load_shape(folder)).to(dtype)
+    read_weights(model.to_empty(device=device), folder)
     return model
 
 
-def load_scalar(folder: Path, head_seed: int | None = None) -> ScalarModel:
-    """A reward or value model of a folder; `head_seed` as in `read_weights`."""
+def load_scalar(
+    folder: Path, device: torch.device = CPU, dtype: torch.dtype = torch.float32, head_seed: int | None = None
+) -> ScalarModel:
+    """A reward or value model of a folder as `load_causal`; `head_seed` as in `read_weights`."""
     with torch.device("meta"):
-        model = ScalarModel(load_shape(folder))
-    read_weights(model.to_empty(device="cpu"), folder, head_seed)
+        model = ScalarModel(load_shape(folder)).to(dtype)
+    read_weights(model.to_empty(device=device), folder, head_seed)
     return model
 
 

@@ -18,10 +18,11 @@ from toy import SHAPE, toy_inputs, toy_mix, toy_ppo
 from actors.group import GroupError, Role, collect, start_groups, stop_groups
 from actors.ppo import driver
 from actors.ppo.driver import PPORun, State
+from actors.ppo.engines import VLLM_ENV, choose_backend
 from actors.ppo.log import lines
 from actors.ppo.reference import FrozenSettings, Reference
 from actors.ppo.roles import rollout_settings
-from actors.ppo.rollout import VLLM_ENV, Rollout, choose_backend
+from actors.ppo.rollout import Rollout
 from actors.scoring import _score
 from ilm_ray.alignment.ppo import blackbox
 from ilm_ray.alignment.ppo.experience import Prompt
@@ -268,10 +269,10 @@ def test_vllm_gives_the_torch_models_greedy_tokens_after_every_swap(tmp_path: Pa
     inputs = toy_inputs(tmp_path)
     prompts = [Prompt(str(i), "code", [1, *range(5 + i, 9 + 2 * i)]) for i in range(6)]
     ppo = toy_ppo(temperature=0.0, max_prompt_tokens=32, max_new_tokens=16)
-    settings = rollout_settings(ppo, inputs, "vllm", 0.0)
+    settings = rollout_settings(ppo, inputs, "vllm")
     settings = settings.__class__(**{**vars(settings), "shape": shape})
     roles = [Role("rollout", Rollout, settings, cpus=0.5, env=VLLM_ENV)]
-    roles += [Role(f"model{i}", Reference, FrozenSettings(tmp_path / f"model{i}", 4096, "fp32")) for i in (0, 1)]
+    roles += [Role(f"model{i}", Reference, FrozenSettings(tmp_path / f"model{i}", 4096, 4096, "fp32")) for i in (0, 1)]
     groups = start_groups(roles, f"test-{time.time_ns()}", 180)
     try:
         for seed in (0, 1):

@@ -4,7 +4,7 @@ import itertools
 import multiprocessing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -18,8 +18,9 @@ from actors.ppo.reference import FrozenSettings, Reference
 from actors.ppo.reward import Reward
 from actors.ppo.roles import reward_settings, rollout_settings
 from actors.ppo.rollout import Rollout
-from actors.ppo.weights import WeightMessage, checksum, cut_by_bytes, digests, pack
+from actors.ppo.weights import Arrived, WeightMessage, checksum, cut_by_bytes, pack
 from ilm_ray.alignment.ppo.arithmetic import policy_loss
+from ilm_ray.alignment.ppo.digest import digests
 from ilm_ray.alignment.ppo.experience import Experience, Prompt, Rollouts, response_labels
 from ilm_ray.base.errors import UserError
 from ilm_ray.model.internlm2 import Packed
@@ -39,9 +40,9 @@ def test_an_engine_is_asked_for_no_more_tokens_than_the_policy_knows(tmp_path: P
 
 def test_an_engine_serves_verified_current_weights_only(tmp_path: Path) -> None:
     inputs = toy_inputs(tmp_path)
-    rollout = Rollout(0, 1, rollout_settings(toy_ppo(), inputs, "torch", 0.0))
+    rollout = Rollout(0, 1, rollout_settings(toy_ppo(), inputs, "torch"))
     rollout.build()
-    reference = Reference(0, 1, FrozenSettings(inputs.policy, 4096, "fp32"))
+    reference = Reference(0, 1, FrozenSettings(inputs.policy, 4096, 4096, "fp32"))
     reference.build()
     message, stamp = reference.weights()
     with pytest.raises(RuntimeError, match="verified ones are None"):
@@ -70,26 +71,33 @@ def _changed(weights: Weights, how: str) -> tuple[Weights, str]:
     }, f"{up}$"
 
 
+def arrived_of(message: WeightMessage) -> Arrived:
+    """The digests of a message that an engine takes and does not load."""
+    arrived = Arrived(1)
+    list(arrived.watch(message.open(1.0), torch.device("cpu")))
+    return arrived
+
+
 @pytest.mark.parametrize("how", ["corrupted", "swapped"])
 def test_weights_that_change_on_their_way_or_in_the_engine_are_named(tmp_path: Path, how: str) -> None:
     inputs = toy_inputs(tmp_path)
-    rollout = Rollout(0, 1, rollout_settings(toy_ppo(), inputs, "torch", 0.0))
+    rollout = Rollout(0, 1, rollout_settings(toy_ppo(), inputs, "torch"))
     rollout.build()
-    reference = Reference(0, 1, FrozenSettings(inputs.policy, 4096, "fp32"))
+    reference = Reference(0, 1, FrozenSettings(inputs.policy, 4096, 4096, "fp32"))
     reference.build()
     message, stamp = reference.weights()
     (weights,) = message.open(1.0)
     other, named = _changed(weights, how)
     with pytest.raises(RuntimeError, match=f"changed on their way: {named}"):
-        rollout.load_weights(WeightMessage(0, message.digests, [other]), 0, stamp["checksum"])
+        rollout.load_weights(replace(message, buckets=[other]), 0, stamp["checksum"])
 
-    # After the check of what arrived: an engine that loads something else, or keeps what it had.
+    # What arrived was right: an engine that loads something else, or keeps what it had.
     engine: Any = rollout.engine
-    load = engine.load
-    engine.load = lambda _: load([other])
+    load, changed = engine.load, replace(message, buckets=[other])
+    engine.load = lambda good: (load(changed), arrived_of(good))[1]
     with pytest.raises(RuntimeError, match=f"does not hold the weights of version 0 that it loaded: {named}"):
         rollout.load_weights(message, 0, stamp["checksum"])
-    engine.load = lambda _: None
+    engine.load = arrived_of
     with pytest.raises(RuntimeError, match=f"does not hold .*: {named}"):
         rollout.load_weights(message, 0, stamp["checksum"])
 
@@ -97,7 +105,7 @@ def test_weights_that_change_on_their_way_or_in_the_engine_are_named(tmp_path: P
     engine.load = load
     rollout.load_weights(message, 0, stamp["checksum"])
     rollout.rollout(inputs.prompts, 0, 1)
-    load([other])
+    load(changed)
     with pytest.raises(RuntimeError, match=f"weights of version 0 changed after they were loaded: {named}"):
         rollout.rollout(inputs.prompts, 0, 1)
 
@@ -113,6 +121,24 @@ def test_the_checksum_sees_bytes_names_shapes_and_types() -> None:
     ]
     assert checksum(digests(base)) == checksum(digests(same))
     assert len({checksum(digests(o)) for o in [base, *others]}) == 5
+
+
+def test_a_sleeping_engine_serves_nothing_until_weights_come_again(tmp_path: Path) -> None:
+    inputs = toy_inputs(tmp_path)
+    rollout = Rollout(0, 1, rollout_settings(toy_ppo(), inputs, "torch"))
+    rollout.build()
+    reference = Reference(0, 1, FrozenSettings(inputs.policy, 4096, 4096, "fp32"))
+    reference.build()
+    message, stamp = reference.weights()
+    rollout.load_weights(message, 0, stamp["checksum"])
+    before, _ = rollout.rollout(inputs.prompts, 0, 1)
+    rollout.sleep()
+    engine: Any = rollout.engine
+    assert all(parameter.is_meta for parameter in engine.model.parameters())  # it holds no memory
+    with pytest.raises(RuntimeError, match="verified ones are None"):
+        rollout.rollout(inputs.prompts, 0, 1)
+    rollout.load_weights(message, 0, stamp["checksum"])
+    assert rollout.rollout(inputs.prompts, 0, 1)[0].responses == before.responses
 
 
 @given(st.dictionaries(st.text(max_size=3), st.integers(0, 50), max_size=12), st.integers(1, 60))
@@ -168,7 +194,9 @@ def _ppo() -> Any:
     return toy_ppo(policy_lr=LR, clip_norm=1e6, pretrain_share=0.5, clip_range=0.5)
 
 
-def _train_rank(rank: int, world: int, folder: Path, store: Path, micro_tokens: int, stage: int) -> None:
+def _train_rank(
+    rank: int, world: int, folder: Path, store: Path, micro_tokens: int, stage: int, recompute: Literal["none", "full"]
+) -> None:
     """One rank trains one step on the fixed experience with plain SGD and leaves the weights in `folder`."""
     import os
 
@@ -179,12 +207,13 @@ def _train_rank(rank: int, world: int, folder: Path, store: Path, micro_tokens: 
     torch.optim.AdamW = lambda parameters, lr, **_: torch.optim.SGD(parameters, lr=lr)  # type: ignore[misc, assignment]
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     ppo = _ppo().model_copy(update={"policy_zero_stage": stage})
-    policy = Policy(rank, world, PolicySettings(ppo, folder / "policy", 7, micro_tokens, None))
+    policy = Policy(rank, world, PolicySettings(ppo, folder / "policy", 7, micro_tokens, 4096, None))
+    policy.recompute = recompute
     policy.build()
     policy.mixture = FixedMix()  # type: ignore[assignment]
     from actors.ppo.policy import PretrainMix
 
-    policy.settings = PolicySettings(ppo, folder / "policy", 7, micro_tokens, PretrainMix(folder, {}, CONTEXT))
+    policy.settings = PolicySettings(ppo, folder / "policy", 7, micro_tokens, 4096, PretrainMix(folder, {}, CONTEXT))
     _, figures = policy.train(_experience(), 0, 3)
     message, _ = policy.weights()
     if rank == 0:
@@ -219,17 +248,22 @@ def _by_hand(folder: Path) -> tuple[dict[str, torch.Tensor], float]:
     return full_weights(model), float(each.mean().detach())
 
 
+STAGES = [
+    *(pytest.param(2, 12, stage, "none", marks=pytest.mark.slow) for stage in (0, 1, 3)),
+    *(pytest.param(2, 12, stage, "full", marks=pytest.mark.slow) for stage in (0, 1, 3)),
+]
+
+
 @pytest.mark.ranks
 @pytest.mark.parametrize(
-    ("world", "micro_tokens", "stage"),
-    [(1, 4096, 2), (2, 12, 2), *(pytest.param(2, 12, stage, marks=pytest.mark.slow) for stage in (0, 1, 3))],
+    ("world", "micro_tokens", "stage", "recompute"), [(1, 4096, 2, "none"), (2, 12, 2, "full"), *STAGES]
 )
-def test_one_gradient_whatever_the_ranks_and_micro_batches(
-    tmp_path: Path, world: int, micro_tokens: int, stage: int
+def test_one_gradient_whatever_the_ranks_micro_batches_and_recomputation(
+    tmp_path: Path, world: int, micro_tokens: int, stage: int, recompute: Literal["none", "full"]
 ) -> None:
     toy_models(tmp_path)
     context = multiprocessing.get_context("spawn")
-    arguments = (world, tmp_path, tmp_path / "store", micro_tokens, stage)
+    arguments = (world, tmp_path, tmp_path / "store", micro_tokens, stage, recompute)
     ranks = [context.Process(target=_train_rank, args=(rank, *arguments)) for rank in range(world)]
     for process in ranks:
         process.start()

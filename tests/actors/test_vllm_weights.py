@@ -1,16 +1,22 @@
 """vLLM's own parameters are read back: an engine that keeps old weights, or whose weights change, is found out."""
 
+import json
 import multiprocessing
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from actors.ppo.rollout import VLLM_ENV, Rollout, RolloutSettings, choose_backend
-from actors.ppo.weights import digests, pack
+from actors.ppo.channel import SENDER, Channel, Meeting
+from actors.ppo.engines import VLLM_ENV, RolloutSettings, choose_backend
+from actors.ppo.rollout import Rollout
+from actors.ppo.weights import Arrived, announce, pack
+from ilm_ray.alignment.ppo.digest import digests
 from ilm_ray.alignment.ppo.experience import Prompt
+from ilm_ray.model.generate import generate
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
 from ilm_ray.model.weights import full_weights, save_internlm2, to_llama
 
@@ -48,17 +54,76 @@ def _check(folder: Path, precision: str, settings: RolloutSettings, prompts: lis
     engine: Any = rollout.engine
     load = engine.load
     message, stamp = pack([first], 2)
-    engine.load = lambda buckets: None  # keeps the old weights
+    arrived = Arrived(1)
+    list(arrived.watch([first], torch.device("cpu")))
+    engine.load = lambda message: arrived  # keeps the old weights
     errors.append(_said(rollout.load_weights, message, 2, stamp["checksum"]))
     up = "model.layers.1.mlp.up_proj.weight"
-    engine.load = lambda buckets: load([{**first, up: second[up]}])  # one tensor stays old
+    engine.load = lambda message: (load(pack([{**first, up: second[up]}], 2)[0]), arrived)[1]  # one tensor stays old
     errors.append(_said(rollout.load_weights, message, 2, stamp["checksum"]))
     engine.load = load
     errors.append(_said(rollout.load_weights, message, 2, stamp["checksum"]))
     norm = "model.layers.0.input_layernorm.weight"
-    load([{**first, norm: first[norm] + 0.5}])  # after all checks
+    load(pack([{**first, norm: first[norm] + 0.5}], 2)[0])  # after all checks
     errors.append(_said(rollout.rollout, prompts, 2, 1))
     (folder / "said.txt").write_text("\n".join([str(whole), str(len(second)), *errors]))
+
+
+def _check_parallel(folder: Path, settings: RolloutSettings, prompts: list[Prompt]) -> None:
+    """As `_check`, for an engine of two workers that weights reach through a channel."""
+    os.environ.update(VLLM_ENV, GLOO_SOCKET_IFNAME="lo")
+    rollout = Rollout(0, 1, settings)
+    rollout.build()
+    meeting = Meeting(3)
+    place = (meeting.host, meeting.port)
+    with ThreadPoolExecutor(1) as pool:
+        joining = pool.submit(Channel, place, SENDER, 3, torch.device("cpu"), 60.0)
+        rollout.join_channel(place, 1, 3)
+        channel = joining.result()
+        errors, answers = [], []
+        up = "model.layers.1.mlp.up_proj.weight"
+        for version, (seed, changes) in enumerate(((0, {}), (1, {}), (0, {up: _weights(1)[up]}))):
+            message, stamp = announce([_weights(seed)], version)
+            sending = pool.submit(channel.send, {**_weights(seed), **changes})
+            errors.append(_said(rollout.load_weights, message, version, stamp["checksum"]))
+            sending.result()
+            if not changes:
+                answers.append(rollout.rollout(prompts, version, 1)[0].responses)
+    assert not any(rollout.engine.held().probed)  # every tensor was compared whole
+    (folder / "said.json").write_text(json.dumps([errors, answers]))
+
+
+@pytest.mark.slow
+def test_an_engine_of_two_workers_gets_its_weights_through_a_channel(tmp_path: Path) -> None:
+    if choose_backend("auto") != "vllm":
+        pytest.skip("vLLM is not installed: run `make setup`")
+    from actors.ppo.roles import rollout_settings
+    from tests.actors.toy import toy_inputs, toy_ppo
+
+    inputs = toy_inputs(tmp_path)
+    models = []
+    for seed in (1, 0):
+        model = CausalLM(SHAPE)
+        initialize(model, seed)
+        save_internlm2(model, tmp_path / "policy")
+        models.insert(0, model)
+    ppo = toy_ppo(temperature=0.0, max_prompt_tokens=32, engine_gpus=2)
+    arguments = (tmp_path, rollout_settings(ppo, inputs, "vllm"), inputs.prompts)
+    _run(_check_parallel, arguments)
+    errors, answers = json.loads((tmp_path / "said.json").read_text())
+    assert errors[:2] == ["", ""] and errors[2].endswith("changed on their way: model.layers.1.mlp.up_proj.weight")
+    for model, responses in zip(models, answers, strict=True):
+        expected = generate(model, [p.ids for p in inputs.prompts], 8, 0.0, stop_ids=inputs.chat.stop_ids)
+        assert responses == [ids for ids, _ in expected]
+
+
+def _run(check: Any, arguments: tuple[Any, ...]) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=check, args=arguments)
+    process.start()
+    process.join(280)
+    if process.is_alive():
+        process.kill()
+    assert process.exitcode == 0
 
 
 @pytest.mark.slow
@@ -73,14 +138,9 @@ def test_what_vllm_really_holds(tmp_path: Path, precision: str) -> None:
     model = CausalLM(SHAPE)
     initialize(model, 0)
     save_internlm2(model, tmp_path / "policy")
-    settings = rollout_settings(toy_ppo(precision=precision, max_prompt_tokens=32), inputs, "vllm", 0.0)
+    settings = rollout_settings(toy_ppo(precision=precision, max_prompt_tokens=32), inputs, "vllm")
     arguments = (tmp_path, precision, settings, inputs.prompts)
-    process = multiprocessing.get_context("spawn").Process(target=_check, args=arguments)
-    process.start()
-    process.join(280)
-    if process.is_alive():
-        process.kill()
-    assert process.exitcode == 0
+    _run(_check, arguments)
     whole, count, *errors = (tmp_path / "said.txt").read_text().split("\n")
     print(f"{precision}: {whole} of {count} tensors are read whole")
     assert errors[:4] == [""] * 4  # two versions, one after the other

@@ -41,7 +41,7 @@ def inputs_of(folder: Path, pretrain: PretrainMix | None = None, micro_tokens: i
     prompts = [Prompt(f"p{i}", ("code", "helpful")[i % 2], [BOS, *range(10 + i, 14 + i + i % 3)]) for i in range(8)]
     chat = ChatIds({"code": [40, 41], "helpful": [42, 43, 44]}, REWARD, END, [5], [END])
     validation = [Prompt(f"v{i}", ("code", "helpful")[i % 2], [BOS, *range(30 + i, 36 + i)]) for i in range(3)]
-    return Inputs(folder / "policy", folder / "reward", prompts, chat, pretrain, 256, micro_tokens, 7, validation)
+    return Inputs(folder / "policy", folder / "reward", prompts, chat, pretrain, 256, micro_tokens, 4096, 7, validation)
 
 
 def toy_mix(folder: Path) -> PretrainMix:

@@ -105,6 +105,30 @@ def test_every_sequence_is_worked_on_once_and_ranks_meet(lengths: list[int], ran
     assert max(loads) - min(loads) <= max(lengths)
 
 
+@settings(max_examples=50)
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=20),
+    st.integers(0, 12),
+    st.integers(1, 60),
+    st.integers(1, 4),
+    st.integers(60, 150),
+    st.integers(0, 9),
+)
+def test_rollouts_and_pretraining_sequences_share_one_budget(
+    lengths: list[int], mixed: int, context: int, ranks: int, budget: int, left_out: int
+) -> None:
+    numbers = [i for i in range(len(lengths)) if i % 10 != left_out] or [0]
+    micros = arithmetic.mixed_micro_batches(lengths, numbers, mixed, context, ranks, budget)
+    assert len(micros) == ranks and len({len(rank) for rank in micros}) == 1
+    worked_on = sorted(i for rank in micros for micro in rank for i in micro)
+    assert worked_on == sorted([*numbers, *range(len(lengths), len(lengths) + mixed)])
+    for rank in micros:
+        for micro in rank:
+            assert sum(lengths[i] if i < len(lengths) else context for i in micro) <= budget
+            kinds = [i >= len(lengths) for i in micro]
+            assert kinds == sorted(kinds)  # rollouts first: the boundary between the two losses is one number
+
+
 @given(st.integers(1, 20), st.integers(1, 15), st.integers(0, 9))
 def test_prompts_come_round_evenly(count: int, total: int, seed: int) -> None:
     seen = [n for i in range(total) for n in arithmetic.prompt_numbers(i, count, total, seed)]  # exactly `count` epochs

@@ -148,6 +148,22 @@ def even_micro_batches(shares: Sequence[Sequence[int]], lengths: Sequence[int], 
     return [micros + [[] for _ in range(most - len(micros))] for micros in cut]
 
 
+def mixed_micro_batches(
+    lengths: Sequence[int], numbers: Sequence[int], mixed: int, context: int, ranks: int, budget: int
+) -> list[list[list[int]]]:
+    """[rank][micro-batch][sequence] of a step on the rollouts `numbers` and on `mixed` pre-training sequences.
+
+    lengths: tokens of every rollout. Pre-training sequence k has `context` tokens and the number len(lengths) + k here.
+    A micro-batch has at most `budget` tokens of both kinds together, its rollouts first.
+    """
+    balanced = share_out([lengths[i] for i in numbers], ranks)
+    shares = [
+        [*(numbers[i] for i in share), *range(len(lengths) + rank, len(lengths) + mixed, ranks)]
+        for rank, share in enumerate(balanced)
+    ]
+    return even_micro_batches(shares, [*lengths, *[context] * mixed], budget)
+
+
 def plan_updates(lengths: Sequence[int], updates: int, seed: list[int]) -> list[list[int]]:
     """Numbers of the sequences of each optimizer step of one pass: shuffled, counts differ by one at most."""
     order = np.random.default_rng(seed).permutation(len(lengths))
