@@ -1,4 +1,4 @@
-"""Predicts the memory of PPO's ranks, in bytes, and refuses settings that do not fit a device.
+"""Predicts the memory of PPO's ranks, in bytes, and finds settings that fit a device.
 
 Learners: DeepSpeed's ZeRO with mixed precision (arXiv 1910.02054, section 3.1), blocks recomputed. Frozen models:
 weights and one forward. Engines: weights, a stated cache, and vLLM's buffers. Sizes of DeepSpeed's buckets are its
@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config
 from ilm_ray.config.alignment import PPOConfig
-from ilm_ray.config.fit import GROUPS, check_ppo_fits, gpus_of_groups, longest_sequence
+from ilm_ray.config.fit import GROUPS, check_ppo_fits, fitted, gpus_of_groups, longest_sequence
 from ilm_ray.config.layout import Layout
 from ilm_ray.model.shape import Shape
 from ilm_ray.training.plan.devices import GIB, USABLE_MEMORY
@@ -253,26 +253,19 @@ def together(ppo: PPOConfig, gpus: int) -> list[tuple[str, ...]]:
     return list(itertools.combinations(GROUPS, min(on_each, len(GROUPS))))
 
 
-def check_ppo_memory(config: Config, device_memory: int, gpus: int) -> None:
-    """Raise UserError where PPO does not fit on `gpus` GPUs of `device_memory` bytes; it names the smallest change.
-
-    With 0 GPUs everything runs on CPUs, which this does not judge.
-    """
-    if gpus == 0 or ppo_rank_memory(config, device_memory, gpus).fits(device_memory):
-        return
-    need = ppo_rank_memory(config, device_memory, gpus).least / GIB
-    ways = (settings for settings in _changes(config, gpus) if _fits_with(config, settings, device_memory, gpus))
-    first = next(ways, None)
-    way = "use more or larger GPUs"
-    if first is not None:
-        way = "set " + " ".join(f"{key}={str(value).lower()}" for key, value in first.items())
-    raise UserError(
-        f"PPO does not fit: a GPU needs {need:.1f} GiB and has {usable(device_memory) / GIB:.1f} GiB for tensors; {way}"
+def ppo_misfit(config: Config, device_memory: int, gpus: int) -> str | None:
+    """Why PPO does not fit on `gpus` GPUs (at least 1) of `device_memory` bytes each; None where it does."""
+    memory = ppo_rank_memory(config, device_memory, gpus)
+    if memory.fits(device_memory):
+        return None
+    return (
+        f"PPO does not fit: a GPU needs {memory.least / GIB:.1f} GiB and has {usable(device_memory) / GIB:.1f} GiB for "
+        "tensors"
     )
 
 
-def _changes(config: Config, gpus: int) -> Iterator[dict[str, Any]]:
-    """Settings that save memory, those that change least first; not all of them are accepted."""
+def ppo_changes(config: Config, device_memory: int, gpus: int) -> Iterator[tuple[str, ...]]:
+    """Settings ("key=value") with which PPO fits, the smallest change first; counts are those of `fitted`."""
     ppo, tokens = config.ppo, config.training.micro_tokens
     least = longest_sequence(ppo)
     none = dict[str, Any]()
@@ -282,7 +275,9 @@ def _changes(config: Config, gpus: int) -> Iterator[dict[str, Any]]:
     more = [{f"ppo.{name}_ranks": getattr(ppo, f"{name}_ranks") * n for name in LEARNERS} for n in (2, 4, 8)]
     apart = [{"ppo.colocate": False}] if ppo.colocate else []
     for ways in itertools.product([none, *apart], [none, *more], [none, *spans], [none, shards], [none, *fewer]):
-        yield {key: value for way in ways for key, value in way.items()}
+        settings = {key: value for way in ways for key, value in way.items()}
+        if settings and _fits_with(config, settings, device_memory, gpus):
+            yield tuple(f"{key}={str(value).lower()}" for key, value in settings.items())
 
 
 def _fits_with(config: Config, settings: dict[str, Any], device_memory: int, gpus: int) -> bool:
@@ -292,8 +287,8 @@ def _fits_with(config: Config, settings: dict[str, Any], device_memory: int, gpu
         section, _, name = key.partition(".")
         values[section][name] = value
     try:
-        changed = Config.model_validate(values)
+        changed = fitted(Config.model_validate(values), gpus)
         check_ppo_fits(changed.ppo, gpus)
     except (UserError, ValidationError):
         return False
-    return ppo_rank_memory(changed, device_memory, gpus).fits(device_memory)
+    return ppo_misfit(changed, device_memory, gpus) is None

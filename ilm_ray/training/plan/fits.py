@@ -2,12 +2,14 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config, load_config
-from ilm_ray.config.fit import WHOLE_ROAD, fitted, parameter_count, too_small
+from ilm_ray.config.fit import WHOLE_ROAD, fitted, longest_sequence, parameter_count, runs_ppo, too_small
 from ilm_ray.config.load import PRESETS, with_settings
 from ilm_ray.run.gpus import Gpu
+from ilm_ray.training.plan.alignment_memory import ppo_changes, ppo_misfit
 from ilm_ray.training.plan.cards import known_device
 from ilm_ray.training.plan.decide import named_layout, too_large
 from ilm_ray.training.plan.devices import BF16_CAPABILITY, GIB, Device
@@ -60,8 +62,10 @@ def misfit(config: Config, machine: Machine, stages: Collection[str]) -> str | N
         return f"precision bf16 on {machine.gpu.name}, which does not compute in bfloat16"
     device = known_device(machine.gpu.name, machine.gpu.memory)
     shape = shape_of(config, config.tokenizer.vocab_size)
-    reasons = (_no_room(one, config.training.workers, device) for one in trainings(config, shape, stages))
-    return next((reason for reason in reasons if reason is not None), None)
+    for training in trainings(config, shape, stages):
+        if (reason := _no_room(training, config.training.workers, device)) is not None:
+            return reason
+    return ppo_misfit(config, machine.gpu.memory, int(machine.gpus)) if runs_ppo(config, stages) else None
 
 
 def _no_room(training: Training, workers: int, device: Device) -> str | None:
@@ -89,6 +93,8 @@ def _accepted(config: Config, words: tuple[str, ...], machine: Machine, stages: 
 def _changes(config: Config, machine: Machine) -> Iterator[tuple[str, ...]]:
     """Settings that may make room, from the smallest change to the largest."""
     training, gpus = config.training, int(machine.gpus)
+    if (longest := longest_sequence(config.ppo)) > training.micro_tokens:
+        yield (f"training.micro_tokens={longest}",)
     if machine.gpu is not None and machine.gpu.capability < BF16_CAPABILITY:
         yield ("training.precision=fp32", "ppo.precision=fp32")
     again = list[tuple[str, ...]]()
@@ -105,6 +111,19 @@ def _changes(config: Config, machine: Machine) -> Iterator[tuple[str, ...]]:
     yield from counts
     if not gpus:
         return
-    yield from (("ray.fewer_ranks=true",), ("ppo.colocate=true",), ("ray.fewer_ranks=true", "ppo.colocate=true"))
+    places = (("ray.fewer_ranks=true",), ("ppo.colocate=true",), ("ray.fewer_ranks=true", "ppo.colocate=true"))
+    yield from places
+    yield from (change for words in ((), *places) for change in _ppo_changes(config, words, machine))
     yield from ((*first, "ray.fewer_ranks=true") for first in again[:1])
     yield from ((*workers, "ppo.colocate=true") for workers in counts)
+
+
+def _ppo_changes(config: Config, words: tuple[str, ...], machine: Machine) -> Iterator[tuple[str, ...]]:
+    """`words`, and the smallest change beside them with which PPO fits into the memory."""
+    if machine.gpu is None:
+        return
+    try:
+        changed = with_settings(config, words)
+    except UserError:
+        return
+    yield from ((*words, *more) for more in islice(ppo_changes(changed, machine.gpu.memory, int(machine.gpus)), 1))

@@ -130,3 +130,9 @@ def test_what_fits_has_a_decision_within_the_memory(preset: str, settings: list[
         assert decision.used <= workers <= where.gpus
         for plan in decision.plans:
             assert plan.memory.total <= device.usable_memory < device.memory - GIB
+
+
+def test_a_budget_that_holds_no_sequence_of_ppo_is_refused() -> None:
+    config = load_config("1_8b", None, ["training.micro_tokens=3000"])
+    line = check(config, machine(32, 80), ["ppo"])
+    assert "ppo.pretrain_context" in line and line.endswith("; set training.micro_tokens=4096")
