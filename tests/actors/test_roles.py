@@ -33,9 +33,9 @@ def test_an_engine_is_asked_for_no_more_tokens_than_the_policy_knows(tmp_path: P
     policy = load_causal(inputs.policy)
     policy.model.shape = replace(policy.shape, context=24)
     save_internlm2(policy, inputs.policy)
-    assert rollout_settings(toy_ppo(), inputs, "torch", 0.0).max_tokens == 24
+    assert rollout_settings(toy_ppo(), inputs, "torch").max_tokens == 24
     with pytest.raises(UserError, match=r"max_new_tokens = 25 tokens lie beyond the 24"):
-        rollout_settings(toy_ppo(max_new_tokens=9), inputs, "torch", 0.0)
+        rollout_settings(toy_ppo(max_new_tokens=9), inputs, "torch")
 
 
 def test_an_engine_serves_verified_current_weights_only(tmp_path: Path) -> None:

@@ -47,6 +47,13 @@ def commands(page: Path) -> Iterator[list[str]]:
                 yield shlex.split(line, comments=True)
 
 
+def module_file(name: str) -> Path:
+    """The file that `python -m name` runs."""
+    path = REPOSITORY / name.replace(".", "/")
+    file = path.with_suffix(".py")  # beside which a folder of the same name may hold something else
+    return file if file.is_file() else path / "__main__.py"
+
+
 def started(words: list[str]) -> tuple[Path, list[str]] | None:
     """The script or module that a command starts, and its arguments."""
     for at, word in enumerate(words[:-1]):
@@ -54,7 +61,7 @@ def started(words: list[str]) -> tuple[Path, list[str]] | None:
             if words[at + 1] != "-m":
                 return REPOSITORY / words[at + 1], words[at + 2 :]
             if words[at + 2].split(".")[0] in TOP:
-                return REPOSITORY / (words[at + 2].replace(".", "/") + ".py"), words[at + 3 :]
+                return module_file(words[at + 2]), words[at + 3 :]
     return None
 
 
@@ -64,8 +71,8 @@ def test_jobs_that_are_named_exist(page: Path) -> None:
         r"python (?:-m )?((?:jobs|docs|cluster|benchmarks)[/.][\w./]+)", page.read_text(encoding="utf-8")
     )
     for name in named:
-        path = name if name.endswith(".py") else name.rstrip(".").replace(".", "/") + ".py"
-        assert (REPOSITORY / path).is_file(), name
+        path = REPOSITORY / name if name.endswith(".py") else module_file(name.rstrip("."))
+        assert path.is_file(), name
 
 
 @each_page

@@ -125,7 +125,7 @@ def test_each_prompt_of_a_batch_is_scaled_by_its_own_length() -> None:
 
 def test_slices_of_rows_are_refused_beyond_the_window_and_allowed_within() -> None:
     for length, fails in ((WINDOW, False), (WINDOW + 2, True)):
-        part, _ = slice_of(Packed.of([document(length)]), None, 1, 2)
+        part, _ = slice_of(Packed.of([document(length)]), None, 1, 2, "ulysses")
         if fails:
             with pytest.raises(UserError, match=rf"layout\.cp=1 or a context of at most {WINDOW}"):
                 Documents.of(part, scaled(), torch.float32)

@@ -198,9 +198,10 @@ def test_the_rate_of_the_reports_presets_has_no_jump_where_the_context_grows(pre
     phases, training = config.pretrain.phases, config.training
     first, second, _ = itertools.accumulate(phase.steps for phase in phases)
     rates = {step: learning_rate(phases, training, step) for step in (first - 1, first, second - 1, second)}
-    assert rates[first] == pytest.approx(rates[first - 1], rel=1e-4) and rates[first] < rates[first - 1]
-    assert rates[second - 1] == pytest.approx(3e-5)  # a tenth of the peak, at the end of 32k contexts
-    assert max(learning_rate(phases, training, second + step) for step in range(0, 2000, 10)) < 3.01e-5
+    assert rates[first] == pytest.approx(rates[first - 1], rel=1e-3) and rates[first] < rates[first - 1]
+    peak = max(learning_rate(phases, training, step) for step in range(0, first, 10))
+    assert rates[second - 1] == pytest.approx(peak / 10, rel=1e-3)  # at the end of the long contexts
+    assert max(learning_rate(phases, training, second + step) for step in range(0, 2000, 10)) < peak / 9.9
 
 
 def test_a_first_phase_without_a_rate_is_refused() -> None:
