@@ -27,9 +27,9 @@ from ilm_ray.config.layout import Layout
 from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
 from ilm_ray.training.checkpoints import commit
 from ilm_ray.training.checkpoints.checkpoints import Checkpoints, Storage
+from ilm_ray.training.optimizer import adamw
 from ilm_ray.training.parallel.parallelize import ParallelModel, parallelize
 from ilm_ray.training.parallel.sharding import clip_gradients
-from ilm_ray.training.schedule import adamw
 
 LIMIT = 0.03  # of step time
 KINDS = ("none", "beside", "in line")

@@ -24,6 +24,7 @@ from scipy.stats import spearmanr
 from ilm_ray.config.layout import Layout
 from ilm_ray.data.tokens.mixture import packed_from_arrays
 from ilm_ray.model.internlm2 import CausalLM, Shape
+from ilm_ray.training.optimizer import adamw
 from ilm_ray.training.parallel.local import run_ranks
 from ilm_ray.training.parallel.parallelize import parallelize
 from ilm_ray.training.parallel.sharding import clip_gradients
@@ -31,7 +32,6 @@ from ilm_ray.training.plan.calibration import read_calibration, write_calibratio
 from ilm_ray.training.plan.cards import DEVICES
 from ilm_ray.training.plan.planner import predict, written
 from ilm_ray.training.plan.step import OptimizerStep
-from ilm_ray.training.schedule import adamw
 
 SHAPE = Shape(vocab_size=4096, layers=4, hidden=256, kv_heads=4, queries_per_kv=2, head_dim=32, mlp_hidden=768)
 STEP = OptimizerStep(context=256, sequences=8, at_once=1, precision="fp32", loss_chunk=512)

@@ -30,9 +30,9 @@ from torch import Tensor
 from ilm_ray.config.layout import Layout
 from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
 from ilm_ray.model.weights import save_llama
+from ilm_ray.training.optimizer import adamw
 from ilm_ray.training.parallel.parallelize import parallelize
 from ilm_ray.training.parallel.sharding import clip_gradients
-from ilm_ray.training.schedule import adamw
 
 BETAS, EPS, DECAY, RATE, CLIP = (0.9, 0.95), 1e-8, 0.1, 3e-4, 1.0
 

@@ -19,8 +19,9 @@ from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.data.tokens.mixture import Mixture
 from ilm_ray.data.tokens.shards import TokenSource, write_shard
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
+from ilm_ray.training.optimizer import adamw
 from ilm_ray.training.pretrain import next_token_losses
-from ilm_ray.training.schedule import adamw, cosine_lr
+from ilm_ray.training.schedule import cosine_lr
 
 CHAT = Path(__file__).parents[2] / "demo" / "data" / "chat.jsonl"
 VOCABULARY, CONTEXT, SEQUENCES, SEED = 1024, 128, 8, 1234

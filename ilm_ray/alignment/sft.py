@@ -25,7 +25,7 @@ from ilm_ray.training.plan.devices import Device
 from ilm_ray.training.plan.stretches import Stretches, stretches
 from ilm_ray.training.plan.trainings import fine_tuning
 from ilm_ray.training.pretrain import next_token_losses, open_sources
-from ilm_ray.training.schedule import cosine_lr
+from ilm_ray.training.schedule import scheduled_lr
 from ilm_ray.training.task import Losses, Task
 
 # Share of conversations held out to measure the loss on; by position, so that it stays the same from run to run.
@@ -107,8 +107,7 @@ class SFTTask(Task):
         return layouts
 
     def learning_rate(self, step: int) -> float:
-        c = self.config.training
-        return cosine_lr(step, self.steps, self.config.sft.max_lr, c.warmup_ratio, c.final_lr_ratio)
+        return scheduled_lr(self.config.training, step, self.steps, self.config.sft.max_lr)
 
     def micro_batches(self, step: int, rank: int, ranks: int) -> list[Window]:
         """This rank's share of the step's conversations and of the pieces of its pre-training sequences."""

@@ -91,10 +91,17 @@ class TrainingConfig(Section):
     layout: How[Layout | Literal["auto"]] = "auto"
     calibration: How[str | None] = None  # file of jobs/plan.py --calibrate, for auto; None: figures of data sheets
     precision: Literal["fp32", "bf16"] = "bf16"
+    # Matrix products of blocks in 8 bits, a scale a row (torchao); needs bf16 and a card of compute capability 8.9.
+    fp8: bool = False
+    # muon: for the matrices of blocks, AdamW for the rest (ilm_ray/training/optimizer.py); the report has AdamW
+    optimizer: Literal["adamw", "muon"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip_norm: float = 1.0  # not stated; InternEvo's configuration
+    # wsd: warm-up, constant rate, decay over the last `decay_ratio` of the steps; the report has a cosine
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    decay_ratio: float = Field(0.2, gt=0, le=1)
     warmup_ratio: Share = 0.01  # not stated; InternEvo's configuration
     final_lr_ratio: Share = 0.1
     keep_checkpoints: How[Count] = 2  # newest ones, on the local disk

@@ -21,9 +21,10 @@ from ilm_ray.training.faults.watch import Watch
 from ilm_ray.training.measure.evaluate import Evaluate
 from ilm_ray.training.measure.look import layer_norms, look_requested, measured
 from ilm_ray.training.measure.meter import Meter, pipeline_bubble
+from ilm_ray.training.optimizer import Kind, make_optimizer
+from ilm_ray.training.parallel.float8 import require_float8, use_float8
 from ilm_ray.training.parallel.parallelize import ParallelModel, parallelize
 from ilm_ray.training.parallel.sharding import clip_gradients, summed
-from ilm_ray.training.schedule import adamw
 from ilm_ray.training.task import Losses, Micro, Task
 
 CPU = torch.device("cpu")
@@ -40,6 +41,8 @@ class LoopSettings:
     clip_norm: float
     storage: Storage
     layout: Layout = field(default_factory=Layout)
+    optimizer: Kind = "adamw"
+    fp8: bool = False
     spike: SpikeConfig | None = None  # None: a step without a finite gradient ends the training
 
 
@@ -94,9 +97,14 @@ class _TrainingState:
         self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else CPU
         with torch.device("meta"):  # no rank ever holds the whole
             whole = task.build()
+        if settings.fp8:
+            require_float8(settings.layout, settings.precision, self.device)
+            use_float8(whole)
         self.model = parallelize(whole, settings.layout, self.device, settings.precision)
         self.optimizers = [
-            adamw(part.named_parameters(), settings.betas, settings.eps, settings.weight_decay)
+            make_optimizer(
+                settings.optimizer, part.named_parameters(), settings.betas, settings.eps, settings.weight_decay
+            )
             for part in self.model.parts
         ]
         meshes = self.model.meshes

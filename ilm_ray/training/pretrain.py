@@ -24,7 +24,7 @@ from ilm_ray.training.plan.devices import Device
 from ilm_ray.training.plan.shape import shape_of
 from ilm_ray.training.plan.stretches import Stretches, stretches
 from ilm_ray.training.plan.trainings import pretraining
-from ilm_ray.training.schedule import cosine_lr
+from ilm_ray.training.schedule import scheduled_lr
 from ilm_ray.training.task import Losses, Task
 
 
@@ -78,7 +78,7 @@ def phase_of(phases: Sequence[PhaseConfig], step: int) -> tuple[int, int]:
 
 
 def learning_rate(phases: Sequence[PhaseConfig], training: TrainingConfig, step: int) -> float:
-    """The rate of a step. A phase with a `max_lr` begins a cosine, which all following phases without one share.
+    """The rate of a step. A phase with a `max_lr` begins a schedule, which all following phases without one share.
 
     The report (section 3.3) has one cosine over the phases of 4k and 32k context: training goes on where it was, though
     context and RoPE base change.
@@ -91,7 +91,7 @@ def learning_rate(phases: Sequence[PhaseConfig], training: TrainingConfig, step:
     peak = phases[first].max_lr
     assert peak is not None
     steps = sum(phase.steps for phase in shared)
-    return cosine_lr(inside, steps, peak, training.warmup_ratio, training.final_lr_ratio)
+    return scheduled_lr(training, inside, steps, peak)
 
 
 class PretrainTask(Task):

@@ -169,8 +169,9 @@ def _train_in_stretches(
         return
     spike = None if task.skipped is None else config.pretrain.spike
     settings = LoopSettings(
-        c.precision, c.betas, c.eps, weight_decay, c.clip_norm, storage_of(c, run_dir, folder), spike=spike
-    )
+        c.precision, c.betas, c.eps, weight_decay, c.clip_norm, storage_of(c, run_dir, folder),
+        optimizer=c.optimizer, fp8=c.fp8, spike=spike,
+    )  # fmt: skip
     done = commit.newest_step(folder / "checkpoints")
     for number, stretch in enumerate(plan.all):
         following = plan.all[number + 1] if number + 1 < len(plan.all) else None

@@ -1,9 +1,18 @@
-"""Learning-rate schedule and the optimizer's groups."""
+"""The learning rate of a step: pure functions of its number."""
 
 import math
-from collections.abc import Iterable
 
-from torch import nn, optim
+from ilm_ray.config.training import TrainingConfig
+
+
+def scheduled_lr(
+    training: TrainingConfig, step: int, steps: int, max_lr: float, final_ratio: float | None = None
+) -> float:
+    """The rate of step `step` of `steps` by `training.schedule`; `final_ratio` None: `training.final_lr_ratio`."""
+    final = training.final_lr_ratio if final_ratio is None else final_ratio
+    if training.schedule == "wsd":
+        return wsd_lr(step, steps, max_lr, training.warmup_ratio, training.decay_ratio, final)
+    return cosine_lr(step, steps, max_lr, training.warmup_ratio, final)
 
 
 def cosine_lr(step: int, steps: int, max_lr: float, warmup_ratio: float, final_ratio: float) -> float:
@@ -15,16 +24,16 @@ def cosine_lr(step: int, steps: int, max_lr: float, warmup_ratio: float, final_r
     return max_lr * (final_ratio + (1 - final_ratio) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
 
-def adamw(
-    named: Iterable[tuple[str, nn.Parameter]], betas: tuple[float, float], eps: float, weight_decay: float
-) -> optim.AdamW:
-    """AdamW without decay on norms and embeddings (not stated in the report; the usual choice).
+def wsd_lr(step: int, steps: int, max_lr: float, warmup_ratio: float, decay_ratio: float, final_ratio: float) -> float:
+    """Linear warm-up, `max_lr`, then decay to `final_ratio * max_lr` over the last `decay_ratio` of the steps.
 
-    One fused pass over all parameters, except where norms lie on another mesh than matrices, which torch refuses.
+    Warmup-stable-decay (MiniCPM, arXiv 2404.06395): a run can be made longer from any step before the decay. It falls
+    with the square root of the progress, the best of those compared in arXiv 2405.18392.
     """
-    decayed, free = list[nn.Parameter](), list[nn.Parameter]()
-    for name, parameter in named:
-        (free if parameter.dim() < 2 or "tok_embeddings" in name else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
-    meshes = {getattr(parameter, "device_mesh", None) for parameter in free + decayed}
-    return optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True if len(meshes) == 1 else None)
+    warmup, decay = max(1, round(steps * warmup_ratio)), round(steps * decay_ratio)
+    if step < warmup:
+        return max_lr * (step + 1) / warmup
+    if step < steps - decay:
+        return max_lr
+    progress = min((step - (steps - decay) + 1) / decay, 1.0)
+    return max_lr * (final_ratio + (1 - final_ratio) * (1 - math.sqrt(progress)))

@@ -25,7 +25,7 @@ from ilm_ray.model.weights import load_shape, read_weights
 from ilm_ray.training.plan.devices import Device
 from ilm_ray.training.plan.stretches import Stretches, stretches
 from ilm_ray.training.plan.trainings import reward_training
-from ilm_ray.training.schedule import cosine_lr
+from ilm_ray.training.schedule import scheduled_lr
 from ilm_ray.training.task import Losses, Task
 
 
@@ -122,8 +122,8 @@ class RewardTask(Task):
         return layouts
 
     def learning_rate(self, step: int) -> float:
-        r, c = self.config.reward, self.config.training
-        return cosine_lr(step, self.steps, r.max_lr, c.warmup_ratio, r.min_lr / r.max_lr)
+        r = self.config.reward
+        return scheduled_lr(self.config.training, step, self.steps, r.max_lr, r.min_lr / r.max_lr)
 
     def micro_batches(self, step: int, rank: int, ranks: int) -> list[list[PreferencePair]]:
         pairs = [self.pairs[i] for i in self.plan[step]]

@@ -13,7 +13,13 @@ from ilm_ray.model.internlm2 import CausalLM, ScalarModel
 
 _aten, _comm = torch.ops.aten, torch.ops._c10d_functional
 # Operators that are expensive to compute twice: matrix products and sums over ranks.
-_KEPT = {_aten.mm.default, _aten.addmm.default, _comm.all_reduce.default, _comm.reduce_scatter_tensor.default}
+_KEPT = {
+    _aten.mm.default,
+    _aten.addmm.default,
+    _aten._scaled_mm.default,
+    _comm.all_reduce.default,
+    _comm.reduce_scatter_tensor.default,
+}
 _ATTENTION = ("ilm_ray", "flash_attn", "torch_attn")  # libraries of operators that are nothing but attention
 
 

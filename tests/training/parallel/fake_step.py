@@ -30,11 +30,11 @@ from ilm_ray.model import attention, loss
 from ilm_ray.model.internlm2 import CausalLM, Packed
 from ilm_ray.model.pointwise import RMSNorm
 from ilm_ray.model.shape import Shape
+from ilm_ray.training.optimizer import adamw
 from ilm_ray.training.parallel.parallelize import ParallelModel, parallelize
 from ilm_ray.training.parallel.stages import Window
 from ilm_ray.training.plan.planner import ranks_of
 from ilm_ray.training.plan.step import OptimizerStep
-from ilm_ray.training.schedule import adamw
 from tests.training.parallel.tracking import Tracker
 
 CPU = torch.device("cpu")

@@ -16,11 +16,11 @@ import torch.distributed as dist
 from ilm_ray.config.layout import Layout
 from ilm_ray.data.tokens.mixture import packed_from_arrays
 from ilm_ray.model.internlm2 import CausalLM, Shape
+from ilm_ray.training.optimizer import adamw
 from ilm_ray.training.parallel.parallelize import parallelize
 from ilm_ray.training.parallel.sharding import clip_gradients
 from ilm_ray.training.plan.memory import peak_memory
 from ilm_ray.training.plan.step import OptimizerStep
-from ilm_ray.training.schedule import adamw
 from tests.processes import run_ranks
 from tests.training.parallel.tracking import Tracker
 
