@@ -13,6 +13,7 @@ from ilm_ray.training.plan.devices import ATTAINABLE_LINK, GB, GIB, USABLE_MEMOR
 from ilm_ray.training.plan.forecast import Forecast, checkpoint_bytes
 from ilm_ray.training.plan.planner import LayoutPlan, Ranking, rank, written
 from ilm_ray.training.plan.shape import shape_of
+from ilm_ray.training.plan.shardings import sharding_table
 from ilm_ray.training.plan.step import OptimizerStep
 
 PRESETS, COUNTS, CONTEXTS, KINDS = ("1_8b", "7b", "20b"), (8, 64, 1024), (4096, 32768, 262144), ("h100", "h200")
@@ -155,6 +156,7 @@ def page() -> Iterator[str]:
     yield from PAGE_HEAD.format(
         attainable=DEVICES["h100"].attainable, link=ATTAINABLE_LINK, memory=USABLE_MEMORY
     ).splitlines()
+    yield from ("", *sharding_table().splitlines())
     for preset in PRESETS:
         config = load_config(preset)
         yield f"\n## {preset}, {config.pretrain.phases[0].batch_tokens:,} tokens a step\n"

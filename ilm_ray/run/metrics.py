@@ -96,6 +96,22 @@ PIPELINE_BUBBLE = Metric(
     "share of a step that a rank of the pipeline waits for its first and after its last micro-batch: not measured, but "
     "predicted from the schedule, (pp - 1) / (virtual_stages * micro-batches + pp - 1)",
 )
+GPU_PEAK = Metric(
+    "ilm_gpu_peak_bytes",
+    "gauge",
+    "bytes",
+    "training",
+    STAGE,
+    "most memory that tensors of the first worker took of its GPU in the last logged steps",
+)
+GPU_RESERVED = Metric(
+    "ilm_gpu_reserved_bytes",
+    "gauge",
+    "bytes",
+    "training",
+    STAGE,
+    "most memory that its allocator held in them: what is above the peak is fragments",
+)
 BAD_STEPS = Metric(
     "ilm_bad_steps", "counter", "steps", "training", ("stage", "incident"), "steps that the guard did not apply"
 )
@@ -161,6 +177,8 @@ OF_TRAINING_ROWS = (
     (CHECKPOINT_WAIT, "checkpoint_share"),
     (CHECKPOINT_SECONDS, "checkpoint_seconds"),
     (PIPELINE_BUBBLE, "pipeline_bubble"),
+    (GPU_PEAK, "gpu_peak_bytes"),
+    (GPU_RESERVED, "gpu_reserved_bytes"),
 )
 # Metric -> figure of a row of PPO: plain figures, then figures by domain.
 OF_PPO_ROWS = (

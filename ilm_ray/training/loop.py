@@ -16,6 +16,7 @@ from ilm_ray.run.stopping import ASKED, Stopped
 from ilm_ray.training.checkpoints import states
 from ilm_ray.training.checkpoints.checkpoints import Checkpoints, Storage
 from ilm_ray.training.checkpoints.final import write_final
+from ilm_ray.training.environment import collect_after, steady_collection
 from ilm_ray.training.faults.guard import BadStep, Guard
 from ilm_ray.training.faults.watch import Watch
 from ilm_ray.training.measure.evaluate import Evaluate
@@ -65,7 +66,13 @@ def train(
     before the end, it stops there with a checkpoint, from which another call goes on, be it in another layout. Raises
     Stopped on every rank, once a checkpoint is saved, where `folder` holds ASKED.
     """
-    end = task.steps if until is None else min(until, task.steps)
+    with steady_collection():
+        _train(task, settings, folder, log, watch, task.steps if until is None else min(until, task.steps))
+
+
+def _train(
+    task: Task, settings: LoopSettings, folder: Path, log: Callable[[dict[str, Any]], None], watch: Watch, end: int
+) -> None:
     trainer = _TrainingState(task, settings, folder, log, watch)
     while trainer.step < end:
         trainer.before_step()
@@ -78,6 +85,7 @@ def train(
             raise Stopped(f"stopped at step {trainer.step}, with a checkpoint")
         elif trainer.step % task.checkpoint_every == 0 or trainer.step == end:
             trainer.save(last=trainer.step == end)
+        collect_after(trainer.step)
     if end == task.steps:
         trainer.before_step()
     watch.at(trainer.step, "checkpoint")

@@ -79,7 +79,9 @@ class MuonAdamW(optim.AdamW):
         for parameter in parameters:
             state = self.state[parameter]
             if "momentum_buffer" not in state:
+                state["step"] = torch.tensor(0.0)  # AdamW's loading of a state asks each for it
                 state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+            state["step"] += 1
             momentum = state["momentum_buffer"]
             momentum.lerp_(parameter.grad, 1 - MOMENTUM)
             updates.append(parameter.grad.lerp(momentum, MOMENTUM))  # Nesterov

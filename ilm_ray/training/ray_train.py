@@ -1,6 +1,7 @@
 """Ray Train around the training loop: workers, process group, restart after a fault with its diagnosis, metrics."""
 
 import json
+import os
 import re
 import shutil
 import time
@@ -26,6 +27,7 @@ from ilm_ray.run.stopping import Stopped, stop_after_checkpoint
 from ilm_ray.training.beside import checkpoint_figures, device_beside, hold, to_measure
 from ilm_ray.training.checkpoints import commit
 from ilm_ray.training.checkpoints.settings import storage_of
+from ilm_ray.training.environment import gpu_environment
 from ilm_ray.training.faults.attempts import Attempts, finished, stopped
 from ilm_ray.training.faults.diagnosis import IDLE
 from ilm_ray.training.faults.follower import Follower
@@ -90,6 +92,7 @@ def run_training(
             storage_path=str(folder / "ray_train"),
             failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=3),
             callbacks=[_KeepsExceptions(attempts)],
+            worker_runtime_env={"env_vars": gpu_environment(attempts.folder, os.environ)} if on_gpu else None,
         ),
     )
     ask = training.opinion

@@ -24,6 +24,18 @@ def test_a_row_says_how_long_the_last_checkpoint_took() -> None:
     assert following["checkpoint_share"] == 0 and following["checkpoint_seconds"] == row["checkpoint_seconds"]
 
 
+def test_a_row_has_the_memory_of_a_gpu_that_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    meter = Meter(SHAPE, 1, torch.device("cpu"))
+    assert not [name for name in meter.row(100, 16) if "gpu" in name]
+    most = {"allocated": 7, "reserved": 9}
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    for kind in most:
+        monkeypatch.setattr(torch.cuda, f"max_memory_{kind}", lambda kind=kind: most[kind])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: most.update(allocated=1, reserved=9))
+    rows = [meter.row(100, 16) for _ in range(2)]
+    assert [(row["gpu_peak_bytes"], row["gpu_reserved_bytes"]) for row in rows] == [(7, 9), (1, 9)]
+
+
 @pytest.mark.parametrize(("pp", "micros"), [(1, 1), (1, 8), (2, 1), (2, 2), (4, 4), (4, 8), (8, 3)])
 def test_the_bubble_is_that_of_a_pipeline_gone_through_by_hand(pp: int, micros: int) -> None:
     ended = [[0] * micros for _ in range(pp)]  # a micro-batch takes a rank one tick

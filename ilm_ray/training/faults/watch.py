@@ -12,14 +12,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
+
 from ilm_ray.base.files import write_text_atomic
 
 HUNG = 86  # exit code of a process that ended itself because it made no progress
 EVERY_S = 1.0
 
 
+def gpu_memory() -> dict[str, int]:
+    """{"gpu_peak": bytes of tensors, "gpu_reserved": with the allocator's unused ones}, the most since the last reset.
+
+    Empty in a process that has not used its GPU, which asking must not start.
+    """
+    if not torch.cuda.is_initialized():
+        return {}
+    return {"gpu_peak": torch.cuda.max_memory_allocated(), "gpu_reserved": torch.cuda.max_memory_reserved()}
+
+
 class Watch:
-    """Writes `rank-<rank>.json` into `folder` every second: step, activity and its seconds, host, process, memory.
+    """Writes `rank-<rank>.json` into `folder` every second: step, activity and its seconds, host, process, memory,
+    of the GPU too where there is one.
 
     A rank whose activity lasts longer than `deadline_s` writes its threads' stacks to `rank-<rank>.stack.txt` and exits
     two heartbeats later. The other ranks wait for it in a collective and reach their deadline at about the same time.
@@ -91,4 +104,5 @@ class Watch:
             "disk_free_mb": shutil.disk_usage(self.folder).free // 2**20,
             "hung": hung,
         }
+        row |= {f"{name}_mb": size // 2**20 for name, size in gpu_memory().items()}
         write_text_atomic(self.folder / f"rank-{self.rank}.json", json.dumps(row))

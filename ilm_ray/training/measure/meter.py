@@ -8,6 +8,7 @@ import torch
 
 from ilm_ray.config.layout import Layout
 from ilm_ray.model.shape import Shape
+from ilm_ray.training.faults.watch import gpu_memory
 from ilm_ray.training.plan.cards import peak_flops
 from ilm_ray.training.plan.step import flops_per_token
 
@@ -17,8 +18,9 @@ PARTS = ("data", "checkpoint", "evaluation")  # all activities but computing
 class Meter:
     """Seconds between two log rows, by what they were spent on: `data`, `checkpoint`, `evaluation`, the rest.
 
-    Model FLOP/s are those of `flops_per_token`, recomputation not counted: `mfu` with the attention of all keys, as
-    torchtitan has it, `mfu_causal` with half of it. Shares of the peak only where the device's is known.
+    On a GPU also the most memory of this rank since the last row. Model FLOP/s are those of `flops_per_token`,
+    recomputation not counted: `mfu` with the attention of all keys, as torchtitan has it, `mfu_causal` with half of it.
+    Shares of the peak only where the device's is known.
     """
 
     def __init__(self, shape: Shape, ranks: int, device: torch.device) -> None:
@@ -52,11 +54,14 @@ class Meter:
                 row[name] = flops / self.peak
             elif not causal:
                 row["model_flops"] = flops  # a second and rank
+        row |= {f"{name}_bytes": size for name, size in gpu_memory().items()}
         self._reset()
         return row
 
     def _reset(self) -> None:
         self.seconds, self.started = dict.fromkeys(PARTS, 0.0), time.monotonic()
+        if torch.cuda.is_initialized():
+            torch.cuda.reset_peak_memory_stats()
 
 
 def pipeline_bubble(layout: Layout, micros: int) -> float:
