@@ -50,16 +50,17 @@ def packed_tokens(shape: Shape, context: int, on_gpu: bool) -> int:
     than small windows compute."""
     least = max(context, 1024)
     # A window ends with the document that fills it, so it may be a context longer.
-    return max(least, FORWARD_BYTES // activation_bytes(shape, 2) - context) if on_gpu else least
+    return max(least, FORWARD_BYTES // activation_bytes(shape) - context) if on_gpu else least
 
 
-def activation_bytes(shape: Shape, width: int) -> int:
-    """Bytes a token of a forward that keeps nothing for a backward, with numbers of `width` bytes.
+def activation_bytes(shape: Shape) -> int:
+    """Bytes a token of a forward in bf16 that keeps nothing for a backward.
 
-    The residual and its norm stay; beside them there is either attention, whose queries are turned in fp32, or SwiGLU
-    with its gate, the gate's SiLU, the upper branch and their product. Logits are made by `loss_chunk` tokens.
+    A block's input, the residual, its norm and the rotary tables stay; beside them there is either attention, whose
+    queries are turned in fp32, or SwiGLU with its gate, the gate's SiLU, the upper branch and their product. Logits are
+    made by `loss_chunk` tokens.
     """
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    turned = 0 if width == 4 else 4 * queries
-    attention = width * (queries + 2 * keys) + 4 * queries + turned + width * (queries + 2 * keys)
-    return width * 2 * shape.hidden + max(attention, width * 4 * shape.mlp_hidden)
+    turning = 2 * (queries + 2 * keys) + 4 * queries + 4 * queries
+    tables = 4 * shape.head_dim * 3 // 2
+    return 6 * shape.hidden + tables + max(turning, 8 * shape.mlp_hidden)
