@@ -158,7 +158,7 @@ def _alignment(config: Config, shape: Shape, devices: int, device: Device) -> di
         stages[training.stage] = figures(plan) | {"micro_tokens": rows, "tokens": tokens}
     seconds = ppo_seconds(config, shape, device, devices)
     iterations = config.ppo.iterations + config.ppo.critic_warmup
-    print(f"ppo: {seconds / 3600:,.3g} hours for {iterations} iterations, roughly.")
+    print(f"ppo: at least {seconds / 3600:,.3g} hours for {iterations} iterations, roughly.")
     stages["ppo"] = {"hours": round(seconds / 3600, 3)}
     return stages
 

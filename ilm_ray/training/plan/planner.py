@@ -140,6 +140,10 @@ class Workload:
         sequences = -(-self.step.sequences // layout.dp) * layout.dp if self.dealt else self.step.sequences
         return replace(self.step, sequences=sequences, at_once=at_once)
 
+    def seconds(self, plan: "LayoutPlan") -> float:
+        """Seconds of all steps in a plan; the sequences that `step_of` rounds a batch up by are not there."""
+        return self.steps * plan.times.total * self.step.sequences / plan.step.sequences
+
 
 def best_plan(shape: Shape, layout: Layout, work: Workload, device: Device) -> LayoutPlan:
     """The fastest plan of `layout`, its `dp` known: micro-batches of `work.least` sequences, twice, four times as many.
@@ -199,7 +203,7 @@ def plan_work(shape: Shape, layout: Layout, device: Device, works: Sequence[Work
         except NoPlan as error:
             reason = error
             continue
-        seconds = sum(work.steps * plan.times.total for work, plan in zip(works, plans, strict=True))
+        seconds = sum(work.seconds(plan) for work, plan in zip(works, plans, strict=True))
         choices.append(Choice(tried, plans, seconds, _need(plans, device)))
         if recompute == layout.recompute:
             break

@@ -248,6 +248,13 @@ def test_a_batch_that_is_dealt_out_by_tokens_has_a_share_for_any_number_of_repli
         assert 10 <= plan.step.sequences < 10 + ranks and plan.step.sequences % (choice.layout.dp or 1) == 0
 
 
+def test_no_rank_is_left_idle_for_a_batch_that_is_dealt_out() -> None:
+    """Eighteen sequences on eight ranks are nine quarters each, for they are cut into conversations."""
+    work = Workload(OptimizerStep(8192, 18, at_once=4), dealt=True)
+    seven, eight = (choose_layout(HALF_B, ranks, H100, [work]) for ranks in (7, 8))
+    assert eight.seconds < seven.seconds
+
+
 def test_a_scalar_head_has_no_logits() -> None:
     """A reward model of a large vocabulary needs the embedding's bytes less, and the logits' at the loss."""
     layout, step = Layout().on(1), OptimizerStep(1024, 1)
