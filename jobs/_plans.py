@@ -24,15 +24,16 @@ PAGE_HEAD = """# Plans: predictions, never measured
 
 Written by `python jobs/plan.py --table`. For each model, context, number and kind of devices: the layout that is
 predicted to be fastest among those that fit. No line of this page was run, and no layout was tried at this scale. The
-arithmetic and its sources: `ilm_ray/training/plan/{{planner,timing,memory,traffic,devices}}.py`.
+arithmetic and its sources: `ilm_ray/training/plan/{{planner,timing,memory,traffic,devices,cards}}.py`.
 
-Assumed: {attainable:.0%} of the dense bf16 peak (989 TFLOP/s) without communication; {link:.0%} of a link's rate (in a
-node of 8: 450 GB/s a device; between nodes: 400 GB/s a node); {memory:.0%} of the memory. Batch, precision and loss
-chunk are the presets'; every sequence is taken as one document. Activations are computed again only where the layout
-would not fit otherwise ("recompute"). With `gather` slices are cut so that every rank attends to as many keys. MFU
-counts the attention of all keys, "causal" half of it; what is computed twice counts once. Layouts end with where
-parameters, gradients and optimizer states live. `limit`: what takes most time beside computing, if it takes a tenth of
-the step.
+Assumed: {attainable:.0%} of the dense bf16 peak (989 TFLOP/s) without communication where blocks are compiled
+("compile"), which all of these are; without it pointwise work and the host's dispatch come on top. {link:.0%} of a
+link's rate (in a node of 8: 450 GB/s a device; between nodes: 400 GB/s a node); {memory:.0%} of the memory that CUDA
+shows. Batch, precision and loss chunk are the presets'; every sequence is taken as one document. Activations are
+computed again only where the layout would not fit otherwise ("recompute"). With `gather` slices are cut so that every
+rank attends to as many keys. MFU counts the attention of all keys, "causal" half of it; what is computed twice counts
+once. Layouts end with where parameters, gradients and optimizer states live. `limit`: what takes most time beside
+computing, if it takes a tenth of the step.
 
 Against InternEvo's measurements (7B, 1,024 A100, 2,048 tokens; nothing was fitted to them but the 59% of peak of its
 run on 8): optimizer states in groups of 8 at 16M, 8M and 4M tokens a step: 3,388, 2,804 and 2,085 tokens/s/device are

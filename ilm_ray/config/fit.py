@@ -116,7 +116,7 @@ def check_ppo_fits(ppo: PPOConfig, gpus: float) -> None:
 def _ppo_too_large(ppo: PPOConfig, gpus: float) -> str | None:
     if gpus == 0 or gpus >= _gpus_of_ppo(ppo):
         return None
-    sizes = group_sizes(ppo)
+    sizes = gpus_of_groups(ppo)
     if ppo.colocate:
         return (
             f"ppo.colocate puts rank k of every group on one GPU: the largest group has {max(sizes)} ranks, the "

@@ -14,11 +14,16 @@ import pytest
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config
+from ilm_ray.config.named_data import needed
 from ilm_ray.config.thresholds import RULES
 from ilm_ray.data.decontamination.items import FORMS
+from ilm_ray.run.gpus import Gpu
+from ilm_ray.run.rundata import STAGES
+from ilm_ray.training.plan.fits import Machine, require_fit
 
 REPOSITORY = Path(__file__).parents[2]
 HOW_TO = REPOSITORY / "docs" / "how_to.md"
+ONE_GPU = REPOSITORY / "docs" / "one_gpu.md"
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "cluster" / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 TOP = ("ilm_ray", "actors", "jobs", "cluster", "tests", "docs", "benchmarks", ".ci")
 SOURCES = (".py", ".md", ".sh", ".yml", ".yaml", ".toml", ".lock")
@@ -115,6 +120,18 @@ def test_configuration_files_of_the_how_tos_are_accepted(tmp_path: Path) -> None
         config = load_config("nano", tmp_path / "own.yaml")
         assert config.reward.data == "/data/preferences.jsonl"
     assert set(config.reward.system_prompts) == {"helpful", "poetry"}
+
+
+def test_the_walk_through_one_gpu_is_accepted(tmp_path: Path) -> None:
+    """Its files over the preset on the smallest machine that it names; the settings of its commands."""
+    own, short = blocks(ONE_GPU, "yaml")
+    (tmp_path / "mine.yaml").write_text(own + short)
+    config = load_config("mini", tmp_path / "mine.yaml")
+    assert not needed(config, STAGES) and config.pretrain.phases[0].steps == 2000
+    require_fit(config, Machine(16, 1, 64.0, Gpu("NVIDIA GeForce RTX 4090", int(23.5 * 2**30), (8, 9))), STAGES)
+    for words in commands(ONE_GPU):
+        found = started(words)
+        load_config("mini", None, [word for word in (found[1] if found else []) if re.match(r"[a-z][\w.]*=", word)])
 
 
 @each_page
