@@ -49,6 +49,7 @@ def make_inputs(folder: Path, tokenizer: Tokenizer) -> Inputs:
         pretrain=None,  # no pre-training loss
         reward_context=256,
         micro_tokens=1024,
+        loss_chunk=1024,
         seed=1234,
     )
 

@@ -152,6 +152,34 @@ def test_answers_of_the_weights_before_are_trained_on_as_such(tmp_path: Path) ->
         assert torch.equal(old, behaviour)
 
 
+@pytest.mark.usefixtures("local_ray")
+def test_every_way_of_weights_and_sleeping_engines_end_with_the_same_weights(tmp_path: Path) -> None:
+    """Two engines: apart with the object store, apart with a broadcast, and on one placement, asleep in between."""
+    inputs = toy_inputs(tmp_path, toy_mix(tmp_path))
+    runs = []
+    for name, changes in (
+        ("store", {"weight_transfer": "object_store"}),
+        ("broadcast", {"weight_transfer": "broadcast"}),
+        ("asleep", {"colocate": True}),
+    ):
+        ppo = toy_ppo(rollout_engines=2, critic_warmup=0, **changes)
+        begun: list[str] = []
+        with PPORun(ppo, inputs, tmp_path / name) as run:
+            for group in run.groups.values():
+                start = group._start
+                group._start = lambda method, args, start=start, begun=begun: (  # type: ignore[method-assign]
+                    begun.append(method),
+                    start(method, args),
+                )[1]
+            rows = run.run(lambda ids: "")
+        for row in rows:
+            del row["seconds"], row["weight_bytes"]
+        assert ("send_weights" in begun) == (name == "broadcast")
+        assert begun.count("sleep") == (2 if name == "asleep" else 0)
+        runs.append((rows, (tmp_path / name / "model" / "model.safetensors").read_bytes()))
+    assert runs[0] == runs[1] == runs[2]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize("staleness", [0, 1])

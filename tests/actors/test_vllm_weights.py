@@ -89,7 +89,6 @@ def _check_parallel(folder: Path, settings: RolloutSettings, prompts: list[Promp
             sending.result()
             if not changes:
                 answers.append(rollout.rollout(prompts, version, 1)[0].responses)
-    assert not any(rollout.engine.held().probed)  # every tensor was compared whole
     (folder / "said.json").write_text(json.dumps([errors, answers]))
 
 

@@ -167,6 +167,15 @@ def test_groups_on_one_placement_lose_ranks_like_any_and_learn_the_same(tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_ranks_die_while_weights_are_broadcast(tmp_path: Path, watch: Any) -> None:
+    """Receivers lose the sender, the sender loses a receiver; the members that are left meet anew."""
+    blows, store = [Blow("weights", "rollout"), Blow("weights", "policy")], settings(8, rollout_engines=2)
+    ppo = settings(8, rollout_engines=2, weight_transfer="broadcast")
+    strike_and_compare(tmp_path, watch, blows, ppo, 6, undisturbed=store)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("phase", list(BEGINS)[:-1])
 @pytest.mark.usefixtures("local_ray")
