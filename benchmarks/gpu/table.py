@@ -113,10 +113,11 @@ def _cell(value: Any) -> str:
 
 
 def _reasons(skipped: Iterable[tuple[str, dict[str, Any]]]) -> str:
-    by_reason: dict[str, list[str]] = {}
-    for section, row in skipped:
-        by_reason.setdefault(row["skipped"], []).append(f"{section}: {row['case']}")
-    return "Skipped: " + "; ".join(f"{', '.join(cases)} ({reason})" for reason, cases in by_reason.items()) + "."
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for name, row in skipped:
+        by_reason.setdefault((name, row["skipped"]), []).append(row["case"])
+    groups = (f"{name}: {', '.join(cases)} ({reason})" for (name, reason), cases in by_reason.items())
+    return f"Skipped: {'; '.join(groups)}."
 
 
 def section(result: dict[str, Any] | None) -> str:
