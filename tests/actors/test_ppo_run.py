@@ -152,6 +152,7 @@ def test_answers_of_the_weights_before_are_trained_on_as_such(tmp_path: Path) ->
         assert torch.equal(old, behaviour)
 
 
+@pytest.mark.slow  # a minute and a half: three whole runs
 @pytest.mark.usefixtures("local_ray")
 def test_every_way_of_weights_and_sleeping_engines_end_with_the_same_weights(tmp_path: Path) -> None:
     """Two engines: apart with the object store, apart with a broadcast, and on one placement, asleep in between."""

@@ -105,6 +105,7 @@ def test_a_full_disk_is_named_and_costs_what_was_not_finished(tmp_path: Path) ->
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
+@pytest.mark.slow  # a whole job; tests/data/web reads truncated archives by itself
 @pytest.mark.ray
 def test_a_truncated_archive_is_no_bad_input(tmp_path: Path) -> None:
     whole = sorted((demo.DATA / "web").glob("*/*.warc.gz"))[0].read_bytes()

@@ -77,7 +77,7 @@ run_job("waiting", [Stage("waiting", (), lambda config: {}, work)], ["--run-dir"
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_job_that_waits_for_ray_is_stopped_and_says_so(number: signal.Signals, tmp_path: Path) -> None:
     """Ray turns what a signal's handler raises within its calls into errors of other kinds."""
     job = subprocess.Popen(

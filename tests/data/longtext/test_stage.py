@@ -150,6 +150,7 @@ def test_differences_are_the_same_for_any_batches_and_actors(made: Made, scorers
         assert runs[1][document]["differences"] == pytest.approx(row["differences"], abs=2.1e-4)
 
 
+@pytest.mark.slow  # half a minute; a killed run is the nearer proof
 @pytest.mark.usefixtures("local_ray")
 def test_the_part_of_a_killed_actor_is_scored_by_its_next_life(
     made: Made, scorers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
