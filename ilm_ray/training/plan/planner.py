@@ -19,8 +19,8 @@ from ilm_ray.training.plan.timing import Times, step_time
 from ilm_ray.training.plan.traffic import Collective
 
 # Speeds that differ by less are alike, for a prediction is not that good: of such micro-batches the larger is taken,
-# which leaves the host more time to launch it. Our figure.
-TIE = 0.005
+# which leaves the host more time to launch it, as long as it leaves some of the memory that may be used. Our figures.
+TIE, TIE_ROOM = 0.005, 0.9
 # Seconds that torch.compile takes for the blocks of a layout, once; it must save more. Our estimate.
 COMPILE_SECONDS = 60.0
 
@@ -165,8 +165,11 @@ def best_plan(shape: Shape, layout: Layout, work: Workload, device: Device) -> L
         if peak_memory(shape, layout, step, device.fused).total > device.usable_memory:
             break
         plan = predict(shape, layout, step, device)
+        alike = plan.tokens_per_second <= (1 + TIE) * fastest
         if plan.tokens_per_second < (1 - TIE) * fastest:
             break  # larger micro-batches save gathers until the bubble grows
+        if best is not None and alike and plan.memory.total > TIE_ROOM * device.usable_memory:
+            break
         best, fastest = plan, max(fastest, plan.tokens_per_second)
         at_once *= 2
     if best is None:
