@@ -44,9 +44,9 @@ class Layout(BaseModel):
     schedule: Literal["gpipe", "1f1b", "interleaved"] = "1f1b"
     virtual_stages: Count = 1  # stages a rank of the pipeline holds; more than one with `interleaved` only
     cp: Count = 1
-    # ulysses: all-to-all from tokens to heads; gather: all keys and values to every rank, no limit on heads, slices cut
-    # so that all ranks attend to as many keys
-    cp_kind: Literal["ulysses", "gather"] = "ulysses"
+    # ulysses: all-to-all from tokens to heads; gather: all keys and values to every rank, no limit on heads; ring: they
+    # travel from rank to rank, never all in one place
+    cp_kind: Literal["ulysses", "gather", "ring"] = "ulysses"
     parameters: Share = "full"
     gradients: Share = "full"
     optimizer: Share = "full"
@@ -116,7 +116,7 @@ class Layout(BaseModel):
     @property
     def row_unit(self) -> int:
         """What the number of tokens of a micro-batch must be a multiple of (it is padded to that)."""
-        halves = 2 if self.cp > 1 and self.cp_kind == "gather" else 1  # a slice is two chunks
+        halves = 2 if self.cp > 1 and self.cp_kind != "ulysses" else 1  # a slice is two chunks
         return self.cp * math.lcm(halves, self.tp if self.sequence_parallel else 1)
 
     @property
@@ -154,7 +154,7 @@ class Layout(BaseModel):
         if self.cp_kind == "ulysses" and size.kv_heads % (self.tp * self.cp):
             raise UserError(
                 f"layout: cp_kind=ulysses splits heads, so tp * cp = {self.tp * self.cp} must divide "
-                f"kv_heads={size.kv_heads}; lower one of them or set cp_kind=gather"
+                f"kv_heads={size.kv_heads}; lower one of them or set cp_kind=gather or ring"
             )
         if self.stages > size.layers:
             raise UserError(

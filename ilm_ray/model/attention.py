@@ -161,7 +161,7 @@ def document_attention(
 
 
 @torch.library.custom_op("ilm_ray::document_attention_backward", mutates_args=(), device_types="cpu")
-def _document_attention_backward(
+def document_attention_backward(
     gradient: Tensor,
     q: Tensor,
     k: Tensor,
@@ -171,6 +171,7 @@ def _document_attention_backward(
     cu_seqlens: Tensor,
     cu_seqlens_k: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v; out, sums: what `document_attention` gave, also where other keys were seen beside."""
     grad_q = torch.empty_like(q, memory_format=torch.contiguous_format)
     grad_k, grad_v = (torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (k, v))  # some are not seen
     for run in runs(cu_seqlens, cu_seqlens_k):
@@ -192,7 +193,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, cu_seqlens_k: Tensor)
     return torch.empty_like(q, memory_format=torch.contiguous_format), sums
 
 
-@_document_attention_backward.register_fake
+@document_attention_backward.register_fake
 def _(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
     return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v))
 
@@ -204,7 +205,7 @@ def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -
 
 
 def _backward(ctx: Any, gradient: Tensor, _sums: Tensor) -> tuple[Tensor | None, ...]:
-    return *_document_attention_backward(gradient, *ctx.saved_tensors), None, None
+    return *document_attention_backward(gradient, *ctx.saved_tensors), None, None
 
 
 document_attention.register_autograd(_backward, setup_context=_keep)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from ilm_ray.model.attention import attention
 from ilm_ray.model.internlm2 import Attention, CausalLM, Packed, ScalarModel
 from ilm_ray.model.loss import IGNORE
+from ilm_ray.training.parallel.ring import packed, parts_of, ring
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,26 @@ class Slice(Packed):
         return (self.chunks,)
 
 
+@dataclass
+class RingSlice(Packed):
+    """A rank's rows of a batch in two chunks, and the parts of ring attention that they are in (`ring.packed`)."""
+
+    numbers: Tensor
+    part_borders: Tensor
+
+    def to(self, device: torch.device) -> "RingSlice":
+        names = ("tokens", "positions", "cu_seqlens", "part_borders")
+        return dataclasses.replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+    @property
+    def borders(self) -> tuple[Any, ...]:
+        return self.numbers, self.part_borders
+
+
 def split_context(model: CausalLM | ScalarModel, group: ProcessGroup, kind: str) -> None:
     """Make the attention of every block one over the rows of all ranks of `group`, in place."""
-    exchange = ulysses if kind == "ulysses" else gathered
+    exchanges: dict[str, Callable[..., Tensor]] = {"ulysses": ulysses, "gather": gathered, "ring": ring}
+    exchange = exchanges[kind]
     for module in model.modules():
         if isinstance(module, Attention):
             module.attend = functools.partial(exchange, group, attend=module.attend)
@@ -74,8 +92,8 @@ def split_context(model: CausalLM | ScalarModel, group: ProcessGroup, kind: str)
 def slice_of(batch: Packed, labels: Tensor | None, rank: int, ranks: int, kind: str) -> tuple[Packed, Tensor | None]:
     """Rank's tokens, positions and labels; the document borders stay those of the whole row.
 
-    ulysses: neighbouring rows, `ranks` divides their number. gather: of 2 * ranks chunks the `rank`-th from the front
-    and from the back, so that every rank attends to as many keys (zigzag, as in Llama 3's training, arXiv 2407.21783
+    ulysses: neighbouring rows, `ranks` divides their number. gather, ring: of 2 * ranks chunks the `rank`-th from each
+    end, so that every rank attends to as many keys (zigzag, as in Llama 3's training, arXiv 2407.21783
     section 3.3.2); 2 * ranks divides the number of rows.
     """
     rows = len(batch.tokens)
@@ -90,15 +108,17 @@ def slice_of(batch: Packed, labels: Tensor | None, rank: int, ranks: int, kind: 
         return torch.cat([t[start : start + size] for start in starts])
 
     borders = batch.cu_seqlens.cpu()
+    rows_of = chunks_of(batch.tokens), chunks_of(batch.positions), batch.cu_seqlens, batch.max_seqlen
+    if kind == "ring":
+        ringed = RingSlice(*rows_of, *packed(parts_of(borders.tolist(), rank, ranks)))
+        return ringed.to(batch.tokens.device), None if labels is None else chunks_of(labels)
     first, second = (Chunk.of(borders, start, start + size) for start in starts)
-    part = Slice(
-        chunks_of(batch.tokens), chunks_of(batch.positions), batch.cu_seqlens, batch.max_seqlen, (first, second)
-    )
-    return part, None if labels is None else chunks_of(labels)
+    part = Slice(*rows_of, (first, second))
+    return part.to(batch.tokens.device), None if labels is None else chunks_of(labels)
 
 
 def in_order(gathered: Tensor, ranks: int) -> Tensor:
-    """The rows of all ranks' slices, one slice after the other, in the order of the whole row (kind gather)."""
+    """The rows of all ranks' slices, one slice after the other, in the order of the whole row (not kind ulysses)."""
     chunks = gathered.unflatten(0, (ranks, 2, -1))
     return torch.cat([chunks[:, 0], chunks[:, 1].flip(0)]).flatten(0, 1)
 

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor.parallel import loss_parallel
 
+from ilm_ray.base.errors import UserError
 from ilm_ray.config.layout import Layout
 from ilm_ray.model.attention import varlen_kernel
 from ilm_ray.model.internlm2 import CausalLM, Packed, Reduction, ScalarModel, Shape, use_kernel
@@ -49,6 +50,8 @@ def parallelize(model: CausalLM | ScalarModel, layout: Layout, device: torch.dev
         if layout.tp > 1:
             split_tensors(part, meshes.storing["tp"], layout.sequence_parallel)
         # 3. Context: attention looks beyond this rank's rows. No parameter is touched.
+        if layout.cp > 1 and layout.cp_kind == "ring" and device.type == "cuda" and precision == "fp32":
+            raise UserError("layout: cp_kind=ring needs training.precision=bf16 on a GPU; set that, or cp_kind=gather")
         if layout.cp > 1:
             split_context(part, meshes.group("cp"), layout.cp_kind)
         # 4. Recomputing: the work of a block is settled by now, collectives within it included.

@@ -22,7 +22,7 @@ def layouts(shape: Shape, devices: int, groups: Sequence[int]) -> Iterator[Layou
             continue
         for sequence, kind, (schedule, virtual), states in itertools.product(
             (False, True) if tp > 1 else (False,),
-            ("ulysses", "gather") if cp > 1 else ("ulysses",),
+            ("ulysses", "gather", "ring") if cp > 1 else ("ulysses",),
             _schedules(shape.layers, pp),
             _states(devices // (tp * pp), groups, pp),
         ):

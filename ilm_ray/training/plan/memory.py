@@ -206,5 +206,10 @@ def _of_block(shape: Shape, layout: Layout, step: OptimizerStep, held: Pieces, f
         pairs = 2 * shape.kv_heads * shape.head_dim // layout.tp
         keys = step.rows(layout) * (3 * step.width * pairs * layout.cp - gone)
         mask = 0 if fused else step.rows(layout) * (step.context * (step.width + 1) // 2 - gone)
+    if layout.cp > 1 and layout.cp_kind == "ring":
+        # Gradients in fp32 of queries and, sent and received, of pairs; pairs in use and on their way, as they were
+        # and as they are put together.
+        queries, pairs = shape.heads * shape.head_dim // layout.tp, 2 * shape.kv_heads * shape.head_dim // layout.tp
+        keys = step.rows(layout) * (4 * (2 * queries + 3 * pairs) + 3 * step.width * pairs - gone)
     reduced = 0 if _unwrapped(layout, step) else 4
     return max(inner, keys, mask) + held.block * (step.width + reduced)

@@ -59,6 +59,7 @@ def _rank_time(
         kind: over[kind] + sum(c.seconds(device) for c in moved if c.kind == kind)
         for kind in ("tensor", "context", "pipeline")
     }
+    waits["context"] = max(0.0, waits["context"] - _beside_messages(shape, layout, step, device, held))
     # Narayanan et al., arXiv 2104.04473 section 2.2: (p - 1) / (v m) of the time of a rank's own micro-batches.
     busy = forward + backward + again + sum(waits.values())
     bubble = busy * (layout.pp - 1) / (layout.virtual_stages * micros) * _idle(device)
@@ -82,6 +83,16 @@ def _overheads(layout: Layout, device: Device, blocks: int) -> dict[str, float]:
         "pipeline": "",
     }
     return {part: blocks * device.overheads.get(kind, 0.0) for part, kind in kinds.items()}
+
+
+def _beside_messages(shape: Shape, layout: Layout, step: OptimizerStep, device: Device, held: Pieces) -> float:
+    """Seconds of attention that run while keys and values travel around a ring, forward and backward."""
+    if layout.cp_kind != "ring" or layout.cp == 1 or not device.overlap:
+        return 0.0
+    attention = 3 * 4 * shape.heads * shape.head_dim * step.context / 2 / layout.tp
+    peak = device.peak_flops / (1 if step.precision == "bf16" else 2) / device.ranks_a_core
+    seconds = held.blocks * step.micros(layout) * step.rows(layout) * attention / (peak * device.attainable)
+    return seconds * (layout.cp - 1) / layout.cp  # nothing arrives in the last round
 
 
 def _idle(device: Device) -> float:

@@ -107,7 +107,9 @@ def activation_traffic(shape: Shape, layout: Layout, step: OptimizerStep, held: 
     Blocks that are recomputed in the backward repeat the collectives of their forward.
     """
     context, tensor = _context(shape, layout, step, held), _tensor_blocks(shape, layout, step, held)
-    again = [replace(c, phase="backward") for c in context if c.phase == "forward" and layout.recompute != "none"]
+    # What ring attention gives is kept by selective recomputation.
+    repeated = layout.recompute == "full" or (layout.recompute == "selective" and layout.cp_kind != "ring")
+    again = [replace(c, phase="backward") for c in context if c.phase == "forward" and repeated]
     return context + again + tensor + _tensor_ends(shape, layout, step, held) + _pipeline(shape, layout, step)
 
 
@@ -154,7 +156,11 @@ def _of_hidden(
 
 
 def _context(shape: Shape, layout: Layout, step: OptimizerStep, held: Pieces) -> list[Collective]:
-    """Ulysses (arXiv 2309.14509 section 3) exchanges queries, keys, values, and results; gather keys and values."""
+    """Ulysses (arXiv 2309.14509 section 3) exchanges queries, keys, values, and results; gather keys and values.
+
+    In a ring (arXiv 2310.01889) keys and values visit all other ranks, and in the backward their gradients, in at least
+    fp32, come home after that.
+    """
     if layout.cp == 1:
         return []
     group, micros = RankGroup(layout.cp, layout.tp), step.micros(layout)
@@ -165,6 +171,14 @@ def _context(shape: Shape, layout: Layout, step: OptimizerStep, held: Pieces) ->
         return [
             Collective("context", "gather", group, size, times, "forward", micros),
             Collective("context", "scatter", group, size, times, "backward", micros),
+        ]
+    if layout.cp_kind == "ring":
+        pair = row * 2 * shape.kv_heads
+        visits = times * (layout.cp - 1)
+        return [
+            Collective("context", "send", group, pair, visits, "forward", micros),
+            Collective("context", "send", group, pair, visits, "backward", micros),
+            Collective("context", "send", group, pair * 4 / step.width, times * layout.cp, "backward", micros),
         ]
     sizes = row * (shape.heads + 2 * shape.kv_heads), row * shape.heads
     return [

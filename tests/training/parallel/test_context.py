@@ -1,5 +1,6 @@
 """Context parallelism alone: both kinds of attention over slices, and the splitting of a batch."""
 
+import collections
 import itertools
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ilm_ray.model.attention import attention
 from ilm_ray.model.internlm2 import Packed
 from ilm_ray.model.loss import IGNORE
 from ilm_ray.training.parallel.context import Chunk, Slice, gathered, in_order, padded, slice_of, ulysses
+from ilm_ray.training.parallel.ring import parts_of, ring
 from tests.processes import run_ranks
 
 ROWS, RANKS = 48, 4
@@ -33,7 +35,7 @@ def _attend(kind: str, folder: str) -> None:
     batch, mine = slice_of(Packed(numbers, numbers, borders, 27), numbers, rank, RANKS, kind)
     assert mine is not None
     local = [t[mine].clone().requires_grad_() for t in (q, k, v)]
-    out = (ulysses if kind == "ulysses" else gathered)(group, *local, *batch.borders)
+    out = {"ulysses": ulysses, "gather": gathered, "ring": ring}[kind](group, *local, *batch.borders)
     (out * mine[:, None, None]).sum().backward()
     torch.save([mine, out.detach(), *(t.grad for t in local)], Path(folder) / f"{rank}.pt")
 
@@ -60,6 +62,45 @@ def test_ulysses_on_slices_is_attention_on_the_whole(tmp_path: Path) -> None:
 @pytest.mark.ranks
 def test_gathered_keys_and_values_give_attention_on_the_whole(tmp_path: Path) -> None:
     _compare("gather", tmp_path)
+
+
+@pytest.mark.ranks
+def test_keys_that_travel_give_attention_on_the_whole(tmp_path: Path) -> None:
+    _compare("ring", tmp_path)
+
+
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=8), ranks=st.integers(1, 5))
+def test_parts_of_all_ranks_are_the_whole_attention_once(lengths: list[int], ranks: int) -> None:
+    lengths[-1] += -sum(lengths) % (2 * ranks)
+    ends = [0, *itertools.accumulate(lengths)]
+    size = ends[-1] // (2 * ranks)
+
+    def rows_of(rank: int) -> list[int]:
+        return [chunk * size + row for chunk in (rank, 2 * ranks - 1 - rank) for row in range(size)]
+
+    seen = collections.Counter[tuple[int, int]]()
+    for rank in range(ranks):
+        for part in parts_of(ends, rank, ranks):
+            rows, keys = rows_of(rank)[part.rows], rows_of((rank - part.distance) % ranks)[part.keys]
+            if part.borders is None:
+                seen.update(itertools.product(rows, keys))
+                continue
+            for first, last in itertools.pairwise(part.borders):
+                seen.update((rows[a], keys[b]) for a in range(first, last) for b in range(first, a + 1))
+    document = [d for d, n in enumerate(lengths) for _ in range(n)]
+    expected = [(row, key) for row in range(ends[-1]) for key in range(row + 1) if document[row] == document[key]]
+    assert seen == collections.Counter(expected)
+
+
+@given(ranks=st.integers(1, 6), size=st.integers(1, 9))
+def test_every_round_of_a_ring_is_as_long_on_all_ranks(ranks: int, size: int) -> None:
+    work = collections.Counter[tuple[int, int]]()
+    for rank in range(ranks):
+        for part in parts_of([0, 2 * ranks * size], rank, ranks):
+            rows, keys = part.rows.stop - part.rows.start, part.keys.stop - part.keys.start
+            work[part.distance, rank] += rows * keys if part.borders is None else rows * (rows + 1) // 2
+    for distance in range(ranks):
+        assert len({work[distance, rank] for rank in range(ranks)}) == 1
 
 
 @st.composite

@@ -47,7 +47,7 @@ def test_what_is_wrong_in_itself_is_refused(settings: dict[str, Any], message: s
     ("layout", "message"),
     [
         (Layout(tp=8), "kv_heads=4; lower tp"),
-        (Layout(tp=2, cp=4), "set cp_kind=gather"),
+        (Layout(tp=2, cp=4), "set cp_kind=gather or ring"),
         (Layout(pp=3, schedule="interleaved", virtual_stages=2, gradients="replica"), "6 stages for 4 layers"),
     ],
 )

@@ -52,6 +52,9 @@ LAYOUTS = {
         "dp2 cp4 ulysses": Layout(cp=4),
         "dp2 cp4 gather": Layout(cp=4, cp_kind="gather"),
         "cp8 gather": Layout(cp=8, cp_kind="gather"),
+        "dp2 cp4 ring": Layout(cp=4, cp_kind="ring"),
+        "cp8 ring": Layout(cp=8, cp_kind="ring"),
+        "pp2 cp2 tp2 sp ring": Layout(pp=2, cp=2, cp_kind="ring", tp=2, sequence_parallel=True, gradients="replica"),
     },
     "together": {
         "dp2 pp2 tp2": Layout(pp=2, tp=2, gradients="replica"),
@@ -85,6 +88,7 @@ QUICK = {
     "dp4, partial": Layout(parameters="partial", gradients="partial", optimizer="partial", shard_group=2),
     "cp2 tp2 sp ulysses": Layout(cp=2, tp=2, sequence_parallel=True),
     "pp2 cp2 gather": Layout(pp=2, cp=2, cp_kind="gather", gradients="replica"),
+    "cp2 tp2 sp ring": Layout(cp=2, cp_kind="ring", tp=2, sequence_parallel=True),
     "dp2 pp2 interleaved x2": Layout(pp=2, schedule="interleaved", virtual_stages=2, gradients="replica"),
 }
 

@@ -84,6 +84,7 @@ FOUR = {
     "dp2 pp2 1f1b": Layout(pp=2, gradients="replica"),
     "tp2 cp2 ulysses": Layout(tp=2, cp=2),
     "cp4 gather": Layout(cp=4, cp_kind="gather"),
+    "cp4 ring": Layout(cp=4, cp_kind="ring"),
     "pp2 tp2 gpipe": Layout(pp=2, schedule="gpipe", tp=2, gradients="replica"),
 }
 

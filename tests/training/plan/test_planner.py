@@ -37,7 +37,7 @@ FIRST_SEVEN_B = Shape(
 STATES = ("parameters", "gradients", "optimizer")
 RANGE = {
     "tp": (1, 2, 4, 8), "sequence_parallel": (False, True), "pp": (1, 2, 4, 8), "cp": (1, 2, 4, 8),
-    "schedule": ("gpipe", "1f1b", "interleaved"), "virtual_stages": (1, 2, 4), "cp_kind": ("ulysses", "gather"),
+    "schedule": ("gpipe", "1f1b", "interleaved"), "virtual_stages": (1, 2, 4), "cp_kind": ("ulysses", "gather", "ring"),
     **{state: get_args(Share) for state in STATES}, "shard_group": (2, 4),
 }  # fmt: skip
 
