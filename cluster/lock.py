@@ -45,7 +45,7 @@ LOCKS = {
 # is all that a machine needs; nothing is compiled. flash-attn is an extra of its own.
 # Written by `make lock` from the pins in pyproject.toml; what is in requirements-cpu.lock too has its version there.
 """,
-        # What the tests prove on CPUs, they prove of the same packages.
+        # The tests on CPUs then prove the same packages.
         agrees_with="requirements-cpu.lock",
         # vLLM for CUDA pins an older one than vLLM for CPUs takes; nothing but its CUDA kernels use it.
         differing=frozenset({"apache-tvm-ffi"}),

@@ -20,7 +20,7 @@ SENDER = 0  # rank
 
 
 def spec_of(part: Weights) -> Spec:
-    """What a receiver must know of a bucket."""
+    """Names, shapes and types of a bucket's tensors, for its receiver."""
     return [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in part.items()]
 
 

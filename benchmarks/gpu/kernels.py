@@ -34,7 +34,7 @@ def kernel(name: str, device: str) -> Attend:
 
 
 def usable(device: str) -> Attend:
-    """What training can use here: the seam, or torch's kernel behind it where its signature is another one."""
+    """The attention of training: the seam, or torch's kernel behind it where its signature is another one."""
     if device == "cpu":
         return attention
     _choose_implementation(None)

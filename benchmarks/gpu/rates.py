@@ -1,4 +1,4 @@
-"""What the card itself can do: matrix products, its memory, the way to its host."""
+"""Rates of the card itself: matrix products, its memory, the way to its host."""
 
 import functools
 import time

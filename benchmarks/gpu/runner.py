@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass
 class Progress:
-    """What the lines of a section's process say so far."""
+    """The rows that a section's process has printed so far."""
 
     cases: list[str] | None = None
     rows: list[Row] = field(default_factory=list)
@@ -68,7 +68,7 @@ def run_section(name: str, module: str, where: Where, folder: Path) -> list[Row]
 
 
 def _run_process(module: str, where: Where, stem: Path, first: int) -> tuple[Progress, str]:
-    """What a process of a section came to, and why it ended."""
+    """The result of a section's process, and why it ended."""
     lines, log = stem.with_suffix(".jsonl"), stem.with_suffix(".log")
     lines.touch()
     command = [sys.executable, "-m", "benchmarks.gpu.child", module, json.dumps(asdict(where)), str(lines), str(first)]

@@ -121,7 +121,7 @@ def _reasons(skipped: Iterable[tuple[str, dict[str, Any]]]) -> str:
 
 
 def section(result: dict[str, Any] | None) -> str:
-    """What stands between README's two comments."""
+    """The text between README's two comments."""
     return NOT_YET if result is None else tables(result)
 
 
