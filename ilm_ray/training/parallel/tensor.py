@@ -38,6 +38,8 @@ def split_tensors(model: CausalLM | ScalarModel, mesh: DeviceMesh, sequence_para
         plan["output"] = _SplitVocabulary()
     if plan:
         parallelize_module(model, mesh, plan)
+    if isinstance(model.model.tok_embeddings, nn.Embedding):
+        model.model.tok_embeddings.register_forward_hook(_copied)
     for block in model.model.layers.values():
         parallelize_module(block, mesh, _block_plan(sequence_parallel))
     model.register_forward_hook(_whole)
@@ -66,9 +68,15 @@ class _SplitVocabulary(ParallelStyle):
     """Rows of the head's matrix over the ranks; `model.loss` computes with them. Its inputs and outputs stay."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        weight = distribute_tensor(module.get_parameter("weight"), device_mesh, [Shard(0)])
+        assert isinstance(module, nn.Linear)
+        weight = distribute_tensor(module.weight, device_mesh, [Shard(0)])
         module.register_parameter("weight", nn.Parameter(weight))
         return module
+
+
+def _copied(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+    """FSDP2 puts hooks on what the embedding gives and warns of views."""
+    return output.clone()
 
 
 def _whole(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:

@@ -92,9 +92,9 @@ def _of_rank(shape: Shape, layout: Layout, step: OptimizerStep, rank: int, kept:
             # and reduced with that of its norm.
             Memory(**states, gradients=ready + summed, gathered=at[2], activations=activations,
                    transient=reduced(head, waiting > 0)),
-            # The last block goes backward while that is under way.
+            # A block goes backward while that, or the reduction of the block before, is under way.
             Memory(**states, gradients=ready + summed, gathered=at[3], activations=activations,
-                   transient=4 * head * wrapped + block),
+                   transient=4 * max(head, held.block) * wrapped + block),
         ]  # fmt: skip
 
     one = held.blocks / layout.virtual_stages  # of a micro-batch in a stage
@@ -194,9 +194,10 @@ def _of_loss(shape: Shape, layout: Layout, step: OptimizerStep) -> int:
 
 
 def _of_block(shape: Shape, layout: Layout, step: OptimizerStep, held: Pieces, fused: bool) -> int:
-    """The backward of an MLP: gradients of two inner and two outer tensors, those of the block's weights, and these
-    once more in fp32 for the reduction. Where slices gather keys, both chunks leave a gradient of all of them, which
-    are added up; and a CPU makes a mask for a chunk, of numbers to add and their bits.
+    """The backward of an MLP: gradients of two inner and two outer tensors, and those of the block's weights.
+
+    Where slices gather keys, both chunks leave a gradient of all of them, which are added up; and a CPU makes a mask
+    for a chunk, of numbers to add and their bits.
     """
     inner = step.rows(layout) * (2 * shape.mlp_hidden // layout.tp + 2 * shape.hidden) * step.width
     # When attention's turn comes, what the MLP kept is gone.
@@ -211,5 +212,4 @@ def _of_block(shape: Shape, layout: Layout, step: OptimizerStep, held: Pieces, f
         # and as they are put together.
         queries, pairs = shape.heads * shape.head_dim // layout.tp, 2 * shape.kv_heads * shape.head_dim // layout.tp
         keys = step.rows(layout) * (4 * (2 * queries + 3 * pairs) + 3 * step.width * pairs - gone)
-    reduced = 0 if _unwrapped(layout, step) else 4
-    return max(inner, keys, mask) + held.block * (step.width + reduced)
+    return max(inner, keys, mask) + held.block * step.width

@@ -8,6 +8,7 @@ is a CPU, and a few functions that ask whether they run on CUDA are told that th
 import contextlib
 import gc
 import json
+import multiprocessing
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -182,7 +183,7 @@ Case = tuple[Shape, Layout, OptimizerStep]
 
 
 def trace_apart(cases: Sequence[Case], ranks: Callable[[Layout], Sequence[int]]) -> list[list[Traced]]:
-    """`trace` of each case and rank in a process of its own: a process has one default process group."""
+    """`trace` of each case and rank in a process of its own: torch keeps groups and meshes beyond their end."""
     wanted = [
         {"shape": asdict(shape), "layout": layout.model_dump(), "step": asdict(step), "ranks": list(ranks(layout))}
         for shape, layout, step in cases
@@ -195,11 +196,13 @@ def trace_apart(cases: Sequence[Case], ranks: Callable[[Layout], Sequence[int]])
 
 def _main() -> None:
     torch.set_num_threads(1)
-    results: list[Any] = []
+    results: list[list[Traced]] = []
     for case in json.load(sys.stdin):
         shape, layout, step = Shape(**case["shape"]), Layout(**case["layout"]), OptimizerStep(**case["step"])
-        results.append([asdict(trace(shape, layout, step, rank)) for rank in case["ranks"]])
-    print(json.dumps(results))
+        jobs = [(shape, layout, step, rank) for rank in case["ranks"]]
+        with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+            results.append(pool.starmap(trace, jobs, chunksize=1))
+    print(json.dumps([[asdict(traced) for traced in ranks] for ranks in results]))
 
 
 if __name__ == "__main__":
