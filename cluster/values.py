@@ -36,7 +36,7 @@ ENVIRONMENT = {
 }
 
 
-# Of a GPU node's /dev/shm. NVIDIA advises containers to have 1 GiB for NCCL; nodes of 8 GPUs get more.
+# Size of a GPU node's /dev/shm. NVIDIA advises containers to have 1 GiB for NCCL; nodes of 8 GPUs get more.
 NCCL_SHM_GIB = 4
 
 

@@ -42,8 +42,8 @@ def rounded(value: float, digits: int = 4) -> float:
 def attempt(case: Case) -> Figures:
     """A case's figures, or {"skipped": reason}, or {"failed": error}. Raises nothing but what ends a process.
 
-    What is not installed is skipped. Memory that runs out is a failure: cases that are predicted not to fit are skipped
-    before they allocate anything.
+    A package that is not installed is skipped. Memory that runs out is a failure: cases that are predicted not to fit
+    are skipped before they allocate anything.
     """
     try:
         return case.measure()

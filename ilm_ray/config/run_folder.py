@@ -20,7 +20,7 @@ _SHOWN = 3  # settings that a line names
 
 
 class Chosen(NamedTuple):
-    """What a job runs with, and where. `note`: a line for people, where the folder remembered something."""
+    """The settings of a job and its run folder. `note`: a line for people, where the folder remembered something."""
 
     config: Config
     run_dir: Path

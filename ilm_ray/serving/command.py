@@ -1,4 +1,4 @@
-"""What a server is started with: settings that follow from the model and the devices at hand, and its command line."""
+"""Settings of a server, which follow from the model and the devices at hand, and its command line."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What a model's own files say of the positions that it knows and the ranks that may share it. Reads JSON alone."""
+"""Limits of a model by its own files: the positions that it knows, the ranks that may share it. Reads JSON alone."""
 
 import json
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ CACHE_CONTEXT = 4096  # tokens that a server takes at once by default on a CPU, 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of a model in one of Hugging Face's forms.
+    """Limits of a model in one of Hugging Face's forms.
 
     window: tokens up to which it was trained; rope: parameters of its RoPE with `rope_type`; heads: of queries.
     """

@@ -16,7 +16,7 @@ from toy import END, REWARD, SHAPE, toy_inputs, toy_models, toy_ppo
 from actors.ppo.policy import Policy, PolicySettings
 from actors.ppo.reference import FrozenSettings, Reference
 from actors.ppo.reward import Reward
-from actors.ppo.roles import reward_settings, rollout_settings
+from actors.ppo.roles import Inputs, reward_settings, rollout_settings
 from actors.ppo.rollout import Rollout
 from actors.ppo.weights import Arrived, WeightMessage, checksum, cut_by_bytes, pack
 from ilm_ray.alignment.ppo.arithmetic import policy_loss
@@ -38,13 +38,19 @@ def test_an_engine_is_asked_for_no_more_tokens_than_the_policy_knows(tmp_path: P
         rollout_settings(toy_ppo(max_new_tokens=9), inputs, "torch")
 
 
-def test_an_engine_serves_verified_current_weights_only(tmp_path: Path) -> None:
-    inputs = toy_inputs(tmp_path)
+def _engine_and_weights(inputs: Inputs) -> tuple[Rollout, WeightMessage | None, dict[str, Any]]:
+    """An engine without weights; the reference's weights as a message, and its stamp."""
     rollout = Rollout(0, 1, rollout_settings(toy_ppo(), inputs, "torch"))
     rollout.build()
     reference = Reference(0, 1, FrozenSettings(inputs.policy, 4096, 4096, "fp32"))
     reference.build()
     message, stamp = reference.weights()
+    return rollout, message, stamp
+
+
+def test_an_engine_serves_verified_current_weights_only(tmp_path: Path) -> None:
+    inputs = toy_inputs(tmp_path)
+    rollout, message, stamp = _engine_and_weights(inputs)
     with pytest.raises(RuntimeError, match="verified ones are None"):
         rollout.rollout(inputs.prompts, 0, 1)
     rollout.load_weights(message, 0, stamp["checksum"])
@@ -81,11 +87,7 @@ def arrived_of(message: WeightMessage) -> Arrived:
 @pytest.mark.parametrize("how", ["corrupted", "swapped"])
 def test_weights_that_change_on_their_way_or_in_the_engine_are_named(tmp_path: Path, how: str) -> None:
     inputs = toy_inputs(tmp_path)
-    rollout = Rollout(0, 1, rollout_settings(toy_ppo(), inputs, "torch"))
-    rollout.build()
-    reference = Reference(0, 1, FrozenSettings(inputs.policy, 4096, 4096, "fp32"))
-    reference.build()
-    message, stamp = reference.weights()
+    rollout, message, stamp = _engine_and_weights(inputs)
     (weights,) = message.open(1.0)
     other, named = _changed(weights, how)
     with pytest.raises(RuntimeError, match=f"changed on their way: {named}"):
@@ -125,11 +127,7 @@ def test_the_checksum_sees_bytes_names_shapes_and_types() -> None:
 
 def test_a_sleeping_engine_serves_nothing_until_weights_come_again(tmp_path: Path) -> None:
     inputs = toy_inputs(tmp_path)
-    rollout = Rollout(0, 1, rollout_settings(toy_ppo(), inputs, "torch"))
-    rollout.build()
-    reference = Reference(0, 1, FrozenSettings(inputs.policy, 4096, 4096, "fp32"))
-    reference.build()
-    message, stamp = reference.weights()
+    rollout, message, stamp = _engine_and_weights(inputs)
     rollout.load_weights(message, 0, stamp["checksum"])
     before, _ = rollout.rollout(inputs.prompts, 0, 1)
     rollout.sleep()
