@@ -1,5 +1,6 @@
 """Safe: blocked domains and blocked words (report section 3.1: about 13M domains, 36,289 words)."""
 
+import functools
 import gzip
 import importlib.resources
 import ipaddress
@@ -70,9 +71,9 @@ class Domains:
         parts.clear()
         keys = _distinct(keys)
         listed = {}
-        for name in _public_suffixes():
-            place = int(np.searchsorted(keys, np.uint64(_key(name))))
-            if place < len(keys) and keys[place] == _key(name):
+        for key, name in _public_suffixes().items():
+            place = int(np.searchsorted(keys, np.uint64(key)))
+            if place < len(keys) and keys[place] == key:
                 listed[place] = name
         keys = np.delete(keys, list(listed))
         return cls.of(keys), DomainList(len(keys), ignored, sorted(listed.values()))
@@ -166,11 +167,13 @@ def _key(host: str) -> int:
     return int(host_key(flatten([host])[0]))
 
 
-def _public_suffixes() -> list[str]:
-    """Registries' suffixes (com, co.uk), not hosting companies' own (github.io): from the list that tld ships."""
+@functools.cache
+def _public_suffixes() -> dict[int, str]:
+    """Hash and name of registries' suffixes (com, co.uk), not of hosting companies' own (github.io): tld's list."""
     text = (importlib.resources.files("tld") / "res/effective_tld_names.dat.txt").read_text("utf-8")
     rules = (line.strip() for line in text.partition("===END ICANN DOMAINS===")[0].splitlines())
-    return [host_of(f"//{rule}") for rule in rules if rule and rule[0] not in "/*!"]
+    names = [host_of(f"//{rule}") for rule in rules if rule and rule[0] not in "/*!"]
+    return {_key(name): name for name in names}
 
 
 def read_words(path: Path) -> list[str]:
