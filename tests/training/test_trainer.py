@@ -68,6 +68,7 @@ def make_stopping(config: Config, run_dir: Path) -> StoppingItsDriver:
     return StoppingItsDriver(run_dir)
 
 
+@pytest.mark.slow
 def test_a_stopped_driver_leaves_a_checkpoint_and_goes_on_from_it(local_ray: None, tmp_path: Path) -> None:
     config = load_config("nano", None, ["training.clip_norm=0.5"])
     folder = tmp_path / "run" / "toy"
