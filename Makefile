@@ -6,6 +6,7 @@
 # make and a C++ compiler, and on machines with NVIDIA GPUs driver 580 or later.
 # make fuzz: all that comes from outside, damaged and made up, for half an hour (FUZZ_MINUTES).
 # make api: pages of every module in site/, from its docstrings.
+# make real-model: SmolLM2-135M-Instruct in .real-model, for the tests and benchmarks that start from a real model.
 # make peers: our alignment arithmetic against verl, OpenRLHF and XTuner, which get an environment of their own.
 
 PYTHON ?= python3.11
@@ -14,6 +15,7 @@ EVAL := .venv-eval
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q
 PEERS := .venv-peers
+REAL_MODEL := .real-model/SmolLM2-135M-Instruct
 RUN_DIR ?= runs/demo
 INPUT ?=
 FUZZ_MINUTES ?= 30
@@ -25,7 +27,7 @@ TORCH := $(shell sed -n 's/.*"\(torch==.*\)".*/\1/p' pyproject.toml)
 # CUDA libraries, which the lock for CPUs leaves out: pip then adds what torch itself asks for.
 complete_torch = $(1)/bin/python -c 'import torch' 2>/dev/null || $(1)/bin/pip install --quiet $(TORCH)
 
-.PHONY: demo quick test test-all gpu chaos fuzz api peers lint format setup lock eval-env eval-lock sbom audit clean
+.PHONY: demo quick test test-all gpu chaos fuzz api peers real-model lint format setup lock eval-env eval-lock sbom audit clean
 export DS_BUILD_OPS := 0
 # pytest keeps the tests that it has rewritten, which saves seconds at each start.
 unexport PYTHONDONTWRITEBYTECODE
@@ -65,6 +67,16 @@ fuzz: setup
 
 peers: setup $(PEERS)/.ready
 	$(PEERS)/bin/python -m pytest -q tests/peers
+
+# Reading GGUF takes two packages that nothing else needs.
+real-model: $(REAL_MODEL)/config.json
+
+$(REAL_MODEL)/config.json: | setup
+	$(PYTHON) -m venv .venv-gguf
+	realpath $(VENV)/lib/python3*/site-packages > $$(echo .venv-gguf/lib/python3*/site-packages)/zz_ours.pth
+	.venv-gguf/bin/pip install --quiet --no-deps gguf==0.19.0 accelerate==1.15.0
+	.venv-gguf/bin/python -m benchmarks.real_model --out $(REAL_MODEL)
+	rm -rf .venv-gguf
 
 # Pages of every module in site/, for a browser, without a network. pdoc imports what it shows, so it looks into our
 # environment; OpenCompass's side of the evaluation can only be imported in .venv-eval and is left out.
@@ -136,4 +148,4 @@ eval-lock: setup
 	mv requirements-eval.lock.new requirements-eval.lock
 
 clean:
-	rm -rf $(VENV) $(EVAL) $(PEERS) .venv-audit .venv-docs site sbom.json runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(EVAL) $(PEERS) .venv-audit .venv-docs .venv-gguf .real-model site sbom.json runs .mypy_cache .ruff_cache .pytest_cache

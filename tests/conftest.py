@@ -123,3 +123,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data is absent: put it at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Path:
+    """SmolLM2-135M-Instruct as a Hugging Face folder; tests that need it skip where it was not made."""
+    folder = Path(__file__).parents[1] / ".real-model" / "SmolLM2-135M-Instruct"
+    if not (folder / "config.json").exists():
+        pytest.skip("no real model is there: run `make real-model`")
+    return folder
