@@ -176,6 +176,14 @@ def test_ranks_die_while_weights_are_broadcast(tmp_path: Path, watch: Any) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_a_rank_of_a_split_copy_dies_and_the_rows_are_those_of_an_undisturbed_run(tmp_path: Path, watch: Any) -> None:
+    """The other ranks of its copy wait for it in a collective; the group meets anew."""
+    ppo = settings(8, scorer_gpus=2, reference_ranks=4, reward_ranks=2)
+    strike_and_compare(tmp_path, watch, [Blow("scoring", "reference"), Blow("scoring", "reward")], ppo, 8)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("phase", list(BEGINS)[:-1])
 @pytest.mark.usefixtures("local_ray")
