@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -34,11 +34,11 @@ def _rollouts(folder: Path) -> Rollouts:
     return Rollouts(prompts, responses, [torch.zeros(len(ids)) for ids in responses], 0)
 
 
-def _scorers(folder: Path, rank: int, gpus: int) -> tuple[Reference, Reward]:
+def _scorers(folder: Path, rank: int, gpus: int, precision: str) -> tuple[Reference, Reward]:
     """Both models of a copy over `gpus` ranks; micro-batches of a few sequences, chunks of a few logits."""
     inputs = inputs_of(folder, micro_tokens=30)
-    ppo = toy_ppo(scorer_gpus=gpus, reference_ranks=gpus, reward_ranks=gpus)
-    reference = Reference(rank, gpus, FrozenSettings(inputs.policy, 30, 9, "fp32", gpus))
+    ppo = toy_ppo(scorer_gpus=gpus, reference_ranks=gpus, reward_ranks=gpus, precision=precision)
+    reference = Reference(rank, gpus, FrozenSettings(inputs.policy, 30, 9, precision, gpus))
     reward = Reward(rank, gpus, reward_settings(ppo, inputs))
     reference.build()
     reward.build()
@@ -50,32 +50,38 @@ def _held(model: nn.Module) -> int:
     return sum(local.numel() * local.element_size() for local, _ in map(share_of, model.parameters()))
 
 
-def _score(folder: Path, results: Path) -> None:
+def _score(folder: Path) -> None:
     rank, ranks, rolled = dist.get_rank(), dist.get_world_size(), _rollouts(folder)
-    reference, reward = _scorers(folder, rank, ranks)
-    logprobs, scores = reference.logprobs(rolled)[0], reward.score(rolled)
-    held = [_held(reference.model), _held(reward.model)]
-    torch.save((logprobs, scores[0], scores[1]["count"], held), results / f"{rank}.pt")
+    for precision in BOUNDS:
+        reference, reward = _scorers(folder, rank, ranks, precision)
+        logprobs, scores = reference.logprobs(rolled)[0], reward.score(rolled)
+        held = [_held(reference.model), _held(reward.model)]
+        torch.save((logprobs, scores[0], scores[1]["count"], held), folder / f"{precision}-{rank}.pt")
+
+
+# Of a toy's log-probabilities and scores, the largest rounding between two orders of summation.
+BOUNDS: dict[Literal["fp32", "bf16"], float] = {"fp32": 1e-5, "bf16": 0.05}
 
 
 @pytest.mark.ranks
 def test_a_split_copy_gives_the_numbers_of_a_whole_one_and_no_rank_holds_it(tmp_path: Path) -> None:
     toy_inputs(tmp_path)
     rolled = _rollouts(tmp_path)
-    reference, reward = _scorers(tmp_path, 0, 1)
-    logprobs, (scores, _) = reference.logprobs(rolled)[0], reward.score(rolled)
-    run_ranks(_score, 2, tmp_path, tmp_path)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert logprobs.keys() == first[0].keys() and scores.keys() == first[1].keys() and first[2] == len(scores)
-    for number, expected in logprobs.items():
-        torch.testing.assert_close(first[0][number], expected, atol=1e-5, rtol=0)
-    assert list(first[1].values()) == pytest.approx(list(scores.values()), abs=1e-5)
-    assert second[:3] == ({}, {}, 0)  # each sequence has one answer
-    work = Work(SHAPE, 30, 9, "fp32")
-    for number, model in enumerate((reference.model, reward.model)):
-        head = number == 0
-        assert _held(model) == frozen_memory(work, head, 1).resident
-        assert first[3][number] == second[3][number] == frozen_memory(work, head, 2).resident
+    run_ranks(_score, 2, tmp_path)
+    for precision, bound in BOUNDS.items():
+        reference, reward = _scorers(tmp_path, 0, 1, precision)
+        logprobs, (scores, _) = reference.logprobs(rolled)[0], reward.score(rolled)
+        first, second = (torch.load(tmp_path / f"{precision}-{rank}.pt", weights_only=True) for rank in (0, 1))
+        assert logprobs.keys() == first[0].keys() and scores.keys() == first[1].keys() and first[2] == len(scores)
+        for number, expected in logprobs.items():
+            torch.testing.assert_close(first[0][number], expected, atol=bound, rtol=0)
+        assert list(first[1].values()) == pytest.approx(list(scores.values()), abs=bound)
+        assert second[:3] == ({}, {}, 0)  # each sequence has one answer
+        work = Work(SHAPE, 30, 9, precision)
+        for number, model in enumerate((reference.model, reward.model)):
+            head = number == 0
+            assert _held(model) == frozen_memory(work, head, 1).resident
+            assert first[3][number] == second[3][number] == frozen_memory(work, head, 2).resident
 
 
 class Adder(Member):
