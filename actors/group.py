@@ -171,14 +171,18 @@ def start_groups(
 
 
 def _meet(groups: Sequence[ActorGroup], deadline_s: float) -> list[Call]:
-    """Open a store for each process group of these groups, and let its ranks join it there."""
+    """Open a store for each process group of these groups, and let its ranks join it there.
+
+    A rank waits for the others twice as long as the driver waits for it. Else the ranks beside a silent one might raise
+    first, and what a method raises is no loss that a new rank makes good.
+    """
     opened, begun = list[Call](), list[Call]()
     for group in groups:
         ranks, members = range(group.role.ranks), group.role.members
         opened.append(group.start_each("open_store", [(0 if rank % members else members,) for rank in ranks]))
     for group, stores in zip(groups, collect(opened, deadline_s), strict=True):
         ranks, members = range(group.role.ranks), group.role.members
-        places = [(stores[rank - rank % members], rank % members, members, deadline_s) for rank in ranks]
+        places = [(stores[rank - rank % members], rank % members, members, 2 * deadline_s) for rank in ranks]
         begun.append(group.start_each("join", places))
     return begun
 

@@ -3,6 +3,7 @@
 Deterministic here means: rollouts by the torch generator on a CPU, one thread a rank (OMP_NUM_THREADS=1), fp32.
 """
 
+import itertools
 import json
 import os
 import random
@@ -209,12 +210,21 @@ def test_a_learner_that_dies_while_a_model_is_written(tmp_path: Path, watch: Any
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("colocate", [False, True])
-@pytest.mark.parametrize("blow", [Blow("scoring", "reference"), Blow("update", "policy")])
-def test_a_rank_that_hangs_is_replaced(tmp_path: Path, watch: Any, blow: Blow, colocate: bool) -> None:
+@pytest.mark.parametrize(
+    ("blow", "more"),
+    [
+        *itertools.product(
+            [Blow("scoring", "reference"), Blow("update", "policy")], [{"colocate": False}, {"colocate": True}]
+        ),
+        # The other rank of the copy waits for it before the driver does.
+        (Blow("scoring", "reference"), {"scorer_gpus": 2, "reference_ranks": 2, "reward_ranks": 2, "staleness": 1}),
+    ],
+)
+def test_a_rank_that_hangs_is_replaced(tmp_path: Path, watch: Any, blow: Blow, more: dict[str, Any]) -> None:
     inputs = toy_inputs(tmp_path, toy_mix(tmp_path))
-    ppo = settings(3, deadline_s=60.0, colocate=colocate)
+    ppo = settings(3, deadline_s=60.0, **more)
     whole = finish(ppo, inputs, tmp_path / "whole")
     saboteur = Saboteur([blow], 5, signal.SIGSTOP)
     watch(saboteur)
