@@ -70,8 +70,14 @@ class Role:
     cpus: float = 0.2  # on a CPU the ranks mostly wait for each other; they share cores
     gpus: float = 0.0
     env: dict[str, str] = field(default_factory=dict)
-    rendezvous: bool = False  # the ranks form one process group; the class has `open_store` and `join`
+    rendezvous: bool = False  # the ranks form one process group; the class is an `actors.ppo.member.Member`
+    copy_ranks: int = 1  # ranks in a row that hold one copy of a model: on one node, in a process group of their own
     turn: int = 0  # roles of a later turn build when those of earlier ones have
+
+    @property
+    def members(self) -> int:
+        """Ranks of a process group, where the role has any."""
+        return self.ranks if self.rendezvous else self.copy_ranks
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,9 @@ class ActorGroup:
                 num_cpus=role.cpus,
                 num_gpus=role.gpus,
                 runtime_env={"env_vars": role.env} if role.env else None,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=rank),
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    placement, placement_group_bundle_index=rank if shared else rank // role.copy_ranks
+                ),
             )
             .remote(rank, role.ranks, role.settings)
             for rank, name in enumerate(self.names)
@@ -147,11 +155,8 @@ def start_groups(
     try:
         for role in roles:
             groups[role.name] = ActorGroup(role, placements[role.name], namespace, shared is not None)
-        meeting = [group for group in groups.values() if group.role.rendezvous]
-        first = [[(rank == 0,) for rank in range(group.role.ranks)] for group in meeting]
-        opened = [group.start_each("open_store", ranks) for group, ranks in zip(meeting, first, strict=True)]
-        stores = collect(opened, deadline_s)
-        begun = [group.start("join", store[0]) for group, store in zip(meeting, stores, strict=True)]
+        meeting = [group for group in groups.values() if group.role.rendezvous or group.role.copy_ranks > 1]
+        begun = _meet(meeting, deadline_s)
         for turn in sorted({role.turn for role in roles}):
             begun += [group.start("build") for group in groups.values() if group.role.turn == turn]
             collect(begun, deadline_s)
@@ -163,6 +168,23 @@ def start_groups(
                 remove_placement_group(placement)
         raise
     return groups
+
+
+def _meet(groups: Sequence[ActorGroup], deadline_s: float) -> list[Call]:
+    """Open a store for each process group of these groups, and let its ranks join it there.
+
+    A rank waits for the others twice as long as the driver waits for it. Else the ranks beside a silent one might raise
+    first, and what a method raises is no loss that a new rank makes good.
+    """
+    opened, begun = list[Call](), list[Call]()
+    for group in groups:
+        ranks, members = range(group.role.ranks), group.role.members
+        opened.append(group.start_each("open_store", [(0 if rank % members else members,) for rank in ranks]))
+    for group, stores in zip(groups, collect(opened, deadline_s), strict=True):
+        ranks, members = range(group.role.ranks), group.role.members
+        places = [(stores[rank - rank % members], rank % members, members, 2 * deadline_s) for rank in ranks]
+        begun.append(group.start_each("join", places))
+    return begun
 
 
 def stop_groups(groups: dict[str, ActorGroup]) -> None:
@@ -216,7 +238,10 @@ def place_together(roles: Sequence[Role]) -> PlacementGroup:
 
 
 def _place(roles: Sequence[Role], deadline_s: float) -> dict[str, PlacementGroup]:
-    placements = {role.name: placement_group([_resources([role])] * role.ranks, strategy="PACK") for role in roles}
+    placements = dict[str, PlacementGroup]()
+    for role in roles:
+        bundles = [_resources([role] * role.copy_ranks)] * (role.ranks // role.copy_ranks)
+        placements[role.name] = placement_group(bundles, strategy="PACK")
     until = time.monotonic() + deadline_s
     try:
         for role in roles:

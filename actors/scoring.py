@@ -82,9 +82,10 @@ def score_policy(
 ) -> list[Figures]:
     """One row a prompt: id, domain, prompt and response (text), reward, kl (nats a sequence to `reference`), tokens.
 
-    Answers are sampled as in PPO (temperature, top_p), seeded by config.seed, by the embedded generator.
+    Answers are sampled as in PPO (temperature, top_p), seeded by config.seed, by the embedded generator. It holds the
+    policy on one GPU, and so are reference and reward model held, whatever `ppo.scorer_gpus` says.
     """
-    ppo = config.ppo
+    ppo = config.ppo.model_copy(update={"scorer_gpus": 1})
     training = config.training
     inputs = Inputs(
         policy=model,
@@ -146,8 +147,9 @@ def score_pairs(
     if not pairs:
         return []
     chat, ppo = chat_ids(tokenizer, conditions), config.ppo
-    settings = RewardSettings(model, config.training.micro_tokens, ppo.precision, chat, config.reward.context)
-    role = Role("reward", Reward, settings, gpus=gpu_share(1))
+    span = ppo.scorer_gpus
+    settings = RewardSettings(model, config.training.micro_tokens, ppo.precision, chat, config.reward.context, span)
+    role = Role("reward", Reward, settings, span, gpus=gpu_share(span), copy_ranks=span)
     groups = start_groups([role], f"answers-{time.time_ns()}", ppo.deadline_s)
     try:
         call = groups["reward"].start("score", ray.put(as_rollouts(pairs, tokenizer)))

@@ -20,10 +20,12 @@ from typing import Any
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config
+from ilm_ray.config.fit import check_ppo_fits, fitted
 from ilm_ray.config.load import with_settings
 from ilm_ray.config.named_data import needed, off_line, steps_off
 from ilm_ray.model.shape import Shape
 from ilm_ray.run.rundata import STAGES
+from ilm_ray.training.plan.alignment_memory import ppo_changes, ppo_misfit, ppo_rank_memory
 from ilm_ray.training.plan.calibration import read_calibration, write_calibration
 from ilm_ray.training.plan.cards import DEVICES, UNKNOWN, kind_of, known_device
 from ilm_ray.training.plan.decide import decide
@@ -160,7 +162,24 @@ def _alignment(config: Config, shape: Shape, devices: int, device: Device) -> di
     iterations = config.ppo.iterations + config.ppo.critic_warmup
     print(f"ppo: at least {seconds / 3600:,.3g} hours for {iterations} iterations, roughly.")
     stages["ppo"] = {"hours": round(seconds / 3600, 3)}
+    if not device.name.endswith("cpu"):
+        stages["ppo"]["memory"] = ppo_memory(config, devices, device)
+        print(f"ppo: {stages['ppo']['memory']}.")
     return stages
+
+
+def ppo_memory(config: Config, gpus: int, device: Device) -> str:
+    """What PPO takes of its fullest GPU; where it finds no place, the reason and the smallest change that is enough."""
+    fit = fitted(config, gpus)
+    try:
+        check_ppo_fits(fit.ppo, gpus)
+    except UserError as error:
+        return str(error)
+    if (reason := ppo_misfit(fit, device.memory, gpus)) is None:
+        peak = ppo_rank_memory(fit, device.memory, gpus).peak
+        return f"{peak / GIB:.1f} of {device.usable_memory / GIB:.1f} GiB on its fullest GPU"
+    change = next(ppo_changes(config, device.memory, gpus), None)
+    return f"{reason}; set {' '.join(change)}" if change else reason
 
 
 def _data(config: Config, summary: dict[str, Any]) -> None:

@@ -7,11 +7,14 @@ import torch
 from torch import Tensor
 
 from actors.group import Figures, timed
+from actors.ppo.member import Member
 from actors.ppo.weights import BUCKET_BYTES, WeightMessage, cut_by_bytes, pack
 from actors.ppo.zero import infer_micro_batches
 from ilm_ray.alignment.ppo.arithmetic import cut_micro_batches, share_out
 from ilm_ray.alignment.ppo.experience import Rollouts, merge
-from ilm_ray.model.weights import load_causal, to_llama
+from ilm_ray.model.internlm2 import CausalLM
+from ilm_ray.model.weights import to_llama
+from ilm_ray.training.parallel.split import load_frozen, scoring
 
 
 @dataclass(frozen=True)
@@ -22,10 +25,11 @@ class FrozenSettings:
     micro_tokens: int
     loss_chunk: int  # tokens whose logits exist at once
     precision: str  # fp32 or bf16
+    gpus: int = 1  # ranks that hold a copy together
 
 
-class Reference:
-    """One rank: a whole copy of the model, a share of the sequences."""
+class Reference(Member):
+    """One rank: a copy of the model, or its share of one, and the copy's share of the sequences."""
 
     def __init__(self, rank: int, world: int, settings: FrozenSettings) -> None:
         self.rank, self.world, self.settings = rank, world, settings
@@ -34,25 +38,26 @@ class Reference:
     @timed
     def build(self) -> tuple[None, Figures]:
         dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
-        self.model = load_causal(self.settings.model, self.device, dtype).requires_grad_(False)
+        self.model = load_frozen(CausalLM, self.settings.model, self.device, dtype, self.settings.gpus)
         self.model.output.loss_chunk = self.settings.loss_chunk
         return None, {}
 
     @timed
     def logprobs(self, *rollouts: Rollouts) -> tuple[dict[int, Tensor], Figures]:
-        """Log-probabilities of the sampled tokens, for this rank's share."""
-        merged = merge(rollouts)
+        """Log-probabilities of the sampled tokens, for this copy's share; its first rank hands them on."""
+        merged, gpus = merge(rollouts), self.settings.gpus
         lengths = list(map(len, merged.sequences))
-        micros = cut_micro_batches(share_out(lengths, self.world)[self.rank], lengths, self.settings.micro_tokens)
-        with torch.no_grad():
+        share = share_out(lengths, self.world // gpus)[self.rank // gpus]
+        micros = cut_micro_batches(share, lengths, self.settings.micro_tokens)
+        with torch.no_grad(), scoring(gpus):
             logprobs = infer_micro_batches(
                 micros, merged.sequences, merged.prompt_lengths, lambda b, labels: -self.model(b, labels), self.device
             )
-        return logprobs, {}
+        return {} if self.rank % gpus else logprobs, {}
 
     @timed
     def weights(self) -> tuple[WeightMessage | None, Figures]:
-        """All weights in one message from rank 0, as version 0."""
+        """All weights of a copy that is not split in one message from rank 0, as version 0."""
         if self.rank:
             return None, {}
         full = dict(self.model.state_dict())

@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 
 from actors.group import Figures, timed
+from actors.ppo.member import Member
 from ilm_ray.alignment.ppo.arithmetic import cut_micro_batches, share_out
 from ilm_ray.alignment.ppo.experience import Rollouts, merge
 from ilm_ray.alignment.reward.conditional import conditioned
-from ilm_ray.model.internlm2 import Packed
-from ilm_ray.model.weights import load_scalar
+from ilm_ray.model.internlm2 import Packed, ScalarModel
+from ilm_ray.training.parallel.split import load_frozen, scoring
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,11 @@ class RewardSettings:
     precision: str  # fp32 or bf16
     chat: ChatIds
     context: int  # tokens; a longer conversation loses its beginning
+    gpus: int = 1  # ranks that hold a copy together
 
 
-class Reward:
-    """One rank: a whole copy of the model, a share of the sequences."""
+class Reward(Member):
+    """One rank: a copy of the model, or its share of one, and the copy's share of the sequences."""
 
     def __init__(self, rank: int, world: int, settings: RewardSettings) -> None:
         self.rank, self.world, self.settings = rank, world, settings
@@ -45,22 +47,25 @@ class Reward:
     @timed
     def build(self) -> tuple[None, Figures]:
         dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
-        self.model = load_scalar(self.settings.model, self.device, dtype).requires_grad_(False)
+        self.model = load_frozen(ScalarModel, self.settings.model, self.device, dtype, self.settings.gpus)
         return None, {}
 
     @timed
     def score(self, *rollouts: Rollouts) -> tuple[dict[int, float], Figures]:
-        """One score a sequence, for this rank's share; read at the reward token behind the last."""
-        settings, chat, merged = self.settings, self.settings.chat, merge(rollouts)
+        """One score a sequence of this copy's share, from its first rank; read at the reward token at the end."""
+        settings, chat, gpus, merged = self.settings, self.settings.chat, self.settings.gpus, merge(rollouts)
         inputs = []
         for prompt, ids in zip(merged.prompts, merged.sequences, strict=True):
             whole = ids + chat.tail if ids[-1] == chat.end_id else ids
             inputs.append(conditioned(chat.prefixes[prompt.domain], whole, chat.reward_id, settings.context))
         lengths = list(map(len, inputs))
         scores: dict[int, float] = {}
-        for micro in cut_micro_batches(share_out(lengths, self.world)[self.rank], lengths, settings.micro_tokens):
+        share = share_out(lengths, self.world // gpus)[self.rank // gpus]
+        for micro in cut_micro_batches(share, lengths, settings.micro_tokens):
             batch = Packed.of([inputs[i] for i in micro]).to(self.device)
-            with torch.no_grad():
+            with torch.no_grad(), scoring(gpus):
                 last = self.model(batch)[batch.cu_seqlens[1:].long() - 1]
             scores |= dict(zip(micro, last.tolist(), strict=True))
+        if self.rank % gpus:
+            scores = {}
         return scores, {"total": sum(scores.values()), "count": len(scores)}

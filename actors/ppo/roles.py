@@ -18,7 +18,7 @@ from actors.ppo.rollout import Rollout
 from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.base.errors import UserError
 from ilm_ray.config.alignment import PPOConfig
-from ilm_ray.config.fit import check_ppo_fits, gpus_of_groups, group_sizes
+from ilm_ray.config.fit import check_ppo_fits, gpus_of_groups, group_sizes, scorer_misfit
 from ilm_ray.model.weights import load_shape
 from ilm_ray.training.plan.alignment_memory import Work, engine_room
 
@@ -43,11 +43,14 @@ def ppo_roles(ppo: PPOConfig, inputs: Inputs, folder: Path) -> list[Role]:
     """The six roles; experience is kept in `folder`.
 
     On GPUs every rank has a whole GPU, an engine `engine_gpus` of them, or each an equal share where there are fewer
-    GPUs than ranks. With `colocate` the ranks of the same number share a GPU.
+    GPUs than ranks. With `colocate` the ranks of the same number share a GPU. `scorer_gpus` ranks hold a copy of the
+    reference or of the reward model together, on one node unless `colocate` places them.
+    Raises UserError where a model cannot be split so, and where the groups find no place.
     """
     backend = choose_backend(ppo.rollout_backend)
     gpus = cluster_gpus()
     check_ppo_fits(ppo, gpus)
+    _check_split(ppo, inputs)
     sizes = group_sizes(ppo)
     gpu = (1 / len(sizes) if gpus else 0.0) if ppo.colocate else gpu_share(sum(gpus_of_groups(ppo)))
     micro = inputs.micro_tokens
@@ -58,7 +61,8 @@ def ppo_roles(ppo: PPOConfig, inputs: Inputs, folder: Path) -> list[Role]:
         engine = replace(engine, room=room, sleeps=engines_sleep(ppo, gpus))
     policy = PolicySettings(ppo, inputs.policy, inputs.seed, micro, inputs.loss_chunk, inputs.pretrain)
     critic = CriticSettings(ppo, inputs.reward, inputs.seed, micro)
-    reference = FrozenSettings(inputs.policy, micro, inputs.loss_chunk, ppo.precision)
+    reference = FrozenSettings(inputs.policy, micro, inputs.loss_chunk, ppo.precision, ppo.scorer_gpus)
+    span, scores = ppo.scorer_gpus, reward_settings(ppo, inputs)
     env = VLLM_ENV if backend == "vllm" else {}
     # On a GPU that others share an engine is built first and alone, while what is free does not change.
     later = 1 if engine.room else 0
@@ -66,10 +70,17 @@ def ppo_roles(ppo: PPOConfig, inputs: Inputs, folder: Path) -> list[Role]:
         Role("rollout", Rollout, engine, ppo.rollout_engines, gpus=gpu * ppo.engine_gpus, env=env),
         Role("policy", Policy, policy, ppo.policy_ranks, gpus=gpu, rendezvous=True, turn=later),
         Role("critic", Critic, critic, ppo.critic_ranks, gpus=gpu, rendezvous=True, turn=later),
-        Role("reference", Reference, reference, ppo.reference_ranks, gpus=gpu, turn=later),
-        Role("reward", Reward, reward_settings(ppo, inputs), ppo.reward_ranks, gpus=gpu, turn=later),
+        Role("reference", Reference, reference, ppo.reference_ranks, gpus=gpu, copy_ranks=span, turn=later),
+        Role("reward", Reward, scores, ppo.reward_ranks, gpus=gpu, copy_ranks=span, turn=later),
         Role("experience", ExperienceMaker, ExperienceSettings(ppo, folder)),
     ]
+
+
+def _check_split(ppo: PPOConfig, inputs: Inputs) -> None:
+    for folder in (inputs.policy, inputs.reward):
+        shape = load_shape(folder)
+        if (reason := scorer_misfit(ppo, shape, shape.vocab_size)) is not None:
+            raise UserError(f"{folder}: {reason}; set ppo.scorer_gpus to a number that does")
 
 
 def shares_gpus(ppo: PPOConfig, gpus: int) -> bool:
@@ -124,4 +135,6 @@ def rollout_settings(ppo: PPOConfig, inputs: Inputs, backend: str) -> RolloutSet
 
 def reward_settings(ppo: PPOConfig, inputs: Inputs) -> RewardSettings:
     """Settings of a reward rank."""
-    return RewardSettings(inputs.reward, inputs.micro_tokens, ppo.precision, inputs.chat, inputs.reward_context)
+    return RewardSettings(
+        inputs.reward, inputs.micro_tokens, ppo.precision, inputs.chat, inputs.reward_context, ppo.scorer_gpus
+    )

@@ -1,18 +1,17 @@
 """One rank of a model that trains: torch process group, DeepSpeed ZeRO engine, checkpoint, full weights."""
 
-import datetime
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import ray
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from actors.group import Figures, timed
+from actors.ppo.member import Member
 from actors.ppo.weights import cut_by_bytes
 from ilm_ray.alignment.ppo.arithmetic import even_micro_batches, share_out
 from ilm_ray.alignment.ppo.experience import per_response, response_labels
@@ -22,7 +21,7 @@ from ilm_ray.model.weights import Weights
 from ilm_ray.training.parallel.recompute import recompute_blocks
 
 
-class ZeroRank:
+class ZeroRank(Member):
     """Base of policy and critic."""
 
     role: str  # its name in messages
@@ -39,34 +38,10 @@ class ZeroRank:
         # On a GPU activations decide what fits. On a CPU nothing is short, and a second forward costs time.
         self.recompute: Literal["none", "full"] = "full" if self.device.type == "cuda" else "none"
 
-    @timed
-    def open_store(self, first: bool) -> tuple[None, Figures]:
-        """Rank 0 opens the store where the ranks meet, on a port that the system picks and that stays bound."""
-        if not first:
-            return None, {}
-        on_loopback = os.environ.get("GLOO_SOCKET_IFNAME") == "lo"
-        host = "127.0.0.1" if on_loopback else ray.util.get_node_ip_address()
-        self.store = dist.TCPStore(host, 0, self.world, is_master=True, wait_for_workers=False)
-        return None, {"host": host, "port": self.store.port}
-
-    @timed
-    def join(self, store: Figures) -> tuple[None, Figures]:
-        """Form the process group. A collective that waits longer than the deadline raises."""
-        host, port = store["host"], store["port"]
-        timeout = datetime.timedelta(seconds=self.ppo.deadline_s)
-        if self.rank:
-            self.store = dist.TCPStore(host, port, self.world, is_master=False, timeout=timeout)
-        # DeepSpeed reads its place from the environment even where the process group is there already.
-        place = {"RANK": self.rank, "WORLD_SIZE": self.world, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
-        os.environ.update({k: str(v) for k, v in place.items()}, MASTER_ADDR=host, MASTER_PORT=str(port))
-        if self.device.type == "cpu":
-            os.environ["DS_ACCELERATOR"] = "cpu"
-        backend = "gloo" if self.device.type == "cpu" else "nccl"
-        dist.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.world, timeout=timeout)
-        return None, {}
-
     def make_engine(self, model: CausalLM | ScalarModel, lr: float) -> None:
         """DeepSpeed around the model. AdamW without weight decay, constant rate; betas are not stated (ours)."""
+        if self.device.type == "cpu":
+            os.environ["DS_ACCELERATOR"] = "cpu"
         import deepspeed
 
         # An extension that only inference uses. A rank that is killed while torch loads it leaves a lock behind, and

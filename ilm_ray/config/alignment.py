@@ -78,6 +78,8 @@ class PPOConfig(Section):
     reward_ranks: Count = 4
     rollout_engines: Count = 8
     engine_gpus: How[Count] = 1  # that an engine spans by tensor parallelism, all of one node (ours)
+    # Ranks, a GPU each, that hold a copy of the reference, or of the reward model, together: tensor parallelism (ours).
+    scorer_gpus: How[Count] = 1
     # Rank k of every group on one GPU, a fifth of it each, instead of groups on GPUs of their own (ours: the report has
     # the four models apart, which trains while it samples; this needs a fraction of the GPUs).
     colocate: How[bool] = False
@@ -104,6 +106,16 @@ class PPOConfig(Section):
                 f"colocate puts every rank on one GPU, an engine of engine_gpus={self.engine_gpus} needs several: set "
                 "engine_gpus=1 or colocate=false"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _copies_are_whole(self) -> "PPOConfig":
+        for name, ranks in (("reference_ranks", self.reference_ranks), ("reward_ranks", self.reward_ranks)):
+            if ranks % self.scorer_gpus:
+                raise ValueError(
+                    f"scorer_gpus={self.scorer_gpus} ranks hold a copy together, {name}={ranks} is no multiple of "
+                    "that: change one of the two"
+                )
         return self
 
 

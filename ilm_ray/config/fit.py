@@ -7,12 +7,14 @@ from pydantic import ValidationError
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config.alignment import PPOConfig
+from ilm_ray.config.layout import Size
 from ilm_ray.config.schema import Config
 from ilm_ray.config.training import ModelConfig
 
 # Mixed precision with AdamW: fp32 master and two moments, bf16 parameters and gradients, 4+4+4+2+2.
 TRAINING_BYTES_PER_PARAMETER = 16
 GROUPS = ("policy_ranks", "critic_ranks", "reference_ranks", "reward_ranks", "rollout_engines")
+SCORERS = ("reference_ranks", "reward_ranks")  # groups whose model may be split over `ppo.scorer_gpus` ranks
 WHOLE_ROAD = ("pretrain", "ppo")  # the stages that want most
 
 
@@ -58,18 +60,25 @@ def _fewer_ranks(ppo: PPOConfig, gpus: int) -> dict[str, int]:
     if gpus >= _gpus_of_ppo(ppo):
         return {}
     sizes = dict(zip(GROUPS, group_sizes(ppo), strict=True))
-    if ppo.colocate:
-        return {name: min(size, gpus) for name, size in sizes.items()}
-    fewer = {name: max(1, size * gpus // sum(sizes.values())) for name, size in sizes.items()} | {"engine_gpus": 1}
-    within = sum(fewer[name] for name in GROUPS) <= gpus
-    return fewer if within else fewer | {"policy_ranks": 1, "critic_ranks": 1}
+    fewer = dict[str, int]()
+    for span in dict.fromkeys((ppo.scorer_gpus, 1)):  # models that were split stay so where there is room
+        spans = {name: span if name in SCORERS else 1 for name in GROUPS}
+        shares = {
+            n: min(size, gpus) if ppo.colocate else size * gpus // sum(sizes.values()) for n, size in sizes.items()
+        }
+        fewer = {name: max(1, share // spans[name]) * spans[name] for name, share in shares.items()}
+        fewer |= {"engine_gpus": 1, "scorer_gpus": span}
+        needs = [fewer[name] for name in GROUPS]
+        if (max(needs) if ppo.colocate else sum(needs)) <= gpus:
+            return fewer
+    return fewer | {"policy_ranks": 1, "critic_ranks": 1}
 
 
 def fewer_line(config: Config, fit: Config) -> str | None:
     """What `fitted` changed, for people; None where nothing."""
     changed = [
         f"{section}.{name} {getattr(getattr(fit, section), name)} instead of {getattr(getattr(config, section), name)}"
-        for section, names in (("training", ("workers",)), ("ppo", (*GROUPS, "engine_gpus")))
+        for section, names in (("training", ("workers",)), ("ppo", (*GROUPS, "engine_gpus", "scorer_gpus")))
         for name in names
         if getattr(getattr(fit, section), name) != getattr(getattr(config, section), name)
     ]
@@ -92,12 +101,20 @@ def gpus_needed(config: Config) -> GpusNeeded:
 
 
 def _gpus_of_ppo(ppo: PPOConfig) -> int:
-    """NCCL lets no two ranks of one group share a GPU; the learners' ranks form groups of NCCL's, and so do an engine's
-    GPUs."""
+    """NCCL lets no two ranks of one group share a GPU. The learners' ranks form such groups, and so do an engine's GPUs
+    and the ranks of a split model."""
     sizes = gpus_of_groups(ppo)
     if ppo.colocate:
         return max(sizes)
-    return sum(sizes) if max(ppo.policy_ranks, ppo.critic_ranks, ppo.engine_gpus) > 1 else 1
+    return sum(sizes) if max(ppo.policy_ranks, ppo.critic_ranks, ppo.engine_gpus, ppo.scorer_gpus) > 1 else 1
+
+
+def scorer_misfit(ppo: PPOConfig, size: Size, vocab_size: int) -> str | None:
+    """Why reference and reward model of this size cannot be split over `ppo.scorer_gpus`; None where they can."""
+    for name, value in (("kv_heads", size.kv_heads), ("mlp_hidden", size.mlp_hidden), ("vocab_size", vocab_size)):
+        if value % ppo.scorer_gpus:
+            return f"ppo.scorer_gpus={ppo.scorer_gpus} must divide the model's {name}={value}"
+    return None
 
 
 def longest_sequence(ppo: PPOConfig) -> int:
@@ -152,7 +169,7 @@ def too_small(
                 f"{config.ppo.max_prompt_tokens + config.ppo.max_new_tokens} tokens, those of the pre-training mix "
                 f"{config.ppo.pretrain_context} (ppo.pretrain_context), so it must be at least {longest}"
             )
-        return _ppo_too_large(config.ppo, gpus)
+        return scorer_misfit(config.ppo, config.model, config.tokenizer.vocab_size) or _ppo_too_large(config.ppo, gpus)
     return None
 
 

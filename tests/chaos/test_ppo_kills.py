@@ -3,6 +3,7 @@
 Deterministic here means: rollouts by the torch generator on a CPU, one thread a rank (OMP_NUM_THREADS=1), fp32.
 """
 
+import itertools
 import json
 import os
 import random
@@ -176,6 +177,14 @@ def test_ranks_die_while_weights_are_broadcast(tmp_path: Path, watch: Any) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_a_rank_of_a_split_copy_dies_and_the_rows_are_those_of_an_undisturbed_run(tmp_path: Path, watch: Any) -> None:
+    """The other ranks of its copy wait for it in a collective; the group meets anew."""
+    ppo = settings(8, scorer_gpus=2, reference_ranks=4, reward_ranks=2)
+    strike_and_compare(tmp_path, watch, [Blow("scoring", "reference"), Blow("scoring", "reward")], ppo, 8)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("phase", list(BEGINS)[:-1])
 @pytest.mark.usefixtures("local_ray")
@@ -201,12 +210,21 @@ def test_a_learner_that_dies_while_a_model_is_written(tmp_path: Path, watch: Any
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("colocate", [False, True])
-@pytest.mark.parametrize("blow", [Blow("scoring", "reference"), Blow("update", "policy")])
-def test_a_rank_that_hangs_is_replaced(tmp_path: Path, watch: Any, blow: Blow, colocate: bool) -> None:
+@pytest.mark.parametrize(
+    ("blow", "more"),
+    [
+        *itertools.product(
+            [Blow("scoring", "reference"), Blow("update", "policy")], [{"colocate": False}, {"colocate": True}]
+        ),
+        # The other rank of the copy waits for it before the driver does.
+        (Blow("scoring", "reference"), {"scorer_gpus": 2, "reference_ranks": 2, "reward_ranks": 2, "staleness": 1}),
+    ],
+)
+def test_a_rank_that_hangs_is_replaced(tmp_path: Path, watch: Any, blow: Blow, more: dict[str, Any]) -> None:
     inputs = toy_inputs(tmp_path, toy_mix(tmp_path))
-    ppo = settings(3, deadline_s=60.0, colocate=colocate)
+    ppo = settings(3, deadline_s=60.0, **more)
     whole = finish(ppo, inputs, tmp_path / "whole")
     saboteur = Saboteur([blow], 5, signal.SIGSTOP)
     watch(saboteur)

@@ -26,6 +26,7 @@ LARGE = {"cpus": 256.0, "memory_gib": 4096.0}
         (["ppo.colocate=true"], 8),  # rank k of every group on one
         (["ppo.colocate=true", "ppo.rollout_engines=12"], 12),
         (["ppo.policy_ranks=1"], 25),  # the critic's ranks still may not share
+        (["ppo.policy_ranks=1", "ppo.critic_ranks=1", "ppo.scorer_gpus=2"], 18),  # nor may those of a split model
         (["ppo.policy_ranks=1", "ppo.critic_ranks=1"], 1),  # no group of NCCL's: shares of whatever there is
     ],
 )
@@ -82,11 +83,12 @@ def test_nano_takes_its_counts_from_the_gpus_that_there_are(gpus: int, workers: 
     check_ppo_fits(fit.ppo, gpus)  # which the driver asks again when it places the groups
 
 
-@pytest.mark.parametrize("colocate", [False, True])
-def test_fewer_ranks_always_fit_and_are_never_more_than_what_is_set(colocate: bool) -> None:
+@pytest.mark.parametrize(("colocate", "scorer_gpus"), [(False, 1), (True, 1), (False, 2), (True, 2)])
+def test_fewer_ranks_always_fit_and_are_never_more_than_what_is_set(colocate: bool, scorer_gpus: int) -> None:
     """Every number of GPUs up to what is asked, against the rules for places: a GPU a rank, or learners of one rank."""
     named = "training.layout={parameters: full}"  # which shares batches out evenly
-    config = load_config("1_8b", None, ["ray.fewer_ranks=true", f"ppo.colocate={colocate}", named])
+    spans = [f"ppo.colocate={colocate}", f"ppo.scorer_gpus={scorer_gpus}"]
+    config = load_config("1_8b", None, ["ray.fewer_ranks=true", *spans, named])
     for gpus in range(1, 40):
         fit = fitted(config, gpus)
         assert too_small(fit, gpus=gpus, **LARGE) is None
@@ -94,9 +96,15 @@ def test_fewer_ranks_always_fit_and_are_never_more_than_what_is_set(colocate: bo
         assert all(1 <= size <= limit for size, limit in zip(sizes, most, strict=True))
         places = max(sizes) if colocate else sum(sizes)
         assert places <= gpus or (not colocate and sizes[:2] == (1, 1))
+        assert fit.ppo.scorer_gpus == scorer_gpus or gpus < (2 if colocate else 16), "a split model stays split"
         assert 1 <= fit.training.workers <= min(8, gpus)
         assert all(phase.sequences % fit.training.workers == 0 for phase in fit.pretrain.phases)
         assert (fit == config) == (gpus >= max(gpus_needed(config)))
+
+
+def test_ranks_that_are_no_whole_copies_are_refused() -> None:
+    with pytest.raises(UserError, match=r"scorer_gpus=2 ranks hold a copy together, reward_ranks=3 is no multiple"):
+        load_config("1_8b", None, ["ppo.scorer_gpus=2", "ppo.reward_ranks=3"])
 
 
 def test_counts_that_a_preset_insists_on_are_refused_with_a_way_out() -> None:

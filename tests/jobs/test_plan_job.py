@@ -10,7 +10,7 @@ from ilm_ray.training.plan.cards import known_device
 from ilm_ray.training.plan.shape import shape_of
 from ilm_ray.training.plan.stretches import stretches
 from ilm_ray.training.plan.trainings import fine_tuning, pretraining, reward_training
-from jobs.plan import main
+from jobs.plan import main, ppo_memory
 
 
 def test_a_plan_is_a_table_and_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,6 +73,16 @@ def test_an_unknown_card_is_planned_as_a_slow_one_and_said_to_be_unknown(capsys:
     assert lines[0].startswith("No data sheet of 'Brand New 9000' here: taken to be as slow as rtx3090, with 16 GiB;")
     summary = json.loads(lines[-1])
     assert all(row["memory_bytes"] <= 16 * 2**30 for row in summary["phases"])
+    assert "and has 14.4 GiB for tensors" in summary["alignment"]["ppo"]["memory"]
+
+
+def test_the_dry_run_says_what_ppo_needs() -> None:
+    card = known_device("NVIDIA A100-SXM4-40GB")
+    assert ppo_memory(load_config("1_8b"), 8, card).startswith("the 32 ranks of PPO have 8 GPU(s)")
+    ranks = ["ppo.policy_ranks=32", "ppo.critic_ranks=32", "ppo.engine_gpus=4", "training.micro_tokens=16384"]
+    line = ppo_memory(load_config("20b", None, ranks), 104, card)
+    assert line.startswith("PPO does not fit: a GPU needs") and line.endswith("; set ppo.scorer_gpus=2")
+    assert ppo_memory(load_config("20b", None, [*ranks, "ppo.scorer_gpus=2"]), 104, card).endswith("on its fullest GPU")
 
 
 @pytest.mark.long

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config
 from ilm_ray.config.alignment import PPOConfig
-from ilm_ray.config.fit import GROUPS, check_ppo_fits, fitted, gpus_of_groups, longest_sequence
+from ilm_ray.config.fit import GROUPS, SCORERS, check_ppo_fits, fitted, gpus_of_groups, longest_sequence, scorer_misfit
 from ilm_ray.config.layout import Layout
 from ilm_ray.model.shape import Shape
 from ilm_ray.training.plan.devices import GIB, USABLE_MEMORY
@@ -119,11 +119,14 @@ def _of_block(work: Work) -> int:
     return again + work.width * (inner + work.block)
 
 
-def frozen_memory(work: Work, vocabulary_head: bool) -> RankMemory:
-    """A rank of reference (`vocabulary_head`) or reward: a whole copy and one forward."""
-    logits = LOGIT_BYTES * min(work.loss_chunk, work.rows) * work.shape.vocab_size if vocabulary_head else 0
-    forward = work.rows * work.width * (2 * work.shape.hidden + 3 * work.shape.mlp_hidden)
-    return RankMemory(work.width * work.parameters(vocabulary_head), transient=max(logits, forward))
+def frozen_memory(work: Work, vocabulary_head: bool, gpus: int) -> RankMemory:
+    """A rank of reference (`vocabulary_head`) or reward: its part of a copy that is split over `gpus`, one forward."""
+    s = work.shape
+    logits = LOGIT_BYTES * min(work.loss_chunk, work.rows) * s.vocab_size // gpus if vocabulary_head else 0
+    forward = work.rows * work.width * (2 * s.hidden + 3 * s.mlp_hidden // gpus)
+    whole = s.hidden * (2 * s.layers + (1 if vocabulary_head else 2))  # norms, and a scalar head, are on every rank
+    parameters = whole + (work.parameters(vocabulary_head) - whole) // gpus
+    return RankMemory(work.width * parameters, transient=max(logits, forward))
 
 
 def engine_memory(work: Work, gpus: int, cache: int) -> RankMemory:
@@ -216,8 +219,8 @@ def _ranks(work: Work, ppo: PPOConfig) -> dict[str, RankMemory]:
     return {
         "policy_ranks": learner_memory(work, ppo.policy_ranks, ppo.policy_zero_stage, True),
         "critic_ranks": learner_memory(work, ppo.critic_ranks, ppo.critic_zero_stage, False),
-        "reference_ranks": frozen_memory(work, True),
-        "reward_ranks": frozen_memory(work, False),
+        "reference_ranks": frozen_memory(work, True, ppo.scorer_gpus),
+        "reward_ranks": frozen_memory(work, False, ppo.scorer_gpus),
         ENGINES: engine_memory(work, ppo.engine_gpus, 0),
     }
 
@@ -271,13 +274,22 @@ def ppo_changes(config: Config, device_memory: int, gpus: int) -> Iterator[tuple
     none = dict[str, Any]()
     fewer = [{"training.micro_tokens": tokens >> n} for n in range(1, 12) if tokens >> n >= least]
     shards = {f"ppo.{name}_zero_stage": 3 for name in LEARNERS if getattr(ppo, f"{name}_zero_stage") < 3}
-    spans = [{"ppo.engine_gpus": n} for n in (2, 4, 8) if n > ppo.engine_gpus]
+    scorers = [_split_scorers(ppo, n) for n in (2, 4, 8) if n > ppo.scorer_gpus]
+    engines = [{"ppo.engine_gpus": n} for n in (2, 4, 8) if n > ppo.engine_gpus]
+    spans = [*scorers, *engines, *(a | b for a in scorers for b in engines)]
     more = [{f"ppo.{name}_ranks": getattr(ppo, f"{name}_ranks") * n for name in LEARNERS} for n in (2, 4, 8)]
     apart = [{"ppo.colocate": False}] if ppo.colocate else []
     for ways in itertools.product([none, *apart], [none, *more], [none, *spans], [none, shards], [none, *fewer]):
         settings = {key: value for way in ways for key, value in way.items()}
         if settings and _fits_with(config, settings, device_memory, gpus):
             yield tuple(f"{key}={str(value).lower()}" for key, value in settings.items())
+
+
+def _split_scorers(ppo: PPOConfig, gpus: int) -> dict[str, Any]:
+    """Reference and reward model over `gpus` each, with as many more ranks as whole copies need."""
+    ranks = {name: -(-getattr(ppo, name) // gpus) * gpus for name in SCORERS}
+    more = {f"ppo.{name}": count for name, count in ranks.items() if count != getattr(ppo, name)}
+    return {"ppo.scorer_gpus": gpus, **more}
 
 
 def _fits_with(config: Config, settings: dict[str, Any], device_memory: int, gpus: int) -> bool:
@@ -290,5 +302,7 @@ def _fits_with(config: Config, settings: dict[str, Any], device_memory: int, gpu
         changed = fitted(Config.model_validate(values), gpus)
         check_ppo_fits(changed.ppo, gpus)
     except (UserError, ValidationError):
+        return False
+    if scorer_misfit(changed.ppo, changed.model, changed.tokenizer.vocab_size) is not None:
         return False
     return ppo_misfit(changed, device_memory, gpus) is None

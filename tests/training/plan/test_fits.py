@@ -98,6 +98,19 @@ def test_counts_are_refused_with_what_takes_fewer() -> None:
     assert "ray.fewer_ranks=true" in check(load_config("1_8b"), machine(4, 80), ["ppo"])
 
 
+def test_a_reference_that_no_card_holds_is_split() -> None:
+    """20b's weights take 37 GiB in bfloat16; with as many learners' ranks as it takes, nothing else is too large."""
+    ranks = ["ppo.policy_ranks=32", "ppo.critic_ranks=32", "ppo.engine_gpus=4", "training.micro_tokens=16384"]
+    line = check(load_config("20b", None, ranks), machine(104, 40), ["ppo"])
+    assert line.endswith("; set ppo.scorer_gpus=2")
+    with pytest.raises(UserError, match=r"ppo\.scorer_gpus=3 must divide the model's kv_heads=8"):
+        require_fit(
+            load_config("20b", None, [*ranks, "ppo.scorer_gpus=3", "ppo.reference_ranks=3", "ppo.reward_ranks=3"]),
+            machine(104, 40),
+            ["ppo"],
+        )
+
+
 def test_cards_without_bfloat16_are_refused() -> None:
     line = check(load_config("mini"), machine(1, 24, capability=(7, 5)), ["sft"])
     assert line.endswith("; set training.precision=fp32 ppo.precision=fp32")
