@@ -55,7 +55,7 @@ def write_huggingface(folder: Path, ranks: Mapping[bytes, int], specials: Mappin
     `tokenizer(text, split_special_tokens=True)`, save that U+FDD0 (see MARK) is dropped where a template sets it.
     Without that argument transformers turns the names of special tokens in a text into their ids, as for every model.
     """
-    letters = _byte_letters()
+    letters = byte_letters()
     named = {_written(token, letters): rank for token, rank in ranks.items()}
     # A special token must be in the model's vocabulary, or it would get the next free id instead of its own.
     vocabulary = {**named, **specials}
@@ -100,7 +100,7 @@ def _written(token: bytes, letters: Mapping[int, str]) -> str:
     return "".join(letters[byte] for byte in token)
 
 
-def _byte_letters() -> dict[int, str]:
+def byte_letters() -> dict[int, str]:
     """GPT-2's printable letter for every byte, which byte-level BPE files are written in."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in printable]

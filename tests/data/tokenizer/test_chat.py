@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.data.tokenizer.base import first_tokens
-from ilm_ray.data.tokenizer.chatml import Message, encode_chat, plain_text
+from ilm_ray.data.tokenizer.chat import encode_chat
+from ilm_ray.data.tokenizer.chatml import plain_text
 from ilm_ray.data.tokenizer.chinese import learn_tokens
 from ilm_ray.data.tokenizer.cl100k import cl100k
 from ilm_ray.data.tokenizer.huggingface import MARK
+from ilm_ray.data.tokenizer.messages import Message
 from ilm_ray.data.tokenizer.tokenizer import SPECIALS, Tokenizer
 
 # Names of special tokens, whole and in parts, and what stands where the template makes a border.
