@@ -18,7 +18,7 @@ from ilm_ray.alignment.reward.metrics import pair_figures, pair_sums
 from ilm_ray.alignment.sft import deal, plan_batches
 from ilm_ray.config import Config
 from ilm_ray.data.tokenizer.chat import AnyTokenizer, begins_chat, encode_chat
-from ilm_ray.data.tokenizer.opening import open_tokenizer
+from ilm_ray.data.tokenizer.opening import open_tokenizer, require_fit
 from ilm_ray.data.tokens.mixture import packed_from_arrays
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel
 from ilm_ray.model.weights import load_shape, read_weights
@@ -98,6 +98,7 @@ class RewardTask(Task):
         self.config, self.base = config, run_dir / "sft" / "model"
         self.checkpoint_every, self.log_every = config.reward.checkpoint_every, config.training.log_every
         tokenizer = open_tokenizer(run_dir / "tokenizer")
+        require_fit(tokenizer, load_shape(self.base).vocab_size, str(self.base))
         self.about = {HASH: conditions_hash(tokenizer, config.reward.system_prompts)}
         self.pairs = read_pairs(config, tokenizer, "train")
         self.heldout = {

@@ -18,7 +18,8 @@ from ilm_ray.data.tokenizer.messages import checked_messages
 from ilm_ray.data.tokenizer.template import ChatTemplate, Render
 
 _GENERATION = re.compile(r"\{%[-+]?\s*generation\b")
-_MARKS = [chr(point) for point in range(0xFDD0, 0xFDF0)]  # code points that no text has
+_INTERNAL = re.compile("[\ufdd0-\ufdef]")  # code points that no text has; our own template sets one too
+_MARKS = [chr(point) for point in range(0xFDD0, 0xFDF0)]
 
 
 class Specials:
@@ -100,33 +101,33 @@ def encode_templated(
     # The role stays: a template may make a name of it, and it is one of ROLES.
     broken = [_broken(message, specials, mark) | {"role": message["role"]} for message in checked]
     marked = _GENERATION.search(template.source) is not None
-    renders = [Render(broken, generation_prompt), Render(checked, generation_prompt)]
-    assistants = [i for i, message in enumerate(checked) if message["role"] == "assistant"]
-    for i in [] if marked else assistants:
+    assistants = [] if marked else [i for i, message in enumerate(checked) if message["role"] == "assistant"]
+    renders = [Render(broken, generation_prompt)]
+    for i in assistants:
         renders += [Render(broken[:i], True), Render(broken[: i + 1], False)]
-    if broken == checked:
-        del renders[1]
+    if broken != checked:
+        renders.append(Render(checked, generation_prompt))
     whole, *rest = template.try_render(renders, (opening, closing))
     if isinstance(whole, UserError):
         raise whole
-    if broken != checked and rest.pop(0) != whole.replace(mark, ""):
+    if broken != checked and _INTERNAL.sub("", str(rest.pop())) != _INTERNAL.sub("", whole):
         raise UserError(
             f"{template.where}: the chat template reads the name of a special token in a message; take it out of the "
             "message's text"
         )
     text = whole.replace(opening, "").replace(closing, "")
     _check_all_there(broken, text)
-    if marked:
-        spans = [_with_end(span, text, specials) for span in _marked_spans(whole, opening, closing, template)]
-    else:
-        pairs = zip(assistants, rest[::2], rest[1::2], strict=True)
-        found = [_span(tokenizer, text, before, after) for _, before, after in pairs]
-        if None in found and not generation_prompt:
+    found = _marked_spans(whole, opening, closing, template) if marked else ()
+    spans = [_with_end(span, text, specials) for span in found]
+    for i, before, after in zip(assistants, rest[::2], rest[1::2], strict=True):
+        span = _span(tokenizer, text, before, after)
+        if span is not None:
+            spans.append(span)
+        elif not generation_prompt:
             raise UserError(
-                f"message {assistants[found.index(None)] + 1}: {template.where}: the chat template writes it otherwise "
-                "than generation would begin it, so its tokens cannot be told; mark them with {% generation %}"
+                f"message {i + 1}: {template.where}: the chat template writes it otherwise than generation would begin "
+                "it, so its tokens cannot be told; mark them with {% generation %}"
             )
-        spans = [span for span in found if span is not None]
     return _encode(tokenizer, text, spans, mark)
 
 
@@ -199,8 +200,9 @@ def _with_end(span: Span, text: str, specials: Specials) -> Span:
 
 def _check_all_there(messages: Sequence[Mapping[str, Any]], text: str) -> None:
     """Raises UserError where the template has silently left out what somebody said to the assistant."""
+    written = _INTERNAL.sub("", text)
     for number, message in enumerate(messages, 1):
-        if message["role"] != "assistant" and message["content"].strip() not in text:
+        if message["role"] != "assistant" and _INTERNAL.sub("", message["content"]).strip() not in written:
             raise UserError(
                 f"message {number}: the model's chat template leaves out the content of role '{message['role']}'; "
                 "take it out or change the template"
