@@ -17,7 +17,7 @@ import yaml
 
 from cluster.dashboards import panels
 from ilm_ray.run.journal import read_journal
-from ilm_ray.run.metrics import BAD_STEPS, FAILURES, MFU, TABLE, Board
+from ilm_ray.run.metrics import BAD_STEPS, FAILURES, GPU_PEAK, GPU_RESERVED, MFU, TABLE, Board
 from ilm_ray.training.checkpoints import commit
 from tests.chaos.test_killed_driver import SMALL
 from tests.cluster.clusters import ROOT, LocalCluster, local_cluster
@@ -27,8 +27,8 @@ pytestmark = [
     pytest.mark.timeout(3600),
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus is absent: apt-get install prometheus"),
 ]
-# Metrics that a sound run on CPUs lacks: faults, and shares of a device's peak.
-NOT_IN_A_SOUND_RUN = {BAD_STEPS.exported, FAILURES.exported, MFU.exported}
+# Metrics that a sound run on CPUs lacks: faults, a GPU's memory, and shares of a device's peak.
+NOT_IN_A_SOUND_RUN = {metric.exported for metric in (BAD_STEPS, FAILURES, GPU_PEAK, GPU_RESERVED, MFU)}
 
 
 @dataclass(frozen=True)
