@@ -5,6 +5,7 @@ from pathlib import Path
 from ilm_ray.base.errors import UserError
 from ilm_ray.data.tokenizer.tokenizer import SPECIALS, Tokenizer
 from ilm_ray.model.huggingface import DTYPES, export_model, export_tokens
+from ilm_ray.model.origin import load_origin
 from ilm_ray.model.weights import load_causal
 
 
@@ -19,7 +20,7 @@ def is_exported(model: Path) -> bool:
 
 
 def servable(model: Path, scratch: Path, dtype: str) -> Path:
-    """`model` itself where it is an exported folder; else its export (LLaMA format, `dtype`) in `scratch`.
+    """`model` itself where it is an exported folder; else its export (its family's format, `dtype`) in `scratch`.
 
     model: an exported folder, a stage of a run (`runs/x/sft`) or that stage's `model`. Raises UserError for anything
     else.
@@ -28,8 +29,9 @@ def servable(model: Path, scratch: Path, dtype: str) -> Path:
         return model
     weights, tokens = model_and_tokenizer(model)
     tokenizer = Tokenizer.load(tokens)
-    ids = export_tokens({name: tokenizer.special(name) for name in SPECIALS})
-    export_model(load_causal(weights), scratch, "llama", DTYPES[dtype], ids)
+    origin = load_origin(weights)
+    ids = export_tokens({name: tokenizer.special(name) for name in SPECIALS}) if origin is None else {}
+    export_model(load_causal(weights), scratch, None, DTYPES[dtype], ids, origin)
     tokenizer.save_huggingface(scratch)
     return scratch
 
