@@ -21,7 +21,7 @@ from ilm_ray.model.shape import Shape
 from ilm_ray.training.plan.devices import GIB, USABLE_MEMORY
 from ilm_ray.training.plan.memory import activations
 from ilm_ray.training.plan.shape import shape_of
-from ilm_ray.training.plan.step import OptimizerStep, block_matrices
+from ilm_ray.training.plan.step import OptimizerStep, block_matrices, block_vectors
 
 Precision = Literal["fp32", "bf16"]
 
@@ -70,12 +70,12 @@ class Work:
     @property
     def block(self) -> int:
         """Parameters of a block."""
-        return block_matrices(self.shape) + 2 * self.shape.hidden
+        return block_matrices(self.shape) + block_vectors(self.shape)
 
     def parameters(self, vocabulary_head: bool) -> int:
         """Parameters of a language model, or of one with a scalar head."""
         s = self.shape
-        head = s.vocab_size * s.hidden if vocabulary_head else s.hidden
+        head = s.vocab_size * s.hidden * (not s.tied) if vocabulary_head else s.hidden
         return s.layers * self.block + s.vocab_size * s.hidden + s.hidden + head
 
 
