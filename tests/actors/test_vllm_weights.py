@@ -154,8 +154,9 @@ def test_what_vllm_really_holds(tmp_path: Path, precision: str) -> None:
 
 
 # Shapes that the families' own classes in vLLM serve: biases of one projection, a tied head, QK norm.
+SQUARE = replace(SHAPE, hidden=128)  # vLLM's Qwen2 takes hidden / heads for the width of a head
 FAMILIES = {
-    "qwen2": replace(SHAPE, family="qwen2", qkv_bias=True, tied=True),
+    "qwen2": replace(SQUARE, family="qwen2", qkv_bias=True, tied=True),
     "qwen3": replace(SHAPE, family="qwen3", qk_norm=True, tied=True, rope_scaling=RopeScaling("yarn", 2.0, 64)),
     "llama": replace(SHAPE, family="llama", qkv_bias=True, out_bias=True, mlp_bias=True),
     "mistral": replace(SHAPE, family="mistral"),
