@@ -67,8 +67,6 @@ class EngineWorker:
         for prefix, module in self.model_runner.get_model().named_modules():
             if not isinstance(getattr(module, "weight", None), nn.Parameter):
                 continue
-            if shape.tied and prefix == "lm_head":  # the embedding's matrix once more
-                continue
             path, _, last = prefix.rpartition(".")
             matrix, probed = _readable(module, last, self.rank, workers)
             rows = fused.get(last, {last: _rows_of(module, matrix)})

@@ -91,7 +91,11 @@ def config_of(shape: Shape, family: Family | None = None, scalar: bool = False, 
 
 
 def served_config(shape: Shape) -> dict[str, Any]:
-    """config.json for an engine that reads LLaMA's names of tensors and no code: the family's own where it has such."""
+    """config.json for an engine that reads LLaMA's names of tensors and no code: the family's own where it has such.
+
+    A tied head is said to be one of its own: vLLM's reload does not renew the copy that its kernels keep of a tied one.
+    """
+    shape = replace(shape, tied=False)
     if not shape.family.startswith("internlm"):
         return config_of(shape)
     apart = {} if shape.qkv_bias == shape.out_bias else {"qkv_bias": shape.qkv_bias}

@@ -25,7 +25,7 @@ from ilm_ray.alignment.ppo.experience import Experience, Prompt, Rollouts, respo
 from ilm_ray.base.errors import UserError
 from ilm_ray.model.internlm2 import Packed
 from ilm_ray.model.loss import IGNORE
-from ilm_ray.model.names import Weights, from_llama
+from ilm_ray.model.names import Weights, from_engine
 from ilm_ray.model.weights import full_weights, load_causal, load_scalar, save_internlm2
 
 
@@ -218,7 +218,7 @@ def _train_rank(
     if rank == 0:
         assert message is not None
         torch.save(
-            (from_llama({n: t for part in message.open(1.0) for n, t in part.items()}, FAMILY), figures),
+            (from_engine({n: t for part in message.open(1.0) for n, t in part.items()}, FAMILY), figures),
             folder / f"world{world}-stage{stage}.pt",
         )
     dist.destroy_process_group()

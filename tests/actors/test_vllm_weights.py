@@ -19,7 +19,7 @@ from ilm_ray.alignment.ppo.digest import digests
 from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.model.generate import generate
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
-from ilm_ray.model.names import to_llama
+from ilm_ray.model.names import to_engine, to_llama
 from ilm_ray.model.shape import RopeScaling
 from ilm_ray.model.weights import full_weights, load_causal, save_internlm2
 
@@ -168,7 +168,7 @@ def _check_family(folder: Path, settings: RolloutSettings, prompts: list[Prompt]
     os.environ.update(VLLM_ENV)
     rollout = Rollout(0, 1, settings)
     rollout.build()
-    message, stamp = pack([to_llama(full_weights(load_causal(folder / "policy")), settings.shape)], 0)
+    message, stamp = pack([to_engine(full_weights(load_causal(folder / "policy")), settings.shape)], 0)
     error = _said(rollout.load_weights, message, 0, stamp["checksum"])
     answers = rollout.rollout(prompts, 0, 1)[0].responses
     (folder / "said.json").write_text(json.dumps([error, sorted(rollout.held), answers]))
@@ -196,6 +196,6 @@ def test_an_engine_serves_each_family_with_its_own_class(family: str, tmp_path: 
     settings = rollout_settings(toy_ppo(temperature=0.0, max_prompt_tokens=32), inputs, "vllm")
     _run(_check_family, (tmp_path, settings, inputs.prompts))
     error, held, answers = json.loads((tmp_path / "said.json").read_text())
-    assert error == "" and held == sorted(to_llama(full_weights(model), model.shape))
+    assert error == "" and held == sorted(to_engine(full_weights(model), model.shape))
     expected = generate(model, [p.ids for p in inputs.prompts], 8, 0.0, stop_ids=inputs.chat.stop_ids)
     assert answers == [ids for ids, _ in expected]

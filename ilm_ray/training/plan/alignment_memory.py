@@ -129,7 +129,8 @@ def frozen_memory(work: Work, vocabulary_head: bool) -> RankMemory:
 def engine_memory(work: Work, gpus: int, cache: int) -> RankMemory:
     """One GPU of an engine that spans `gpus`, with `cache` bytes of keys and values there."""
     s = work.shape
-    weights = -(-work.width * work.parameters(True) // gpus)
+    twice = work.shape.tied * work.shape.vocab_size * work.shape.hidden  # an engine holds a tied matrix twice
+    weights = -(-work.width * (work.parameters(True) + twice) // gpus)
     forward = PREFILL * work.width * (2 * s.hidden + 3 * s.mlp_hidden // gpus)
     logits = LOGIT_BYTES * SAMPLED * s.vocab_size
     return RankMemory(weights, transient=max(forward, logits) + ENGINE_BUFFERS, cache=cache)
