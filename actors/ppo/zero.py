@@ -17,7 +17,7 @@ from ilm_ray.alignment.ppo.arithmetic import even_micro_batches, share_out
 from ilm_ray.alignment.ppo.experience import per_response, response_labels
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel
-from ilm_ray.model.weights import Weights
+from ilm_ray.model.names import Weights
 from ilm_ray.training.parallel.recompute import recompute_blocks
 
 
@@ -56,6 +56,8 @@ class ZeroRank(Member):
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 10**9,
         }
+        if isinstance(model, CausalLM) and model.shape.tied:  # ZeRO-3 then gathers the matrix for the head too
+            deepspeed.zero.register_external_parameter(model.output, model.model.tok_embeddings.weight)
         recompute_blocks(model, self.recompute)  # the same gradients, bit for bit
         # The fused step needs no copies of its own of what it updates.
         fused = {"fused": True} if self.device.type == "cuda" else {}

@@ -18,7 +18,6 @@ from ilm_ray.data.tokens.mixture import packed_from_arrays
 from ilm_ray.model.internlm2 import CausalLM, Shape
 from ilm_ray.training.optimizer import adamw
 from ilm_ray.training.parallel.parallelize import parallelize
-from ilm_ray.training.parallel.sharding import clip_gradients
 from ilm_ray.training.plan.memory import peak_memory
 from ilm_ray.training.plan.step import OptimizerStep
 from tests.processes import run_ranks
@@ -40,7 +39,9 @@ def _states(parameters: Any, gradients: Any, optimizer: Any) -> Layout:
     return Layout(parameters=parameters, gradients=gradients, optimizer=optimizer)
 
 
+FAMILY = replace(BASE, tied=True, qkv_bias=True, out_bias=True, mlp_bias=True, qk_norm=True)
 ONE_RANK: list[Case] = [
+    ("1 rank, tied, biases, QK norm", FAMILY, Layout(**REPLICA), _step(512, 1)),
     ("1 rank, bf16", BASE, Layout(**REPLICA), _step(512, 1)),
     ("1 rank, fp32", BASE, Layout(**REPLICA), _step(512, 1, "fp32")),
     ("1 rank, long", BASE, Layout(**REPLICA), _step(4096, 1)),
@@ -62,6 +63,9 @@ TWO_RANKS: list[Case] = [
             ("wide", WIDE, "full", "full", "full", 2),
         )
     ),
+    ("dp2, tied, biases, QK norm, 2 micro-batches", FAMILY, Layout(), _step(512, 4)),
+    ("tp2, tied, biases, QK norm", FAMILY, Layout(tp=2, **REPLICA), _step(2048, 1)),
+    ("pp2 1f1b, tied, biases, QK norm", FAMILY, Layout(pp=2, **REPLICA), _step(2048, 4)),
     ("tp2", BASE, Layout(tp=2, **REPLICA), _step(4096, 1)),
     ("tp2 sp", BASE, Layout(tp=2, sequence_parallel=True, **REPLICA), _step(4096, 1)),
     ("tp2 sp, deep", DEEP, Layout(tp=2, sequence_parallel=True, **REPLICA), _step(1024, 2)),
@@ -103,7 +107,7 @@ def _measure(cases: list[Case], folder: str) -> None:
                 windows = [(packed_from_arrays([tokens]), torch.from_numpy(tokens)) for _ in range(micros)]
                 tracker.peak = tracker.live
                 model.backward_windows(windows, 1e-3)
-                clip_gradients(model.parameters(), 1.0, layout.pp)
+                model.clip_gradients(1.0)
                 for optimizer in optimizers:
                     optimizer.step()
         peak = torch.tensor(tracker.peak)
