@@ -12,18 +12,21 @@ LONGEST = 1 << 31  # bound on its context, for which nothing is allocated
 
 
 def size(name: str, value: Any, largest: int = _LARGEST) -> int:
+    """A size of config.json. Raises ValueError where it is no whole number from 1 to `largest`."""
     if not isinstance(value, int) or not 1 <= value <= largest:
         raise ValueError(f"{name} is {value!r}, no number from 1 to {largest}")
     return value
 
 
 def positive(name: str, value: Any) -> float:
+    """A number of config.json. Raises ValueError where it is not positive and finite."""
     if not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"{name} is {value!r}, no positive number")
     return float(value)
 
 
 def rope_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of config.json about RoPE scaling, by its old name or its new one; empty where there is none."""
     rope: Mapping[str, Any] = config.get("rope_scaling") or config.get("rope_parameters") or {}
     return rope
 
@@ -35,6 +38,10 @@ def rope_kind(rope: Mapping[str, Any]) -> str:
 
 
 def rope_scaling(config: Mapping[str, Any], context: int, head_dim: int) -> RopeScaling | None:
+    """The RoPE scaling that config.json names; None for none, and for kinds that are not supported.
+
+    context: `max_position_embeddings`. Raises KeyError, TypeError or ValueError where a number is missing or wrong.
+    """
     rope = rope_of(config)
     kind = rope_kind(rope)
     if kind not in SCALINGS:  # `unlike_ours` names those that there are besides
@@ -70,6 +77,7 @@ def _magnitude(rope: Mapping[str, Any], factor: float) -> float:
 
 
 def rope_config(shape: Shape) -> dict[str, Any]:
+    """The keys of config.json about RoPE, by the names of Transformers 5 and of older versions."""
     scaling = shape.rope_scaling
     base: dict[str, Any] = {"rope_theta": shape.rope_base}
     if scaling is None:
