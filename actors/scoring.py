@@ -23,8 +23,7 @@ from ilm_ray.alignment.reward.conditional import condition_prefix
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config
 from ilm_ray.config.alignment import PPOConfig
-from ilm_ray.data.tokenizer.chatml import encode_chat
-from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokenizer.chat import AnyTokenizer, answer_ids, begins_chat, encode_chat
 from ilm_ray.model.generate import rows_at_once
 from ilm_ray.model.shape import Shape
 from ilm_ray.model.weights import load_shape
@@ -32,7 +31,7 @@ from ilm_ray.training.measure import cost
 
 
 def read_prompts(
-    config: Config, tokenizer: Tokenizer, conditions: dict[str, str], split: str
+    config: Config, tokenizer: AnyTokenizer, conditions: dict[str, str], split: str
 ) -> tuple[list[Prompt], int]:
     """Tokenised prompts of a split (`train` or `heldout`), and the number of prompts left out as too long.
 
@@ -58,16 +57,16 @@ def read_prompts(
     return kept, len(prompts) - len(kept)
 
 
-def chat_ids(tokenizer: Tokenizer, conditions: dict[str, str]) -> ChatIds:
-    """Token ids of the conditions, of an answer's end, and of what ChatML writes behind that end."""
-    example = encode_chat(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]).ids
-    tail = example[len(example) - example[::-1].index(tokenizer.im_end_id) :]
+def chat_ids(tokenizer: AnyTokenizer, conditions: dict[str, str]) -> ChatIds:
+    """Token ids of the conditions, of an answer's end, and of what the chat template writes behind that end."""
+    ids, mask = encode_chat(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
     return ChatIds(
         {domain: condition_prefix(tokenizer, text) for domain, text in conditions.items()},
         tokenizer.reward_id,
-        tokenizer.im_end_id,
-        tail,
-        [tokenizer.im_end_id, tokenizer.eos_id],
+        tokenizer.turn_end_id,
+        ids[len(mask) - mask[::-1].index(1) :],
+        [tokenizer.turn_end_id, tokenizer.eos_id],
+        begins_chat(tokenizer),
     )
 
 
@@ -140,7 +139,7 @@ def _sampling_s(ppo: PPOConfig, shape: Shape, prompts: int, on_gpu: bool) -> flo
 
 
 def score_pairs(
-    model: Path, pairs: Sequence[dict[str, Any]], tokenizer: Tokenizer, conditions: dict[str, str], config: Config
+    model: Path, pairs: Sequence[dict[str, Any]], tokenizer: AnyTokenizer, conditions: dict[str, str], config: Config
 ) -> list[tuple[float, float]]:
     """Scores (chosen, rejected) of pairs in the form of `reward.data`, under the condition of each pair's domain."""
     if not pairs:
@@ -158,12 +157,12 @@ def score_pairs(
     return [(scores[2 * i], scores[2 * i + 1]) for i in range(len(pairs))]
 
 
-def as_rollouts(pairs: Sequence[dict[str, Any]], tokenizer: Tokenizer) -> Rollouts:
+def as_rollouts(pairs: Sequence[dict[str, Any]], tokenizer: AnyTokenizer) -> Rollouts:
     """The answers of the pairs as rollouts: chosen, rejected, chosen, ...; each with its end token."""
     prompts, responses = list[Prompt](), list[list[int]]()
     for number, pair in enumerate(pairs):
-        ids = encode_chat(tokenizer, pair["prompt"], generation_prompt=True).ids
         for side in ("chosen", "rejected"):
+            ids, response = answer_ids(tokenizer, pair["prompt"], pair[side])
             prompts.append(Prompt(f"{number}-{side}", pair["domain"], ids))
-            responses.append([*tokenizer.encode(pair[side]), tokenizer.im_end_id])
+            responses.append(response)
     return Rollouts(prompts, responses, [torch.zeros(len(ids)) for ids in responses], 0)

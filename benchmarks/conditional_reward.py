@@ -31,6 +31,7 @@ from ilm_ray.base.jsonl import utf8_bytes
 from ilm_ray.config import Config, load_config
 from ilm_ray.data.tokenizer.base import first_tokens
 from ilm_ray.data.tokenizer.cl100k import cl100k
+from ilm_ray.data.tokenizer.opening import open_tokenizer
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.data.tokens.shards import write_shard
 from ilm_ray.model.internlm2 import CausalLM, initialize
@@ -93,7 +94,7 @@ class Unconditional(RewardTask):
 
     def __init__(self, config: Config, run_dir: Path) -> None:
         super().__init__(config, run_dir)
-        self.pairs = read_pairs(config, Tokenizer.load(run_dir / "tokenizer"), "train", conditional=False)
+        self.pairs = read_pairs(config, open_tokenizer(run_dir / "tokenizer"), "train", conditional=False)
         lengths = np.array([pair.tokens for pair in self.pairs])
         self.plan = plan_batches(lengths, config.reward.batch_tokens, config.reward.epochs, config.seed)
         self.steps = len(self.plan)
@@ -213,7 +214,7 @@ def _ranked_right(config: Config, model: Path, folder: Path, conditional: bool) 
     """Domain -> for each held-out pair whether the preferred answer has the higher score."""
     scorer = load_scalar(model)
     right: dict[str, list[bool]] = {}
-    for pair in read_pairs(config, Tokenizer.load(folder / "tokenizer"), "heldout", conditional):
+    for pair in read_pairs(config, open_tokenizer(folder / "tokenizer"), "heldout", conditional):
         chosen, rejected = pair_scores(scorer, [pair])
         right.setdefault(pair.domain, []).append(bool(chosen > rejected))
     return right

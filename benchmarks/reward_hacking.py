@@ -28,7 +28,8 @@ from ilm_ray.alignment.online.rollouts import read_answers
 from ilm_ray.alignment.sft import chat_labels
 from ilm_ray.base.jsonl import write_jsonl
 from ilm_ray.config import Config, load_config
-from ilm_ray.data.tokenizer.chatml import encode_chat, plain_text
+from ilm_ray.data.tokenizer.chat import encode_chat
+from ilm_ray.data.tokenizer.opening import open_tokenizer
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
 from ilm_ray.model.weights import save_internlm2
@@ -199,10 +200,10 @@ def measure(run: Path, plant: str, seed: int) -> dict[str, Any]:
     run_stage(ppo.STAGE, clean, run, journal)
     run_stage(online_rlhf.STAGE, clean, run, journal)
     first, second = json.loads((run / "online" / "online.json").read_text())
-    tokenizer = Tokenizer.load(run / "tokenizer")
+    tokenizer = open_tokenizer(run / "tokenizer")
     late = []
     for folder in (run / "ppo", run / "rounds" / "2" / "ppo"):
-        answers = read_answers(folder, lambda ids: plain_text(tokenizer.decode(ids)))
+        answers = read_answers(folder, lambda ids: tokenizer.plain_text(tokenizer.decode(ids)))
         late.append([later.text for _, later in early_and_late(answers)])
     shares: list[float | None] = [None, None]
     if first["found"]:

@@ -153,17 +153,18 @@ def _promote(a: argparse.Namespace) -> dict[str, Any]:
 
 def _export(a: argparse.Namespace) -> dict[str, Any]:
     from ilm_ray.alignment.reward.conditional import load_conditions, save_conditions
-    from ilm_ray.data.tokenizer.tokenizer import SPECIALS, Tokenizer
+    from ilm_ray.data.tokenizer.chat import config_ids
+    from ilm_ray.data.tokenizer.opening import open_tokenizer
     from ilm_ray.model.huggingface import DTYPES, export_model, export_tokens
     from ilm_ray.model.weights import load_causal, load_scalar
     from ilm_ray.training.checkpoints.promotion import whole_checkpoint, whole_model
 
-    tokenizer = Tokenizer.load(a.run_dir / "tokenizer")
+    tokenizer = open_tokenizer(a.run_dir / "tokenizer")
     if a.step is None:
         model = (load_scalar if a.stage == "reward" else load_causal)(a.run_dir / a.stage / "model")
     else:
         model = whole_model(whole_checkpoint(_folder(a), a.step))
-    ids = export_tokens({name: tokenizer.special(name) for name in SPECIALS})
+    ids = export_tokens(config_ids(tokenizer))
     with _whole(a.out) as folder:
         export_model(model, folder, a.format, DTYPES[a.dtype], ids)
         if a.stage == "reward":  # without them its scores mean nothing

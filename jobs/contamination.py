@@ -57,7 +57,7 @@ def _parser() -> Parser:
 def _losses(a: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+    from ilm_ray.data.tokenizer.opening import open_tokenizer
     from ilm_ray.evaluation.contamination import SETS, as_json, contamination, item_losses
     from ilm_ray.model.weights import load_causal
     from ilm_ray.report.contamination import contamination_page
@@ -69,7 +69,7 @@ def _losses(a: argparse.Namespace) -> dict[str, Any]:
     results = {}
     progress = Progress("contamination", len(folders) * len(SETS))
     for number, (name, (weights, tokens)) in enumerate(folders.items()):
-        model, tokenizer = load_causal(weights).to(device).eval(), Tokenizer.load(tokens)
+        model, tokenizer = load_causal(weights).to(device).eval(), open_tokenizer(tokens)
         losses = {}
         for place, (which, set_texts) in enumerate(texts.items(), 1):
             losses[which] = item_losses(model, tokenizer, set_texts)
@@ -92,7 +92,7 @@ def _texts(path: Path, name: str, most: int | None, seed: int) -> list[str]:
 
 
 def _overlap(a: argparse.Namespace) -> dict[str, Any]:
-    from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+    from ilm_ray.data.tokenizer.opening import open_tokenizer
     from ilm_ray.evaluation.overlap import by_benchmark, item_index, overlaps
     from ilm_ray.training.pretrain import open_sources
 
@@ -101,7 +101,7 @@ def _overlap(a: argparse.Namespace) -> dict[str, Any]:
         raise UserError(f"{folder} does not exist; give the --run-dir of a run that has its stage 'tokens'")
     settings = DecontaminationConfig()
     index = item_index(read_benchmarks(find_benchmarks(a.benchmarks)), settings)
-    tokenizer, sources = Tokenizer.load(a.run_dir / "tokenizer"), open_sources(folder, "train")
+    tokenizer, sources = open_tokenizer(a.run_dir / "tokenizer"), open_sources(folder, "train")
     progress = Progress("overlap", len(sources))
     rows = []
     for done, (name, source) in enumerate(sources.items(), 1):

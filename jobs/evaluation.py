@@ -3,6 +3,7 @@
 "PPO" is the policy of the last online round, and rewards are those of that round's reward model."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from ilm_ray.base.files import write_text_atomic
 from ilm_ray.base.places import located
 from ilm_ray.config import Config
 from ilm_ray.config.section import result_settings
-from ilm_ray.data.tokenizer.chatml import plain_text
 from ilm_ray.evaluation.summary import alignment_summary, gain_in_errors
 from ilm_ray.run.manifest import digest
 from ilm_ray.run.stage import Context, Result, Stage
@@ -37,7 +37,7 @@ def _sources(config: Config) -> dict[str, str]:
 def _work(context: Context) -> Result:
     from actors.scoring import chat_ids, read_prompts, score_policy
     from ilm_ray.alignment.reward.conditional import load_conditions
-    from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+    from ilm_ray.data.tokenizer.opening import open_tokenizer
     from ilm_ray.evaluation.pipeline import heldout_measures
 
     config, run = context.config, context.run_dir
@@ -46,7 +46,7 @@ def _work(context: Context) -> Result:
     judge = run / last["reward_model"]
     measures = heldout_measures(models, run, config)
     bits = {stage: measured["bits_per_byte"] for stage, measured in measures.items()}
-    tokenizer = Tokenizer.load(run / "tokenizer")
+    tokenizer = open_tokenizer(run / "tokenizer")
     conditions = load_conditions(judge, tokenizer)
     prompts = read_prompts(config, tokenizer, conditions, "heldout")[0][: config.evaluation.heldout_prompts]
     chat = chat_ids(tokenizer, conditions)
@@ -65,7 +65,7 @@ def _work(context: Context) -> Result:
         "alignment": alignment,
         "reward_gain_in_standard_errors": gain,
         "by_domain": _by_domain(rows),
-        "conversations": _conversations(rows, config.evaluation.samples),
+        "conversations": _conversations(rows, config.evaluation.samples, tokenizer.plain_text),
     }
     path = context.folder / "evaluation.json"
     write_text_atomic(path, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False))
@@ -90,8 +90,10 @@ def _by_domain(rows: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any
     }
 
 
-def _conversations(rows: dict[str, list[dict[str, Any]]], count: int) -> list[dict[str, Any]]:
-    """`count` prompts spread over the domains, with both models' answers."""
+def _conversations(
+    rows: dict[str, list[dict[str, Any]]], count: int, plain_text: Callable[[str], str]
+) -> list[dict[str, Any]]:
+    """`count` prompts spread over the domains, with both models' answers, as `plain_text` shows them."""
     pairs = sorted(zip(rows["sft"], rows["ppo"], strict=True), key=lambda p: p[0]["domain"])
     chosen = pairs[:: max(1, len(pairs) // count)][:count]
     return [

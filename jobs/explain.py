@@ -103,10 +103,10 @@ def _batch(a: argparse.Namespace) -> Said:
 
 def _rollout(a: argparse.Namespace) -> Said:
     from ilm_ray.alignment.ppo import blackbox  # imports torch, which the other answers do without
-    from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+    from ilm_ray.data.tokenizer.opening import open_tokenizer
 
     box = blackbox.read(a.run_dir / "ppo", a.iteration)
-    words = list(blackbox.lines(box, Tokenizer.load(a.run_dir / "tokenizer"), a.samples))
+    words = list(blackbox.lines(box, open_tokenizer(a.run_dir / "tokenizer"), a.samples))
     if not a.replay:
         return words, blackbox.summary(box), {}
     largest, differences = blackbox.replay(box)

@@ -22,7 +22,6 @@ from ilm_ray.base.jsonl import JsonObject, read_jsonl, sha256_of, write_jsonl
 from ilm_ray.base.places import located
 from ilm_ray.config import Config
 from ilm_ray.config.section import result_settings
-from ilm_ray.data.tokenizer.chatml import plain_text
 from ilm_ray.evaluation.summary import mean_and_error
 from ilm_ray.run.manifest import Manifest
 from ilm_ray.run.stage import Context, Result, Stage, run_stage
@@ -71,11 +70,11 @@ def _find(context: Context, number: int) -> Result:
     from ilm_ray.alignment.online.judge import ask_judge, judged_pairs
     from ilm_ray.alignment.online.patches import patch_pairs, preferences
     from ilm_ray.alignment.online.rollouts import read_answers
-    from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+    from ilm_ray.data.tokenizer.opening import open_tokenizer
 
     config, folder = context.config, context.folder
-    tokenizer = Tokenizer.load(context.of("tokenizer"))
-    answers = read_answers(context.of(_name(number, "ppo")), lambda ids: plain_text(tokenizer.decode(ids)))
+    tokenizer = open_tokenizer(context.of("tokenizer"))
+    answers = read_answers(context.of(_name(number, "ppo")), lambda ids: tokenizer.plain_text(tokenizer.decode(ids)))
     prompts = {str(row["id"]): row["prompt"] for row in prompt_rows(config)}
     people = [*_people(context, number), *preference_rows(config)]
     mined = mine(answers, preferences(people))
@@ -167,10 +166,10 @@ def _compare(context: Context, before: Path, rows: list[JsonObject]) -> dict[str
     """
     from actors.scoring import score_pairs
     from ilm_ray.alignment.reward.conditional import load_conditions
-    from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+    from ilm_ray.data.tokenizer.opening import open_tokenizer
 
     heldout = [row for row in rows if row.get("split", "train") == "heldout"]
-    tokenizer = Tokenizer.load(context.of("tokenizer"))
+    tokenizer = open_tokenizer(context.of("tokenizer"))
     conditions = load_conditions(before, tokenizer)
     compared: dict[str, dict[str, Any]] = {}
     for when, model in (("before", before), ("after", context.folder / "model")):

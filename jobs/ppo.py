@@ -39,10 +39,10 @@ def _work(context: Context, reward: str) -> Result:
     from actors.ppo.roles import Inputs
     from actors.scoring import chat_ids, read_prompts
     from ilm_ray.alignment.reward.conditional import load_conditions
-    from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+    from ilm_ray.data.tokenizer.opening import open_tokenizer
 
     config, folder = context.config, context.folder
-    tokenizer = Tokenizer.load(context.of("tokenizer"))
+    tokenizer = open_tokenizer(context.of("tokenizer"))
     conditions = load_conditions(context.of(reward) / "model", tokenizer)
     prompts, dropped = read_prompts(config, tokenizer, conditions, "train")
     prompts, validation = set_aside(prompts, config.ppo)

@@ -29,12 +29,12 @@ def sources(config: Config) -> dict[str, str]:
 def train_reward(context: Context, make_task: Callable[[Config, Path], "RewardTask"]) -> Result:
     """Train a reward model and keep its conditions beside it; accuracy on the pairs held out among the metrics."""
     from ilm_ray.alignment.reward.conditional import save_conditions
-    from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+    from ilm_ray.data.tokenizer.opening import open_tokenizer
     from ilm_ray.training.ray_train import run_training
 
     reward = context.config.reward
     result = run_training(context, make_task, reward.weight_decay)
-    tokenizer = Tokenizer.load(context.of("tokenizer"))
+    tokenizer = open_tokenizer(context.of("tokenizer"))
     conditions = save_conditions(context.folder / "model", tokenizer, reward.system_prompts)
     figures = result.metrics["evaluations"][-1]["figures"]
     overall = figures["all"]["conditional"]

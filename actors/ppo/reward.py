@@ -20,8 +20,9 @@ class ChatIds:
     prefixes: dict[str, list[int]]  # domain -> tokens of the reward model's condition
     reward_id: int
     end_id: int  # ends an assistant's message
-    tail: list[int]  # tokens that ChatML writes behind `end_id`; an engine that stops there leaves them out
+    tail: list[int]  # tokens that the chat template writes behind `end_id`; an engine that stops there leaves them out
     stop_ids: list[int]
+    begins: bool = True  # conversations begin with the begin token
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ class Reward:
         inputs = []
         for prompt, ids in zip(merged.prompts, merged.sequences, strict=True):
             whole = ids + chat.tail if ids[-1] == chat.end_id else ids
-            inputs.append(conditioned(chat.prefixes[prompt.domain], whole, chat.reward_id, settings.context))
+            inputs.append(
+                conditioned(chat.prefixes[prompt.domain], whole, chat.reward_id, settings.context, chat.begins)
+            )
         lengths = list(map(len, inputs))
         scores: dict[int, float] = {}
         for micro in cut_micro_batches(share_out(lengths, self.world)[self.rank], lengths, settings.micro_tokens):

@@ -18,7 +18,7 @@ from actors.ppo.roles import Inputs
 from actors.scoring import chat_ids
 from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.config.alignment import PPOConfig
-from ilm_ray.data.tokenizer.chatml import encode_chat
+from ilm_ray.data.tokenizer.chat import encode_chat
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape, initialize
 from ilm_ray.model.weights import save_internlm2

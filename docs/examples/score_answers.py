@@ -16,8 +16,9 @@ import torch
 from ilm_ray.alignment.reward.conditional import condition_prefix, conditioned, load_conditions
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config
-from ilm_ray.data.tokenizer.chatml import Message, encode_chat
-from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokenizer.chat import encode_chat
+from ilm_ray.data.tokenizer.messages import Message
+from ilm_ray.data.tokenizer.opening import open_tokenizer
 from ilm_ray.model.internlm2 import Packed
 from ilm_ray.model.weights import load_scalar
 
@@ -25,7 +26,7 @@ from ilm_ray.model.weights import load_scalar
 @torch.no_grad()
 def scores(run: Path, question: str, answers: list[str]) -> dict[str, list[float]]:
     """Domain -> the score of each answer. Raises UserError where model and conditions do not match."""
-    tokenizer = Tokenizer.load(run / "tokenizer")
+    tokenizer = open_tokenizer(run / "tokenizer")
     folder = run / "reward" / "model"
     conditions = load_conditions(folder, tokenizer)
     model = load_scalar(folder)

@@ -12,7 +12,7 @@ from ilm_ray.base.places import located
 from ilm_ray.base.rows import read_rows
 from ilm_ray.config import Config
 from ilm_ray.config.named_data import not_set
-from ilm_ray.data.tokenizer.chatml import check_messages
+from ilm_ray.data.tokenizer.messages import check_messages
 
 
 def chat_file(config: Config) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ilm_ray.base.jsonl import read_jsonl, utf8_bytes
 from ilm_ray.data.documents.pipeline import run_tasks
-from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokenizer.opening import open_tokenizer
 from ilm_ray.data.tokens.pipeline import CODE, decontaminated
 from ilm_ray.data.tokens.shards import DOCUMENTS, ShardWriter, TokenSource
 
@@ -53,7 +53,7 @@ def _fallen_files(code: Path, removed: frozenset[int]) -> _Files:
 def _tokenize(item: dict[str, Any], folder: str, tokenizer: str, fallen: _Files) -> dict[str, Any]:
     if (Path(folder) / f"shard-{item['number']:05d}{DOCUMENTS}").exists():
         return {}
-    encoder = Tokenizer.load(Path(tokenizer))
+    encoder = open_tokenizer(Path(tokenizer))
     with ShardWriter(Path(folder), item["number"]) as shard:
         for row in read_jsonl(Path(item["path"])):
             if any((row["repository"], file["path"]) in fallen for file in row["files"]):

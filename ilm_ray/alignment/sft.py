@@ -14,8 +14,8 @@ from ilm_ray.alignment.ppo.arithmetic import cut_micro_batches, even_micro_batch
 from ilm_ray.alignment.ppo.experience import nothing
 from ilm_ray.alignment.repositories import SOURCE, open_repositories
 from ilm_ray.config import Config
-from ilm_ray.data.tokenizer.chatml import encode_chat
-from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokenizer.chat import encode_chat
+from ilm_ray.data.tokenizer.opening import open_tokenizer, require_fit
 from ilm_ray.data.tokens.mixture import Mixture, Piece, packed_from_arrays, present_shares
 from ilm_ray.data.tokens.shards import TokenSource
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel
@@ -75,7 +75,8 @@ class SFTTask(Task):
     def __init__(self, config: Config, run_dir: Path) -> None:
         self.config, self.base = config, run_dir / "pretrain" / "model"
         self.checkpoint_every, self.log_every = config.sft.checkpoint_every, config.training.log_every
-        tokenizer = Tokenizer.load(run_dir / "tokenizer")
+        tokenizer = open_tokenizer(run_dir / "tokenizer")
+        require_fit(tokenizer, load_shape(self.base).vocab_size, str(self.base))
         encoded = [encode_chat(tokenizer, row["messages"]) for row in chat_rows(config)]
         examples = [
             (np.array(c.ids[: config.sft.context]), chat_labels(c.ids, c.loss_mask)[: config.sft.context])

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ilm_ray.data.decontamination.items import Item
-from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokenizer.chat import AnyTokenizer
 from ilm_ray.data.tokens.mixture import packed_from_arrays
 from ilm_ray.model.internlm2 import CausalLM
 from ilm_ray.model.loss import IGNORE
@@ -56,7 +56,9 @@ def item_text(item: Item) -> str:
 
 
 @torch.no_grad()
-def item_losses(model: CausalLM, tokenizer: Tokenizer, texts: Sequence[str], micro_tokens: int = 8192) -> list[float]:
+def item_losses(
+    model: CausalLM, tokenizer: AnyTokenizer, texts: Sequence[str], micro_tokens: int = 8192
+) -> list[float]:
     """The mean loss of each text in nats a token. A text is encoded as a document of pre-training."""
     device = next(model.parameters()).device
     means, held, size = list[float](), list[np.ndarray](), 0

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from tokenizers import Tokenizer
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
+from ilm_ray.data.tokenizer.opening import open_tokenizer
 from ilm_ray.evaluation.needle import NEEDLES, Count, Haystack, chosen, depths, grid_means, language_of, score
 from ilm_ray.evaluation.results import SetResult
 from ilm_ray.run.progress import Progress
@@ -88,12 +88,11 @@ def read_haystacks(path: Path) -> dict[str, str]:
 
 
 def counter(tokenizer: str | None) -> Count:
-    """Tokens of a text by the tokenizer.json of a folder; without one an estimate from bytes."""
+    """Tokens of a text by the tokenizer in a folder; without one an estimate from bytes."""
     if tokenizer is None:
         return lambda text: len(text.encode()) // BYTES_A_TOKEN + 1
-    loaded = Tokenizer.from_file(str(Path(tokenizer) / "tokenizer.json"))
-    loaded.encode_special_tokens = True  # names of special tokens in a haystack are text
-    return lambda text: len(loaded.encode(text, add_special_tokens=False).ids)
+    loaded = open_tokenizer(Path(tokenizer))
+    return lambda text: len(loaded.encode(text))
 
 
 def run_needles(texts: dict[str, str], grid: Grid, model: ServedModel, cells: Path, results: Path) -> None:

@@ -14,7 +14,7 @@ from ilm_ray.data.decontamination.index import ItemIndex, build_index
 from ilm_ray.data.decontamination.items import Item
 from ilm_ray.data.decontamination.pipeline import BATCH, contaminated
 from ilm_ray.data.documents.document import Document
-from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokenizer.chat import AnyTokenizer
 from ilm_ray.data.tokens.shards import TokenSource
 
 
@@ -24,7 +24,7 @@ def item_index(items: Sequence[Item], settings: DecontaminationConfig) -> ItemIn
 
 
 def overlaps(
-    source: TokenSource, name: str, index: ItemIndex, tokenizer: Tokenizer, settings: DecontaminationConfig
+    source: TokenSource, name: str, index: ItemIndex, tokenizer: AnyTokenizer, settings: DecontaminationConfig
 ) -> Iterator[dict[str, Any]]:
     """A row for each item that a document holds: its id, url, dump, the item, the share of it, both texts."""
     specials = [tokenizer.bos_id, tokenizer.eos_id]

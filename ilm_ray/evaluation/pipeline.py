@@ -60,7 +60,7 @@ def measured(
     import numpy as np
     import torch
 
-    from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+    from ilm_ray.data.tokenizer.opening import open_tokenizer
     from ilm_ray.evaluation.positions import (
         bucket_edges,
         full_windows,
@@ -72,7 +72,7 @@ def measured(
     from ilm_ray.training.measure.heldout import Window, bits_per_byte, heldout_windows
     from ilm_ray.training.pretrain import open_sources
 
-    tokenizer = Tokenizer.load(run_dir / "tokenizer")
+    tokenizer = open_tokenizer(run_dir / "tokenizer")
     lengths = torch.from_numpy(tokenizer.byte_lengths())
     model = load_causal(folder, torch.device(device), dtype).eval()
     sources = {name: s for name, s in open_sources(run_dir / "tokens", "heldout").items() if len(s)}

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.data.tokenizer.tokenizer import SPECIALS, Tokenizer
+from ilm_ray.data.tokenizer.chat import config_ids
+from ilm_ray.data.tokenizer.opening import holds_tokenizer, open_tokenizer
 from ilm_ray.model.huggingface import DTYPES, export_model, export_tokens
 from ilm_ray.model.weights import load_causal
 
@@ -13,7 +14,7 @@ def is_exported(model: Path) -> bool:
     if not (model / "config.json").is_file():
         model_and_tokenizer(model)
         return False
-    if not (model / "tokenizer.json").is_file():
+    if not holds_tokenizer(model):
         raise UserError(f"model={model} has a config.json and no tokenizer.json; export it with its tokenizer")
     return True
 
@@ -27,8 +28,8 @@ def servable(model: Path, scratch: Path, dtype: str) -> Path:
     if is_exported(model):
         return model
     weights, tokens = model_and_tokenizer(model)
-    tokenizer = Tokenizer.load(tokens)
-    ids = export_tokens({name: tokenizer.special(name) for name in SPECIALS})
+    tokenizer = open_tokenizer(tokens)
+    ids = export_tokens(config_ids(tokenizer))
     export_model(load_causal(weights), scratch, "llama", DTYPES[dtype], ids)
     tokenizer.save_huggingface(scratch)
     return scratch

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ilm_ray.config import Config
-from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokenizer.opening import open_tokenizer
 from ilm_ray.model.internlm2 import CausalLM, Shape
 from ilm_ray.training.checkpoints import commit, states
 from ilm_ray.training.measure import cost
@@ -62,7 +62,7 @@ def checkpoint_figures(config: Config, run_dir: Path, checkpoint: Path, device: 
     on_gpu = device != "cpu"
     model.to(device, torch.bfloat16 if on_gpu else torch.float32)
     phase = config.pretrain.phases[phase_of(config.pretrain.phases, record.step - 1)[0]]
-    tokenizer = Tokenizer.load(run_dir / "tokenizer")
+    tokenizer = open_tokenizer(run_dir / "tokenizer")
     windows = phase_windows(
         open_sources(run_dir / "tokens", "heldout"),
         phase,

@@ -12,7 +12,7 @@ from torch import Tensor
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config
 from ilm_ray.config.training import PhaseConfig, TrainingConfig
-from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokenizer.opening import open_tokenizer
 from ilm_ray.data.tokens.mixture import Mixture
 from ilm_ray.data.tokens.shards import TokenSource
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel, initialize
@@ -101,7 +101,7 @@ class PretrainTask(Task):
         self.config, self.phases = config, config.pretrain.phases
         self.steps = sum(phase.steps for phase in self.phases)
         self.checkpoint_every, self.log_every = config.pretrain.checkpoint_every, config.training.log_every
-        tokenizer = Tokenizer.load(run_dir / "tokenizer")
+        tokenizer = open_tokenizer(run_dir / "tokenizer")
         self.vocab_size = tokenizer.vocab_size
         self.byte_lengths = torch.from_numpy(tokenizer.byte_lengths())
         self.mixtures = phase_mixtures(self.phases, config.seed, run_dir)

@@ -11,7 +11,8 @@ from torch import Tensor
 from ilm_ray.alignment.repositories import SOURCE, open_repositories, tokenize_repositories
 from ilm_ray.alignment.sft import SFTTask, chat_labels, long_sources
 from ilm_ray.base.jsonl import write_jsonl
-from ilm_ray.data.tokenizer.chatml import Message, encode_chat
+from ilm_ray.data.tokenizer.chat import encode_chat
+from ilm_ray.data.tokenizer.messages import Message
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.model.internlm2 import Packed
 from ilm_ray.model.loss import IGNORE

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ilm_ray.data.tokenizer.base import first_tokens
-from ilm_ray.data.tokenizer.chatml import Message, encode_chat
+from ilm_ray.data.tokenizer.chat import encode_chat
 from ilm_ray.data.tokenizer.cl100k import cl100k
+from ilm_ray.data.tokenizer.messages import Message
 from ilm_ray.data.tokenizer.tokenizer import SPECIALS, Tokenizer
 from ilm_ray.evaluation.opencompass.conversation import fit, reply
 from ilm_ray.evaluation.opencompass.endpoint import ContextWindow, Endpoint

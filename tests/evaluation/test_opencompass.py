@@ -16,7 +16,7 @@ import ray
 
 from actors.evaluator import EvaluationError, ModelUnderTest, SetOf, plan_sets, run_sets
 from ilm_ray.data.tokenizer.base import first_tokens
-from ilm_ray.data.tokenizer.chatml import encode_chat
+from ilm_ray.data.tokenizer.chat import encode_chat
 from ilm_ray.data.tokenizer.cl100k import cl100k
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.evaluation.data import write_data

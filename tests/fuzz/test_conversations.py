@@ -11,9 +11,11 @@ from jinja2 import TemplateError
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.data.tokenizer.base import first_tokens
-from ilm_ray.data.tokenizer.chatml import check_messages, encode_chat, plain_text
+from ilm_ray.data.tokenizer.chat import encode_chat
+from ilm_ray.data.tokenizer.chatml import plain_text
 from ilm_ray.data.tokenizer.cl100k import cl100k
 from ilm_ray.data.tokenizer.huggingface import MARK
+from ilm_ray.data.tokenizer.messages import check_messages
 from ilm_ray.data.tokenizer.tokenizer import SPECIALS, Tokenizer
 from ilm_ray.report.html.page import text
 from ilm_ray.report.label_page import question_page

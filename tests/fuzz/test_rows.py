@@ -21,7 +21,7 @@ from ilm_ray.base.jsonl import encoded, read_jsonl
 from ilm_ray.base.rows import require_splits
 from ilm_ray.config import load_config
 from ilm_ray.data.decontamination.items import read_items
-from ilm_ray.data.tokenizer.chatml import check_messages
+from ilm_ray.data.tokenizer.messages import check_messages
 from ilm_ray.data.web.classifiers import labels as classifier_labels
 from ilm_ray.data.web.format.plain import read_texts
 from tests.fuzz.limits import bounded, few, refusals

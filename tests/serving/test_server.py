@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from ilm_ray.data.tokenizer.chatml import encode_chat
+from ilm_ray.data.tokenizer.chat import encode_chat
 from ilm_ray.data.tokenizer.tokenizer import SPECIALS, Tokenizer
 from ilm_ray.data.tokens.mixture import packed_from_arrays
 from ilm_ray.model.weights import load_causal

@@ -19,7 +19,7 @@ from ilm_ray.alignment.ppo import rollout_file
 from ilm_ray.alignment.ppo.assemble import Derived, GroupOutputs, derive, losses, one_a_domain_first
 from ilm_ray.base.errors import UserError
 from ilm_ray.config.alignment import PPOConfig
-from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokenizer.chat import AnyTokenizer
 
 SETTINGS, LOSSES = b"ilm_ray.ppo", b"ilm_ray.losses"
 ARITHMETIC = (
@@ -145,7 +145,7 @@ def replay_lines(largest: dict[str, float], differences: list[ReplayDifference])
         yield f"  {d.what} differ first at {d.place}: recorded {d.recorded:.7g}, again {d.again:.7g}"
 
 
-def lines(box: Box, tokenizer: Tokenizer, samples: int) -> Iterator[str]:
+def lines(box: Box, tokenizer: AnyTokenizer, samples: int) -> Iterator[str]:
     """`samples` rollouts of each domain for people: prompt, answer, and the numbers of its first tokens."""
     outputs, derived, rolled = box.outputs, box.derived, box.outputs.rolled
     yield f"iteration {box.iteration}: {len(outputs.scores)} rollouts by weight version {rolled.version}"

@@ -13,46 +13,46 @@ from typing import Any
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
-from ilm_ray.data.tokenizer.chatml import encode_chat
-from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokenizer.chat import AnyTokenizer, system_prefix
 from ilm_ray.model.weights import read_about
 
 CONDITIONS = "conditions.json"  # in the model's folder
 HASH = "conditions"  # in the header of the weights
 
 
-def condition_prefix(tokenizer: Tokenizer, system_prompt: str) -> list[int]:
+def condition_prefix(tokenizer: AnyTokenizer, system_prompt: str) -> list[int]:
     """Tokens of the system message that says what to score, without the document's begin token."""
-    return encode_chat(tokenizer, [{"role": "system", "content": system_prompt}]).ids[1:]
+    return system_prefix(tokenizer, system_prompt)
 
 
-def conditioned(prefix: list[int], ids: list[int], reward_id: int, context: int) -> list[int]:
+def conditioned(prefix: list[int], ids: list[int], reward_id: int, context: int, begins: bool = True) -> list[int]:
     """begin token + condition + conversation + the token at which the reward is read. An empty prefix: no condition.
 
-    A conversation of more than `context` tokens loses its beginning: the answer stands at its end.
+    A conversation of more than `context` tokens loses its beginning: the answer stands at its end. begins: False for a
+    chat template that writes no begin token.
     """
-    room = context - len(prefix) - 2
+    room = context - len(prefix) - 1 - begins
     if room < 1:
         raise UserError(
             f"reward.context={context} has no room for a conversation behind a condition of {len(prefix)} tokens; "
             f"raise it or shorten reward.system_prompts"
         )
-    return ids[:1] + prefix + ids[1:][-room:] + [reward_id]
+    return ids[:begins] + prefix + ids[begins:][-room:] + [reward_id]
 
 
-def conditions_hash(tokenizer: Tokenizer, system_prompts: Mapping[str, str]) -> str:
+def conditions_hash(tokenizer: AnyTokenizer, system_prompts: Mapping[str, str]) -> str:
     """SHA-256 of the conditions as the model reads them: domains, prompts, their tokens and the reward token."""
     return _digest(_content(tokenizer, system_prompts))
 
 
-def save_conditions(folder: Path, tokenizer: Tokenizer, system_prompts: Mapping[str, str]) -> Path:
+def save_conditions(folder: Path, tokenizer: AnyTokenizer, system_prompts: Mapping[str, str]) -> Path:
     """Write the conditions into a reward model's folder; returns the file."""
     path = folder / CONDITIONS
     write_text_atomic(path, json.dumps(_content(tokenizer, system_prompts), indent=1, ensure_ascii=False))
     return path
 
 
-def load_conditions(folder: Path, tokenizer: Tokenizer) -> dict[str, str]:
+def load_conditions(folder: Path, tokenizer: AnyTokenizer) -> dict[str, str]:
     """Domain -> system prompt of the reward model in `folder`.
 
     Raises UserError where there are none, where they are not those that the weights were trained with, or where
@@ -100,7 +100,7 @@ def carried_conditions(folder: Path) -> tuple[str, str] | None:
     return text, _digest(content)
 
 
-def _content(tokenizer: Tokenizer, system_prompts: Mapping[str, str]) -> dict[str, Any]:
+def _content(tokenizer: AnyTokenizer, system_prompts: Mapping[str, str]) -> dict[str, Any]:
     return {
         "system_prompts": dict(system_prompts),
         "tokens": {domain: condition_prefix(tokenizer, text) for domain, text in system_prompts.items()},

@@ -17,8 +17,8 @@ from ilm_ray.alignment.reward.conditional import HASH, condition_prefix, conditi
 from ilm_ray.alignment.reward.metrics import pair_figures, pair_sums
 from ilm_ray.alignment.sft import deal, plan_batches
 from ilm_ray.config import Config
-from ilm_ray.data.tokenizer.chatml import encode_chat
-from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokenizer.chat import AnyTokenizer, begins_chat, encode_chat
+from ilm_ray.data.tokenizer.opening import open_tokenizer, require_fit
 from ilm_ray.data.tokens.mixture import packed_from_arrays
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel
 from ilm_ray.model.weights import load_shape, read_weights
@@ -63,15 +63,16 @@ class PreferencePair:
         return len(self.chosen) + len(self.rejected)
 
 
-def read_pairs(config: Config, tokenizer: Tokenizer, split: str, conditional: bool = True) -> list[PreferencePair]:
+def read_pairs(config: Config, tokenizer: AnyTokenizer, split: str, conditional: bool = True) -> list[PreferencePair]:
     """Tokenised preferences of a split; without conditions for comparison if `conditional` is False."""
     rows, prompts = preference_rows(config), config.reward.system_prompts
+    begins = begins_chat(tokenizer)
     prefixes = {d: condition_prefix(tokenizer, text) if conditional else [] for d, text in prompts.items()}
 
     def ids(row: dict[str, Any], answer: str) -> list[int]:
         messages = [*row["prompt"], {"role": "assistant", "content": answer}]
         whole = encode_chat(tokenizer, messages).ids
-        return conditioned(prefixes[row["domain"]], whole, tokenizer.reward_id, config.reward.context)
+        return conditioned(prefixes[row["domain"]], whole, tokenizer.reward_id, config.reward.context, begins)
 
     def pair(row: dict[str, Any]) -> PreferencePair:
         answers = row["chosen"], row["rejected"]
@@ -96,7 +97,8 @@ class RewardTask(Task):
     def __init__(self, config: Config, run_dir: Path) -> None:
         self.config, self.base = config, run_dir / "sft" / "model"
         self.checkpoint_every, self.log_every = config.reward.checkpoint_every, config.training.log_every
-        tokenizer = Tokenizer.load(run_dir / "tokenizer")
+        tokenizer = open_tokenizer(run_dir / "tokenizer")
+        require_fit(tokenizer, load_shape(self.base).vocab_size, str(self.base))
         self.about = {HASH: conditions_hash(tokenizer, config.reward.system_prompts)}
         self.pairs = read_pairs(config, tokenizer, "train")
         self.heldout = {

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.data.tokenizer.tokenizer import NAME, Tokenizer
+from ilm_ray.data.tokenizer.opening import holds_tokenizer, open_tokenizer, tokenizer_files
 from ilm_ray.data.tokens.mixture import packed_from_arrays
 from ilm_ray.model.weights import load_causal
 
@@ -27,9 +27,9 @@ class OwnModel:
     """InternLM2 as our training leaves it: sequences are packed, and never see each other."""
 
     def __init__(self, folder: Path, tokenizer: Path) -> None:
-        self.tokenizer, self.device = Tokenizer.load(tokenizer), _device()
+        self.tokenizer, self.device = open_tokenizer(tokenizer), _device()
         self.model = load_causal(folder).to(self.device).eval().requires_grad_(False)
-        if self.model.shape.vocab_size != self.tokenizer.vocab_size:
+        if self.model.shape.vocab_size < self.tokenizer.vocab_size:
             raise UserError(
                 f"long_text.scorer={folder} knows {self.model.shape.vocab_size} tokens and {tokenizer} has "
                 f"{self.tokenizer.vocab_size}; give a model with the tokenizer that it was trained with"
@@ -105,10 +105,10 @@ def load_scorer(name: str, tokenizer: Path | None, longest: int) -> ScoringModel
 def own_tokenizer(folder: Path) -> Path:
     """The tokenizer of a model folder of ours: in it, or `<run>/tokenizer` for `<run>/<stage>/model`."""
     places = (folder, folder.parent.parent / "tokenizer")
-    holder = next((place for place in places if (place / NAME).is_file()), None)
+    holder = next((place for place in places if holds_tokenizer(place)), None)
     if holder is None:
         raise UserError(
-            f"long_text.scorer={folder} has no tokenizer ({NAME} is neither in it nor in {places[1]}); put it there"
+            f"long_text.scorer={folder} has no tokenizer (it is neither in it nor in {places[1]}); put it there"
         )
     return holder
 
@@ -121,7 +121,7 @@ def scorer_files(name: str) -> list[Path]:
             raise UserError(f"long_text.scorer={name} is no folder; give that of a model, or a Hugging Face hub id")
         return []
     if (folder / "shape.json").is_file():
-        files = [folder / "shape.json", folder / "model.safetensors", own_tokenizer(folder) / NAME]
+        files = [folder / "shape.json", folder / "model.safetensors", *tokenizer_files(own_tokenizer(folder))]
         if not files[1].is_file():
             raise UserError(f"long_text.scorer={name} holds no {files[1].name}; give the folder of a whole model")
         return files

@@ -1,7 +1,7 @@
 """The tokenizer in Hugging Face's form: byte-level BPE with merges recovered from ranks, and a chat template."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -10,16 +10,22 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 ONIGURUMA_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+\z|\s*[\r\n]|\s+(?!\S)|\s"
 )
-# A code point that Unicode keeps for internal use. The template sets it in front of every content, where the tokenizer
-# must cut, and in front of what could end the name of a special token in a content, which breaks the name; the
-# tokenizer takes both out again. So a rendered conversation has exactly the ids of `encode_chat`, whatever it says.
+# A code point that Unicode keeps for internal use. The template writes plain text, save for two kinds of contents whose
+# ids would be others than those of `encode_chat`: those that begin with white space that holds a line break, or are
+# nothing but white space (it would be joined with the line break before it), and those that hold the name of a special
+# token. There it sets the mark in front of the content and of all that could end a name; the tokenizer cuts at the
+# former and takes both out again.
 MARK = "\ufdd0"
 _NAME_END = r"\|>|s>"  # of <|...|>, <s> and </s>
 _HEADS = r"\A\n|\Asystem\n|\Auser\n|\Aassistant\n|\Aenvironment\n"  # of what follows a special token
-CHAT_TEMPLATE = (
+_TEMPLATE = (
     "{%- macro text(t) -%}"
     "{%- if t is not string -%}{{ raise_exception('a content must be a text') }}{%- endif -%}"
-    "{{ 'MARK' + t | replace('|>', 'MARK|>') | replace('s>', 'MARKs>') }}"
+    "{%- set lead = t[:(t | length) - (t.lstrip() | length)] -%}"
+    "{%- set odd = namespace(is='MARK' in t or '\\n' in lead or '\\r' in lead or (t and not t.strip())) -%}"
+    "{%- for name in [NAMES] if name in t -%}{%- set odd.is = true -%}{%- endfor -%}"
+    "{%- if odd.is -%}{{ 'MARK' + t | replace('|>', 'MARK|>') | replace('s>', 'MARKs>') }}"
+    "{%- else -%}{{ t }}{%- endif -%}"
     "{%- endmacro -%}"
     "{%- macro tool(name) -%}"
     "{%- if name not in ['interpreter', 'plugin'] -%}{{ raise_exception('unknown tool') }}{%- endif -%}"
@@ -45,7 +51,13 @@ CHAT_TEMPLATE = (
     "{{- '<|im_end|>\\n' -}}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
-).replace("MARK", MARK)
+)
+
+
+def chat_template(names: Iterable[str]) -> str:
+    """The template for a vocabulary with special tokens of these names."""
+    shown = sorted({"<|spare_" if name.startswith("<|spare_") else name for name in names})
+    return _TEMPLATE.replace("NAMES", ", ".join(f"'{name}'" for name in shown)).replace("MARK", MARK)
 
 
 def write_huggingface(folder: Path, ranks: Mapping[bytes, int], specials: Mapping[str, int]) -> list[Path]:
@@ -55,7 +67,7 @@ def write_huggingface(folder: Path, ranks: Mapping[bytes, int], specials: Mappin
     `tokenizer(text, split_special_tokens=True)`, save that U+FDD0 (see MARK) is dropped where a template sets it.
     Without that argument transformers turns the names of special tokens in a text into their ids, as for every model.
     """
-    letters = _byte_letters()
+    letters = byte_letters()
     named = {_written(token, letters): rank for token, rank in ranks.items()}
     # A special token must be in the model's vocabulary, or it would get the next free id instead of its own.
     vocabulary = {**named, **specials}
@@ -66,7 +78,7 @@ def write_huggingface(folder: Path, ranks: Mapping[bytes, int], specials: Mappin
     made.normalizer = normalizers.Replace(Regex(f"{MARK}(?={_NAME_END})"), "")
     made.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(f"(?<={_HEADS}){MARK}"), behavior="removed"),
+            pre_tokenizers.Split(Regex(rf"\A{MARK}|(?<={_HEADS}){MARK}"), behavior="removed"),
             pre_tokenizers.Split(Regex(ONIGURUMA_PATTERN), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
@@ -82,7 +94,7 @@ def write_huggingface(folder: Path, ranks: Mapping[bytes, int], specials: Mappin
         "eos_token": "</s>",
         "pad_token": "</s>",
         "clean_up_tokenization_spaces": False,
-        "chat_template": CHAT_TEMPLATE,
+        "chat_template": chat_template(specials),
     }
     paths[1].write_text(json.dumps(config, indent=1), encoding="utf-8")
     return paths
@@ -100,7 +112,7 @@ def _written(token: bytes, letters: Mapping[int, str]) -> str:
     return "".join(letters[byte] for byte in token)
 
 
-def _byte_letters() -> dict[int, str]:
+def byte_letters() -> dict[int, str]:
     """GPT-2's printable letter for every byte, which byte-level BPE files are written in."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in printable]

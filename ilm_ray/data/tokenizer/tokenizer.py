@@ -15,9 +15,11 @@ import tiktoken
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import temporary_path, write_text_atomic
+from ilm_ray.data.tokenizer.chatml import encode_chatml, plain_text
 from ilm_ray.data.tokenizer.cl100k import rank_lines
 from ilm_ray.data.tokenizer.encoder import PATTERN, Encoder
 from ilm_ray.data.tokenizer.huggingface import write_huggingface
+from ilm_ray.data.tokenizer.messages import ChatTokens
 
 NAME = "vocabulary.json"
 RANKS = "vocabulary.tiktoken"
@@ -63,7 +65,8 @@ class Tokenizer:
         self.bos_id, self.eos_id = self.special("<s>"), self.special("</s>")
         self._begin, self._end = (np.array([i], np.uint32) for i in (self.bos_id, self.eos_id))
         self.im_start_id, self.im_end_id = self.special("<|im_start|>"), self.special("<|im_end|>")
-        self.reward_id = self.special("<|reward|>")
+        self.turn_end_id, self.reward_id = self.im_end_id, self.special("<|reward|>")
+        self.begins_documents = True
 
     def special(self, name: str) -> int:
         """Id of a special token. Raises KeyError for any other string."""
@@ -77,9 +80,17 @@ class Tokenizer:
         """uint32 ids of a document, begin and end tokens included; no token becomes a Python integer on the way."""
         return np.concatenate([self._begin, self._encoder.encode([text])[0], self._end])
 
+    def encode_chat(self, messages: Sequence[object], generation_prompt: bool = False) -> ChatTokens:
+        """A conversation in ChatML; see `encode_chatml`."""
+        return encode_chatml(self, messages, generation_prompt)
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`: cut characters become U+FFFD, special tokens their names, spare ids nothing."""
         return b"".join(self._shown[i] for i in ids).decode("utf-8", errors="replace")
+
+    def plain_text(self, decoded: str) -> str:
+        """A decoded conversation for people; see `chatml.plain_text`."""
+        return plain_text(decoded)
 
     def byte_lengths(self) -> np.ndarray:
         """int64 (vocab_size): bytes of text that each id stands for; 0 for special and spare ids."""

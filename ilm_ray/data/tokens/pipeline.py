@@ -15,7 +15,8 @@ from ilm_ray.base.jsonl import read_jsonl, utf8_bytes
 from ilm_ray.data.documents.document import Document, read_documents
 from ilm_ray.data.documents.paths import FINAL
 from ilm_ray.data.documents.pipeline import run_tasks
-from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokenizer.chat import AnyTokenizer
+from ilm_ray.data.tokenizer.opening import open_tokenizer
 from ilm_ray.data.tokens.shards import ShardWriter
 from ilm_ray.data.tokens.split import Candidates, candidates, heldout_limit, merge, split_key
 from ilm_ray.run.metrics import TOKENS, counter
@@ -160,8 +161,8 @@ def _weight(document: Document, path: str) -> float:
 
 
 @functools.lru_cache(maxsize=1)
-def _open(folder: str) -> Tokenizer:
-    return Tokenizer.load(Path(folder))  # once a worker process, not once a file
+def _open(folder: str) -> AnyTokenizer:
+    return open_tokenizer(Path(folder))  # once a worker process, not once a file
 
 
 def _metrics(counts: dict[str, dict[str, int]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 from opencompass.datasets.math import MATHAgentEvaluator, MATHEvaluator
 from opencompass.openicl.icl_inferencer import ChatInferencer
 
-from ilm_ray.data.tokenizer.chatml import Message
+from ilm_ray.data.tokenizer.messages import Message
 from ilm_ray.evaluation.leftovers import drop_torn
 from ilm_ray.evaluation.opencompass.conversation import reply
 from ilm_ray.evaluation.programs.interpreter import NAME, SYSTEM, Solved, shots, solve, written

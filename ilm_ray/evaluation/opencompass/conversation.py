@@ -4,7 +4,8 @@ import urllib.error
 from collections.abc import Sequence
 from typing import Any
 
-from ilm_ray.data.tokenizer.chatml import Message, encode_chat
+from ilm_ray.data.tokenizer.chatml import encode_chatml
+from ilm_ray.data.tokenizer.messages import Message
 from ilm_ray.evaluation.opencompass.endpoint import ANSWER_SHARE, TURN_TOKENS, ContextWindow, Endpoint
 from ilm_ray.evaluation.programs.interpreter import written
 
@@ -25,7 +26,7 @@ def reply(endpoint: Endpoint, window: ContextWindow, name: str, messages: Sequen
         "stop": ["<|action_end|>", "<|im_end|>"],
     }  # fmt: skip
     if all(window.special(special) is not None for special in SPECIALS):
-        ids = encode_chat(_Vocabulary(window), fitted, generation_prompt=True).ids
+        ids = encode_chatml(_Vocabulary(window), fitted, generation_prompt=True).ids
         return str(endpoint.post("/v1/completions", body | {"prompt": [ids]})["choices"][0]["text"])
     plain = [{"role": m["role"], "content": written(m)} | ({"name": m["name"]} if "name" in m else {}) for m in fitted]
     try:
@@ -64,7 +65,7 @@ def _length(messages: Sequence[Message], window: ContextWindow) -> int:
 
 
 class _Vocabulary:
-    """Gives `encode_chat` the methods that it wants of a tokenizer."""
+    """Gives `encode_chatml` the methods that it wants of a tokenizer."""
 
     def __init__(self, window: ContextWindow) -> None:
         self.window = window

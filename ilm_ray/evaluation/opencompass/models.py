@@ -13,7 +13,7 @@ import numpy as np
 from opencompass.models.base import BaseModel
 from opencompass.models.base_api import APITemplateParser, BaseAPIModel
 
-from ilm_ray.data.tokenizer.chatml import Message
+from ilm_ray.data.tokenizer.messages import Message
 from ilm_ray.evaluation.opencompass.conversation import fit
 from ilm_ray.evaluation.opencompass.endpoint import ANSWER_SHARE, TURN_TOKENS, ContextWindow, Endpoint
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ilm_ray.data.tokenizer.chatml import Message
+from ilm_ray.data.tokenizer.messages import Message
 from ilm_ray.evaluation.programs.sandbox import Outcome, ProgramLimits, run_in_sandbox
 
 NAME = "interpreter"

@@ -14,7 +14,8 @@ from ilm_ray.base.jsonl import JsonObject
 from ilm_ray.config.training import PhaseConfig, PretrainConfig, TrainingConfig
 from ilm_ray.data.documents.paths import SOURCES, read_sources
 from ilm_ray.data.documents.sources import ROW_BITS, Source
-from ilm_ray.data.tokenizer.tokenizer import Tokenizer
+from ilm_ray.data.tokenizer.chat import AnyTokenizer
+from ilm_ray.data.tokenizer.opening import open_tokenizer
 from ilm_ray.data.tokens.mixture import Mixture
 from ilm_ray.data.tokens.shards import DOCUMENTS
 from ilm_ray.data.tokens.stream import Piece
@@ -69,7 +70,7 @@ def explain(run_dir: Path, step: int, rank: int = 0, ranks: int = 1) -> Batch:
             f"step and --rank a number from 0 to below it"
         )
     mixture = _mixtures(run_dir, phases, seed)[number]
-    tokenizer = Tokenizer.load(run_dir / "tokenizer")
+    tokenizer = open_tokenizer(run_dir / "tokenizer")
     first = nth_kept(inside, _skipped(run_dir, number)) * phase.sequences
     sequences = list(range(first + rank, first + phase.sequences, ranks))
     archives = _archives(run_dir)
@@ -126,7 +127,7 @@ def _place(piece: ReadPiece) -> str:
 
 
 def _read_piece(
-    sequence: int, piece: Piece, mixture: Mixture, tokenizer: Tokenizer, archives: dict[int, Source]
+    sequence: int, piece: Piece, mixture: Mixture, tokenizer: AnyTokenizer, archives: dict[int, Source]
 ) -> ReadPiece:
     source = mixture.sources[piece.source]
     try:
@@ -149,7 +150,7 @@ def _read_piece(
     )
 
 
-def _text(tokenizer: Tokenizer, tokens: np.ndarray) -> str:
+def _text(tokenizer: AnyTokenizer, tokens: np.ndarray) -> str:
     """Text of tokens, without the begin and end tokens."""
     return tokenizer.decode(tokens[(tokens != tokenizer.bos_id) & (tokens != tokenizer.eos_id)].tolist())
 

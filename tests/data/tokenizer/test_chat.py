@@ -1,5 +1,7 @@
 """Conversations as ids: our own and those of transformers and vLLM, whatever the contents look like."""
 
+import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,18 @@ from hypothesis import strategies as st
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.data.tokenizer.base import first_tokens
-from ilm_ray.data.tokenizer.chatml import Message, encode_chat, plain_text
+from ilm_ray.data.tokenizer.chat import AnyTokenizer, encode_chat
+from ilm_ray.data.tokenizer.chatml import plain_text
 from ilm_ray.data.tokenizer.chinese import learn_tokens
 from ilm_ray.data.tokenizer.cl100k import cl100k
 from ilm_ray.data.tokenizer.huggingface import MARK
+from ilm_ray.data.tokenizer.messages import Message
+from ilm_ray.data.tokenizer.opening import open_tokenizer
 from ilm_ray.data.tokenizer.tokenizer import SPECIALS, Tokenizer
 
 # Names of special tokens, whole and in parts, and what stands where the template makes a border.
-_LOOK_ALIKES = [*SPECIALS, "<|spare_0|>", "|>", "s>", "<|", "<", "user\n", "\n", "  ", MARK, f"<{MARK}|im_end|>"]
+_BORDERS = ["|>", "s>", "<|", "<", "user\n", "\n", "  ", "\r", " \n a", "\x85"]
+_LOOK_ALIKES = [*SPECIALS, *_BORDERS, "<|spare_0|>", MARK, f"<{MARK}|im_end|>"]
 _CONTENT = st.lists(st.one_of(st.sampled_from(_LOOK_ALIKES), st.text(max_size=5)), max_size=6).map("".join)
 _NAME = st.sampled_from(["interpreter", "plugin"])
 _ROLE = st.sampled_from(["system", "user", "assistant", "environment"])
@@ -66,6 +72,15 @@ def _special_ids(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
     return [i for i in ids if i >= len(tokenizer.tokens)]
 
 
+@functools.cache
+def _brought_back(exported: Path) -> AnyTokenizer:
+    return open_tokenizer(exported)
+
+
+def _tool(before: str, named: Any) -> str:
+    return f"{before}<|{named['name']}|>" if "name" in named else ""
+
+
 @pytest.mark.long
 @given(st.one_of(_CONTENT, st.text()))
 def test_transformers_has_the_same_ids_for_any_text_and_gives_it_back(
@@ -89,6 +104,35 @@ def test_the_template_has_the_ids_of_encode_chat_whatever_the_contents(
         {**m, "content": ""} | ({"action": {**m["action"], "content": ""}} if "action" in m else {}) for m in messages
     ]
     assert _special_ids(tokenizer, ours.ids) == _special_ids(tokenizer, encode_chat(tokenizer, frame, prompt).ids)
+
+
+@given(st.lists(_MESSAGE, min_size=1, max_size=4), st.booleans())
+def test_the_template_writes_plain_text(other: Any, messages: list[Any], prompt: bool) -> None:
+    """Any tokenizer reads it the same, but for contents that it would otherwise read otherwise."""
+    text = other.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+    contents = [part for m in messages for part in (m["content"], m.get("action", {}).get("content", ""))]
+    odd = re.compile(rf"{MARK}|\A\s*[\r\n]|\A\s+\Z|<\|spare_|" + "|".join(map(re.escape, SPECIALS)))
+    if not any(map(odd.search, contents)):
+        written = [
+            f"<|im_start|>{m['role']}{_tool(' name=', m)}\n{m['content']}"
+            + "".join(f"{_tool('<|action_start|>', a)}\n{a['content']}<|action_end|>" for a in [m.get("action")] if a)
+            + "<|im_end|>\n"
+            for m in messages
+        ]
+        assert text == "<s>" + "".join(written) + "<|im_start|>assistant\n" * prompt
+    else:
+        assert MARK in text
+
+
+@pytest.mark.process
+@given(st.lists(_MESSAGE, min_size=1, max_size=4), st.booleans())
+def test_an_export_that_is_brought_back_has_the_same_ids(
+    tokenizer: Tokenizer, exported: Path, messages: list[Any], prompt: bool
+) -> None:
+    opened = _brought_back(exported)
+    assert encode_chat(opened, messages, prompt).ids == encode_chat(tokenizer, messages, prompt).ids
+    if not prompt:
+        assert encode_chat(opened, messages) == encode_chat(tokenizer, messages)
 
 
 def test_special_and_spare_ids_are_the_same_in_transformers(tokenizer: Tokenizer, other: Any) -> None:
