@@ -29,7 +29,6 @@ from ilm_ray.training.checkpoints import commit
 from ilm_ray.training.checkpoints.checkpoints import Checkpoints, Storage
 from ilm_ray.training.optimizer import adamw
 from ilm_ray.training.parallel.parallelize import ParallelModel, parallelize
-from ilm_ray.training.parallel.sharding import clip_gradients
 
 LIMIT = 0.03  # of step time
 KINDS = ("none", "beside", "in line")
@@ -74,7 +73,7 @@ class Trainer:
     def step(self) -> None:
         self.optimizer.zero_grad()
         self.model.backward_windows([self.window], 1.0 / len(self.window[1]))
-        clip_gradients(self.model.parameters(), 1.0, 1)
+        self.model.clip_gradients(1.0)
         self.optimizer.step()
 
 

@@ -27,7 +27,6 @@ from ilm_ray.model.internlm2 import CausalLM, Shape
 from ilm_ray.training.optimizer import adamw
 from ilm_ray.training.parallel.local import run_ranks
 from ilm_ray.training.parallel.parallelize import parallelize
-from ilm_ray.training.parallel.sharding import clip_gradients
 from ilm_ray.training.plan.calibration import read_calibration, write_calibration
 from ilm_ray.training.plan.cards import DEVICES
 from ilm_ray.training.plan.planner import predict, written
@@ -77,7 +76,7 @@ def measure(path: str, cases: list[Layout]) -> None:
             for optimizer in optimizers:
                 optimizer.zero_grad()
             model.backward_windows(windows, 1e-4)
-            clip_gradients(model.parameters(), 1.0, layout.pp)
+            model.clip_gradients(1.0)
             for optimizer in optimizers:
                 optimizer.step()
         taken = torch.tensor((time.perf_counter() - start) / STEPS, dtype=torch.float64)

@@ -30,8 +30,9 @@ from actors.ppo.reward import ChatIds
 from actors.ppo.roles import Inputs
 from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.config.alignment import PPOConfig
+from ilm_ray.model.huggingface import export_model
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel, Shape, initialize
-from ilm_ray.model.weights import save_internlm2, save_llama
+from ilm_ray.model.weights import save_internlm2
 
 REPOSITORY = Path(__file__).parents[1]
 PEER = ("torch==2.13.0", "trl==1.11.0", "transformers<5.20", "datasets", "accelerate", "rich")
@@ -72,7 +73,8 @@ def make_models(size: Size, folder: Path) -> None:
             give_mean_length(policy, size.mean_length)
     save_internlm2(policy, folder / "ours" / "policy")
     save_internlm2(reward, folder / "ours" / "reward")
-    save_llama(policy, folder / "policy", bos_token_id=BOS, eos_token_id=END, pad_token_id=0)
+    ids = {"bos_token_id": BOS, "eos_token_id": END, "pad_token_id": 0}
+    export_model(policy, folder / "policy", "llama", torch.float32, ids)
     (folder / "policy" / "generation_config.json").write_text(json.dumps({"eos_token_id": END, "pad_token_id": 0}))
 
 

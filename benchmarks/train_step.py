@@ -28,11 +28,10 @@ import transformers
 from torch import Tensor
 
 from ilm_ray.config.layout import Layout
+from ilm_ray.model.huggingface import export_model
 from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
-from ilm_ray.model.weights import save_llama
 from ilm_ray.training.optimizer import adamw
 from ilm_ray.training.parallel.parallelize import parallelize
-from ilm_ray.training.parallel.sharding import clip_gradients
 
 BETAS, EPS, DECAY, RATE, CLIP = (0.9, 0.95), 1e-8, 0.1, 3e-4, 1.0
 
@@ -102,7 +101,7 @@ class Ours:
             self.optimizer.zero_grad()
             count = int((window[1] != -100).sum())
             losses += [loss.item() / count for loss in self.model.backward_windows([window], 1 / count)]
-            clip_gradients(self.model.parameters(), CLIP)
+            self.model.clip_gradients(CLIP)
             self.optimizer.step()
             stamps.append(clocks())
         return losses, stamps
@@ -178,7 +177,7 @@ def compare(name: str, kind: str, mode: str, rounds: int) -> dict[str, Any]:
     model = CausalLM(size.shape, loss_chunk=1024)
     initialize(model, 0)
     with tempfile.TemporaryDirectory() as folder:
-        save_llama(model, Path(folder))
+        export_model(model, Path(folder), "llama", torch.float32)
         theirs = Theirs(Path(folder), data, kind, size, compiled)
     ours = Ours(model, data, compiled)
     sides: dict[str, Any] = {"ours": ours, "trainer": theirs}

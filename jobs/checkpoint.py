@@ -5,14 +5,15 @@
     python jobs/checkpoint.py diff    --run-dir DIR --stage S A B [--top 20]
     python jobs/checkpoint.py promote --run-dir DIR --stage S --step N
     python jobs/checkpoint.py export  --run-dir DIR --stage pretrain|sft|ppo|reward --out DIR [--step N]
-                                      [--format internlm2|llama] [--dtype bf16|fp32]
+                                      [--format FAMILY] [--dtype bf16|fp16|fp32]
     python jobs/checkpoint.py import  --model DIR --out DIR
 
 `ls` lists the copies in all tiers and looks at local files' sizes; `verify` hashes local ones and names what is
 damaged (exit code 2). `diff` compares the weights and moments of two steps. `promote` makes a step's weights the
 model that later stages read: they run anew, the stage itself does not. `export` writes a folder with config, weights,
-tokenizer and chat template: the LLaMA format is read by Transformers and vLLM as it is, InternLM2's by vLLM's native
-classes. `import` turns a folder in either format into one that our own stages read, with a reward model's conditions.
+tokenizer and chat template, as the family's checkpoint that the run began with, in its type; a model of our own goes
+out in LLaMA's format, which Transformers and vLLM read as it is. `import` turns a checkpoint of any dense family into
+a folder that our own stages read, with a reward model's conditions.
 Words for people come first, the last line is one JSON object. Exit codes as for every job: 0 done, 2 bad input, 1
 anything else.
 """
@@ -45,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    from ilm_ray.model.huggingface import DTYPES, FORMATS
+    from ilm_ray.model.families import FAMILIES
+    from ilm_ray.model.huggingface import DTYPES
 
     parser = Parser(prog="jobs/checkpoint.py", description="Checkpoints and models of a run.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="ls|verify|diff|promote|export|import")
@@ -68,9 +70,9 @@ def _parser() -> Parser:
     chosen.add_argument("--step", type=int, required=True)
     out = of_a_run("export", "a stage's model, for Transformers and vLLM", _export, (*TRAINED, "ppo"))
     out.add_argument("--step", type=int, help="of one of its checkpoints (default: the stage's model)")
-    out.add_argument("--format", choices=FORMATS, default="llama", help="default llama")
-    out.add_argument("--dtype", choices=sorted(DTYPES), default="bf16", help="default bf16")
-    into = verbs.add_parser("import", help="a model in either format, for our stages")
+    out.add_argument("--format", choices=sorted(FAMILIES), help="default: the model's own, else llama")
+    out.add_argument("--dtype", choices=sorted(DTYPES), help="default: that of the model that it began with, else bf16")
+    into = verbs.add_parser("import", help="a dense family's checkpoint, for our stages")
     into.add_argument("--model", type=Path, required=True, help="folder with config.json and .safetensors")
     into.set_defaults(work=_import)
     for verb in (out, into):
@@ -156,6 +158,7 @@ def _export(a: argparse.Namespace) -> dict[str, Any]:
     from ilm_ray.data.tokenizer.chat import config_ids
     from ilm_ray.data.tokenizer.opening import open_tokenizer
     from ilm_ray.model.huggingface import DTYPES, export_model, export_tokens
+    from ilm_ray.model.origin import load_origin
     from ilm_ray.model.weights import load_causal, load_scalar
     from ilm_ray.training.checkpoints.promotion import whole_checkpoint, whole_model
 
@@ -164,27 +167,27 @@ def _export(a: argparse.Namespace) -> dict[str, Any]:
         model = (load_scalar if a.stage == "reward" else load_causal)(a.run_dir / a.stage / "model")
     else:
         model = whole_model(whole_checkpoint(_folder(a), a.step))
-    ids = export_tokens(config_ids(tokenizer))
+    origin = load_origin(a.run_dir / a.stage / "model")
+    ids = export_tokens(config_ids(tokenizer)) if origin is None else {}
+    ids |= {"reward_token_id": tokenizer.reward_id} if a.stage == "reward" else {}
     with _whole(a.out) as folder:
-        export_model(model, folder, a.format, DTYPES[a.dtype], ids)
+        config = export_model(model, folder, a.format, DTYPES[a.dtype] if a.dtype else None, ids, origin)
         if a.stage == "reward":  # without them its scores mean nothing
             save_conditions(folder, tokenizer, load_conditions(a.run_dir / "reward" / "model", tokenizer))
         tokenizer.save_huggingface(folder)
     parameters = sum(p.numel() for p in model.parameters())
-    exported = {"stage": a.stage, "format": a.format, "dtype": a.dtype, "parameters": parameters, "out": str(a.out)}
+    written = {"format": config["model_type"], "dtype": config.get("dtype") or config["torch_dtype"]}
+    exported = {"stage": a.stage, **written, "parameters": parameters, "out": str(a.out)}
     return exported if a.step is None else exported | {"step": a.step}
 
 
 def _import(a: argparse.Namespace) -> dict[str, Any]:
     from ilm_ray.alignment.reward.conditional import CONDITIONS, HASH, carried_conditions
     from ilm_ray.model.huggingface import import_model
-    from ilm_ray.model.internlm2 import ScalarModel
-    from ilm_ray.model.weights import save_internlm2
 
-    model = import_model(a.model)
-    carried = carried_conditions(a.model) if isinstance(model, ScalarModel) else None
+    carried = carried_conditions(a.model)
     with _whole(a.out) as folder:
-        save_internlm2(model, folder, None if carried is None else {HASH: carried[1]})
+        model = import_model(a.model, folder, None if carried is None else {HASH: carried[1]})
         if carried is not None:
             write_text_atomic(folder / CONDITIONS, carried[0])
     return {"parameters": sum(p.numel() for p in model.parameters()), "out": str(a.out)}

@@ -11,6 +11,7 @@ from ilm_ray.base.rows import require_splits
 from ilm_ray.config import Config
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.config.section import result_settings
+from ilm_ray.model.origin import model_files
 from ilm_ray.run.stage import Context, Result, Stage
 from jobs.frame.stages import run_job
 
@@ -71,8 +72,8 @@ def _work(context: Context, reward: str) -> Result:
         "logprob_gap_max": max(row["logprob_gap"] for row in rows if "logprob_gap" in row),
         "seconds_per_iteration": round(sum(row["seconds"]["all"] for row in rows) / len(rows), 3),
     }
-    names = ("model/model.safetensors", "model/shape.json", "metrics.jsonl", "samples.jsonl")
-    return Result([folder / name for name in names], {"summary": summary})
+    files = [*model_files(folder / "model"), folder / "metrics.jsonl", folder / "samples.jsonl"]
+    return Result(files, {"summary": summary})
 
 
 def set_aside(prompts: "list[Prompt]", ppo: PPOConfig) -> "tuple[list[Prompt], list[Prompt]]":

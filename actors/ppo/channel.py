@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ilm_ray.model.weights import Weights
+from ilm_ray.model.names import Weights
 
 Spec = list[tuple[str, torch.dtype, tuple[int, ...]]]  # of a bucket: names, types and shapes in order
 SENDER = 0  # rank

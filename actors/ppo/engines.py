@@ -15,9 +15,10 @@ from actors.ppo.vllm_worker import joined
 from actors.ppo.weights import Arrived, Held, WeightMessage
 from ilm_ray.alignment.ppo.digest import digests
 from ilm_ray.base.errors import UserError
+from ilm_ray.model.families import served_config
 from ilm_ray.model.generate import generate
 from ilm_ray.model.internlm2 import CausalLM, Shape
-from ilm_ray.model.weights import from_llama, llama_config, to_llama
+from ilm_ray.model.names import from_llama, to_llama
 from ilm_ray.serving.vllm_plugin import allow_amx
 from ilm_ray.training.plan.alignment_memory import EngineRoom
 
@@ -166,7 +167,7 @@ class VllmEngine:
         self.can_sleep = settings.sleeps and gpu_memory is not None  # vLLM has no sleep on a CPU
         self.asleep = False
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "config.json").write_text(json.dumps(llama_config(settings.shape)))
+            (Path(folder) / "config.json").write_text(json.dumps(served_config(settings.shape)))
             self.llm = LLM(**vllm_arguments(settings, folder, gpu_memory))
         # The first call compiles kernels, which takes seconds: now, while the other groups start.
         self.generate([[0, 0]], settings, 0)

@@ -18,7 +18,8 @@ from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.data.tokens.mixture import Mixture
 from ilm_ray.model.internlm2 import CausalLM, Packed
 from ilm_ray.model.loss import IGNORE
-from ilm_ray.model.weights import Weights, load_causal, save_internlm2, to_llama
+from ilm_ray.model.names import Weights, to_llama
+from ilm_ray.model.weights import load_causal, save_internlm2
 
 Result = TypeVar("Result")
 
@@ -227,7 +228,7 @@ class Policy(ZeroRank):
             with torch.device("meta"):
                 model = CausalLM(self.shape)
             model.load_state_dict(full, assign=True)
-            save_internlm2(model, folder)
+            save_internlm2(model, folder, base=self.settings.model)
         return None, {}
 
 

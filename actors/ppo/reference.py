@@ -11,7 +11,8 @@ from actors.ppo.weights import BUCKET_BYTES, WeightMessage, cut_by_bytes, pack
 from actors.ppo.zero import infer_micro_batches
 from ilm_ray.alignment.ppo.arithmetic import cut_micro_batches, share_out
 from ilm_ray.alignment.ppo.experience import Rollouts, merge
-from ilm_ray.model.weights import load_causal, to_llama
+from ilm_ray.model.names import to_llama
+from ilm_ray.model.weights import load_causal
 
 
 @dataclass(frozen=True)

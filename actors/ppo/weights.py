@@ -15,7 +15,7 @@ from torch import Tensor
 from actors.group import Figures
 from actors.ppo.channel import Channel, Spec, spec_of
 from ilm_ray.alignment.ppo.digest import digests
-from ilm_ray.model.weights import Weights
+from ilm_ray.model.names import Weights
 
 BUCKET_BYTES = 256 * 2**20  # no process then needs a second copy of a whole large model in one piece
 NAMED = 4  # tensors that a message names

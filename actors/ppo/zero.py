@@ -18,7 +18,7 @@ from ilm_ray.alignment.ppo.arithmetic import even_micro_batches, share_out
 from ilm_ray.alignment.ppo.experience import per_response, response_labels
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel
-from ilm_ray.model.weights import Weights
+from ilm_ray.model.names import Weights
 from ilm_ray.training.parallel.recompute import recompute_blocks
 
 

@@ -23,7 +23,6 @@ from ilm_ray.config.layout import Layout
 from ilm_ray.model.internlm2 import CausalLM, Packed
 from ilm_ray.model.shape import Shape
 from ilm_ray.training.parallel.parallelize import ParallelModel, parallelize
-from ilm_ray.training.parallel.sharding import clip_gradients
 from ilm_ray.training.plan.cards import peak_flops
 from ilm_ray.training.plan.devices import USABLE_MEMORY
 from ilm_ray.training.plan.memory import peak_memory
@@ -163,7 +162,7 @@ def _step(step: Step, where: Where, device: torch.device) -> Callable[[], Tensor
     def take() -> Tensor:
         optimizer.zero_grad()
         losses = laid_out.backward_windows([window], 1 / tokens)
-        clip_gradients(laid_out.parameters(), 1.0)
+        laid_out.clip_gradients(1.0)
         optimizer.step()
         return losses[0] / tokens
 

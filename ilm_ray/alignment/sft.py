@@ -72,6 +72,8 @@ class SFTTask(Task):
     form, where the run has them (report sections 4.1, 4.4). A micro-batch is packed tokens and the label of each.
     """
 
+    base: Path
+
     def __init__(self, config: Config, run_dir: Path) -> None:
         self.config, self.base = config, run_dir / "pretrain" / "model"
         self.checkpoint_every, self.log_every = config.sft.checkpoint_every, config.training.log_every

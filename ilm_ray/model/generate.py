@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ilm_ray.model.internlm2 import Block, CausalLM
-from ilm_ray.model.rotary import rotary_tables, split_rotated
+from ilm_ray.model.rotary import rotary_tables
 from ilm_ray.model.shape import Shape
 
 GREEDY_BELOW = 1e-5  # vLLM's: divided by less, logits overflow
@@ -38,7 +38,7 @@ def generate(
     device = next(model.parameters()).device
     generator = torch.Generator(device=device).manual_seed(seed)
     stops = torch.tensor(list(stop_ids), dtype=torch.long, device=device)
-    columns, width = max(map(len, prompts)) + max_new_tokens, model.output.weight.element_size()
+    columns, width = max(map(len, prompts)) + max_new_tokens, next(model.parameters()).element_size()
     rows = rows_at_once(model.shape, columns, width)
     answers: list[tuple[list[int], list[float]]] = []
     for start in range(0, len(prompts), rows):
@@ -126,7 +126,7 @@ class _Cache:
 
     def __init__(self, model: CausalLM, rows: int, columns: int, pads: Tensor) -> None:
         self.model, self.pads, self.filled = model, pads, 0
-        s, weight = model.shape, model.output.weight
+        s, weight = model.shape, model.model.tok_embeddings.weight
         size = (s.layers, 2, rows, s.kv_heads, columns, s.head_dim)
         self.store = torch.zeros(size, dtype=weight.dtype, device=weight.device)
 
@@ -141,26 +141,24 @@ class _Cache:
         mask = (seen | (columns == queries[:, None]))[:, None]
         x, shape = self.model.model.tok_embeddings(tokens), self.model.shape
         # Keys keep the turn of the length at which they came, as in Transformers' cache.
-        lengths = (last - self.pads)[:, None].expand_as(positions).flatten() if last > shape.window else None
+        lengths = (last - self.pads)[:, None].expand_as(positions).flatten() if shape.stretches(last) else None
         turns = rotary_tables(positions.flatten(), shape, x.dtype, lengths)
         for layer, block in enumerate(self.model.model.layers.values()):
             assert isinstance(block, Block)
             x = self._block(block, layer, x, turns, mask, first, last)
         self.filled = last
-        return self.model.output(self.model.model.norm(x[:, -1]))
+        return self.model.head(self.model.model.norm(x[:, -1]))
 
     def _block(
         self, block: Block, layer: int, x: Tensor, turns: tuple[Tensor, Tensor], mask: Tensor, first: int, last: int
     ) -> Tensor:
         s, (rows, columns, _) = self.model.shape, x.shape
-        qkv = block.attention.wqkv(block.attention_norm(x).flatten(0, 1)).view(
-            rows * columns, s.kv_heads, s.queries_per_kv + 2, s.head_dim
-        )
+        projected = block.attention.project(block.attention_norm(x).flatten(0, 1), *turns)
 
         def by_head(t: Tensor) -> Tensor:
             return t.view(rows, columns, -1, s.head_dim).transpose(1, 2)
 
-        q, k, v = (by_head(t) for t in split_rotated(qkv, *turns))
+        q, k, v = (by_head(t) for t in projected)
         self.store[layer, 0, :, :, first:last], self.store[layer, 1, :, :, first:last] = k, v
         keys, values = self.store[layer, 0, :, :, :last], self.store[layer, 1, :, :, :last]
         out = attend_cached(q, keys, values, mask, q.is_cuda)

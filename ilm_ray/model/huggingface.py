@@ -1,42 +1,36 @@
-"""Model folders for and from others: InternLM2's released format, which vLLM loads with its native classes, and its
-loss-free LLaMA twin, which Transformers and vLLM load with no code from the folder. safetensors only.
+"""Model folders of others: a dense family's checkpoint comes in, and goes out as that family's. safetensors only.
 
-Reward models: `InternLM2ForRewardModel`, and `LlamaForSequenceClassification` with one label. Both are to be read at
-the appended reward token.
+Reward models are `InternLM2ForRewardModel`, and `...ForSequenceClassification` of any family with one label. Both are
+to be read at the appended reward token. No process holds a whole model here: tensors pass one at a time.
 """
 
 import json
-import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import save_torch_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape
-from ilm_ray.model.shape import OLD_CONTEXT, RopeScaling
-from ilm_ray.model.weights import from_llama, full_weights, llama_config, to_llama
+from ilm_ray.model.families import FAMILIES, TWIN, Family, config_of, family_of, lacks, shape_of, unlike_ours
+from ilm_ray.model.internlm2 import CausalLM, ScalarModel
+from ilm_ray.model.names import fuse_wqkv, llama_names, split_wqkv
+from ilm_ray.model.origin import Origin
+from ilm_ray.model.shards import Shards, write_shards
+from ilm_ray.model.weights import new_internlm2
 
-FORMATS = ("internlm2", "llama")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-SHARD = "5GB"
-_LARGEST = 1 << 19  # bound on every size of a model: twice the largest vocabulary that there is
-_LONGEST = 1 << 31  # bound on its context, for which nothing is allocated
-
-_CAUSAL = {"internlm2": "InternLM2ForCausalLM", "llama": "LlamaForCausalLM"}
-_SCALAR = {"internlm2": "InternLM2ForRewardModel", "llama": "LlamaForSequenceClassification"}
-_CONFIGURATION = '''"""The configuration class of InternLM2, which Transformers has not: config.json names this file."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_SCALAR_HEAD = "v_head.weight"
+_ERRORS = (OSError, LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError, RecursionError)
+_CONFIGURATION = '''"""The configuration class of {prefix}, which Transformers has not: config.json names this file."""
 
 from transformers import PretrainedConfig
 
 
-class InternLM2Config(PretrainedConfig):
-    model_type = "internlm2"
+class {prefix}Config(PretrainedConfig):
+    model_type = "{model_type}"
 
     def __init__(self, bias=False, **kwargs):
         self.bias = bias
@@ -44,170 +38,190 @@ class InternLM2Config(PretrainedConfig):
 '''
 
 
-def export_model(
-    model: CausalLM | ScalarModel, folder: Path, weight_format: str, dtype: torch.dtype, ids: Mapping[str, Any]
-) -> None:
-    """Write config.json, generation_config.json and weights in shards of at most SHARD into `folder`.
+class Checkpoint:
+    """A family's checkpoint, opened: everything but the weights is read and checked against our model.
 
-    ids: the token ids that config.json names (`bos_token_id`, `eos_token_id`, ...).
+    Raises UserError where it is of no dense family, where our model lacks a feature of it, or where tensors are
+    missing, left over or of another size.
     """
-    weights = {name: tensor.to(dtype) for name, tensor in full_weights(model).items()}
-    if weight_format == "llama":
-        weights = to_llama(weights, model.shape)
-        if isinstance(model, ScalarModel):
-            weights["score.weight"] = weights.pop("v_head.weight")
-    # With one group of heads q, k and v are views of one tensor, which safetensors does not write.
-    weights = {n: t if t.untyped_storage().nbytes() == t.nbytes else t.clone() for n, t in weights.items()}
-    config = _config(model, weight_format) | {"torch_dtype": str(dtype).removeprefix("torch."), **ids}
-    folder.mkdir(parents=True, exist_ok=True)
-    save_torch_state_dict(weights, folder, max_shard_size=SHARD, metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-    if weight_format == "internlm2":
-        (folder / "configuration_internlm2.py").write_text(_CONFIGURATION, encoding="utf-8")
-    if isinstance(model, CausalLM):
-        (folder / "generation_config.json").write_text(json.dumps(dict(ids), indent=1), encoding="utf-8")
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.config = folder, _json(folder / "config.json")
+        known = "/".join(f.prefix for f in FAMILIES.values())
+        try:
+            architecture = self.config["architectures"][0]
+            if (found := family_of(architecture)) is None:
+                experts = any("expert" in key for key in self.config) or "moe" in architecture.lower()
+                why = "is a mixture of experts" if experts else "is not known"
+                raise UserError(
+                    f"{folder}: architecture {architecture} {why}; ilm_ray trains dense models: {known} (ForCausalLM, "
+                    "or reward models)"
+                )
+            self.family, self.scalar = found
+            if wrong := unlike_ours(self.config, *found):
+                raise UserError(f"{folder}/config.json: {wrong}; ilm_ray's model has no such thing")
+            self.shape = shape_of(self.config, self.family)
+        except UserError:
+            raise
+        except _ERRORS as error:
+            raise UserError(
+                f"{folder}/config.json does not describe a dense model ({type(error).__name__}: {error}); families are "
+                f"{known}"
+            ) from None
+        self.shards = Shards(folder)
+        if self.shape.layers > len(self.shards.sizes):
+            raise UserError(
+                f"{folder}: config.json names {self.shape.layers} layers, the files hold {len(self.shards.sizes)} "
+                "tensors"
+            )
+        with torch.device("meta"):  # nothing is allocated before it is known to fit the files
+            self.model = (ScalarModel if self.scalar else CausalLM)(self.shape)
+        self._check()
+
+    @property
+    def origin(self) -> Origin:
+        path = self.folder / "generation_config.json"
+        dtype = self.dtype("model.tok_embeddings.weight")
+        return Origin(str(dtype).removeprefix("torch."), self.config, _json(path) if path.exists() else {})
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The type in the files of a tensor by our name."""
+        return self.shards.dtype(self._names(name)[0])
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor by our name, of the type that it has in the files."""
+        names = self._names(name)
+        first, *others = (self.shards.tensor(one) for one in names)
+        return fuse_wqkv(first, *others, shape=self.shape) if others else first
+
+    def _names(self, name: str) -> list[str]:
+        """Names in the files of a tensor of ours."""
+        names = [name] if self.family.fused else llama_names(name)
+        if name == _SCALAR_HEAD:
+            names = ["score.weight" if "score.weight" in self.shards.sizes else name]
+        return names
+
+    def _check(self) -> None:
+        expected = dict[str, tuple[int, ...]]()
+        for name, parameter in self.model.named_parameters():
+            names = self._names(name)
+            parts = split_wqkv(parameter, self.shape) if len(names) == 3 else (parameter,)
+            expected |= {one: tuple(part.shape) for one, part in zip(names, parts, strict=True)}
+        ignored = ("rotary_emb", *(("lm_head.", "output.") if self.shape.tied and not self.scalar else ()))
+        found = {name: size for name, size in self.shards.sizes.items() if not any(i in name for i in ignored)}
+        if differing := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
+            name = differing[0]
+            raise UserError(
+                f"{self.folder}: {len(differing)} tensors do not fit config.json, the first is {name}: "
+                f"expected {expected.get(name)}, found {found.get(name)}"
+            )
 
 
-def import_model(folder: Path) -> CausalLM | ScalarModel:
-    """The fp32 model of a folder in one of the two formats.
+def import_model(folder: Path, out: Path, about: Mapping[str, str] | None = None) -> CausalLM | ScalarModel:
+    """Turn a checkpoint into a folder of ours that remembers its origin; returns the model on the meta device.
 
-    Raises UserError where it is in neither, where our model lacks a feature of it (biases, other scalings of RoPE than
-    `dynamic`, tied heads), or where tensors are missing, left over or of another size.
+    about: as in `save_internlm2`. Raises UserError as `Checkpoint`.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        architecture = config["architectures"][0]
-        shape, wrong = _shape(config), _unlike_ours(config)
-    except (OSError, LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError, RecursionError) as error:
-        raise UserError(
-            f"{folder}/config.json does not describe an InternLM2 or LLaMA model ({type(error).__name__}: {error})"
-        ) from None
-    if architecture not in (*_CAUSAL.values(), *_SCALAR.values()):
-        raise UserError(f"{folder}: architecture {architecture} is none of {[*_CAUSAL.values(), *_SCALAR.values()]}")
-    if wrong:
-        raise UserError(f"{folder}/config.json: {wrong}; ilm_ray's model has no such thing")
-    weights = _read(folder)
-    if architecture in (_CAUSAL["llama"], _SCALAR["llama"]):
-        if "score.weight" in weights:
-            weights["v_head.weight"] = weights.pop("score.weight")
-        weights = _fused(weights, shape, folder)
-    kind = ScalarModel if architecture in _SCALAR.values() else CausalLM
-    if shape.layers > len(weights):
-        raise UserError(f"{folder}: config.json names {shape.layers} layers, the files hold {len(weights)} tensors")
-    with torch.device("meta"):  # nothing is allocated before it is known to fit the files
-        model = kind(shape)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items() if "rotary_emb" not in name}
-    if differing := sorted(name for name in expected | shapes if expected.get(name) != shapes.get(name)):
-        name = differing[0]
-        raise UserError(
-            f"{folder}: {len(differing)} tensors do not fit config.json, the first is {name}: "
-            f"expected {expected.get(name)}, found {shapes.get(name)}"
-        )
-    model = kind(shape)
-    model.load_state_dict({name: weights[name].float() for name in expected})
+    checkpoint = Checkpoint(folder)
+    like = {name: parameter.to(checkpoint.dtype(name)) for name, parameter in checkpoint.model.named_parameters()}
+    with new_internlm2(out, checkpoint.shape, like, about or {}) as file:
+        for name in file.order:
+            file.write(name, checkpoint.tensor(name))
+    checkpoint.origin.save(out)
+    return checkpoint.model
+
+
+@torch.no_grad()
+def read_model(folder: Path, dtype: torch.dtype = torch.float32) -> CausalLM | ScalarModel:
+    """The model of a checkpoint. Raises UserError as `Checkpoint`."""
+    checkpoint = Checkpoint(folder)
+    model = checkpoint.model.to(dtype).to_empty(device="cpu")
+    for name, parameter in model.named_parameters():
+        parameter.copy_(checkpoint.tensor(name))
     return model
 
 
-def _config(model: CausalLM | ScalarModel, weight_format: str) -> dict[str, Any]:
-    architecture = (_SCALAR if isinstance(model, ScalarModel) else _CAUSAL)[weight_format]
-    config = llama_config(model.shape, architectures=[architecture])
-    if weight_format == "internlm2":
-        del config["attention_bias"], config["mlp_bias"]
-        config |= {
-            "model_type": "internlm2",
-            "bias": False,
-            "auto_map": {"AutoConfig": "configuration_internlm2.InternLM2Config"},
-        }
-    elif isinstance(model, ScalarModel):
-        config |= {"num_labels": 1}
+def export_model(
+    model: CausalLM | ScalarModel,
+    folder: Path,
+    weight_format: str | None = None,
+    dtype: torch.dtype | None = None,
+    ids: Mapping[str, Any] | None = None,
+    origin: Origin | None = None,
+) -> dict[str, Any]:
+    """Write config.json, generation_config.json and weights in shards into `folder`; returns the former.
+
+    weight_format, dtype: those of the origin by default; LLaMA and bfloat16 where there is none. ids: token ids that
+    config.json names (`eos_token_id`, ...), in the place of the origin's. Raises UserError for a format that lacks
+    features of the model.
+    """
+    family = FAMILIES[weight_format] if weight_format else FAMILIES.get(model.shape.family, TWIN)
+    dtype = dtype or (getattr(torch, origin.dtype) if origin is not None else torch.bfloat16)
+    if lacks(model.shape, family):
+        own = model.shape.family or "llama"
+        raise UserError(f"format {family.model_type} cannot say all that this {own} model has; export it as {own}")
+    config = _config(model, family, origin) | dict(ids or {})
+    config["dtype" if "dtype" in config else "torch_dtype"] = str(dtype).removeprefix("torch.")
+    own_head = config["architectures"][0].endswith("ForRewardModel")
+    tensors, names = dict(model.named_parameters()), dict[str, tuple[str, int]]()
+    for name in tensors:
+        theirs = [name] if family.fused and (own_head or name != _SCALAR_HEAD) else llama_names(name)
+        names |= {one: (name, part) for part, one in enumerate(theirs)}
+
+    def tensor(their_name: str) -> Tensor:
+        name, part = names[their_name]
+        whole = tensors[name].detach()
+        split = len(llama_names(name)) == 3 and not family.fused
+        return (split_wqkv(whole, model.shape)[part] if split else whole).to(dtype)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_shards(folder, list(names), tensor)
+    _write(folder / "config.json", config)
+    if family.model_type.startswith("internlm"):
+        code = _CONFIGURATION.format(prefix=family.prefix, model_type=family.model_type)
+        (folder / f"configuration_{family.model_type}.py").write_text(code, encoding="utf-8")
+    if isinstance(model, CausalLM):
+        _write(folder / "generation_config.json", {**(origin.generation if origin else {}), **(ids or {})})
     return config
 
 
-def _shape(config: Mapping[str, Any]) -> Shape:
-    """The shape by config.json. Raises LookupError, TypeError or ValueError where a size is missing or impossible."""
-
-    def size(name: str, value: Any, largest: int = _LARGEST) -> int:
-        if not isinstance(value, int) or not 1 <= value <= largest:
-            raise ValueError(f"{name} is {value!r}, no number from 1 to {largest}")
-        return value
-
-    def positive(name: str, value: Any) -> float:
-        if not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise ValueError(f"{name} is {value!r}, no positive number")
-        return float(value)
-
-    hidden, heads = (size(name, config[name]) for name in ("hidden_size", "num_attention_heads"))
-    kv_heads = size("num_key_value_heads", config.get("num_key_value_heads") or heads)
-    head_dim = size("head_dim", config.get("head_dim") or hidden // heads)
-    if heads % kv_heads or head_dim % 2:
-        raise ValueError(f"{heads} heads in {kv_heads} groups, each {head_dim} wide, cannot be")
-    rope = config.get("rope_parameters") or config
-    context = size("max_position_embeddings", config.get("max_position_embeddings", OLD_CONTEXT), _LONGEST)
-    kind, scaling = _rope_kind(config)
-    if kind == "dynamic" and head_dim == 2:
-        raise ValueError("RoPE of heads two wide cannot be scaled")
-    return Shape(
-        vocab_size=size("vocab_size", config["vocab_size"]),
-        layers=size("num_hidden_layers", config["num_hidden_layers"]),
-        hidden=hidden,
-        kv_heads=kv_heads,
-        queries_per_kv=heads // kv_heads,
-        head_dim=head_dim,
-        mlp_hidden=size("intermediate_size", config["intermediate_size"]),
-        norm_eps=positive("rms_norm_eps", config.get("rms_norm_eps", 1e-6)),
-        rope_base=positive("rope_theta", rope.get("rope_theta", config.get("rope_theta", 10_000.0))),
-        context=context,
-        rope_scaling=RopeScaling(kind, positive("factor", scaling["factor"]), context) if kind == "dynamic" else None,
-    )
+def _config(model: CausalLM | ScalarModel, family: Family, origin: Origin | None) -> dict[str, Any]:
+    """The origin's config.json, with the values that training has changed; one of ours where there is no origin."""
+    scalar, shape = isinstance(model, ScalarModel), model.shape
+    config = config_of(shape, family, scalar)
+    if origin is not None and shape.family == family.model_type:
+        old = {key: value for key, value in origin.config.items() if key not in ("auto_map", "_name_or_path")}
+        before = family_of(old["architectures"][0])
+        if before is not None and before[1] == scalar:
+            config["architectures"] = old["architectures"]
+        old = {key: value for key, value in old.items() if key not in ("num_labels", "id2label", "label2id")}
+        old |= {key: config[key] for key in ("architectures", "num_labels") if key in config}
+        same = replace(shape_of(old, family), init_std=shape.init_std)
+        if same == replace(shape, context=shape.window):
+            config = old
+        else:
+            config = {key: value for key, value in old.items() if not key.startswith("rope_")} | config
+            config.pop("torch_dtype" if "dtype" in old else "", None)
+    if family.model_type.startswith("internlm"):  # Transformers has no such class
+        config["auto_map"] = {"AutoConfig": f"configuration_{family.model_type}.{family.prefix}Config"}
+    return config
 
 
-def _rope_kind(config: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """The kind of RoPE scaling that a config.json names, `default` for none, and its parameters."""
-    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    return scaling.get("rope_type") or scaling.get("type") or "default", scaling
-
-
-def _unlike_ours(config: Mapping[str, Any]) -> str | None:
-    """The first feature that our model lacks, in words; None where there is none."""
-    for name in ("bias", "attention_bias", "mlp_bias", "tie_word_embeddings"):
-        if config.get(name):
-            return f"{name} is set"
-    if config.get("hidden_act", "silu") != "silu":
-        return f"hidden_act is {config['hidden_act']}"
-    kind, scaling = _rope_kind(config)
-    if "alpha" in scaling:  # Hunyuan's, which scales at every length
-        return f"RoPE is scaled ({kind} by alpha)"
-    return None if kind in ("default", "dynamic") else f"RoPE is scaled ({kind})"
-
-
-def _read(folder: Path) -> dict[str, Tensor]:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{folder} holds no .safetensors file; weights in other forms are not read, convert them first")
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        try:
-            named = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"{index} cannot be read ({type(error).__name__}: {error}); copy it anew") from None
-        if missing := sorted(named - {path.name for path in files}):
-            raise UserError(f"{folder}: {missing[0]} is missing, which {index.name} names; copy it there")
-        files = [path for path in files if path.name in named]
-    weights: dict[str, Tensor] = {}
-    for path in files:
-        try:
-            weights |= load_file(path)
-        except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, OverflowError) as error:
-            raise UserError(f"{path} cannot be read ({error}); copy it anew") from None
-    return weights
-
-
-def _fused(weights: dict[str, Tensor], shape: Shape, folder: Path) -> dict[str, Tensor]:
+def _json(path: Path) -> dict[str, Any]:
     try:
-        return from_llama(weights, shape)
-    except (KeyError, RuntimeError) as error:
-        raise UserError(f"{folder}: q, k and v do not fit config.json ({error})") from None
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} does not describe a model ({type(error).__name__}: {error}); give a folder with config.json and "
+            ".safetensors files"
+        ) from None
+    return values
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
 def export_tokens(names: Mapping[str, int]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""InternLM2 (report section 2.2): pre-norm RMSNorm, SwiGLU, RoPE, grouped-query attention, fused `wqkv`, untied head.
+"""InternLM2 (report section 2.2) and its dense relatives: pre-norm RMSNorm, SwiGLU, RoPE, grouped-query attention with
+a fused `wqkv`. Where they differ (biases, QK norm, a head tied to the embedding), `Shape` says so.
 
 Everything works on packed tokens: a batch is one row of tokens with document borders (`cu_seqlens`), never a padded
 matrix. Names are those of the released checkpoints.
@@ -67,8 +68,8 @@ class Documents:
 
     @classmethod
     def of(cls, batch: Packed, shape: Shape, dtype: torch.dtype) -> "Documents":
-        scaled = shape.rope_scaling is not None and batch.max_seqlen > shape.window
-        cos, sin = rotary_tables(batch.positions, shape, dtype, _lengths(batch, shape) if scaled else None)
+        lengths = _lengths(batch, shape) if shape.stretches(batch.max_seqlen) else None
+        cos, sin = rotary_tables(batch.positions, shape, dtype, lengths)
         return cls(cos, sin, batch.borders)
 
 
@@ -89,18 +90,29 @@ class Attention(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.wqkv = nn.Linear(shape.hidden, (shape.heads + 2 * shape.kv_heads) * shape.head_dim, bias=False)
-        self.wo = nn.Linear(shape.heads * shape.head_dim, shape.hidden, bias=False)
+        width = shape.heads * shape.head_dim
+        self.wqkv = nn.Linear(shape.hidden, width + 2 * shape.kv_heads * shape.head_dim, bias=shape.qkv_bias)
+        self.wo = nn.Linear(width, shape.hidden, bias=shape.out_bias)
+        if shape.qk_norm:
+            self.q_norm = RMSNorm(shape.head_dim, eps=shape.norm_eps)
+            self.k_norm = RMSNorm(shape.head_dim, eps=shape.norm_eps)
         # Where rows of a batch lie on several ranks, an exchange between them is put around it.
         self.attend: Callable[..., Tensor] = attention
 
     def forward(self, x: Tensor, documents: Documents) -> Tensor:
+        q, k, v = self.project(x, documents.cos, documents.sin)
+        out = self.attend(q, k, v, *documents.borders)
+        return self.wo(out.flatten(1))
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries (tokens, heads, head_dim) and keys, values (tokens, kv_heads, head_dim) of x's rows."""
         s = self.shape
         # -1 lets the local number of groups follow from the weight: a tensor-parallel shard is a plain split.
         qkv = self.wqkv(x).view(len(x), -1, s.queries_per_kv + 2, s.head_dim)
-        q, k, v = split_rotated(qkv, documents.cos, documents.sin)
-        out = self.attend(q, k, v, *documents.borders)
-        return self.wo(out.flatten(1))
+        if s.qk_norm:
+            q, k, v = qkv.split((s.queries_per_kv, 1, 1), dim=2)
+            qkv = torch.cat([self.q_norm(q), self.k_norm(k), v], dim=2)
+        return split_rotated(qkv, cos, sin)
 
 
 class FeedForward(nn.Module):
@@ -108,9 +120,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.w1 = nn.Linear(shape.hidden, shape.mlp_hidden, bias=False)
-        self.w3 = nn.Linear(shape.hidden, shape.mlp_hidden, bias=False)
-        self.w2 = nn.Linear(shape.mlp_hidden, shape.hidden, bias=False)
+        self.w1 = nn.Linear(shape.hidden, shape.mlp_hidden, bias=shape.mlp_bias)
+        self.w3 = nn.Linear(shape.hidden, shape.mlp_hidden, bias=shape.mlp_bias)
+        self.w2 = nn.Linear(shape.mlp_hidden, shape.hidden, bias=shape.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.w2(swiglu(self.w1(x), self.w3(x)))
@@ -150,25 +162,34 @@ class Backbone(nn.Module):
         return self.norm(x)
 
 
-class Head(nn.Linear):
-    """The untied head: hidden states (tokens, hidden) -> logits (tokens, vocabulary), or losses where labels are given.
+class Head(nn.Module):
+    """Hidden states (tokens, hidden) -> logits (tokens, vocabulary), or losses where labels are given.
 
-    Losses are computed in its own forward: FSDP2 gathers a module's parameters when that is called.
+    Losses are computed in its own forward: FSDP2 gathers a module's parameters when that is called. A tied head has no
+    weight of its own; it is called with the embedding's.
     """
 
+    weight: nn.Parameter | None
+
     def __init__(self, shape: Shape, loss_chunk: int) -> None:
-        super().__init__(shape.hidden, shape.vocab_size, bias=False)
+        super().__init__()
+        linear = None if shape.tied else nn.Linear(shape.hidden, shape.vocab_size, bias=False)
+        self.register_parameter("weight", None if linear is None else nn.Parameter(linear.weight))
         self.loss_chunk = loss_chunk
 
-    def forward(self, input: Tensor, labels: Tensor | None = None, reduction: Reduction = "none") -> Tensor:
+    def forward(
+        self, input: Tensor, labels: Tensor | None = None, reduction: Reduction = "none", tied: Tensor | None = None
+    ) -> Tensor:
+        weight = self.weight if tied is None else tied
+        assert weight is not None
         if labels is None:
-            return logits_of(input, self.weight)
+            return logits_of(input, weight)
         losses = token_losses if reduction == "none" else summed_loss
-        return losses(input, self.weight, labels, self.loss_chunk)
+        return losses(input, weight, labels, self.loss_chunk)
 
 
 class CausalLM(nn.Module):
-    """InternLM2ForCausalLM."""
+    """A language model: InternLM2ForCausalLM, LlamaForCausalLM and their like."""
 
     def __init__(self, shape: Shape, loss_chunk: int = 4096) -> None:
         super().__init__()
@@ -185,12 +206,15 @@ class CausalLM(nn.Module):
         The loss of label[i] given tokens[..i] is minus its log-probability. With labels the logits never exist whole.
         reduction=sum gives the sum of the losses, for a third less work of the head in the backward.
         """
-        hidden = self.model(batch)
-        return self.output(hidden) if labels is None else self.output(hidden, labels, reduction)
+        return self.head(self.model(batch), labels, reduction)
+
+    def head(self, hidden: Tensor, labels: Tensor | None = None, reduction: Reduction = "none") -> Tensor:
+        """As the model, from the backbone's hidden states (tokens, hidden)."""
+        return self.output(hidden, labels, reduction, self.model.tok_embeddings.weight if self.shape.tied else None)
 
 
 class ScalarModel(nn.Module):
-    """InternLM2 with a 1-d head: the reward model (read at one token) and the critic (read at every token)."""
+    """A backbone with a 1-d head: the reward model (read at one token) and the critic (read at every token)."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -220,7 +244,7 @@ def initialize(model: CausalLM | ScalarModel, seed: int) -> None:
     """
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:
-            nn.init.ones_(parameter)
+            nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
             continue
         scale = 1.0
         if name.endswith(("wo.weight", "w2.weight")):

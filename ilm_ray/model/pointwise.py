@@ -31,7 +31,7 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, inverse = ctx.saved_tensors
         normal, wide = x * inverse, gradient.to(inverse.dtype)
         product = wide * normal
-        grad_weight = product.sum(0).to(weight.dtype)
+        grad_weight = product.sum(tuple(range(x.dim() - 1))).to(weight.dtype)
         along = (product * weight).mean(-1, keepdim=True)  # the part that changes a row's length alone
         return ((wide * weight - normal * along) * inverse).to(x.dtype), grad_weight, None
 

@@ -1,11 +1,12 @@
 """Rotary position embedding (RoFormer, arXiv 2104.09864) in Hugging Face's half-split form."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ilm_ray.model.shape import Shape
+from ilm_ray.model.shape import RopeScaling, Shape
 
 
 def rotary_tables(
@@ -14,18 +15,64 @@ def rotary_tables(
     """Tables of all positions: cosines twice side by side (tokens, head_dim), sines once (tokens, head_dim / 2).
 
     positions: (tokens); the tables are fp32, or fp64 for that `dtype`. lengths: (tokens) tokens of each one's document,
-    needed where one is longer than `shape.window` and RoPE is scaled. Computed for each batch, once for all layers: a
-    buffer that is not saved is garbage after building on the meta device.
+    needed where `shape.stretches`. Computed for each batch, once for all layers: a buffer that is not saved is garbage
+    after building on the meta device.
     """
-    half = shape.head_dim // 2
     exact = torch.promote_types(dtype, torch.float32)
-    exponents = -torch.arange(half, device=positions.device, dtype=exact) / half
-    if lengths is None or shape.rope_scaling is None:
-        frequencies = shape.rope_base**exponents
-    else:
-        frequencies = scaled_base(shape, lengths.to(exact))[:, None] ** exponents
-    angles = positions.to(exact)[:, None] * frequencies
-    return angles.cos().repeat(1, 2), angles.sin()
+    turns = frequencies(shape, exact, positions.device, None if lengths is None else lengths.to(exact))
+    angles = positions.to(exact)[:, None] * turns
+    cos, sin = angles.cos(), angles.sin()
+    magnitude = shape.rope_scaling.magnitude if shape.rope_scaling is not None else 1.0
+    if magnitude != 1.0:
+        cos, sin = cos * magnitude, sin * magnitude
+    return cos.repeat(1, 2), sin
+
+
+def frequencies(shape: Shape, dtype: torch.dtype, device: torch.device, lengths: Tensor | None = None) -> Tensor:
+    """Radians that each pair of a head's numbers turns from position to position: (head_dim / 2), or a row a length.
+
+    In the form and order of Transformers, bit for bit: at position 100,000 a rounding shows. linear
+    (https://kaiokendev.github.io/til) slows all frequencies down. dynamic: see `scaled_base`. YaRN (arXiv 2309.00071,
+    section 3.2) slows down those that turn seldom in the original window, by a ramp over their numbers; LLaMA 3.1 too,
+    by a ramp over their turns.
+    """
+    scaling, width = shape.rope_scaling, shape.head_dim
+    exponents = torch.arange(0, width, 2, device=device).to(dtype) / width
+    base: float | Tensor = shape.rope_base
+    if scaling is not None and scaling.kind == "dynamic" and lengths is not None:
+        base = scaled_base(shape, lengths)[:, None]
+    periods = base**exponents
+    plain = 1.0 / periods
+    if scaling is None or scaling.kind == "dynamic":
+        return plain
+    if scaling.kind == "linear":
+        return plain / scaling.factor
+    if scaling.kind == "yarn":
+        kept = 1 - _yarn_ramp(shape, scaling, dtype, device)
+        return 1.0 / (scaling.factor * periods) * (1 - kept) + plain * kept
+    turns = scaling.original / (2 * math.pi / plain)  # in the original window
+    kept = (turns - scaling.slow) / (scaling.fast - scaling.slow)
+    between = (1 - kept) * plain / scaling.factor + kept * plain
+    slowed = torch.where(turns < scaling.slow, plain / scaling.factor, between)
+    return torch.where(turns > scaling.fast, plain, slowed)
+
+
+def _yarn_ramp(shape: Shape, scaling: RopeScaling, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """0 for frequencies that stay, 1 for those that are scaled: (head_dim / 2)."""
+
+    def number(turns: float) -> float:
+        """The place, among the head's numbers, of the frequency that turns so often in the original window."""
+        log = math.log(scaling.original / (turns * 2 * math.pi))
+        return shape.head_dim * log / (2 * math.log(shape.rope_base))
+
+    low, high = number(scaling.fast), number(scaling.slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, shape.head_dim - 1)
+    if low == high:
+        high += 0.001
+    places = torch.arange(shape.head_dim // 2, dtype=dtype, device=device)
+    return ((places - low) / (high - low)).clamp(0, 1)
 
 
 def scaled_base(shape: Shape, lengths: Tensor) -> Tensor:

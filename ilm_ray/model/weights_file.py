@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+DTYPE_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 def order_of(like: Mapping[str, Tensor]) -> list[str]:
@@ -36,7 +36,11 @@ class WeightsFile:
         for name in self.order:
             tensor, start = like[name], end
             end += tensor.numel() * tensor.element_size()
-            header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+            header[name] = {
+                "dtype": DTYPE_NAMES[tensor.dtype],
+                "shape": list(tensor.shape),
+                "data_offsets": [start, end],
+            }
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         self._header = text.ljust(-(-len(text) // 8) * 8)
 

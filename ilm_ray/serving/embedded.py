@@ -24,7 +24,7 @@ from torch import Tensor
 from ilm_ray.base.errors import UserError
 from ilm_ray.data.tokens.mixture import packed_from_arrays
 from ilm_ray.model.generate import next_tokens
-from ilm_ray.model.huggingface import DTYPES, import_model
+from ilm_ray.model.huggingface import DTYPES, read_model
 from ilm_ray.model.internlm2 import CausalLM
 from ilm_ray.serving import page, protocol
 from ilm_ray.serving.protocol import ChatRequest, CompletionRequest, Refused, Token
@@ -38,7 +38,7 @@ class Embedded:
     def __init__(self, folder: Path, name: str, context: int, dtype: torch.dtype = torch.float32) -> None:
         from transformers import AutoTokenizer
 
-        model = import_model(folder)
+        model = read_model(folder)
         if not isinstance(model, CausalLM):
             raise UserError(f"{folder} is a reward model; only language models are served")
         device = "cuda" if torch.cuda.is_available() else "cpu"

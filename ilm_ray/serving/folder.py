@@ -6,6 +6,7 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.data.tokenizer.chat import config_ids
 from ilm_ray.data.tokenizer.opening import holds_tokenizer, open_tokenizer
 from ilm_ray.model.huggingface import DTYPES, export_model, export_tokens
+from ilm_ray.model.origin import load_origin
 from ilm_ray.model.weights import load_causal
 
 
@@ -20,7 +21,7 @@ def is_exported(model: Path) -> bool:
 
 
 def servable(model: Path, scratch: Path, dtype: str) -> Path:
-    """`model` itself where it is an exported folder; else its export (LLaMA format, `dtype`) in `scratch`.
+    """`model` itself where it is an exported folder; else its export (its family's format, `dtype`) in `scratch`.
 
     model: an exported folder, a stage of a run (`runs/x/sft`) or that stage's `model`. Raises UserError for anything
     else.
@@ -28,9 +29,9 @@ def servable(model: Path, scratch: Path, dtype: str) -> Path:
     if is_exported(model):
         return model
     weights, tokens = model_and_tokenizer(model)
-    tokenizer = open_tokenizer(tokens)
-    ids = export_tokens(config_ids(tokenizer))
-    export_model(load_causal(weights), scratch, "llama", DTYPES[dtype], ids)
+    tokenizer, origin = open_tokenizer(tokens), load_origin(weights)
+    ids = export_tokens(config_ids(tokenizer)) if origin is None else {}
+    export_model(load_causal(weights), scratch, None, DTYPES[dtype], ids, origin)
     tokenizer.save_huggingface(scratch)
     return scratch
 

@@ -37,7 +37,9 @@ def initialize_copying(model: CausalLM, seed: int) -> None:
     code *= math.sqrt(part) / code.norm(dim=-1, keepdim=True)  # of one length: norms then scale all tokens alike
     with torch.no_grad():
         embeddings[:, present], embeddings[:, constant] = code, 1.0
-        model.output.weight[:, following] = 8 / part * code
+        head = model.output.weight
+        assert head is not None  # it is not tied
+        head[:, following] = 8 / part * code
         # RMSNorm divides by these before the first and the second layer.
         first = math.sqrt((part + len(constant)) / shape.hidden)
         second = math.sqrt((2 * part + len(constant)) / shape.hidden)

@@ -25,7 +25,7 @@ from ilm_ray.training.measure.meter import Meter, pipeline_bubble
 from ilm_ray.training.optimizer import Kind, make_optimizer
 from ilm_ray.training.parallel.float8 import require_float8, use_float8
 from ilm_ray.training.parallel.parallelize import ParallelModel, parallelize
-from ilm_ray.training.parallel.sharding import clip_gradients, summed
+from ilm_ray.training.parallel.sharding import summed
 from ilm_ray.training.task import Losses, Micro, Task
 
 CPU = torch.device("cpu")
@@ -91,7 +91,7 @@ def _train(
     watch.at(trainer.step, "checkpoint")
     trainer.checkpoints.finish()
     if end == task.steps:
-        write_final(trainer.model, folder, task.about, lambda: watch.at(end, "writing the model"))
+        write_final(trainer.model, folder, task.about, task.base, lambda: watch.at(end, "writing the model"))
 
 
 class _TrainingState:
@@ -164,7 +164,7 @@ class _TrainingState:
         count, tokens = summed(mine, self.device, self.replicas)
         micro_losses = _backward(task, self.model, micros, self.ranks / max(count, 1.0))
         sums = self._over_all_ranks(micro_losses)
-        norm = clip_gradients(self.model.parameters(), settings.clip_norm, settings.layout.pp)
+        norm = self.model.clip_gradients(settings.clip_norm)
         verdict = self._look(sums["loss"] / max(count, 1.0), norm)
         if verdict is not None:
             return verdict

@@ -21,6 +21,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.config import Config
+from ilm_ray.model.origin import model_files
 from ilm_ray.run.journal import read_journal
 from ilm_ray.run.stage import Context, Result
 from ilm_ray.run.stopping import Stopped, stop_after_checkpoint
@@ -119,8 +120,7 @@ def run_training(
         kind = UserError if why["category"] == "bad_input" else TrainingFailed
         raise kind(f"{why['line']} Evidence: {last}")
     rows = read_journal(folder / "metrics.jsonl")
-    files = [folder / "model" / name for name in ("model.safetensors", "shape.json")]
-    files += [folder / name for name in ("metrics.jsonl", "evaluations.jsonl")]
+    files = model_files(folder / "model") + [folder / name for name in ("metrics.jsonl", "evaluations.jsonl")]
     summary = {k: rows[-1][k] for k in ("step", "loss", "tokens", "tokens_per_second")}
     faults = read_journal(attempts.folder / "diagnoses.jsonl")
     return Result(

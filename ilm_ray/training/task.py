@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -39,6 +40,7 @@ class Task(ABC):
     log_every: int
     phases: Sequence[PhaseConfig] = ()  # named in the log; see `phase_of`
     about: Mapping[str, str] = MappingProxyType({})  # metadata of the final weights, for `read_about`
+    base: Path | None = None  # folder of the model that training starts from, whose origin the result keeps
     # Batches that were left out because they did harm: JSON for a checkpoint, set again when that is loaded. None: this
     # task cannot leave out batches, and a step without a finite gradient ends the training.
     skipped: list[Any] | None = None

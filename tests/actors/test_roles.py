@@ -25,7 +25,8 @@ from ilm_ray.alignment.ppo.experience import Experience, Prompt, Rollouts, respo
 from ilm_ray.base.errors import UserError
 from ilm_ray.model.internlm2 import Packed
 from ilm_ray.model.loss import IGNORE
-from ilm_ray.model.weights import Weights, from_llama, full_weights, load_causal, load_scalar, save_internlm2
+from ilm_ray.model.names import Weights, from_llama
+from ilm_ray.model.weights import full_weights, load_causal, load_scalar, save_internlm2
 
 
 def test_an_engine_is_asked_for_no_more_tokens_than_the_policy_knows(tmp_path: Path) -> None:

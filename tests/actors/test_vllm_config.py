@@ -49,7 +49,7 @@ from vllm.v1.attention.selector import get_attn_backend
 
 from actors.ppo.engines import RolloutSettings, vllm_arguments
 from ilm_ray.config import load_config
-from ilm_ray.model.weights import llama_config
+from ilm_ray.model.families import served_config
 from ilm_ray.training.plan.alignment_memory import engine_room, work_of
 
 rows = []
@@ -62,7 +62,7 @@ for preset in ("nano", "1_8b", "7b", "20b"):
             ppo.temperature, ppo.top_p, [1], 1, 60.0, gpus, engine_room(work, ppo, 8) if colocate else None, colocate,
         )
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "config.json").write_text(json.dumps(llama_config(work.shape)))
+            (Path(folder) / "config.json").write_text(json.dumps(served_config(work.shape)))
             arguments = vllm_arguments(settings, folder, 80 * 2**30)
             made = EngineArgs(**arguments).create_engine_config(UsageContext.LLM_CLASS)
         with set_current_vllm_config(made):

@@ -18,7 +18,8 @@ from ilm_ray.alignment.ppo.digest import digests
 from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.model.generate import generate
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
-from ilm_ray.model.weights import full_weights, save_internlm2, to_llama
+from ilm_ray.model.names import to_llama
+from ilm_ray.model.weights import full_weights, save_internlm2
 
 SHAPE = Shape(vocab_size=500, layers=2, hidden=64, kv_heads=2, queries_per_kv=2, head_dim=32, mlp_hidden=96)
 

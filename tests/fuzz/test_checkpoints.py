@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from ilm_ray.data.tokenizer.base import first_tokens
 from ilm_ray.data.tokenizer.cl100k import cl100k
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
-from ilm_ray.model.huggingface import export_model, import_model
+from ilm_ray.model.huggingface import export_model, read_model
 from ilm_ray.model.internlm2 import CausalLM, Shape
 from ilm_ray.run import manifest as manifests
 from ilm_ray.run.manifest import Manifest
@@ -201,7 +201,7 @@ def importing(files: dict[str, bytes]) -> None:
     with tempfile.TemporaryDirectory() as folder, refusals():
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)
-        assert import_model(Path(folder)).shape.layers >= 1
+        assert read_model(Path(folder)).shape.layers >= 1
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Folders for others: read by Transformers, by vLLM's native InternLM2 classes, and back without a change."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.model import huggingface
-from ilm_ray.model.huggingface import export_model, import_model
+from ilm_ray.model import shards
+from ilm_ray.model.huggingface import export_model, read_model
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel, Shape, initialize
 from ilm_ray.model.weights import full_weights
 from tests.ask_vllm import NEW_TOKENS, ask_vllm
@@ -30,17 +31,17 @@ def made(kind: type[CausalLM] | type[ScalarModel], seed: int = 0) -> CausalLM | 
     return model
 
 
-@pytest.mark.parametrize("weight_format", huggingface.FORMATS)
+@pytest.mark.parametrize("weight_format", ("internlm2", "llama"))
 @pytest.mark.parametrize("kind", [CausalLM, ScalarModel])
 def test_what_was_exported_is_imported_bit_for_bit(
     weight_format: str, kind: type[CausalLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(huggingface, "SHARD", 200_000)  # bytes: several shards
+    monkeypatch.setattr(shards, "SHARD", 200_000)  # bytes: several shards
     model = made(kind)
     export_model(model, tmp_path / "out", weight_format, torch.float32, IDS)
     assert len(list((tmp_path / "out").glob("*.safetensors"))) > 2
-    back = import_model(tmp_path / "out")
-    assert type(back) is kind and (back.shape, back.shape.init_std) == (SHAPE, SHAPE.init_std)
+    back = read_model(tmp_path / "out")
+    assert type(back) is kind and back.shape == replace(SHAPE, family=weight_format)
     ours, theirs = full_weights(model), full_weights(back)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -88,9 +89,9 @@ def test_vllm_scores_as_we_do_with_its_own_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tie_word_embeddings": True}, "tie_word_embeddings"),
-        ({"attention_bias": True}, "attention_bias"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "RoPE is scaled"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1"),
+        ({"attention_bias": True}, "tensors do not fit.*bias"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "does not describe.*factor"),
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),
         ({"num_hidden_layers": 2}, "tensors do not fit"),
         ({"num_key_value_heads": 1}, "fit"),
@@ -109,28 +110,28 @@ def test_a_model_that_ours_cannot_be_is_refused_by_name(
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(UserError, match=message):
-        import_model(tmp_path)
+        read_model(tmp_path)
 
 
 def test_damaged_and_missing_weights_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface, "SHARD", 200_000)
+    monkeypatch.setattr(shards, "SHARD", 200_000)
     export_model(made(CausalLM), tmp_path, "internlm2", torch.float32, IDS)
     first, second, *_ = sorted(tmp_path.glob("*.safetensors"))
     weights = {name: tensor.clone() for name, tensor in load_file(first).items()}  # the file is mapped
     first.write_bytes(first.read_bytes()[:500])
     with pytest.raises(UserError, match=first.name):
-        import_model(tmp_path)
+        read_model(tmp_path)
     save_file({name: tensor for name, tensor in weights.items() if tensor.dim() > 1} | {"extra": torch.ones(1)}, first)
     with pytest.raises(UserError, match="tensors do not fit"):
-        import_model(tmp_path)
+        read_model(tmp_path)
     second.unlink()
     with pytest.raises(UserError, match=second.name):
-        import_model(tmp_path)
+        read_model(tmp_path)
     for content in ("{", "[]", "{}"):
         (tmp_path / "model.safetensors.index.json").write_text(content)
         with pytest.raises(UserError, match=r"index\.json cannot be read"):
-            import_model(tmp_path)
+            read_model(tmp_path)
     for path in tmp_path.glob("*.safetensors"):
         path.unlink()
     with pytest.raises(UserError, match="holds no"):
-        import_model(tmp_path)
+        read_model(tmp_path)

@@ -94,6 +94,8 @@ def pair_scores(model: Any, pairs: list[PreferencePair]) -> tuple[Tensor, Tensor
 class RewardTask(Task):
     """Batches by tokens, not by pairs; AdamW, cosine from max_lr to min_lr, one or more epochs."""
 
+    base: Path
+
     def __init__(self, config: Config, run_dir: Path) -> None:
         self.config, self.base = config, run_dir / "sft" / "model"
         self.checkpoint_every, self.log_every = config.reward.checkpoint_every, config.training.log_every

@@ -16,18 +16,20 @@ from ilm_ray.training.parallel.parallelize import ParallelModel
 PIECE_BYTES = 2**30  # of the model, written between two heartbeats
 
 
-def write_final(model: ParallelModel, folder: Path, about: Mapping[str, str], alive: Callable[[], None]) -> None:
+def write_final(
+    model: ParallelModel, folder: Path, about: Mapping[str, str], base: Path | None, alive: Callable[[], None]
+) -> None:
     """Write `folder/model` from the last checkpoint, which holds all layers whatever rank had them.
 
     Every rank calls it. Rank 0 writes a piece at a time and never holds the whole. The other ranks meet it after each
     piece, and every rank calls `alive` before it: so a rank counts as hung when a piece takes too long, not when the
-    model is large.
+    model is large. about, base: as in `save_internlm2`.
     """
     with torch.device("meta"):
         like = (CausalLM if isinstance(model.parts[0], CausalLM) else ScalarModel)(model.shape).state_dict()
     pieces = _cut(order_of(like), {name: tensor.numel() * tensor.element_size() for name, tensor in like.items()})
     first = dist.get_rank() == 0
-    with new_internlm2(folder / "model", model.shape, like, about) if first else nullcontext() as out:
+    with new_internlm2(folder / "model", model.shape, like, about, base) if first else nullcontext() as out:
         for piece in pieces:
             alive()
             if out is not None:

@@ -17,7 +17,7 @@ from ilm_ray.model.internlm2 import CausalLM, Packed, Reduction, ScalarModel, Sh
 from ilm_ray.training.parallel.context import gather_rows, padded, slice_of, split_context, sum_slices
 from ilm_ray.training.parallel.mesh import Meshes
 from ilm_ray.training.parallel.recompute import compile_blocks, recompute_blocks
-from ilm_ray.training.parallel.sharding import keep_states, shard_states
+from ilm_ray.training.parallel.sharding import clip_gradients, keep_states, shard_states
 from ilm_ray.training.parallel.stages import Pipeline, Window, cut
 from ilm_ray.training.parallel.tensor import split_tensors
 
@@ -90,6 +90,11 @@ class ParallelModel:
 
     def parameters(self) -> Iterator[nn.Parameter]:
         return itertools.chain.from_iterable(part.parameters() for part in self.parts)
+
+    def clip_gradients(self, max_norm: float) -> float:
+        """Scale all gradients so that their global norm is at most `max_norm`; returns the norm before."""
+        shared = self.pipeline.shared if self.pipeline is not None else None
+        return clip_gradients(self.parameters(), max_norm, self.layout.pp, shared.parameter if shared else None)
 
     def active(self) -> AbstractContextManager[None]:
         """Context for forward and backward of the model: with tp the logits are split over the vocabulary."""

@@ -35,7 +35,9 @@ def shard_states(model: CausalLM | ScalarModel, mesh: DeviceMesh, layout: Layout
     reshard = _kept_after_forward(layout)
     units: list[Any] = []  # in the order in which the forward comes to them
     embedding, norm = model.model.tok_embeddings, model.model.norm
-    if isinstance(embedding, nn.Embedding):  # absent from the later stages of a pipeline
+    tied = [embedding] if isinstance(model, CausalLM) and model.shape.tied and embedding.weight is not None else []
+    if isinstance(embedding, nn.Embedding) and not (tied and isinstance(norm, nn.RMSNorm)):
+        # Absent from the later stages of a pipeline; where the head is tied and here, one unit with it.
         shard(embedding, reshard_after_forward=reshard)
         units.append(embedding)
         units[0].set_unshard_in_backward(False)  # its gradient needs no weights
@@ -45,7 +47,7 @@ def shard_states(model: CausalLM | ScalarModel, mesh: DeviceMesh, layout: Layout
     if isinstance(norm, nn.RMSNorm):
         head = model.output if isinstance(model, CausalLM) else model.v_head
         # The backward begins with the head: splitting it after the forward would only gather it again at once.
-        shard([norm, head], reshard_after_forward=False)
+        shard([*tied, norm, head], reshard_after_forward=False)
         units.append(head)
     shard(model)  # no parameter is left; calls begin and end here
     _prefetch(units, layout.prefetch)
@@ -74,10 +76,13 @@ def keep_states(model: nn.Module, layout: Layout, last: bool) -> None:
     model.set_requires_all_reduce(last)  # copies of a group add up their gradients once a step
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, stages: int = 1) -> float:
+def clip_gradients(
+    parameters: Iterable[nn.Parameter], max_norm: float, stages: int = 1, twice: nn.Parameter | None = None
+) -> float:
     """Scale all gradients so that their global norm is at most `max_norm`; returns the norm before.
 
     Every rank calls it, each with its share of the parameters; `stages`: pipeline ranks, which hold different ones.
+    twice: the parameter that two of them hold, with the same gradient.
     torch's own refuses gradients that lie on different meshes (pytorch#180346).
     """
     holders = dist.get_world_size() // stages  # ranks that hold a stage's parameters, in shares or copies
@@ -85,7 +90,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, stages: 
     for parameter in parameters:
         if parameter.grad is not None:
             local, shares = local_share(parameter.grad)
-            by_copies.setdefault(holders // shares, []).append(local)
+            by_copies.setdefault((1 + (parameter is twice)) * holders // shares, []).append(local)
     # Each rank with a copy of a share counts a part of it, so one sum over all ranks gives the whole.
     norms = [(nn.utils.get_total_norm(gradients), copies) for copies, gradients in by_copies.items()]
     square = torch.stack([norm.double() ** 2 / copies for norm, copies in norms]).sum()

@@ -12,22 +12,66 @@ from torch import Tensor, nn
 from ilm_ray.config.layout import Layout
 from ilm_ray.model.internlm2 import CausalLM, Packed, Reduction
 from ilm_ray.training.parallel.mesh import Meshes
+from ilm_ray.training.parallel.sharding import local_share
 
 Window = tuple[Packed, Tensor]  # packed tokens and the label of each
+
+
+class Passed(nn.Module):
+    """In the place of another stage's module: it gives back its input.
+
+    weight: the embedding's, in the last stage of a model whose head is tied to it.
+    """
+
+    weight: nn.Parameter | None
+
+    def __init__(self, weight: nn.Parameter | None = None) -> None:
+        super().__init__()
+        self.register_parameter("weight", weight)
+
+    def forward(self, x: Tensor, *_: Any) -> Tensor:
+        return x
 
 
 def cut(model: CausalLM, stage: int, stages: int) -> CausalLM:
     """The part of `model` that holds the layers of one stage; it shares its modules with `model` and keeps their names.
 
-    Modules of other stages become identities: hidden states enter in place of tokens and leave in place of losses.
+    Modules of other stages give back their input: hidden states enter in place of tokens and leave in place of losses.
+    Where the head is tied, first and last stage both have the matrix: see `SharedMatrix`.
     """
-    backbone, layers = model.model, model.shape.layers
+    backbone, layers, last = model.model, model.shape.layers, stage == stages - 1
     mine = range(stage * layers // stages, (stage + 1) * layers // stages)
     held: dict[int, nn.Module] = {id(backbone.layers): nn.ModuleDict({str(i): backbone.layers[str(i)] for i in mine})}
-    held[id(backbone.tok_embeddings)] = backbone.tok_embeddings if stage == 0 else nn.Identity()
+    embedding = backbone.tok_embeddings
+    held[id(embedding)] = embedding if stage == 0 else Passed(_shared(model) if last else None)
     for module in (backbone.norm, model.output):
-        held[id(module)] = module if stage == stages - 1 else nn.Identity()
+        held[id(module)] = module if last else Passed()
     return copy.deepcopy(model, held)  # copies the containers alone: modules in `held` are shared
+
+
+def _shared(model: CausalLM) -> nn.Parameter | None:
+    """The matrix of a tied head where a model, or a stage, has it."""
+    weight: Any = model.model.tok_embeddings.weight
+    return weight if model.shape.tied else None
+
+
+class SharedMatrix:
+    """The matrix that embedding and tied head share, which the first and the last rank of a pipeline both hold.
+
+    Their first values and updates are the same, so they stay the same. Every rank makes one.
+    """
+
+    def __init__(self, parts: Sequence[CausalLM], meshes: Meshes) -> None:
+        ranks = meshes.reading.mesh.flatten(1)  # (pp, the others)
+        pairs = ranks[[0, -1]].T.tolist()
+        self.group = meshes.group("pp") if len(ranks) == 2 else dist.new_subgroups_by_enumeration(pairs)[0]
+        self.parameter = next((weight for weight in map(_shared, parts) if weight is not None), None)
+
+    def sum_gradient(self) -> None:
+        """Add up what the embedding and the head leave, once all micro-batches of a step have gone backward."""
+        if self.parameter is not None:
+            assert self.parameter.grad is not None
+            dist.all_reduce(local_share(self.parameter.grad)[0], group=self.group)
 
 
 class Pipeline:
@@ -42,6 +86,7 @@ class Pipeline:
         self.windows, self.scale = list[Window](), 1.0  # of the step under way
         self.fed = dict.fromkeys(self.numbers, 0)  # windows that each stage has begun
         self.device = device
+        self.shared = SharedMatrix(parts, meshes) if parts[0].shape.tied else None
         # Of tensors between stages.
         self.dtype = torch.bfloat16 if precision == "bf16" else next(parts[0].parameters()).dtype
         # A summed loss keeps a gradient of the head's size until the micro-batch's backward. GPipe runs all backwards
@@ -54,6 +99,8 @@ class Pipeline:
     def step(self, windows: list[Window], scale: float) -> Tensor:
         """Forward and backward of this rank's slices, all of one length; adds up gradients of scale * summed losses.
 
+        Where the head is tied, it is called once between two steps of the optimizer.
+
         Returns the summed loss of each slice (windows); 0 on ranks without the last stage.
         """
         self.windows, self.scale, self.fed = windows, scale, dict.fromkeys(self.numbers, 0)
@@ -65,6 +112,8 @@ class Pipeline:
         arguments = (numbers,) if 0 in self.numbers else ()
         target = {"target": numbers, "losses": losses} if self.last in self.numbers else {}
         schedule.step(*arguments, return_outputs=False, **target)
+        if self.shared is not None:
+            self.shared.sum_gradient()
         self.windows = []
         if not losses:
             return torch.zeros(len(windows), dtype=self._loss_dtype, device=self.device)

@@ -18,7 +18,8 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
-from ilm_ray.model.internlm2 import CausalLM, ScalarModel
+from ilm_ray.model.internlm2 import CausalLM, Head, ScalarModel
+from ilm_ray.training.parallel.stages import Passed
 
 
 def split_tensors(model: CausalLM | ScalarModel, mesh: DeviceMesh, sequence_parallel: bool) -> None:
@@ -34,18 +35,20 @@ def split_tensors(model: CausalLM | ScalarModel, mesh: DeviceMesh, sequence_para
         plan["model.norm"] = SequenceParallel(sequence_dim=0)
         # The head takes all rows, so that labels and chunks are the same on every rank.
         plan["model"] = PrepareModuleOutput(output_layouts=between, desired_output_layouts=Replicate())
-    if isinstance(model, CausalLM) and isinstance(model.output, nn.Linear):
+    if isinstance(model, CausalLM) and isinstance(model.output, Head) and not model.shape.tied:
         plan["output"] = _SplitVocabulary()
+    if isinstance(model.model.tok_embeddings, Passed) and model.model.tok_embeddings.weight is not None:
+        plan["model.tok_embeddings"] = _SplitVocabulary()  # for the tied head of a pipeline's last stage
     if plan:
         parallelize_module(model, mesh, plan)
     if isinstance(model.model.tok_embeddings, nn.Embedding):
         model.model.tok_embeddings.register_forward_hook(_copied)
     for block in model.model.layers.values():
-        parallelize_module(block, mesh, _block_plan(sequence_parallel))
+        parallelize_module(block, mesh, _block_plan(sequence_parallel, model.shape.qk_norm))
     model.register_forward_hook(_whole)
 
 
-def _block_plan(sequence_parallel: bool) -> dict[str, ParallelStyle]:
+def _block_plan(sequence_parallel: bool, qk_norm: bool) -> dict[str, ParallelStyle]:
     between = Shard(0) if sequence_parallel else Replicate()
     plan: dict[str, ParallelStyle] = {
         "attention.wqkv": ColwiseParallel(),
@@ -54,6 +57,8 @@ def _block_plan(sequence_parallel: bool) -> dict[str, ParallelStyle]:
         "feed_forward.w3": ColwiseParallel(),
         "feed_forward.w2": RowwiseParallel(output_layouts=between),
     }
+    if qk_norm:  # of each rank's own heads: (rows, groups, heads of a group, head_dim) split by groups
+        plan |= dict.fromkeys(("attention.q_norm", "attention.k_norm"), _NormOfHeads())
     if sequence_parallel:
         plan |= {
             "attention_norm": SequenceParallel(sequence_dim=0),
@@ -64,11 +69,18 @@ def _block_plan(sequence_parallel: bool) -> dict[str, ParallelStyle]:
     return plan
 
 
+class _NormOfHeads(SequenceParallel):
+    """A norm with whole weights over parts of the heads: its weights' gradients are added up over the ranks."""
+
+    def __init__(self) -> None:
+        super().__init__(sequence_dim=1, use_local_output=True)
+
+
 class _SplitVocabulary(ParallelStyle):
     """Rows of the head's matrix over the ranks; `model.loss` computes with them. Its inputs and outputs stay."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        assert isinstance(module, nn.Linear)
+        assert isinstance(module.weight, nn.Parameter)
         weight = distribute_tensor(module.weight, device_mesh, [Shard(0)])
         module.register_parameter("weight", nn.Parameter(weight))
         return module

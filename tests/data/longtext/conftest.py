@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ilm_ray.base.jsonl import JsonObject, write_jsonl
 from ilm_ray.data.documents.language import tokens
@@ -13,8 +14,9 @@ from ilm_ray.data.tokenizer.base import first_tokens
 from ilm_ray.data.tokenizer.cl100k import cl100k
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.data.tokens.shards import write_shard
+from ilm_ray.model.huggingface import export_model
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
-from ilm_ray.model.weights import save_internlm2, save_llama
+from ilm_ray.model.weights import save_internlm2
 from ilm_ray.run.manifest import Manifest, commit
 
 VOCABULARY = 600
@@ -44,7 +46,7 @@ def scorers(tmp_path_factory: pytest.TempPathFactory, small_tokenizer: Tokenizer
     initialize(model, 7)
     save_internlm2(model, folder / "own")
     small_tokenizer.save(folder / "own")
-    save_llama(model, folder / "llama")
+    export_model(model, folder / "llama", "llama", torch.float32)
     small_tokenizer.save_huggingface(folder / "llama")
     return folder
 

@@ -1,5 +1,6 @@
 """Three training steps of a small model in any layout, and the same steps by one process with torch alone."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,12 +17,17 @@ from ilm_ray.config.layout import Layout
 from ilm_ray.data.tokens.mixture import packed_from_arrays
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
 from ilm_ray.model.loss import IGNORE
+from ilm_ray.model.shape import RopeScaling
 from ilm_ray.training.parallel.parallelize import ParallelModel, parallelize
-from ilm_ray.training.parallel.sharding import clip_gradients
 from ilm_ray.training.parallel.stages import Window
 from tests.processes import run_ranks
 
 SHAPE = Shape(vocab_size=96, layers=4, hidden=64, kv_heads=4, queries_per_kv=2, head_dim=8, mlp_hidden=96, init_std=0.1)
+# All that families vary, at once: a tied head, every bias, QK norm, scaled RoPE.
+FAMILY = dataclasses.replace(
+    SHAPE, tied=True, qkv_bias=True, out_bias=True, mlp_bias=True, qk_norm=True,
+    rope_scaling=RopeScaling("llama3", 4.0, 16, 1.0, 4.0),
+)  # fmt: skip
 CONTEXT, SEQUENCES, STEPS, CLIP = 32, 16, 3, 0.5
 
 
@@ -51,10 +57,14 @@ class Trained:
         }
 
 
-def build(dtype: torch.dtype) -> CausalLM:
-    """The same weights wherever it is called."""
-    model = CausalLM(SHAPE, loss_chunk=40)
+def build(dtype: torch.dtype, shape: Shape = SHAPE) -> CausalLM:
+    """The same weights wherever it is called; biases and weights of QK norms are not what training begins with."""
+    model = CausalLM(shape, loss_chunk=40)
     initialize(model, seed=3)
+    generator = torch.Generator().manual_seed(4)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("bias", "q_norm.weight", "k_norm.weight")):
+            nn.init.normal_(parameter, 0.5, 0.1, generator)
     return model.to(dtype)
 
 
@@ -95,9 +105,9 @@ def forward(model: CausalLM | ParallelModel) -> Tensor:
     return torch.cat([model(batch, labels)[:, None], model(batch)], dim=1)
 
 
-def train_alone(dtype: torch.dtype) -> Trained:
+def train_alone(dtype: torch.dtype, shape: Shape = SHAPE) -> Trained:
     """The oracle: one process, the plain model on the whole batch at once, torch's own clipping and optimizer."""
-    model, out = build(dtype), Trained()
+    model, out = build(dtype, shape), Trained()
     optimizer = make_optimizer(model.parameters(), dtype)
     for step in range(STEPS):
         optimizer.zero_grad()
@@ -124,7 +134,7 @@ def train_step(model: ParallelModel, optimizers: Sequence[optim.Optimizer], step
     losses = model.backward_windows(windows, dp / valid_tokens(step))
     loss = torch.stack(losses).sum().double()
     dist.all_reduce(loss, group=model.meshes.group("dp"))
-    norm = clip_gradients(model.parameters(), CLIP, model.layout.pp)
+    norm = model.clip_gradients(CLIP)
     for optimizer in optimizers:
         optimizer.step()
     return loss.item() / valid_tokens(step), norm
@@ -134,12 +144,12 @@ def _whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def _train(cases: Sequence[tuple[Layout, torch.dtype]], folder: str) -> None:
+def _train(cases: Sequence[tuple[Layout, torch.dtype]], folder: str, shape: Shape) -> None:
     logging.getLogger("torch.distributed.tensor").setLevel(logging.ERROR)  # full_tensor gathers over two meshes in turn
     for number, (layout, dtype) in enumerate(cases):
         stored = torch.float32 if dtype == torch.bfloat16 else dtype  # bf16 computes so and keeps fp32 weights
         precision = "bf16" if dtype == torch.bfloat16 else "fp32"
-        model, out = parallelize(build(stored), layout, torch.device("cpu"), precision), Trained()
+        model, out = parallelize(build(stored, shape), layout, torch.device("cpu"), precision), Trained()
         optimizers = [make_optimizer(part.parameters(), stored) for part in model.parts]
         for step in range(STEPS):
             loss, norm = train_step(model, optimizers, step)
@@ -157,16 +167,18 @@ def _train(cases: Sequence[tuple[Layout, torch.dtype]], folder: str) -> None:
 
 
 def train_layouts(
-    cases: Sequence[tuple[Layout, torch.dtype]], ranks: int, folder: Path, deadline_s: float
+    cases: Sequence[tuple[Layout, torch.dtype]], ranks: int, folder: Path, deadline_s: float, shape: Shape = SHAPE
 ) -> list[Trained]:
     """Train each layout, one after the other on the same ranks, and put the stages' figures together."""
-    run_ranks(_train, ranks, cases, str(folder), deadline_s=deadline_s)
+    run_ranks(_train, ranks, cases, str(folder), shape, deadline_s=deadline_s)
     results = []
     for number, (layout, _) in enumerate(cases):
         whole = Trained()
         for stage in range(layout.pp):
             saved = torch.load(folder / f"{number}-{stage}.pt", weights_only=True)
-            assert not whole.weights.keys() & saved["weights"].keys(), "two stages hold the same layer"
+            for name in whole.weights.keys() & saved["weights"].keys():
+                assert shape.tied and name == "model.tok_embeddings.weight", "two stages hold the same layer"
+                assert all(torch.equal(getattr(whole, of)[name], saved[of][name]) for of in ("weights", "gradients"))
             whole.weights |= saved["weights"]
             whole.gradients |= saved["gradients"]
             whole.losses, whole.norms, whole.forward = saved["losses"], saved["norms"], saved["forward"]

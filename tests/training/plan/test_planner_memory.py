@@ -18,7 +18,6 @@ from ilm_ray.data.tokens.mixture import packed_from_arrays
 from ilm_ray.model.internlm2 import CausalLM, Shape
 from ilm_ray.training.optimizer import adamw
 from ilm_ray.training.parallel.parallelize import parallelize
-from ilm_ray.training.parallel.sharding import clip_gradients
 from ilm_ray.training.plan.memory import peak_memory
 from ilm_ray.training.plan.step import OptimizerStep
 from tests.processes import run_ranks
@@ -103,7 +102,7 @@ def _measure(cases: list[Case], folder: str) -> None:
                 windows = [(packed_from_arrays([tokens]), torch.from_numpy(tokens)) for _ in range(micros)]
                 tracker.peak = tracker.live
                 model.backward_windows(windows, 1e-3)
-                clip_gradients(model.parameters(), 1.0, layout.pp)
+                model.clip_gradients(1.0)
                 for optimizer in optimizers:
                     optimizer.step()
         peak = torch.tensor(tracker.peak)
