@@ -173,7 +173,7 @@ def _export(a: argparse.Namespace) -> dict[str, Any]:
     with _whole(a.out) as folder:
         config = export_model(model, folder, a.format, DTYPES[a.dtype] if a.dtype else None, ids, origin)
         if a.stage == "reward":  # without them its scores mean nothing
-            save_conditions(folder, tokenizer, load_conditions(a.run_dir / "reward" / "model", tokenizer))
+            save_conditions(folder, tokenizer, load_conditions(a.run_dir / "reward" / "model", tokenizer).prompts)
         tokenizer.save_huggingface(folder)
     parameters = sum(p.numel() for p in model.parameters())
     written = {"format": config["model_type"], "dtype": config.get("dtype") or config["torch_dtype"]}

@@ -14,6 +14,7 @@ import yaml
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
+from ilm_ray.config.road import STAGES
 from ilm_ray.report.cards import write_card_page
 from ilm_ray.report.charts.basic import HALF, Bars, bar_chart
 from ilm_ray.report.html import page
@@ -29,7 +30,7 @@ from ilm_ray.report.sections.text import funnel_steps, text_section
 from ilm_ray.report.sections.training import pretrain_section, sft_section
 from ilm_ray.run.journal import read_journal
 from ilm_ray.run.manifest import Manifest
-from ilm_ray.run.rundata import STAGES, Row, as_number, is_number, read_json, read_manifests, read_rows
+from ilm_ray.run.rundata import Row, as_number, is_number, read_json, read_manifests, read_rows
 
 NAME = "report.html"
 SECTIONS = (
