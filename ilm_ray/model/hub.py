@@ -1,4 +1,4 @@
-"""Model folders that a setting names: a path, or `hf://owner/name` on the Hugging Face Hub."""
+"""Model folders that a setting names: a path, or `hf://owner/name` on the Hugging Face Hub; and the way there."""
 
 import re
 from pathlib import Path
@@ -34,6 +34,24 @@ def model_folder(place: str, files: list[str] = _FILES) -> Path:
         raise UserError(
             f"{place} cannot be downloaded ({line}); check the name, the network and HF_TOKEN, or give a folder"
         ) from None
+
+
+def upload_folder(folder: Path, place: str, token: str) -> str:
+    """Upload a folder's files as the model hf://owner/name, private if it is new; returns the commit's address.
+
+    Raises UserError where the Hub refuses it.
+    """
+    name = hub_name(place)
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi(token=token)
+    try:
+        api.create_repo(name, private=True, exist_ok=True)
+        return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload from ilm_ray"))
+    except (HfHubHTTPError, OSError) as error:
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{place} was not uploaded ({line}); check the name, the network and HF_TOKEN") from None
 
 
 def hub_name(place: str) -> str:
