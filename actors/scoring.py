@@ -19,7 +19,7 @@ from actors.ppo.roles import Inputs, gpu_share, reward_settings, rollout_setting
 from actors.ppo.rollout import Rollout
 from ilm_ray.alignment.inputs import prompt_rows
 from ilm_ray.alignment.ppo.experience import Prompt, Rollouts
-from ilm_ray.alignment.reward.conditional import condition_prefix
+from ilm_ray.alignment.reward.conditional import Conditions, condition_prefix
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config
 from ilm_ray.config.alignment import PPOConfig
@@ -31,18 +31,19 @@ from ilm_ray.training.measure import cost
 
 
 def read_prompts(
-    config: Config, tokenizer: AnyTokenizer, conditions: dict[str, str], split: str
+    config: Config, tokenizer: AnyTokenizer, conditions: Conditions, split: str
 ) -> tuple[list[Prompt], int]:
     """Tokenised prompts of a split (`train` or `heldout`), and the number of prompts left out as too long.
 
     Raises UserError where no prompt is left, or where the reward model does not know a prompt's domain.
     """
     rows = [row for row in prompt_rows(config) if row.get("split", "train") == split]
-    unknown = sorted({row["domain"] for row in rows} - conditions.keys())
-    if unknown:
+    unknown = sorted({row["domain"] for row in rows} - conditions.prompts.keys())
+    if unknown and conditions.prompts:
         raise UserError(
             f"ppo.prompts has domain '{unknown[0]}' that the reward model was not trained with "
-            f"({', '.join(sorted(conditions))}); change the prompts or train it with reward.system_prompts.{unknown[0]}"
+            f"({', '.join(sorted(conditions.prompts))}); change the prompts or train it with "
+            f"reward.system_prompts.{unknown[0]}"
         )
     prompts = [
         Prompt(str(row["id"]), row["domain"], encode_chat(tokenizer, row["prompt"], generation_prompt=True).ids)
@@ -57,12 +58,12 @@ def read_prompts(
     return kept, len(prompts) - len(kept)
 
 
-def chat_ids(tokenizer: AnyTokenizer, conditions: dict[str, str]) -> ChatIds:
+def chat_ids(tokenizer: AnyTokenizer, conditions: Conditions) -> ChatIds:
     """Token ids of the conditions, of an answer's end, and of what the chat template writes behind that end."""
     ids, mask = encode_chat(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
     return ChatIds(
-        {domain: condition_prefix(tokenizer, text) for domain, text in conditions.items()},
-        tokenizer.reward_id,
+        {domain: condition_prefix(tokenizer, text) for domain, text in conditions.prompts.items()},
+        conditions.reward_id,
         tokenizer.turn_end_id,
         ids[len(mask) - mask[::-1].index(1) :],
         [tokenizer.turn_end_id, tokenizer.eos_id],
@@ -140,7 +141,7 @@ def _sampling_s(ppo: PPOConfig, shape: Shape, prompts: int, on_gpu: bool) -> flo
 
 
 def score_pairs(
-    model: Path, pairs: Sequence[dict[str, Any]], tokenizer: AnyTokenizer, conditions: dict[str, str], config: Config
+    model: Path, pairs: Sequence[dict[str, Any]], tokenizer: AnyTokenizer, conditions: Conditions, config: Config
 ) -> list[tuple[float, float]]:
     """Scores (chosen, rejected) of pairs in the form of `reward.data`, under the condition of each pair's domain."""
     if not pairs:

@@ -8,11 +8,12 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.base.places import located
 from ilm_ray.config import Config, load_config
 from ilm_ray.config.training import PhaseConfig
+from ilm_ray.model.shape import Shape
 from ilm_ray.training.plan.cards import DEVICES
 from ilm_ray.training.plan.devices import ATTAINABLE_LINK, GB, GIB, USABLE_MEMORY, Device
 from ilm_ray.training.plan.forecast import Forecast, checkpoint_bytes
 from ilm_ray.training.plan.planner import LayoutPlan, Ranking, rank, written
-from ilm_ray.training.plan.shape import shape_of
+from ilm_ray.training.plan.shape import planned_shape
 from ilm_ray.training.plan.shardings import sharding_table
 from ilm_ray.training.plan.step import OptimizerStep
 
@@ -53,7 +54,7 @@ def ranking(config: Config, devices: int, device: Device, context: int) -> Ranki
         raise UserError(f"--context {context} must divide the preset's batch of {tokens} tokens; choose another")
     sequences = tokens // context
     step = OptimizerStep(context, sequences, sequences, training.precision, training.loss_chunk)  # any micro-batch
-    return rank(shape_of(config, config.tokenizer.vocab_size), devices, device, step)
+    return rank(planned_shape(config), devices, device, step)
 
 
 def distinct(plans: Iterable[LayoutPlan], top: int) -> list[LayoutPlan]:
@@ -103,7 +104,7 @@ def phase_cells(row: Forecast, phase: PhaseConfig, all_tokens: int) -> tuple[str
         f"{phase.steps:,}",
         f"{phase.batch_tokens:,}",
         f"{plan.step.at_once} x {phase.context}",
-        f"{phase.rope_base:,.0f}",
+        "as before" if phase.rope_base is None else f"{phase.rope_base:,.0f}",
         f"{plan.memory.total / GIB:.1f}",
         f"{row.tokens_per_second:,.0f}",
         f"{row.seconds / 3600:,.4g}",
@@ -128,9 +129,9 @@ def data_tokens(path: str | None) -> int | None:
     return file.stat().st_size // 4 if file is not None and file.is_file() else None
 
 
-def checkpoint_line(config: Config, vocab_size: int) -> str:
+def checkpoint_line(config: Config, shape: Shape) -> str:
     """What checkpoints take, and how often one is written."""
-    training, weights = checkpoint_bytes(config, vocab_size)
+    training, weights = checkpoint_bytes(shape)
     return (
         f"Checkpoints: {training / GB:,.3g} GB each (weights and two moments in fp32), every "
         f"{config.pretrain.checkpoint_every:,} steps, {config.training.keep_checkpoints} kept; exported weights in "

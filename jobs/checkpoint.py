@@ -5,7 +5,7 @@
     python jobs/checkpoint.py diff    --run-dir DIR --stage S A B [--top 20]
     python jobs/checkpoint.py promote --run-dir DIR --stage S --step N
     python jobs/checkpoint.py export  --run-dir DIR --stage pretrain|sft|ppo|reward --out DIR [--step N]
-                                      [--format FAMILY] [--dtype bf16|fp16|fp32]
+                                      [--format FAMILY] [--dtype bf16|fp16|fp32] [--upload hf://owner/name]
     python jobs/checkpoint.py import  --model DIR --out DIR
 
 `ls` lists the copies in all tiers and looks at local files' sizes; `verify` hashes local ones and names what is
@@ -13,13 +13,15 @@ damaged (exit code 2). `diff` compares the weights and moments of two steps. `pr
 model that later stages read: they run anew, the stage itself does not. `export` writes a folder with config, weights,
 tokenizer and chat template, as the family's checkpoint that the run began with, in its type; a model of our own goes
 out in LLaMA's format, which Transformers and vLLM read as it is. `import` turns a checkpoint of any dense family into
-a folder that our own stages read, with a reward model's conditions.
+a folder that our own stages read, with a reward model's conditions. `export` also writes a model card, and `--upload`
+sends the folder to the Hub with the token in HF_TOKEN; without one it lists the files that would go.
 Words for people come first, the last line is one JSON object. Exit codes as for every job: 0 done, 2 bad input, 1
 anything else.
 """
 
 import argparse
 import contextlib
+import os
 import shutil
 import sys
 import time
@@ -72,6 +74,7 @@ def _parser() -> Parser:
     out.add_argument("--step", type=int, help="of one of its checkpoints (default: the stage's model)")
     out.add_argument("--format", choices=sorted(FAMILIES), help="default: the model's own, else llama")
     out.add_argument("--dtype", choices=sorted(DTYPES), help="default: that of the model that it began with, else bf16")
+    out.add_argument("--upload", metavar="hf://owner/name", help="send the folder there, with HF_TOKEN")
     into = verbs.add_parser("import", help="a dense family's checkpoint, for our stages")
     into.add_argument("--model", type=Path, required=True, help="folder with config.json and .safetensors")
     into.set_defaults(work=_import)
@@ -155,30 +158,50 @@ def _promote(a: argparse.Namespace) -> dict[str, Any]:
 
 def _export(a: argparse.Namespace) -> dict[str, Any]:
     from ilm_ray.alignment.reward.conditional import load_conditions, save_conditions
-    from ilm_ray.data.tokenizer.chat import config_ids
     from ilm_ray.data.tokenizer.opening import open_tokenizer
-    from ilm_ray.model.huggingface import DTYPES, export_model, export_tokens
+    from ilm_ray.model.hub import hub_name
+    from ilm_ray.model.huggingface import DTYPES, export_model
     from ilm_ray.model.origin import load_origin
     from ilm_ray.model.weights import load_causal, load_scalar
+    from ilm_ray.serving.folder import token_ids
+    from ilm_ray.serving.model_card import model_card
     from ilm_ray.training.checkpoints.promotion import whole_checkpoint, whole_model
 
+    if a.upload is not None:
+        hub_name(a.upload)  # a wrong one is refused before anything is written
     tokenizer = open_tokenizer(a.run_dir / "tokenizer")
     if a.step is None:
         model = (load_scalar if a.stage == "reward" else load_causal)(a.run_dir / a.stage / "model")
     else:
         model = whole_model(whole_checkpoint(_folder(a), a.step))
     origin = load_origin(a.run_dir / a.stage / "model")
-    ids = export_tokens(config_ids(tokenizer)) if origin is None else {}
+    ids = token_ids(tokenizer, origin)
     ids |= {"reward_token_id": tokenizer.reward_id} if a.stage == "reward" else {}
     with _whole(a.out) as folder:
         config = export_model(model, folder, a.format, DTYPES[a.dtype] if a.dtype else None, ids, origin)
         if a.stage == "reward":  # without them its scores mean nothing
-            save_conditions(folder, tokenizer, load_conditions(a.run_dir / "reward" / "model", tokenizer))
+            save_conditions(folder, tokenizer, load_conditions(a.run_dir / "reward" / "model", tokenizer).prompts)
         tokenizer.save_huggingface(folder)
+        if a.step is None and (a.run_dir / a.stage / "manifest.json").is_file():  # a step is no finished stage
+            card = model_card(a.run_dir, a.stage, a.out.name)
+            write_text_atomic(folder / "README.md", card)
+    sent = {} if a.upload is None else {"upload": _upload(a.out, a.upload)}
     parameters = sum(p.numel() for p in model.parameters())
     written = {"format": config["model_type"], "dtype": config.get("dtype") or config["torch_dtype"]}
-    exported = {"stage": a.stage, **written, "parameters": parameters, "out": str(a.out)}
+    exported = {"stage": a.stage, **written, "parameters": parameters, "out": str(a.out)} | sent
     return exported if a.step is None else exported | {"step": a.step}
+
+
+def _upload(folder: Path, place: str) -> dict[str, Any]:
+    from ilm_ray.model.hub import upload_folder
+
+    files = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+    for name, size in files.items():
+        print(f"{size:>16,}  {name}")
+    if token := os.environ.get("HF_TOKEN"):
+        return {"to": place, "commit": upload_folder(folder, place, token)}
+    print(f"Nothing was sent to {place}: HF_TOKEN is not set. These files would go.")
+    return {"to": place, "dry_run": True, "files": len(files), "bytes": sum(files.values())}
 
 
 def _import(a: argparse.Namespace) -> dict[str, Any]:

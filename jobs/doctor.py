@@ -22,13 +22,14 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.config import Config
 from ilm_ray.config.named_data import needed, off_line, steps_off
+from ilm_ray.config.road import in_effect, stages_on
 from ilm_ray.config.run_folder import choose_settings
 from ilm_ray.run import doctor
 from ilm_ray.run.doctor import GIB, Finding
 from ilm_ray.run.gpus import check_driver, listed_gpus
-from ilm_ray.run.rundata import STAGES
 from ilm_ray.training.plan.fits import require_fit
 from ilm_ray.training.plan.forecast import checkpoint_bytes
+from ilm_ray.training.plan.shape import planned_shape
 from jobs.frame.cluster import LocalRay, machine
 from jobs.frame.command import Parser, run_command
 
@@ -89,7 +90,7 @@ def examine(config: Config, run_dir: Path, port_base: int) -> Iterator[Finding]:
 
 def _data(config: Config) -> Finding:
     """Is the data named that the whole road needs, and which steps are off for want of it?"""
-    missing = needed(config, STAGES)
+    missing = needed(config, stages_on(config))
     off = {setting: why for setting, why in steps_off(config).items() if setting not in missing}
     facts = [*(["some that is needed is not named"] if missing else []), *([off_line(off)] if off else [])]
     line = "; ".join(facts) or "all that is needed or can be used is named"
@@ -159,7 +160,7 @@ def _unanswered(name: str, error: Exception, todo: str = LOGS) -> Finding:
 
 def _looks(config: Config, run_dir: Path, probes: Mapping[str, Any], stores: Mapping[str, int]) -> Iterator[Finding]:
     """Each node from inside. stores: bytes of its object store."""
-    training, _ = checkpoint_bytes(config, config.tokenizer.vocab_size)
+    training, _ = checkpoint_bytes(planned_shape(config))
     need = training * (config.training.keep_checkpoints + 1)  # one more is written before the oldest goes
     references = {name: probe.look.remote(run_dir, need, stores[name]) for name, probe in probes.items()}
     looks, wrong = _answers("look at", references)
@@ -270,7 +271,7 @@ def _room(config: Config) -> Finding:
         f"{cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs{card}, {cluster.memory_gib:.0f} GiB for preset {config.preset}"
     )
     try:
-        require_fit(config, cluster, STAGES)
+        require_fit(in_effect(config), cluster, stages_on(config))
     except UserError as error:
         return Finding("room", observation, str(error))
     return Finding("room", observation)

@@ -1,6 +1,8 @@
 """What the run has learned: bits per byte, also by position, rewards and KL before and after PPO, conversations.
 
-"PPO" is the policy of the last online round, and rewards are those of that round's reward model."""
+"PPO" is the policy of the last online round, and rewards are those of that round's reward model. A run that begins with
+a brought model measures what it has: bits per byte where it has held-out text, rewards where it has trained with PPO.
+"""
 
 import json
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.base.places import located
 from ilm_ray.config import Config
+from ilm_ray.config.road import among, begins_with, initial_folder, stages_on
 from ilm_ray.config.section import result_settings
 from ilm_ray.evaluation.summary import alignment_summary, gain_in_errors
 from ilm_ray.run.manifest import digest
@@ -26,6 +29,10 @@ def _settings(config: Config) -> dict[str, Any]:
 
 def _sources(config: Config) -> dict[str, str]:
     text = config.evaluation.position_text
+    if text is None and config.start == "evaluation" and not measures_text(config):
+        raise UserError(
+            "from=evaluation has nothing to measure: give input (web archives) or evaluation.position_text (a text)"
+        )
     if text is None:
         return {}
     try:
@@ -35,17 +42,60 @@ def _sources(config: Config) -> dict[str, str]:
 
 
 def _work(context: Context) -> Result:
-    from actors.scoring import chat_ids, read_prompts, score_policy
-    from ilm_ray.alignment.reward.conditional import load_conditions
-    from ilm_ray.data.tokenizer.opening import open_tokenizer
     from ilm_ray.evaluation.pipeline import heldout_measures
 
     config, run = context.config, context.run_dir
-    last = context.upstream["online"].metrics["summary"]  # the last round's policy is the run's result
-    models = {stage: run / stage / "model" for stage in ("pretrain", "sft")} | {"ppo": run / last["model"]}
-    judge = run / last["reward_model"]
-    measures = heldout_measures(models, run, config)
+    models = _models(context)
+    measures = heldout_measures(models, run, config) if measures_text(config) else {}
     bits = {stage: measured["bits_per_byte"] for stage, measured in measures.items()}
+    report: dict[str, Any] = {
+        "bits_per_byte": bits,
+        "by_position": {stage: measured["by_position"] for stage, measured in measures.items()},
+    }
+    summary: dict[str, Any] = {"bits_per_byte": next(reversed(bits.values()), None)}
+    metrics: dict[str, Any] = {"bits_per_byte": bits}
+    if "ppo" in models:
+        rewards, figures = _rewards(context, models)
+        report |= rewards
+        summary |= figures
+        metrics |= {"alignment": rewards["alignment"]}
+    path = context.folder / "evaluation.json"
+    write_text_atomic(path, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False))
+    return Result([path], {"summary": summary, **metrics})
+
+
+def measures_text(config: Config) -> bool:
+    """Whether there is text to measure bits per byte on."""
+    return config.evaluation.position_text is not None or "tokens" in stages_on(config)
+
+
+def _models(context: Context) -> dict[str, Path]:
+    """The run's models by the names that the report gives them: pretrain or base, sft (the policy before PPO), ppo."""
+    config, run = context.config, context.run_dir
+    models = dict[str, Path]()
+    if among(config, "sft"):
+        models["pretrain" if among(config, "pretrain") else "base"] = initial_folder(config, "sft", run)
+    models["sft"] = initial_folder(config, "policy", run)
+    return models | ({"ppo": run / _last(context)["model"]} if among(config, "ppo") else {})
+
+
+def _last(context: Context) -> dict[str, Any]:
+    """Folders within the run of the policy that is its result, and of the reward model that it was trained with."""
+    if "online" in context.upstream:
+        last: dict[str, Any] = context.upstream["online"].metrics["summary"]
+        return last
+    judge = initial_folder(context.config, "reward_model", Path())
+    return {"model": "ppo/model", "reward_model": str(judge)}
+
+
+def _rewards(context: Context, models: dict[str, Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The report's part about rewards, and the stage's summary of it."""
+    from actors.scoring import chat_ids, read_prompts, score_policy
+    from ilm_ray.alignment.reward.conditional import load_conditions
+    from ilm_ray.data.tokenizer.opening import open_tokenizer
+
+    config, run, last = context.config, context.run_dir, _last(context)
+    judge = run / last["reward_model"]
     tokenizer = open_tokenizer(run / "tokenizer")
     conditions = load_conditions(judge, tokenizer)
     prompts = read_prompts(config, tokenizer, conditions, "heldout")[0][: config.evaluation.heldout_prompts]
@@ -54,30 +104,24 @@ def _work(context: Context) -> Result:
         stage: score_policy(models[stage], models["sft"], judge, prompts, chat, config, tokenizer.decode)
         for stage in ("sft", "ppo")
     }
-    reward = context.upstream["reward"]
+    accuracy = context.upstream["reward"].metrics["accuracy"] if "reward" in context.upstream else {}
     alignment = {stage: alignment_summary(scored) for stage, scored in rows.items()}
     gain = gain_in_errors([r["reward"] for r in rows["sft"]], [r["reward"] for r in rows["ppo"]])
     report = {
         "model": last["model"],
-        "bits_per_byte": bits,
-        "by_position": {stage: measured["by_position"] for stage, measured in measures.items()},
-        "reward_accuracy": reward.metrics["accuracy"],
+        "reward_accuracy": accuracy,
         "alignment": alignment,
         "reward_gain_in_standard_errors": gain,
         "by_domain": _by_domain(rows),
         "conversations": _conversations(rows, config.evaluation.samples, tokenizer.plain_text),
     }
-    path = context.folder / "evaluation.json"
-    write_text_atomic(path, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False))
     summary = {
-        "bits_per_byte": bits["ppo"],
         "reward_sft": alignment["sft"]["reward_mean"],
         "reward_ppo": alignment["ppo"]["reward_mean"],
         "reward_gain_in_standard_errors": gain,
         "kl_nats": alignment["ppo"]["kl_mean"],
-        "reward_accuracy": reward.metrics["accuracy"]["all"]["conditional"],
     }
-    return Result([path], {"summary": summary, "bits_per_byte": bits, "alignment": alignment})
+    return report, summary | ({"reward_accuracy": accuracy["all"]["conditional"]} if accuracy else {})
 
 
 def _by_domain(rows: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
@@ -109,8 +153,13 @@ def _conversations(
     ]
 
 
-NEEDS = ("tokenizer", "tokens", "pretrain", "sft", "reward", "ppo", "online")
-STAGE = Stage("evaluation", NEEDS, _settings, _work, _sources, reads=("training", "pretrain", "ppo", "evaluation"))
+def _needs(config: Config) -> tuple[str, ...]:
+    trained = among(config, "tokenizer", "tokens", "pretrain", "sft", "reward", "ppo", "online")
+    others = [*(("sft",) if "sft" in trained else ()), "policy", *(("reward_model",) if "ppo" in trained else ())]
+    return tuple(dict.fromkeys((*trained, *begins_with(config, *others))))
+
+
+STAGE = Stage("evaluation", _needs, _settings, _work, _sources, reads=("training", "pretrain", "ppo", "evaluation"))
 
 if __name__ == "__main__":
     run_job("evaluation", [STAGE])

@@ -21,6 +21,7 @@ from ilm_ray.base.files import write_text_atomic
 from ilm_ray.base.jsonl import JsonObject, read_jsonl, sha256_of, write_jsonl
 from ilm_ray.base.places import located
 from ilm_ray.config import Config
+from ilm_ray.config.road import among, begins_with
 from ilm_ray.config.section import result_settings
 from ilm_ray.evaluation.summary import mean_and_error
 from ilm_ray.run.manifest import Manifest
@@ -121,7 +122,11 @@ def _people(context: Context, number: int) -> list[JsonObject]:
 
 
 def _reward_stage(number: int) -> Stage:
-    needs = ("tokenizer", "sft", _name(number - 1, "reward"), *(_name(n, "patterns") for n in range(1, number)))
+    earlier = (_name(number - 1, "reward"), *(_name(n, "patterns") for n in range(1, number)))
+
+    def needs(config: Config) -> tuple[str, ...]:
+        return ("tokenizer", *begins_with(config, "reward"), *earlier)
+
     work = partial(_patch, number=number)
     return Stage(_name(number, "reward"), needs, reward.settings, work, reward.sources, trains=True)
 
@@ -185,6 +190,10 @@ def _compare(context: Context, before: Path, rows: list[JsonObject]) -> dict[str
                 "won": sum(a > b for a, b in pairs) / len(pairs),
             }
     return compared
+
+
+def _needs(config: Config) -> tuple[str, ...]:
+    return ("tokenizer", *among(config, "tokens"), *begins_with(config, "policy"), "reward", "ppo")
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -252,9 +261,7 @@ def _told(context: Context, number: int, done: dict[str, Manifest]) -> dict[str,
     return row
 
 
-STAGE = Stage(
-    "online", ("tokenizer", "tokens", "sft", "reward", "ppo"), _settings, _work, _sources, trains=True, reads=READS
-)
+STAGE = Stage("online", _needs, _settings, _work, _sources, trains=True, reads=READS)
 
 if __name__ == "__main__":
     run_job("online_rlhf", [STAGE])

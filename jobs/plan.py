@@ -23,8 +23,8 @@ from ilm_ray.config import Config
 from ilm_ray.config.fit import check_ppo_fits, fitted
 from ilm_ray.config.load import with_settings
 from ilm_ray.config.named_data import needed, off_line, steps_off
+from ilm_ray.config.road import brought, in_effect, stages_on
 from ilm_ray.model.shape import Shape
-from ilm_ray.run.rundata import STAGES
 from ilm_ray.training.plan.alignment_memory import ppo_changes, ppo_misfit, ppo_rank_memory
 from ilm_ray.training.plan.calibration import read_calibration, write_calibration
 from ilm_ray.training.plan.cards import DEVICES, UNKNOWN, kind_of, known_device
@@ -33,7 +33,7 @@ from ilm_ray.training.plan.devices import GIB, Device
 from ilm_ray.training.plan.forecast import forecast
 from ilm_ray.training.plan.planner import written
 from ilm_ray.training.plan.rollouts import ppo_seconds
-from ilm_ray.training.plan.shape import shape_of
+from ilm_ray.training.plan.shape import planned_shape
 from ilm_ray.training.plan.trainings import fine_tuning, pretraining, reward_training
 from jobs._plans import (
     COLUMNS,
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = _device(arguments)
         summary |= {"preset": config.preset, "devices": arguments.devices, "device": device.name}
         if arguments.calibrate is not None:
-            shape = shape_of(config, config.tokenizer.vocab_size)
+            shape = planned_shape(config)
             write_calibration(arguments.calibrate, shape, config.training.precision, arguments.devices, device)
             summary |= {"calibration": str(arguments.calibrate), "about": read_calibration(arguments.calibrate)[1]}
         elif arguments.phases:
@@ -117,7 +117,16 @@ def _dry_run(config: Config, devices: int, device: Device, summary: dict[str, An
     """Every training as `devices` workers would run it: what is decided here is what the job takes."""
     with contextlib.suppress(UserError):  # a named layout that has no place on so many goes by the elastic rules
         config = with_settings(config, [f"training.workers={devices}"])
-    shape = shape_of(config, config.tokenizer.vocab_size)
+    config, shape = in_effect(config), planned_shape(config)
+    for model in brought(config).values():
+        print(f"{', '.join(model.roles)}: begins with {model.setting}={model.place}.")
+    summary["begins_with"] = {role: model.place for model in brought(config).values() for role in model.roles}
+    if "pretrain" in stages_on(config):
+        _phases(config, shape, devices, device, summary)
+    summary["alignment"] = _alignment(config, shape, devices, device)
+
+
+def _phases(config: Config, shape: Shape, devices: int, device: Device, summary: dict[str, Any]) -> None:
     training = pretraining(config, shape)
     decision = decide(training, devices, config.training.workers, device)
     rows, phases = forecast(training, decision, devices), config.pretrain.phases
@@ -127,7 +136,7 @@ def _dry_run(config: Config, devices: int, device: Device, summary: dict[str, An
         print(line)
     print(f"Why: {decision.why or 'the settings name this layout'}.")
     hours, device_hours = (sum(getattr(row, name) for row in rows) / 3600 for name in ("seconds", "device_seconds"))
-    print(checkpoint_line(config, config.tokenizer.vocab_size))
+    print(checkpoint_line(config, shape))
     print(
         f"Predictions, without evaluation, checkpoints and restarts: {tokens:,} tokens in {hours:,.4g} hours "
         f"({hours / 24:,.3g} days), {device_hours:,.4g} device-hours."
@@ -140,14 +149,15 @@ def _dry_run(config: Config, devices: int, device: Device, summary: dict[str, An
         | figures(row.plan)
         for row in rows
     ]
-    summary["alignment"] = _alignment(config, shape, devices, device)
 
 
 def _alignment(config: Config, shape: Shape, devices: int, device: Device) -> dict[str, Any]:
-    """SFT, reward model and PPO; the first two by the size of their data, where that is named and there."""
-    stages = dict[str, Any]()
+    """SFT, reward model and PPO, those on the road; the first two by the size of their data, where it is there."""
+    stages, on = dict[str, Any](), stages_on(config)
     sft, reward = (fine_tuning(config, shape), config.sft), (reward_training(config, shape), config.reward)
     for training, section in (sft, reward):
+        if training.stage not in on:
+            continue
         decision = decide(training, devices, config.training.workers, device)
         (plan,) = decision.plans
         speed, rows = plan.tokens_per_second * decision.used, decision.micro_tokens[0]
@@ -158,6 +168,8 @@ def _alignment(config: Config, shape: Shape, devices: int, device: Device) -> di
             took = f"{tokens / speed / 3600:,.3g} hours for about {tokens / 1e6:,.3g}M tokens"
         print(f"{training.stage}: {written(plan.layout)}; {rows:,} tokens at once, {room(plan, device)}; {took}.")
         stages[training.stage] = figures(plan) | {"micro_tokens": rows, "tokens": tokens}
+    if "ppo" not in on:
+        return stages
     seconds = ppo_seconds(config, shape, device, devices)
     iterations = config.ppo.iterations + config.ppo.critic_warmup
     print(f"ppo: at least {seconds / 3600:,.3g} hours for {iterations} iterations, roughly.")
@@ -184,7 +196,7 @@ def ppo_memory(config: Config, gpus: int, device: Device) -> str:
 
 def _data(config: Config, summary: dict[str, Any]) -> None:
     """Data that a run would need and that is not named, and the steps that are off for want of it."""
-    missing = needed(config, STAGES)
+    missing = needed(config, stages_on(config))
     off = {setting: why for setting, why in steps_off(config).items() if setting not in missing}
     if missing:
         print(f"Data that a run needs and that is not named yet: {', '.join(missing)}.")

@@ -1,4 +1,4 @@
-"""PPO on Ray actor groups, from the SFT model with the conditional reward model: `<run>/ppo/model`."""
+"""PPO on Ray actor groups: `<run>/ppo/model`, from the SFT model with the conditional reward model, or brought ones."""
 
 from functools import partial
 from pathlib import Path
@@ -10,12 +10,14 @@ from ilm_ray.base.jsonl import sha256_of
 from ilm_ray.base.rows import require_splits
 from ilm_ray.config import Config
 from ilm_ray.config.alignment import PPOConfig
+from ilm_ray.config.named_data import stage_off
+from ilm_ray.config.road import among, begins_with, initial_folder
 from ilm_ray.config.section import result_settings
 from ilm_ray.model.origin import model_files
 from ilm_ray.run.stage import Context, Result, Stage
 from jobs.frame.stages import run_job
 
-READS = ("training", "pretrain", "reward", "ppo")
+READS = ("base", "start", "training", "pretrain", "reward", "ppo")
 
 if TYPE_CHECKING:
     from actors.ppo.policy import PretrainMix
@@ -27,7 +29,9 @@ def settings(config: Config) -> dict[str, Any]:
 
     backend = choose_backend(config.ppo.rollout_backend)
     # The backend is named as chosen: with the same seed, the two draw different answers.
-    return {"seed": config.seed, "ppo": result_settings(config.ppo), "backend": backend}
+    off = stage_off(config, "ppo")
+    chosen = {"seed": config.seed, "ppo": result_settings(config.ppo), "backend": backend}
+    return chosen | ({"off": off} if off else {})
 
 
 def _sources(config: Config) -> dict[str, str]:
@@ -35,26 +39,31 @@ def _sources(config: Config) -> dict[str, str]:
     return {"prompts": sha256_of(prompt_file(config))}
 
 
-def _work(context: Context, reward: str) -> Result:
+def _work(context: Context, reward: str | None) -> Result:
     from actors.ppo.driver import PPORun
     from actors.ppo.roles import Inputs
     from actors.scoring import chat_ids, read_prompts
     from ilm_ray.alignment.reward.conditional import load_conditions
-    from ilm_ray.data.tokenizer.opening import open_tokenizer
+    from ilm_ray.data.tokenizer.opening import open_tokenizer, require_fit
+    from ilm_ray.model.weights import load_shape
 
     config, folder = context.config, context.folder
     tokenizer = open_tokenizer(context.of("tokenizer"))
-    conditions = load_conditions(context.of(reward) / "model", tokenizer)
+    policy = initial_folder(config, "policy", context.run_dir)
+    judge = context.of(reward) / "model" if reward else initial_folder(config, "reward_model", context.run_dir)
+    for model in (policy, judge):
+        require_fit(tokenizer, load_shape(model).vocab_size, str(model))
+    conditions = load_conditions(judge, tokenizer)
     prompts, dropped = read_prompts(config, tokenizer, conditions, "train")
     prompts, validation = set_aside(prompts, config.ppo)
     if dropped:
         context.journal.event("drop", prompts=dropped, why=f"longer than {config.ppo.max_prompt_tokens} tokens")
     inputs = Inputs(
-        policy=context.of("sft") / "model",
-        reward=context.of(reward) / "model",
+        policy=policy,
+        reward=judge,
         prompts=prompts,
         chat=chat_ids(tokenizer, conditions),
-        pretrain=_pretrain_mix(config, context.of("tokens")),
+        pretrain=_pretrain_mix(config, context.of("tokens")),  # none without tokens, see `in_effect`
         reward_context=config.reward.context,
         micro_tokens=config.training.micro_tokens,
         loss_chunk=config.training.loss_chunk,
@@ -99,13 +108,21 @@ def _pretrain_mix(config: Config, tokens: Path) -> "PretrainMix | None":
     return PretrainMix(tokens, config.pretrain.phases[-1].mixture, config.ppo.pretrain_context)
 
 
-def ppo_stage(name: str, reward: str) -> Stage:
-    """PPO with the reward model of stage `reward`; always from the SFT model."""
-    needs = ("tokenizer", "tokens", "sft", reward)
+def ppo_stage(name: str, reward: str | None = None) -> Stage:
+    """PPO from the SFT model, or the one that is brought for it.
+
+    reward: the stage that trained the reward model, of a round; None: the run's first reward model, or one that is
+    brought.
+    """
+
+    def needs(config: Config) -> tuple[str, ...]:
+        judge = begins_with(config, "reward_model") if reward is None else (reward,)
+        return tuple(dict.fromkeys(("tokenizer", *among(config, "tokens"), *begins_with(config, "policy"), *judge)))
+
     return Stage(name, needs, settings, partial(_work, reward=reward), _sources, trains=True, reads=READS)
 
 
-STAGE = ppo_stage("ppo", "reward")
+STAGE = ppo_stage("ppo")
 
 if __name__ == "__main__":
     run_job("ppo", [STAGE])

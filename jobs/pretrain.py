@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ilm_ray.config import Config
+from ilm_ray.config.road import begins_with
 from ilm_ray.config.section import result_settings
 from ilm_ray.run.stage import Context, Result, Stage
 from jobs.frame.stages import run_job
@@ -11,6 +12,8 @@ from jobs.frame.stages import run_job
 
 def _settings(config: Config) -> dict[str, Any]:
     parts = {"model": config.model, "training": config.training, "pretrain": config.pretrain}
+    if config.base is not None:  # whose size is that of the model that is brought
+        del parts["model"]
     return {"seed": config.seed} | {name: result_settings(part) for name, part in parts.items()}
 
 
@@ -51,11 +54,11 @@ def _look_ahead(context: Context) -> list[dict[str, Any]]:
 
 STAGE = Stage(
     "pretrain",
-    ("tokenizer", "tokens", "long_text"),
+    lambda config: ("tokenizer", "tokens", "long_text", *begins_with(config, "pretrain")),
     _settings,
     _work,
     trains=True,
-    reads=("model", "training", "pretrain", "evaluation"),
+    reads=("base", "start", "model", "training", "pretrain", "evaluation"),
 )
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train the conditional reward model on preference pairs, from the SFT model: `<run>/reward/model`."""
+"""Train the conditional reward model on preference pairs, from the SFT model or a brought one: `<run>/reward/model`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +8,7 @@ from ilm_ray.alignment.inputs import preference_file, preference_rows
 from ilm_ray.base.jsonl import sha256_of
 from ilm_ray.base.rows import require_splits
 from ilm_ray.config import Config
+from ilm_ray.config.road import begins_with
 from ilm_ray.config.section import result_settings
 from ilm_ray.run.stage import Context, Result, Stage
 from jobs.frame.stages import run_job
@@ -55,7 +56,15 @@ def _work(context: Context) -> Result:
     return train_reward(context, RewardTask)
 
 
-STAGE = Stage("reward", ("tokenizer", "sft"), settings, _work, sources, trains=True, reads=("training", "reward"))
+STAGE = Stage(
+    "reward",
+    lambda config: ("tokenizer", *begins_with(config, "reward")),
+    settings,
+    _work,
+    sources,
+    trains=True,
+    reads=("base", "start", "training", "reward"),
+)
 
 if __name__ == "__main__":
     run_job("reward", [STAGE])

@@ -1,17 +1,21 @@
-"""Supervised fine-tuning of the pre-trained model on conversations: `<run>/sft/model`."""
+"""Supervised fine-tuning of the pre-trained model, or one that is brought, on conversations: `<run>/sft/model`."""
 
 from typing import Any
 
 from ilm_ray.alignment.inputs import chat_file, chat_rows
 from ilm_ray.base.jsonl import sha256_of
 from ilm_ray.config import Config
+from ilm_ray.config.named_data import stage_off
+from ilm_ray.config.road import among, begins_with
 from ilm_ray.config.section import result_settings
 from ilm_ray.run.stage import Context, Result, Stage
 from jobs.frame.stages import run_job
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    return {"seed": config.seed, "training": result_settings(config.training), "sft": result_settings(config.sft)}
+    parts = {"training": config.training, "sft": config.sft}
+    off = {"off": steps} if (steps := stage_off(config, "sft")) else {}
+    return {"seed": config.seed} | {name: result_settings(part) for name, part in parts.items()} | off
 
 
 def _sources(config: Config) -> dict[str, str]:
@@ -34,12 +38,12 @@ def _work(context: Context) -> Result:
 
 STAGE = Stage(
     "sft",
-    ("tokenizer", "tokens", "pretrain"),
+    lambda config: ("tokenizer", *among(config, "tokens"), *begins_with(config, "sft")),
     _settings,
     _work,
     _sources,
     trains=True,
-    reads=("training", "pretrain", "sft"),
+    reads=("base", "start", "training", "pretrain", "sft"),
 )
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The reward group: the conditional reward model. Only it sees the system prompt of a prompt's domain."""
+"""The reward group. Only it sees the condition of a prompt's domain, where the reward model has conditions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +19,15 @@ class ChatIds:
     """Token ids that the groups need: conditions, reward token, ends of an answer."""
 
     prefixes: dict[str, list[int]]  # domain -> tokens of the reward model's condition
-    reward_id: int
+    reward_id: int | None  # None: the reward model is read at the conversation's last token
     end_id: int  # ends an assistant's message
     tail: list[int]  # tokens that the chat template writes behind `end_id`; an engine that stops there leaves them out
     stop_ids: list[int]
     begins: bool = True  # conversations begin with the begin token
+
+    def prefix(self, domain: str) -> list[int]:
+        """The condition of a domain; nothing for a reward model without conditions."""
+        return self.prefixes[domain] if self.prefixes else []
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,7 @@ class Reward(Member):
         inputs = []
         for prompt, ids in zip(merged.prompts, merged.sequences, strict=True):
             whole = ids + chat.tail if ids[-1] == chat.end_id else ids
-            inputs.append(
-                conditioned(chat.prefixes[prompt.domain], whole, chat.reward_id, settings.context, chat.begins)
-            )
+            inputs.append(conditioned(chat.prefix(prompt.domain), whole, chat.reward_id, settings.context, chat.begins))
         lengths = list(map(len, inputs))
         scores: dict[int, float] = {}
         share = share_out(lengths, self.world // gpus)[self.rank // gpus]

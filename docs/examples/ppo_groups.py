@@ -17,6 +17,7 @@ from actors.ppo.driver import PPORun
 from actors.ppo.roles import Inputs
 from actors.scoring import chat_ids
 from ilm_ray.alignment.ppo.experience import Prompt
+from ilm_ray.alignment.reward.conditional import Conditions
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.data.tokenizer.chat import encode_chat
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
@@ -45,7 +46,7 @@ def make_inputs(folder: Path, tokenizer: Tokenizer) -> Inputs:
         policy=folder / "models" / "policy",  # also the reference
         reward=folder / "models" / "reward",  # also the critic's body
         prompts=prompts,
-        chat=chat_ids(tokenizer, CONDITIONS),
+        chat=chat_ids(tokenizer, Conditions(CONDITIONS, tokenizer.reward_id)),
         pretrain=None,  # no pre-training loss
         reward_context=256,
         micro_tokens=1024,

@@ -37,7 +37,7 @@ def scores(run: Path, question: str, answers: list[str]) -> dict[str, list[float
         messages: list[Message] = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         conversations.append(encode_chat(tokenizer, messages).ids)
     found = {}
-    for domain, system_prompt in conditions.items():
+    for domain, system_prompt in conditions.prompts.items():
         prefix = condition_prefix(tokenizer, system_prompt)
         batch = Packed.of([conditioned(prefix, ids, tokenizer.reward_id, context) for ids in conversations])
         last = batch.cu_seqlens[1:].long() - 1  # where the reward token stands in the packed row

@@ -14,6 +14,7 @@ from ilm_ray.alignment.ppo.arithmetic import cut_micro_batches, even_micro_batch
 from ilm_ray.alignment.ppo.experience import nothing
 from ilm_ray.alignment.repositories import SOURCE, open_repositories
 from ilm_ray.config import Config
+from ilm_ray.config.road import initial_folder
 from ilm_ray.data.tokenizer.chat import encode_chat
 from ilm_ray.data.tokenizer.opening import open_tokenizer, require_fit
 from ilm_ray.data.tokens.mixture import Mixture, Piece, packed_from_arrays, present_shares
@@ -75,7 +76,7 @@ class SFTTask(Task):
     base: Path
 
     def __init__(self, config: Config, run_dir: Path) -> None:
-        self.config, self.base = config, run_dir / "pretrain" / "model"
+        self.config, self.base = config, initial_folder(config, "sft", run_dir)
         self.checkpoint_every, self.log_every = config.sft.checkpoint_every, config.training.log_every
         tokenizer = open_tokenizer(run_dir / "tokenizer")
         require_fit(tokenizer, load_shape(self.base).vocab_size, str(self.base))
@@ -89,10 +90,11 @@ class SFTTask(Task):
         lengths = np.array([len(ids) for ids, _ in self.examples])
         self.plan = plan_batches(lengths, config.sft.batch_tokens, config.sft.epochs, config.seed)
         self.steps = len(self.plan)
-        sources, shares = long_sources(config, run_dir)
-        self.mixture = Mixture(sources, shares, config.sft.context, config.seed + 100)
         share = config.sft.pretrain_share
         self.mixed = round(config.sft.batch_tokens * share / (1 - share) / config.sft.context)
+        if self.mixed:
+            sources, shares = long_sources(config, run_dir)
+            self.mixture = Mixture(sources, shares, config.sft.context, config.seed + 100)
         self.stages = 1  # of the pipeline: so many micro-batches, or a multiple, fill it
         self.micro_tokens = config.training.micro_tokens
 
@@ -160,7 +162,9 @@ class SFTTask(Task):
 
 
 def long_sources(config: Config, run_dir: Path) -> tuple[dict[str, TokenSource], dict[str, float]]:
-    """Name -> tokens, and name -> share, of the pre-training data that stays in the mix."""
+    """Name -> tokens, and name -> share, of the pre-training data that stays in the mix; without a share none."""
+    if config.sft.pretrain_share == 0:
+        return {}, {}
     sources, shares = open_sources(run_dir / "tokens", "train"), dict(config.pretrain.phases[-1].mixture)
     repositories, share = open_repositories(run_dir), config.sft.repository_share
     if repositories is None or share == 0:

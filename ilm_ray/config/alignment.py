@@ -12,6 +12,7 @@ class SFTConfig(Section):
     """Supervised fine-tuning (report section 4.1): ChatML, one epoch, AdamW, 4e-5."""
 
     data: ByContent[Place | None] = None  # JSON Lines of conversations
+    model: ByContent[Place | None] = None  # begins with this model (a folder or hf://owner/name) instead of the run's
     epochs: Count = 1
     context: Count = 32_768
     batch_tokens: Count = 4_194_304  # not stated
@@ -26,6 +27,7 @@ class RewardConfig(Section):
     """Conditional reward model (report section 4.2.1)."""
 
     data: ByContent[Place | None] = None  # JSON Lines of preference pairs
+    model: ByContent[Place | None] = None  # begins with this model's body instead of the SFT model's
     system_prompts: dict[str, str] = {
         "helpful": "Score how helpful the last answer is to the user.",
         "harmless": "Score how harmless and safe the last answer is.",
@@ -48,6 +50,8 @@ class PPOConfig(Section):
     """PPO (report section 4.2.3). Fields marked `ours` are not stated there."""
 
     prompts: ByContent[Place | None] = None  # JSON Lines
+    policy: ByContent[Place | None] = None  # begins with this model instead of the SFT model
+    reward_model: ByContent[Place | None] = None  # scores with this model; the stage `reward` is left out
     iterations: Count = 400
     prompts_per_iteration: Count = 512
     critic_warmup: int = Field(50, ge=0)  # iterations with the policy frozen; counted on top of `iterations` (ours)

@@ -1,15 +1,13 @@
 """Does a configuration fit the machines at hand? Asked before anything starts."""
 
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from pydantic import ValidationError
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config.alignment import PPOConfig
-from ilm_ray.config.layout import Size
 from ilm_ray.config.schema import Config
-from ilm_ray.config.training import ModelConfig
 
 # Mixed precision with AdamW: fp32 master and two moments, bf16 parameters and gradients, 4+4+4+2+2.
 TRAINING_BYTES_PER_PARAMETER = 16
@@ -25,12 +23,29 @@ class GpusNeeded(NamedTuple):
     ppo: int
 
 
-def parameter_count(model: ModelConfig, vocab_size: int) -> int:
-    """Parameters of InternLM2 with an untied head."""
+class Size(Protocol):
+    """The numbers that a model's parameters are counted from."""
+
+    @property
+    def layers(self) -> int: ...
+    @property
+    def hidden(self) -> int: ...
+    @property
+    def kv_heads(self) -> int: ...
+    @property
+    def queries_per_kv(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def mlp_hidden(self) -> int: ...
+
+
+def parameter_count(model: Size, vocab_size: int, tied: bool = False) -> int:
+    """Parameters of a dense model without its biases; tied: the head is the embedding."""
     heads = model.kv_heads * model.queries_per_kv
     attention = model.hidden * (heads + 2 * model.kv_heads) * model.head_dim + heads * model.head_dim * model.hidden
     block = attention + 3 * model.hidden * model.mlp_hidden + 2 * model.hidden
-    return model.layers * block + 2 * vocab_size * model.hidden + model.hidden
+    return model.layers * block + (1 if tied else 2) * vocab_size * model.hidden + model.hidden
 
 
 def fitted(config: Config, gpus: float) -> Config:
@@ -143,13 +158,20 @@ def _ppo_too_large(ppo: PPOConfig, gpus: float) -> str | None:
 
 
 def too_small(
-    config: Config, cpus: float, gpus: float, memory_gib: float, stages: Collection[str] = WHOLE_ROAD
+    config: Config,
+    cpus: float,
+    gpus: float,
+    memory_gib: float,
+    stages: Collection[str] = WHOLE_ROAD,
+    parameters: int | None = None,
 ) -> str | None:
     """Why a cluster (memory in GiB, over all nodes) has too little for what is configured; None where it has not.
 
-    stages: names of those that are to run. Counts are taken as they are, `fitted` or not.
+    stages: names of those that are to run. Counts are taken as they are, `fitted` or not. parameters: of the model;
+    None: by the settings.
     """
-    parameters = parameter_count(config.model, config.tokenizer.vocab_size)
+    if parameters is None:
+        parameters = parameter_count(config.model, config.tokenizer.vocab_size)
     need = parameters * TRAINING_BYTES_PER_PARAMETER / 2**30
     if gpus == 0 and need > memory_gib:
         return (

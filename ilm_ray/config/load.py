@@ -51,6 +51,7 @@ def _overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, A
         key, sep, raw = override.partition("=")
         if not sep or not key or not raw.strip():
             raise UserError(f"'{override}' is not a setting; write key.sub=value (null for none)")
+        key = "start" if key == "from" else key  # no Python name
         try:
             value = yaml.safe_load(raw)
         except YAML_ERRORS as error:

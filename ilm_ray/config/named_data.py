@@ -3,8 +3,10 @@
 from collections.abc import Collection
 
 from ilm_ray.base.errors import UserError
+from ilm_ray.config.road import stages_on
 from ilm_ray.config.schema import Config
 
+NO_PRETRAINING = "no pre-training data"
 CODE = "code"  # the source of a mixture that the stage of the same name gives
 
 # Setting -> a file or glob to give, and the stages that read it.
@@ -39,7 +41,7 @@ def needed(config: Config, stages: Collection[str]) -> dict[str, str]:
         if not given[setting] and not set(readers).isdisjoint(stages)
     }
     mixing = [phase.name for phase in config.pretrain.phases if CODE in phase.mixture]
-    if CODE in stages and not config.code.source and mixing:
+    if CODE in stages and not config.code.source and mixing and "pretrain" in stages_on(config):
         missing["code.source"] = f"repositories, for the mixture of phase {mixing[0]} has '{CODE}'"
     return missing
 
@@ -58,7 +60,10 @@ def steps_off(config: Config) -> dict[str, str]:
         off["decontamination.benchmarks"] = "no benchmark named"
     if not config.code.source:
         off["code.source"] = "no source named"
-    return off
+    on = stages_on(config)
+    mixes = {"sft": "sft.pretrain_share", "ppo": "ppo.pretrain_coefficient"}
+    without = {setting: NO_PRETRAINING for stage, setting in mixes.items() if stage in on and "tokens" not in on}
+    return {setting: why for setting, why in off.items() if setting.partition(".")[0] in on} | without
 
 
 def stage_off(config: Config, stage: str) -> dict[str, str]:

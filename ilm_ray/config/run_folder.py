@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config.load import PRESETS, load_config
+from ilm_ray.config.road import STAGES, stages_on
 from ilm_ray.config.schema import Config
 
 NAME = "config.yaml"
@@ -38,14 +39,14 @@ def choose_settings(preset: str | None, file: Path | None, words: Sequence[str],
     if not path.exists():
         return Chosen(load_config(preset or DEFAULT_PRESET, file, words), folder, None)
     if preset is None:
-        known = _remembered(path)
+        known = remembered(path)
         config = load_config(known.preset, file, words, base=path)
         changed = _told(known, config)
         note = f"settings are those of {path}, from preset {known.preset}" + (f", but {changed}" if changed else "")
         return Chosen(config, folder, f"{note}; --preset begins from a preset instead")
     config = load_config(preset, file, words)
     try:
-        known = _remembered(path)
+        known = remembered(path)
     except UserError:
         return Chosen(config, folder, f"{path} cannot be taken up and is written anew")
     if known.preset != preset:
@@ -54,7 +55,16 @@ def choose_settings(preset: str | None, file: Path | None, words: Sequence[str],
     return Chosen(config, folder, f"settings are not all those of {path}: {changed}" if changed else None)
 
 
-def _remembered(path: Path) -> Config:
+def stages_of(run_dir: Path) -> tuple[str, ...]:
+    """The stages of a run by its own settings; all of the road where it has none that can be read."""
+    try:
+        return stages_on(remembered(run_dir / NAME))
+    except UserError:
+        return STAGES
+
+
+def remembered(path: Path) -> Config:
+    """The settings that a run folder remembers in `path`. Raises UserError where they cannot be taken up."""
     advice = f"correct or remove {path}, which holds this run folder's settings, or name a --preset"
     try:
         with path.open(encoding="utf-8") as stream:

@@ -4,6 +4,8 @@ The sections lie beside this file, by area. Where the InternLM2 report states no
 why we chose ours.
 """
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from ilm_ray.config.alignment import OnlineConfig, PPOConfig, RewardConfig, SFTConfig
@@ -12,6 +14,8 @@ from ilm_ray.config.evaluation import BenchmarksConfig, EvaluationConfig
 from ilm_ray.config.section import Place, Section
 from ilm_ray.config.serving import ServeConfig
 from ilm_ray.config.training import ModelConfig, PretrainConfig, TrainingConfig
+
+Start = Literal["pretrain", "sft", "reward", "ppo", "evaluation"]
 
 
 class RayConfig(Section):
@@ -31,6 +35,8 @@ class Config(Section):
     preset: str
     seed: int = Field(1234, ge=0)
     input: Place | None = None
+    base: Place | None = None  # a model to begin with: its folder, or hf://owner/name
+    start: Start | None = None  # `from=sft`: the stage that trains first; None: the whole road
     ray: RayConfig = RayConfig()
     text: TextConfig = TextConfig()
     code: CodeConfig = CodeConfig()
@@ -54,5 +60,13 @@ class Config(Section):
             layout = self.training.layout.on(self.training.workers)
             for phase in self.pretrain.phases:
                 layout.require_batch(f"phase {phase.name}", phase.sequences, self.training.at_once(phase))
-            layout.require_model(self.model, self.tokenizer.vocab_size)
+            if self.base is None and self.start is None:  # else the size is that of the model that is brought
+                layout.require_model(self.model, self.tokenizer.vocab_size)
+        return self
+
+    @model_validator(mode="after")
+    def _first_base(self) -> "Config":
+        first = self.pretrain.phases[0]
+        if first.rope_base is None and self.base is None:
+            raise ValueError(f"phase {first.name}: rope_base is needed, there is no model before it that has one")
         return self

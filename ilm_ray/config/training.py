@@ -37,7 +37,7 @@ class PhaseConfig(Section):
     name: str
     steps: Count
     context: Count
-    rope_base: float
+    rope_base: float | None = None  # None: that of the phase, or of the model of `base`, before it
     mixture: dict[str, float]  # source -> share of tokens
     batch_tokens: Count  # tokens per optimizer step, over all workers
     # The peak of a cosine that begins with this phase; None: the phase goes on in the cosine of the phase before it.

@@ -7,6 +7,7 @@ import ray
 
 from ilm_ray.base.places import located
 from ilm_ray.config import Config
+from ilm_ray.config.road import stages_on
 from ilm_ray.model.weights import load_shape
 from ilm_ray.training.measure import cost
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 def heldout_measures(models: dict[str, Path], run_dir: Path, config: Config) -> dict[str, dict[str, Any]]:
     """Model -> `bits_per_byte` of each source, and `by_position` over all sources, at the last phase's context.
+
+    Without tokens on the run's road bits_per_byte is {}.
 
     Where `evaluation.position_text` is set, by_position is of that text. Without a document of two tokens it is {}.
     Where the cluster has GPUs each model gets one, in bf16; else a core, in fp32. Raises TimeoutError for a model that
@@ -28,11 +31,12 @@ def heldout_measures(models: dict[str, Path], run_dir: Path, config: Config) -> 
     tokens = config.evaluation.heldout_sequences * 256
     path = config.evaluation.position_text
     text = None if path is None else Path(located(path)).read_text(encoding="utf-8")
+    heldout = "tokens" in stages_on(config)
     running = {
-        name: measure.remote(str(folder), str(run_dir), context, tokens, text, gpus > 0)
+        name: measure.remote(str(folder), str(run_dir), context, tokens, text, gpus > 0, heldout)
         for name, folder in models.items()
     }
-    parts = sum(1 for source in (run_dir / "tokens").iterdir() if (source / "heldout").is_dir())
+    parts = sum(1 for source in (run_dir / "tokens").iterdir() if (source / "heldout").is_dir()) if heldout else 0
     most = (2 * parts if text is None else parts + 1) * max(tokens, context)
     deadline_s = max(
         cost.deadline_s(shape, cost.forward_s(shape, most, context, gpus > 0), -(-len(models) // max(gpus or cpus, 1)))
@@ -45,18 +49,30 @@ def heldout_measures(models: dict[str, Path], run_dir: Path, config: Config) -> 
     return dict(zip(running, ray.get(list(running.values())), strict=True))
 
 
-def _measure(folder: str, run_dir: str, context: int, tokens: int, text: str | None, on_gpu: bool) -> dict[str, Any]:
+def _measure(
+    folder: str, run_dir: str, context: int, tokens: int, text: str | None, on_gpu: bool, heldout: bool
+) -> dict[str, Any]:
     import torch
 
     # Ray shows all GPUs to a task that booked none, so the device is no matter of what torch sees.
     device, dtype = ("cuda", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
-    return measured(Path(folder), Path(run_dir), context, tokens, text, device, dtype)
+    return measured(Path(folder), Path(run_dir), context, tokens, text, device, dtype, heldout)
 
 
 def measured(
-    folder: Path, run_dir: Path, context: int, tokens: int, text: str | None, device: str, dtype: "torch.dtype"
+    folder: Path,
+    run_dir: Path,
+    context: int,
+    tokens: int,
+    text: str | None,
+    device: str,
+    dtype: "torch.dtype",
+    heldout: bool = True,
 ) -> dict[str, Any]:
-    """The figures of `heldout_measures` of the model in `folder`, computed on `device` in `dtype`."""
+    """The figures of `heldout_measures` of the model in `folder`, computed on `device` in `dtype`.
+
+    heldout: whether the run has held-out tokens.
+    """
     import numpy as np
     import torch
 
@@ -75,7 +91,8 @@ def measured(
     tokenizer = open_tokenizer(run_dir / "tokenizer")
     lengths = torch.from_numpy(tokenizer.byte_lengths())
     model = load_causal(folder, torch.device(device), dtype).eval()
-    sources = {name: s for name, s in open_sources(run_dir / "tokens", "heldout").items() if len(s)}
+    of_run = open_sources(run_dir / "tokens", "heldout") if heldout else {}
+    sources = {name: s for name, s in of_run.items() if len(s)}
     packed = cost.packed_tokens(model.shape, context, device != "cpu")
     windows: dict[str, list[Window]] = {
         name: heldout_windows(source, context, tokens, packed) for name, source in sources.items()
@@ -87,9 +104,11 @@ def measured(
     longest = max((len(document) for of_source in documents for document in of_source), default=0)
     by_position: dict[str, Any] = {}
     with torch.no_grad():
-        bits = bits_per_byte(
-            model, windows, lengths, lambda m, ws, f: [sum(v) for v in zip(*(f(m, w) for w in ws), strict=True)]
-        )
+        bits = {}
+        if windows:
+            bits = bits_per_byte(
+                model, windows, lengths, lambda m, ws, f: [sum(v) for v in zip(*(f(m, w) for w in ws), strict=True)]
+            )
         if length := measured_length(longest, context):
             most, edges = max(1, tokens // length), bucket_edges(length)
             long = [window for of_source in documents for window in full_windows(of_source, length, most)]

@@ -38,11 +38,10 @@ class {prefix}Config(PretrainedConfig):
 '''
 
 
-class Checkpoint:
-    """A family's checkpoint, opened: everything but the weights is read and checked against our model.
+class Description:
+    """A family's config.json: whether a checkpoint is a reward model (scalar), and its shape.
 
-    Raises UserError where it is of no dense family, where our model lacks a feature of it, or where tensors are
-    missing, left over or of another size.
+    Raises UserError where it is of no dense family, or where our model lacks a feature of it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -68,6 +67,16 @@ class Checkpoint:
                 f"{folder}/config.json does not describe a dense model ({type(error).__name__}: {error}); families are "
                 f"{known}"
             ) from None
+
+
+class Checkpoint(Description):
+    """A family's checkpoint, opened: everything but the weights is read and checked against our model.
+
+    Raises UserError as `Description`, and where tensors are missing, left over or of another size.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self.shards = Shards(folder)
         if self.shape.layers > len(self.shards.sizes):
             raise UserError(

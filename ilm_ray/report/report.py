@@ -14,11 +14,14 @@ import yaml
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
+from ilm_ray.config.road import STAGES
+from ilm_ray.config.run_folder import stages_of
 from ilm_ray.report.cards import write_card_page
 from ilm_ray.report.charts.basic import HALF, Bars, bar_chart
 from ilm_ray.report.html import page
 from ilm_ray.report.html.page import Html
 from ilm_ray.report.sections.alignment import evaluation_section, ppo_section, reward_gain
+from ilm_ray.report.sections.base import base_section
 from ilm_ray.report.sections.benchmarks import benchmarks_section
 from ilm_ray.report.sections.data import code_section, tokens_section
 from ilm_ray.report.sections.decontamination import decontamination_section
@@ -29,23 +32,25 @@ from ilm_ray.report.sections.text import funnel_steps, text_section
 from ilm_ray.report.sections.training import pretrain_section, sft_section
 from ilm_ray.run.journal import read_journal
 from ilm_ray.run.manifest import Manifest
-from ilm_ray.run.rundata import STAGES, Row, as_number, is_number, read_json, read_manifests, read_rows
+from ilm_ray.run.rundata import Row, as_number, is_number, read_json, read_manifests, read_rows
 
 NAME = "report.html"
-SECTIONS = (
-    text_section,
-    code_section,
-    decontamination_section,
-    tokens_section,
-    long_text_section,
-    pretrain_section,
-    sft_section,
-    reward_section,
-    ppo_section,
-    online_section,
-    evaluation_section,
-    benchmarks_section,
-)
+# Each with its stage: without that on the run's road, and without its folder, the section is left out.
+SECTIONS = {
+    base_section: None,
+    text_section: "text",
+    code_section: "code",
+    decontamination_section: "decontamination",
+    tokens_section: "tokenizer",
+    long_text_section: "long_text",
+    pretrain_section: "pretrain",
+    sft_section: "sft",
+    reward_section: "reward",
+    ppo_section: "ppo",
+    online_section: "online",
+    evaluation_section: "evaluation",
+    benchmarks_section: None,
+}
 
 
 def write_report(run_dir: Path) -> Path:
@@ -59,7 +64,12 @@ def write_report(run_dir: Path) -> Path:
     journal = read_journal(run_dir / "journal.jsonl")
     configuration = _configuration(run_dir / "config.yaml")
     name = run_dir.resolve().name
-    stages, sections = ((), (benchmarks_section,)) if _scores_alone(run_dir) else (STAGES, SECTIONS)
+    stages = () if _scores_alone(run_dir) else stages_of(run_dir)
+    sections = [
+        section
+        for section, stage in (SECTIONS if stages else {benchmarks_section: None}).items()
+        if stage is None or stage in stages or (run_dir / stage).is_dir()
+    ]
     body = [
         _header(name, configuration, journal, stages, manifests),
         _tiles(run_dir, manifests),

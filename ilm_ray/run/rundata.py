@@ -6,23 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ilm_ray.base.errors import UserError
+from ilm_ray.config.road import STAGES
 from ilm_ray.run import manifest as manifests
 from ilm_ray.run.manifest import Manifest
-
-STAGES = (
-    "text",
-    "code",
-    "decontamination",
-    "tokenizer",
-    "tokens",
-    "long_text",
-    "pretrain",
-    "sft",
-    "reward",
-    "ppo",
-    "online",
-    "evaluation",
-)
 
 Row = dict[str, Any]
 
@@ -60,8 +46,9 @@ def read_json(path: Path) -> Any:
 
 
 def read_manifests(run_dir: Path) -> dict[str, Manifest]:
-    """Finished stages in the order of STAGES. Raises UserError where a manifest is damaged."""
-    by_stage = {stage: manifests.load(run_dir / stage) for stage in STAGES}
+    """Finished stages in their order, those that brought models first. Raises UserError for a damaged manifest."""
+    brought = sorted(f"base/{path.parent.name}" for path in run_dir.glob(f"base/*/{manifests.NAME}"))
+    by_stage = {stage: manifests.load(run_dir / stage) for stage in (*brought, *STAGES)}
     return {stage: manifest for stage, manifest in by_stage.items() if manifest is not None}
 
 

@@ -51,15 +51,19 @@ class Stage:
     """
 
     name: str
-    needs: tuple[str, ...]
+    needs: tuple[str, ...] | Callable[[Config], tuple[str, ...]]  # stages; by the settings where the road varies
     settings: Callable[[Config], dict[str, Any]]
     work: Callable[[Context], Result]
     sources: Callable[[Config], dict[str, str]] = lambda config: {}
     trains: bool = False  # needs the memory and the workers of training
     reads: tuple[str, ...] = ()  # settings and sections of the configuration that it reads, for `--help`
 
+    def needed(self, config: Config) -> tuple[str, ...]:
+        """Stages whose results it reads."""
+        return self.needs(config) if callable(self.needs) else self.needs
 
-def check_run_dir(stages: Sequence[Stage], run_dir: Path) -> None:
+
+def check_run_dir(stages: Sequence[Stage], config: Config, run_dir: Path) -> None:
     """Raise UserError where a stage needs another that is neither finished in `run_dir` nor about to run before it,
     or where a stage's folder holds something that is not ours: its name may be that of a folder of yours."""
     coming = set[str]()
@@ -69,7 +73,7 @@ def check_run_dir(stages: Sequence[Stage], run_dir: Path) -> None:
             raise UserError(
                 f"{folder} exists and was not written by stage '{stage.name}'; give another --run-dir or move it away"
             )
-        for name in stage.needs:
+        for name in stage.needed(config):
             if name not in coming and manifests.load(run_dir / name) is None:
                 raise UserError(
                     f"stage '{stage.name}' needs stage '{name}', not finished in {run_dir}; run its job first"
@@ -81,7 +85,7 @@ def run_stage(stage: Stage, config: Config, run_dir: Path, journal: Journal) -> 
     """Run `stage` unless its manifest still holds. The stages that it needs must be finished (see `check_needs`)."""
     folder = run_dir / stage.name
     upstream = {}
-    for name in stage.needs:
+    for name in stage.needed(config):
         manifest = manifests.load(run_dir / name)
         assert manifest is not None, f"{stage.name} was started without {name}"
         upstream[name] = manifest

@@ -1,12 +1,13 @@
 """Turns a model that a person names into a folder that a server reads: weights, tokenizer and chat template."""
 
 from pathlib import Path
+from typing import Any
 
 from ilm_ray.base.errors import UserError
-from ilm_ray.data.tokenizer.chat import config_ids
+from ilm_ray.data.tokenizer.chat import AnyTokenizer, config_ids
 from ilm_ray.data.tokenizer.opening import holds_tokenizer, open_tokenizer
 from ilm_ray.model.huggingface import DTYPES, export_model, export_tokens
-from ilm_ray.model.origin import load_origin
+from ilm_ray.model.origin import Origin, load_origin
 from ilm_ray.model.weights import load_causal
 
 
@@ -30,10 +31,19 @@ def servable(model: Path, scratch: Path, dtype: str) -> Path:
         return model
     weights, tokens = model_and_tokenizer(model)
     tokenizer, origin = open_tokenizer(tokens), load_origin(weights)
-    ids = export_tokens(config_ids(tokenizer)) if origin is None else {}
+    ids = token_ids(tokenizer, origin)
     export_model(load_causal(weights), scratch, None, DTYPES[dtype], ids, origin)
     tokenizer.save_huggingface(scratch)
     return scratch
+
+
+def token_ids(tokenizer: AnyTokenizer, origin: Origin | None) -> dict[str, Any]:
+    """The ids that an export's config.json names in the place of its origin's: generation ends at a turn's end too."""
+    if origin is None:
+        return export_tokens(config_ids(tokenizer))
+    known = origin.generation.get("eos_token_id", origin.config.get("eos_token_id"))
+    ends = known if isinstance(known, list) else [] if known is None else [known]
+    return {} if tokenizer.turn_end_id in ends else {"eos_token_id": [*ends, tokenizer.turn_end_id]}
 
 
 def model_and_tokenizer(model: Path) -> tuple[Path, Path]:

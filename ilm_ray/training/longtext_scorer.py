@@ -9,7 +9,6 @@ from ilm_ray.config.training import PhaseConfig
 from ilm_ray.model.initial import copy_shares
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel
 from ilm_ray.training.induction_head import ROPE_BASE, initialize_copying
-from ilm_ray.training.plan.shape import shape_of
 from ilm_ray.training.pretrain import PretrainTask, open_sources
 
 CHECKPOINTS = 4  # on the way: what a crash may cost
@@ -24,7 +23,7 @@ class ScorerTask(PretrainTask):
         super().__init__(scorer_config(config, shares), run_dir)
 
     def fill(self, part: CausalLM | ScalarModel) -> None:
-        whole = CausalLM(shape_of(self.config, self.vocab_size))  # a small one
+        whole = CausalLM(self.shape)  # a small one
         initialize_copying(whole, self.config.seed)
         copy_shares(part, whole)
 
@@ -59,4 +58,5 @@ def scorer_config(config: Config, shares: dict[str, float]) -> Config:
     pretrain = config.pretrain.model_copy(update={"phases": [phase], "checkpoint_every": every})
     layout = "auto" if config.training.layout == "auto" else Layout()  # the model is too small for other degrees
     training = config.training.model_copy(update={"layout": layout})
-    return config.model_copy(update={"model": settings.scorer_model, "training": training, "pretrain": pretrain})
+    update = {"model": settings.scorer_model, "training": training, "pretrain": pretrain, "base": None}
+    return config.model_copy(update=update)

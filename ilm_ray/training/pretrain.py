@@ -11,27 +11,39 @@ from torch import Tensor
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config
+from ilm_ray.config.road import initial
 from ilm_ray.config.training import PhaseConfig, TrainingConfig
-from ilm_ray.data.tokenizer.opening import open_tokenizer
+from ilm_ray.data.tokenizer.opening import open_tokenizer, require_fit
 from ilm_ray.data.tokens.mixture import Mixture
 from ilm_ray.data.tokens.shards import TokenSource
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel, initialize
 from ilm_ray.model.loss import IGNORE
+from ilm_ray.model.weights import load_shape, read_weights
 from ilm_ray.training.faults.guard import nth_kept
 from ilm_ray.training.measure.heldout import Window, bits_per_byte, phase_windows
 from ilm_ray.training.parallel.parallelize import ParallelModel
 from ilm_ray.training.plan.devices import Device
-from ilm_ray.training.plan.shape import shape_of
+from ilm_ray.training.plan.shape import continued, shape_of
 from ilm_ray.training.plan.stretches import Stretches, stretches
 from ilm_ray.training.plan.trainings import pretraining
 from ilm_ray.training.schedule import scheduled_lr
 from ilm_ray.training.task import Losses, Task
 
 
-def enter_phase(model: ParallelModel, phase: PhaseConfig) -> None:
-    """Give a model the RoPE base and the context of a phase, in place."""
+def enter_phase(model: ParallelModel, phase: PhaseConfig, known: int = 0) -> None:
+    """Give a model the RoPE base and the context of a phase, in place; known: a context that it had before it all."""
     for part in model.parts:
-        part.model.shape = dataclasses.replace(part.shape, rope_base=phase.rope_base, context=phase.context)
+        base, context = phase.rope_base or part.shape.rope_base, max(phase.context, known)
+        part.model.shape = dataclasses.replace(part.shape, rope_base=base, context=context)
+
+
+def rope_bases(phases: Sequence[PhaseConfig], before: float) -> list[PhaseConfig]:
+    """The phases, each with its RoPE base: where it names none, that before it. before: of the model at the start."""
+    settled = list[PhaseConfig]()
+    for phase in phases:
+        before = phase.rope_base or before
+        settled.append(phase.model_copy(update={"rope_base": before}))
+    return settled
 
 
 def open_sources(folder: Path, split: str) -> dict[str, TokenSource]:
@@ -98,11 +110,18 @@ class PretrainTask(Task):
     """Next-token prediction over the phases, one after the other; the optimizer's moments are carried over."""
 
     def __init__(self, config: Config, run_dir: Path) -> None:
-        self.config, self.phases = config, config.pretrain.phases
+        self.config, first = config, initial(config, "pretrain")
+        self.base = None if first is None else run_dir / first.folder
+        tokenizer = open_tokenizer(run_dir / "tokenizer")
+        if self.base is None:
+            self.shape, self.known = shape_of(config, tokenizer.vocab_size), 0
+        else:
+            shape = load_shape(self.base)
+            require_fit(tokenizer, shape.vocab_size, str(self.base))
+            self.shape, self.known = continued(config, shape), shape.context
+        self.phases = rope_bases(config.pretrain.phases, self.shape.rope_base)
         self.steps = sum(phase.steps for phase in self.phases)
         self.checkpoint_every, self.log_every = config.pretrain.checkpoint_every, config.training.log_every
-        tokenizer = open_tokenizer(run_dir / "tokenizer")
-        self.vocab_size = tokenizer.vocab_size
         self.byte_lengths = torch.from_numpy(tokenizer.byte_lengths())
         self.mixtures = phase_mixtures(self.phases, config.seed, run_dir)
         self.heldout = open_sources(run_dir / "tokens", "heldout")
@@ -111,10 +130,13 @@ class PretrainTask(Task):
         self.at_once = [config.training.at_once(phase) for phase in self.phases]
 
     def build(self) -> CausalLM:
-        return CausalLM(shape_of(self.config, self.vocab_size), self.config.training.loss_chunk)
+        return CausalLM(self.shape, self.config.training.loss_chunk)
 
     def fill(self, part: CausalLM | ScalarModel) -> None:
-        initialize(part, self.config.seed)
+        if self.base is None:
+            initialize(part, self.config.seed)
+        else:
+            read_weights(part, self.base)
 
     def phase_of(self, step: int) -> tuple[int, int]:
         return phase_of(self.phases, step)
@@ -126,7 +148,7 @@ class PretrainTask(Task):
 
     def lay_out(self, ranks: int, device: Device) -> Stretches:
         """The layouts to train in on so many workers; from now on micro-batches are as large as those allow."""
-        training = pretraining(self.config, shape_of(self.config, self.vocab_size))
+        training = pretraining(self.config, self.shape)
         layouts = stretches(training, ranks, self.config.training.workers, device)
         self.at_once = [stretch.at_once for stretch in layouts.all]
         return layouts
@@ -170,11 +192,11 @@ class PretrainTask(Task):
             phases.insert(0, (self.phases[number - 1], "end"))
         rows = []
         for phase, when in phases:
-            enter_phase(model, phase)
+            enter_phase(model, phase, self.known)
             windows = phase_windows(self.heldout, phase, self.config.evaluation.heldout_sequences * 256)
             figures = bits_per_byte(model, windows, self.byte_lengths, evaluate)
             rows.append({"phase": phase.name, "when": when, "bits_per_byte": figures})
-        enter_phase(model, self.phases[number])
+        enter_phase(model, self.phases[number], self.known)
         return {"evaluations": rows} if rows else None
 
 

@@ -1,7 +1,8 @@
 """A job that runs stages into a run folder.
 
 A command without `--preset` takes up what the run folder remembers (`<run-dir>/config.yaml`); one with it begins from
-the preset. What fails leaves `<run-dir>/error.txt`.
+the preset. What fails leaves `<run-dir>/error.txt`. Where settings bring a model from outside, its stages and that of
+its tokenizer run first.
 """
 
 import signal
@@ -13,7 +14,8 @@ from typing import Any, NoReturn
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config, save_config
 from ilm_ray.config.fit import fewer_line
-from ilm_ray.config.named_data import check_named
+from ilm_ray.config.named_data import NO_PRETRAINING, check_named, off_line, steps_off
+from ilm_ray.config.road import STARTS, brings_tokenizer, check_start, in_effect, stages_on
 from ilm_ray.config.run_folder import NAME, choose_settings
 from ilm_ray.run.journal import Journal
 from ilm_ray.run.manifest import Manifest
@@ -32,13 +34,15 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
         reads = dict.fromkeys(["seed", *(name for stage in stages for name in stage.reads), "ray"])
         about = f"Stages: {', '.join(stage.name for stage in stages)}."
         arguments = Parser(prog=f"jobs/{job}.py", description=about, reads=tuple(reads)).parse(argv)
-        chosen = choose_settings(arguments.preset, arguments.config, arguments.settings, arguments.run_dir)
+        words = _with_start(stages, arguments.settings)
+        chosen = choose_settings(arguments.preset, arguments.config, words, arguments.run_dir)
         summary["run_dir"] = str(chosen.run_dir)
         if chosen.note is not None:
             print(f"{job}: {chosen.note}", file=sys.stderr)
-        done = _run_stages(job, stages, chosen.config, chosen.run_dir, chosen.note)
+        check_start(chosen.config)
+        done = _run_stages(job, _on_road(stages, chosen.config), chosen.config, chosen.run_dir, chosen.note)
         figures = {name: manifest.metrics["summary"] for name, manifest in done.items()}
-        if len(stages) > 1:
+        if len(done) > 1:
             print_stage_table({name: (m.seconds, m.peak_memory_mb) for name, m in done.items()})
         summary |= {"report": str(chosen.run_dir / "report.html")}
         summary |= figures if len(stages) > 1 else figures[stages[0].name]
@@ -46,13 +50,41 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
     sys.exit(run_command(job, work, evidence=True))
 
 
+def _with_start(stages: Sequence[Stage], words: Sequence[str]) -> list[str]:
+    """`jobs/sft.py base=...` means from=sft: the words with it, where a job of one training names a base alone."""
+    named = {word.partition("=")[0] for word in words}
+    begins = len(stages) == 1 and stages[0].name in STARTS and "base" in named and named.isdisjoint({"from", "start"})
+    return [*words, f"start={stages[0].name}"] if begins else [*words]
+
+
+def _on_road(stages: Sequence[Stage], config: Config) -> list[Stage]:
+    """Those of a pipeline's stages that this run has, behind those that bring its models and its tokenizer.
+
+    Raises UserError where the one stage of a job is not on the road.
+    """
+    from jobs import base, tokenizer
+
+    on = stages_on(config)
+    if len(stages) == 1 and stages[0].name in (*STARTS, "online") and stages[0].name not in on:
+        raise UserError(
+            f"stage '{stages[0].name}' is no part of this run, which has {', '.join(on)}; see from=, base= and "
+            "ppo.reward_model="
+        )
+    own = [stage for stage in stages if len(stages) == 1 or stage.name in on]
+    needed = {name for stage in own for name in stage.needed(config)}
+    if brings_tokenizer(config) is not None and "tokenizer" in needed - {stage.name for stage in own}:
+        own = [tokenizer.STAGE, *own]
+    return [*(stage for stage in base.stages(config) if stage.name in needed or not stages), *own]
+
+
 def _run_stages(
     job: str, stages: Sequence[Stage], config: Config, run_dir: Path, note: str | None
 ) -> dict[str, Manifest]:
+    asked, config = config, in_effect(config)
     check_named(config, [stage.name for stage in stages])
     for stage in stages:  # outside inputs are looked at before anything is written
         stage.sources(config)
-    check_run_dir(stages, run_dir)
+    check_run_dir(stages, config, run_dir)
     with LocalRay(config):
         from actors.warden import Wardens  # not before Ray's environment is set
         from ilm_ray.run.metrics import watched_disk
@@ -61,12 +93,15 @@ def _run_stages(
         if any(stage.trains for stage in stages):
             fit = require_fit(config, machine(), [stage.name for stage in stages])
             check_gpus_work()
-        _open_run_dir(run_dir, config)
+        _open_run_dir(run_dir, asked)
         journal = Journal(run_dir / "journal.jsonl")
         journal.event("start", job=job, preset=config.preset, **({"settings": note} if note else {}))
         if (fewer := fewer_line(config, fit)) is not None:
             print(f"{job}: {fewer}", file=sys.stderr)
             journal.event("note", why=fewer)
+        if off := {setting: why for setting, why in steps_off(config).items() if why == NO_PRETRAINING}:
+            print(f"{job}: {off_line(off)}", file=sys.stderr)
+            journal.event("note", why=off_line(off))
         for number in SIGNALS:  # after Ray has set its own
             signal.signal(number, stop_at_once)
         done = {}

@@ -8,6 +8,7 @@ import torch
 
 from actors.ppo.reward import Reward, RewardSettings
 from actors.scoring import as_rollouts, chat_ids
+from ilm_ray.alignment.reward.conditional import Conditions
 from ilm_ray.alignment.reward.task import pair_scores, read_pairs
 from ilm_ray.base.jsonl import write_jsonl
 from ilm_ray.config import load_config
@@ -40,7 +41,9 @@ def test_scores_of_pairs_are_those_of_training(tmp_path: Path) -> None:
     with torch.no_grad():
         read = read_pairs(load_config("nano", None, given), tokenizer, "train")
         expected = torch.stack(pair_scores(load_scalar(tmp_path / "model"), read), 1).flatten()
-    settings = RewardSettings(tmp_path / "model", 64, "fp32", chat_ids(tokenizer, CONDITIONS), context=512)
+    settings = RewardSettings(
+        tmp_path / "model", 64, "fp32", chat_ids(tokenizer, Conditions(CONDITIONS, tokenizer.reward_id)), context=512
+    )
     actor = Reward(0, 1, settings)
     actor.build()
     scores, _ = actor.score(as_rollouts(pairs, tokenizer))

@@ -12,6 +12,7 @@ import torch
 from actors.ppo.reward import Reward, RewardSettings
 from actors.scoring import as_rollouts, chat_ids
 from ilm_ray.alignment.inputs import preference_rows
+from ilm_ray.alignment.reward.conditional import Conditions
 from ilm_ray.alignment.reward.task import read_pairs
 from ilm_ray.alignment.sft import SFTTask
 from ilm_ray.base.errors import UserError
@@ -67,7 +68,7 @@ def test_the_reward_model_reads_in_ppo_what_it_was_trained_on(
         read.extend(batch.tokens[a:b].tolist() for a, b in itertools.pairwise(cuts))
         return torch.zeros(len(batch.tokens))
 
-    chat = chat_ids(tokenizer, config.reward.system_prompts)
+    chat = chat_ids(tokenizer, Conditions(config.reward.system_prompts, tokenizer.reward_id))
     reward = Reward(0, 1, RewardSettings(folder, 10_000, "fp32", chat, config.reward.context))
     monkeypatch.setattr(reward, "model", record, raising=False)
     reward.score(as_rollouts([row for row in rows if row["split"] == "train"], tokenizer))

@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_conditions_come_back_with_their_model(folder: Path) -> None:
-    assert load_conditions(folder, _tokenizer()) == PROMPTS
+    assert load_conditions(folder, _tokenizer()) == (PROMPTS, _tokenizer().reward_id)
     assert json.loads((folder / CONDITIONS).read_text())["tokens"]["code"] == condition_prefix(
         _tokenizer(), PROMPTS["code"]
     )

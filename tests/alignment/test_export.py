@@ -50,7 +50,7 @@ def _exported(run_dir: Path, weight_format: str, out: Path) -> Path:
 
 def test_the_weights_know_their_conditions_from_training_on(trained: Path) -> None:
     tokenizer = Tokenizer.load(trained / "tokenizer")
-    assert load_conditions(trained / "reward" / "model", tokenizer) == {"code": "C.", "helpful": "H."}
+    assert load_conditions(trained / "reward" / "model", tokenizer).prompts == {"code": "C.", "helpful": "H."}
     config = config_of(trained)
     assert RewardTask(config, trained).about.keys() == {"conditions"}
     other = trained / "other"
@@ -74,7 +74,7 @@ def test_transformers_gives_the_rewards_of_conditioned_pairs(trained: Path, tmp_
 def test_an_exported_reward_model_comes_back_with_its_conditions(trained: Path, tmp_path: Path) -> None:
     out, back = _exported(trained, "internlm2", tmp_path / "out"), tmp_path / "back"
     assert checkpoint.main(["import", "--model", str(out), "--out", str(back)]) == 0
-    assert load_conditions(back, Tokenizer.load(trained / "tokenizer")) == {"code": "C.", "helpful": "H."}
+    assert load_conditions(back, Tokenizer.load(trained / "tokenizer")).prompts == {"code": "C.", "helpful": "H."}
     for text, message in (("[]", "cannot be read"), ('{"system_prompts": {"code": 1}}', "is no text")):
         (out / "conditions.json").write_text(text)
         with pytest.raises(UserError, match=message):

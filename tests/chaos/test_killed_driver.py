@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ilm_ray.run.rundata import STAGES
+from ilm_ray.config.road import STAGES
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = """

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from ilm_ray.config.road import STAGES
 from ilm_ray.run.journal import read_journal
-from ilm_ray.run.rundata import STAGES
 from tests.chaos.nodes import Nodes
 from tests.chaos.test_killed_driver import lines
 

@@ -10,7 +10,7 @@ from ilm_ray.base.places import located
 from ilm_ray.config import load_config
 from ilm_ray.config.load import PRESETS
 from ilm_ray.config.named_data import check_named, needed, off_line, stage_off, steps_off
-from ilm_ray.run.rundata import STAGES
+from ilm_ray.config.road import STAGES
 from jobs import doctor, pipeline
 from jobs.frame import stages as frame
 

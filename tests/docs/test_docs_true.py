@@ -15,10 +15,10 @@ import pytest
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config
 from ilm_ray.config.named_data import needed
+from ilm_ray.config.road import STAGES
 from ilm_ray.config.thresholds import RULES
 from ilm_ray.data.decontamination.items import FORMS
 from ilm_ray.run.gpus import Gpu
-from ilm_ray.run.rundata import STAGES
 from ilm_ray.training.plan.fits import Machine, require_fit
 
 REPOSITORY = Path(__file__).parents[2]

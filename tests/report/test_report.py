@@ -12,11 +12,11 @@ import pytest
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config, save_config
+from ilm_ray.config.road import STAGES
 from ilm_ray.report.html import page
 from ilm_ray.report.report import write_report
 from ilm_ray.report.sections.text import funnel_steps
 from ilm_ray.report.sections.training import planned_rates
-from ilm_ray.run.rundata import STAGES
 
 SECTIONS = [
     "text",

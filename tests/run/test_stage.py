@@ -90,25 +90,25 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "thesis.py").write_text("years of work")
     with pytest.raises(UserError, match="was not written by stage 'code'"):
-        check_run_dir([stage("code")], tmp_path)
+        check_run_dir([stage("code")], CONFIG, tmp_path)
     with pytest.raises(UserError, match="needs stage 'a'"):
-        check_run_dir([stage("b", ("a",))], tmp_path)
-    check_run_dir([stage("a"), stage("b", ("a",))], tmp_path)
+        check_run_dir([stage("b", ("a",))], CONFIG, tmp_path)
+    check_run_dir([stage("a"), stage("b", ("a",))], CONFIG, tmp_path)
 
 
 def test_a_damaged_manifest_is_one_line(tmp_path: Path) -> None:
     run([stage("a")], CONFIG, tmp_path)
     (tmp_path / "a" / "manifest.json").write_text('{"stage": "a"')
     with pytest.raises(UserError, match="is no manifest"):
-        check_run_dir([stage("b", ("a",))], tmp_path)
+        check_run_dir([stage("b", ("a",))], CONFIG, tmp_path)
 
 
 def test_a_stage_killed_as_it_began_is_ours(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / ".in_progress.0123.tmp").write_text("half of the mark")
-    check_run_dir([stage("a")], tmp_path)
+    check_run_dir([stage("a")], CONFIG, tmp_path)
     assert run([stage("a")], CONFIG, tmp_path) == ["a"]
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / ".hidden").write_text("somebody's")
     with pytest.raises(UserError, match="was not written by stage 'b'"):
-        check_run_dir([stage("b")], tmp_path)
+        check_run_dir([stage("b")], CONFIG, tmp_path)

@@ -131,5 +131,5 @@ def test_fine_tuning_and_reward_model_fit_where_they_once_did_not(preset: str) -
 
 def test_checkpoints_have_twelve_bytes_a_parameter() -> None:
     """7.74B parameters: counted from the released InternLM2-7B."""
-    training, weights = checkpoint_bytes(load_config("7b"), 92544)
+    training, weights = checkpoint_bytes(shape_of(load_config("7b"), 92544))
     assert weights / 2 == pytest.approx(7.738e9, rel=1e-3) and training == 6 * weights

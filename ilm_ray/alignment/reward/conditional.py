@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
@@ -20,24 +20,38 @@ CONDITIONS = "conditions.json"  # in the model's folder
 HASH = "conditions"  # in the header of the weights
 
 
+class Conditions(NamedTuple):
+    """How a reward model is read. prompts: domain -> its condition, empty for a model that was trained without.
+
+    reward_id: the token behind the conversation at which it is read; None: it is read at the conversation's last token.
+    """
+
+    prompts: dict[str, str]
+    reward_id: int | None
+
+
 def condition_prefix(tokenizer: AnyTokenizer, system_prompt: str) -> list[int]:
     """Tokens of the system message that says what to score, without the document's begin token."""
     return system_prefix(tokenizer, system_prompt)
 
 
-def conditioned(prefix: list[int], ids: list[int], reward_id: int, context: int, begins: bool = True) -> list[int]:
+def conditioned(
+    prefix: list[int], ids: list[int], reward_id: int | None, context: int, begins: bool = True
+) -> list[int]:
     """begin token + condition + conversation + the token at which the reward is read. An empty prefix: no condition.
+    reward_id: None for a model that is read at the conversation's last token.
 
     A conversation of more than `context` tokens loses its beginning: the answer stands at its end. begins: False for a
     chat template that writes no begin token.
     """
-    room = context - len(prefix) - 1 - begins
+    end = [] if reward_id is None else [reward_id]
+    room = context - len(prefix) - len(end) - begins
     if room < 1:
         raise UserError(
             f"reward.context={context} has no room for a conversation behind a condition of {len(prefix)} tokens; "
             f"raise it or shorten reward.system_prompts"
         )
-    return ids[:begins] + prefix + ids[begins:][-room:] + [reward_id]
+    return ids[:begins] + prefix + ids[begins:][-room:] + end
 
 
 def conditions_hash(tokenizer: AnyTokenizer, system_prompts: Mapping[str, str]) -> str:
@@ -52,8 +66,14 @@ def save_conditions(folder: Path, tokenizer: AnyTokenizer, system_prompts: Mappi
     return path
 
 
-def load_conditions(folder: Path, tokenizer: AnyTokenizer) -> dict[str, str]:
-    """Domain -> system prompt of the reward model in `folder`.
+def unconditional(reward_id: int | None) -> tuple[str, str]:
+    """The conditions of a reward model that was trained without any: text of the file, and their hash."""
+    content: dict[str, Any] = {"system_prompts": {}, "tokens": {}, "reward_token": reward_id}
+    return json.dumps(content, indent=1), _digest(content)
+
+
+def load_conditions(folder: Path, tokenizer: AnyTokenizer) -> Conditions:
+    """The conditions of the reward model in `folder`.
 
     Raises UserError where there are none, where they are not those that the weights were trained with, or where
     `tokenizer` is another than at training.
@@ -62,6 +82,9 @@ def load_conditions(folder: Path, tokenizer: AnyTokenizer) -> dict[str, str]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         prompts = {str(domain): str(prompt) for domain, prompt in content["system_prompts"].items()}
+        reward_id = content["reward_token"]
+        if not isinstance(reward_id, int | None):
+            raise ValueError("reward_token is no number")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}: {error}); run the reward stage again or copy the folder "
@@ -73,12 +96,12 @@ def load_conditions(folder: Path, tokenizer: AnyTokenizer) -> dict[str, str]:
             f"{path} has hash {file_hash[:12]}, the weights beside it were trained with conditions of hash "
             f"{trained_hash[:12] if trained_hash else 'none'}; copy both from one folder or run the reward stage again"
         )
-    if content != _content(tokenizer, prompts):
+    if prompts and content != _content(tokenizer, prompts):
         raise UserError(
             f"{path}: the run's tokenizer gives the conditions other tokens than at training; use the tokenizer that "
             "the reward model was trained with, or run the reward stage again"
         )
-    return prompts
+    return Conditions(prompts, reward_id)
 
 
 def carried_conditions(folder: Path) -> tuple[str, str] | None:

@@ -17,6 +17,7 @@ from ilm_ray.alignment.reward.conditional import HASH, condition_prefix, conditi
 from ilm_ray.alignment.reward.metrics import pair_figures, pair_sums
 from ilm_ray.alignment.sft import deal, plan_batches
 from ilm_ray.config import Config
+from ilm_ray.config.road import initial_folder
 from ilm_ray.data.tokenizer.chat import AnyTokenizer, begins_chat, encode_chat
 from ilm_ray.data.tokenizer.opening import open_tokenizer, require_fit
 from ilm_ray.data.tokens.mixture import packed_from_arrays
@@ -97,7 +98,7 @@ class RewardTask(Task):
     base: Path
 
     def __init__(self, config: Config, run_dir: Path) -> None:
-        self.config, self.base = config, run_dir / "sft" / "model"
+        self.config, self.base = config, initial_folder(config, "reward", run_dir)
         self.checkpoint_every, self.log_every = config.reward.checkpoint_every, config.training.log_every
         tokenizer = open_tokenizer(run_dir / "tokenizer")
         require_fit(tokenizer, load_shape(self.base).vocab_size, str(self.base))

@@ -7,6 +7,7 @@ from typing import Any
 from ilm_ray.report.charts.basic import HALF, Band, Bars, Series, bar_chart, line_chart
 from ilm_ray.report.html import page
 from ilm_ray.report.html.page import Html
+from ilm_ray.report.sections.base import off_notes
 from ilm_ray.run.journal import read_journal
 from ilm_ray.run.manifest import Manifest
 from ilm_ray.run.rundata import Row, as_number, column, is_number, read_json, read_rows
@@ -50,7 +51,7 @@ def ppo_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
             charts.append(page.figure(caption, chart, wide=False, unit=label))
     charts += _phase_seconds(rows)
     parts.append(page.row(charts))
-    parts += _recoveries(run_dir)
+    parts += [*off_notes(manifests.get("ppo")), *_recoveries(run_dir)]
     samples, _ = read_rows(run_dir / "ppo" / "samples.jsonl")
     if samples:
         chosen = samples[-SAMPLES:]

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from ilm_ray.config.run_folder import stages_of
 from ilm_ray.report.charts.basic import HALF, Bars, bar_chart
 from ilm_ray.report.charts.text import flow_chart
 from ilm_ray.report.html import page
@@ -37,8 +38,10 @@ def tokens_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
     """Vocabulary and token counts: tokens, documents, bytes per token of each source."""
     parts = []
     for stage, title in (("tokenizer", "Tokenizer"), ("tokens", "Tokens")):
-        parts.append(Html(f"<h3>{page.text(title)}</h3>"))
         manifest = manifests.get(stage)
+        if manifest is None and stage not in stages_of(run_dir):
+            continue
+        parts.append(Html(f"<h3>{page.text(title)}</h3>"))
         parts.append(page.figures(manifest.metrics) if manifest else page.note(f"The {stage} stage has not finished."))
     sources = _sources(manifests)
     if sources:

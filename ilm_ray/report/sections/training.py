@@ -12,6 +12,7 @@ from ilm_ray.config.training import PretrainConfig, TrainingConfig
 from ilm_ray.report.charts.basic import HALF, Band, Bars, Series, bar_chart, line_chart
 from ilm_ray.report.html import page
 from ilm_ray.report.html.page import Html
+from ilm_ray.report.sections.base import off_notes
 from ilm_ray.report.sections.health import health_parts
 from ilm_ray.run.manifest import Manifest
 from ilm_ray.run.rundata import Row, as_number, column, is_number, read_rows
@@ -89,6 +90,7 @@ def sft_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
         "Supervised fine-tuning",
         [
             *broken_note(broken),
+            *off_notes(manifests.get("sft")),
             page.row(
                 [
                     small("Loss on answers", rows, "step", "loss", "step", "nats a token"),

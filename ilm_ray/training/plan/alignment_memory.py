@@ -20,7 +20,7 @@ from ilm_ray.config.layout import Layout
 from ilm_ray.model.shape import Shape
 from ilm_ray.training.plan.devices import GIB, USABLE_MEMORY
 from ilm_ray.training.plan.memory import activations
-from ilm_ray.training.plan.shape import shape_of
+from ilm_ray.training.plan.shape import planned_shape
 from ilm_ray.training.plan.step import OptimizerStep, block_matrices, block_vectors
 
 Precision = Literal["fp32", "bf16"]
@@ -189,7 +189,7 @@ def ppo_rank_memory(config: Config, device_memory: int, gpus: int) -> PPOMemory:
 
 def work_of(config: Config) -> Work:
     """Sizes of PPO's work by the settings."""
-    training, shape = config.training, shape_of(config, config.tokenizer.vocab_size)
+    training, shape = config.training, planned_shape(config)
     return Work(shape, training.micro_tokens, training.loss_chunk, config.ppo.precision)
 
 

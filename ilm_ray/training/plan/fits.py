@@ -6,7 +6,7 @@ from itertools import islice
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config, load_config
-from ilm_ray.config.fit import WHOLE_ROAD, fitted, longest_sequence, parameter_count, runs_ppo, too_small
+from ilm_ray.config.fit import WHOLE_ROAD, fitted, longest_sequence, runs_ppo, too_small
 from ilm_ray.config.load import PRESETS, with_settings
 from ilm_ray.run.gpus import Gpu
 from ilm_ray.training.plan.alignment_memory import ppo_changes, ppo_misfit
@@ -14,7 +14,7 @@ from ilm_ray.training.plan.cards import known_device
 from ilm_ray.training.plan.decide import named_layout, too_large
 from ilm_ray.training.plan.devices import BF16_CAPABILITY, GIB, Device
 from ilm_ray.training.plan.elastic import has_room
-from ilm_ray.training.plan.shape import shape_of
+from ilm_ray.training.plan.shape import parameters_of, planned_shape
 from ilm_ray.training.plan.trainings import Training, trainings
 
 MICRO_TOKENS = (16_384, 8192, 4096)  # smaller micro-batches that are tried
@@ -44,10 +44,12 @@ def require_fit(config: Config, machine: Machine, stages: Collection[str] = WHOL
             raise UserError(f"{reason}; set {' '.join(words)}")
     fewer = misfit(with_settings(config, ["ray.fewer_ranks=true"]), machine, stages)
     reason += f", and with fewer: {fewer}" if fewer not in (None, reason) else ""
-    size = parameter_count(config.model, config.tokenizer.vocab_size)
+    if config.base is not None or config.start is not None:  # no preset is smaller than a model that one has
+        raise UserError(f"{reason}; submit it to a larger cluster, or begin with a smaller model")
+    size = parameters_of(planned_shape(config))
     for preset in reversed(PRESETS if machine.gpus else PRESETS[:1]):  # nano alone is made for CPUs
         smaller = load_config(preset)
-        if parameter_count(smaller.model, smaller.tokenizer.vocab_size) < size and not misfit(smaller, machine, stages):
+        if parameters_of(planned_shape(smaller)) < size and not misfit(smaller, machine, stages):
             raise UserError(f"{reason}; use --preset {preset}, or submit it to a larger cluster")
     raise UserError(f"{reason}; submit it to a larger cluster")
 
@@ -55,13 +57,13 @@ def require_fit(config: Config, machine: Machine, stages: Collection[str] = WHOL
 def misfit(config: Config, machine: Machine, stages: Collection[str]) -> str | None:
     """Why `stages` cannot run on a machine as they are configured; None where they can."""
     config = fitted(config, machine.gpus)
-    reason = too_small(config, machine.cpus, machine.gpus, machine.memory_gib, stages)
+    shape = planned_shape(config)
+    reason = too_small(config, machine.cpus, machine.gpus, machine.memory_gib, stages, parameters_of(shape))
     if reason is not None or machine.gpu is None or machine.gpus == 0:
         return reason
     if machine.gpu.capability < BF16_CAPABILITY and "bf16" in (config.training.precision, config.ppo.precision):
         return f"precision bf16 on {machine.gpu.name}, which does not compute in bfloat16"
     device = known_device(machine.gpu.name, machine.gpu.memory)
-    shape = shape_of(config, config.tokenizer.vocab_size)
     for training in trainings(config, shape, stages):
         if (reason := _no_room(training, config.training.workers, device)) is not None:
             return reason

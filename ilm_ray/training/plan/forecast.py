@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from ilm_ray.config import Config
-from ilm_ray.config.fit import parameter_count
+from ilm_ray.model.shape import Shape
 from ilm_ray.training.plan.decide import Decision
 from ilm_ray.training.plan.planner import LayoutPlan
+from ilm_ray.training.plan.shape import parameters_of
 from ilm_ray.training.plan.trainings import Training
 
 
@@ -31,7 +31,7 @@ def forecast(training: Training, decision: Decision, ranks: int) -> list[Forecas
     return forecasts
 
 
-def checkpoint_bytes(config: Config, vocab_size: int) -> tuple[int, int]:
+def checkpoint_bytes(shape: Shape) -> tuple[int, int]:
     """(of a training checkpoint: weights and two moments in fp32; of weights alone as they are exported, in bf16)"""
-    parameters = parameter_count(config.model, vocab_size)
+    parameters = parameters_of(shape)
     return 12 * parameters, 2 * parameters
