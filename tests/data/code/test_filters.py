@@ -100,6 +100,7 @@ def test_what_falls_by_its_content() -> None:
     assert rule("a.py", b'x = """' + b"QUJD" * 1000 + b'"""\n') == "encoded"
     assert rule("a.c", b"x" * 6000 + b"\n" + b"int x;\n" * 6000) == "max_line_chars"
     assert rule("a.py", b"x\x00y") == "binary"
+    assert rule("a.py", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n") == "lfs_pointer"
     assert rule("a.py", b"caf\xe9 = 1\n") == "not_utf8"
     assert rule("a.py", b" \n\t\n") == "empty"
     assert rule("thing", b"some words\n") == "unknown_language"
