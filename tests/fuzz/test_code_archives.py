@@ -63,7 +63,7 @@ def contents(data: bytes, name: str) -> dict[str, bytes]:
         path.write_bytes(data)
         files: dict[str, bytes] = {}
         try:
-            (tree,) = find_trees(CodeConfig(source=str(path)))
+            (tree,) = find_trees(CodeConfig(source=str(path))).trees
             entries = list_tree(tree, LIMITS).entries
             assert len(entries) <= LIMITS.archive_members
             for entry, content in read_tree(tree, entries, LIMITS):

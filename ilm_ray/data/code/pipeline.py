@@ -70,6 +70,8 @@ def build_code_data(context: Context) -> Result:
         return Result([], {"summary": {"trees": 0, "documents": 0}, "off": off})
     config = context.config.code
     prepared = prepare_files(context.folder / "files", config)
+    for place, why in prepared.broken.items():
+        context.journal.event("drop", source=place, why=why)
     trees, tiers = _look_at(prepared.parts)
     if not any(known.kept for known in trees.values()):
         raise UserError(

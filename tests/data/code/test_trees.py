@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import random
+import shutil
 import subprocess
 import tarfile
 import zipfile
@@ -54,7 +55,7 @@ def _tar(path: Path, members: dict[str, bytes], mode: str = "w:gz") -> Path:
 
 
 def _contents(source: Path, limits: ReadLimits = _LIMITS) -> dict[str, bytes]:
-    (tree,) = find_trees(CodeConfig(source=str(source)))
+    (tree,) = find_trees(CodeConfig(source=str(source))).trees
     entries = list_tree(tree, limits).entries
     random.Random(0).shuffle(entries)
     return {entry.path: content for entry, content in read_tree(tree, entries, limits)}
@@ -99,12 +100,68 @@ def test_a_folder_of_repositories_is_many(tmp_path: Path) -> None:
     _folder(tmp_path / "all/two")
     _tar(tmp_path / "all/three.tgz", {"x/a.py": b"x = 1\n"})
     (tmp_path / "all/notes.txt").write_text("not read")
-    trees = find_trees(CodeConfig(source=str(tmp_path / "all")))
+    trees = find_trees(CodeConfig(source=str(tmp_path / "all"))).trees
     assert [(tree.name, tree.kind) for tree in trees] == [("one", "git"), ("three", "tar"), ("two", "folder")]
-    both = find_trees(CodeConfig(source=[str(tmp_path / "all"), str(_folder(tmp_path / "else/two"))]))
+    both = find_trees(CodeConfig(source=[str(tmp_path / "all"), str(_folder(tmp_path / "else/two"))])).trees
     assert [tree.name for tree in both] == ["one", "three", "two", "two~2"]
     parts = select(CodeConfig(source=str(tmp_path / "all"))).parts
     assert [part_of(jsonable(part)) for part in parts] == parts
+
+
+def test_a_folder_with_code_of_its_own_is_one_project_whatever_lies_in_it(tmp_path: Path) -> None:
+    for name in ("src/a.py", "tests/b.py", "docs/c.md"):
+        (tmp_path / "all/project" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "all/project" / name).write_text("x = 1\n")
+    project = str(tmp_path / "all/project")
+
+    def named() -> dict[str, tuple[str, bool]]:
+        return {t.name: (t.kind, t.whole) for t in find_trees(CodeConfig(source=project)).trees}
+
+    assert named() == {"project": ("folder", False)}, "nothing says that it is one project"
+    _tar(tmp_path / "all/project/fixtures.tgz", {"x/a.py": b"x = 1\n"})
+    assert set(named()) == {"docs", "fixtures", "src", "tests"}, "a folder of archives"
+    (tmp_path / "all/project/setup.py").write_text("print(1)\n")
+    assert named() == {"project": ("folder", True)}
+    (tmp_path / "all/project/setup.py").rename(tmp_path / "all/project/README.md")
+    (tmp_path / "all/project/fixtures.tgz").rename(tmp_path / "all/project/src/fixtures.tgz")
+    assert named() == {"project": ("folder", True)}
+    # Projects beside it are projects with or without a git repository among them.
+    for name in ("one", "two"):
+        _folder(tmp_path / "all" / name)
+    before = find_trees(CodeConfig(source=str(tmp_path / "all"))).trees
+    assert [(t.name, t.whole) for t in before] == [("one", True), ("project", True), ("two", True)]
+
+
+@pytest.mark.process
+def test_of_many_sources_a_broken_one_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        _repository(tmp_path / "all" / name)
+    _git(tmp_path / "all", "init", "-q", "empty")
+    whole = _tar(tmp_path / "good.tar.gz", {f"{i}.py": random.Random(i).randbytes(900) for i in range(20)}).read_bytes()
+    (tmp_path / "all/cut.tar.gz").write_bytes(whole[: len(whole) // 2])
+    with zipfile.ZipFile(tmp_path / "all/cut.zip", "w") as archive:
+        archive.writestr("a.py", "x = 1\n" * 100)
+    (tmp_path / "all/cut.zip").write_bytes((tmp_path / "all/cut.zip").read_bytes()[:200])
+    config = CodeConfig(source=str(tmp_path / "all"))
+    chosen = select(config)
+    assert {part.tree.name for part in chosen.parts} == {"one", "two"}
+    assert {Path(place).name for place in chosen.broken} == {"empty", "cut.tar.gz", "cut.zip"}
+    assert all("\n" not in why for why in chosen.broken.values())
+    fingerprints = tree_fingerprints(config)
+    shutil.rmtree(tmp_path / "all/empty")
+    assert tree_fingerprints(config) != fingerprints
+
+
+def test_files_that_fall_by_their_names_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.py").write_text("x = 1\n")
+    (tmp_path / "weights.bin").write_bytes(b"x" * 1000)
+    real, read = Path.read_bytes, list[str]()
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (read.append(path.name), real(path))[1])
+    config = CodeConfig(source=str(tmp_path), max_file_bytes=500)
+    before = tree_fingerprints(config)
+    assert read == ["a.py"]
+    (tmp_path / "weights.bin").write_bytes(b"x" * 1001)
+    assert tree_fingerprints(config) != before
 
 
 def test_unsafe_members_are_left_out(tmp_path: Path) -> None:
@@ -120,7 +177,7 @@ def test_unsafe_members_are_left_out(tmp_path: Path) -> None:
             info.type, info.linkname = kind, "/etc/passwd"
             archive.addfile(info)
     assert _contents(path) == {"a.py": b"abc"}
-    (tree,) = find_trees(CodeConfig(source=str(path)))
+    (tree,) = find_trees(CodeConfig(source=str(path))).trees
     assert list_tree(tree, _LIMITS).left_out == Counter(unsafe_name=6, no_regular_file=4)
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
         for name in names:
@@ -213,11 +270,11 @@ def test_the_fingerprint_knows_names_and_contents(tmp_path: Path) -> None:
 def test_manifests_are_read_with_the_rest_and_are_part_of_the_fingerprint(tmp_path: Path) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/b/x.go").write_text("package b\n")
-    config = CodeConfig(source=str(tmp_path), max_files=1)
+    config = CodeConfig(source=str(tmp_path / "a"), max_files=1)
     before = tree_fingerprints(config)
     (tmp_path / "a/go.mod").write_text("module m\n")
     (part,) = select(config).parts
-    assert [entry.path for entry in part.entries] == ["a/b/x.go", "a/go.mod"]
+    assert [entry.path for entry in part.entries] == ["b/x.go", "go.mod"]
     assert tree_fingerprints(config) != before
 
 
@@ -263,6 +320,6 @@ def test_the_most_files_are_counted_for_each_tree(tmp_path: Path) -> None:
 
 
 def test_the_standard_library_is_read_where_it_is_named_and_nothing_where_no_source_is() -> None:
-    (tree,) = find_trees(CodeConfig(source="python://stdlib"))
+    (tree,) = find_trees(CodeConfig(source="python://stdlib")).trees
     assert Path(tree.location, "json", "decoder.py").is_file() and "test" in tree.pruned
-    assert find_trees(CodeConfig()) == [] and tree_fingerprints(CodeConfig()) == {}
+    assert find_trees(CodeConfig()).trees == [] and tree_fingerprints(CodeConfig()) == {}

@@ -39,6 +39,7 @@ _HEAD_LINES = 40
 MAX_MEAN_LINE, MAX_LINE, MAX_DIGITS, MAX_ENCODED = 200.0, 5000, 0.35, 0.25
 _MINIFIED_MEAN_LINE = 110.0  # linguist's, for JavaScript and CSS
 _MIN_MINIFIED_CHARS = 500
+_LFS = "version https://git-lfs.github.com/spec/"  # a file that git-lfs keeps elsewhere
 _LICENCE = re.compile(r"^(licen[cs]e|copying|unlicense|patents|copyright)([.-][\w.-]+)?$", re.I)
 
 
@@ -88,6 +89,8 @@ def judge_content(path: str, content: bytes) -> Judged:
         text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError:
         return Judged("", language or "", Verdict("not_utf8", "", None))
+    if text.startswith(_LFS):
+        return Judged("", language or "", Verdict("lfs_pointer", "", None))
     if (name := posixpath.basename(path)) in MANIFESTS:
         return Judged(text, language or "", Verdict("manifest", name, None))
     if language is None:

@@ -40,6 +40,7 @@ class Prepared(NamedTuple):
     whole: set[str]  # trees that are one repository each; the others may be many
     summary: dict[str, Any]
     about: list[Path]  # files with figures
+    broken: dict[str, str]  # sources that cannot be read -> why
 
 
 def prepare_files(folder: Path, config: CodeConfig) -> Prepared:
@@ -80,9 +81,10 @@ def prepare_files(folder: Path, config: CodeConfig) -> Prepared:
             PartFiles(outputs(folder, "quality", number)[0], [outputs(folder, step, number)[1] for step in steps.STEPS])
             for number in numbers
         ],
-        {part.tree.name for part in parts if part.tree.kind != "folder"},
+        {part.tree.name for part in parts if part.tree.whole},
         _summary(funnel, selection),
         [folder / "funnel.json"],
+        selection.broken,
     )
 
 
@@ -124,6 +126,7 @@ def _summary(funnel: Funnel, selection: Selection) -> dict[str, Any]:
             removed[row["rule"]] += row["documents"]
     return {
         "trees": len({part.tree.name for part in selection.parts}),
+        "broken": len(selection.broken),
         "files_in": funnel.documents("read"),
         "files_kept": funnel.documents("quality", kept=True),
         **{f"removed_by_{step}": funnel.documents(step, kept=False) for step in steps.STEPS},

@@ -18,10 +18,12 @@ FILES_PER_PART = 256
 
 
 class Selection(NamedTuple):
-    """What each task reads, in a frozen order, and how many files were left out unread, by reason."""
+    """What each task reads, in a frozen order, how many files were left out unread, by reason, and the sources that
+    cannot be read: location -> why."""
 
     parts: list[TreePart]
     left_out: Counter[str]
+    broken: dict[str, str]
 
 
 def select(config: CodeConfig) -> Selection:
@@ -29,16 +31,21 @@ def select(config: CodeConfig) -> Selection:
 
     Where there are more, its top-level folders and modules are taken in the order of the hash of their names: a fair
     sample in which packages are whole, but for the last one.
-    Raises UserError where nothing is left, or a tree cannot be read.
+    A source that is damaged is left out and named. Raises UserError where nothing else is left.
     """
     left_out, parts, total = Counter[str](), list[TreePart](), 0
-    trees = find_trees(config)
+    trees, broken = find_trees(config)
     for tree in trees:
-        listing = list_tree(tree, limits(config))
+        try:
+            listing = list_tree(tree, limits(config))
+        except UserError as error:
+            if len(trees) == 1 or tree.kind == "folder":
+                raise
+            broken[tree.location] = str(error)
+            continue
         code, beside = list[Entry](), list[Entry]()
         for entry in listing.entries:
-            apart = is_beside(entry.path) or path_verdict(entry.path, entry.size, config.max_file_bytes) is not None
-            (beside if apart else code).append(entry)
+            (beside if is_beside(entry.path) or _falls(entry, config) else code).append(entry)
         code.sort(key=partial(_sample_key, tree))
         taken = code[: config.max_files]
         left_out += listing.left_out + Counter({"beyond_max_files": len(code) - len(taken)})
@@ -50,19 +57,24 @@ def select(config: CodeConfig) -> Selection:
             f"code.source: {named} holds no source code in files of at most {config.max_file_bytes} bytes; "
             "name a folder, archive or git repository with source code, or raise code.max_file_bytes"
         )
-    return Selection(parts, left_out)
+    return Selection(parts, left_out, broken)
 
 
 def tree_fingerprints(config: CodeConfig) -> dict[str, str]:
     """Identity of everything that a run reads from outside. Raises UserError where something cannot be read."""
     if not config.source:
         return {}
-    entries_of: dict[str, list[Entry]] = {}
-    trees: dict[str, Tree] = {}
-    for part in select(config).parts:
-        trees[part.tree.name] = part.tree
-        entries_of.setdefault(part.tree.name, []).extend(part.entries)
-    named = {f"tree {name}": fingerprint(trees[name], entries) for name, entries in entries_of.items()}
+    selection = select(config)
+    entries_of: dict[Tree, list[Entry]] = {}
+    for part in selection.parts:
+        entries_of.setdefault(part.tree, []).extend(part.entries)
+    named = {f"broken {place}": why for place, why in selection.broken.items()}
+    for tree, entries in entries_of.items():
+        falls = [_falls(entry, config) for entry in entries]
+        read, unread = (
+            [e for e, fallen in zip(entries, falls, strict=True) if fallen is which] for which in (False, True)
+        )
+        named[f"tree {tree.name}"] = fingerprint(tree, read, unread)
     for path in scorer_files(config):
         named[f"code.scorer {path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return named
@@ -93,6 +105,11 @@ def part_of(row: dict[str, Any]) -> TreePart:
     """The part behind a row of `jsonable`."""
     tree = Tree(**row["tree"] | {"pruned": tuple(row["tree"]["pruned"])})
     return TreePart(tree, [Entry(*entry) for entry in row["entries"]])
+
+
+def _falls(entry: Entry, config: CodeConfig) -> bool:
+    """Whether a file falls by its name and size, and is not read."""
+    return path_verdict(entry.path, entry.size, config.max_file_bytes) is not None
 
 
 def _sample_key(tree: Tree, entry: Entry) -> tuple[bytes, str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
 from ilm_ray.base.jsonl import JsonlWriter, batches
 from ilm_ray.config.data import CodeConfig
@@ -113,11 +114,18 @@ def _read_files(part: TreePart, config: CodeConfig, texts: dict[str, str]) -> It
     place = {entry.path: number for number, entry in enumerate(part.entries)}
     ready = {place[path]: _blank(part.tree, path, verdict) for path, verdict in fallen.items()}
     due = 0
-    for entry, content in read_tree(part.tree, wanted, limits(config)):
-        ready[place[entry.path]] = _file(part.tree, entry, content, config, texts)
-        while due in ready:
-            yield ready.pop(due)
-            due += 1
+    try:
+        for entry, content in read_tree(part.tree, wanted, limits(config)):
+            ready[place[entry.path]] = _file(part.tree, entry, content, config, texts)
+            while due in ready:
+                yield ready.pop(due)
+                due += 1
+    except UserError as error:
+        if part.tree.kind == "folder":  # its files were there when the run began
+            raise
+        for path, number in place.items():  # of a damaged archive or repository the rest falls
+            if number >= due and number not in ready:
+                ready[number] = _blank(part.tree, path, Verdict("unreadable", str(error), None))
     yield from (ready[number] for number in sorted(ready))
 
 

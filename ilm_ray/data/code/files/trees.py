@@ -7,8 +7,9 @@ import sysconfig
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,23 +17,32 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.base.places import located
 from ilm_ray.config.data import CodeConfig
 from ilm_ray.data.code.files import archives, git
+from ilm_ray.data.code.files.detect import PROSE, language_of
 from ilm_ray.data.code.files.entries import Entry, Listing, ReadLimits
+from ilm_ray.data.code.files.filters import is_licence, path_verdict
+from ilm_ray.data.code.languages.imports import MANIFESTS
 
 _PRUNED = {"__pycache__", "site-packages"}  # compiled files; other people's packages beside the standard library
 _PRUNED_OF_PYTHON = {"test", "tests", "idle_test", "lib2to3", "ensurepip", "lib-dynload"}
 STDLIB = "python://stdlib"
+_ROOT = re.compile(
+    r"(readme([.-][\w.-]+)?|setup\.(py|cfg)|pyproject\.toml|makefile|cmakelists\.txt|meson\.build|configure\.ac"
+    r"|pom\.xml|build\.gradle(\.kts)?|build\.sbt|gemfile|composer\.json|mix\.exs|package\.swift)$",
+    re.I,
+)
 _ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$")
 
 
 @dataclass(frozen=True)
 class Tree:
-    """One source of files. A git repository and an archive are one repository each; a folder may be many."""
+    """One source of files."""
 
     name: str  # the beginning of the URLs of all its files
     kind: Literal["folder", "tar", "zip", "git"]
     location: str
     revision: str = ""  # git: the commit
     pruned: tuple[str, ...] = ()  # names of folders that are not looked into
+    whole: bool = True  # one repository; else as many as imports connect
 
 
 class TreePart(NamedTuple):
@@ -42,21 +52,37 @@ class TreePart(NamedTuple):
     entries: list[Entry]
 
 
-def find_trees(config: CodeConfig) -> list[Tree]:
-    """The trees that `code.source` names, sorted; STDLIB is the standard library of the running Python.
+class Sources(NamedTuple):
+    """The trees that a run reads, sorted, and the sources that it cannot read: location -> why."""
 
-    A folder that holds git repositories or archives is a folder of repositories: each of its folders is a tree.
-    Raises UserError where one is missing, or is neither folder nor archive nor repository.
+    trees: list[Tree]
+    broken: dict[str, str]
+
+
+def find_trees(config: CodeConfig) -> Sources:
+    """The trees that `code.source` names; STDLIB is the standard library of the running Python.
+
+    A folder with code of its own is one project, whatever lies in it. Any other folder that holds projects, git
+    repositories or archives is a folder of repositories: each of its folders and archives is a tree.
+    Raises UserError where a named path is missing, or where nothing can be read.
     """
     named = [config.source] if isinstance(config.source, str) else config.source or []
-    trees = [tree for path in named for tree in ([_python()] if path == STDLIB else _trees_at(Path(located(path))))]
+    trees, broken = list[Tree](), dict[str, str]()
+    for path in named:
+        for place, make in [(path, _python)] if path == STDLIB else _places(Path(located(path))):
+            try:
+                trees.append(make())
+            except UserError as error:
+                broken[place] = str(error)
+    if broken and not trees:
+        raise UserError(next(iter(broken.values())))
     seen = Counter[str]()
     unique = []
     for tree in sorted(set(trees), key=lambda tree: (tree.name, tree.location)):
         seen[tree.name] += 1  # equal names would give equal ids
         name = tree.name if seen[tree.name] == 1 else f"{tree.name}~{seen[tree.name]}"
-        unique.append(Tree(name, tree.kind, tree.location, tree.revision, tree.pruned))
-    return unique
+        unique.append(replace(tree, name=name))
+    return Sources(unique, broken)
 
 
 def list_tree(tree: Tree, limits: ReadLimits) -> Listing:
@@ -101,8 +127,8 @@ def split_parts(tree: Tree, entries: list[Entry], files: int) -> list[TreePart]:
     return [TreePart(tree, entries[at : at + size]) for at in range(0, len(entries), size)]
 
 
-def fingerprint(tree: Tree, entries: Iterable[Entry]) -> str:
-    """Identity of the names and contents of `entries`, and of the tree's name, which is part of ids and URLs.
+def fingerprint(tree: Tree, read: Iterable[Entry], unread: Iterable[Entry]) -> str:
+    """Identity of the contents of `read`, of names and sizes of `unread`, and of the tree's name, which is in all ids.
 
     Raises UserError where a file cannot be read.
     """
@@ -112,9 +138,11 @@ def fingerprint(tree: Tree, entries: Iterable[Entry]) -> str:
             with Path(tree.location).open("rb") as raw:
                 seen.update(hashlib.file_digest(raw, "sha256").digest())
         elif tree.kind == "folder":
-            for entry in entries:
+            for entry in read:
                 content = Path(tree.location, entry.member).read_bytes()
                 seen.update(f"{entry.path}\0".encode() + hashlib.sha256(content).digest())
+            for entry in unread:
+                seen.update(f"{entry.path}\0{entry.size}\0".encode())
     except OSError as error:
         raise _unreadable(error) from None
     return seen.hexdigest()[:16]
@@ -122,43 +150,63 @@ def fingerprint(tree: Tree, entries: Iterable[Entry]) -> str:
 
 def _python() -> Tree:
     root = Path(sysconfig.get_path("stdlib")).absolute()
-    return Tree(root.name, "folder", str(root), pruned=tuple(sorted(_PRUNED | _PRUNED_OF_PYTHON | {"node_modules"})))
+    pruned = tuple(sorted(_PRUNED | _PRUNED_OF_PYTHON | {"node_modules"}))
+    return Tree(root.name, "folder", str(root), pruned=pruned, whole=False)
 
 
-def _trees_at(path: Path) -> list[Tree]:
+def _places(path: Path) -> list[tuple[str, Callable[[], Tree]]]:
+    """Where trees lie at a named path, and what opens each."""
     if path.is_file():
-        return [_archive(path)]
+        return [(str(path), lambda: _archive(path))]
     if not path.is_dir():
         raise UserError(f"code.source: {path} is no folder, archive or git repository; name one, or leave it out")
-    if (tree := _repository(path)) is not None:
-        return [tree]
+    if _is_git(path):
+        return [(str(path), lambda: _repository(path))]
     try:
         children = sorted(
             child for child in path.iterdir() if not child.name.startswith(".") and not child.is_symlink()
         )
+        folders = [child for child in children if child.is_dir() and child.name not in _PRUNED]
+        files = [child for child in children if child.is_file()]
+        inside = {child: [grandchild.name for grandchild in child.iterdir()] for child in folders}
     except OSError as error:
         raise _unreadable(error) from None
-    inside = [_child(child) for child in children]
-    if any(tree is not None and tree.kind != "folder" for tree in inside):
-        return [tree for tree in inside if tree is not None]
-    return [_folder(path)]
+    archived = [child for child in files if _ARCHIVE.search(child.name)]
+    names = [child.name for child in files]
+    many = bool(archived) or any(_is_git(child) or _is_project(inside[child]) for child in folders)
+    # Words alone beside folders are a project's, unless these are projects themselves.
+    if _has_code(names) or (_is_project(names) and not many):
+        return [(str(path), lambda: _folder(path))]
+    if not many:
+        return [(str(path), lambda: _folder(path, whole=False))]
+    return [
+        *((str(child), partial(_repository if _is_git(child) else _folder, child)) for child in folders),
+        *((str(child), partial(_archive, child)) for child in archived),
+    ]
 
 
-def _child(path: Path) -> Tree | None:
-    """A child of a folder of repositories; a file that is no archive is none."""
-    if path.is_dir():
-        return _repository(path) or _folder(path)
-    return _archive(path) if _ARCHIVE.search(path.name) else None
+def _has_code(names: Iterable[str]) -> bool:
+    """Whether there is source code among files of these names."""
+    return any(
+        name in MANIFESTS or ((language_of(name) or "text") not in PROSE and path_verdict(name, 1, 1) is None)
+        for name in names
+    )
 
 
-def _folder(path: Path) -> Tree:
-    return Tree(path.name, "folder", str(path), pruned=tuple(sorted(_PRUNED)))
+def _is_project(names: Iterable[str]) -> bool:
+    """Whether files of these names make their folder the root of a project."""
+    return any(name in MANIFESTS or _ROOT.match(name) or is_licence(name) for name in names)
 
 
-def _repository(path: Path) -> Tree | None:
-    bare = all((path / name).exists() for name in ("HEAD", "objects", "refs"))
-    if not bare and not (path / ".git").exists():
-        return None
+def _folder(path: Path, whole: bool = True) -> Tree:
+    return Tree(path.name, "folder", str(path), pruned=tuple(sorted(_PRUNED)), whole=whole)
+
+
+def _is_git(path: Path) -> bool:
+    return (path / ".git").exists() or all((path / name).exists() for name in ("HEAD", "objects", "refs"))
+
+
+def _repository(path: Path) -> Tree:
     name = path.parent.name if path.name == ".git" else path.name.removesuffix(".git")
     return Tree(name, "git", str(path), git.head(str(path)), tuple(sorted(_PRUNED)))
 
