@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.data.tokenizer.opening import holds_tokenizer, open_tokenizer, tokenizer_files
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.data.tokens.mixture import packed_from_arrays
 from ilm_ray.model.weights import load_causal
 
@@ -29,10 +30,11 @@ class OwnModel:
     def __init__(self, folder: Path, tokenizer: Path) -> None:
         self.tokenizer, self.device = open_tokenizer(tokenizer), _device()
         self.model = load_causal(folder).to(self.device).eval().requires_grad_(False)
-        if self.model.shape.vocab_size < self.tokenizer.vocab_size:
+        rows, size = self.model.shape.vocab_size, self.tokenizer.vocab_size
+        if rows < size or (rows > size and isinstance(self.tokenizer, Tokenizer)):  # other models have spare rows
             raise UserError(
-                f"long_text.scorer={folder} knows {self.model.shape.vocab_size} tokens and {tokenizer} has "
-                f"{self.tokenizer.vocab_size}; give a model with the tokenizer that it was trained with"
+                f"long_text.scorer={folder} knows {rows} tokens and {tokenizer} has "
+                f"{size}; give a model with the tokenizer that it was trained with"
             )
 
     def encode(self, text: str) -> np.ndarray:

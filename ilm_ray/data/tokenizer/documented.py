@@ -77,12 +77,15 @@ def read_object(path: Path) -> dict[str, Any]:
     """A JSON object; an empty one where there is no such file."""
     if not path.exists():
         return {}
+    data = read_bounded(path)
     try:
-        content = json.loads(read_bounded(path))
+        content = json.loads(data)
         if not isinstance(content, dict):
             raise ValueError("it holds no object")
+        if b"\\u" in data:  # half a character, which no file in UTF-8 can hold, can be named so
+            json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}); copy the tokenizer anew") from None
+        raise UserError(f"{path} cannot be read ({str(error)[:200]}); copy the tokenizer anew") from None
     return content
 
 

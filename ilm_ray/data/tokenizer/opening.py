@@ -127,8 +127,8 @@ def _write_added(folder: Path, added: dict[str, int], template: str | None) -> N
         content["added_tokens"] = (content.get("added_tokens") or []) + rows
         write_text_atomic(folder / TOKENIZER_JSON, json.dumps(content, ensure_ascii=False))
     config = read_object(folder / CONFIG)
-    decoder = config.setdefault("added_tokens_decoder", {})
-    decoder |= {str(row["id"]): {key: value for key, value in row.items() if key != "id"} for row in rows}
+    named = {str(row["id"]): {key: value for key, value in row.items() if key != "id"} for row in rows}
+    config["added_tokens_decoder"] = (config.get("added_tokens_decoder") or {}) | named
     if template is not None:
         config["chat_template"] = template
     write_text_atomic(folder / CONFIG, json.dumps(config, indent=1, ensure_ascii=False))

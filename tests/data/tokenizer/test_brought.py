@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ilm_ray.base.errors import UserError
 from ilm_ray.data.tokenizer import documented
 from ilm_ray.data.tokenizer.brought import BroughtTokenizer
+from ilm_ray.data.tokenizer.chat import encode_chat
 from ilm_ray.data.tokenizer.opening import bring_tokenizer, open_tokenizer, require_fit
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from tests.data.tokenizer.brought import CHATML, CORPUS, SPECIALS, byte_level, publish, spaced
@@ -223,6 +224,22 @@ def test_pieces_that_became_special_tokens_are_none_of_a_text(released: tuple[Pa
     (tmp_path / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes()[:-9])
     with pytest.raises(UserError, match="no sentencepiece model"):
         open_tokenizer(tmp_path)
+
+
+@pytest.mark.process
+def test_a_conversation_of_a_sentencepiece_model(released: tuple[Path, Any]) -> None:
+    """By hand: each stretch between special tokens, and the answer without a space in front, as it is generated."""
+    folder, model = released
+    opened = _opened(folder)
+    start, end = opened.special("<|im_start|>"), opened.special("<|im_end|>")
+    talk = [{"role": "user", "content": "Hello [UNUSED_TOKEN_0]"}, {"role": "assistant", "content": "the user"}]
+    ids, mask = encode_chat(opened, talk)
+    said = [i for i, m in zip(ids, mask, strict=True) if m]
+    assert model.decode(said[:-1]) == "the user" and said[-1] == end
+    assert "".join(model.id_to_piece(said[:-1])) == "the▁user"  # no space in front, though the model adds one to texts
+    head, newline = model.encode("assistant\n"), model.encode("\n")
+    question = opened.encode("user\nHello [UNUSED_TOKEN_0]")
+    assert ids == [start, *question, end, *newline, start, *head, *said, *newline]
 
 
 def _opened(folder: Path) -> BroughtTokenizer:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.data.tokenizer.brought import BroughtTokenizer
@@ -123,6 +124,37 @@ def test_marked_blocks_count_as_transformers_counts_them(tmp_path: Path) -> None
         expected["input_ids"],
         expected["assistant_masks"],
     )
+
+
+def test_special_tokens_take_white_space_along_as_in_transformers(tmp_path: Path) -> None:
+    """Phi 3's do; LLaMA's and Qwen's do not."""
+    from transformers import AutoTokenizer
+
+    made = byte_level()
+    made.add_special_tokens([AddedToken(name, rstrip=True, special=True) for name in ("<|user|>", "<|im_end|>")])
+    made.add_special_tokens([AddedToken("<|assistant|>", lstrip=True, special=True)])
+    folder = publish(tmp_path, made, TEMPLATES["zephyr"].replace("eos_token", "'<|im_end|>'"))
+    talk = [
+        {"role": "user", "content": "  a \n"},
+        {"role": "assistant", "content": "b "},
+        {"role": "user", "content": ""},
+    ]
+    theirs = AutoTokenizer.from_pretrained(folder)
+    expected = theirs.apply_chat_template(talk, add_generation_prompt=True)["input_ids"]
+    ids, mask = encode_chat(open_tokenizer(folder), talk, generation_prompt=True)
+    assert ids == expected
+    assert theirs.decode([i for i, m in zip(ids, mask, strict=True) if m]) == "b <|im_end|>"
+
+
+def test_generation_blocks_are_found_in_macros_too(tmp_path: Path) -> None:
+    macro = (
+        "{% macro said(m) %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}</s>{% endgeneration %}"
+        "{% else %}{{ m.content }}{% endif %}{% endmacro %}"
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ said(m) }}\n{% endfor %}"
+    )
+    ours = open_tokenizer(publish(tmp_path, byte_level(), macro))
+    ids, mask = encode_chat(ours, TALK)
+    assert ours.decode([i for i, m in zip(ids, mask, strict=True) if m]) == "4</s>Three.</s>"
 
 
 def test_earlier_turns_may_lose_their_thoughts(tmp_path: Path) -> None:
