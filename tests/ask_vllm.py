@@ -17,9 +17,9 @@ import json, sys
 import vllm
 
 if __name__ == "__main__":  # the ranks of a tensor-parallel engine import this file again
-    folder, prompts, ranks, kind, new_tokens = json.load(sys.stdin)
+    folder, prompts, ranks, kind, new_tokens, most = json.load(sys.stdin)
     common = {"trust_remote_code": True, "skip_tokenizer_init": True, "enforce_eager": True, "dtype": "float32",
-              "max_model_len": 256, "tensor_parallel_size": ranks}
+              "max_model_len": most, "tensor_parallel_size": ranks}
     inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
     if kind == "policy":
         engine = vllm.LLM(folder, **common)
@@ -35,18 +35,23 @@ if __name__ == "__main__":  # the ranks of a tensor-parallel engine import this 
 
 
 def ask_vllm(
-    model: Path, prompts: Sequence[Sequence[int]], kind: Literal["policy", "reward"], folder: Path, ranks: int = 1
+    model: Path,
+    prompts: Sequence[Sequence[int]],
+    kind: Literal["policy", "reward"],
+    folder: Path,
+    ranks: int = 1,
+    most: int = 256,
 ) -> tuple[list[str], list[list[float]]]:
     """Architectures of the folder `model`, and greedy continuations by NEW_TOKENS (policy) or a score at each token.
 
-    Skips where vLLM is not installed. `folder` gets the script.
+    most: tokens that its context has. Skips where vLLM is not installed. `folder` gets the script.
     """
     pytest.importorskip("vllm")
     script = folder / "vllm_script.py"
     script.write_text(_SCRIPT)
     env = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
     env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    request = json.dumps([str(model), list(prompts), ranks, kind, NEW_TOKENS])
+    request = json.dumps([str(model), list(prompts), ranks, kind, NEW_TOKENS, most])
     done = subprocess.run(
         [sys.executable, str(script)], input=request, env=os.environ | env, capture_output=True, text=True, timeout=280
     )

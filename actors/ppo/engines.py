@@ -18,7 +18,7 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.model.families import served_config
 from ilm_ray.model.generate import generate
 from ilm_ray.model.internlm2 import CausalLM, Shape
-from ilm_ray.model.names import from_llama, to_llama
+from ilm_ray.model.names import from_engine, to_engine
 from ilm_ray.serving.vllm_plugin import allow_amx
 from ilm_ray.training.plan.alignment_memory import EngineRoom
 
@@ -104,7 +104,7 @@ class TorchEngine:
             self.model.to_empty(device=self.device)
         arrived, missing = Arrived(1), set(self.model.state_dict())
         for bucket in message.open(self.settings.deadline_s, self.channel):
-            part = from_llama(dict(arrived.watch([bucket], self.device)), self.model.shape)
+            part = from_engine(dict(arrived.watch([bucket], self.device)), self.model.shape)
             missing -= part.keys()
             if unknown := self.model.load_state_dict(part, strict=False).unexpected_keys:
                 raise ValueError(f"weights that the model does not have: {', '.join(unknown)}")
@@ -113,7 +113,7 @@ class TorchEngine:
         return arrived
 
     def held(self) -> Held:
-        return Held(digests(to_llama(dict(self.model.state_dict()), self.model.shape)))
+        return Held(digests(to_engine(dict(self.model.state_dict()), self.model.shape)))
 
     def sleep(self) -> None:
         self.model.to("meta")

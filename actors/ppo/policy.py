@@ -18,7 +18,7 @@ from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.data.tokens.mixture import Mixture
 from ilm_ray.model.internlm2 import CausalLM, Packed
 from ilm_ray.model.loss import IGNORE
-from ilm_ray.model.names import Weights, to_llama
+from ilm_ray.model.names import Weights, to_engine
 from ilm_ray.model.weights import load_causal, save_internlm2
 
 Result = TypeVar("Result")
@@ -207,7 +207,7 @@ class Policy(ZeroRank):
 
     def _from_rank_0(self, act: Callable[[Iterator[Weights]], Result]) -> Result | None:
         """`act` on rank 0, on the weights under LLaMA names in buckets; None elsewhere."""
-        parts = (to_llama(part, self.shape) for part in self.gather(BUCKET_BYTES))
+        parts = (to_engine(part, self.shape) for part in self.gather(BUCKET_BYTES))
         if self.rank == SENDER:
             return act(parts)
         for _ in parts:  # the ranks meet in every part

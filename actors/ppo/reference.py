@@ -11,7 +11,7 @@ from actors.ppo.weights import BUCKET_BYTES, WeightMessage, cut_by_bytes, pack
 from actors.ppo.zero import infer_micro_batches
 from ilm_ray.alignment.ppo.arithmetic import cut_micro_batches, share_out
 from ilm_ray.alignment.ppo.experience import Rollouts, merge
-from ilm_ray.model.names import to_llama
+from ilm_ray.model.names import to_engine
 from ilm_ray.model.weights import load_causal
 
 
@@ -59,4 +59,4 @@ class Reference:
         full = dict(self.model.state_dict())
         sizes = {name: t.numel() * t.element_size() for name, t in full.items()}
         parts = cut_by_bytes(sizes, BUCKET_BYTES)
-        return pack((to_llama({name: full[name] for name in part}, self.model.shape) for part in parts), 0)
+        return pack((to_engine({name: full[name] for name in part}, self.model.shape) for part in parts), 0)

@@ -57,7 +57,7 @@ class EngineWorker:
 
     @torch.no_grad()
     def held_parts(self, shape: Shape, workers: int) -> dict[str, HeldPart]:
-        """This worker's parts of the weights, under LLaMA names."""
+        """This worker's parts of the weights and biases, under LLaMA names."""
         kv = shape.kv_heads * shape.head_dim // workers
         fused = {  # vLLM's name -> LLaMA's names and rows
             "qkv_proj": {"q_proj": shape.heads * shape.head_dim // workers, "k_proj": kv, "v_proj": kv},
@@ -72,6 +72,12 @@ class EngineWorker:
             rows = fused.get(last, {last: _rows_of(module, matrix)})
             for name, part in zip(rows, matrix[: sum(rows.values())].split(list(rows.values())), strict=True):
                 parts[f"{path}.{name}.weight".removeprefix(".")] = _part(part, name, module, probed, self.rank, workers)
+            if isinstance(getattr(module, "bias", None), nn.Parameter):
+                # vLLM's kernel for CPUs with AMX keeps biases in fp32.
+                bias = module.bias.to(module.weight.dtype)
+                rows = fused.get(last, {last: len(bias)})
+                for name, part in zip(rows, bias.split(list(rows.values())), strict=True):
+                    parts[f"{path}.{name}.bias"] = _bias(part, name, self.rank)
         return parts
 
 
@@ -90,6 +96,13 @@ def _part(part: Tensor, name: str, module: Any, probed: bool, rank: int, workers
     elif cut == "columns":
         first, columns = (0, rank * part.shape[1]), workers * part.shape[1]
     return HeldPart(part.dtype, tuple(part.shape), cut, probed, int(hash_of(part, first, columns)))
+
+
+def _bias(part: Tensor, name: str, rank: int) -> HeldPart:
+    """Split with the rows of its matrix, else whole. A vector's hash is that of a matrix with one row."""
+    cut: Cut = "rows" if _CUT.get(name) == "rows" else "whole"
+    first, whole = ((0, rank * len(part)), None) if cut == "rows" else ((0, 0), None)
+    return HeldPart(part.dtype, tuple(part.shape), cut, False, int(hash_of(part, first, whole)))
 
 
 def _readable(module: Any, name: str, rank: int, workers: int) -> tuple[Tensor, bool]:

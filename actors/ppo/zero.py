@@ -81,6 +81,8 @@ class ZeroRank:
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 10**9,
         }
+        if isinstance(model, CausalLM) and model.shape.tied:  # ZeRO-3 then gathers the matrix for the head too
+            deepspeed.zero.register_external_parameter(model.output, model.model.tok_embeddings.weight)
         recompute_blocks(model, self.recompute)  # the same gradients, bit for bit
         # The fused step needs no copies of its own of what it updates.
         fused = {"fused": True} if self.device.type == "cuda" else {}

@@ -3,16 +3,13 @@
 A new family is a row of `FAMILIES`. `shape_of` reads a config.json, `config_of` writes one.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from ilm_ray.model.shape import OLD_CONTEXT, SCALINGS, RopeScaling, Shape
-
-_LARGEST = 1 << 19  # bound on every size of a model: twice the largest vocabulary that there is
-_LONGEST = 1 << 31  # bound on its context, for which nothing is allocated
+from ilm_ray.model.rope_config import LONGEST, positive, rope_config, rope_kind, rope_of, rope_scaling, size
+from ilm_ray.model.shape import OLD_CONTEXT, SCALINGS, Shape
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ def config_of(shape: Shape, family: Family | None = None, scalar: bool = False, 
         "num_key_value_heads": shape.kv_heads,
         "head_dim": shape.head_dim,
         "rms_norm_eps": shape.norm_eps,
-        **_rope_config(shape),
+        **rope_config(shape),
         "hidden_act": "silu",
         **{key: value for key, value in switches if isinstance(key, str)},
         **({"sliding_window": None} if "sliding_window" in family.silent else {}),
@@ -94,7 +91,11 @@ def config_of(shape: Shape, family: Family | None = None, scalar: bool = False, 
 
 
 def served_config(shape: Shape) -> dict[str, Any]:
-    """config.json for an engine that reads LLaMA's names of tensors and no code: the family's own where it has such."""
+    """config.json for an engine that reads LLaMA's names of tensors and no code: the family's own where it has such.
+
+    A tied head is said to be one of its own: vLLM's reload does not renew the copy that its kernels keep of a tied one.
+    """
+    shape = replace(shape, tied=False)
     if not shape.family.startswith("internlm"):
         return config_of(shape)
     apart = {} if shape.qkv_bias == shape.out_bias else {"qkv_bias": shape.qkv_bias}
@@ -110,12 +111,12 @@ def lacks(shape: Shape, family: Family) -> bool:
 def shape_of(config: Mapping[str, Any], family: Family) -> Shape:
     """The shape by config.json. Raises LookupError, TypeError or ValueError where a size is missing or impossible."""
     config = {**family.silent, **config}
-    hidden, heads = (_size(name, config[name]) for name in ("hidden_size", "num_attention_heads"))
-    kv_heads = _size("num_key_value_heads", config.get("num_key_value_heads") or heads)
-    head_dim = _size("head_dim", config.get("head_dim") or hidden // heads)
+    hidden, heads = (size(name, config[name]) for name in ("hidden_size", "num_attention_heads"))
+    kv_heads = size("num_key_value_heads", config.get("num_key_value_heads") or heads)
+    head_dim = size("head_dim", config.get("head_dim") or hidden // heads)
     if heads % kv_heads or head_dim % 2:
         raise ValueError(f"{heads} heads in {kv_heads} groups, each {head_dim} wide, cannot be")
-    context = _size("max_position_embeddings", config.get("max_position_embeddings", OLD_CONTEXT), _LONGEST)
+    context = size("max_position_embeddings", config.get("max_position_embeddings", OLD_CONTEXT), LONGEST)
 
     def switch(key: str | bool) -> bool:
         value = key if isinstance(key, bool) else config.get(key) or False
@@ -125,17 +126,17 @@ def shape_of(config: Mapping[str, Any], family: Family) -> Shape:
 
     rope = config.get("rope_parameters") or config
     return Shape(
-        vocab_size=_size("vocab_size", config["vocab_size"]),
-        layers=_size("num_hidden_layers", config["num_hidden_layers"]),
+        vocab_size=size("vocab_size", config["vocab_size"]),
+        layers=size("num_hidden_layers", config["num_hidden_layers"]),
         hidden=hidden,
         kv_heads=kv_heads,
         queries_per_kv=heads // kv_heads,
         head_dim=head_dim,
-        mlp_hidden=_size("intermediate_size", config["intermediate_size"]),
-        norm_eps=_positive("rms_norm_eps", config.get("rms_norm_eps", 1e-6)),
-        rope_base=_positive("rope_theta", rope.get("rope_theta") or config.get("rope_theta") or 10_000.0),
+        mlp_hidden=size("intermediate_size", config["intermediate_size"]),
+        norm_eps=positive("rms_norm_eps", config.get("rms_norm_eps", 1e-6)),
+        rope_base=positive("rope_theta", rope.get("rope_theta") or config.get("rope_theta") or 10_000.0),
         context=context,
-        rope_scaling=_rope_scaling(config, context, head_dim),
+        rope_scaling=rope_scaling(config, context, head_dim),
         tied=switch("tie_word_embeddings"),
         qkv_bias=switch(family.qkv_bias),
         out_bias=switch(family.out_bias),
@@ -154,8 +155,8 @@ def unlike_ours(config: Mapping[str, Any], family: Family, scalar: bool) -> str 
         return f"hidden_act is {config['hidden_act']}"
     if config.get("quantization_config"):
         return "weights are quantised"
-    rope = _rope(config)
-    kind = _rope_kind(rope)
+    rope = rope_of(config)
+    kind = rope_kind(rope)
     if any(isinstance(value, Mapping) for value in rope.values()):
         return "RoPE differs from layer to layer"
     for place in (config, rope):
@@ -183,87 +184,3 @@ def _binding_window(config: Mapping[str, Any], family: Family) -> int | None:
     else:
         slides = "sliding_window" in family.silent
     return window if slides else None
-
-
-def _size(name: str, value: Any, largest: int = _LARGEST) -> int:
-    if not isinstance(value, int) or not 1 <= value <= largest:
-        raise ValueError(f"{name} is {value!r}, no number from 1 to {largest}")
-    return value
-
-
-def _positive(name: str, value: Any) -> float:
-    if not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"{name} is {value!r}, no positive number")
-    return float(value)
-
-
-def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    rope: Mapping[str, Any] = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    return rope
-
-
-def _rope_kind(rope: Mapping[str, Any]) -> str:
-    """The kind of RoPE scaling, `default` for none."""
-    kind: str = rope.get("rope_type") or rope.get("type") or "default"
-    return kind
-
-
-def _rope_scaling(config: Mapping[str, Any], context: int, head_dim: int) -> RopeScaling | None:
-    rope = _rope(config)
-    kind = _rope_kind(rope)
-    if kind not in SCALINGS:  # `unlike_ours` names those that there are besides
-        return None
-    if kind == "dynamic" and head_dim == 2:
-        raise ValueError("RoPE of heads two wide cannot be scaled")
-    original = _size(
-        "original_max_position_embeddings", rope.get("original_max_position_embeddings", context), _LONGEST
-    )
-    factor = rope["factor"]
-    if factor is None and kind == "yarn":
-        factor = context / original
-    scaling = RopeScaling(kind, _positive("factor", factor), {"linear": 0, "dynamic": context}.get(kind, original))
-    if kind == "llama3":
-        slow, fast = (_positive(name, rope[name]) for name in ("low_freq_factor", "high_freq_factor"))
-        if fast <= slow:
-            raise ValueError(f"high_freq_factor is {fast}, no more than low_freq_factor")
-        return replace(scaling, slow=slow, fast=fast)
-    if kind == "yarn":
-        fast, slow = (_positive(n, rope.get(n) or usual) for n, usual in (("beta_fast", 32.0), ("beta_slow", 1.0)))
-        magnitude = _positive("attention_factor", rope.get("attention_factor") or _magnitude(rope, scaling.factor))
-        truncate = bool(rope.get("truncate", True))
-        return replace(scaling, slow=slow, fast=fast, magnitude=magnitude, truncate=truncate)
-    return scaling
-
-
-def _magnitude(rope: Mapping[str, Any], factor: float) -> float:
-    """YaRN's usual magnitude of cosines and sines (arXiv 2309.00071, equation 22), or that by DeepSeek's two keys."""
-
-    def by(scale: float) -> float:
-        return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
-
-    part, all_dims = rope.get("mscale"), rope.get("mscale_all_dim")
-    return by(part) / by(all_dims) if part and all_dims else by(1.0)
-
-
-def _rope_config(shape: Shape) -> dict[str, Any]:
-    scaling = shape.rope_scaling
-    base: dict[str, Any] = {"rope_theta": shape.rope_base}
-    if scaling is None:
-        return {**base, "rope_parameters": {"rope_type": "default", **base}}
-    more: dict[str, Any] = {"factor": scaling.factor}
-    if scaling.kind == "llama3":
-        more |= {"low_freq_factor": scaling.slow, "high_freq_factor": scaling.fast}
-    if scaling.kind == "yarn":
-        more |= {"beta_fast": scaling.fast, "beta_slow": scaling.slow}
-        more |= {} if scaling.truncate else {"truncate": False}
-        if scaling.magnitude != _magnitude({}, scaling.factor):
-            more |= {"attention_factor": scaling.magnitude}
-    if scaling.kind in ("llama3", "yarn"):
-        more |= {"original_max_position_embeddings": scaling.original}
-    # Two keys, no more, for dynamic: InternLM2's released code refuses another number. Transformers before 5 reads it.
-    name = "type" if scaling.kind in ("dynamic", "linear") else "rope_type"
-    return {
-        **base,
-        "rope_parameters": {"rope_type": scaling.kind, **base, **more},
-        "rope_scaling": {name: scaling.kind, **more},
-    }

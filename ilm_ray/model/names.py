@@ -67,3 +67,16 @@ def from_llama(weights: Weights, shape: Shape) -> Weights:
             parts = (weights[f"{qkv[1]}self_attn.{letter}_proj.{qkv[3]}"] for letter in "qkv")
             out[f"{qkv[1]}attention.wqkv.{qkv[3]}"] = fuse_wqkv(*parts, shape=shape)
     return out
+
+
+def to_engine(weights: Weights, shape: Shape) -> Weights:
+    """As `to_llama`, with a tied matrix under the head's name too: see `families.served_config`."""
+    out = to_llama(weights, shape)
+    if shape.tied and "model.embed_tokens.weight" in out:
+        out["lm_head.weight"] = out["model.embed_tokens.weight"]
+    return out
+
+
+def from_engine(weights: Weights, shape: Shape) -> Weights:
+    """The inverse of `to_engine`."""
+    return from_llama({n: t for n, t in weights.items() if not (shape.tied and n == "lm_head.weight")}, shape)

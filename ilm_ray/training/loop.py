@@ -144,7 +144,7 @@ class _TrainingState:
             return self._advance()
         verdict, figures = measured(self._advance, self.device)
         named = [pair for part in self.model.parts for pair in part.named_parameters()]
-        layers = layer_norms(named, self.settings.layout.pp)
+        layers = layer_norms(named, self.settings.layout.pp, self.model.twice)
         self.log({"step": self.step, "look": figures | {"layers": layers}})
         return verdict
 

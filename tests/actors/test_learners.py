@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 import torch
 from torch import Tensor
-from toy import SHAPE
+from toy import FAMILY as SHAPE
 
 from ilm_ray.alignment.ppo.arithmetic import policy_loss, value_loss
 from ilm_ray.alignment.ppo.experience import join, per_response, response_labels

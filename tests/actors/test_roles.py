@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import END, REWARD, SHAPE, toy_inputs, toy_models, toy_ppo
+from toy import END, FAMILY, REWARD, toy_inputs, toy_models, toy_ppo
 
 from actors.ppo.policy import Policy, PolicySettings
 from actors.ppo.reference import FrozenSettings, Reference
@@ -25,7 +25,7 @@ from ilm_ray.alignment.ppo.experience import Experience, Prompt, Rollouts, respo
 from ilm_ray.base.errors import UserError
 from ilm_ray.model.internlm2 import Packed
 from ilm_ray.model.loss import IGNORE
-from ilm_ray.model.names import Weights, from_llama
+from ilm_ray.model.names import Weights, from_engine
 from ilm_ray.model.weights import full_weights, load_causal, load_scalar, save_internlm2
 
 
@@ -218,7 +218,7 @@ def _train_rank(
     if rank == 0:
         assert message is not None
         torch.save(
-            (from_llama({n: t for part in message.open(1.0) for n, t in part.items()}, SHAPE), figures),
+            (from_engine({n: t for part in message.open(1.0) for n, t in part.items()}, FAMILY), figures),
             folder / f"world{world}-stage{stage}.pt",
         )
     dist.destroy_process_group()
@@ -260,7 +260,7 @@ STAGES = [
 def test_one_gradient_whatever_the_ranks_micro_batches_and_recomputation(
     tmp_path: Path, world: int, micro_tokens: int, stage: int, recompute: Literal["none", "full"]
 ) -> None:
-    toy_models(tmp_path)
+    toy_models(tmp_path, FAMILY)
     context = multiprocessing.get_context("spawn")
     arguments = (world, tmp_path, tmp_path / "store", micro_tokens, stage, recompute)
     ranks = [context.Process(target=_train_rank, args=(rank, *arguments)) for rank in range(world)]

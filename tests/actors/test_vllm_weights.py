@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from ilm_ray.alignment.ppo.digest import digests
 from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.model.generate import generate
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
-from ilm_ray.model.names import to_llama
-from ilm_ray.model.weights import full_weights, save_internlm2
+from ilm_ray.model.names import to_engine, to_llama
+from ilm_ray.model.shape import RopeScaling
+from ilm_ray.model.weights import full_weights, load_causal, save_internlm2
 
 SHAPE = Shape(vocab_size=500, layers=2, hidden=64, kv_heads=2, queries_per_kv=2, head_dim=32, mlp_hidden=96)
 
@@ -149,3 +151,51 @@ def test_what_vllm_really_holds(tmp_path: Path, precision: str) -> None:
     assert one_old.endswith("it loaded: model.layers.1.mlp.up_proj.weight")
     assert good == ""
     assert changed.endswith("changed after they were loaded: model.layers.0.input_layernorm.weight")
+
+
+# Shapes that the families' own classes in vLLM serve: biases of one projection, a tied head, QK norm.
+SQUARE = replace(SHAPE, hidden=128)  # vLLM's Qwen2 takes hidden / heads for the width of a head
+FAMILIES = {
+    "qwen2": replace(SQUARE, family="qwen2", qkv_bias=True, tied=True),
+    "qwen3": replace(SHAPE, family="qwen3", qk_norm=True, tied=True, rope_scaling=RopeScaling("yarn", 2.0, 64)),
+    "llama": replace(SHAPE, family="llama", qkv_bias=True, out_bias=True, mlp_bias=True),
+    "mistral": replace(SHAPE, family="mistral"),
+    "internlm3": replace(SHAPE, family="internlm3", qkv_bias=True),
+}
+
+
+def _check_family(folder: Path, settings: RolloutSettings, prompts: list[Prompt]) -> None:
+    os.environ.update(VLLM_ENV)
+    rollout = Rollout(0, 1, settings)
+    rollout.build()
+    message, stamp = pack([to_engine(full_weights(load_causal(folder / "policy")), settings.shape)], 0)
+    error = _said(rollout.load_weights, message, 0, stamp["checksum"])
+    answers = rollout.rollout(prompts, 0, 1)[0].responses
+    (folder / "said.json").write_text(json.dumps([error, sorted(rollout.held), answers]))
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_engine_serves_each_family_with_its_own_class(family: str, tmp_path: Path) -> None:
+    if choose_backend("auto") != "vllm":
+        pytest.skip("vLLM is not installed: run `make setup`")
+    from actors.ppo.roles import rollout_settings
+    from tests.actors.toy import toy_inputs, toy_ppo
+
+    inputs = toy_inputs(tmp_path)
+    model = CausalLM(FAMILIES[family])
+    initialize(model, 0)
+    with torch.no_grad():  # biases and norms that do something
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.uniform_(0.5, 1.5)
+            else:
+                parameter.mul_(4)
+    save_internlm2(model, tmp_path / "policy")
+    settings = rollout_settings(toy_ppo(temperature=0.0, max_prompt_tokens=32), inputs, "vllm")
+    _run(_check_family, (tmp_path, settings, inputs.prompts))
+    error, held, answers = json.loads((tmp_path / "said.json").read_text())
+    assert error == "" and held == sorted(to_engine(full_weights(model), model.shape))
+    expected = generate(model, [p.ids for p in inputs.prompts], 8, 0.0, stop_ids=inputs.chat.stop_ids)
+    assert answers == [ids for ids, _ in expected]

@@ -1,5 +1,6 @@
 """A toy of two layers with random weights, and the inputs of a PPO run on it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,12 +15,13 @@ from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape, initialize
 from ilm_ray.model.weights import save_internlm2
 
 SHAPE = Shape(vocab_size=96, layers=2, hidden=64, kv_heads=2, queries_per_kv=1, head_dim=32, mlp_hidden=96)
+FAMILY = replace(SHAPE, tied=True, qkv_bias=True, out_bias=True, mlp_bias=True, qk_norm=True)
 BOS, END, REWARD = 1, 2, 3
 
 
-def toy_models(folder: Path) -> tuple[Path, Path]:
+def toy_models(folder: Path, shape: Shape = SHAPE) -> tuple[Path, Path]:
     """A policy and a reward model."""
-    policy, reward = CausalLM(SHAPE), ScalarModel(SHAPE)
+    policy, reward = CausalLM(shape), ScalarModel(shape)
     initialize(policy, 0)
     initialize(reward, 1)
     with torch.no_grad():  # sharper than at initialisation, so that top_p has something to cut

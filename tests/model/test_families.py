@@ -14,8 +14,9 @@ from ilm_ray.model.generate import generate
 from ilm_ray.model.huggingface import export_model, import_model, read_model
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel
 from ilm_ray.model.names import from_llama
-from ilm_ray.model.origin import load_origin
-from ilm_ray.model.weights import load_causal, load_scalar
+from ilm_ray.model.origin import ORIGIN, load_origin, model_files
+from ilm_ray.model.weights import load_causal, load_scalar, save_internlm2
+from tests.ask_vllm import NEW_TOKENS, ask_vllm
 from tests.model.families import CASES, as_internlm3, checkpoint
 
 PROMPTS = [[5, 9, 100, 31, 7], list(range(40, 90)), [8, 8, 45]]
@@ -73,6 +74,27 @@ def test_a_checkpoint_goes_in_and_comes_out_bit_for_bit(case: str, kind: str, tm
     if kind == "CausalLM":
         generation = [json.loads((tmp_path / name / "generation_config.json").read_text()) for name in ("in", "out")]
         assert generation[0] == generation[1]
+
+
+@pytest.mark.long
+def test_a_trained_model_keeps_what_its_base_said_and_says_what_training_changed(tmp_path: Path) -> None:
+    checkpoint("Qwen2.5", tmp_path / "in", dtype=torch.bfloat16)
+    path = tmp_path / "in" / "config.json"
+    config = json.loads(path.read_text()) | {"auto_map": {"AutoModel": "code.Model"}, "a_key_of_theirs": [1]}
+    path.write_text(json.dumps(config))
+    import_model(tmp_path / "in", tmp_path / "base")
+    base = load_causal(tmp_path / "base")
+    model = CausalLM(base.shape.trained_in(128))
+    model.load_state_dict(base.state_dict())
+    save_internlm2(model, tmp_path / "trained", base=tmp_path / "base")
+    assert {path.name for path in model_files(tmp_path / "trained")} == {"model.safetensors", "shape.json", ORIGIN}
+    written = export_model(
+        load_causal(tmp_path / "trained"), tmp_path / "out", origin=load_origin(tmp_path / "trained")
+    )
+    changed = {key for key in config.keys() | written.keys() if config.get(key) != written.get(key)}
+    assert changed == {"auto_map", "max_position_embeddings", "rope_theta", "rope_scaling", "rope_parameters"}
+    assert written["max_position_embeddings"] == 128
+    assert read_model(tmp_path / "out").shape == model.shape
 
 
 @pytest.mark.long
@@ -162,3 +184,17 @@ def test_others_may_read_exported_files(tmp_path: Path) -> None:
 
     export_model(made(CausalLM), tmp_path / "out")
     assert all(path.stat().st_mode & stat.S_IROTH for path in (tmp_path / "out").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+@pytest.mark.parametrize("case", ["LLaMA 3.2, SmolLM", "Qwen2", "Qwen3"])
+def test_vllm_continues_an_export_as_we_do_with_the_family_s_class(case: str, tmp_path: Path) -> None:
+    checkpoint(case, tmp_path / "in")
+    import_model(tmp_path / "in", tmp_path / "ours")
+    model = load_causal(tmp_path / "ours")
+    export_model(model, tmp_path / "out", origin=load_origin(tmp_path / "ours"))
+    prompts = [prompt[:30] for prompt in PROMPTS]
+    architectures, answers = ask_vllm(tmp_path / "out", prompts, "policy", tmp_path, most=64)
+    assert architectures == [f"{CASES[case][0]}ForCausalLM"]
+    assert answers == [ids for ids, _ in generate(model, prompts, NEW_TOKENS, temperature=0.0)]

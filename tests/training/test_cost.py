@@ -41,8 +41,10 @@ def test_a_core_is_given_the_hours_that_a_forward_was_reckoned_to_take(preset: s
 
 
 def test_parameters_are_the_models() -> None:
-    shape = Shape(160, 3, 96, 2, 3, 16, 64)
-    assert cost.parameters(shape) == sum(p.numel() for p in CausalLM(shape).parameters())
+    plain = Shape(160, 3, 96, 2, 3, 16, 64)
+    varied = replace(plain, qkv_bias=True, out_bias=True, mlp_bias=True, qk_norm=True)
+    for shape in (plain, varied, replace(varied, tied=True)):
+        assert cost.parameters(shape) == sum(p.numel() for p in CausalLM(shape).parameters())
 
 
 class FakeTracker(Tracker):

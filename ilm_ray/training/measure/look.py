@@ -44,10 +44,12 @@ def measured(step: Callable[[], Any], device: torch.device) -> tuple[Any, dict[s
     return result, {"seconds": seconds, "communication_share": _covered(spans) / 1e6 / seconds}
 
 
-def layer_norms(named: Iterable[tuple[str, nn.Parameter]], stages: int) -> dict[str, dict[str, float]]:
+def layer_norms(
+    named: Iterable[tuple[str, nn.Parameter]], stages: int, twice: nn.Parameter | None = None
+) -> dict[str, dict[str, float]]:
     """Layer -> norm of its weights and of their gradients, over all ranks. Every rank calls it.
 
-    stages: pipeline ranks, which hold different layers.
+    stages: pipeline ranks, which hold different layers; twice: the parameter that two of them hold.
     """
     holders = dist.get_world_size() // stages
     mine: dict[str, list[float]] = {}
@@ -56,7 +58,7 @@ def layer_norms(named: Iterable[tuple[str, nn.Parameter]], stages: int) -> dict[
         for i, tensor in enumerate((parameter.detach(), parameter.grad)):
             if tensor is not None:
                 local, shares = local_share(tensor)
-                squares[i] += float(local.double().square().sum()) / (holders // shares)
+                squares[i] += float(local.double().square().sum()) / ((1 + (parameter is twice)) * holders // shares)
     everybody: list[dict[str, list[float]]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(everybody, mine)
     layers = sorted({layer for rank_squares in everybody for layer in rank_squares}, key=_place)

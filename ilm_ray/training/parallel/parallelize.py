@@ -93,8 +93,13 @@ class ParallelModel:
 
     def clip_gradients(self, max_norm: float) -> float:
         """Scale all gradients so that their global norm is at most `max_norm`; returns the norm before."""
+        return clip_gradients(self.parameters(), max_norm, self.layout.pp, self.twice)
+
+    @property
+    def twice(self) -> nn.Parameter | None:
+        """The parameter of this rank that another stage of the pipeline holds too: a tied head's matrix."""
         shared = self.pipeline.shared if self.pipeline is not None else None
-        return clip_gradients(self.parameters(), max_norm, self.layout.pp, shared.parameter if shared else None)
+        return shared.parameter if shared is not None else None
 
     def active(self) -> AbstractContextManager[None]:
         """Context for forward and backward of the model: with tp the logits are split over the vocabulary."""

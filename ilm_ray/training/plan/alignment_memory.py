@@ -21,7 +21,7 @@ from ilm_ray.model.shape import Shape
 from ilm_ray.training.plan.devices import GIB, USABLE_MEMORY
 from ilm_ray.training.plan.memory import activations
 from ilm_ray.training.plan.shape import planned_shape
-from ilm_ray.training.plan.step import OptimizerStep, block_matrices
+from ilm_ray.training.plan.step import OptimizerStep, block_matrices, block_vectors
 
 Precision = Literal["fp32", "bf16"]
 
@@ -70,12 +70,12 @@ class Work:
     @property
     def block(self) -> int:
         """Parameters of a block."""
-        return block_matrices(self.shape) + 2 * self.shape.hidden
+        return block_matrices(self.shape) + block_vectors(self.shape)
 
     def parameters(self, vocabulary_head: bool) -> int:
         """Parameters of a language model, or of one with a scalar head."""
         s = self.shape
-        head = s.vocab_size * s.hidden if vocabulary_head else s.hidden
+        head = s.vocab_size * s.hidden * (not s.tied) if vocabulary_head else s.hidden
         return s.layers * self.block + s.vocab_size * s.hidden + s.hidden + head
 
 
@@ -129,7 +129,8 @@ def frozen_memory(work: Work, vocabulary_head: bool) -> RankMemory:
 def engine_memory(work: Work, gpus: int, cache: int) -> RankMemory:
     """One GPU of an engine that spans `gpus`, with `cache` bytes of keys and values there."""
     s = work.shape
-    weights = -(-work.width * work.parameters(True) // gpus)
+    twice = work.shape.tied * work.shape.vocab_size * work.shape.hidden  # an engine holds a tied matrix twice
+    weights = -(-work.width * (work.parameters(True) + twice) // gpus)
     forward = PREFILL * work.width * (2 * s.hidden + 3 * s.mlp_hidden // gpus)
     logits = LOGIT_BYTES * SAMPLED * s.vocab_size
     return RankMemory(weights, transient=max(forward, logits) + ENGINE_BUFFERS, cache=cache)

@@ -42,6 +42,8 @@ def _of_rank(shape: Shape, layout: Layout, step: OptimizerStep, rank: int, kept:
     share = -(-held.all // group)
     states = {"weights": 4 * share, "optimizer": 8 * share}
     wrapped = not _unwrapped(layout, step)
+    # A tied head's unit is whole, its gradient unreduced, until the embedding or the stage has gone backward.
+    tied = width * held.head * wrapped * (shape.tied and not step.scalar)
     head = held.head + held.norm
     flying = _blocks_in_flight(held, layout, micros, rank)
 
@@ -91,10 +93,10 @@ def _of_rank(shape: Shape, layout: Layout, step: OptimizerStep, rank: int, kept:
             Memory(**states, gradients=ready + rounded, gathered=at[1], activations=activations, transient=0),
             # and reduced with that of its norm.
             Memory(**states, gradients=ready + summed, gathered=at[2], activations=activations,
-                   transient=reduced(head, waiting > 0)),
+                   transient=reduced(head, waiting > 0) * (not tied)),
             # A block goes backward while that, or the reduction of the block before, is under way.
-            Memory(**states, gradients=ready + summed, gathered=at[3], activations=activations,
-                   transient=4 * max(head, held.block) * wrapped + block),
+            Memory(**states, gradients=ready + (tied or summed), gathered=at[3] + tied, activations=activations,
+                   transient=4 * max(0 if tied else head, held.block) * wrapped + block),
         ]  # fmt: skip
 
     one = held.blocks / layout.virtual_stages  # of a micro-batch in a stage
@@ -105,6 +107,11 @@ def _of_rank(shape: Shape, layout: Layout, step: OptimizerStep, rank: int, kept:
     # All is split again and reduced but the embedding.
     whole = 4 * held.embedding if layout.gradients == "replica" and micros > 1 else 0
     earlier = 4 * held.embedding // group if layout.gradients != "replica" and micros > 1 else 0
+    if tied:  # the embedding's gradient comes beside the head's, and the unit is reduced
+        moments.append(
+            Memory(**states, gradients=4 * share + tied, gathered=tied, activations=0,
+                   transient=max(width * held.head, reduced(head, whole > 0)))
+        )  # fmt: skip
     moments.append(
         Memory(**states, gradients=4 * share + whole, gathered=0, activations=0,
                transient=reduced(held.embedding, whole > 0) + earlier)
@@ -170,7 +177,9 @@ def _kept_by_autograd(shape: Shape, layout: Layout, width: int, parted: int) -> 
     # Attention and `wo` both keep attention's output: one tensor, or two where Ulysses exchanges it in between.
     results = 2 * queries if layout.cp > 1 and layout.cp_kind == "ulysses" else queries
     sums = 4 * shape.heads // layout.tp  # log-sum-exp of each query
-    return norms + width * (attended + results + 3 * shape.mlp_hidden // layout.tp) + sums
+    # QK norms keep the projection, of which attention sees copies, and a factor a head.
+    normed = (width * (queries + pairs) + 4 * (shape.heads + shape.kv_heads) // layout.tp) * shape.qk_norm
+    return norms + normed + width * (attended + results + 3 * shape.mlp_hidden // layout.tp) + sums
 
 
 def _kept_by_selection(shape: Shape, layout: Layout, width: int, parted: int) -> int:

@@ -40,7 +40,10 @@ class OptimizerStep:
 
 @dataclass(frozen=True)
 class Pieces:
-    """Parameters that a rank of a pipeline holds, after the split over tensor-parallel ranks."""
+    """Parameters that a rank of a pipeline holds, after the split over tensor-parallel ranks.
+
+    A tied matrix counts as the head's where that is, else as the embedding's: one unit of FSDP2 has it.
+    """
 
     block: int
     blocks: int  # how many
@@ -64,18 +67,26 @@ def block_matrices(shape: Shape) -> int:
     return attention + 3 * shape.hidden * shape.mlp_hidden
 
 
+def block_vectors(shape: Shape, tp: int = 1) -> int:
+    """Parameters of a block's norms and biases; only biases of rows that are split are split over `tp` ranks."""
+    norms = 2 * shape.hidden + 2 * shape.head_dim * shape.qk_norm
+    split = (shape.heads + 2 * shape.kv_heads) * shape.head_dim * shape.qkv_bias + 2 * shape.mlp_hidden * shape.mlp_bias
+    return norms + split // tp + shape.hidden * (shape.out_bias + shape.mlp_bias)
+
+
 def pieces(shape: Shape, layout: Layout, rank: int, scalar: bool = False) -> Pieces:
     """Parameters of rank `rank` of the pipeline; stages are cut as in `parallel.stages.cut`.
 
     scalar: as in `OptimizerStep`.
     """
-    block = block_matrices(shape) // layout.tp + 2 * shape.hidden
+    block = block_matrices(shape) // layout.tp + block_vectors(shape, layout.tp)
     stages = range(rank, layout.stages, layout.pp)
     table = shape.vocab_size * shape.hidden // layout.tp
     first, last = rank == 0, rank == layout.pp - 1
     blocks = sum(_layers(shape, layout, stage) for stage in stages)
     head = shape.hidden if scalar else table
-    return Pieces(block, blocks, embedding=table * first, norm=shape.hidden * last, head=head * last)
+    own = first and not (last and shape.tied and not scalar)
+    return Pieces(block, blocks, embedding=table * own, norm=shape.hidden * last, head=head * last)
 
 
 def _layers(shape: Shape, layout: Layout, stage: int) -> int:
@@ -89,6 +100,6 @@ def flops_per_token(shape: Shape, context: int, causal: bool, scalar: bool = Fal
     of it, for half of the keys lie ahead; `scalar`: as in `OptimizerStep`.
     """
     matrices = shape.layers * block_matrices(shape) + (1 if scalar else shape.vocab_size) * shape.hidden
-    norms = (2 * shape.layers + 1) * shape.hidden
+    vectors = shape.layers * block_vectors(shape) + shape.hidden
     attention = 12 * shape.layers * shape.heads * shape.head_dim * context
-    return 6 * (matrices + norms) + attention / (2 if causal else 1)
+    return 6 * (matrices + vectors) + attention / (2 if causal else 1)

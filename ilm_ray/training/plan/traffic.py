@@ -133,7 +133,8 @@ def _tensor_ends(shape: Shape, layout: Layout, step: OptimizerStep, held: Pieces
     """Embedding and head."""
     each = functools.partial(_of_hidden, shape, layout, step)
     collectives: list[Collective] = []
-    if layout.tp > 1 and held.embedding:
+    tied = shape.tied and layout.pp == 1 and not step.scalar  # the embedding counts as the head
+    if layout.tp > 1 and (held.embedding or tied):
         collectives += (
             [each("scatter", "forward", 1), each("gather", "backward", 1)]
             if layout.sequence_parallel

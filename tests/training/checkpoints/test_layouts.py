@@ -12,7 +12,7 @@ from ilm_ray.training.checkpoints import commit, states
 from ilm_ray.training.checkpoints.checkpoints import Checkpoints, Storage
 from ilm_ray.training.parallel.parallelize import ParallelModel, parallelize
 from tests.processes import run_ranks
-from tests.training.parallel.training import SHAPE, build, make_optimizer, train_step
+from tests.training.parallel.training import FAMILY, build, make_optimizer, train_step
 
 LAYOUTS = {
     "pp2 tp2 sp": Layout(pp=2, tp=2, sequence_parallel=True, gradients="replica"),
@@ -38,7 +38,7 @@ def _run(folder: str, order: list[str]) -> None:
     """Two steps in the first layout, saved; then each of the others loads that and makes the third step."""
     path, losses = Path(folder), {}
     for name in order:
-        model = parallelize(build(torch.float64), LAYOUTS[name], torch.device("cpu"), "fp32")
+        model = parallelize(build(torch.float64, FAMILY), LAYOUTS[name], torch.device("cpu"), "fp32")
         optimizers = [make_optimizer(part.parameters(), torch.float64) for part in model.parts]
         parts = list(zip(model.parts, optimizers, strict=True))
         checkpoints = Checkpoints(path, Storage(keep_local=1))
@@ -67,7 +67,7 @@ def test_any_layout_loads_what_another_has_saved(first: str, tmp_path: Path) -> 
         for name in LAYOUTS
     }
     saved = by_layout[first]
-    assert len(saved) == 4 * len(list(build(torch.float64).parameters()))
+    assert len(saved) == 4 * len(list(build(torch.float64, FAMILY).parameters()))
     for name, state in by_layout.items():
         assert state.keys() == saved.keys(), name
         assert all(torch.equal(state[k], saved[k]) for k in saved), name
@@ -75,6 +75,6 @@ def test_any_layout_loads_what_another_has_saved(first: str, tmp_path: Path) -> 
     for name, (loss, norm) in losses.items():
         assert loss == pytest.approx(losses[first][0], abs=1e-12), name
         assert norm == pytest.approx(losses[first][1], abs=1e-12), name
-    alone = CausalLM(SHAPE).double()
+    alone = CausalLM(FAMILY).double()
     states.load_whole(commit.committed(tmp_path)[-1], alone)
     assert all(torch.equal(value, saved[name]) for name, value in alone.state_dict().items())

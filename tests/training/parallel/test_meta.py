@@ -15,7 +15,7 @@ from ilm_ray.model.weights import load_causal, read_weights, save_internlm2
 from ilm_ray.training.parallel.parallelize import parallelize
 from tests.processes import run_ranks
 from tests.training.parallel.tracking import Tracker
-from tests.training.parallel.training import SHAPE
+from tests.training.parallel.training import FAMILY as SHAPE
 
 BAND = 320  # five rows of most matrices: shares begin and end within bands
 LAYOUTS = {

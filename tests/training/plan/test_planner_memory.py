@@ -39,7 +39,9 @@ def _states(parameters: Any, gradients: Any, optimizer: Any) -> Layout:
     return Layout(parameters=parameters, gradients=gradients, optimizer=optimizer)
 
 
+FAMILY = replace(BASE, tied=True, qkv_bias=True, out_bias=True, mlp_bias=True, qk_norm=True)
 ONE_RANK: list[Case] = [
+    ("1 rank, tied, biases, QK norm", FAMILY, Layout(**REPLICA), _step(512, 1)),
     ("1 rank, bf16", BASE, Layout(**REPLICA), _step(512, 1)),
     ("1 rank, fp32", BASE, Layout(**REPLICA), _step(512, 1, "fp32")),
     ("1 rank, long", BASE, Layout(**REPLICA), _step(4096, 1)),
@@ -61,6 +63,9 @@ TWO_RANKS: list[Case] = [
             ("wide", WIDE, "full", "full", "full", 2),
         )
     ),
+    ("dp2, tied, biases, QK norm, 2 micro-batches", FAMILY, Layout(), _step(512, 4)),
+    ("tp2, tied, biases, QK norm", FAMILY, Layout(tp=2, **REPLICA), _step(2048, 1)),
+    ("pp2 1f1b, tied, biases, QK norm", FAMILY, Layout(pp=2, **REPLICA), _step(2048, 4)),
     ("tp2", BASE, Layout(tp=2, **REPLICA), _step(4096, 1)),
     ("tp2 sp", BASE, Layout(tp=2, sequence_parallel=True, **REPLICA), _step(4096, 1)),
     ("tp2 sp, deep", DEEP, Layout(tp=2, sequence_parallel=True, **REPLICA), _step(1024, 2)),
