@@ -29,9 +29,7 @@ def settings(config: Config) -> dict[str, Any]:
 
     backend = choose_backend(config.ppo.rollout_backend)
     # The backend is named as chosen: with the same seed, the two draw different answers.
-    off = stage_off(config, "ppo")
-    chosen = {"seed": config.seed, "ppo": result_settings(config.ppo), "backend": backend}
-    return chosen | ({"off": off} if off else {})
+    return {"seed": config.seed, "ppo": result_settings(config.ppo), "backend": backend}
 
 
 def _sources(config: Config) -> dict[str, str]:
@@ -82,7 +80,7 @@ def _work(context: Context, reward: str | None) -> Result:
         "seconds_per_iteration": round(sum(row["seconds"]["all"] for row in rows) / len(rows), 3),
     }
     files = [*model_files(folder / "model"), folder / "metrics.jsonl", folder / "samples.jsonl"]
-    return Result(files, {"summary": summary})
+    return Result(files, {"summary": summary, "off": stage_off(config, "ppo")})
 
 
 def set_aside(prompts: "list[Prompt]", ppo: PPOConfig) -> "tuple[list[Prompt], list[Prompt]]":

@@ -13,9 +13,7 @@ from jobs.frame.stages import run_job
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    parts = {"training": config.training, "sft": config.sft}
-    off = {"off": steps} if (steps := stage_off(config, "sft")) else {}
-    return {"seed": config.seed} | {name: result_settings(part) for name, part in parts.items()} | off
+    return {"seed": config.seed, "training": result_settings(config.training), "sft": result_settings(config.sft)}
 
 
 def _sources(config: Config) -> dict[str, str]:
@@ -33,7 +31,9 @@ def _work(context: Context) -> Result:
     result = run_training(context, SFTTask, context.config.training.weight_decay)
     sources, shares = long_sources(context.config, context.run_dir)
     mixed = {name: {"share": shares[name], "tokens": sources[name].total_tokens} for name in shares if name in sources}
-    return Result([*result.files, *written], {**result.metrics, "pretrain_data": mixed})
+    return Result(
+        [*result.files, *written], {**result.metrics, "pretrain_data": mixed, "off": stage_off(context.config, "sft")}
+    )
 
 
 STAGE = Stage(

@@ -15,7 +15,7 @@ from jobs.frame.stages import run_job
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    return {} if brings_tokenizer(config) else {"tokenizer": result_settings(config.tokenizer)}
+    return {} if config.base is not None else {"tokenizer": result_settings(config.tokenizer)}
 
 
 def _sources(config: Config) -> dict[str, str]:

@@ -82,8 +82,9 @@ def test_a_rounds_end_leaves_patterns_patches_and_comparisons(tmp_path: Path) ->
 def test_the_next_round_is_a_reward_model_ppo_and_their_patterns() -> None:
     assert [stage.name for stage in round_stages(3)] == ["rounds/3/reward", "rounds/3/ppo", "rounds/3/patterns"]
     reward, ppo, patterns = round_stages(3)
-    assert {"rounds/2/reward", "rounds/1/patterns", "rounds/2/patterns"} < set(reward.needs)
-    assert "rounds/3/reward" in ppo.needs and "sft" in ppo.needs and "rounds/3/ppo" in patterns.needs
+    needs = [stage.needed(load_config("nano")) for stage in (reward, ppo, patterns)]
+    assert {"rounds/2/reward", "rounds/1/patterns", "rounds/2/patterns"} < set(needs[0])
+    assert {"rounds/3/reward", "sft"} < set(needs[1]) and "rounds/3/ppo" in needs[2]
 
 
 def test_a_run_without_rollouts_is_told_what_to_do(tmp_path: Path) -> None:

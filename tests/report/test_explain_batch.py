@@ -109,7 +109,7 @@ def test_a_finished_run_is_explained_as_it_was_trained_or_not_at_all(run_dir: Pa
     for name in ("tokens", "tokenizer", "text"):
         shutil.copytree(run_dir / name, tmp_path / name)
     save_config(load_config("nano"), tmp_path / "config.yaml")  # of a later job
-    read = {stage: Manifest(stage, {}, {}) for stage in STAGE.needs}
+    read = {stage: Manifest(stage, {}, {}) for stage in STAGE.needed(_config())}
     for stage, manifest in read.items():
         (tmp_path / stage).mkdir(exist_ok=True)
         commit(tmp_path / stage, manifest)
