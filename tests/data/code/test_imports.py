@@ -3,10 +3,12 @@
 import ast
 import functools
 import importlib.machinery
+import itertools
 import json
 import posixpath
 import re
 import sysconfig
+import time
 from pathlib import Path
 
 import pytest
@@ -424,3 +426,28 @@ def test_broken_text_keeps_its_length_and_finds_no_error(text: str) -> None:
     index = ModuleIndex(facts)
     for path in paths:
         assert dependencies(path, index) <= facts.keys() - {path}
+
+
+def test_no_line_takes_quadratic_time() -> None:
+    paths = ["a.py", "a.ts", "a.cpp", "a.java", "a.go", "a.rs", "a.rb", "a.php", "a.cs", "a.swift"]
+    units = [
+        "=/[",
+        "=/",
+        "/*",
+        '"',
+        "`",
+        "'''",
+        "import {",
+        "require(",
+        "#include ",
+        "mod ",
+        'R"(',
+        "<<A\n",
+        "?>",
+        "#",
+        "{",
+    ]
+    started = time.process_time()
+    for path, unit in itertools.product(paths, units):
+        find_facts(path, unit * (12_000 // len(unit)))
+    assert time.process_time() - started < 20, "150 files of 12 kB"

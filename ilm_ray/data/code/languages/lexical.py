@@ -31,14 +31,15 @@ C = _syntax(
 )
 JVM = _syntax(f"{_BLOCK}|{_LINE}", f"{_TRIPLE}|{_DOUBLE}|{_CHARACTER}")
 CSHARP = _syntax(f"{_BLOCK}|{_LINE}", rf'\$*"""[\s\S]*?(?:"""|\Z)|(?:\$@|@\$?)"(?:[^"]|"")*"|{_DOUBLE}|{_CHARACTER}')
-SWIFT = _syntax(f"{_BLOCK}|{_LINE}", rf'(?P<mark>\#+)"[\s\S]*?(?:"(?P=mark)|\Z)|{_TRIPLE}|{_DOUBLE}')
+SWIFT = _syntax(f"{_BLOCK}|{_LINE}", rf'(?<!\#)(?P<mark>\#{{1,20}}+)"[\s\S]*?(?:"(?P=mark)|\Z)|{_TRIPLE}|{_DOUBLE}')
 GO = _syntax(f"{_BLOCK}|{_LINE}", f"`[^`]*`|{_DOUBLE}|{_CHARACTER}")
 RUST = _syntax(f"{_BLOCK}|{_LINE}", rf'\bb?r(?P<mark>\#*)"[\s\S]*?(?:"(?P=mark)|\Z)|{_DOUBLE_LINES}|{_CHARACTER}')
 JAVASCRIPT = _syntax(
     f"{_BLOCK}|{_LINE}",
-    # A slash after one of these signs or at the start of a line begins a regular expression, not a division.
+    # A slash after one of these signs or at the start of a line begins a regular expression, not a division. Both are
+    # bounded and give nothing back: each of many slashes could else look through the rest of a long line, often.
     rf"`[^`\\]*(?:\\[\s\S][^`\\]*)*`|{_DOUBLE}|{_SINGLE}"
-    r"|(?:^|[(,=:\[!&|?{};])[ \t]*/(?![*/])(?:[^/\\\[\n]|\\[^\n]|\[(?:[^\]\\\n]|\\[^\n])*\])+/",
+    r"|(?:^|[(,=:\[!&|?{};])[ \t]*/(?![*/])(?:[^/\\\[\n]|\\[^\n]|\[(?:[^\]\\\n]|\\[^\n]){0,200}+\]){1,1000}+/",
 )
 RUBY = _syntax(
     rf"^=begin\b[\s\S]*?(?:^=end\b|\Z)|^__END__[\s\S]*|(?<![\w$]){_HASH}",
