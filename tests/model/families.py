@@ -38,16 +38,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def checkpoint(case: str, folder: Path, kind: str = "CausalLM", dtype: torch.dtype = torch.float32) -> Any:
+def checkpoint(
+    case: str, folder: Path, kind: str = "CausalLM", dtype: torch.dtype = torch.float32, **sizes: Any
+) -> Any:
     """Write the case's checkpoint into `folder`; returns Transformers' model, in eval mode.
 
-    kind: CausalLM or SequenceClassification, then with one label.
+    kind: CausalLM or SequenceClassification, then with one label. sizes: in the place of those of the case.
     """
     import transformers
 
     prefix, more = CASES[case]
     labels = {} if kind == "CausalLM" else {"num_labels": 1}
-    config = getattr(transformers, f"{prefix}Config")(**SIZES | more, **labels)
+    config = getattr(transformers, f"{prefix}Config")(**SIZES | more | sizes, **labels)
     config._attn_implementation = "eager"
     torch.manual_seed(len(case))
     model = getattr(transformers, f"{prefix}For{kind}")(config)
