@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ilm_ray.data.tokenizer.opening import BroughtInto
     from ilm_ray.model.huggingface import Checkpoint
 
-# Tokenizers with the same vocabulary that give this the same ids are taken for one: words, code, four scripts, an emoji.
+# Tokenizers of one vocabulary that give this the same ids are taken for one: words, code, four scripts, an emoji.
 PROBE = "Hello, world! 1234567 naïve\n\tdef f(x):\n        return x ** 2\n你好，世界。こんにちは Привет 🙂"
 
 
