@@ -9,6 +9,7 @@ import torch
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
 from ilm_ray.model.weights import full_weights, load_causal, save_internlm2
+from ilm_ray.run.manifest import Manifest, commit
 from jobs import checkpoint
 
 SHAPE = Shape(vocab_size=300, layers=2, hidden=32, kv_heads=2, queries_per_kv=1, head_dim=16, mlp_hidden=48)
@@ -67,3 +68,23 @@ def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
     assert message in captured.err and len(captured.err.splitlines()) == 1
     assert json.loads(captured.out)["status"] == "refused"
     assert sorted(run_dir.rglob("*")) == before
+
+
+def test_an_upload_without_a_token_lists_what_would_go(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    out = run_dir / "out"
+    commit(run_dir / "sft", Manifest("sft", {}, {"conversations": "ab" * 32}, metrics={"summary": {"step": 3}}))
+    arguments = ["export", "--run-dir", str(run_dir), "--stage", "sft", "--out", str(out), "--upload"]
+    assert checkpoint.main([*arguments, "mine"]) == 2
+    assert "'mine' is no model of the Hub" in capsys.readouterr().err and not out.exists()
+    assert checkpoint.main([*arguments, "hf://me/mine"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    sizes = {line.split()[1]: int(line.split()[0].replace(",", "")) for line in printed[:-2]}
+    assert sizes == {path.name: path.stat().st_size for path in out.iterdir()}
+    assert json.loads(printed[-1])["upload"] == {
+        "to": "hf://me/mine", "dry_run": True, "files": len(sizes), "bytes": sum(sizes.values()),
+    }  # fmt: skip
+    card = (out / "README.md").read_text()
+    assert "| sft | step 3 | a file (SHA-256 abababababab...) |" in card and "pipeline_tag: text-generation" in card

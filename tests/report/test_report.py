@@ -17,6 +17,7 @@ from ilm_ray.report.html import page
 from ilm_ray.report.report import write_report
 from ilm_ray.report.sections.text import funnel_steps
 from ilm_ray.report.sections.training import planned_rates
+from ilm_ray.run.manifest import Manifest, commit
 
 SECTIONS = [
     "text",
@@ -125,6 +126,25 @@ def test_a_run_without_any_stage_still_has_a_report(tmp_path: Path) -> None:
     elements = Elements(write_report(tmp_path).read_text(encoding="utf-8"))
     assert elements.ids == SECTIONS
     assert "0 of 12 stages finished" in elements.text
+
+
+def test_a_run_from_a_brought_model_shows_its_own_road(tmp_path: Path) -> None:
+    """Not the stages that it leaves out; the model, and what is off."""
+    config = load_config("nano", None, ["base=hf://me/<mine>", "from=reward", "input=null"])
+    save_config(config, tmp_path / "config.yaml")
+    summary = {"setting": "base", "from": "hf://me/<mine>", "architecture": "Qwen2ForCausalLM", "parameters": 7}
+    summary |= {"context": 512, "vocabulary": 64, "added_tokens": {"<|reward|>": 60}}
+    (tmp_path / "base" / "model").mkdir(parents=True)
+    commit(tmp_path / "base" / "model", Manifest("base/model", {}, {}, metrics={"summary": summary}))
+    (tmp_path / "ppo").mkdir()
+    commit(tmp_path / "ppo", Manifest("ppo", {}, {}, metrics={"summary": {}, "off": {"ppo.x": "no pre-training data"}}))
+    (tmp_path / "ppo" / "metrics.jsonl").write_text('{"iteration": 0, "reward": 1.0}\n')
+    elements = Elements(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert {"base", "reward", "ppo"} < set(elements.ids)
+    assert not {"text", "pretrain", "sft", "long-text", "code"} & set(elements.ids)
+    assert "2 of 6 stages finished" in elements.text
+    assert "hf://me/<mine>" in elements.text and "<|reward|> (60)" in elements.text
+    assert "off: no pre-training data (ppo.x)" in elements.text
 
 
 @pytest.mark.parametrize("stage", STAGES)
