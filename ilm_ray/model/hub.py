@@ -1,6 +1,7 @@
 """Model folders that a setting names: a path, or `hf://owner/name` on the Hugging Face Hub; and the way there."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ilm_ray.base.errors import UserError
@@ -8,12 +9,12 @@ from ilm_ray.base.places import located
 
 HUB = "hf://"
 # Nothing else is downloaded: no code, no pickles.
-_FILES = ["*.safetensors", "*.json", "tokenizer.model", "*.jinja"]
+_FILES = ("*.safetensors", "*.json", "tokenizer.model", "*.jinja")
 _SUBFOLDERS = ["*/*"]  # other formats of the same weights
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def model_folder(place: str, files: list[str] = _FILES) -> Path:
+def model_folder(place: str, files: Sequence[str] = _FILES) -> Path:
     """The folder of the model that a setting names. hf://owner/name is downloaded into the Hub's cache, `files` alone.
 
     HF_TOKEN opens private models, HF_HUB_OFFLINE=1 takes what the cache holds. Raises UserError where it is not there.
@@ -28,7 +29,7 @@ def model_folder(place: str, files: list[str] = _FILES) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=files, ignore_patterns=_SUBFOLDERS))
+        return Path(snapshot_download(name, allow_patterns=list(files), ignore_patterns=_SUBFOLDERS))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

@@ -5,6 +5,7 @@ the preset. What fails leaves `<run-dir>/error.txt`. Where settings bring a mode
 its tokenizer run first.
 """
 
+import contextlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ from ilm_ray.config import Config, save_config
 from ilm_ray.config.fit import fewer_line
 from ilm_ray.config.named_data import NO_PRETRAINING, check_named, off_line, steps_off
 from ilm_ray.config.road import STARTS, brings_tokenizer, check_start, in_effect, stages_on
-from ilm_ray.config.run_folder import NAME, choose_settings
+from ilm_ray.config.run_folder import NAME, Chosen, choose_settings, remembered
+from ilm_ray.config.schema import Start
 from ilm_ray.run.journal import Journal
 from ilm_ray.run.manifest import Manifest
 from ilm_ray.run.stage import Stage, check_run_dir, run_stage
@@ -31,11 +33,13 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
 
     def work(summary: dict[str, Any]) -> None:
         summary["run_dir"] = None
-        reads = dict.fromkeys(["seed", *(name for stage in stages for name in stage.reads), "ray"])
-        about = f"Stages: {', '.join(stage.name for stage in stages)}."
+        reads = dict.fromkeys(["seed", "base", "start", *(name for stage in stages for name in stage.reads), "ray"])
+        about = f"Stages: {', '.join(stage.name for stage in stages) or 'base/...'}."
         arguments = Parser(prog=f"jobs/{job}.py", description=about, reads=tuple(reads)).parse(argv)
-        words = _with_start(stages, arguments.settings)
-        chosen = choose_settings(arguments.preset, arguments.config, words, arguments.run_dir)
+        chosen = choose_settings(arguments.preset, arguments.config, arguments.settings, arguments.run_dir)
+        if (start := _start_of(stages, arguments.settings, chosen)) is not None:
+            print(f"{job}: from={start}", file=sys.stderr)
+            chosen = chosen._replace(config=chosen.config.model_copy(update={"start": start}))
         summary["run_dir"] = str(chosen.run_dir)
         if chosen.note is not None:
             print(f"{job}: {chosen.note}", file=sys.stderr)
@@ -45,16 +49,24 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
         if len(done) > 1:
             print_stage_table({name: (m.seconds, m.peak_memory_mb) for name, m in done.items()})
         summary |= {"report": str(chosen.run_dir / "report.html")}
-        summary |= figures if len(stages) > 1 else figures[stages[0].name]
+        summary |= figures[stages[0].name] if len(stages) == 1 else figures
 
     sys.exit(run_command(job, work, evidence=True))
 
 
-def _with_start(stages: Sequence[Stage], words: Sequence[str]) -> list[str]:
-    """`jobs/sft.py base=...` means from=sft: the words with it, where a job of one training names a base alone."""
+def _start_of(stages: Sequence[Stage], words: Sequence[str], chosen: Chosen) -> Start | None:
+    """The start that a job of one training takes where its words name `base` and none: `jobs/sft.py base=M` trains M.
+
+    In a run that begins with the same base it is that run's: `jobs/reward.py base=M` then goes on from its SFT.
+    """
     named = {word.partition("=")[0] for word in words}
-    begins = len(stages) == 1 and stages[0].name in STARTS and "base" in named and named.isdisjoint({"from", "start"})
-    return [*words, f"start={stages[0].name}"] if begins else [*words]
+    if "base" not in named or not named.isdisjoint({"from", "start"}) or len(stages) != 1:
+        return None
+    with contextlib.suppress(UserError):
+        known = remembered(chosen.run_dir / NAME)
+        if known.base == chosen.config.base and known.start is not None:
+            return known.start
+    return next((start for start in STARTS if start == stages[0].name), None)
 
 
 def _on_road(stages: Sequence[Stage], config: Config) -> list[Stage]:
@@ -74,7 +86,10 @@ def _on_road(stages: Sequence[Stage], config: Config) -> list[Stage]:
     needed = {name for stage in own for name in stage.needed(config)}
     if brings_tokenizer(config) is not None and "tokenizer" in needed - {stage.name for stage in own}:
         own = [tokenizer.STAGE, *own]
-    return [*(stage for stage in base.stages(config) if stage.name in needed or not stages), *own]
+    brings = [stage for stage in base.stages(config) if stage.name in needed or not stages]
+    if not own and not brings:
+        raise UserError("no setting names a model from outside; set base to its folder or to hf://owner/name")
+    return [*brings, *own]
 
 
 def _run_stages(

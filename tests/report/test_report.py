@@ -141,7 +141,7 @@ def test_a_run_from_a_brought_model_shows_its_own_road(tmp_path: Path) -> None:
     (tmp_path / "ppo" / "metrics.jsonl").write_text('{"iteration": 0, "reward": 1.0}\n')
     elements = Elements(write_report(tmp_path).read_text(encoding="utf-8"))
     assert {"base", "reward", "ppo"} < set(elements.ids)
-    assert not {"text", "pretrain", "sft", "long-text", "code"} & set(elements.ids)
+    assert not {"text", "pretrain", "sft", "long_text", "code"} & set(elements.ids)
     assert "2 of 6 stages finished" in elements.text
     assert "hf://me/<mine>" in elements.text and "<|reward|> (60)" in elements.text
     assert "off: no pre-training data (ppo.x)" in elements.text
