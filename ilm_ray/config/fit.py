@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 from pydantic import ValidationError
 
 from ilm_ray.base.errors import UserError
+from ilm_ray.config import layout
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.config.schema import Config
 
@@ -23,21 +24,15 @@ class GpusNeeded(NamedTuple):
     ppo: int
 
 
-class Size(Protocol):
+class Size(layout.Size, Protocol):
     """The numbers that a model's parameters are counted from."""
 
     @property
-    def layers(self) -> int: ...
-    @property
     def hidden(self) -> int: ...
-    @property
-    def kv_heads(self) -> int: ...
     @property
     def queries_per_kv(self) -> int: ...
     @property
     def head_dim(self) -> int: ...
-    @property
-    def mlp_hidden(self) -> int: ...
 
 
 def parameter_count(model: Size, vocab_size: int, tied: bool = False) -> int:

@@ -17,7 +17,7 @@ _ZERO_BUBBLE = ("zero_bubble", "interleaved_zero_bubble", "zbv_zero_bubble", "du
 
 
 class Size(Protocol):
-    """What of a model's size a layout depends on."""
+    """The numbers of a model that a layout depends on."""
 
     @property
     def layers(self) -> int: ...

@@ -59,7 +59,7 @@ def _score(folder: Path) -> None:
         torch.save((logprobs, scores[0], scores[1]["count"], held), folder / f"{precision}-{rank}.pt")
 
 
-# Of a toy's log-probabilities and scores, the largest rounding between two orders of summation.
+# The largest rounding between two orders of summation in a toy's log-probabilities and scores.
 BOUNDS: dict[Literal["fp32", "bf16"], float] = {"fp32": 1e-5, "bf16": 0.05}
 
 

@@ -25,6 +25,6 @@ def base_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
 
 
 def off_notes(manifest: Manifest | None) -> list[Html]:
-    """What a stage did without, by its manifest."""
+    """The steps that a stage left out, by its manifest."""
     off: Any = {} if manifest is None else manifest.metrics.get("off")
     return [page.note(off_line(off))] if isinstance(off, dict) and off else []

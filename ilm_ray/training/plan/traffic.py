@@ -107,7 +107,7 @@ def activation_traffic(shape: Shape, layout: Layout, step: OptimizerStep, held: 
     Blocks that are recomputed in the backward repeat the collectives of their forward.
     """
     context, tensor = _context(shape, layout, step, held), _tensor_blocks(shape, layout, step, held)
-    # What ring attention gives is kept by selective recomputation.
+    # Selective recomputation keeps the output of ring attention.
     repeated = layout.recompute == "full" or (layout.recompute == "selective" and layout.cp_kind != "ring")
     again = [replace(c, phase="backward") for c in context if c.phase == "forward" and repeated]
     return context + again + tensor + _tensor_ends(shape, layout, step, held) + _pipeline(shape, layout, step)

@@ -146,7 +146,7 @@ _UPPER, _LOWER, _HEX = (
     string.ascii_lowercase + string.digits,
     "0123456789abcdef",
 )
-# What services give out: what stands around the secret, and the secret.
+# Secrets in the forms of their services: the text around each, and the secret.
 _SECRETS = {
     "AWS key": ("{}", "AKIA" + _key(_UPPER, 16)),
     "AWS in a .env file": ("AWS_SECRET_ACCESS_KEY={}", _key(_ALNUM + "/+", 40)),

@@ -18,7 +18,7 @@ FILES_PER_PART = 256
 
 
 class Selection(NamedTuple):
-    """What each task reads, in a frozen order, how many files were left out unread, by reason, and the sources that
+    """The files of each task, in a frozen order, how many files were left out unread, by reason, and the sources that
     cannot be read: location -> why."""
 
     parts: list[TreePart]
