@@ -48,10 +48,10 @@ def _bring(config: Config, run_dir: Path) -> None:
 
 @torch.no_grad()
 def test_a_brought_model_and_its_tokenizer_give_the_same_logits(models: Path, tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
     theirs = AutoModelForCausalLM.from_pretrained(models / "policy")
-    ids = AutoTokenizer.from_pretrained(models / "policy").apply_chat_template(CHAT)["input_ids"]
+    ids = PreTrainedTokenizerFast.from_pretrained(models / "policy").apply_chat_template(CHAT)["input_ids"]
     _bring(_config(models, "from=sft"), tmp_path)
     ours, brought = load_causal(tmp_path / "base" / "model"), open_tokenizer(tmp_path / "tokenizer")
     assert brought.encode_chat(CHAT, False)[0] == ids
@@ -65,8 +65,11 @@ def test_a_brought_model_and_its_tokenizer_give_the_same_logits(models: Path, tm
 
 @torch.no_grad()
 def test_a_classifier_scores_conversations_as_transformers_does(models: Path, tmp_path: Path) -> None:
-    """At the last token that the chat template writes, without conditions."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    """At the last token that the chat template writes, without conditions.
+
+    Transformers reads tokenizer.json as it is; AutoTokenizer would exchange its pre-tokenizer for Qwen2's.
+    """
+    from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
     config = _config(models, "from=ppo", f"ppo.reward_model={models / 'judge'}")
     _bring(config, tmp_path)
@@ -78,7 +81,7 @@ def test_a_classifier_scores_conversations_as_transformers_does(models: Path, tm
     pairs = [{"domain": "any", "prompt": CHAT[:1], "chosen": "I am fine.", "rejected": "2 + 2"}]
     scores, _ = actor.score(as_rollouts(pairs, ours))
     theirs = AutoModelForSequenceClassification.from_pretrained(models / "judge")
-    template = AutoTokenizer.from_pretrained(models / "judge").apply_chat_template
+    template = PreTrainedTokenizerFast.from_pretrained(models / "judge").apply_chat_template
     for number, answer in enumerate(("I am fine.", "2 + 2")):
         ids = template([CHAT[0], {"role": "assistant", "content": answer}])["input_ids"]
         assert scores[number] == pytest.approx(theirs(torch.tensor([ids])).logits.item(), abs=1e-5)
