@@ -93,6 +93,7 @@ def make_task(config: Config, run_dir: Path) -> DyingOnce:
     return DyingOnce(run_dir)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_no_result(local_ray: None, tmp_path: Path) -> None:
     config = load_config("nano", None, ["training.clip_norm=0.5"])
     folder = tmp_path / "run" / "toy"  # not there yet, as that of a model trained within another stage

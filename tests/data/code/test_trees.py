@@ -127,7 +127,7 @@ def test_a_folder_with_code_of_its_own_is_one_project_whatever_lies_in_it(tmp_pa
     assert named() == {"project": ("folder", True)}
     # Projects beside it are projects with or without a git repository among them.
     for name in ("one", "two"):
-        _folder(tmp_path / "all" / name)
+        (_folder(tmp_path / "all" / name) / "pyproject.toml").write_text("[project]\n")
     before = find_trees(CodeConfig(source=str(tmp_path / "all"))).trees
     assert [(t.name, t.whole) for t in before] == [("one", True), ("project", True), ("two", True)]
 

@@ -25,8 +25,9 @@ from ilm_ray.data.code.languages.imports import MANIFESTS
 _PRUNED = {"__pycache__", "site-packages"}  # compiled files; other people's packages beside the standard library
 _PRUNED_OF_PYTHON = {"test", "tests", "idle_test", "lib2to3", "ensurepip", "lib-dynload"}
 STDLIB = "python://stdlib"
+_README = re.compile(r"readme([.-][\w.-]+)?$", re.I)
 _ROOT = re.compile(
-    r"(readme([.-][\w.-]+)?|setup\.(py|cfg)|pyproject\.toml|makefile|cmakelists\.txt|meson\.build|configure\.ac"
+    r"(setup\.(py|cfg)|pyproject\.toml|makefile|cmakelists\.txt|meson\.build|configure\.ac"
     r"|pom\.xml|build\.gradle(\.kts)?|build\.sbt|gemfile|composer\.json|mix\.exs|package\.swift)$",
     re.I,
 )
@@ -175,7 +176,8 @@ def _places(path: Path) -> list[tuple[str, Callable[[], Tree]]]:
     names = [child.name for child in files]
     many = bool(archived) or any(_is_git(child) or _is_project(inside[child]) for child in folders)
     # Words alone beside folders are a project's, unless these are projects themselves.
-    if _has_code(names) or (_is_project(names) and not many):
+    words = any(_README.match(name) for name in names)
+    if _has_code(names) or ((words or _is_project(names)) and not many):
         return [(str(path), lambda: _folder(path))]
     if not many:
         return [(str(path), lambda: _folder(path, whole=False))]
@@ -194,7 +196,7 @@ def _has_code(names: Iterable[str]) -> bool:
 
 
 def _is_project(names: Iterable[str]) -> bool:
-    """Whether files of these names make their folder the root of a project."""
+    """Whether files of these names make their folder the root of a project. A README does not: packages have them."""
     return any(name in MANIFESTS or _ROOT.match(name) or is_licence(name) for name in names)
 
 
