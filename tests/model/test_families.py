@@ -2,12 +2,14 @@
 
 import json
 import stat
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.model.generate import generate
@@ -49,6 +51,32 @@ def test_logits_gradients_and_answers_are_those_of_transformers(case: str, tmp_p
         tokens.append(int(ours(Packed.of([tokens]))[-1].argmax()))
     if ours.shape.rope_scaling is None or ours.shape.rope_scaling.kind != "dynamic":  # whose cached keys stay turned
         assert answer == tokens[len(PROMPTS[0]) :]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", CASES)
+def test_in_fp64_logits_and_gradients_agree_to_1e_12(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Transformers computes norms, softmax and RoPE in fp32, whatever the model's type: here in fp64 too."""
+    weights = checkpoint(case, tmp_path).state_dict()
+    ours = read_model(tmp_path).double()
+    config = AutoConfig.from_pretrained(tmp_path)
+    for name in ("float", "float32"):
+        monkeypatch.setattr(torch, name, torch.float64)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    request.addfinalizer(partial(torch.set_default_dtype, torch.get_default_dtype()))
+    torch.set_default_dtype(torch.float64)
+    theirs = AutoModelForCausalLM.from_config(config, dtype=torch.float64)
+    theirs.load_state_dict(weights)
+    for prompt in PROMPTS:
+        logits = trained(theirs, prompt)
+        torch.testing.assert_close(ours(Packed.of([prompt])), logits, atol=1e-12, rtol=1e-12)
+        ours(Packed.of([prompt]), torch.tensor([*prompt[1:], -100]), "sum").backward()
+    gradients = {n: p.grad for n, p in theirs.named_parameters() if p.grad is not None}
+    for name, expected in from_llama(gradients, ours.shape).items():
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(ours.get_parameter(name).grad, expected, atol=1e-12 * scale, rtol=1e-12)
 
 
 @pytest.mark.long
