@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import temporary_path, write_text_atomic
 from ilm_ray.config import load_config
+from ilm_ray.run.lock import only_driver
 from ilm_ray.training.checkpoints import commit
 from jobs.frame.command import Parser, run_verb
 
@@ -148,7 +149,9 @@ def _diff(a: argparse.Namespace) -> dict[str, Any]:
 def _promote(a: argparse.Namespace) -> dict[str, Any]:
     from ilm_ray.training.checkpoints.promotion import promote
 
-    summary = promote(_folder(a), a.step)
+    folder = _folder(a)
+    with only_driver(a.run_dir.absolute(), "jobs/checkpoint.py promote"):
+        summary = promote(folder, a.step)
     print(
         f"{a.run_dir / a.stage / 'model'} now holds step {a.step}. The stage's manifest has the new hashes, so the "
         "stage is not run again; stages that read its model are, at their next start."

@@ -4,7 +4,21 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ilm_ray.config.section import ByContent, Count, How, Place, Section, Share
+from ilm_ray.config.section import (
+    ByContent,
+    Context,
+    Count,
+    CountOrZero,
+    How,
+    Place,
+    Positive,
+    PositiveShare,
+    Rate,
+    Seconds,
+    Section,
+    Share,
+    Weight,
+)
 from ilm_ray.config.training import OpinionConfig
 
 
@@ -14,10 +28,11 @@ class SFTConfig(Section):
     data: ByContent[Place | None] = None  # JSON Lines of conversations
     model: ByContent[Place | None] = None  # begins with this model (a folder or hf://owner/name) instead of the run's
     epochs: Count = 1
-    context: Count = 32_768
+    context: Context = 32_768
     batch_tokens: Count = 4_194_304  # not stated
-    max_lr: float = 4e-5
-    pretrain_share: Share = 0.1  # long-context pre-training data stays in the mix; the share is not stated
+    max_lr: Rate = 4e-5
+    # Long-context pre-training data stays in the mix; the share is not stated.
+    pretrain_share: float = Field(0.1, ge=0, lt=1)
     # Of it the code stage's fine-tuning form (section 4.4), where the run has one; not stated: books and repositories.
     repository_share: Share = 0.5
     checkpoint_every: How[Count] = 200
@@ -35,15 +50,21 @@ class RewardConfig(Section):
         "maths": "Score whether the last answer reaches the right result.",
     }  # the report's wording is not published
     epochs: Count = 1
-    context: Count = 8192
+    context: Context = 8192
     batch_tokens: Count = 16_384
-    max_lr: float = 1e-5
-    min_lr: float = 5e-6
-    weight_decay: float = 0.01
-    gamma: float = 2.0
-    barrier: float = 0.02
-    barrier_bound: float = 5.0
+    max_lr: Rate = 1e-5
+    min_lr: Share = 5e-6
+    weight_decay: Share = 0.01
+    gamma: Weight = 2.0
+    barrier: Weight = 0.02
+    barrier_bound: Positive = 5.0
     checkpoint_every: How[Count] = 200
+
+    @model_validator(mode="after")
+    def _rate_falls(self) -> "RewardConfig":
+        if self.min_lr > self.max_lr:
+            raise ValueError(f"min_lr={self.min_lr} is above max_lr={self.max_lr}: the rate falls from the latter")
+        return self
 
 
 class PPOConfig(Section):
@@ -54,28 +75,28 @@ class PPOConfig(Section):
     reward_model: ByContent[Place | None] = None  # scores with this model; the stage `reward` is left out
     iterations: Count = 400
     prompts_per_iteration: Count = 512
-    critic_warmup: int = Field(50, ge=0)  # iterations with the policy frozen; counted on top of `iterations` (ours)
+    critic_warmup: CountOrZero = 50  # iterations with the policy frozen; counted on top of `iterations` (ours)
     max_prompt_tokens: Count = 1024
     max_new_tokens: Count = 1024
-    temperature: float = 1.0  # ours
-    top_p: Share = 0.9
+    temperature: float = Field(1.0, gt=0, le=100)  # ours
+    top_p: PositiveShare = 0.9
     discount: Share = 1.0  # ours
     gae_lambda: Share = 0.99
-    clip_range: float = 0.2  # ours
+    clip_range: float = Field(0.2, gt=0, lt=1)  # ours
     normalize_advantages: bool = False
-    value_clip: float | None = Field(None, gt=0)
-    kl_coefficient: float = 0.01
+    value_clip: Positive | None = None
+    kl_coefficient: Weight = 0.01
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"  # ours
-    reward_clip: float | None = None  # ours: the barrier already keeps scores within +-5
+    reward_clip: Positive | None = None  # ours: the barrier already keeps scores within +-5
     ppo_epochs: Count = 1  # ours
     mini_batches: Count = 1  # ours
-    policy_lr: float = 1e-6
-    critic_lr: float = 5e-6
-    clip_norm: float = 1.0  # ours
-    pretrain_coefficient: float = 0.5
-    pretrain_share: Share = 0.5  # pre-training tokens per PPO token
+    policy_lr: Rate = 1e-6
+    critic_lr: Rate = 5e-6
+    clip_norm: Positive = 1.0  # ours
+    pretrain_coefficient: Weight = 0.5
+    pretrain_share: Weight = 0.5  # pre-training tokens per PPO token
     # Tokens of a pre-training sequence: as in phase 1 (ours). With rollouts it counts in `training.micro_tokens`.
-    pretrain_context: Count = 4096
+    pretrain_context: Context = 4096
     policy_ranks: Count = 8
     critic_ranks: Count = 8
     reference_ranks: Count = 4
@@ -94,14 +115,14 @@ class PPOConfig(Section):
     # Weights to the engines: through Ray's object store, or broadcast from device to device. auto: broadcast between
     # GPUs, the object store on CPUs and where groups share GPUs (ours).
     weight_transfer: How[Literal["auto", "object_store", "broadcast"]] = "auto"
-    logprob_gap_bound: How[float] = 0.1
+    logprob_gap_bound: How[Positive] = 0.1
     # Policy versions by which rollouts may be older than the policy that trains on them. 1: the answers to the next
     # iteration's prompts are sampled while this one trains (ours; the report leaves it open, on-policy is the default).
     staleness: int = Field(0, ge=0, le=1)
     checkpoint_every: How[Count] = 10
     validate_every: Count | None = 20  # iterations; None: the last policy is the result (ours)
     validation_prompts: Count = 512  # of `prompts`, kept out of training where validate_every is set (ours)
-    deadline_s: How[float] = 600.0
+    deadline_s: How[Seconds] = 600.0
 
     @model_validator(mode="after")
     def _engines_fit(self) -> "PPOConfig":
@@ -127,8 +148,8 @@ class OnlineConfig(Section):
     """Rounds of online RLHF (report section 4.2.2). The stages reward and ppo are the first one."""
 
     rounds: Count = 3
-    comparisons: int = Field(1000, ge=0)  # a round's pairs of answers for people to label; the report names no number
+    comparisons: CountOrZero = 1000  # a round's pairs of answers for people to label; the report names no number
     # File that jobs/label_answers.py wrote; its labels at the start of a round join that round.
     labels: ByContent[Place | None] = None
     judge: OpinionConfig | None = None  # does it like late answers as the score does? It is sent prompts and answers
-    judge_s: How[float] = Field(600.0, gt=0)  # for all that it is asked in a round
+    judge_s: How[Seconds] = 600.0  # for all that it is asked in a round

@@ -5,7 +5,20 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from ilm_ray.config.section import ByContent, Count, How, Place, Section, Share
+from ilm_ray.config.section import (
+    MOST,
+    ByContent,
+    Count,
+    CountOrZero,
+    How,
+    Place,
+    Positive,
+    PositiveShare,
+    Rate,
+    Seconds,
+    Section,
+    Share,
+)
 from ilm_ray.config.thresholds import RULES, Bounds, merged_rules
 from ilm_ray.config.training import ModelConfig
 
@@ -47,9 +60,9 @@ class TextConfig(Section):
     """Web text: Format, Clean, Dedup, Safe, High-quality (report section 3.1)."""
 
     languages: list[str] | None = ["en", "zh"]  # None: every language
-    min_chars: int = 200
+    min_chars: CountOrZero = 200
     max_html_bytes: Count = 4_000_000
-    extract_timeout_s: float = 20.0  # CPU seconds a page; ten times as long on the clock ends it too
+    extract_timeout_s: Seconds = 20.0  # CPU seconds a page; ten times as long on the clock ends it too
     prepass: bool = False  # throw out empty, blocked and wrong-language pages by a cheap extractor first
     sources: dict[str, TextSourceConfig] = {}  # name -> text that is no web page
     # Rules of one's own: name -> Python file with a function of this name, text -> float. Bounds stand in `rules`.
@@ -128,8 +141,8 @@ class CodeConfig(Section):
     max_archive_members: Count = 200_000
     threshold: Share = 0.7  # near-duplicates: the report names one for text only
     # Tiers. The report: high (16.8% of bytes) several epochs, moderate (69.9%) once, low (13.3%) dropped.
-    high_weight: float = Field(3.0, gt=0)
-    moderate_weight: float = Field(1.0, gt=0)
+    high_weight: Positive = 3.0
+    moderate_weight: Positive = 1.0
     low_resource_share: Share = 0.01  # languages with a smaller share of the run's bytes are kept whatever their tier
     scorer: ByContent[Place | None] = None  # folder written by jobs/label_code.py; None: the rules alone
     # Fine-tuning form: Python files below this score of pylint's fall (not stated); None: none is linted.
@@ -141,16 +154,16 @@ class DecontaminationConfig(Section):
 
     benchmarks: ByContent[list[Place] | None] = None  # globs of files; None: no document is looked through
     ngram: Count = 4  # words of a run that is looked up; a Chinese character is half a word
-    share: float = Field(0.8, gt=0, le=1)  # of an item's own words: what a stretch of a document must hold
+    share: PositiveShare = 0.8  # of an item's own words: what a stretch of a document must hold
 
 
 class TokenizerConfig(Section):
     """cl100k head + learned Chinese tokens + special tokens, padded (report section 3.2.1)."""
 
-    base_tokens: int = 60_004
+    base_tokens: int = Field(60_004, ge=256, le=MOST)  # the 256 bytes among them
     # first: the lowest ranks, as in the released models; most_used: those that the kept English and code need most
     base_choice: Literal["first", "most_used"] = "most_used"
-    chinese_tokens: int = 32_397
+    chinese_tokens: CountOrZero = 32_397
     vocab_size: Count = 92_544  # ids left over are spare; choose it a multiple of what the hardware likes
     training_chars: Count = 50_000_000  # text that tokens are counted on, Chinese, English and code each
 
@@ -160,8 +173,8 @@ class LongTextConfig(Section):
 
     min_bytes: Count = 32 * 1024  # of UTF-8; a document must be longer
     thresholds: ByContent[Place | None] = None  # YAML file; None: ilm_ray/data/longtext/thresholds.yaml
-    segment_tokens: int = Field(2048, ge=8)  # of S1 and of S2; the report names no length
-    max_pairs: int = Field(64, ge=2)  # of segments that are scored of a document, evenly spaced
+    segment_tokens: int = Field(2048, ge=8, le=MOST)  # of S1 and of S2; the report names no length
+    max_pairs: int = Field(64, ge=2, le=MOST)  # of segments that are scored of a document, evenly spaced
     # Folder of a model of ours with its tokenizer, or folder or hub id of a causal language model of Transformers
     # (safetensors); None: a small InternLM2 is trained in the run on its own shards, as the fields below say.
     scorer: str | None = None
@@ -170,7 +183,7 @@ class LongTextConfig(Section):
     )
     scorer_steps: Count = 1000
     scorer_batch_tokens: Count = 655_360  # a multiple of two segments of every worker of pre-training
-    scorer_lr: float = Field(2e-3, gt=0)
+    scorer_lr: Rate = 2e-3
 
     @model_validator(mode="after")
     def _scorer_can_look_back(self) -> "LongTextConfig":

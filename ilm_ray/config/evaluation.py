@@ -2,9 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
-
-from ilm_ray.config.section import Count, How, Place, Section
+from ilm_ray.config.section import Context, Count, How, Place, Seconds, Section
 
 
 class EvaluationConfig(Section):
@@ -31,7 +29,7 @@ class BenchmarksConfig(Section):
     environment: How[str | None] = None  # of OpenCompass, on every node; None: .venv-eval beside the running one
     examples: Count | None = None  # the first so many of each set; None: all, for smoke 8
     # Tokens of prompt and answer; None: those that the model was trained on, for a URL those of the last phase.
-    context: Count | None = None
+    context: Context | None = None
     # What judges the answers of AlpacaEval, MT-Bench, CompassArena and AlignBench: the URL of an OpenAI-compatible
     # endpoint (without /v1), the name of the model there, and the environment variable that holds the key, if any.
     judge: str | None = None
@@ -40,7 +38,7 @@ class BenchmarksConfig(Section):
     # Needle in a haystack (suites long, paper): a file or folder of plain text; tokens of prompt and answer, None:
     # powers of two up to the context; how many depths, evenly from the first sentence to the last.
     haystack: str | None = None
-    needle_lengths: list[Count] | None = None
+    needle_lengths: list[Context] | None = None
     needle_depths: Count = 11
     workers: How[Count] = 2
-    deadline_s: How[float] = Field(7200.0, gt=0)  # for the next set to be done
+    deadline_s: How[Seconds] = 7200.0  # for the next set to be done

@@ -1,14 +1,14 @@
 """How a model is laid out over ranks: one value that says it all, checked before anything is started."""
 
 import math
-from typing import Annotated, Literal, Protocol
+from typing import Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from ilm_ray.base.errors import UserError
+from ilm_ray.config.section import Count
 
 Share = Literal["replica", "partial", "full"]  # whole on every rank; split over a group of ranks; split over all
-Count = Annotated[int, Field(ge=1)]
 
 # They compute weights' gradients in a step of their own. Seen in torch 2.13: where FSDP2 has split parameters again
 # since the forward, some layers have no gradient and others a wrong one, without an error; with whole parameters all

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
+from ilm_ray.config.ranges import OUT_OF_RANGE, range_at
 from ilm_ray.config.schema import Config
 from ilm_ray.config.training import TrainingConfig
 
@@ -69,7 +70,10 @@ def _validated(values: dict[str, Any]) -> Config:
         first = error.errors()[0]
         # Where a setting may be a section or a word, pydantic puts in which of them it tried: `function-after[...]`.
         where = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
-        raise UserError(f"setting '{where}': {first['msg']}" if where else first["msg"]) from None
+        message = first["msg"]
+        if first["type"] in OUT_OF_RANGE and (allowed := range_at(Config, first["loc"])) is not None:
+            message = f"{first['input']} is out of range, it must be {allowed}"
+        raise UserError(f"setting '{where}': {message}" if where else message) from None
 
 
 def save_config(config: Config, path: Path) -> None:

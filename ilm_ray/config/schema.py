@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from ilm_ray.config.alignment import OnlineConfig, PPOConfig, RewardConfig, SFTConfig
 from ilm_ray.config.data import CodeConfig, DecontaminationConfig, LongTextConfig, TextConfig, TokenizerConfig
 from ilm_ray.config.evaluation import BenchmarksConfig, EvaluationConfig
-from ilm_ray.config.section import Place, Section
+from ilm_ray.config.section import MOST, Count, CountOrZero, Place, Section
 from ilm_ray.config.serving import ServeConfig
 from ilm_ray.config.training import ModelConfig, PretrainConfig, TrainingConfig
 
@@ -21,19 +21,19 @@ Start = Literal["pretrain", "sft", "reward", "ppo", "evaluation"]
 class RayConfig(Section):
     """The local Ray that a job starts when it is not submitted to a cluster; the last two hold on clusters too."""
 
-    num_cpus: int | None = None  # None: all cores; nano names more than a laptop has, since its actors mostly wait
-    object_store_mb: int | None = Field(None, ge=80)  # None: Ray's own default, a share of the memory
+    num_cpus: Count | None = None  # None: all cores; nano names more than a laptop has, since its actors mostly wait
+    object_store_mb: int | None = Field(None, ge=80, le=MOST)  # None: Ray's own default, a share of the memory
     dashboard: bool = True
     # Where there are fewer GPUs than workers and ranks, start fewer of them (what is set is the most), or refuse.
     fewer_ranks: bool = False
-    hang_s: float = Field(600.0, ge=1)  # a worker that stands still for longer is ended, its task runs again
+    hang_s: float = Field(600.0, ge=1, le=1e8)  # a worker that stands still for longer is ended, its task runs again
 
 
 class Config(Section):
     """All settings of a run. `input` is the glob of web archives."""
 
     preset: str
-    seed: int = Field(1234, ge=0)
+    seed: CountOrZero = 1234
     input: Place | None = None
     base: Place | None = None  # a model to begin with: its folder, or hf://owner/name
     start: Start | None = None  # `from=sft`: the stage that trains first; None: the whole road

@@ -1,13 +1,32 @@
-"""Building blocks of the configuration; a field's type says whether it is part of a stage's result."""
+"""Building blocks of the configuration: a field's type says what range it has and whether it is part of a result."""
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from ilm_ray.base.places import settled
 
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
+
+def _no_truth_value(value: Any) -> Any:
+    """`sft.epochs=yes` is no number, though Python and pydantic take it for 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"write a number instead of {str(value).lower()}")
+    return value
+
+
+_Number = BeforeValidator(_no_truth_value)
+MOST = 10**15  # of anything that is counted: beyond it nothing fits into a machine
+# Numbers by what they count or measure; every numeric setting is one of these or narrows one.
+Count = Annotated[int, Field(ge=1, le=MOST), _Number]
+CountOrZero = Annotated[int, Field(ge=0, le=MOST), _Number]
+Context = Annotated[int, Field(ge=16, le=2**24), _Number]  # tokens: an empty conversation alone takes about ten
+Share = Annotated[float, Field(ge=0, le=1), _Number]
+PositiveShare = Annotated[float, Field(gt=0, le=1), _Number]
+Momentum = Annotated[float, Field(ge=0, lt=1), _Number]
+Rate = Annotated[float, Field(gt=0, le=1), _Number]  # of learning
+Weight = Annotated[float, Field(ge=0, le=1e6), _Number]  # of a part of a sum
+Positive = Annotated[float, Field(gt=0, le=1e12), _Number]
+Seconds = Annotated[float, Field(gt=0, le=1e8), _Number]
 # A path, a glob or a URL of data. Relative ones are looked for where the job starts, then in the tree (base/places.py).
 Place = Annotated[str, AfterValidator(settled)]
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ilm_ray.config.section import Section
+from ilm_ray.config.section import Context, Count, CountOrZero, Seconds, Section
 
 
 class ServeConfig(Section):
@@ -19,8 +19,8 @@ class ServeConfig(Section):
     name: str | None = None  # of the model in requests; None: its folder's
     # Tokens of prompt and answer together; None: as many as the model was trained on, on a CPU at most 4,096. More than
     # that needs a model whose config.json names a RoPE scaling.
-    context: int | None = Field(None, ge=2)
+    context: Context | None = None
     dtype: Literal["fp32", "bf16"] | None = None  # None: bf16 on GPUs, fp32 on CPUs
-    cache_gib: int = Field(1, ge=1)  # keys and values, on a CPU
-    gpus: int | None = Field(None, ge=0)  # of this node, several share the model; None: one where there is one
-    deadline_s: float = Field(900.0, gt=0)  # until it answers
+    cache_gib: Count = 1  # keys and values, on a CPU
+    gpus: CountOrZero | None = None  # of this node, several share the model; None: one where there is one
+    deadline_s: Seconds = 900.0  # until it answers

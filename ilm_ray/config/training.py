@@ -5,7 +5,20 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ilm_ray.config.layout import Layout
-from ilm_ray.config.section import Count, How, Section, Share
+from ilm_ray.config.section import (
+    MOST,
+    Context,
+    Count,
+    CountOrZero,
+    How,
+    Momentum,
+    Positive,
+    PositiveShare,
+    Rate,
+    Seconds,
+    Section,
+    Share,
+)
 
 
 class ModelConfig(Section):
@@ -17,9 +30,9 @@ class ModelConfig(Section):
     queries_per_kv: Count
     head_dim: Count
     mlp_hidden: Count
-    norm_eps: float = 1e-5
+    norm_eps: float = Field(1e-5, gt=0, le=0.1)
     # Not stated; InternEvo's configuration uses 0.02, with wo and w2 divided by sqrt(2 * (layer + 1)).
-    init_std: float = 0.02
+    init_std: PositiveShare = 0.02
 
     @model_validator(mode="after")
     def _hidden_is_heads(self) -> "ModelConfig":
@@ -36,12 +49,13 @@ class PhaseConfig(Section):
 
     name: str
     steps: Count
-    context: Count
-    rope_base: float | None = None  # None: that of the phase, or of the model of `base`, before it
-    mixture: dict[str, float]  # source -> share of tokens
+    context: Context
+    # None: that of the phase, or of the model of `base`, before it.
+    rope_base: float | None = Field(None, gt=1, le=1e12)
+    mixture: dict[str, Positive]  # source -> share of tokens
     batch_tokens: Count  # tokens per optimizer step, over all workers
     # The peak of a cosine that begins with this phase; None: the phase goes on in the cosine of the phase before it.
-    max_lr: float | None = Field(None, gt=0)
+    max_lr: Rate | None = None
     # Share of sequences whose documents are all shorter than `short_context` (phase 2 keeps half of its data short).
     short_share: Share = 0.0
     short_context: Count = 4096
@@ -53,8 +67,8 @@ class PhaseConfig(Section):
 
     @model_validator(mode="after")
     def _is_sound(self) -> "PhaseConfig":
-        if not self.mixture or any(share <= 0 for share in self.mixture.values()):
-            raise ValueError(f"phase {self.name}: mixture needs at least one source and positive shares")
+        if not self.mixture:
+            raise ValueError(f"phase {self.name}: mixture needs at least one source")
         if self.batch_tokens % self.context:
             raise ValueError(
                 f"phase {self.name}: batch_tokens={self.batch_tokens} must be a multiple of context={self.context}"
@@ -66,10 +80,10 @@ class SpikeConfig(Section):
     """When a step is not applied, and what then. The report says that spikes are handled, not how; as OLMo-core has it:
     a loss or gradient norm above the mean of the last `window` steps by `sigmas` standard deviations."""
 
-    sigmas: float = Field(6.0, gt=0)
-    window: int = Field(128, ge=4)  # looked at from its half on
+    sigmas: Positive = 6.0
+    window: int = Field(128, ge=4, le=MOST)  # looked at from its half on
     patience: Count = 3  # bad batches in a row after which the last checkpoint is loaded and all data since left out
-    rollbacks: int = Field(3, ge=0)  # then training ends
+    rollbacks: CountOrZero = 3  # then training ends
 
 
 class OpinionConfig(Section):
@@ -95,13 +109,13 @@ class TrainingConfig(Section):
     fp8: bool = False
     # muon: for the matrices of blocks, AdamW for the rest (ilm_ray/training/optimizer.py); the report has AdamW
     optimizer: Literal["adamw", "muon"] = "adamw"
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip_norm: float = 1.0  # not stated; InternEvo's configuration
+    betas: tuple[Momentum, Momentum] = (0.9, 0.95)
+    eps: PositiveShare = 1e-8
+    weight_decay: Share = 0.1
+    clip_norm: Positive = 1.0  # not stated; InternEvo's configuration
     # wsd: warm-up, constant rate, decay over the last `decay_ratio` of the steps; the report has a cosine
     schedule: Literal["cosine", "wsd"] = "cosine"
-    decay_ratio: float = Field(0.2, gt=0, le=1)
+    decay_ratio: PositiveShare = 0.2
     warmup_ratio: Share = 0.01  # not stated; InternEvo's configuration
     final_lr_ratio: Share = 0.1
     keep_checkpoints: How[Count] = 2  # newest ones, on the local disk
@@ -110,13 +124,13 @@ class TrainingConfig(Section):
     store_keep: How[Count | None] = None  # newest ones that stay in the stores; null: all
     store_keep_every: How[Count | None] = None  # beside them, those of every so many steps stay for good
     store_cold: How[str | None] = None  # URL of the cold store, to which those older than `cold_after_hours` move
-    cold_after_hours: How[float] = Field(168.0, gt=0)  # the report names no age
+    cold_after_hours: How[Positive] = 168.0  # the report names no age
     log_every: How[Count] = 10
     # Tokens a worker sends forward at once, the rest of its batch is accumulated; with layout=auto the most that the
     # planner may take.
     micro_tokens: How[Count] = 32_768
     loss_chunk: How[Count] = 1024  # tokens whose logits exist at once
-    hang_s: How[float] = Field(600.0, gt=0)  # a worker that does one thing for longer ends itself and is replaced
+    hang_s: How[Seconds] = 600.0  # a worker that does one thing for longer ends itself and is replaced
     opinion: How[OpinionConfig | None] = None  # ask a language model too, when an attempt has failed
 
     @model_validator(mode="after")

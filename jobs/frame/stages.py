@@ -8,7 +8,7 @@ its tokenizer run first.
 import contextlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +20,7 @@ from ilm_ray.config.road import STARTS, brings_tokenizer, check_start, in_effect
 from ilm_ray.config.run_folder import NAME, Chosen, choose_settings, remembered
 from ilm_ray.config.schema import Start
 from ilm_ray.run.journal import Journal
+from ilm_ray.run.lock import only_driver, require_free
 from ilm_ray.run.manifest import Manifest
 from ilm_ray.run.stage import Stage, check_run_dir, run_stage
 from ilm_ray.run.stopping import SIGNALS, stop_at_once
@@ -100,7 +101,8 @@ def _run_stages(
     for stage in stages:  # outside inputs are looked at before anything is written
         stage.sources(config)
     check_run_dir(stages, config, run_dir)
-    with LocalRay(config):
+    require_free(run_dir)
+    with LocalRay(config), contextlib.ExitStack() as held:
         from actors.warden import Wardens  # not before Ray's environment is set
         from ilm_ray.run.metrics import watched_disk
 
@@ -108,9 +110,9 @@ def _run_stages(
         if any(stage.trains for stage in stages):
             fit = require_fit(config, machine(), [stage.name for stage in stages])
             check_gpus_work()
-        _open_run_dir(run_dir, asked)
+        driver = held.enter_context(_open_run_dir(run_dir, asked, job))
         journal = Journal(run_dir / "journal.jsonl")
-        journal.event("start", job=job, preset=config.preset, **({"settings": note} if note else {}))
+        journal.event("start", job=job, preset=config.preset, driver=driver, **({"settings": note} if note else {}))
         if (fewer := fewer_line(config, fit)) is not None:
             print(f"{job}: {fewer}", file=sys.stderr)
             journal.event("note", why=fewer)
@@ -139,15 +141,20 @@ def print_stage_table(rows: dict[str, tuple[float, float]]) -> None:
     print(f"{'all':<16}{total:>14.1f}{highest:>12.0f}", file=sys.stderr)
 
 
-def _open_run_dir(run_dir: Path, config: Config) -> None:
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        save_config(config, run_dir / NAME)
-        (run_dir / "error.txt").unlink(missing_ok=True)  # that of an earlier attempt
-    except OSError as error:
-        raise UserError(
-            f"cannot write to --run-dir {run_dir}: {error.strerror or error}; choose a folder you may write to"
-        ) from None
+@contextlib.contextmanager
+def _open_run_dir(run_dir: Path, config: Config, job: str) -> Iterator[str]:
+    """Hold the run folder for this driver, which it gives in words; the folder remembers `config`."""
+    with contextlib.ExitStack() as held:
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            driver = held.enter_context(only_driver(run_dir, f"jobs/{job}.py"))
+            save_config(config, run_dir / NAME)
+            (run_dir / "error.txt").unlink(missing_ok=True)  # that of an earlier attempt
+        except OSError as error:
+            raise UserError(
+                f"cannot write to --run-dir {run_dir}: {error.strerror or error}; choose a folder you may write to"
+            ) from None
+        yield str(driver)
 
 
 def _write_reports(run_dir: Path) -> None:
