@@ -171,7 +171,7 @@ def _alignment(config: Config, shape: Shape, devices: int, device: Device) -> di
     if "ppo" not in on:
         return stages
     seconds = ppo_seconds(config, shape, device, devices)
-    iterations = config.ppo.iterations + config.ppo.critic_warmup
+    iterations = config.ppo.iterations + config.ppo.warmup
     print(f"ppo: at least {seconds / 3600:,.3g} hours for {iterations} iterations, roughly.")
     stages["ppo"] = {"hours": round(seconds / 3600, 3)}
     if not device.name.endswith("cpu"):

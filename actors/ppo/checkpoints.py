@@ -17,7 +17,7 @@ from ilm_ray.base.files import write_text_atomic
 COMMIT = "COMMIT"
 AHEAD = "flight.parquet"  # of a checkpoint: the answers of `State.ahead`
 KEEP_CHECKPOINTS = 2
-LEARNERS = ("policy", "critic")  # both have the weights of one `State`, or are restored together
+LEARNERS = ("policy", "critic")  # all that there are have the weights of one `State`, or are restored together
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class PPOCheckpoints:
         if target.exists():  # left by a run that was killed while saving
             shutil.rmtree(target)
         target.mkdir(parents=True)
-        collect([groups[name].start("save", target / name, "state") for name in LEARNERS], self.deadline_s)
+        collect([groups[name].start("save", target / name, "state") for name in _learners(groups)], self.deadline_s)
         if state.ahead is not None:  # waited for here, not at the beginning of the next iteration
             collect([groups["experience"].start("keep", target / AHEAD, *state.ahead.call.payloads)], self.deadline_s)
         counters = {name: value for name, value in vars(state).items() if name not in ("ahead", "unlogged")}
@@ -78,7 +78,8 @@ class PPOCheckpoints:
             keep_before(self.folder / name, state.iteration)
         if committed:
             newest = committed[-1]
-            collect([groups[name].start("restore", newest / name, "state") for name in LEARNERS], self.deadline_s)
+            calls = [groups[name].start("restore", newest / name, "state") for name in _learners(groups)]
+            collect(calls, self.deadline_s)
             collect([groups["policy"].start("set_version", state.version)], self.deadline_s)
             if (newest / AHEAD).exists():
                 call = groups["experience"].start("recall", newest / AHEAD)
@@ -98,6 +99,11 @@ class PPOCheckpoints:
 
     def _committed(self) -> list[Path]:
         return sorted(marker.parent for marker in (self.folder / "checkpoints").glob(f"iteration-*/{COMMIT}"))
+
+
+def _learners(groups: dict[str, ActorGroup]) -> list[str]:
+    """Those of LEARNERS that the run has."""
+    return [name for name in LEARNERS if name in groups]
 
 
 def _load(checkpoint: Path) -> State:

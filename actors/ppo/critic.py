@@ -56,10 +56,10 @@ class Critic(ZeroRank):
             for numbers in plan_updates(lengths, ppo.mini_batches, [self.settings.seed, iteration, epoch]):
                 shares = [[numbers[i] for i in share] for share in share_out([lengths[i] for i in numbers], self.world)]
                 micros = even_micro_batches(shares, lengths, self.micro_tokens)[self.rank]
-                tokens = float(sum(int(experience.masks[i].sum()) for i in numbers))
+                tokens = max(1.0, float(sum(int(experience.masks[i].sum()) for i in numbers)))
                 norm = self.update([self._loss(experience, micro, tokens, sums) for micro in micros], iteration)
         loss, counted = self.total(*sums.tolist())
-        return None, {"value_loss": loss / counted, "value_grad_norm": norm}
+        return None, {"value_loss": loss / max(counted, 1.0), "value_grad_norm": norm}
 
     def _loss(self, experience: Experience, micro: list[int], tokens: float, sums: Tensor) -> Callable[[], Tensor]:
         """The loss of one micro-batch; adds to `sums`: loss, tokens."""

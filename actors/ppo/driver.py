@@ -1,9 +1,9 @@
 """The PPO loop (report section 4.2.3), in plain order: `PPORun.loop`.
 
 The driver holds handles and figures (numbers and strings); tensors go from group to group by reference. The first
-`critic_warmup` iterations leave the policy frozen. With `ppo.staleness=1` the engines answer the prompts of the next
-iteration while this one trains: the previous policy sampled those answers, so the PPO ratio uses the sampler's
-log-probabilities.
+`ppo.critic_warmup` iterations leave the policy frozen, where there is a critic. With `ppo.staleness=1` the engines
+answer the prompts of the next iteration while this one trains: the previous policy sampled those answers, so the PPO
+ratio uses the sampler's log-probabilities.
 
 A run survives the loss of any rank (`recovery.py`): a repeated iteration comes out as it would have without the loss.
 """
@@ -41,7 +41,7 @@ class PPORun:
 
     def __init__(self, ppo: PPOConfig, inputs: Inputs, folder: Path, journal: Journal | None = None) -> None:
         self.ppo, self.inputs, self.folder = ppo, inputs, folder
-        self.total = ppo.critic_warmup + ppo.iterations
+        self.total = ppo.warmup + ppo.iterations
         self.checkpoints = PPOCheckpoints(folder, ppo.deadline_s)
         journal = journal or Journal(folder / "journal.jsonl")
         gpus = cluster_gpus()
@@ -124,7 +124,8 @@ class PPORun:
     def rollout(self, number: int) -> Answers:
         """Start the engines on the iteration's prompts."""
         prompts, count = self.inputs.prompts, self.ppo.prompts_per_iteration
-        chosen = [prompts[i] for i in prompt_numbers(number, count, len(prompts), self.inputs.seed)]
+        numbers = prompt_numbers(number, count, len(prompts), self.inputs.seed)
+        chosen = [prompts[i] for i in numbers for _ in range(self.ppo.answers_per_prompt)]
         return Answers(self._answer(chosen, number), self.state.version)
 
     def rest(self, answers: Answers) -> None:
@@ -142,7 +143,8 @@ class PPORun:
         methods = {"policy": "logprobs", "reference": "logprobs", "critic": "values", "reward": "score"}
         if answers.version < self.state.version:
             del methods["policy"]
-        return {name: self.groups[name].start(method, *answers.call.payloads) for name, method in methods.items()}
+        there = {name: method for name, method in methods.items() if name in self.groups}
+        return {name: self.groups[name].start(method, *answers.call.payloads) for name, method in there.items()}
 
     def make_experience(self, number: int, answers: Answers, scores: dict[str, Call]) -> Call:
         """Start putting answers and scores together."""
@@ -167,17 +169,17 @@ class PPORun:
             )
         row["seconds"] = {"rollout": _longest(answered), "score": max(map(_longest, scored))}
         row["staleness"] = self.state.version - answers.version
-        return {"iteration": number, "warmup": number < self.ppo.critic_warmup, **row}
+        return {"iteration": number, "warmup": number < self.ppo.warmup, **row}
 
     def train(self, number: int, experience: Call) -> Figures:
-        """The steps of critic and policy, or of the critic alone during its warm-up; moves `state` on by an iteration.
+        """The steps of policy and critic, or of the critic alone during its warm-up; moves `state` on by an iteration.
 
         Returns the figures of rank 0, and the seconds of the slowest rank.
         """
         state, batch = self.state, experience.payloads[0]
         with self.recovery.learners_change():
-            calls = [self.groups["critic"].start("train", batch, number)]
-            if number >= self.ppo.critic_warmup:
+            calls = [self.groups["critic"].start("train", batch, number)] if self.ppo.has_critic else []
+            if number >= self.ppo.warmup:
                 calls.append(self.groups["policy"].start("train", batch, number, state.cursor))
             trained = self.collect(*calls)
             figures = {name: value for ranks in trained for name, value in ranks[0].items()}
@@ -188,7 +190,7 @@ class PPORun:
 
     def validation_due(self) -> bool:
         """Whether the policy is validated after the iterations done so far; never before it has been trained."""
-        every, trained = self.ppo.validate_every, self.state.iteration - self.ppo.critic_warmup
+        every, trained = self.ppo.validate_every, self.state.iteration - self.ppo.warmup
         if every is None or not self.inputs.validation:
             return False
         return trained > 0 and (trained % every == 0 or self.state.iteration == self.total)

@@ -52,13 +52,13 @@ class ExperienceMaker:
             [torch.ones(len(r), dtype=torch.bool) for r in rolled.responses],
             gather_numbered(parts["policy"]) if "policy" in parts else rolled.behaviour,
             gather_numbered(parts["reference"]),
-            gather_numbered(parts["critic"]),
+            gather_numbered(parts["critic"]) if "critic" in parts else [torch.zeros_like(b) for b in rolled.behaviour],
             [by_number[i] for i in range(len(by_number))],
         )
         derived = derive(self.settings.ppo, outputs)
         if self.settings.folder is not None:
             blackbox.write(self.settings.folder, iteration, self.settings.ppo, outputs, derived)
-        row = figures(outputs, derived)
+        row = figures(self.settings.ppo, outputs, derived)
         if "policy" not in parts:
             del row["logprob_gap"]  # nothing to compare with
         return experience_of(outputs, derived), row | {"samples": _samples(outputs, samples)}

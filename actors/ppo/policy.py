@@ -12,7 +12,9 @@ from actors.group import Figures, timed
 from actors.ppo.channel import SENDER, Channel, Meeting
 from actors.ppo.weights import BUCKET_BYTES, WeightMessage, announce, pack
 from actors.ppo.zero import ZeroRank
-from ilm_ray.alignment.ppo.arithmetic import mixed_micro_batches, plan_updates, policy_loss
+from ilm_ray.alignment.ppo.arithmetic import mixed_micro_batches, plan_updates
+from ilm_ray.alignment.ppo.assemble import token_policy_loss
+from ilm_ray.alignment.ppo.estimators import token_shares
 from ilm_ray.alignment.ppo.experience import Experience, Rollouts, join, merge, nothing, per_response, response_labels
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.data.tokens.mixture import Mixture
@@ -76,8 +78,8 @@ class Policy(ZeroRank):
     def train(self, experience: Experience, iteration: int, cursor: int) -> tuple[None, Figures]:
         """ppo_epochs passes of mini_batches optimizer steps; the pre-training cursor (sequences) goes on from `cursor`.
 
-        Loss of a step: mean clipped loss over its response tokens + pretrain_coefficient * mean next-token loss over
-        its pre-training tokens; both means are global.
+        Loss of a step: mean clipped loss over its response tokens, by `ppo.loss_mean`, + pretrain_coefficient * mean
+        next-token loss over its pre-training tokens; both means are global.
         """
         ppo, lengths = self.ppo, list(map(len, experience.sequences))
         sums = torch.zeros(5, dtype=torch.float64)
@@ -93,9 +95,10 @@ class Policy(ZeroRank):
                 ]
                 cursor += mixed
                 pretrain_tokens = self.total(float(sum(_counted(more) for more in extra)))[0]
-                tokens = float(sum(int(experience.masks[i].sum()) for i in numbers))
+                counts = [int(experience.masks[i].sum()) for i in numbers]
+                shares = dict(zip(numbers, token_shares(counts, ppo.loss_mean, ppo.max_new_tokens), strict=True))
                 losses = [
-                    self._loss(experience, micro, more, tokens, pretrain_tokens, sums)
+                    self._loss(experience, micro, more, shares, pretrain_tokens, sums)
                     for micro, more in zip(rollouts, extra, strict=True)
                 ]
                 norm = self.update(losses, iteration)
@@ -103,8 +106,8 @@ class Policy(ZeroRank):
         self.version += 1
         loss, clipped, counted, pretrain, pretrained = self.total(*sums.tolist())
         return None, {
-            "policy_loss": loss / counted,
-            "clip_fraction": clipped / counted,
+            "policy_loss": loss / updates,
+            "clip_fraction": clipped / max(counted, 1.0),
             "pretrain_loss": pretrain / pretrained if pretrained else None,
             "pretrain_tokens": int(pretrained),
             "grad_norm": norm,
@@ -118,11 +121,11 @@ class Policy(ZeroRank):
         experience: Experience,
         micro: list[int],
         extra: tuple[Packed, Tensor] | None,
-        tokens: float,
+        shares: dict[int, float],
         pretrain_tokens: float,
         sums: Tensor,
     ) -> Callable[[], Tensor]:
-        """Loss of one micro-batch, both parts in one forward.
+        """Loss of one micro-batch, both parts in one forward. shares: of a token of each sequence in the step's loss.
 
         Adds to `sums`: PPO loss, clipped tokens, tokens; pre-training loss, its tokens.
         """
@@ -139,13 +142,25 @@ class Policy(ZeroRank):
             pretrain = out[boundary:].sum()
             loss = self.ppo.pretrain_coefficient * pretrain / max(pretrain_tokens, 1.0)
             if micro:
-                mask = torch.cat([experience.masks[i] for i in micro]).to(self.device)
-                old = torch.cat([experience.old_logprobs[i] for i in micro]).to(self.device)
-                advantages = torch.cat([experience.advantages[i] for i in micro]).to(self.device)
-                new = -torch.cat(per_response(out, sequences, starts))
-                each, clipped = policy_loss(new[mask], old[mask], advantages[mask], self.ppo.clip_range)
-                loss = loss + each.sum() / tokens
-                sums[:3] += torch.tensor([each.sum().item(), clipped.sum().item(), float(mask.sum())])
+                masks = [experience.masks[i] for i in micro]
+                mask = torch.cat(masks).to(self.device)
+                old, advantages, weights, reference = (
+                    torch.cat([part[i] for i in micro]).to(self.device)[mask]
+                    for part in (
+                        experience.old_logprobs,
+                        experience.advantages,
+                        experience.weights,
+                        experience.reference,
+                    )
+                )
+                new = -torch.cat(per_response(out, sequences, starts))[mask]
+                counts = [int(m.sum()) for m in masks]
+                each, clipped = token_policy_loss(self.ppo, new, old, advantages, weights, reference, counts)
+                share = torch.cat([m.new_full((n,), shares[i], dtype=torch.float32)
+                                   for i, m, n in zip(micro, masks, counts, strict=True)])  # fmt: skip
+                step_loss = (each * share.to(self.device)).sum()
+                loss = loss + step_loss
+                sums[:3] += torch.tensor([step_loss.item(), clipped.sum().item(), float(mask.sum())])
             sums[3:] += torch.tensor([pretrain.item(), _counted(extra)])
             return loss
 

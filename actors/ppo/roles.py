@@ -40,7 +40,7 @@ class Inputs:
 
 
 def ppo_roles(ppo: PPOConfig, inputs: Inputs, folder: Path) -> list[Role]:
-    """The six roles; experience is kept in `folder`.
+    """The roles of a run, up to six: those that the settings need; experience is kept in `folder`.
 
     On GPUs every rank has a whole GPU, an engine `engine_gpus` of them, or each an equal share where there are fewer
     GPUs than ranks. With `colocate` the ranks of the same number share a GPU. `scorer_gpus` ranks hold a copy of the
@@ -66,7 +66,7 @@ def ppo_roles(ppo: PPOConfig, inputs: Inputs, folder: Path) -> list[Role]:
     env = VLLM_ENV if backend == "vllm" else {}
     # On a GPU that others share an engine is built first and alone, while what is free does not change.
     later = 1 if engine.room else 0
-    return [
+    roles = [
         Role("rollout", Rollout, engine, ppo.rollout_engines, gpus=gpu * ppo.engine_gpus, env=env),
         Role("policy", Policy, policy, ppo.policy_ranks, gpus=gpu, rendezvous=True, turn=later),
         Role("critic", Critic, critic, ppo.critic_ranks, gpus=gpu, rendezvous=True, turn=later),
@@ -74,6 +74,7 @@ def ppo_roles(ppo: PPOConfig, inputs: Inputs, folder: Path) -> list[Role]:
         Role("reward", Reward, scores, ppo.reward_ranks, gpus=gpu, copy_ranks=span, turn=later),
         Role("experience", ExperienceMaker, ExperienceSettings(ppo, folder)),
     ]
+    return [role for role in roles if role.name != "critic" or ppo.has_critic]
 
 
 def _check_split(ppo: PPOConfig, inputs: Inputs) -> None:

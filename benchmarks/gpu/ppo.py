@@ -51,7 +51,7 @@ def _results(device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
     rewards = torch.stack([token_rewards(k, m, 1.5, 0.05) for k, m in zip(kl, mask, strict=True)])
     advantages, returns = gae(rewards, values, mask, 0.99, 0.95)
     flat_mask = mask.flatten()
-    losses, _ = policy_loss(new.flatten()[flat_mask], old.flatten()[flat_mask], advantages.flatten()[flat_mask], 0.2)
+    losses, _ = policy_loss(new.flatten()[flat_mask] - old.flatten()[flat_mask], advantages.flatten()[flat_mask], 0.2)
     return {
         "kl": kl,
         "rewards": rewards,
@@ -102,7 +102,7 @@ def _through(policy: CausalLM, device: str) -> tuple[Tensor, float, list[Tensor]
     advantages = torch.randn(count, generator=generator)
     losses = policy(batch.to(torch.device(device)), labels.to(device))
     new = -torch.cat(per_response(losses, sequences, [PROMPT] * SEQUENCES))
-    each, _ = policy_loss(new, old.to(new), advantages.to(new), 0.2)
+    each, _ = policy_loss(new - old.to(new), advantages.to(new), 0.2)
     each.mean().backward()
     return new.detach().cpu().double(), float(each.mean().detach()), _gradients(list(policy.parameters()))
 

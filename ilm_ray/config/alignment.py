@@ -67,6 +67,10 @@ class RewardConfig(Section):
         return self
 
 
+Estimator = Literal["gae", "grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++_baseline"]
+COMPARES_GROUPS = ("grpo", "dr_grpo", "rloo", "reinforce++_baseline")
+
+
 class PPOConfig(Section):
     """PPO (report section 4.2.3). Fields marked `ours` are not stated there."""
 
@@ -80,14 +84,34 @@ class PPOConfig(Section):
     max_new_tokens: Count = 1024
     temperature: float = Field(1.0, gt=0, le=100)  # ours
     top_p: PositiveShare = 0.9
+    # Advantages: by the critic (gae, the report's), or without one, which leaves its group and `critic_warmup` out.
+    # The formulas are in ilm_ray/alignment/ppo/estimators.py.
+    estimator: Estimator = "gae"
+    # A prompt's answers are a group: grpo, dr_grpo, rloo and reinforce++_baseline compare its scores.
+    answers_per_prompt: Count = 1
+    skip_equal_groups: bool = False  # nothing is trained on a group whose scores are all the same (DAPO)
     discount: Share = 1.0  # ours
     gae_lambda: Share = 0.99
     clip_range: float = Field(0.2, gt=0, lt=1)  # ours
+    clip_range_high: Positive | None = None  # None: a ratio may rise as far as it may fall (DAPO has 0.28)
+    ratio: Literal["token", "sequence"] = "token"  # sequence: the mean ratio of an answer's tokens (GSPO)
+    # Mean of a step's loss: over tokens; over answers, each by its own mean (GRPO, GSPO); over answers, each by its sum
+    # over max_new_tokens (Dr. GRPO).
+    loss_mean: Literal["tokens", "sequences", "longest"] = "tokens"
+    # Importance weights policy / sampler, where the engines' numerics are not the trainer's: held at
+    # `correction_bound`, or 0 beyond it and below 1 / it; by token, or by the product over an answer.
+    correction: Literal["none", "truncate", "mask"] = "none"
+    correction_level: Literal["token", "sequence"] = "token"
+    correction_bound: float = Field(2.0, gt=1, le=1000)
     normalize_advantages: bool = False
     value_clip: Positive | None = None
     kl_coefficient: Weight = 0.01
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"  # ours
+    kl_in: Literal["reward", "loss"] = "reward"  # loss: a term of the policy's loss (GRPO's paper, with k3)
     reward_clip: Positive | None = None  # ours: the barrier already keeps scores within +-5
+    # An answer's last tokens before max_new_tokens, over which its score falls to `overlong_penalty` less (DAPO).
+    overlong_buffer: CountOrZero = 0
+    overlong_penalty: Weight = 1.0
     ppo_epochs: Count = 1  # ours
     mini_batches: Count = 1  # ours
     policy_lr: Rate = 1e-6
@@ -123,6 +147,32 @@ class PPOConfig(Section):
     validate_every: Count | None = 20  # iterations; None: the last policy is the result (ours)
     validation_prompts: Count = 512  # of `prompts`, kept out of training where validate_every is set (ours)
     deadline_s: How[Seconds] = 600.0
+
+    @property
+    def has_critic(self) -> bool:
+        return self.estimator == "gae"
+
+    @property
+    def warmup(self) -> int:
+        """Iterations that train the critic alone."""
+        return self.critic_warmup if self.has_critic else 0
+
+    @property
+    def answers(self) -> int:
+        """Answers of an iteration."""
+        return self.prompts_per_iteration * self.answers_per_prompt
+
+    @model_validator(mode="after")
+    def _groups_are_groups(self) -> "PPOConfig":
+        wants = f"estimator={self.estimator}" if self.estimator in COMPARES_GROUPS else ""
+        wants = wants or ("skip_equal_groups" if self.skip_equal_groups else "")
+        if wants and self.answers_per_prompt < 2:
+            raise ValueError(f"{wants} compares the answers to a prompt: set answers_per_prompt to 2 or more")
+        if self.overlong_buffer > self.max_new_tokens:
+            raise ValueError(
+                f"overlong_buffer={self.overlong_buffer} is part of max_new_tokens={self.max_new_tokens}: lower it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _engines_fit(self) -> "PPOConfig":

@@ -69,19 +69,20 @@ def _fewer_ranks(ppo: PPOConfig, gpus: int) -> dict[str, int]:
     """Counts of PPO's groups that fit: in proportion where each rank can have a GPU, else one rank of each learner."""
     if gpus >= _gpus_of_ppo(ppo):
         return {}
-    sizes = dict(zip(GROUPS, group_sizes(ppo), strict=True))
+    names = groups_of(ppo)
+    sizes = dict(zip(names, group_sizes(ppo), strict=True))
     fewer = dict[str, int]()
     for span in dict.fromkeys((ppo.scorer_gpus, 1)):  # models that were split stay so where there is room
-        spans = {name: span if name in SCORERS else 1 for name in GROUPS}
+        spans = {name: span if name in SCORERS else 1 for name in names}
         shares = {
             n: min(size, gpus) if ppo.colocate else size * gpus // sum(sizes.values()) for n, size in sizes.items()
         }
         fewer = {name: max(1, share // spans[name]) * spans[name] for name, share in shares.items()}
         fewer |= {"engine_gpus": 1, "scorer_gpus": span}
-        needs = [fewer[name] for name in GROUPS]
+        needs = [fewer[name] for name in names]
         if (max(needs) if ppo.colocate else sum(needs)) <= gpus:
             return fewer
-    return fewer | {"policy_ranks": 1, "critic_ranks": 1}
+    return fewer | {name: 1 for name in names if name in ("policy_ranks", "critic_ranks")}
 
 
 def fewer_line(config: Config, fit: Config) -> str | None:
@@ -95,9 +96,14 @@ def fewer_line(config: Config, fit: Config) -> str | None:
     return f"fewer GPUs than the preset's counts: {', '.join(changed)}" if changed else None
 
 
+def groups_of(ppo: PPOConfig) -> tuple[str, ...]:
+    """Those of GROUPS that a run has; the engines are last."""
+    return tuple(name for name in GROUPS if name != "critic_ranks" or ppo.has_critic)
+
+
 def group_sizes(ppo: PPOConfig) -> tuple[int, ...]:
-    """Ranks of each of PPO's groups that want GPUs."""
-    return tuple(getattr(ppo, name) for name in GROUPS)
+    """Ranks of each of PPO's groups that want GPUs, in the order of `groups_of`."""
+    return tuple(getattr(ppo, name) for name in groups_of(ppo))
 
 
 def gpus_of_groups(ppo: PPOConfig) -> tuple[int, ...]:
@@ -116,7 +122,8 @@ def _gpus_of_ppo(ppo: PPOConfig) -> int:
     sizes = gpus_of_groups(ppo)
     if ppo.colocate:
         return max(sizes)
-    return sum(sizes) if max(ppo.policy_ranks, ppo.critic_ranks, ppo.engine_gpus, ppo.scorer_gpus) > 1 else 1
+    critic = ppo.critic_ranks if ppo.has_critic else 1
+    return sum(sizes) if max(ppo.policy_ranks, critic, ppo.engine_gpus, ppo.scorer_gpus) > 1 else 1
 
 
 def scorer_misfit(ppo: PPOConfig, size: Size, vocab_size: int) -> str | None:

@@ -40,7 +40,7 @@ def _of_policy(how: How, dtype: torch.dtype) -> dict[str, Tensor]:
         new = -torch.cat(per_response(out, SEQUENCES, STARTS))
         generator = torch.Generator().manual_seed(0)
         old, advantages = new.detach() + 0.1, torch.randn(len(new), generator=generator)
-        return policy_loss(new, old, advantages, 0.2)[0].mean() + 0.5 * out[boundary:].mean()
+        return policy_loss(new - old, advantages, 0.2)[0].mean() + 0.5 * out[boundary:].mean()
 
     return _gradients(model, how, loss)
 

@@ -183,7 +183,8 @@ def _experience() -> Experience:
     masks = [torch.rand(n - p, generator=generator) < 0.8 for p, n in lengths]
     old = [-3.0 - torch.rand(n - p, generator=generator) for p, n in lengths]
     advantages = [torch.randn(n - p, generator=generator) for p, n in lengths]
-    return Experience(sequences, [p for p, _ in lengths], masks, old, advantages, advantages, advantages, 0)
+    weights, prompts = [torch.ones_like(part) for part in old], [p for p, _ in lengths]
+    return Experience(sequences, prompts, masks, old, advantages, advantages, advantages, old, weights, 0)
 
 
 LR, CONTEXT = 0.5, 4
@@ -234,7 +235,7 @@ def _by_hand(folder: Path) -> tuple[dict[str, torch.Tensor], float]:
     mask, old, advantages = (
         torch.cat(parts) for parts in (experience.masks, experience.old_logprobs, experience.advantages)
     )
-    each, _ = policy_loss(new[mask], old[mask], advantages[mask], ppo.clip_range)
+    each, _ = policy_loss(new[mask] - old[mask], advantages[mask], ppo.clip_range)
     tokens = sum(map(len, experience.sequences))
     count = round(ppo.pretrain_share * tokens / CONTEXT)
     pretrain_batch, pretrain_labels = FixedMix().pack(list(range(3, 3 + count)))

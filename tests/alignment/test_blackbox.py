@@ -1,7 +1,10 @@
 """The black box: what is written is what was trained on, and doing the arithmetic again finds what was changed."""
 
 import json
+import math
+import statistics
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +12,7 @@ import pytest
 import torch
 
 from ilm_ray.alignment.ppo import blackbox
-from ilm_ray.alignment.ppo.assemble import GroupOutputs, derive
+from ilm_ray.alignment.ppo.assemble import GroupOutputs, derive, experience_of, figures, losses
 from ilm_ray.alignment.ppo.experience import Prompt, Rollouts
 from ilm_ray.base.errors import UserError
 from ilm_ray.config.alignment import PPOConfig
@@ -31,14 +34,27 @@ def group_outputs(seed: int = 0) -> GroupOutputs:
 
     masks = [torch.ones(n, dtype=torch.bool) for n in lengths]
     masks[2][4:7] = False
-    prompts = [Prompt(f"p{i}", ("code", "helpful")[i % 2], [1, 2 + i]) for i in range(5)]
+    # Of p0 and p1 two answers each.
+    prompts = [Prompt(f"p{i % 3}", ("code", "helpful", "maths")[i % 3], [1, 2 + i % 3]) for i in range(5)]
     rolled = Rollouts(prompts, [list(range(10, 10 + n)) for n in lengths], drawn(1.0), 3)
     return GroupOutputs(rolled, masks, drawn(1.0), drawn(1.0), drawn(0.5), torch.randn(5, generator=generator).tolist())
 
 
-def write(folder: Path) -> Path:
+GROUPS = {"answers_per_prompt": 2, "correction": "truncate", "correction_bound": 1.1, "overlong_buffer": 6}
+OTHERS = (
+    {"estimator": "grpo", "kl_in": "loss", "loss_mean": "sequences", "skip_equal_groups": True},
+    {"estimator": "rloo", "ratio": "sequence", "correction": "mask", "loss_mean": "longest"},
+    {"estimator": "reinforce++", "clip_range_high": 0.3, "correction_level": "sequence"},
+    {"estimator": "reinforce++_baseline"},
+    {"estimator": "gae", "value_clip": 0.2},
+)
+
+
+def write(folder: Path, ppo: PPOConfig = PPO, unscored: int | None = None) -> Path:
     outputs = group_outputs()
-    blackbox.write(folder, 6, PPO, outputs, derive(PPO, outputs))
+    if unscored is not None:
+        outputs.scores[unscored] = math.nan
+    blackbox.write(folder, 6, ppo, outputs, derive(ppo, outputs))
     return blackbox.path_of(folder, 6)
 
 
@@ -54,13 +70,46 @@ def test_what_is_read_back_is_what_was_written_and_comes_out_again(tmp_path: Pat
         assert all(torch.equal(a, b) for a, b in zip(getattr(box.outputs, name), getattr(outputs, name), strict=True))
     largest, differences = blackbox.replay(box)
     assert differences == [] and max(largest.values()) <= blackbox.TOLERANCE
-    assert set(largest) == {"kl", "rewards", "advantages", "returns", "policy_loss", "value_loss"}
+    assert set(largest) == {"kl", "rewards", "advantages", "returns", "weights", "masks", "policy_loss", "value_loss"}
     # The form that other readers rely on.
     table = pq.read_table(path)
     assert {"prompt_id", "domain", "prompt", "response", "score", "kl", "version", "iteration"} <= set(
         table.column_names
     )
     assert table["iteration"].to_pylist() == [6] * 5 and [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("changes", OTHERS, ids=lambda changes: changes["estimator"])
+@pytest.mark.parametrize("unscored", [None, 1])
+def test_every_estimator_comes_out_again(tmp_path: Path, changes: dict[str, Any], unscored: int | None) -> None:
+    ppo = PPOConfig.model_validate({**GROUPS, "max_new_tokens": 12, **changes})
+    write(tmp_path, ppo, unscored)
+    box = blackbox.read(tmp_path, 6)
+    largest, differences = blackbox.replay(box)
+    assert differences == [] and max(largest.values()) <= blackbox.TOLERANCE
+    assert ("value_loss" in box.losses) == ppo.has_critic
+    trained = [bool(mask.any()) for mask in box.derived.masks]
+    lost = {unscored} if unscored is not None else set()
+    lost |= ({2} | ({4} if lost else set())) if ppo.skip_equal_groups else set()  # alone in their groups
+    assert {n for n, used in enumerate(trained) if not used} == lost
+    assert blackbox.summary(box)["reward"] == pytest.approx(
+        statistics.fmean(s for n, s in enumerate(group_outputs().scores) if n != unscored)
+    )
+    experience = experience_of(box.outputs, box.derived)
+    assert len(experience.sequences) == sum(trained)
+    held = torch.cat([w[m] for w, m in zip(box.derived.weights, box.derived.masks, strict=True)])
+    assert float(held.max()) <= 1.1 + 1e-6
+
+
+def test_an_iteration_without_any_score_still_has_a_sequence_to_meet_for(tmp_path: Path) -> None:
+    ppo = PPOConfig(estimator="grpo", answers_per_prompt=2)
+    outputs = group_outputs()
+    outputs.scores[:] = [math.nan] * 5
+    derived = derive(ppo, outputs)
+    experience, row = experience_of(outputs, derived), figures(ppo, outputs, derived)
+    assert len(experience.sequences) == 1 and not experience.masks[0].any()
+    assert row["unscored"] == 5 and row["reward"] == 0 and row["trained_share"] == 0
+    assert all(math.isfinite(loss) for loss in losses(ppo, outputs, derived).values())
 
 
 def _planted(path: Path, column: str, row: int, token: int) -> None:
@@ -129,14 +178,14 @@ def test_the_job_shows_each_domain_and_what_differs(tmp_path: Path, capsys: pyte
     question = ["rollout", "--iteration", "6", "--run-dir", str(tmp_path), "--samples", "1", "--replay"]
     assert explain.main(question) == 0
     out = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0] for line in out if "  score " in line] == ["code", "helpful"]
-    assert sum(line.startswith("  token") for line in out) == 2
+    assert [line.split("  ")[0] for line in out if "  score " in line] == ["code", "helpful", "maths"]
+    assert sum(line.startswith("  token") for line in out) == 3
     printed = json.loads(out[-1])
     assert printed["status"] == "done" and printed["differences"] == [] and printed["rollouts"] == 5
     _planted(path, "kl", 4, 1)
     assert explain.main([*question, "--json"]) == 0
     (difference,) = json.loads(capsys.readouterr().out)["differences"]
-    assert difference["what"] == "kl" and difference["place"] == "rollout 4 (p4), response token 1"
+    assert difference["what"] == "kl" and difference["place"] == "rollout 4 (p1), response token 1"
     assert explain.main([*question[:2], "7", *question[3:]]) == 2
 
 

@@ -20,7 +20,7 @@ Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (new, old, target, 
 
 
 def _ours_policy(new: Tensor, old: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
-    return policy_loss(new[mask], old[mask], advantages[mask], CLIP)[0].sum() / mask.sum()
+    return policy_loss(new[mask] - old[mask], advantages[mask], CLIP)[0].sum() / mask.sum()
 
 
 def _ours_value(values: Tensor, _old: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def test_verl_clips_a_second_time_by_default() -> None:
     """Where the advantage is negative and the ratio over 3, it caps the loss, which takes the gradient as well."""
     c = case(MASKS["full, no end token"], 1)
     new = c.reference + 4 * (c.policy - c.reference)
-    once, clipped = policy_loss(new, c.reference, c.rewards, CLIP)
+    once, clipped = policy_loss(new - c.reference, c.rewards, CLIP)
     twice = torch.where(c.rewards < 0, once.minimum(-3 * c.rewards), once)
     loss = _verl_policy(None)(new, c.reference, c.rewards, c.mask)
     torch.testing.assert_close(loss, twice.mean(), **EXACT)

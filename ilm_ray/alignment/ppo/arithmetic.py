@@ -72,10 +72,15 @@ def gae_of(
     )
 
 
-def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, clip_range: float) -> tuple[Tensor, Tensor]:
-    """PPO's clipped loss per token, and a bool per token: the clip took its gradient. All (tokens)."""
-    ratio = (new - old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-    plain, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
+def policy_loss(log_ratio: Tensor, advantages: Tensor, low: float, high: float | None = None) -> tuple[Tensor, Tensor]:
+    """PPO's clipped loss per token, and a bool per token: the clip took its gradient. All (tokens).
+
+    log_ratio: new less old log-probability, of the token or of its sequence. The ratio is held within 1 - `low` and
+    1 + `high`; None: as far up as down.
+    """
+    ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    held = ratio.clamp(1 - low, 1 + (low if high is None else high))
+    plain, clipped = -advantages * ratio, -advantages * held
     return torch.maximum(plain, clipped), clipped > plain
 
 

@@ -2,10 +2,12 @@
 
 `<run>/ppo/rollouts/iteration-NNNNNN.parquet`, a row a rollout. Outputs of the groups: iteration, version, prompt_id,
 domain, prompt, response (token ids), mask, behaviour, old_logprob, ref_logprob, value (one number a response token),
-score. Derived: kl, reward, advantage, return. The settings of the arithmetic and the losses are in the metadata.
+score. Derived: kl, reward, advantage, return, weight, trained. The settings of the arithmetic and the losses are in the
+metadata.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from ilm_ray.alignment.ppo import rollout_file
 from ilm_ray.alignment.ppo.assemble import Derived, GroupOutputs, derive, losses, one_a_domain_first
@@ -24,7 +25,9 @@ from ilm_ray.data.tokenizer.chat import AnyTokenizer
 SETTINGS, LOSSES = b"ilm_ray.ppo", b"ilm_ray.losses"
 ARITHMETIC = (
     "discount", "gae_lambda", "kl_coefficient", "kl_estimator", "reward_clip", "normalize_advantages", "clip_range",
-    "value_clip",
+    "value_clip", "estimator", "answers_per_prompt", "skip_equal_groups", "clip_range_high", "ratio", "loss_mean",
+    "kl_in", "overlong_buffer", "overlong_penalty", "max_new_tokens", "correction", "correction_level",
+    "correction_bound",
 )  # fmt: skip
 TOLERANCE = 1e-6
 TOKENS_SHOWN = 32
@@ -68,12 +71,14 @@ def write(ppo_folder: Path, iteration: int, ppo: PPOConfig, outputs: GroupOutput
         "reward": derived.rewards,
         "advantage": derived.advantages,
         "return": derived.returns,
+        "weight": derived.weights,
     }
     columns: dict[str, pa.Array] = {
         "iteration": pa.array([iteration] * count, pa.int32()),
         **rollout_file.columns(rolled),
         "score": pa.array(outputs.scores, pa.float64()),
-        "mask": pa.array([m.numpy() for m in outputs.masks], pa.list_(pa.bool_())),
+        "mask": rollout_file.marks(outputs.masks),
+        "trained": rollout_file.marks(derived.masks),
         **{name: rollout_file.numbers(parts) for name, parts in per_token.items()},
     }
     metadata = {
@@ -104,13 +109,15 @@ def read(ppo_folder: Path, iteration: int) -> Box:
         rows = {name: table[name].to_pylist() for name in table.column_names}
         outputs = GroupOutputs(
             rollout_file.rollouts_of(rows),
-            [torch.tensor(row, dtype=torch.bool) for row in rows["mask"]],
+            rollout_file.masks(rows["mask"]),
             rollout_file.tensors(rows["old_logprob"]),
             rollout_file.tensors(rows["ref_logprob"]),
             rollout_file.tensors(rows["value"]),
             rows["score"],
         )
-        derived = Derived(*(rollout_file.tensors(rows[name]) for name in ("kl", "reward", "advantage", "return")))
+        names = ("kl", "reward", "advantage", "return", "weight")
+        kl, rewards, advantages, returns, weights = (rollout_file.tensors(rows[name]) for name in names)
+        derived = Derived(kl, rewards, advantages, returns, weights, rollout_file.masks(rows["trained"]))
         return Box(iteration, PPOConfig.model_validate(settings), outputs, derived, recorded_losses)
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); it was not written by PPO") from None
@@ -121,8 +128,8 @@ def replay(box: Box) -> tuple[dict[str, float], list[ReplayDifference]]:
     again = derive(box.ppo, box.outputs)
     largest: dict[str, float] = {}
     differences: list[ReplayDifference] = []
-    for what in ("kl", "rewards", "advantages", "returns"):
-        pairs = list(zip(getattr(box.derived, what), getattr(again, what), strict=True))
+    for what in ("kl", "rewards", "advantages", "returns", "weights", "masks"):
+        pairs = [(a.float(), b.float()) for a, b in zip(getattr(box.derived, what), getattr(again, what), strict=True)]
         largest[what] = max(float((a - b).abs().max()) for a, b in pairs)
         for number, (recorded, now) in enumerate(pairs):
             wrong = ((recorded - now).abs() > TOLERANCE).nonzero()
@@ -171,11 +178,11 @@ def lines(box: Box, tokenizer: AnyTokenizer, samples: int) -> Iterator[str]:
 
 def summary(box: Box) -> dict[str, Any]:
     """The iteration in a few figures."""
-    scores = box.outputs.scores
+    scores = [score for score in box.outputs.scores if not math.isnan(score)]
     return {
         "iteration": box.iteration,
         "version": box.outputs.rolled.version,
-        "rollouts": len(scores),
-        "reward": sum(scores) / len(scores),
+        "rollouts": len(box.outputs.scores),
+        "reward": sum(scores) / max(len(scores), 1),
         **box.losses,
     }

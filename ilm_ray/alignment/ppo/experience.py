@@ -33,6 +33,11 @@ class Rollouts:
             raise ValueError("every response needs at least one token and a log-probability for each")
 
     @property
+    def groups(self) -> list[tuple[str, tuple[int, ...]]]:
+        """The prompt of each answer: answers to the same prompt are a group."""
+        return [(p.id, tuple(p.ids)) for p in self.prompts]
+
+    @property
     def sequences(self) -> list[list[int]]:
         return [p.ids + r for p, r in zip(self.prompts, self.responses, strict=True)]
 
@@ -65,6 +70,8 @@ class Experience:
     old_values: list[Tensor]
     advantages: list[Tensor]
     returns: list[Tensor]
+    reference: list[Tensor]  # log-probabilities
+    weights: list[Tensor]  # of each token in the policy's loss: importance weights
     version: int
 
 

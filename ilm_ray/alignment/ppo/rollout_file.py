@@ -65,6 +65,16 @@ def numbers(parts: list[Tensor]) -> pa.Array:
     return pa.array([part.float().numpy() for part in parts], pa.list_(pa.float32()))
 
 
+def marks(parts: list[Tensor]) -> pa.Array:
+    """Lists of bool from one tensor a row."""
+    return pa.array([part.numpy() for part in parts], pa.list_(pa.bool_()))
+
+
+def masks(rows: list[list[bool]]) -> list[Tensor]:
+    """Rows from a file, one bool a token."""
+    return [torch.tensor(row, dtype=torch.bool) for row in rows]
+
+
 def tensors(rows: list[list[float]]) -> list[Tensor]:
     """Rows from a file, one number a token, as fp32 tensors."""
     return [torch.tensor(row, dtype=torch.float32) for row in rows]

@@ -15,7 +15,15 @@ from pydantic import ValidationError
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config
 from ilm_ray.config.alignment import PPOConfig
-from ilm_ray.config.fit import GROUPS, SCORERS, check_ppo_fits, fitted, gpus_of_groups, longest_sequence, scorer_misfit
+from ilm_ray.config.fit import (
+    SCORERS,
+    check_ppo_fits,
+    fitted,
+    gpus_of_groups,
+    groups_of,
+    longest_sequence,
+    scorer_misfit,
+)
 from ilm_ray.config.layout import Layout
 from ilm_ray.model.shape import Shape
 from ilm_ray.training.plan.devices import GIB, USABLE_MEMORY
@@ -161,7 +169,7 @@ class EngineRoom:
 
 @dataclass(frozen=True)
 class PPOMemory:
-    """Memory of PPO's ranks by group (names of `config.fit.GROUPS`), and of the device that needs most.
+    """Memory of PPO's ranks by group (names of `config.fit.groups_of`), and of the device that needs most.
 
     peak: bytes of that device; least: of it with the smallest cache that is accepted; room: of an engine on the fullest
     of the devices that have one.
@@ -217,13 +225,14 @@ def engine_room(work: Work, ppo: PPOConfig, gpus: int) -> EngineRoom:
 
 
 def _ranks(work: Work, ppo: PPOConfig) -> dict[str, RankMemory]:
-    return {
+    ranks = {
         "policy_ranks": learner_memory(work, ppo.policy_ranks, ppo.policy_zero_stage, True),
         "critic_ranks": learner_memory(work, ppo.critic_ranks, ppo.critic_zero_stage, False),
         "reference_ranks": frozen_memory(work, True, ppo.scorer_gpus),
         "reward_ranks": frozen_memory(work, False, ppo.scorer_gpus),
         ENGINES: engine_memory(work, ppo.engine_gpus, 0),
     }
+    return {name: ranks[name] for name in groups_of(ppo)}
 
 
 class Device(NamedTuple):
@@ -240,7 +249,7 @@ def _device(work: Work, ppo: PPOConfig, ranks: Mapping[str, RankMemory], names: 
     scoring = contexts + sum(rank.resident + (0 if rank.gradients else rank.transient) for rank in others)
     if ENGINES not in names:
         return Device(max(training, scoring), EngineRoom(0, 0, 0, 0))
-    at_once = -(-ppo.prompts_per_iteration // ppo.rollout_engines)
+    at_once = -(-ppo.answers // ppo.rollout_engines)
     fewest, wanted = (cache_bytes(work, ppo, n) for n in (min(FEWEST_SEQUENCES, at_once), at_once))
     engine = ranks[ENGINES].total
     if ppo.staleness:  # it samples for the next iteration while the learners train
@@ -252,9 +261,10 @@ def _device(work: Work, ppo: PPOConfig, ranks: Mapping[str, RankMemory], names: 
 def together(ppo: PPOConfig, gpus: int) -> list[tuple[str, ...]]:
     """Groups with ranks on one device: each choice that Ray has."""
     if ppo.colocate:
-        return [GROUPS]
+        return [groups_of(ppo)]
     on_each = -(-sum(gpus_of_groups(ppo)) // gpus)
-    return list(itertools.combinations(GROUPS, min(on_each, len(GROUPS))))
+    names = groups_of(ppo)
+    return list(itertools.combinations(names, min(on_each, len(names))))
 
 
 def ppo_misfit(config: Config, device_memory: int, gpus: int) -> str | None:
@@ -274,11 +284,12 @@ def ppo_changes(config: Config, device_memory: int, gpus: int) -> Iterator[tuple
     least = longest_sequence(ppo)
     none = dict[str, Any]()
     fewer = [{"training.micro_tokens": tokens >> n} for n in range(1, 12) if tokens >> n >= least]
-    shards = {f"ppo.{name}_zero_stage": 3 for name in LEARNERS if getattr(ppo, f"{name}_zero_stage") < 3}
+    learners = [name for name in LEARNERS if name != "critic" or ppo.has_critic]
+    shards = {f"ppo.{name}_zero_stage": 3 for name in learners if getattr(ppo, f"{name}_zero_stage") < 3}
     scorers = [_split_scorers(ppo, n) for n in (2, 4, 8) if n > ppo.scorer_gpus]
     engines = [{"ppo.engine_gpus": n} for n in (2, 4, 8) if n > ppo.engine_gpus]
     spans = [*scorers, *engines, *(a | b for a in scorers for b in engines)]
-    more = [{f"ppo.{name}_ranks": getattr(ppo, f"{name}_ranks") * n for name in LEARNERS} for n in (2, 4, 8)]
+    more = [{f"ppo.{name}_ranks": getattr(ppo, f"{name}_ranks") * n for name in learners} for n in (2, 4, 8)]
     apart = [{"ppo.colocate": False}] if ppo.colocate else []
     for ways in itertools.product([none, *apart], [none, *more], [none, *spans], [none, shards], [none, *fewer]):
         settings = {key: value for way in ways for key, value in way.items()}

@@ -40,7 +40,7 @@ def _policy(work: Work) -> tuple[CausalLM, Callable[[Packed], Tensor]]:
 
     def loss(batch: Packed) -> Tensor:
         new = -model(batch, torch.zeros_like(batch.tokens))
-        return policy_loss(new, new.detach(), torch.ones_like(new), 0.2)[0].mean()
+        return policy_loss(new - new.detach(), torch.ones_like(new), 0.2)[0].mean()
 
     return model, loss
 
