@@ -25,6 +25,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from ilm_ray.alignment.conversations import tokenize_conversations
+from ilm_ray.alignment.inputs import chat_file
 from ilm_ray.alignment.reward.task import RewardTask, pair_scores, read_pairs
 from ilm_ray.alignment.sft import SFTTask, plan_batches
 from ilm_ray.base.jsonl import utf8_bytes
@@ -76,6 +78,7 @@ def _one_seed(seed: int, prefs: Path, folder: Path) -> dict[str, Any]:
     started = time.monotonic()
     rows = preferences(prefs, seed)
     config = _prepare(rows, seed, folder)
+    tokenize_conversations(chat_file(config), folder, config.sft.context, lambda items, work: map(work, items))
     _train(SFTTask(config, folder), config.training.weight_decay, folder / "sft")
     right: dict[str, dict[str, list[bool]]] = {}
     figures: dict[str, Any] = {}

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from ilm_ray.alignment.inputs import chat_file, chat_rows
+from ilm_ray.alignment.inputs import chat_file, check_chats, mixed_sequences
 from ilm_ray.base.jsonl import sha256_of
 from ilm_ray.config import Config
 from ilm_ray.config.named_data import stage_off
-from ilm_ray.config.road import among, begins_with
+from ilm_ray.config.road import among, begins_with, in_effect
 from ilm_ray.config.section import result_settings
 from ilm_ray.run.stage import Context, Result, Stage
 from jobs.frame.stages import run_job
@@ -17,23 +17,33 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _sources(config: Config) -> dict[str, str]:
-    chat_rows(config)
+    check_chats(config)
+    mixed_sequences(in_effect(config).sft)
     return {"conversations": sha256_of(chat_file(config))}
 
 
 def _work(context: Context) -> Result:
+    from ilm_ray.alignment.conversations import notes, tokenize_conversations
     from ilm_ray.alignment.repositories import tokenize_repositories
     from ilm_ray.alignment.sft import SFTTask, long_sources
+    from ilm_ray.run.metrics import DOCUMENTS, counter
     from ilm_ray.training.ray_train import run_training
 
     sft = context.config.sft
-    written = tokenize_repositories(context.run_dir) if sft.pretrain_share and sft.repository_share else []
+    counts, written = tokenize_conversations(chat_file(context.config), context.run_dir, sft.context)
+    whole = counts.rows - counts.cut - counts.left_out
+    for outcome, rows in (("kept", whole), ("cut", counts.cut), ("removed", counts.left_out)):
+        if rows:  # Ray refuses to count by nothing
+            counter(DOCUMENTS).inc(rows, tags={"stage": "sft", "outcome": outcome})
+    for note in notes(counts, sft.context):
+        context.journal.event("note", stage="sft", why=note)
+    if sft.pretrain_share and sft.repository_share:
+        written += tokenize_repositories(context.run_dir)
     result = run_training(context, SFTTask, context.config.training.weight_decay)
     sources, shares = long_sources(context.config, context.run_dir)
     mixed = {name: {"share": shares[name], "tokens": sources[name].total_tokens} for name in shares if name in sources}
-    return Result(
-        [*result.files, *written], {**result.metrics, "pretrain_data": mixed, "off": stage_off(context.config, "sft")}
-    )
+    made = {"conversations": counts._asdict(), "left_out": list(notes(counts, sft.context)), "pretrain_data": mixed}
+    return Result([*result.files, *written], {**result.metrics, **made, "off": stage_off(context.config, "sft")})
 
 
 STAGE = Stage(

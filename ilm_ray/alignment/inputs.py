@@ -3,16 +3,19 @@
 JSON Lines. All functions raise UserError with setting, file and line, or where the setting is not set.
 """
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.jsonl import JsonObject
 from ilm_ray.base.places import located
-from ilm_ray.base.rows import read_rows
+from ilm_ray.base.rows import iter_rows, read_rows, require_splits
 from ilm_ray.config import Config
+from ilm_ray.config.alignment import SFTConfig
 from ilm_ray.config.named_data import not_set
-from ilm_ray.data.tokenizer.messages import check_messages
+from ilm_ray.data.tokenizer.messages import check_learnable, check_messages
 
 
 def chat_file(config: Config) -> Path:
@@ -30,13 +33,32 @@ def prompt_file(config: Config) -> Path:
     return _file(config.ppo.prompts, "ppo.prompts")
 
 
-def chat_rows(config: Config) -> list[JsonObject]:
-    """messages."""
+def check_chats(config: Config) -> int:
+    """Look through the conversations without keeping them; their number. Each has a message to learn from."""
     path, setting = chat_file(config), "sft.data"
-    rows = read_rows(path, ("messages",), setting)
-    for number, row in enumerate(rows, 1):
-        _check(row["messages"], f"{setting}: {path} line {number}")
+    rows, splits = 0, set[str]()
+    for rows, row in enumerate(iter_rows(path, ("messages",), setting), 1):
+        _check(row["messages"], f"{setting}: {path} line {rows}", check_learnable)
+        splits |= {row["split"]} if "split" in row else set()
+    if splits:
+        require_splits([{"split": split} for split in splits], setting)
+    if rows < 2:
+        raise UserError(f"{setting}: {path} has one row; give at least one to train on and one to measure with")
     return rows
+
+
+def mixed_sequences(sft: SFTConfig) -> int:
+    """Pre-training sequences of a step. Raises UserError where a share comes to less than half of one."""
+    share = sft.pretrain_share
+    wanted = sft.batch_tokens * share / (1 - share) / sft.context
+    if share and round(wanted) == 0:
+        enough = math.ceil(sft.context * (1 - share) / share / 2) + 1
+        raise UserError(
+            f"sft.pretrain_share={share} of sft.batch_tokens={sft.batch_tokens} comes to {wanted:.2f} sequences of "
+            f"sft.context={sft.context} a step, so there would be none; raise sft.batch_tokens to {enough}, lower "
+            "sft.context or set sft.pretrain_share=0"
+        )
+    return round(wanted)
 
 
 def preference_rows(config: Config) -> list[JsonObject]:
@@ -74,8 +96,8 @@ def _file(path: str | None, setting: str) -> Path:
     return Path(located(path))
 
 
-def _check(messages: Any, where: str) -> None:
+def _check(messages: Any, where: str, check: Callable[[Any], None] = check_messages) -> None:
     try:
-        check_messages(messages)
+        check(messages)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None

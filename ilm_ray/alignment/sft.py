@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ilm_ray.alignment.inputs import chat_rows
+from ilm_ray.alignment.conversations import FOLDER, Conversations
+from ilm_ray.alignment.inputs import mixed_sequences
 from ilm_ray.alignment.ppo.arithmetic import cut_micro_batches, even_micro_batches, share_out
 from ilm_ray.alignment.ppo.experience import nothing
 from ilm_ray.alignment.repositories import SOURCE, open_repositories
 from ilm_ray.config import Config
 from ilm_ray.config.road import initial_folder
-from ilm_ray.data.tokenizer.chat import encode_chat
 from ilm_ray.data.tokenizer.opening import open_tokenizer, require_fit
 from ilm_ray.data.tokens.mixture import Mixture, Piece, packed_from_arrays, present_shares
 from ilm_ray.data.tokens.shards import TokenSource
@@ -29,14 +29,11 @@ from ilm_ray.training.pretrain import next_token_losses, open_sources
 from ilm_ray.training.schedule import scheduled_lr
 from ilm_ray.training.task import Losses, Task
 
-# Share of conversations held out to measure the loss on; by position, so that it stays the same from run to run.
-HELDOUT_EVERY = 10
 
-
-def chat_labels(ids: list[int], loss_mask: list[int]) -> np.ndarray:
-    """Label of each position: the next token where that token is the assistant's, else IGNORE."""
+def chat_labels(ids: Sequence[int] | np.ndarray, loss_mask: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Label of each position: the next token where that token is learned from, else IGNORE."""
     labels = np.full(len(ids), IGNORE, dtype=np.int64)
-    following, counted = np.array(ids[1:]), np.array(loss_mask[1:], dtype=bool)
+    following, counted = np.asarray(ids)[1:], np.asarray(loss_mask, dtype=bool)[1:]
     labels[:-1][counted] = following[counted]
     return labels
 
@@ -80,18 +77,11 @@ class SFTTask(Task):
         self.checkpoint_every, self.log_every = config.sft.checkpoint_every, config.training.log_every
         tokenizer = open_tokenizer(run_dir / "tokenizer")
         require_fit(tokenizer, load_shape(self.base).vocab_size, str(self.base))
-        encoded = [encode_chat(tokenizer, row["messages"]) for row in chat_rows(config)]
-        examples = [
-            (np.array(c.ids[: config.sft.context]), chat_labels(c.ids, c.loss_mask)[: config.sft.context])
-            for c in encoded
-        ]
-        self.heldout = examples[::HELDOUT_EVERY]
-        self.examples = [e for i, e in enumerate(examples) if i % HELDOUT_EVERY]
-        lengths = np.array([len(ids) for ids, _ in self.examples])
-        self.plan = plan_batches(lengths, config.sft.batch_tokens, config.sft.epochs, config.seed)
+        self.conversations = Conversations(run_dir / "sft" / FOLDER, config.sft.context)
+        self.lengths = self.conversations.lengths[self.conversations.train]
+        self.plan = plan_batches(self.lengths, config.sft.batch_tokens, config.sft.epochs, config.seed)
         self.steps = len(self.plan)
-        share = config.sft.pretrain_share
-        self.mixed = round(config.sft.batch_tokens * share / (1 - share) / config.sft.context)
+        self.mixed = mixed_sequences(config.sft)
         if self.mixed:
             sources, shares = long_sources(config, run_dir)
             self.mixture = Mixture(sources, shares, config.sft.context, config.seed + 100)
@@ -119,16 +109,22 @@ class SFTTask(Task):
         numbers = self.plan[step]
         first = step * self.mixed
         pieces = [piece for i in range(first, first + self.mixed) for piece in self.mixture.pieces(i)]
-        lengths = [len(self.examples[i][0]) for i in numbers] + [p.stop - p.start for p in pieces]
+        lengths = [*self.lengths[numbers].tolist(), *(p.stop - p.start for p in pieces)]
         micros = deal(lengths, self.micro_tokens, ranks)[rank]
         micros += [[]] * (-len(micros) % self.stages)
         return [
             _packed(
-                [self.examples[numbers[i]] for i in micro if i < len(numbers)]
+                [self.example(self.conversations.train[numbers[i]]) for i in micro if i < len(numbers)]
                 + self._read([pieces[i - len(numbers)] for i in micro if i >= len(numbers)])
             )
             for micro in micros
         ]
+
+    def example(self, number: int) -> Example:
+        """Token ids and labels of a conversation, at most `sft.context` of each."""
+        ids, learned = self.conversations.example(number)
+        context = self.config.sft.context
+        return ids[:context], chat_labels(ids, learned)[:context]
 
     def _read(self, pieces: list[Piece]) -> list[Example]:
         """Tokens and labels of pieces of the pre-training data, each an example of its own."""
@@ -145,7 +141,7 @@ class SFTTask(Task):
         return 0 if micro is IDLE else len(micro[1])
 
     def context(self, step: int) -> int:
-        return round(float(np.mean([len(self.examples[i][0]) for i in self.plan[step]])))
+        return round(float(np.mean(self.lengths[self.plan[step]])))
 
     def losses(self, model: Any, micro: Window) -> Losses:
         return next_token_losses(model, *micro)
@@ -154,9 +150,9 @@ class SFTTask(Task):
         """Loss on held-out conversations, before and after."""
         if 0 < step < self.steps:
             return None
-        lengths = [len(ids) for ids, _ in self.heldout]
-        cut = cut_micro_batches(range(len(lengths)), lengths, self.micro_tokens)
-        micros = [_packed([self.heldout[i] for i in micro]) for micro in cut]
+        held = self.conversations.heldout
+        cut = cut_micro_batches(range(len(held)), self.conversations.lengths[held].tolist(), self.micro_tokens)
+        micros = [_packed([self.example(held[i]) for i in micro]) for micro in cut]
         total, count = evaluate(model, micros, _loss_and_count)
         return {"evaluations": [{"when": "end" if step else "start", "heldout_loss": total / count}]}
 

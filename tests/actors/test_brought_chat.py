@@ -20,7 +20,7 @@ from ilm_ray.data.tokenizer.opening import bring_tokenizer, open_tokenizer
 from ilm_ray.model.internlm2 import CausalLM, Shape
 from ilm_ray.model.loss import IGNORE
 from ilm_ray.model.weights import save_internlm2
-from tests.alignment.small_run import config_of, make_run
+from tests.alignment.small_run import config_of, make_run, tokenize_chats
 from tests.data.tokenizer.brought import LLAMA2, LLAMA3, QWEN, byte_level, publish, spaced
 
 pytestmark = pytest.mark.process  # chat templates are rendered in a process of their own
@@ -46,10 +46,12 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
 def test_sft_counts_what_the_assistant_says(run: tuple[str, Path]) -> None:
     name, folder = run
     config = config_of(folder)
-    config = config.model_copy(update={"sft": config.sft.model_copy(update={"context": 400})})
+    config = config.model_copy(update={"sft": config.sft.model_copy(update={"context": 400, "pretrain_share": 0.0})})
+    tokenize_chats(folder, 400)
     task, tokenizer = SFTTask(config, folder), open_tokenizer(folder / "tokenizer")
     rows = [json.loads(line)["messages"] for line in (folder / "chat.jsonl").read_text().splitlines()]
-    for (_, labels), messages in zip(task.heldout, rows[::10], strict=True):
+    for number, messages in zip(task.conversations.heldout, rows[::10], strict=True):
+        labels = task.example(number)[1]
         said = tokenizer.decode(labels[labels != IGNORE].tolist())
         assert said.strip() == (messages[1]["content"] + ANSWER_ENDS[name]).strip()
 

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.alignment.small_run import make_run
+from tests.alignment.small_run import make_run, tokenize_chats
 
 
 @pytest.fixture(scope="session")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     make_run(folder)
+    tokenize_chats(folder)
     return folder

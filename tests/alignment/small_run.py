@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from ilm_ray.alignment.conversations import tokenize_conversations
 from ilm_ray.config import Config, load_config
 from ilm_ray.config.layout import Layout
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
@@ -46,6 +47,11 @@ def make_run(folder: Path) -> None:
     ]
     for name, rows in (("chat", chats), ("pairs", pairs)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def tokenize_chats(folder: Path, context: int = 64) -> None:
+    """The conversations as the stage tokenises them, in this process."""
+    tokenize_conversations(folder / "chat.jsonl", folder, context, lambda items, work: map(work, items))
 
 
 def config_of(run_dir: Path, layout: Layout | None = None, workers: int = 1) -> Config:

@@ -16,7 +16,7 @@ from ilm_ray.data.tokenizer.messages import Message
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.model.internlm2 import Packed
 from ilm_ray.model.loss import IGNORE
-from tests.alignment.small_run import config_of, make_run
+from tests.alignment.small_run import config_of, make_run, tokenize_chats
 
 TOKENIZER = Tokenizer([bytes([i]) for i in range(256)], 300)
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
@@ -72,6 +72,7 @@ def _document(number: int, repository: str, *paths: str) -> dict[str, object]:
 def code_run(tmp_path: Path) -> Path:
     """A run whose code stage left both forms, and whose decontamination removed document 11 of the first."""
     make_run(tmp_path)
+    tokenize_chats(tmp_path)
     kept = [_document(11, "leaky", "a.py", "b.py"), _document(12, "clean", "a.py")]
     tuned = [
         _document(21, "leaky", "b.py", "c.py"),

@@ -1,10 +1,10 @@
 """ChatML (report section 4.1): conversations as tokens, and which of them the assistant wrote."""
 
 import re
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast
 
-from ilm_ray.data.tokenizer.messages import ChatTokens, checked_messages
+from ilm_ray.data.tokenizer.messages import ChatTokens, checked_messages, learns_from
 
 
 class ChatVocabulary(Protocol):
@@ -30,7 +30,7 @@ def encode_chatml(tokenizer: ChatVocabulary, messages: Sequence[object], generat
     """
     ids, mask = [tokenizer.bos_id], [0]
     newline = tokenizer.encode("\n")
-    for message in checked_messages(messages):
+    for raw, message in zip(messages, checked_messages(messages), strict=True):
         role, name, action = message["role"], message.get("name"), message.get("action")
         head = [tokenizer.im_start_id, *tokenizer.encode(f"{role} name=" if name else f"{role}\n")]
         if name:
@@ -41,7 +41,7 @@ def encode_chatml(tokenizer: ChatVocabulary, messages: Sequence[object], generat
             body += [*tokenizer.encode(action["content"]), tokenizer.special("<|action_end|>")]
         body.append(tokenizer.im_end_id)
         ids += head + body + newline
-        mask += [0] * len(head) + [int(role == "assistant")] * len(body) + [0] * len(newline)
+        mask += [0] * len(head) + [int(learns_from(cast(Mapping[str, Any], raw)))] * len(body) + [0] * len(newline)
     if generation_prompt:
         head = [tokenizer.im_start_id, *tokenizer.encode("assistant\n")]
         ids += head

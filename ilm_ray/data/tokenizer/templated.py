@@ -10,11 +10,11 @@ The text is the template's, and is encoded as Transformers and vLLM encode it, w
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.data.tokenizer.documented import Added
-from ilm_ray.data.tokenizer.messages import checked_messages
+from ilm_ray.data.tokenizer.messages import checked_messages, learns_from
 from ilm_ray.data.tokenizer.template import ChatTemplate, Render
 
 _GENERATION = re.compile(r"\{%[-+]?\s*generation\b")
@@ -75,10 +75,11 @@ class TemplatedTokenizer(Protocol):
 
 
 class Span(NamedTuple):
-    """Characters [start, end) of the text that the assistant wrote."""
+    """Characters [start, end) of the text that the assistant wrote; counts: they are learned from."""
 
     start: int
     end: int
+    counts: bool = True
 
 
 def encode_templated(
@@ -93,10 +94,14 @@ def encode_templated(
     template, specials = tokenizer.template, tokenizer.specials
     if template is None:
         raise UserError("the tokenizer has no chat template; bring it into a run's tokenizer folder, which adds ChatML")
-    checked = checked_messages(messages)
+    checked = checked_messages(messages, tool_calls="tool_calls" in template.source)
     for number, message in enumerate(checked, 1):
         if message.get("action") and "action" not in template.source:
-            raise UserError(f"message {number}: the model's chat template has no place for an action; take it out")
+            raise UserError(
+                f"message {number}: the model's chat template has no place for an action or a tool call; take it out"
+            )
+    said = (cast(Mapping[str, Any], message) for message in messages)
+    learned = [learns_from(message) for message in said if message["role"] == "assistant"]
     mark, opening, closing = _unused_marks(repr(checked) + template.source)
     # The role stays: a template may make a name of it, and it is one of ROLES.
     broken = [_broken(message, specials, mark) | {"role": message["role"]} for message in checked]
@@ -117,12 +122,19 @@ def encode_templated(
         )
     text = whole.replace(opening, "").replace(closing, "")
     _check_all_there(broken, text)
-    found = _marked_spans(whole, opening, closing, template) if marked else ()
+    found = list(_marked_spans(whole, opening, closing, template)) if marked else []
+    if marked and not all(learned) and len(found) != len(learned):
+        raise UserError(
+            f"{template.where}: the chat template marks {len(found)} stretches for {len(learned)} messages of the "
+            "assistant, so weight and train cannot be told; take them out"
+        )
+    if not all(learned):
+        found = [span._replace(counts=counts) for span, counts in zip(found, learned[: len(found)], strict=True)]
     spans = [_with_end(span, text, specials) for span in found]
-    for i, before, after in zip(assistants, rest[::2], rest[1::2], strict=True):
+    for i, counts, before, after in zip(assistants, learned[: len(assistants)], rest[::2], rest[1::2], strict=True):
         span = _span(tokenizer, text, before, after)
         if span is not None:
-            spans.append(span)
+            spans.append(span._replace(counts=counts))
         elif not generation_prompt:
             raise UserError(
                 f"message {i + 1}: {template.where}: the chat template writes it otherwise than generation would begin "
@@ -134,8 +146,8 @@ def encode_templated(
 def _encode(tokenizer: TemplatedTokenizer, text: str, spans: list[Span], mark: str) -> tuple[list[int], list[int]]:
     """Stretches and special tokens of the text, cut at the borders of the spans."""
     ids, mask = list[int](), list[int]()
-    borders = sorted({0, len(text), *(border for span in spans for border in span)})
-    starts = {span.start for span in spans}
+    borders = sorted({0, len(text), *(border for span in spans for border in span[:2])})
+    starts = {span.start for span in spans if span.counts}
     as_start = tokenizer.starts_stretch(True)
     for start, end in itertools.pairwise(borders):
         known = len(ids)
@@ -195,7 +207,7 @@ def _with_end(span: Span, text: str, specials: Specials) -> Span:
     if any(not inside[match.end() :].strip() for match in specials.found.finditer(inside)):
         return span
     match = specials.found.match(text, span.end)
-    return Span(span.start, match.end()) if match else span
+    return span._replace(end=match.end()) if match else span
 
 
 def _check_all_there(messages: Sequence[Mapping[str, Any]], text: str) -> None:

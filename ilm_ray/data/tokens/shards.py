@@ -117,6 +117,11 @@ class TokenSource:
         start, stop = self._offsets[shard][inside : inside + 2]
         return self._tokens[shard][start:stop]
 
+    def place(self, i: int) -> tuple[int, int]:
+        """(number of the shard among `shards`, first token within it) of document i."""
+        shard, inside = self._locate(i)
+        return shard, int(self._offsets[shard][inside])
+
     def provenance(self, i: int) -> JsonObject:
         """Where document i comes from: id, url, dump; of code also its repository and files."""
         shard, inside = self._locate(i)

@@ -1,7 +1,6 @@
 """Report section about models from outside that the run began with."""
 
 from pathlib import Path
-from typing import Any
 
 from ilm_ray.config.named_data import off_line
 from ilm_ray.report.html import page
@@ -25,6 +24,8 @@ def base_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
 
 
 def off_notes(manifest: Manifest | None) -> list[Html]:
-    """The steps that a stage left out, by its manifest."""
-    off: Any = {} if manifest is None else manifest.metrics.get("off")
-    return [page.note(off_line(off))] if isinstance(off, dict) and off else []
+    """The steps and the data that a stage left out, by its manifest."""
+    metrics = {} if manifest is None else manifest.metrics
+    off, left_out = metrics.get("off"), metrics.get("left_out")
+    notes = [off_line(off)] if isinstance(off, dict) and off else []
+    return [page.note(str(line)) for line in [*notes, *(left_out if isinstance(left_out, list) else [])]]

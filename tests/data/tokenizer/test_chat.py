@@ -1,6 +1,7 @@
 """Conversations as ids: our own and those of transformers and vLLM, whatever the contents look like."""
 
 import functools
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +107,36 @@ def test_the_template_has_the_ids_of_encode_chat_whatever_the_contents(
     assert _special_ids(tokenizer, ours.ids) == _special_ids(tokenizer, encode_chat(tokenizer, frame, prompt).ids)
 
 
+_ARGUMENTS = st.dictionaries(_CONTENT, st.one_of(_CONTENT, st.integers(-9, 9), st.booleans()), max_size=3)
+_CALL = st.tuples(_CONTENT, _ARGUMENTS).map(lambda call: {"name": call[0], "arguments": call[1]})
+
+
+@given(_CONTENT, st.lists(_CALL, min_size=1, max_size=3), st.booleans(), st.booleans())
+def test_calls_in_openais_form_are_actions_of_the_plugin(
+    tokenizer: Tokenizer, other: Any, content: str, calls: list[Any], as_text: bool, silent: bool
+) -> None:
+    """The oracle is the action written by hand; the exported template has the same ids."""
+    functions = [
+        call | ({"arguments": json.dumps(call["arguments"], ensure_ascii=False)} if as_text else {}) for call in calls
+    ]
+    said: dict[str, Any] = {"role": "assistant", "content": None if silent else content}
+    ask = {"role": "user", "content": "q"}
+    answers = [{"role": "tool", "tool_call_id": "1", "content": content} for _ in calls]
+    tools = [{"id": str(n), "type": "function", "function": f} for n, f in enumerate(functions)]
+    openai = [ask, said | {"tool_calls": tools}, *answers]
+    texts = [json.dumps({"name": c["name"], "parameters": c["arguments"]}, ensure_ascii=False) for c in calls]
+    action = {"name": "plugin", "content": texts[0] if len(texts) == 1 else "[" + ", ".join(texts) + "]"}
+    own = [ask, {"role": "assistant", "content": "" if silent else content, "action": action}]
+    own += [{"role": "environment", "name": "plugin", "content": content} for _ in calls]
+    expected = encode_chat(tokenizer, own)
+    assert encode_chat(tokenizer, openai) == expected
+    assert other.apply_chat_template(openai)["input_ids"] == expected.ids
+    if len(calls) == 1:
+        older = [ask, said | {"function_call": functions[0]}, {"role": "function", "name": "f", "content": content}]
+        assert encode_chat(tokenizer, older) == expected
+        assert other.apply_chat_template(older)["input_ids"] == expected.ids
+
+
 @given(st.lists(_MESSAGE, min_size=1, max_size=4), st.booleans())
 def test_the_template_writes_plain_text(other: Any, messages: list[Any], prompt: bool) -> None:
     """Any tokenizer reads it the same, but for contents that it would otherwise read otherwise."""
@@ -183,7 +214,8 @@ def test_the_assistant_alone_counts_and_a_prompt_is_the_beginning_of_its_answer(
 @pytest.mark.parametrize(
     ("message", "problem"),
     [
-        ({"role": "tool", "content": ""}, "role 'tool'"),
+        ({"role": "bot", "content": ""}, "role 'bot'"),
+        ({"role": "user", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}, "tool_calls"),
         ({"content": ""}, "role 'None'"),
         ({"role": "user", "content": None}, "content a text"),
         ({"role": "user", "content": "", "name": "plugin"}, "name 'plugin'"),
