@@ -1,6 +1,6 @@
 """Checkpoints and models of a run: look at them, take them out, bring one in. Needs no Ray.
 
-    python jobs/checkpoint.py ls      --run-dir DIR --stage pretrain|sft|reward
+    python jobs/checkpoint.py ls      --run-dir DIR --stage pretrain|sft|reward|ppo
     python jobs/checkpoint.py verify  --run-dir DIR --stage S [--step N]
     python jobs/checkpoint.py diff    --run-dir DIR --stage S A B [--top 20]
     python jobs/checkpoint.py promote --run-dir DIR --stage S --step N
@@ -8,8 +8,8 @@
                                       [--format FAMILY] [--dtype bf16|fp16|fp32] [--upload hf://owner/name]
     python jobs/checkpoint.py import  --model DIR --out DIR
 
-`ls` lists the copies in all tiers and looks at local files' sizes; `verify` hashes local ones and names what is
-damaged (exit code 2). `diff` compares the weights and moments of two steps. `promote` makes a step's weights the
+PPO's checkpoints are listed and verified only: its validated policies lie in `ppo/candidates`. `ls` lists the copies in
+all tiers and looks at local files' sizes; `verify` hashes local ones and names what is damaged (exit code 2). `diff` compares the weights and moments of two steps. `promote` makes a step's weights the
 model that later stages read: they run anew, the stage itself does not. `export` writes a folder with config, weights,
 tokenizer and chat template, as the family's checkpoint that the run began with, in its type; a model of our own goes
 out in LLaMA's format, which Transformers and vLLM read as it is. `import` turns a checkpoint of any dense family into
@@ -33,6 +33,7 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import temporary_path, write_text_atomic
 from ilm_ray.config import load_config
 from ilm_ray.run.lock import only_driver
+from ilm_ray.run.whole import require_whole_stage
 from ilm_ray.training.checkpoints import commit
 from jobs.frame.command import Parser, run_verb
 
@@ -62,8 +63,8 @@ def _parser() -> Parser:
         verb.set_defaults(work=work)
         return verb
 
-    of_a_run("ls", "checkpoints in all tiers", _ls)
-    verify = of_a_run("verify", "hash local checkpoints", _verify)
+    of_a_run("ls", "checkpoints in all tiers", _ls, (*TRAINED, "ppo"))
+    verify = of_a_run("verify", "hash local checkpoints", _verify, (*TRAINED, "ppo"))
     verify.add_argument("--step", type=int, help="default: all")
     diff = of_a_run("diff", "how far two steps are apart", _diff)
     diff.add_argument("a", type=int, metavar="A", help="a step")
@@ -85,6 +86,8 @@ def _parser() -> Parser:
 
 
 def _ls(a: argparse.Namespace) -> dict[str, Any]:
+    if a.stage == "ppo":
+        return _ls_ppo(a)
     from ilm_ray.training.checkpoints.listing import listed
 
     storage = _storage(a)
@@ -112,21 +115,52 @@ def _row(row: "Listed") -> str:
     return f"{row.step:>10} {tokens:>16,} {record.bytes / 2**20:>10.1f} {hours:>8.1f}  {row.tier:<6} {state}"
 
 
-def _verify(a: argparse.Namespace) -> dict[str, Any]:
+def _ls_ppo(a: argparse.Namespace) -> dict[str, Any]:
+    from ilm_ray.alignment.ppo import checkpoint_record as records
+
+    rows = list[dict[str, Any]]()
+    print(f"{'iteration':>10} {'version':>10} {'MiB':>10}  state")
+    for path in sorted((_folder(a) / "checkpoints").glob("iteration-*")):
+        number, note = records.iteration_of(path), "committed"
+        version, size = "-", "-"
+        try:
+            record = records.read_record(path)
+            version, size = str(record.counters.get("version", "-")), f"{record.bytes / 2**20:.1f}"
+        except FileNotFoundError:
+            note = records.DAMAGED if (path / records.DAMAGED).exists() else "not committed"
+        except (OSError, ValueError) as error:
+            note = f"{records.COMMIT} cannot be read ({error})"
+        print(f"{number:>10} {version:>10} {size:>10}  {note}")
+        rows.append({"step": number, "tier": "local", "note": "" if note == "committed" else note})
+    return {"stage": a.stage, "checkpoints": rows}
+
+
+def _to_verify(a: argparse.Namespace) -> dict[Path, list[str]]:
+    """Checkpoint -> what is damaged in it."""
+    from ilm_ray.alignment.ppo import checkpoint_record as records
     from ilm_ray.training.checkpoints.promotion import checkpoint_of
 
     folder = _folder(a)
+    if a.stage == "ppo":
+        paths = records.committed(folder / "checkpoints")
+        chosen = [path for path in paths if a.step is None or records.iteration_of(path) == a.step]
+        if a.step is not None and not chosen:
+            raise UserError(f"{folder} has no committed checkpoint of iteration {a.step}; see `ls`")
+        return {path: records.damage(path) for path in chosen}
     paths = commit.committed(folder / "checkpoints") if a.step is None else [checkpoint_of(folder, a.step)]
-    damaged = list[str]()
-    for path in paths:
-        wrong = commit.verify(path)
+    return {path: commit.verify(path) for path in paths}
+
+
+def _verify(a: argparse.Namespace) -> dict[str, Any]:
+    damaged, paths = list[str](), _to_verify(a)
+    for path, wrong in paths.items():
         damaged += [f"{path.name}: {phrase}" for phrase in wrong]
         print(f"{path.name}  {'DAMAGED' if wrong else 'whole'}")
     if damaged:
         raise UserError(
             f"{'; '.join(damaged[:5])}; training would go on from an earlier checkpoint or the store's copy"
         )
-    return {"stage": a.stage, "whole": [commit.step_of(path) for path in paths]}
+    return {"stage": a.stage, "whole": [int(path.name.partition("-")[2]) for path in paths]}
 
 
 def _diff(a: argparse.Namespace) -> dict[str, Any]:
@@ -174,6 +208,7 @@ def _export(a: argparse.Namespace) -> dict[str, Any]:
         hub_name(a.upload)  # a wrong one is refused before anything is written
     tokenizer = open_tokenizer(a.run_dir / "tokenizer")
     if a.step is None:
+        require_whole_stage(a.run_dir / a.stage)
         model = (load_scalar if a.stage == "reward" else load_causal)(a.run_dir / a.stage / "model")
     else:
         model = whole_model(whole_checkpoint(_folder(a), a.step))

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ilm_ray.alignment.inputs import prompt_file, prompt_rows
 from ilm_ray.base.errors import UserError
@@ -17,11 +17,11 @@ from ilm_ray.model.origin import model_files
 from ilm_ray.run.stage import Context, Result, Stage
 from jobs.frame.stages import run_job
 
+Item = TypeVar("Item")
 READS = ("base", "start", "training", "pretrain", "reward", "ppo")
 
 if TYPE_CHECKING:
     from actors.ppo.policy import PretrainMix
-    from ilm_ray.alignment.ppo.experience import Prompt
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -33,7 +33,9 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def _sources(config: Config) -> dict[str, str]:
-    require_splits(prompt_rows(config), "ppo.prompts")
+    rows = prompt_rows(config)
+    require_splits(rows, "ppo.prompts")
+    set_aside([row for row in rows if row.get("split", "train") == "train"], config.ppo)
     return {"prompts": sha256_of(prompt_file(config))}
 
 
@@ -44,6 +46,7 @@ def _work(context: Context, reward: str | None) -> Result:
     from ilm_ray.alignment.reward.conditional import load_conditions
     from ilm_ray.data.tokenizer.opening import open_tokenizer, require_fit
     from ilm_ray.model.weights import load_shape
+    from ilm_ray.run.metrics import DOCUMENTS, counter
 
     config, folder = context.config, context.folder
     tokenizer = open_tokenizer(context.of("tokenizer"))
@@ -54,8 +57,14 @@ def _work(context: Context, reward: str | None) -> Result:
     conditions = load_conditions(judge, tokenizer)
     prompts, dropped = read_prompts(config, tokenizer, conditions, "train")
     prompts, validation = set_aside(prompts, config.ppo)
+    left_out = list[str]()
+    for outcome, count in (("kept", len(prompts) + len(validation)), ("removed", dropped)):
+        if count:  # Ray refuses to count by nothing
+            counter(DOCUMENTS).inc(count, tags={"stage": context.folder.name, "outcome": outcome})
     if dropped:
         context.journal.event("drop", prompts=dropped, why=f"longer than {config.ppo.max_prompt_tokens} tokens")
+        most = config.ppo.max_prompt_tokens
+        left_out.append(f"{dropped} prompts are longer than ppo.max_prompt_tokens={most}: left out")
     inputs = Inputs(
         policy=policy,
         reward=judge,
@@ -80,10 +89,10 @@ def _work(context: Context, reward: str | None) -> Result:
         "seconds_per_iteration": round(sum(row["seconds"]["all"] for row in rows) / len(rows), 3),
     }
     files = [*model_files(folder / "model"), folder / "metrics.jsonl", folder / "samples.jsonl"]
-    return Result(files, {"summary": summary, "off": stage_off(config, "ppo")})
+    return Result(files, {"summary": summary, "off": stage_off(config, "ppo"), "left_out": left_out})
 
 
-def set_aside(prompts: "list[Prompt]", ppo: PPOConfig) -> "tuple[list[Prompt], list[Prompt]]":
+def set_aside(prompts: list[Item], ppo: PPOConfig) -> tuple[list[Item], list[Item]]:
     """Prompts to train on and prompts to validate with, the latter evenly from all; none without validation."""
     if ppo.validate_every is None:
         return prompts, []

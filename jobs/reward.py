@@ -31,13 +31,24 @@ def train_reward(context: Context, make_task: Callable[[Config, Path], "RewardTa
     """Train a reward model and keep its conditions beside it; accuracy on the pairs held out among the metrics."""
     from ilm_ray.alignment.reward.conditional import save_conditions
     from ilm_ray.data.tokenizer.opening import open_tokenizer
+    from ilm_ray.run.metrics import DOCUMENTS, counter
     from ilm_ray.training.ray_train import run_training
 
     reward = context.config.reward
     result = run_training(context, make_task, reward.weight_decay)
     tokenizer = open_tokenizer(context.of("tokenizer"))
     conditions = save_conditions(context.folder / "model", tokenizer, reward.system_prompts)
-    figures = result.metrics["evaluations"][-1]["figures"]
+    end = result.metrics["evaluations"][-1]
+    figures, left_out = end["figures"], list[str]()
+    for outcome, pairs in (("kept", end["pairs"] - end["cut"]), ("cut", end["cut"])):
+        if pairs:  # Ray refuses to count by nothing
+            counter(DOCUMENTS).inc(pairs, tags={"stage": "reward", "outcome": outcome})
+    if end["cut"]:
+        left_out.append(
+            f"{end['cut']} of {end['pairs']} pairs hold a conversation longer than reward.context={reward.context}: "
+            "its beginning is not read"
+        )
+        context.journal.event("note", stage=context.folder.name, why=left_out[0])
     overall = figures["all"]["conditional"]
     summary = {
         **result.metrics["summary"],
@@ -46,7 +57,7 @@ def train_reward(context: Context, make_task: Callable[[Config, Path], "RewardTa
         "length_correlation": overall["length_correlation"],
     }
     accuracy = {d: {kind: row["accuracy"] for kind, row in kinds.items()} for d, kinds in figures.items()}
-    metrics = {**result.metrics, "summary": summary, "accuracy": accuracy, "figures": figures}
+    metrics = {**result.metrics, "summary": summary, "accuracy": accuracy, "figures": figures, "left_out": left_out}
     return Result([*result.files, conditions], metrics)
 
 

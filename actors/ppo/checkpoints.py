@@ -1,10 +1,10 @@
 """Checkpoints of a PPO run: both learners, the counters of `State`, the answers to the next iteration's prompts.
 
-A checkpoint is `<folder>/checkpoints/iteration-<n>`; its file COMMIT is written last, and a folder without it does not
-count. `<folder>/candidates` has the policies that validated best.
+A checkpoint is `<folder>/checkpoints/iteration-<n>`; its record COMMIT is written last, and a folder without it does
+not count (`ilm_ray/alignment/ppo/checkpoint_record.py`). `<folder>/candidates` has the policies that validated best.
 """
 
-import json
+import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,9 @@ from pathlib import Path
 from actors.group import ActorGroup, Call, Figures, collect
 from actors.ppo.log import keep_before
 from ilm_ray.alignment.ppo import blackbox
-from ilm_ray.base.files import write_text_atomic
+from ilm_ray.alignment.ppo.checkpoint_record import committed, damage, read_record, set_aside, write_record
+from ilm_ray.run.journal import Journal
 
-COMMIT = "COMMIT"
 AHEAD = "flight.parquet"  # of a checkpoint: the answers of `State.ahead`
 KEEP_CHECKPOINTS = 2
 LEARNERS = ("policy", "critic")  # all that there are have the weights of one `State`, or are restored together
@@ -57,27 +57,27 @@ class PPOCheckpoints:
         if state.ahead is not None:  # waited for here, not at the beginning of the next iteration
             collect([groups["experience"].start("keep", target / AHEAD, *state.ahead.call.payloads)], self.deadline_s)
         counters = {name: value for name, value in vars(state).items() if name not in ("ahead", "unlogged")}
-        write_text_atomic(target / COMMIT, json.dumps(counters))
+        write_record(target, counters)
         for old in self._committed()[:-KEEP_CHECKPOINTS]:
             shutil.rmtree(old)
         # The older checkpoint may name an older candidate.
-        kept = {self.candidate(saved.best) for saved in map(_load, self._committed()) if saved.best is not None}
+        kept = {self.candidate(saved.best) for saved in self._readable() if saved.best is not None}
         for candidate in (self.folder / "candidates").glob("iteration-*"):
             if candidate not in kept:
                 shutil.rmtree(candidate)
 
-    def restore(self, groups: dict[str, ActorGroup]) -> State:
-        """Put new learners into the newest checkpoint's state; without a checkpoint they start from the beginning.
+    def restore(self, groups: dict[str, ActorGroup], journal: Journal) -> State:
+        """Put new learners into the newest whole checkpoint's state; without one they start from the beginning.
 
-        Cuts from logs and black box what will be written again. Raises GroupError where a group does not answer.
+        A damaged checkpoint is set aside, which the journal says. Cuts from logs and black box what will be written
+        again. Raises GroupError where a group does not answer.
         """
-        committed = self._committed()
-        state = _load(committed[-1]) if committed else State()
+        newest = self._newest_whole(journal)
+        state = _load(newest) if newest else State()
         blackbox.drop_from(self.folder, state.iteration)
         for name in ("metrics.jsonl", "samples.jsonl"):
             keep_before(self.folder / name, state.iteration)
-        if committed:
-            newest = committed[-1]
+        if newest is not None:
             calls = [groups[name].start("restore", newest / name, "state") for name in _learners(groups)]
             collect(calls, self.deadline_s)
             collect([groups["policy"].start("set_version", state.version)], self.deadline_s)
@@ -98,7 +98,25 @@ class PPOCheckpoints:
         return self.folder / "checkpoints" / f"iteration-{iteration:06d}"
 
     def _committed(self) -> list[Path]:
-        return sorted(marker.parent for marker in (self.folder / "checkpoints").glob(f"iteration-*/{COMMIT}"))
+        return committed(self.folder / "checkpoints")
+
+    def _readable(self) -> list[State]:
+        """The states of the checkpoints; one whose record is damaged has none."""
+        states = list[State]()
+        for path in self._committed():
+            with contextlib.suppress(OSError, ValueError):
+                states.append(_load(path))
+        return states
+
+    def _newest_whole(self, journal: Journal) -> Path | None:
+        while paths := self._committed():
+            if not (wrong := damage(paths[-1])):
+                return paths[-1]
+            set_aside(paths[-1])
+            before = f"goes on from {paths[-2].name}" if len(paths) > 1 else "begins anew"
+            why = f"{paths[-1].name} is damaged: {'; '.join(wrong[:3])}; the run {before}"
+            journal.event("damaged", stage="ppo", checkpoint=paths[-1].name, why=why)
+        return None
 
 
 def _learners(groups: dict[str, ActorGroup]) -> list[str]:
@@ -107,4 +125,4 @@ def _learners(groups: dict[str, ActorGroup]) -> list[str]:
 
 
 def _load(checkpoint: Path) -> State:
-    return State(**json.loads((checkpoint / COMMIT).read_text()))
+    return State(**read_record(checkpoint).counters)

@@ -117,7 +117,7 @@ class Recovery:
     def restore(self) -> None:
         """Go back to the newest checkpoint, or to the beginning."""
         with self.learners_change():
-            self.state = self.checkpoints.restore(self.groups)
+            self.state = self.checkpoints.restore(self.groups, self.journal)
 
     def _start_missing(self) -> None:
         missing = [role for role in self.roles if role.name not in self.groups]

@@ -15,8 +15,10 @@ from ilm_ray.run import manifest as manifests
 from ilm_ray.run.journal import Journal
 from ilm_ray.run.manifest import Manifest
 from ilm_ray.run.memory import PeakMemory
+from ilm_ray.run.whole import require_whole
 
 IN_PROGRESS = "in_progress"
+CHANGED = "inputs changed"  # in the place of a fingerprint: no run takes up these partial results
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,15 @@ def run_stage(stage: Stage, config: Config, run_dir: Path, journal: Journal) -> 
         assert done is not None
         journal.event("skip", stage=stage.name, why="settings, inputs and outputs are unchanged")
         return done
+    for name, manifest in upstream.items():
+        require_whole(run_dir / name, manifest)
     wanted = manifests.digest([settings, inputs])
     resumed = _prepare(folder, wanted)
     journal.event("run", stage=stage.name, why=reason + (", going on from partial results" if resumed else ""))
     started = time.monotonic()
     with PeakMemory() as memory:
         result = stage.work(Context(config, folder, run_dir, journal, upstream))
+    _require_same_inputs(stage, config, run_dir, upstream, inputs)
     finished = Manifest(
         stage=stage.name,
         settings=settings,
@@ -116,6 +121,29 @@ def run_stage(stage: Stage, config: Config, run_dir: Path, journal: Journal) -> 
     (folder / IN_PROGRESS).unlink(missing_ok=True)
     journal.event("done", stage=stage.name, seconds=finished.seconds, peak_memory_mb=finished.peak_memory_mb)
     return finished
+
+
+def _require_same_inputs(
+    stage: Stage, config: Config, run_dir: Path, upstream: dict[str, Manifest], inputs: dict[str, str]
+) -> None:
+    """Raise UserError where inputs are not those that the stage began with: parts of its result may be of either. What
+    it has done is then of no use to another run."""
+    now = dict[str, str]()
+    try:
+        for name, manifest in upstream.items():
+            require_whole(run_dir / name, manifest)
+            found = manifests.load(run_dir / name)
+            now[name] = "" if found is None else found.fingerprint
+        now |= stage.sources(config)
+    except UserError:  # what was an input is none any more
+        write_text_atomic(run_dir / stage.name / IN_PROGRESS, CHANGED)
+        raise
+    if changed := sorted(name for name in now.keys() | inputs.keys() if now.get(name) != inputs.get(name)):
+        write_text_atomic(run_dir / stage.name / IN_PROGRESS, CHANGED)
+        raise UserError(
+            f"input '{changed[0]}' of stage '{stage.name}' changed while the stage was running, so its result would be "
+            "of two inputs; leave the input as it is and give the command again"
+        )
 
 
 def work_fingerprint(folder: Path) -> str | None:

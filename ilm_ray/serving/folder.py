@@ -9,6 +9,7 @@ from ilm_ray.data.tokenizer.opening import holds_tokenizer, open_tokenizer
 from ilm_ray.model.huggingface import DTYPES, export_model, export_tokens
 from ilm_ray.model.origin import Origin, load_origin
 from ilm_ray.model.weights import load_causal
+from ilm_ray.run.whole import require_whole_stage
 
 
 def is_exported(model: Path) -> bool:
@@ -30,6 +31,8 @@ def servable(model: Path, scratch: Path, dtype: str) -> Path:
     if is_exported(model):
         return model
     weights, tokens = model_and_tokenizer(model)
+    for stage in (weights.absolute().parent, tokens):
+        require_whole_stage(stage)
     tokenizer, origin = open_tokenizer(tokens), load_origin(weights)
     ids = token_ids(tokenizer, origin)
     export_model(load_causal(weights), scratch, None, DTYPES[dtype], ids, origin)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ilm_ray.base.errors import UserError
+from ilm_ray.base.files import sha256_of
 from ilm_ray.config import Config, load_config
 from ilm_ray.run import manifest as manifests
 from ilm_ray.run.journal import Journal, read_journal
@@ -112,3 +113,55 @@ def test_a_stage_killed_as_it_began_is_ours(tmp_path: Path) -> None:
     (tmp_path / "b" / ".hidden").write_text("somebody's")
     with pytest.raises(UserError, match="was not written by stage 'b'"):
         check_run_dir([stage("b")], CONFIG, tmp_path)
+
+
+def reading(path: Path, exchange: str | None = None) -> Stage:
+    """A stage that copies a file of a person, and keeps what it read first; the file may be exchanged meanwhile."""
+
+    def work(context: Context) -> Result:
+        half, out = context.folder / "half.txt", context.folder / "out.txt"
+        if not half.exists():
+            half.write_text(path.read_text())
+        if exchange is not None:
+            path.write_text(exchange)
+        out.write_text(half.read_text() + path.read_text())
+        return Result([out], {"summary": {}})
+
+    return Stage("reads", (), lambda config: {}, work, lambda config: {"data": sha256_of(path)})
+
+
+def test_an_input_that_is_exchanged_while_the_stage_runs_makes_no_result(tmp_path: Path) -> None:
+    path = tmp_path / "data.txt"
+    path.write_text("old")
+    with pytest.raises(UserError, match="input 'data' of stage 'reads' changed while the stage was running"):
+        run([reading(path, "new")], CONFIG, tmp_path / "run")
+    assert manifests.load(tmp_path / "run" / "reads") is None
+    path.write_text("old")  # as it was: and yet nothing that was made of both is used
+    assert run([reading(path)], CONFIG, tmp_path / "run") == ["reads"]
+    assert (tmp_path / "run" / "reads" / "out.txt").read_text() == "oldold"
+
+
+def test_a_flipped_bit_in_an_earlier_stage_is_noticed_by_the_one_that_reads_it(tmp_path: Path) -> None:
+    run(ROAD[:1], CONFIG, tmp_path)
+    out = tmp_path / "a" / "out.txt"
+    good = out.read_bytes()
+    out.write_bytes(bytes([good[0] ^ 1]) + good[1:])
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"a/out\.txt has another SHA-256 .*, by .* stage 'a'"):
+            run(ROAD[:2], CONFIG, tmp_path)
+    assert not (tmp_path / "b").exists(), "nothing was begun"
+    out.write_bytes(good)
+    assert run(ROAD[:2], CONFIG, tmp_path) == ["b"]
+
+
+def test_an_earlier_stage_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
+    run(ROAD[:1], CONFIG, tmp_path)
+
+    def work(context: Context) -> Result:
+        (context.of("a") / "out.txt").write_text("[5678]")
+        (context.folder / "out.txt").write_text("x")
+        return Result([context.folder / "out.txt"], {"summary": {}})
+
+    with pytest.raises(UserError, match=r"a/out\.txt has another SHA-256"):
+        run([Stage("b", ("a",), lambda config: {}, work)], CONFIG, tmp_path)
+    assert manifests.load(tmp_path / "b") is None

@@ -58,6 +58,7 @@ class PreferencePair:
     chosen: list[int]
     rejected: list[int]
     answer_tokens: tuple[int, int] = (0, 0)  # of the two answers alone
+    cut: bool = False  # one of its conversations is longer than `reward.context` and has lost its beginning
 
     @property
     def tokens(self) -> int:
@@ -70,15 +71,17 @@ def read_pairs(config: Config, tokenizer: AnyTokenizer, split: str, conditional:
     begins = begins_chat(tokenizer)
     prefixes = {d: condition_prefix(tokenizer, text) if conditional else [] for d, text in prompts.items()}
 
-    def ids(row: dict[str, Any], answer: str) -> list[int]:
-        messages = [*row["prompt"], {"role": "assistant", "content": answer}]
+    def ids(row: dict[str, Any], answer: str) -> tuple[list[int], bool]:
+        messages, prefix = [*row["prompt"], {"role": "assistant", "content": answer}], prefixes[row["domain"]]
         whole = encode_chat(tokenizer, messages).ids
-        return conditioned(prefixes[row["domain"]], whole, tokenizer.reward_id, config.reward.context, begins)
+        made = conditioned(prefix, whole, tokenizer.reward_id, config.reward.context, begins)
+        return made, len(made) < len(prefix) + len(whole) + 1
 
     def pair(row: dict[str, Any]) -> PreferencePair:
         answers = row["chosen"], row["rejected"]
         lengths = [len(tokenizer.encode(answer)) for answer in answers]
-        return PreferencePair(row["domain"], ids(row, answers[0]), ids(row, answers[1]), (lengths[0], lengths[1]))
+        (chosen, a), (rejected, b) = ids(row, answers[0]), ids(row, answers[1])
+        return PreferencePair(row["domain"], chosen, rejected, (lengths[0], lengths[1]), a or b)
 
     return [pair(row) for row in rows if row.get("split", "train") == split]
 
@@ -174,7 +177,9 @@ class RewardTask(Task):
                 total = [a + b for a, b in zip(total, sums, strict=True)] if total else sums
                 figures.setdefault(domain, {})[name] = pair_figures(sums)
             figures.setdefault("all", {})[name] = pair_figures(total)
-        return {"evaluations": [{"when": "end", "figures": figures}]}
+        everything = [*self.pairs, *self.heldout["conditional"]]
+        counts = {"pairs": len(everything), "cut": sum(pair.cut for pair in everything)}
+        return {"evaluations": [{"when": "end", "figures": figures, **counts}]}
 
 
 def _sums(model: Any, pairs: list[PreferencePair]) -> list[float]:

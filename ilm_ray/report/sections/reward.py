@@ -6,6 +6,7 @@ from typing import Any
 from ilm_ray.report.charts.basic import HALF, Bars, Series, bar_chart, line_chart
 from ilm_ray.report.html import page
 from ilm_ray.report.html.page import Html
+from ilm_ray.report.sections.base import off_notes
 from ilm_ray.report.sections.training import broken_note, small
 from ilm_ray.run.manifest import Manifest
 from ilm_ray.run.rundata import as_number, column, is_number, read_rows
@@ -27,7 +28,7 @@ def reward_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
     manifest = manifests.get("reward")
     if not rows and manifest is None:
         return page.section("reward", "Reward model", [page.note("The reward model has not been trained.")])
-    parts = [*broken_note(broken)]
+    parts = [*broken_note(broken), *off_notes(manifest)]
     if rows:
         names = [("loss", "loss"), ("ranking_loss", "ranking loss"), ("penalty", "log-barrier penalty")]
         lines = [Series(name, column(rows, "step", key)) for key, name in names if any(key in row for row in rows)]
