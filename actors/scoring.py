@@ -3,6 +3,7 @@
 Prompts and conditions of the reward model are tokenised here too, for PPO and for evaluation alike.
 """
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from actors.group import Figures, Role, collect, start_groups, stop_groups
 from actors.ppo.experience import ExperienceMaker, ExperienceSettings
 from actors.ppo.reference import FrozenSettings, Reference
 from actors.ppo.reward import ChatIds, Reward, RewardSettings
-from actors.ppo.roles import Inputs, gpu_share, reward_settings, rollout_settings
+from actors.ppo.roles import REWARDS, Inputs, gpu_share, reward_roles, rollout_settings
 from actors.ppo.rollout import Rollout
 from ilm_ray.alignment.inputs import prompt_rows
 from ilm_ray.alignment.ppo.experience import Prompt, Rollouts
@@ -46,7 +47,12 @@ def read_prompts(
             f"reward.system_prompts.{unknown[0]}"
         )
     prompts = [
-        Prompt(str(row["id"]), row["domain"], encode_chat(tokenizer, row["prompt"], generation_prompt=True).ids)
+        Prompt(
+            str(row["id"]),
+            row["domain"],
+            encode_chat(tokenizer, row["prompt"], generation_prompt=True).ids,
+            json.dumps({"prompt": row["prompt"], "metadata": row.get("metadata", {})}, ensure_ascii=False),
+        )
         for row in rows
     ]
     kept = [p for p in prompts if len(p.ids) <= config.ppo.max_prompt_tokens]
@@ -74,10 +80,11 @@ def chat_ids(tokenizer: AnyTokenizer, conditions: Conditions) -> ChatIds:
 def score_policy(
     model: Path,
     reference: Path,
-    reward: Path,
+    reward: Path | None,
     prompts: Sequence[Prompt],
     chat: ChatIds,
     config: Config,
+    tokenizer: Path,
     decode: Callable[[list[int]], str],
 ) -> list[Figures]:
     """One row a prompt: id, domain, prompt and response (text), reward, kl (nats a sequence to `reference`), tokens.
@@ -97,6 +104,7 @@ def score_policy(
         micro_tokens=training.micro_tokens,
         loss_chunk=training.loss_chunk,
         seed=config.seed,
+        tokenizer=tokenizer,
     )
     return [
         {**row, "prompt": decode(row["prompt"]), "tokens": len(row["response"]), "response": decode(row["response"])}
@@ -105,12 +113,12 @@ def score_policy(
 
 
 def _score(ppo: PPOConfig, inputs: Inputs, reference: Path) -> list[Figures]:
-    gpu, micro = gpu_share(4), inputs.micro_tokens
+    gpu, micro = gpu_share(4 if ppo.has_reward_model else 3), inputs.micro_tokens
     roles = [
         Role("rollout", Rollout, rollout_settings(ppo, inputs, "torch"), gpus=gpu),
         Role("policy", Reference, FrozenSettings(inputs.policy, micro, inputs.loss_chunk, ppo.precision), gpus=gpu),
         Role("reference", Reference, FrozenSettings(reference, micro, inputs.loss_chunk, ppo.precision), gpus=gpu),
-        Role("reward", Reward, reward_settings(ppo, inputs), gpus=gpu),
+        *reward_roles(ppo, inputs, 1, gpu),
         Role("experience", ExperienceMaker, ExperienceSettings(ppo, None)),
     ]
     deadline_s = ppo.deadline_s + _sampling_s(ppo, load_shape(inputs.policy), len(inputs.prompts), gpu > 0)
@@ -122,11 +130,11 @@ def _score(ppo: PPOConfig, inputs: Inputs, reference: Path) -> list[Figures]:
         rolled = groups["rollout"].start("rollout", inputs.prompts, stamp["version"], inputs.seed)
         policy = groups["policy"].start("logprobs", *rolled.payloads)
         frozen = groups["reference"].start("logprobs", *rolled.payloads)
-        scores = groups["reward"].start("score", *rolled.payloads)
-        # There is no critic: the reference's numbers stand for its values, which no figure of a sample depends on.
-        calls = {"rollout": rolled, "policy": policy, "reference": frozen, "critic": frozen, "reward": scores}
-        payloads = [call.payloads[0] for call in calls.values()]
-        made = groups["experience"].start("assemble", dict.fromkeys(calls, 1), 0, len(inputs.prompts), *payloads)
+        calls = {"rollout": rolled, "policy": policy, "reference": frozen}
+        calls |= {name: groups[name].start("score", *rolled.payloads) for name in REWARDS if name in groups}
+        counts = {name: len(call.payloads) for name, call in calls.items()}
+        payloads = [payload for call in calls.values() for payload in call.payloads]
+        made = groups["experience"].start("assemble", counts, 0, len(inputs.prompts), *payloads)
         return collect([loaded, *calls.values(), made], deadline_s)[-1][0]["samples"]
     finally:
         stop_groups(groups)

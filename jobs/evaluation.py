@@ -84,26 +84,32 @@ def _last(context: Context) -> dict[str, Any]:
     if "online" in context.upstream:
         last: dict[str, Any] = context.upstream["online"].metrics["summary"]
         return last
-    judge = initial_folder(context.config, "reward_model", Path())
-    return {"model": "ppo/model", "reward_model": str(judge)}
+    wanted = context.config.ppo.has_reward_model
+    judge = str(initial_folder(context.config, "reward_model", Path())) if wanted else None
+    return {"model": "ppo/model", "reward_model": judge}
 
 
 def _rewards(context: Context, models: dict[str, Path]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The report's part about rewards, and the stage's summary of it."""
     from actors.scoring import chat_ids, read_prompts, score_policy
-    from ilm_ray.alignment.reward.conditional import load_conditions
+    from ilm_ray.alignment.reward.conditional import Conditions, load_conditions
     from ilm_ray.data.tokenizer.opening import open_tokenizer
 
     config, run, last = context.config, context.run_dir, _last(context)
-    judge = run / last["reward_model"]
+    judge = run / last["reward_model"] if last["reward_model"] else None
     tokenizer = open_tokenizer(run / "tokenizer")
-    conditions = load_conditions(judge, tokenizer)
+    conditions = load_conditions(judge, tokenizer) if judge else Conditions({}, None)
     prompts = read_prompts(config, tokenizer, conditions, "heldout")[0][: config.evaluation.heldout_prompts]
     chat = chat_ids(tokenizer, conditions)
     rows = {
-        stage: score_policy(models[stage], models["sft"], judge, prompts, chat, config, tokenizer.decode)
+        stage: score_policy(
+            models[stage], models["sft"], judge, prompts, chat, config, run / "tokenizer", tokenizer.decode
+        )
         for stage in ("sft", "ppo")
     }
+    # Where a function gave no verdict, the prompt counts for neither.
+    failed = {row["id"] for scored in rows.values() for row in scored if row["reward"] is None}
+    rows = {stage: [row for row in scored if row["id"] not in failed] for stage, scored in rows.items()}
     accuracy = context.upstream["reward"].metrics["accuracy"] if "reward" in context.upstream else {}
     alignment = {stage: alignment_summary(scored) for stage, scored in rows.items()}
     gain = gain_in_errors([r["reward"] for r in rows["sft"]], [r["reward"] for r in rows["ppo"]])

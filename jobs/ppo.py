@@ -1,4 +1,8 @@
-"""PPO on Ray actor groups: `<run>/ppo/model`, from the SFT model with the conditional reward model, or brought ones."""
+"""PPO on Ray actor groups: `<run>/ppo/model`, from the SFT model with the conditional reward model, or brought ones.
+
+With `ppo.rewards` functions and rules join the reward model or take its place, with `ppo.estimator` groups of answers
+that of the critic.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -13,6 +17,8 @@ from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.config.named_data import stage_off
 from ilm_ray.config.road import among, begins_with, initial_folder
 from ilm_ray.config.section import result_settings
+from ilm_ray.evaluation.verifiers.named import source_of
+from ilm_ray.evaluation.verifiers.worker import FunctionProcess
 from ilm_ray.model.origin import model_files
 from ilm_ray.run.stage import Context, Result, Stage
 from jobs.frame.stages import run_job
@@ -36,14 +42,35 @@ def _sources(config: Config) -> dict[str, str]:
     rows = prompt_rows(config)
     require_splits(rows, "ppo.prompts")
     set_aside([row for row in rows if row.get("split", "train") == "train"], config.ppo)
-    return {"prompts": sha256_of(prompt_file(config))}
+    _check_rewards(config)
+    functions = {part.by: source_of(part.by, Path.cwd()) for part in config.ppo.functions}
+    own = {f"reward {by}": sha256_of(path) for by, path in functions.items() if path is not None}
+    return {"prompts": sha256_of(prompt_file(config)), **own}
+
+
+def _check_rewards(config: Config) -> None:
+    """Raise UserError where no part of the reward judges a prompt, or a rule lacks its reference."""
+    wants = {"mathematics": "answer", "code": "tests"}
+    for row in prompt_rows(config):
+        judging = [part.by for part in config.ppo.rewards if part.judges(row["domain"])]
+        if not judging:
+            raise UserError(
+                f"no part of ppo.rewards judges domain '{row['domain']}' (prompt {row['id']}); add one, or the domain "
+                "to a part's domains"
+            )
+        for rule in judging:
+            if rule in wants and wants[rule] not in row.get("metadata", {}):
+                raise UserError(
+                    f"ppo.prompts: prompt {row['id']} has no metadata.{wants[rule]}, which the part by={rule} needs; "
+                    "add it, or give the part the domains that have it"
+                )
 
 
 def _work(context: Context, reward: str | None) -> Result:
     from actors.ppo.driver import PPORun
     from actors.ppo.roles import Inputs
     from actors.scoring import chat_ids, read_prompts
-    from ilm_ray.alignment.reward.conditional import load_conditions
+    from ilm_ray.alignment.reward.conditional import Conditions, load_conditions
     from ilm_ray.data.tokenizer.opening import open_tokenizer, require_fit
     from ilm_ray.model.weights import load_shape
     from ilm_ray.run.metrics import DOCUMENTS, counter
@@ -51,10 +78,13 @@ def _work(context: Context, reward: str | None) -> Result:
     config, folder = context.config, context.folder
     tokenizer = open_tokenizer(context.of("tokenizer"))
     policy = initial_folder(config, "policy", context.run_dir)
-    judge = context.of(reward) / "model" if reward else initial_folder(config, "reward_model", context.run_dir)
-    for model in (policy, judge):
+    judge = None
+    if config.ppo.has_reward_model:
+        judge = context.of(reward) / "model" if reward else initial_folder(config, "reward_model", context.run_dir)
+    for model in (policy, *([judge] if judge else [])):
         require_fit(tokenizer, load_shape(model).vocab_size, str(model))
-    conditions = load_conditions(judge, tokenizer)
+    conditions = load_conditions(judge, tokenizer) if judge else Conditions({}, None)
+    _check_functions(config.ppo)
     prompts, dropped = read_prompts(config, tokenizer, conditions, "train")
     prompts, validation = set_aside(prompts, config.ppo)
     left_out = list[str]()
@@ -76,20 +106,30 @@ def _work(context: Context, reward: str | None) -> Result:
         loss_chunk=config.training.loss_chunk,
         seed=config.seed,
         validation=validation,
+        tokenizer=context.of("tokenizer"),
     )
     with PPORun(config.ppo, inputs, folder, context.journal) as run:
         rows = run.run(tokenizer.decode)
-    shown = ("reward", "kl", "response_tokens", "logprob_gap", "clip_fraction", "pretrain_loss")
+    shown = ("reward", "unscored", "kl", "response_tokens", "logprob_gap", "clip_fraction", "pretrain_loss")
     summary = {
         "iterations": len(rows),
         "best_iteration": run.state.best,
         "reward_first": rows[0]["reward"],
         **{key: rows[-1].get(key) for key in shown},
-        "logprob_gap_max": max(row["logprob_gap"] for row in rows if "logprob_gap" in row),
+        "logprob_gap_max": max((row["logprob_gap"] for row in rows if "logprob_gap" in row), default=None),
         "seconds_per_iteration": round(sum(row["seconds"]["all"] for row in rows) / len(rows), 3),
     }
     files = [*model_files(folder / "model"), folder / "metrics.jsonl", folder / "samples.jsonl"]
     return Result(files, {"summary": summary, "off": stage_off(config, "ppo"), "left_out": left_out})
+
+
+def _check_functions(ppo: PPOConfig) -> None:
+    """Raise UserError where a function cannot be imported."""
+    for part in ppo.functions:
+        process = FunctionProcess(part.by, part.options, part.seconds, Path.cwd())
+        if (why := process.start()) is not None:
+            raise UserError(why)
+        process.stop()
 
 
 def set_aside(prompts: list[Item], ppo: PPOConfig) -> tuple[list[Item], list[Item]]:

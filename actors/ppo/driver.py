@@ -18,7 +18,7 @@ from actors.group import ActorGroup, Call, Figures, collect
 from actors.ppo.checkpoints import Answers, PPOCheckpoints, State
 from actors.ppo.log import append, export_metrics, lines, readable
 from actors.ppo.recovery import Recovery
-from actors.ppo.roles import Inputs, cluster_gpus, engines_sleep, ppo_roles, shares_gpus
+from actors.ppo.roles import REWARDS, Inputs, cluster_gpus, engines_sleep, ppo_roles, shares_gpus
 from actors.ppo.transfer import transfer_of, way_of
 from ilm_ray.alignment.ppo.arithmetic import prompt_numbers
 from ilm_ray.alignment.ppo.experience import Prompt
@@ -140,7 +140,8 @@ class PPORun:
 
         The policy is left out where the answers are of older weights: the sampler's log-probabilities count then.
         """
-        methods = {"policy": "logprobs", "reference": "logprobs", "critic": "values", "reward": "score"}
+        methods = {"policy": "logprobs", "reference": "logprobs", "critic": "values"}
+        methods |= dict.fromkeys(REWARDS, "score")
         if answers.version < self.state.version:
             del methods["policy"]
         there = {name: method for name, method in methods.items() if name in self.groups}
@@ -198,11 +199,13 @@ class PPORun:
     def validate(self) -> float:
         """Mean reward on the prompts that nothing is trained on; the policy is kept if it has the best so far."""
         self.send_weights()
-        answers = self._answer(self.inputs.validation, VALIDATION)
-        scores = self.groups["reward"].start("score", *answers.payloads)
-        ranks = self.collect(answers, scores)[1]
-        reward = float(sum(rank["total"] for rank in ranks)) / sum(rank["count"] for rank in ranks)
-        state = self.state
+        calls = {"rollout": self._answer(self.inputs.validation, VALIDATION)}
+        answers = calls["rollout"].payloads
+        calls |= {name: self.groups[name].start("score", *answers) for name in REWARDS if name in self.groups}
+        counts = {name: len(call.payloads) for name, call in calls.items()}
+        payloads = [payload for call in calls.values() for payload in call.payloads]
+        made = self.groups["experience"].start("mean_score", counts, *payloads)
+        reward, state = float(self.collect(*calls.values(), made)[-1][0]["reward"]), self.state
         if state.best_reward is None or reward > state.best_reward:
             self.collect(self.groups["policy"].start("export", self.checkpoints.candidate(state.iteration)))
             state.best, state.best_reward = state.iteration, reward

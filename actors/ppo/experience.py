@@ -1,5 +1,6 @@
 """The experience actor: makes the learners' batch from rollouts, log-probabilities, values and scores."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from actors.group import Figures, timed
 from ilm_ray.alignment.ppo import blackbox
 from ilm_ray.alignment.ppo.assemble import GroupOutputs, derive, experience_of, figures, one_a_domain_first, sequence_kl
 from ilm_ray.alignment.ppo.experience import Experience, Rollouts, gather_numbered, merge
+from ilm_ray.alignment.ppo.rewards import Weighed, failures_of, weigh
 from ilm_ray.alignment.ppo.rollout_file import read_rollouts, write_rollouts
 from ilm_ray.config.alignment import PPOConfig
 
@@ -36,7 +38,8 @@ class ExperienceMaker:
     def assemble(
         self, counts: dict[str, int], iteration: int, samples: int, *payloads: Any
     ) -> tuple[Experience, Figures]:
-        """payloads: of the ranks of rollout, policy, reference, critic and reward; counts: ranks of each, in order.
+        """payloads: of the ranks of rollout, policy, reference, critic, reward and function, those that there are;
+        counts: ranks of each, in order.
 
         Without the policy, as with rollouts of older weights, the sampler's log-probabilities take the place of the
         policy's, so that the PPO ratio is to the distribution that was sampled from. The figures carry `samples`
@@ -45,7 +48,7 @@ class ExperienceMaker:
         queue = iter(payloads)
         parts = {group: [next(queue) for _ in range(count)] for group, count in counts.items()}
         rolled = merge(parts["rollout"])
-        by_number = {number: score for part in parts["reward"] for number, score in part.items()}
+        weighed = self._weighed(rolled, parts)
         outputs = GroupOutputs(
             rolled,
             # The policy chose all response tokens; tool output would be False here.
@@ -53,7 +56,8 @@ class ExperienceMaker:
             gather_numbered(parts["policy"]) if "policy" in parts else rolled.behaviour,
             gather_numbered(parts["reference"]),
             gather_numbered(parts["critic"]) if "critic" in parts else [torch.zeros_like(b) for b in rolled.behaviour],
-            [by_number[i] for i in range(len(by_number))],
+            weighed.scores,
+            weighed.parts,
         )
         derived = derive(self.settings.ppo, outputs)
         if self.settings.folder is not None:
@@ -61,7 +65,23 @@ class ExperienceMaker:
         row = figures(self.settings.ppo, outputs, derived)
         if "policy" not in parts:
             del row["logprob_gap"]  # nothing to compare with
-        return experience_of(outputs, derived), row | {"samples": _samples(outputs, samples)}
+        row |= {"failures": failures_of(weighed), "samples": _samples(outputs, samples)}
+        return experience_of(outputs, derived), row
+
+    @timed
+    def mean_score(self, counts: dict[str, int], *payloads: Any) -> tuple[None, Figures]:
+        """The mean score of answers that nothing is trained on. payloads: of rollout and scorers, as in `assemble`."""
+        queue = iter(payloads)
+        parts = {group: [next(queue) for _ in range(count)] for group, count in counts.items()}
+        scores = [s for s in self._weighed(merge(parts["rollout"]), parts).scores if not math.isnan(s)]
+        return None, {"reward": sum(scores) / max(len(scores), 1), "scored": len(scores)}
+
+    def _weighed(self, rolled: Rollouts, parts: dict[str, list[Any]]) -> Weighed:
+        model, verdicts = (
+            {number: value for part in parts.get(group, []) for number, value in part.items()}
+            for group in ("reward", "function")
+        )
+        return weigh(self.settings.ppo.rewards, [prompt.domain for prompt in rolled.prompts], model, verdicts)
 
     @timed
     def keep(self, path: Path, *rollouts: Rollouts) -> tuple[None, Figures]:
@@ -85,7 +105,8 @@ def _samples(outputs: GroupOutputs, count: int) -> list[Figures]:
             "domain": rolled.prompts[i].domain,
             "prompt": rolled.prompts[i].ids,
             "response": rolled.responses[i],
-            "reward": outputs.scores[i],
+            "reward": None if math.isnan(outputs.scores[i]) else outputs.scores[i],
+            "parts": outputs.parts[i],
             "kl": kl[i],
         }
         for i in one_a_domain_first(rolled, count)

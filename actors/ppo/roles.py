@@ -11,6 +11,7 @@ from actors.group import Role
 from actors.ppo.critic import Critic, CriticSettings
 from actors.ppo.engines import VLLM_ENV, RolloutSettings, choose_backend
 from actors.ppo.experience import ExperienceMaker, ExperienceSettings
+from actors.ppo.functions import Functions, FunctionSettings
 from actors.ppo.policy import Policy, PolicySettings, PretrainMix
 from actors.ppo.reference import FrozenSettings, Reference
 from actors.ppo.reward import ChatIds, Reward, RewardSettings
@@ -22,13 +23,17 @@ from ilm_ray.config.fit import check_ppo_fits, gpus_of_groups, group_sizes, scor
 from ilm_ray.model.weights import load_shape
 from ilm_ray.training.plan.alignment_memory import Work, engine_room
 
+REWARDS = ("reward", "function")  # groups that score answers
+# Of a wait's deadline, for the functions of an iteration: a group that is late as a whole counts as lost.
+FUNCTION_SHARE = 0.5
+
 
 @dataclass(frozen=True)
 class Inputs:
     """Models, prompts and tokens that a run starts from."""
 
     policy: Path  # also the reference
-    reward: Path  # also the critic's body
+    reward: Path | None  # also the critic's body; None: no part of the reward is a model's, see `Inputs.judge`
     prompts: list[Prompt]
     chat: ChatIds
     pretrain: PretrainMix | None
@@ -37,10 +42,18 @@ class Inputs:
     loss_chunk: int  # tokens whose logits exist at once
     seed: int
     validation: Sequence[Prompt] = ()  # never trained on; without any, the last policy is the result
+    tokenizer: Path | None = None  # folder, for reward functions
+
+    @property
+    def judge(self) -> Path:
+        """The reward model. Raises ValueError where there is none."""
+        if self.reward is None:
+            raise ValueError("ppo.rewards has a part by=model, and the run's inputs have no reward model")
+        return self.reward
 
 
 def ppo_roles(ppo: PPOConfig, inputs: Inputs, folder: Path) -> list[Role]:
-    """The roles of a run, up to six: those that the settings need; experience is kept in `folder`.
+    """The roles of a run, up to seven: those that the settings need; experience is kept in `folder`.
 
     On GPUs every rank has a whole GPU, an engine `engine_gpus` of them, or each an equal share where there are fewer
     GPUs than ranks. With `colocate` the ranks of the same number share a GPU. `scorer_gpus` ranks hold a copy of the
@@ -60,9 +73,9 @@ def ppo_roles(ppo: PPOConfig, inputs: Inputs, folder: Path) -> list[Role]:
         room = engine_room(work, ppo, gpus) if gpus else None
         engine = replace(engine, room=room, sleeps=engines_sleep(ppo, gpus))
     policy = PolicySettings(ppo, inputs.policy, inputs.seed, micro, inputs.loss_chunk, inputs.pretrain)
-    critic = CriticSettings(ppo, inputs.reward, inputs.seed, micro)
+    critic = CriticSettings(ppo, inputs.reward or inputs.policy, inputs.seed, micro)
     reference = FrozenSettings(inputs.policy, micro, inputs.loss_chunk, ppo.precision, ppo.scorer_gpus)
-    span, scores = ppo.scorer_gpus, reward_settings(ppo, inputs)
+    span = ppo.scorer_gpus
     env = VLLM_ENV if backend == "vllm" else {}
     # On a GPU that others share an engine is built first and alone, while what is free does not change.
     later = 1 if engine.room else 0
@@ -71,14 +84,32 @@ def ppo_roles(ppo: PPOConfig, inputs: Inputs, folder: Path) -> list[Role]:
         Role("policy", Policy, policy, ppo.policy_ranks, gpus=gpu, rendezvous=True, turn=later),
         Role("critic", Critic, critic, ppo.critic_ranks, gpus=gpu, rendezvous=True, turn=later),
         Role("reference", Reference, reference, ppo.reference_ranks, gpus=gpu, copy_ranks=span, turn=later),
-        Role("reward", Reward, scores, ppo.reward_ranks, gpus=gpu, copy_ranks=span, turn=later),
+        *reward_roles(ppo, inputs, ppo.reward_ranks, gpu, later),
         Role("experience", ExperienceMaker, ExperienceSettings(ppo, folder)),
     ]
     return [role for role in roles if role.name != "critic" or ppo.has_critic]
 
 
+def reward_roles(ppo: PPOConfig, inputs: Inputs, ranks: int, gpu: float, turn: int = 0) -> list[Role]:
+    """The groups that score answers: reward model and functions, those that `ppo.rewards` has.
+
+    Raises ValueError where functions lack a tokenizer.
+    """
+    roles, span = list[Role](), ppo.scorer_gpus
+    if ppo.has_reward_model:
+        settings = reward_settings(ppo, inputs)
+        roles.append(Role("reward", Reward, settings, ranks, gpus=gpu, copy_ranks=span, turn=turn))
+    if ppo.functions:
+        if inputs.tokenizer is None:
+            raise ValueError("functions of ppo.rewards read texts, and the run's inputs have no tokenizer")
+        budget_s = FUNCTION_SHARE * ppo.deadline_s
+        functions = FunctionSettings(ppo.functions, inputs.tokenizer, inputs.chat.stop_ids, Path.cwd(), budget_s)
+        roles.append(Role("function", Functions, functions, ppo.function_ranks))
+    return roles
+
+
 def _check_split(ppo: PPOConfig, inputs: Inputs) -> None:
-    for folder in (inputs.policy, inputs.reward):
+    for folder in (inputs.policy, *([inputs.judge] if ppo.has_reward_model else [])):
         shape = load_shape(folder)
         if (reason := scorer_misfit(ppo, shape, shape.vocab_size)) is not None:
             raise UserError(f"{folder}: {reason}; set ppo.scorer_gpus to a number that does")
@@ -137,5 +168,5 @@ def rollout_settings(ppo: PPOConfig, inputs: Inputs, backend: str) -> RolloutSet
 def reward_settings(ppo: PPOConfig, inputs: Inputs) -> RewardSettings:
     """Settings of a reward rank."""
     return RewardSettings(
-        inputs.reward, inputs.micro_tokens, ppo.precision, inputs.chat, inputs.reward_context, ppo.scorer_gpus
+        inputs.judge, inputs.micro_tokens, ppo.precision, inputs.chat, inputs.reward_context, ppo.scorer_gpus
     )

@@ -80,13 +80,18 @@ def preference_rows(config: Config) -> list[JsonObject]:
 
 
 def prompt_rows(config: Config) -> list[JsonObject]:
-    """id, domain, prompt, and split where it has one. The reward model sets the domains that there may be."""
+    """id, domain, prompt; where it has them split, and metadata (an object) for reward functions.
+
+    The reward model sets the domains that there may be.
+    """
     path, setting = prompt_file(config), "ppo.prompts"
     rows = read_rows(path, ("id", "domain", "prompt"), setting)
     for number, row in enumerate(rows, 1):
         _check(row["prompt"], f"{setting}: {path} line {number}")
         if not isinstance(row["domain"], str) or not isinstance(row["id"], str | int):
             raise UserError(f"{setting}: {path} line {number}: id must be a text or number, domain a text; correct it")
+        if not isinstance(row.get("metadata", {}), dict):
+            raise UserError(f"{setting}: {path} line {number}: metadata must be an object; correct it")
     return rows
 
 

@@ -1,6 +1,6 @@
 """Settings of fine-tuning, the conditional reward model, PPO and online rounds."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -71,12 +71,35 @@ Estimator = Literal["gae", "grpo", "dr_grpo", "rloo", "reinforce++", "reinforce+
 COMPARES_GROUPS = ("grpo", "dr_grpo", "rloo", "reinforce++_baseline")
 
 
+class RewardPart(Section):
+    """A part of PPO's reward: a number for each answer, times `weight`; several are summed up."""
+
+    # model: the reward model. Rules: mathematics (the result against `answer` of the prompt's metadata), code (Python
+    # against `tests` there, in the sandbox), form (`pattern`), length (`least`, `most`), judge (`url`, `model`). Else
+    # `module:function`, called with prompt (messages), answer, metadata: a number, or a dict of numbers.
+    by: str = Field(pattern=r"^(model|mathematics|code|form|length|judge|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")
+    name: str = ""  # in logs; empty: as `by`
+    weight: float = 1.0
+    domains: list[str] | None = None  # answers to prompts of these domains alone; None: all
+    options: dict[str, Any] = {}  # further arguments of the rule or function
+    seconds: How[float] = Field(20.0, gt=0)  # for an answer; one without a verdict by then is not trained on
+
+    @property
+    def called(self) -> str:
+        return self.name or self.by
+
+    def judges(self, domain: str) -> bool:
+        return self.domains is None or domain in self.domains
+
+
 class PPOConfig(Section):
     """PPO (report section 4.2.3). Fields marked `ours` are not stated there."""
 
     prompts: ByContent[Place | None] = None  # JSON Lines
     policy: ByContent[Place | None] = None  # begins with this model instead of the SFT model
     reward_model: ByContent[Place | None] = None  # scores with this model; the stage `reward` is left out
+    rewards: list[RewardPart] = Field([RewardPart(by="model")], min_length=1)
+    function_ranks: How[Count] = 1  # that run the parts which are no model, a process each
     iterations: Count = 400
     prompts_per_iteration: Count = 512
     critic_warmup: CountOrZero = 50  # iterations with the policy frozen; counted on top of `iterations` (ours)
@@ -153,6 +176,15 @@ class PPOConfig(Section):
         return self.estimator == "gae"
 
     @property
+    def has_reward_model(self) -> bool:
+        return any(part.by == "model" for part in self.rewards)
+
+    @property
+    def functions(self) -> list[RewardPart]:
+        """Parts of the reward that are no model."""
+        return [part for part in self.rewards if part.by != "model"]
+
+    @property
     def warmup(self) -> int:
         """Iterations that train the critic alone."""
         return self.critic_warmup if self.has_critic else 0
@@ -161,6 +193,17 @@ class PPOConfig(Section):
     def answers(self) -> int:
         """Answers of an iteration."""
         return self.prompts_per_iteration * self.answers_per_prompt
+
+    @model_validator(mode="after")
+    def _rewards_differ(self) -> "PPOConfig":
+        names = [part.called for part in self.rewards]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"rewards has two parts called '{twice[0]}': give one another name")
+        if sum(part.by == "model" for part in self.rewards) > 1:
+            raise ValueError("rewards has by=model twice, and there is one reward model: leave one out")
+        if self.reward_model is not None and not self.has_reward_model:
+            raise ValueError("reward_model is named and no part of rewards is by=model: add one, or leave it out")
+        return self
 
     @model_validator(mode="after")
     def _groups_are_groups(self) -> "PPOConfig":

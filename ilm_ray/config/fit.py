@@ -98,7 +98,8 @@ def fewer_line(config: Config, fit: Config) -> str | None:
 
 def groups_of(ppo: PPOConfig) -> tuple[str, ...]:
     """Those of GROUPS that a run has; the engines are last."""
-    return tuple(name for name in GROUPS if name != "critic_ranks" or ppo.has_critic)
+    off = {"critic_ranks": not ppo.has_critic, "reward_ranks": not ppo.has_reward_model}
+    return tuple(name for name in GROUPS if not off.get(name))
 
 
 def group_sizes(ppo: PPOConfig) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from ilm_ray.base.errors import UserError
+from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.config.schema import Config, Start
 
 STAGES = (
@@ -51,6 +52,8 @@ def initial(config: Config, role: Role) -> Initial | None:
     if _named(config).get(role) is not None:
         return Initial(f"base/{role}", f"base/{role}")
     before: dict[Role, Start] = {"sft": "pretrain", "reward": "sft", "policy": "sft", "reward_model": "reward"}
+    if role == "reward_model" and not config.ppo.has_reward_model:
+        return None
     if (trained := before.get(role)) in _trained(config):
         return Initial(str(trained), f"{trained}/model")
     if role == "reward_model" or config.base is None:
@@ -158,8 +161,12 @@ def _trained(config: Config) -> tuple[Start, ...]:
     return tuple(
         stage
         for stage in STARTS[begun:]
-        if stage != "evaluation" and (stage != "reward" or config.ppo.reward_model is None)
+        if stage != "evaluation" and (stage != "reward" or _trains_reward_model(config.ppo))
     )
+
+
+def _trains_reward_model(ppo: PPOConfig) -> bool:
+    return ppo.has_reward_model and ppo.reward_model is None
 
 
 def _roles(config: Config) -> tuple[Role, ...]:
@@ -167,5 +174,6 @@ def _roles(config: Config) -> tuple[Role, ...]:
     trained = _trained(config)
     alone = () if "ppo" in trained or config.ppo.reward_model is None else ("reward_model",)
     of: dict[Start, tuple[Role, ...]] = {"pretrain": ("pretrain",), "sft": ("sft",), "reward": ("reward",)}
-    scored: tuple[Role, ...] = ("policy", "reward_model") if "ppo" in trained else ("policy", *alone)
+    judged: tuple[Role, ...] = ("reward_model",) if config.ppo.has_reward_model else ()
+    scored: tuple[Role, ...] = ("policy", *judged) if "ppo" in trained else ("policy", *alone)
     return (*(role for stage in trained for role in of.get(stage, ())), *scored)

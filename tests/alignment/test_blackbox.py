@@ -37,7 +37,9 @@ def group_outputs(seed: int = 0) -> GroupOutputs:
     # Of p0 and p1 two answers each.
     prompts = [Prompt(f"p{i % 3}", ("code", "helpful", "maths")[i % 3], [1, 2 + i % 3]) for i in range(5)]
     rolled = Rollouts(prompts, [list(range(10, 10 + n)) for n in lengths], drawn(1.0), 3)
-    return GroupOutputs(rolled, masks, drawn(1.0), drawn(1.0), drawn(0.5), torch.randn(5, generator=generator).tolist())
+    old, reference, values = drawn(1.0), drawn(1.0), drawn(0.5)
+    scores = torch.randn(5, generator=generator).tolist()
+    return GroupOutputs(rolled, masks, old, reference, values, scores, [{"model": s} for s in scores])
 
 
 GROUPS = {"answers_per_prompt": 2, "correction": "truncate", "correction_bound": 1.1, "overlong_buffer": 6}

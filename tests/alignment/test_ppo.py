@@ -170,7 +170,7 @@ def test_experience_from_hand_made_numbers() -> None:
     reference = [torch.tensor([-1.5, -2.0]), torch.tensor([-1.5])]
     values = [torch.tensor([0.1, 0.2]), torch.tensor([0.3])]
     outputs = GroupOutputs(
-        rolled, [torch.ones(len(o), dtype=torch.bool) for o in old], old, reference, values, [2.0, -1.0]
+        rolled, [torch.ones(len(o), dtype=torch.bool) for o in old], old, reference, values, [2.0, -1.0], [{}, {}]
     )
     derived = derive(settings_, outputs)
     experience, row = experience_of(outputs, derived), figures(settings_, outputs, derived)

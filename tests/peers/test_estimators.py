@@ -132,7 +132,7 @@ def test_openrlhfs_gspo_is_ours_with_one_advantage_a_sequence(name: str) -> None
 @pytest.mark.parametrize("level", ["token", "sequence"])
 @pytest.mark.parametrize("how", ["truncate", "mask"])
 def test_importance_weights_are_verls(how: str, level: str, name: str) -> None:
-    """Its mask is IcePop's, within both bounds. Where nothing is counted its weights are 0 and ours 1: neither counts."""
+    """Its mask is IcePop's, within both bounds. Behind the mask its weights are 0 and ours 1: neither counts."""
     c = case(MASKS[name], 14)
     from verl.trainer.ppo.rollout_corr_helper import (  # type: ignore[import-not-found,unused-ignore]
         compute_rollout_correction_weights,

@@ -31,6 +31,7 @@ class GroupOutputs:
     reference: list[Tensor]
     values: list[Tensor]  # zeros where there is no critic
     scores: list[float]  # NaN: the answer has none, and nothing is trained on it
+    parts: list[dict[str, float]]  # of each score, by name, not yet weighed
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ def figures(ppo: PPOConfig, outputs: GroupOutputs, derived: Derived) -> dict[str
         "tokens": sum(map(len, rolled.sequences)),
         "entropy": -float(torch.cat(outputs.old).mean()),  # mean surprise of the sampled tokens
         "logprob_gap": float(gaps.abs().mean()),
+        "reward_parts": _parts_by_domain(outputs),
         "unscored": sum(map(math.isnan, scores)),
         "trained_share": float(counted.float().mean()),
         "version": rolled.version,
@@ -179,6 +181,16 @@ def figures(ppo: PPOConfig, outputs: GroupOutputs, derived: Derived) -> dict[str
 def _by_domain(figure: list[float], rolled: Rollouts) -> dict[str, float]:
     domains = sorted({p.domain for p in rolled.prompts})
     return {d: _mean([f for f, p in zip(figure, rolled.prompts, strict=True) if p.domain == d]) for d in domains}
+
+
+def _parts_by_domain(outputs: GroupOutputs) -> dict[str, dict[str, float]]:
+    """Part -> domain -> its mean there, over the answers that have it."""
+    domains = [prompt.domain for prompt in outputs.rolled.prompts]
+    found: dict[str, dict[str, list[float]]] = {}
+    for parts, domain in zip(outputs.parts, domains, strict=True):
+        for name, value in parts.items():
+            found.setdefault(name, {}).setdefault(domain, []).append(value)
+    return {name: {d: _mean(row[d]) for d in sorted(row)} for name, row in sorted(found.items())}
 
 
 def sequence_kl(outputs: GroupOutputs) -> list[float]:

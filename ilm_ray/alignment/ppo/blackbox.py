@@ -1,9 +1,9 @@
 """The black box of PPO: an iteration's experience as one Parquet file, and its arithmetic done again from there.
 
 `<run>/ppo/rollouts/iteration-NNNNNN.parquet`, a row a rollout. Outputs of the groups: iteration, version, prompt_id,
-domain, prompt, response (token ids), mask, behaviour, old_logprob, ref_logprob, value (one number a response token),
-score. Derived: kl, reward, advantage, return, weight, trained. The settings of the arithmetic and the losses are in the
-metadata.
+domain, prompt, response (token ids), row (see `Prompt`), mask, behaviour, old_logprob, ref_logprob, value (one number a
+response token), score and its parts by name. Derived: kl, reward, advantage, return, weight, trained. The settings of
+the arithmetic and the losses are in the metadata.
 """
 
 import json
@@ -77,6 +77,7 @@ def write(ppo_folder: Path, iteration: int, ppo: PPOConfig, outputs: GroupOutput
         "iteration": pa.array([iteration] * count, pa.int32()),
         **rollout_file.columns(rolled),
         "score": pa.array(outputs.scores, pa.float64()),
+        "parts": pa.array([list(p.items()) for p in outputs.parts], pa.map_(pa.string(), pa.float64())),
         "mask": rollout_file.marks(outputs.masks),
         "trained": rollout_file.marks(derived.masks),
         **{name: rollout_file.numbers(parts) for name, parts in per_token.items()},
@@ -114,6 +115,7 @@ def read(ppo_folder: Path, iteration: int) -> Box:
             rollout_file.tensors(rows["ref_logprob"]),
             rollout_file.tensors(rows["value"]),
             rows["score"],
+            [dict(parts) for parts in rows["parts"]],
         )
         names = ("kl", "reward", "advantage", "return", "weight")
         kl, rewards, advantages, returns, weights = (rollout_file.tensors(rows[name]) for name in names)
@@ -163,7 +165,12 @@ def lines(box: Box, tokenizer: AnyTokenizer, samples: int) -> Iterator[str]:
             continue
         left[prompt.domain] -= 1
         yield ""
-        yield f"{prompt.domain}  {prompt.id}  score {outputs.scores[number]:.4f}  {len(response)} tokens"
+        score = outputs.scores[number]
+        told = "none" if math.isnan(score) else f"{score:.4f}"
+        yield f"{prompt.domain}  {prompt.id}  score {told}  {len(response)} tokens"
+        yield "  parts: " + ", ".join(f"{name} {value:.4g}" for name, value in outputs.parts[number].items())
+        if (metadata := json.loads(prompt.row).get("metadata")) is not None:
+            yield f"  metadata: {json.dumps(metadata, ensure_ascii=False)[:TEXT_SHOWN]}"
         yield f"  prompt: {tokenizer.decode(prompt.ids)[:TEXT_SHOWN]}"
         yield f"  answer: {tokenizer.decode(response)[:TEXT_SHOWN]}"
         yield f"  {'token':<16}{'kl':>10}{'reward':>10}{'value':>10}{'advantage':>11}{'return':>10}"

@@ -1,7 +1,8 @@
 """Advantages without a critic, and the corrections around them that groups of answers and other samplers need.
 
 Sources: GRPO (DeepSeekMath, arXiv 2402.03300), its form without the deviation (Dr. GRPO, 2503.20783), RLOO
-(2402.14740), REINFORCE++ (2501.03262), soft penalty of overlong answers and groups with equal scores (DAPO, 2503.14476), sequence
+(2402.14740), REINFORCE++ (2501.03262), soft penalty of overlong answers and groups with equal scores (DAPO,
+2503.14476), sequence
 ratios (GSPO, 2507.18071), truncated and masked importance weights (IMPALA's rho, 1802.01561, between two engines with
 the same weights). A score of NaN stands for an answer without a score: it takes no part in its group.
 """
@@ -93,7 +94,7 @@ def sequence_log_ratio(log_ratio: Tensor, lengths: Sequence[int]) -> Tensor:
 def importance_weights(
     policy: Sequence[Tensor], sampler: Sequence[Tensor], masks: Sequence[Tensor], how: str, level: str, bound: float
 ) -> list[Tensor]:
-    """Weights policy / sampler of tokens that the sampler drew, one tensor (tokens) a sequence; 1 where masks are False.
+    """Weights policy / sampler of tokens that the sampler drew, a tensor (tokens) a sequence; 1 where masks are False.
 
     policy, sampler: log-probabilities. level: `token`, or `sequence`, whose ratio is the product over its tokens, at
     all of them. how: `truncate` holds them at `bound` at most; `mask` makes those beyond `bound` or below 1 / `bound`

@@ -17,6 +17,8 @@ class Prompt:
     id: str
     domain: str
     ids: list[int]
+    # What reward functions are given beside the answer, a JSON object: `prompt` (messages) and `metadata`.
+    row: str = "{}"
 
 
 @dataclass(frozen=True)

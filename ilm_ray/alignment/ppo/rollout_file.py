@@ -1,6 +1,6 @@
-"""Rollouts as Parquet, a row each: prompt_id, domain, prompt and response (token ids), behaviour, version.
+"""Rollouts as Parquet, a row each: prompt_id, domain, prompt and response (token ids), row, behaviour, version.
 
-A number a response token: `behaviour`, see `Rollouts`.
+A number a response token: `behaviour`, see `Rollouts`. row: see `Prompt`.
 """
 
 from pathlib import Path
@@ -23,6 +23,7 @@ def columns(rolled: Rollouts) -> dict[str, pa.Array]:
         "prompt_id": pa.array([p.id for p in rolled.prompts]),
         "domain": pa.array([p.domain for p in rolled.prompts]),
         "prompt": pa.array([p.ids for p in rolled.prompts], pa.list_(pa.int32())),
+        "row": pa.array([p.row for p in rolled.prompts]),
         "response": pa.array(rolled.responses, pa.list_(pa.int32())),
         "behaviour": numbers(rolled.behaviour),
     }
@@ -31,7 +32,7 @@ def columns(rolled: Rollouts) -> dict[str, pa.Array]:
 def rollouts_of(rows: dict[str, list[Any]]) -> Rollouts:
     """From columns as Python lists. Raises KeyError, TypeError or ValueError where they are no rollouts."""
     return Rollouts(
-        [Prompt(*row) for row in zip(rows["prompt_id"], rows["domain"], rows["prompt"], strict=True)],
+        [Prompt(*row) for row in zip(*(rows[n] for n in ("prompt_id", "domain", "prompt", "row")), strict=True)],
         rows["response"],
         tensors(rows["behaviour"]),
         rows["version"][0],

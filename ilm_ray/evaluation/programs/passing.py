@@ -12,7 +12,7 @@ AT_ONCE = 2
 
 def pass_rate(programs: Sequence[str], limits: ProgramLimits, metric: str) -> dict[str, Any]:
     """Per cent of the Python programs that reach their end under `metric`, and the outcome of each as `details`."""
-    return judged(programs, lambda program: _reaches_end(program, limits), metric)
+    return judged(programs, lambda program: reaches_end(program, limits), metric)
 
 
 def judged(programs: Sequence[str], judge: Callable[[str], tuple[bool, Outcome]], metric: str) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def judged(programs: Sequence[str], judge: Callable[[str], tuple[bool, Outcome]]
     return {metric: 100 * sum(passed for passed, _ in outcomes) / max(len(programs), 1), "details": details}
 
 
-def _reaches_end(program: str, limits: ProgramLimits) -> tuple[bool, Outcome]:
+def reaches_end(program: str, limits: ProgramLimits) -> tuple[bool, Outcome]:
     """An exit before the tests, with code 0, is no pass: the last line must have been printed."""
     word = secrets.token_hex(16)
     outcome = run_in_sandbox(f"{program}\nprint('\\n{word}')\n", "", limits)
