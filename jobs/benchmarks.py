@@ -67,7 +67,7 @@ def _sources(config: Config) -> dict[str, str]:
 
 
 def _work(context: Context) -> Result:
-    from actors.evaluator import ModelUnderTest, plan_sets, run_sets, scored
+    from actors.evaluator import ModelUnderTest, SetOf, plan_sets, run_sets, scored
     from ilm_ray.evaluation.needle_run import ServedModel, read_haystacks, run_needles
 
     config, chosen = context.config, context.config.benchmarks
