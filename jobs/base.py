@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 # Tokenizers of one vocabulary that give this the same ids are taken for one: words, code, four scripts, an emoji.
 PROBE = "Hello, world! 1234567 naïve\n\tdef f(x):\n        return x ** 2\n你好，世界。こんにちは Привет 🙂"
 
+CHAT = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "world"}]
+
 
 def stages(config: Config) -> list[Stage]:
     """A stage for each model that the settings name and that this run needs."""
@@ -70,6 +72,8 @@ def _sources(name: str, config: Config) -> dict[str, str]:
 
 def _check(source: Path, model: Brought, tokens: Path | None) -> None:
     """Raise UserError unless the model can play its roles in this run, with the tokenizer in `tokens`."""
+    from ilm_ray.data.tokenizer.brought import BroughtTokenizer
+    from ilm_ray.data.tokenizer.chat import encode_chat
     from ilm_ray.data.tokenizer.opening import holds_tokenizer, open_tokenizer, require_fit
 
     checkpoint, where = _opened(source), f"{model.setting}={model.place}"
@@ -83,6 +87,8 @@ def _check(source: Path, model: Brought, tokens: Path | None) -> None:
         return
     tokenizer = open_tokenizer(tokens)
     require_fit(tokenizer, checkpoint.shape.vocab_size, where)
+    if isinstance(tokenizer, BroughtTokenizer) and tokenizer.template is not None:
+        encode_chat(tokenizer, CHAT)  # a template that is broken or hostile is refused now, not in the first worker
     if source != tokens and holds_tokenizer(source) and not _same(open_tokenizer(source), tokenizer):
         raise UserError(f"{where} has another tokenizer than {tokens}, which gives the run its own")
 

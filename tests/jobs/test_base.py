@@ -114,6 +114,7 @@ def test_a_model_is_skipped_until_its_files_change(models: Path, tmp_path: Path)
         (["from=sft", "base={m}"], "config.json"),
         (["from=sft", "base=hf://onlyaname"], "'hf://onlyaname' is no model of the Hub"),
         (["from=ppo", "base={m}/untalkative", "ppo.reward_model={m}/odd"], "odd has another tokenizer than"),
+        (["from=sft", "base={m}/hostile"], "hostile: the chat template says: OverflowError"),
         (["from=sft", "base={m}/small"], "small has embeddings for 64 tokens and its tokenizer 403"),
     ],
 )
@@ -125,6 +126,11 @@ def test_what_does_not_fit_is_refused_before_anything_runs(models: Path, words: 
         last = sorted(content["model"]["vocab"].items(), key=lambda item: item[1])[-2:]
         content["model"]["vocab"] |= {last[0][0]: last[1][1], last[1][0]: last[0][1]}  # two ids change places
         path.write_text(json.dumps(content))
+    if "hostile" in line:
+        toy_model(models / "hostile")
+        path = models / "hostile" / "tokenizer_config.json"
+        endless = "{% for i in range(10**9) %}x{% endfor %}"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": endless}))
     if "small" in line:
         toy_model(models / "small", vocab_size=64, eos_token_id=2, pad_token_id=2)
     config = _config(models, *(word.format(m=models) for word in words))
