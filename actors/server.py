@@ -6,19 +6,19 @@ the actor ends.
 
 import contextlib
 import ctypes
+import http.client
 import os
 import signal
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from typing import IO
 
 import psutil
 
 from actors.ppo.engines import VLLM_ENV
 from ilm_ray.base.errors import UserError
+from ilm_ray.base.http import opened
 from ilm_ray.serving.command import GRACE_S, ServerSettings, command, environment
 
 POLL_S = 0.2
@@ -41,6 +41,15 @@ class Server:
         Raises UserError where the port is taken, RuntimeError with the end of its log where it ends or is silent.
         """
         until = time.monotonic() + deadline_s
+        self.begin()
+        while (url := self.ready()) is None:
+            if time.monotonic() > until:
+                raise self.late(deadline_s)
+            time.sleep(POLL_S)
+        return url
+
+    def begin(self) -> None:
+        """Start the child; `ready` says when it answers, so that whoever waits can end it meanwhile."""
         library = ctypes.CDLL(None)
         self.child = subprocess.Popen(
             command(self.settings),
@@ -50,17 +59,22 @@ class Server:
             env=os.environ | VLLM_ENV | environment(self.settings),
             preexec_fn=lambda: library.prctl(_SET_PDEATHSIG, signal.SIGTERM),
         )
-        while True:
-            self.check()
-            port = _listening(self.child.pid)
-            if port is not None and _healthy(f"{_base(self.settings.host, port)}/health"):
-                self.url = _base(self.settings.host, port)
-                return self.url
-            if time.monotonic() > until:
-                tail = self.tail()
-                self.stop()
-                raise RuntimeError(f"{tail}\nthe server of {self.settings.name} is not up after {deadline_s:g} s")
-            time.sleep(POLL_S)
+
+    def ready(self) -> str | None:
+        """The child's base URL, None while it does not answer. Raises as `check` does."""
+        self.check()
+        assert self.child is not None
+        port = _listening(self.child.pid)
+        if port is not None and _healthy(f"{_base(self.settings.host, port)}/health"):
+            self.url = _base(self.settings.host, port)
+            return self.url
+        return None
+
+    def late(self, deadline_s: float) -> RuntimeError:
+        """Stops the child, which was not up in time; the error to raise, with the end of its log."""
+        tail = self.tail()
+        self.stop()
+        return RuntimeError(f"{tail}\nthe server of {self.settings.name} is not up after {deadline_s:g} s")
 
     def check(self) -> None:
         """Raises where the child has ended."""
@@ -109,7 +123,7 @@ def _base(host: str, port: int) -> str:
 
 def _healthy(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2.0) as answer:
+        with opened(url, 2.0) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+    except (OSError, http.client.HTTPException):  # URLError is an OSError
         return False

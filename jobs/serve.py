@@ -4,25 +4,29 @@
 
 Routes: /v1/chat/completions, /v1/completions (with echo, logprobs and max_tokens=0 it scores a text), /v1/models,
 /health, /metrics. Only this machine reaches it unless `serve.host` says otherwise; it asks for no key, so another host
-should be a network that you trust. Runs until SIGINT or SIGTERM, lets running answers end, and prints one JSON line.
-Exit codes: 0 stopped, 2 bad input, 1 anything else.
+should be a network that you trust. Runs until SIGINT or SIGTERM, lets running answers end for up to 20 s, and prints
+one JSON line; while the model loads either signal ends it at once. Exit codes: 0 stopped, 2 bad input, 1 anything else.
 """
 
+import contextlib
 import os
 import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.config.serving import ServeConfig
+from ilm_ray.run.stopping import SIGNALS, Stopped
 from jobs.frame.cluster import gpus_of_node, join_cluster, start_local_ray
 from jobs.frame.command import Parser, run_command, settings_of
 
 CHECK_S = 5.0
+START_CHECK_S = 0.5
 STOP_DEADLINE_S = 60.0
 
 
@@ -37,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if config.model is None:
             raise UserError("serve.model is not set; give a stage of a run or an exported folder: serve.model=DIR")
         is_exported(Path(config.model))  # refuses what is no model, before Ray starts
-        with tempfile.TemporaryDirectory(prefix="ilm-serve-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="ilm-serve-") as scratch, contextlib.suppress(Stopped):
             _serve(config, Path(config.model), Path(scratch), summary)
 
     return run_command("serve", work)
@@ -56,9 +60,6 @@ def _serve(config: ServeConfig, model: Path, scratch: Path, summary: dict[str, A
         join_cluster()
     else:
         start_local_ray(include_dashboard=False)
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):  # after Ray has started: it sets handlers that abort
-        signal.signal(number, lambda *_: stopped.set())
     try:
         # A cluster's other nodes do not have the exported folder: the actor stays on this one.
         node = ray.get_runtime_context().get_node_id()
@@ -67,9 +68,14 @@ def _serve(config: ServeConfig, model: Path, scratch: Path, summary: dict[str, A
         settings = server_settings(config, folder, name, backend, devices)
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, False)
         placed = ray.remote(Server).options(num_cpus=1, num_gpus=devices.gpus, scheduling_strategy=here)
+        stopped = threading.Event()
+        for number in SIGNALS:  # from here on somebody looks
+            signal.signal(number, lambda *_: stopped.set())
         server = placed.remote(settings)
         try:
-            url = ray.get(server.start.remote(config.deadline_s), timeout=config.deadline_s + 60)
+            url = _url_of(server, config.deadline_s, stopped)
+            if url is None:
+                return
             summary |= {"url": url, "model": name}
             where = f"on {devices.gpus} GPU(s)" if devices.gpus else "on a CPU"
             print(
@@ -83,6 +89,21 @@ def _serve(config: ServeConfig, model: Path, scratch: Path, summary: dict[str, A
             ray.get(server.stop.remote(), timeout=STOP_DEADLINE_S)
     finally:
         ray.shutdown()
+
+
+def _url_of(server: Any, deadline_s: float, stopped: threading.Event) -> str | None:
+    """The base URL of a server once it answers; None where the end was asked for before."""
+    import ray
+
+    ray.get(server.begin.remote(), timeout=STOP_DEADLINE_S)
+    until = time.monotonic() + deadline_s
+    while not stopped.wait(START_CHECK_S):
+        url: str | None = ray.get(server.ready.remote(), timeout=STOP_DEADLINE_S)
+        if url is not None:
+            return url
+        if time.monotonic() > until:
+            raise ray.get(server.late.remote(deadline_s), timeout=STOP_DEADLINE_S)
+    return None
 
 
 if __name__ == "__main__":

@@ -196,9 +196,12 @@ class Haystack:
 
 
 def score(answer: str, needle: Needle) -> float:
-    """Share of the wanted facts in the answer, 0 to 1. Case and width of characters do not matter."""
+    """Share of the wanted facts in the answer, 0 to 1. Case and width of characters do not matter; a number counts as
+    a whole: 431 is not in 14310, nor in 431.5."""
     plain_answer = _plain(answer)
-    return sum(any(_plain(form) in plain_answer for form in forms) for forms in needle.wanted) / len(needle.wanted)
+    return sum(any(_holds(plain_answer, _plain(form)) for form in forms) for forms in needle.wanted) / len(
+        needle.wanted
+    )
 
 
 def chosen(language: Language, length: int, depth: int, trials: int, seed: int) -> list[int]:
@@ -227,6 +230,13 @@ def grid_means(scores: dict[tuple[int, int], Sequence[float]], columns: int, row
         if values:
             means[row][column] = 100 * sum(values) / len(values)
     return means
+
+
+def _holds(text: str, form: str) -> bool:
+    """`form` in `text`, not within a longer number where it is one."""
+    before = r"(?<![\d])(?<!\d[.,])" if form[0].isdigit() else ""
+    behind = r"(?!\d)(?![.,]\d)" if form[-1].isdigit() else ""
+    return re.search(f"{before}{re.escape(form)}{behind}", text) is not None
 
 
 def _plain(text: str) -> str:

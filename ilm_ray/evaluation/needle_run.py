@@ -15,6 +15,7 @@ import aiohttp
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import write_text_atomic
+from ilm_ray.base.http import ATTEMPTS, comes_later, pause_s
 from ilm_ray.data.tokenizer.opening import open_tokenizer
 from ilm_ray.evaluation.needle import NEEDLES, Count, Haystack, chosen, depths, grid_means, language_of, score
 from ilm_ray.evaluation.results import SetResult
@@ -26,8 +27,6 @@ LEAST_TOKENS = 256  # a needle, its question, their frame, the template and the 
 TEMPLATE_TOKENS = 16  # what a chat template sets around the one message
 BYTES_A_TOKEN = 3  # where no tokenizer is known, as for the other benchmarks
 AT_ONCE = 8
-ATTEMPTS = 3
-PAUSE_S = 1.0  # before the second attempt, twice as long before the third
 SAMPLES = 3
 SHOWN_CHARS = 600  # of a prompt's end
 
@@ -166,18 +165,24 @@ async def _ask(session: aiohttp.ClientSession, name: str, prompt: str) -> str:
     body: dict[str, Any] = {"model": name, "messages": [{"role": "user", "content": prompt}]}
     body |= {"max_tokens": ANSWER_TOKENS, "temperature": 0.0}
     why = ""
+    wait: str | None = None
     for attempt in range(ATTEMPTS):
-        await asyncio.sleep(PAUSE_S * attempt)
+        if attempt:
+            await asyncio.sleep(pause_s(attempt, wait))
+        wait = None
         try:
             async with session.post("v1/chat/completions", json=body) as answer:
                 if answer.status == 200:
                     return (await answer.json())["choices"][0]["message"]["content"] or ""
                 why = f"answered {answer.status}: {(await answer.text())[:300]}"
-                if answer.status < 500:
+                wait = answer.headers.get("Retry-After")
+                if not comes_later(answer.status):
                     break
         except TimeoutError:
             why = f"did not answer within {session.timeout.total:g} s"
             break
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            why = f"answered what is no completion, or cut ({type(error).__name__}: {error})"
         except aiohttp.ClientError as error:
             why = f"did not answer ({type(error).__name__}: {error})"
     raise NeedleError(f"the endpoint {why}; a prompt of {len(prompt)} characters; cells already answered are kept")

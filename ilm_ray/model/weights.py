@@ -62,6 +62,16 @@ def read_about(folder: Path) -> dict[str, str]:
         raise UserError(f"{path} cannot be read ({error}); run again what wrote it, or copy it anew") from None
 
 
+def tensor_names(folder: Path) -> set[str]:
+    """The names of a folder's tensors. Raises UserError where they cannot be read."""
+    path = folder / "model.safetensors"
+    try:
+        with safe_open(path, framework="pt") as file:
+            return set(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read ({error}); run again what wrote it, or copy it anew") from None
+
+
 CPU = torch.device("cpu")
 
 

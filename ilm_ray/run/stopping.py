@@ -25,6 +25,28 @@ def stop_at_once(number: int, frame: FrameType | None) -> NoReturn:
 
 
 @contextmanager
+def handlers_kept() -> Iterator[None]:
+    """After the context SIGNALS have the handlers of before: libraries set their own when they start."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Inside the context SIGNALS end the work at once: the one place where a job sets its handlers."""
+    with handlers_kept():
+        if threading.current_thread() is threading.main_thread():  # no other thread gets signals
+            for number in SIGNALS:
+                signal.signal(number, stop_at_once)
+        yield
+
+
+@contextmanager
 def stop_after_checkpoint(folder: Path) -> Iterator[None]:
     """Inside the context the first of SIGNALS leaves ASKED in `folder` for the training's ranks and restores handlers.
 

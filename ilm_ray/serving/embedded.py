@@ -118,7 +118,7 @@ class Embedded:
     async def completions(self, request: web.Request) -> web.StreamResponse:
         try:
             params: CompletionRequest = protocol.checked(CompletionRequest, await _json(request), self.name)
-            prompts = self._prompts(params.prompt)
+            prompts = self._prompts(params)
             if params.stream and (len(prompts) > 1 or params.echo):
                 raise Refused(400, "stream: one prompt without echo at a time")
             for ids in prompts:
@@ -146,9 +146,11 @@ class Embedded:
         body = protocol.envelope("text_completion", *head, choices)
         return web.json_response(body | {"usage": protocol.usage(sum(map(len, prompts)), new)})
 
-    def _prompts(self, prompt: Any) -> list[list[int]]:
+    def _prompts(self, params: CompletionRequest) -> list[list[int]]:
+        prompt: Any = params.prompt
         many = prompt if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else [prompt]
-        prompts = [self.tokenizer.encode(p, add_special_tokens=False) if isinstance(p, str) else p for p in many]
+        begin = params.add_special_tokens
+        prompts = [self.tokenizer.encode(p, add_special_tokens=begin) if isinstance(p, str) else p for p in many]
         if any(not 0 <= i < self.model.shape.vocab_size for ids in prompts for i in ids):
             raise Refused(400, f"prompt: token ids must be below {self.model.shape.vocab_size}")
         return prompts

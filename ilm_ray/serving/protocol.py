@@ -65,6 +65,7 @@ class CompletionRequest(GenerationRequest):
     prompt: _Prompt
     max_tokens: int = Field(16, ge=0)
     echo: bool = False
+    add_special_tokens: bool = True  # vLLM's name: a text begins as documents of the model's training did
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
 
 

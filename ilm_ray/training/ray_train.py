@@ -89,7 +89,7 @@ def run_training(
         ),
         # A name of its own for each run: Ray Train silently resumes a run whose name it has seen.
         run_config=RunConfig(
-            name=f"{context.run_dir.name}-{folder.name}-{time.time_ns()}",
+            name=f"{plain_name(context.run_dir.name)}-{folder.name}-{time.time_ns()}",
             storage_path=str(folder / "ray_train"),
             failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=3),
             callbacks=[_KeepsExceptions(attempts)],
@@ -271,6 +271,11 @@ class _Beside:
     def _append(self, row: dict[str, Any]) -> None:
         with (self.folder / "beside.jsonl").open("a", encoding="utf-8") as out:
             out.write(json.dumps(row) + "\n")
+
+
+def plain_name(name: str) -> str:
+    """`name` as Ray Train takes it: letters, digits, - and _ of ASCII; "run" where none is left."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:40] or "run"
 
 
 def _failure_message(error: Exception) -> str:

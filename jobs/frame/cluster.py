@@ -8,6 +8,7 @@ from typing import Any
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config
 from ilm_ray.run.gpus import Gpu, listed_gpus, weakest
+from ilm_ray.run.stopping import handlers_kept
 from ilm_ray.training.plan.fits import Machine
 
 CONNECT_S = 10.0
@@ -51,8 +52,6 @@ class LocalRay:
 def join_cluster(**options: Any) -> None:
     """Join the cluster at RAY_ADDRESS, by `ray.init` with `options`. Raises UserError if nothing answers there, which
     Ray would find out after a quarter of an hour."""
-    import ray
-
     address = os.environ["RAY_ADDRESS"]
     host, _, port = address.rpartition(":")
     if port.isdigit() and "://" not in host:  # not "auto", or another form of Ray's
@@ -63,20 +62,27 @@ def join_cluster(**options: Any) -> None:
                 f"no Ray answers at RAY_ADDRESS={address} ({error.strerror or error}); start that cluster (again), "
                 "or unset RAY_ADDRESS to have a Ray of this job's own"
             ) from None
-    ray.init(logging_level="warning", log_to_driver=False, **options)
+    _init(**options)
 
 
 def start_local_ray(**options: Any) -> None:
     """A Ray of this process, by `ray.init` with `options`, that no other machine reaches: its metrics ask for no token,
     and nothing does where RAY_AUTH_MODE=disabled."""
-    import ray
     from ray._private import ray_constants
 
     # Ray listens at its node's address, which is loopback only where it rules out clusters of several machines. Its
     # own processes read the variable; this one did so when Ray was imported.
     os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
-    ray.init(address="local", logging_level="warning", log_to_driver=False, **options)
+    _init(address="local", **options)
+
+
+def _init(**options: Any) -> None:
+    """`ray.init`, which sets handlers of signals that abort, with the handlers of before."""
+    import ray
+
+    with handlers_kept():
+        ray.init(logging_level="warning", log_to_driver=False, **options)
 
 
 def machine() -> Machine:

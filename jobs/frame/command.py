@@ -23,7 +23,7 @@ from ilm_ray.base.files import write_text_atomic
 from ilm_ray.config import Config, load_config
 from ilm_ray.config.load import PRESETS
 from ilm_ray.config.run_folder import DEFAULT_PRESET, choose_settings
-from ilm_ray.run.stopping import EXIT_CODE, Stopped
+from ilm_ray.run.stopping import EXIT_CODE, Stopped, stopped_by_signals
 
 ROOM_BYTES = 2**20  # a disk with less is full
 
@@ -93,7 +93,8 @@ def run_command(job: str, work: Callable[[dict[str, Any]], None], evidence: bool
     """
     summary: dict[str, Any] = {}
     try:
-        work(summary)
+        with stopped_by_signals():
+            work(summary)
         status, code = "done", 0
     except UserError as error:
         line = str(getattr(error, "cause", error))  # one that was raised in Ray comes with the traceback of its task

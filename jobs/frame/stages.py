@@ -6,7 +6,6 @@ its tokenizer run first.
 """
 
 import contextlib
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +22,6 @@ from ilm_ray.run.journal import Journal
 from ilm_ray.run.lock import only_driver, require_free
 from ilm_ray.run.manifest import Manifest
 from ilm_ray.run.stage import Stage, check_run_dir, run_stage
-from ilm_ray.run.stopping import SIGNALS, stop_at_once
 from ilm_ray.training.plan.fits import require_fit
 from jobs.frame.cluster import LocalRay, check_gpus_work, machine
 from jobs.frame.command import Parser, one_line, run_command
@@ -119,8 +117,6 @@ def _run_stages(
         if off := {setting: why for setting, why in steps_off(config).items() if why == NO_PRETRAINING}:
             print(f"{job}: {off_line(off)}", file=sys.stderr)
             journal.event("note", why=off_line(off))
-        for number in SIGNALS:  # after Ray has set its own
-            signal.signal(number, stop_at_once)
         done = {}
         try:
             with Wardens(config.ray.hang_s, lambda line: journal.event("note", why=line)):

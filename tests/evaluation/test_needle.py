@@ -217,3 +217,31 @@ def test_lengths_beyond_the_context_are_refused_before_anything_runs(tmp_path: P
     words_of = [f"data={tmp_path}", "suite=long", "context=4096", f"haystack={tmp_path}", "needle_lengths=[8192]"]
     with pytest.raises(UserError, match=r"needle_lengths.*the context of 4096"):
         STAGE.sources(load_config("nano", None, [f"benchmarks.{word}" for word in words_of]))
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("431", 1.0),
+        ("He counted 431 steps.", 1.0),
+        ("431, he said", 1.0),
+        ("four hundred and thirty-one", 1.0),
+        ("14310", 0.0),
+        ("4317 steps", 0.0),
+        ("1,431 steps", 0.0),
+        ("431.5", 0.0),
+        ("0.431", 0.0),
+        ("４３１ steps", 1.0),
+    ],
+)
+def test_a_number_counts_as_a_whole(answer: str, expected: float) -> None:
+    needle = next(n for n in NEEDLES["en"] if "431" in n.text)
+    assert score(answer, needle) == expected
+
+
+def test_every_needles_own_sentence_has_all_its_facts() -> None:
+    for needles in NEEDLES.values():
+        for needle in needles:
+            assert score(needle.text, needle) == 1.0
+            for forms in needle.wanted:
+                assert all(score(f"{form}。", needle) > 0 for form in forms)

@@ -68,6 +68,14 @@ def make_stopping(config: Config, run_dir: Path) -> StoppingItsDriver:
     return StoppingItsDriver(run_dir)
 
 
+@pytest.mark.long
+def test_a_run_folder_may_have_any_name() -> None:
+    from ilm_ray.training.ray_train import plain_name
+
+    for name, plain in {"中文": "run", "a b/c": "a-b-c", "": "run", "x" * 200: "x" * 40, "run_1-b": "run_1-b"}.items():
+        assert plain_name(name) == plain
+
+
 @pytest.mark.slow
 def test_a_stopped_driver_leaves_a_checkpoint_and_goes_on_from_it(local_ray: None, tmp_path: Path) -> None:
     config = load_config("nano", None, ["training.clip_norm=0.5"])
@@ -96,7 +104,8 @@ def make_task(config: Config, run_dir: Path) -> DyingOnce:
 @pytest.mark.slow
 def test_a_killed_worker_costs_no_result(local_ray: None, tmp_path: Path) -> None:
     config = load_config("nano", None, ["training.clip_norm=0.5"])
-    folder = tmp_path / "run" / "toy"  # not there yet, as that of a model trained within another stage
+    # Not there yet, as that of a model trained within another stage; with a name as people give them.
+    folder = tmp_path / "中文 run #1 %41?" / "toy"
     folder.parent.mkdir()
     context = Context(config, folder, folder.parent, Journal(folder.parent / "journal.jsonl"))
     result = run_training(context, make_task, weight_decay=0.1)

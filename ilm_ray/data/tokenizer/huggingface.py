@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 # The pattern in Oniguruma's dialect: there a quantifier like {1,3}+ is not possessive and $ is the end of a line.
 ONIGURUMA_PATTERN = (
@@ -81,7 +81,8 @@ def write_huggingface(folder: Path, ranks: Mapping[bytes, int], specials: Mappin
     """Write `tokenizer.json` and `tokenizer_config.json`; returns the two paths.
 
     Ids are those of `ilm_ray.data.tokenizer`: of a conversation through the chat template, and of any text through
-    `tokenizer(text, split_special_tokens=True)`, save that U+FDD0 (see MARK) is dropped where a template sets it.
+    `tokenizer(text, split_special_tokens=True)` behind `<s>`, save that U+FDD0 (see MARK) is dropped where a template
+    sets it.
     Without that argument transformers turns the names of special tokens in a text into their ids, as for every model.
     """
     letters = byte_letters()
@@ -102,6 +103,10 @@ def write_huggingface(folder: Path, ranks: Mapping[bytes, int], specials: Mappin
     )
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in specials])
+    # Every document of training began so; servers add it to a text, and not to what a chat template has written.
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", specials["<s>"])]
+    )
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "tokenizer.json", folder / "tokenizer_config.json"]
     made.save(str(paths[0]))

@@ -1,9 +1,9 @@
 """Sends a conversation with calls to an endpoint: as ids where the tokenizer is known, else as messages."""
 
-import urllib.error
 from collections.abc import Sequence
 from typing import Any
 
+from ilm_ray.base.http import HttpError, comes_later
 from ilm_ray.data.tokenizer.chatml import encode_chatml
 from ilm_ray.data.tokenizer.messages import Message
 from ilm_ray.evaluation.opencompass.endpoint import ANSWER_SHARE, TURN_TOKENS, ContextWindow, Endpoint
@@ -31,8 +31,8 @@ def reply(endpoint: Endpoint, window: ContextWindow, name: str, messages: Sequen
     plain = [{"role": m["role"], "content": written(m)} | ({"name": m["name"]} if "name" in m else {}) for m in fitted]
     try:
         answer = endpoint.post("/v1/chat/completions", body | {"messages": plain})
-    except RuntimeError as error:
-        if isinstance(error.__cause__, urllib.error.HTTPError) and error.__cause__.code < 500:
+    except HttpError as error:
+        if error.status is not None and not comes_later(error.status):
             raise RuntimeError(
                 "this endpoint takes no conversation with an interpreter's `environment` turns; serve a model with "
                 f"InternLM2's chat template, or name its tokenizer (benchmarks.tokenizer): {error}"

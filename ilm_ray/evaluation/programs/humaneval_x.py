@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ilm_ray.evaluation.programs.humaneval_x_packages import BOOST_ANY, GO_ASSERT, GO_MODULE, JS_MD5
+from ilm_ray.evaluation.programs.passing import ProgramAndTests, tests_pass
 from ilm_ray.evaluation.programs.sandbox import TOOLCHAINS, Outcome, ProgramLimits, Toolchain, missing, run_in_sandbox
 
 RUNNING = ProgramLimits(cpu_s=10, wall_s=30.0)  # the authors allow 5 s; a busy machine's virtual machines start slowly
 COMPILING = ProgramLimits(cpu_s=60, wall_s=120.0, memory_bytes=2 * 2**30, disk_bytes=512 * 2**20, files=16384)
+TESTS = "# @the@tests@"  # stands in a program of Python between answer and tests
 END = "@the@end@"  # stands in a program for the word that it must print
 
 _PYTHON = (
@@ -29,7 +31,7 @@ _CPP = tuple(
 _GO = ("math", "strings", "fmt", "strconv", "time", "bytes", "regexp", "sort", "math/rand", "crypto/md5")
 _COMPILED = "/tmp/main"  # the sandbox's name for what a compiler makes
 _TOOLCHAINS = {
-    "python": TOOLCHAINS["python"],
+    "python": TOOLCHAINS["python"],  # run by `tests_pass`
     "cpp": Toolchain(
         "main.cpp",
         (("g++", "-std=c++11", "-idirafter", ".", "-o", "main", "main.cpp"), (_COMPILED,)),
@@ -61,7 +63,7 @@ def assemble(language: str, problem: Mapping[str, str], answer: str) -> str:
     prompt, test = problem["prompt"], problem["test"]
     if language == "python":
         body = "\n".join(_while_indented(answer))
-        return "\n".join([*_PYTHON, f"{prompt}{body}", test, f"print('\\n{END}')\n"])
+        return "\n".join([*_PYTHON, f"{prompt}{body}", TESTS, test])
     if language == "cpp":
         included = [line for line in _CPP if line not in prompt]
         return "\n".join([*included, f"{prompt}{answer}", _before_last(test, 1, f'puts("\\n{END}");')])
@@ -80,6 +82,9 @@ def judge(
 ) -> tuple[bool, Outcome]:
     """Whether a program of `assemble` passes, and how it ended. JavaScript's assertions only print: there any output
     beside the last line is a failure, as the authors have it."""
+    if language == "python":
+        solution, _, tests = program.partition(f"\n{TESTS}\n")
+        return tests_pass(ProgramAndTests(f"{solution}\n", tests), running)
     word, toolchain = secrets.token_hex(16), _TOOLCHAINS[language]
     if "<openssl/" in program:  # one problem asks for MD5
         toolchain = replace(toolchain, steps=((*toolchain.steps[0], "-lcrypto"), toolchain.steps[1]))

@@ -1,33 +1,58 @@
-"""Pass rates of model-written programs. A program passes when the sandbox runs it to its last line."""
+"""Pass rates of model-written programs. A program passes when its tests, which it cannot read, run to their end."""
 
+import json
 import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
-from ilm_ray.evaluation.programs.sandbox import Outcome, ProgramLimits, run_in_sandbox
+from ilm_ray.evaluation.programs.sandbox import TOOLCHAINS, Outcome, ProgramLimits, run_in_sandbox
 
 AT_ONCE = 2
+_RUNNER = Path(__file__).with_name("separate_tests.py")
+_WITH_TESTS = replace(
+    TOOLCHAINS["python"], file="solution.py", more=(("main.py", _RUNNER.read_text(encoding="utf-8")),)
+)
 
 
-def pass_rate(programs: Sequence[str], limits: ProgramLimits, metric: str) -> dict[str, Any]:
-    """Per cent of the Python programs that reach their end under `metric`, and the outcome of each as `details`."""
-    return judged(programs, lambda program: reaches_end(program, limits), metric)
+class ProgramAndTests(NamedTuple):
+    """A Python program, and the tests that run behind it in the same module."""
+
+    program: str
+    tests: str
+
+    def __str__(self) -> str:
+        return f"{self.program}\n{self.tests}\n"
 
 
-def judged(programs: Sequence[str], judge: Callable[[str], tuple[bool, Outcome]], metric: str) -> dict[str, Any]:
+Program = TypeVar("Program", str, ProgramAndTests)
+
+
+def pass_rate(programs: Sequence[ProgramAndTests], limits: ProgramLimits, metric: str) -> dict[str, Any]:
+    """Per cent of the Python programs whose tests reach their end under `metric`, and the outcome of each as
+    `details`."""
+    return judged(programs, lambda program: tests_pass(program, limits), metric)
+
+
+def judged(
+    programs: Sequence[Program], judge: Callable[[Program], tuple[bool, Outcome]], metric: str
+) -> dict[str, Any]:
     """Per cent of the programs that `judge` passes under `metric`, and the outcome of each as `details`."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         outcomes = list(pool.map(judge, programs))
     details = {
-        str(i): {"is_correct": passed, "result": outcome.detail, "program": program, "isolation": outcome.isolation}
-        for i, (program, (passed, outcome)) in enumerate(zip(programs, outcomes, strict=True))
+        str(i): {"is_correct": passed, "result": end.detail, "program": str(program), "isolation": end.isolation}
+        for i, (program, (passed, end)) in enumerate(zip(programs, outcomes, strict=True))
     }
     return {metric: 100 * sum(passed for passed, _ in outcomes) / max(len(programs), 1), "details": details}
 
 
-def reaches_end(program: str, limits: ProgramLimits) -> tuple[bool, Outcome]:
-    """An exit before the tests, with code 0, is no pass: the last line must have been printed."""
+def tests_pass(tested: ProgramAndTests, limits: ProgramLimits) -> tuple[bool, Outcome]:
+    """Whether the tests have run to their end, and the outcome. What the program prints says nothing of that, nor does
+    an early exit with code 0; neither its file nor its standard input holds the tests (`separate_tests.py`)."""
     word = secrets.token_hex(16)
-    outcome = run_in_sandbox(f"{program}\nprint('\\n{word}')\n", "", limits)
-    return outcome.passed and outcome.stdout.rstrip().endswith(word), outcome
+    order = json.dumps({"tests": tested.tests, "word": word})
+    outcome = run_in_sandbox(tested.program, order, limits, _WITH_TESTS)
+    return outcome.passed and word in outcome.stdout.splitlines(), outcome

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ilm_ray.base.endpoint import ask
-from ilm_ray.evaluation.programs.passing import reaches_end
+from ilm_ray.evaluation.programs.passing import ProgramAndTests, tests_pass
 from ilm_ray.evaluation.programs.sandbox import ProgramLimits
 
 _BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
@@ -35,7 +35,7 @@ def code(prompt: Messages, answer: str, metadata: dict[str, Any], wall_s: float 
     """
     blocks = _BLOCK.findall(answer)
     limits = ProgramLimits(cpu_s=max(1, int(wall_s)), wall_s=wall_s, memory_bytes=memory_mb * 2**20)
-    passed, _ = reaches_end(f"{blocks[-1] if blocks else answer}\n\n{metadata['tests']}\n", limits)
+    passed, _ = tests_pass(ProgramAndTests(blocks[-1] if blocks else answer, metadata["tests"]), limits)
     return float(passed)
 
 

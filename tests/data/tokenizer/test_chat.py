@@ -88,8 +88,9 @@ def test_transformers_has_the_same_ids_for_any_text_and_gives_it_back(
     tokenizer: Tokenizer, other: Any, text: str
 ) -> None:
     text = text.replace(MARK, "")
-    ids = other(text, split_special_tokens=True)["input_ids"]
-    assert ids == tokenizer.encode(text)
+    begun = other(text, split_special_tokens=True)["input_ids"]
+    ids = other(text, split_special_tokens=True, add_special_tokens=False)["input_ids"]
+    assert ids == tokenizer.encode(text) and begun == tokenizer.encode_document(text)[:-1].tolist()
     assert other.decode(ids) == text
     assert _special_ids(tokenizer, ids) == []
 
@@ -164,6 +165,15 @@ def test_an_export_that_is_brought_back_has_the_same_ids(
     assert encode_chat(opened, messages, prompt).ids == encode_chat(tokenizer, messages, prompt).ids
     if not prompt:
         assert encode_chat(opened, messages) == encode_chat(tokenizer, messages)
+
+
+@given(_CONTENT)
+def test_an_export_that_is_brought_back_begins_documents_as_training_did(
+    tokenizer: Tokenizer, exported: Path, text: str
+) -> None:
+    opened, text = _brought_back(exported), text.replace(MARK, "")
+    assert opened.begins_documents
+    assert opened.encode_document(text).tolist() == tokenizer.encode_document(text).tolist()
 
 
 def test_special_and_spare_ids_are_the_same_in_transformers(tokenizer: Tokenizer, other: Any) -> None:

@@ -1,5 +1,7 @@
 """Chat templates that people bring: transformers' text and ids, masks made by hand, hostile templates refused."""
 
+import itertools
+import json
 import re
 import time
 from pathlib import Path
@@ -15,7 +17,17 @@ from ilm_ray.data.tokenizer.brought import BroughtTokenizer
 from ilm_ray.data.tokenizer.chat import answer_ids, begins_chat, encode_chat, system_prefix
 from ilm_ray.data.tokenizer.opening import bring_tokenizer, open_tokenizer
 from ilm_ray.data.tokenizer.template import ChatTemplate, Render
-from tests.data.tokenizer.brought import LLAMA2, MARKED, SPECIALS, TEMPLATES, THINKING, byte_level, publish, spaced
+from tests.data.tokenizer.brought import (
+    CHATML,
+    LLAMA2,
+    MARKED,
+    SPECIALS,
+    TEMPLATES,
+    THINKING,
+    byte_level,
+    publish,
+    spaced,
+)
 
 pytestmark = pytest.mark.process  # templates are rendered in a process of their own
 SHORT = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -124,6 +136,60 @@ def test_marked_blocks_count_as_transformers_counts_them(tmp_path: Path) -> None
         expected["input_ids"],
         expected["assistant_masks"],
     )
+
+
+def runs_of_ones(mask: list[int]) -> list[tuple[int, int]]:
+    ends = [i for i, (a, b) in enumerate(itertools.pairwise([0, *mask, 0])) if a != b]
+    return list(zip(ends[::2], ends[1::2], strict=True))
+
+
+def without_first(mask: list[int]) -> list[int]:
+    (start, end), *_ = runs_of_ones(mask)
+    return [0 if start <= i < end else m for i, m in enumerate(mask)]
+
+
+def test_a_message_that_does_not_count_has_the_same_ids(model: tuple[str, BroughtTokenizer, Any]) -> None:
+    _, ours, _ = model
+    first = next(i for i, m in enumerate(TALK) if m["role"] == "assistant")
+    ids, mask = encode_chat(ours, TALK)
+    assert len(runs_of_ones(mask)) == sum(m["role"] == "assistant" for m in TALK) > 1
+    for mark in ({"weight": 0}, {"train": False}):
+        talk = [m | mark if i == first else m for i, m in enumerate(TALK)]
+        assert encode_chat(ours, talk) == (ids, without_first(mask))
+
+
+def test_a_marked_message_that_does_not_count(tmp_path: Path) -> None:
+    ours = open_tokenizer(publish(tmp_path, byte_level(), MARKED))
+    first = next(i for i, m in enumerate(TALK) if m["role"] == "assistant")
+    ids, mask = encode_chat(ours, TALK)
+    talk = [m | {"weight": 0} if i == first else m for i, m in enumerate(TALK)]
+    assert encode_chat(ours, talk) == (ids, without_first(mask))
+
+
+def test_tool_calls_reach_a_template_that_writes_them_and_no_other(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    calling = CHATML.replace(
+        "{{ m.content }}", "{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}"
+    )
+    assert calling != CHATML
+    folder = publish(tmp_path / "calls", byte_level(), calling)
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": "y<|im_end|>", "n": 2}}}
+    talk: list[Any] = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "4", "tool_call_id": "1"},
+        {"role": "assistant", "content": "Four."},
+    ]
+    as_text = json.loads(json.dumps(talk))
+    as_text[1]["tool_calls"][0]["function"]["arguments"] = json.dumps(call["function"]["arguments"])
+    ours, theirs = open_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
+    ids = encode_chat(ours, talk).ids
+    assert ours.decode(ids) == theirs.apply_chat_template(talk, tokenize=False)
+    assert encode_chat(ours, as_text).ids == ids and ids.count(ours.special("<|im_end|>")) == 4
+    plain = open_tokenizer(publish(tmp_path / "plain", byte_level(), CHATML))
+    with pytest.raises(UserError, match=r"message 2: .*no place for an action or a tool call"):
+        encode_chat(plain, talk)
 
 
 def test_special_tokens_take_white_space_along_as_in_transformers(tmp_path: Path) -> None:
