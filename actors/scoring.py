@@ -6,6 +6,7 @@ Prompts and conditions of the reward model are tokenised here too, for PPO and f
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +115,11 @@ def score_policy(
 
 def _score(ppo: PPOConfig, inputs: Inputs, reference: Path) -> list[Figures]:
     gpu, micro = gpu_share(4 if ppo.has_reward_model else 3), inputs.micro_tokens
+    settings = FrozenSettings(inputs.policy, micro, inputs.loss_chunk, ppo.precision, temperature=ppo.temperature)
     roles = [
         Role("rollout", Rollout, rollout_settings(ppo, inputs, "torch"), gpus=gpu),
-        Role("policy", Reference, FrozenSettings(inputs.policy, micro, inputs.loss_chunk, ppo.precision), gpus=gpu),
-        Role("reference", Reference, FrozenSettings(reference, micro, inputs.loss_chunk, ppo.precision), gpus=gpu),
+        Role("policy", Reference, settings, gpus=gpu),
+        Role("reference", Reference, replace(settings, model=reference), gpus=gpu),
         *reward_roles(ppo, inputs, 1, gpu),
         Role("experience", ExperienceMaker, ExperienceSettings(ppo, None)),
     ]

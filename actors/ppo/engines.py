@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from actors.ppo.channel import Channel
+from actors.ppo.temperature import Temperature, is_greedy
 from actors.ppo.vllm_worker import joined
 from actors.ppo.weights import Arrived, Held, WeightMessage
 from ilm_ray.alignment.ppo.digest import digests
@@ -56,6 +57,11 @@ class RolloutSettings:
     room: EngineRoom | None = None  # None: its GPUs are its own, vLLM sizes the cache
     sleeps: bool = False  # leaves its GPU to others between rollouts
 
+    @property
+    def drawn_at(self) -> float:
+        """Temperature to draw with from logits that are divided by the real one already; 0: the likeliest token."""
+        return 0.0 if is_greedy(self.temperature) else 1.0
+
 
 def choose_backend(backend: str, setting: str = "ppo.rollout_backend") -> str:
     """auto -> vllm where it is installed, else torch. Raises UserError where vllm is demanded and absent."""
@@ -81,7 +87,7 @@ class Engine(Protocol):
         """Give up weights and cache until the next `load`."""
 
     def generate(self, prompts: Sequence[list[int]], settings: RolloutSettings, seed: int) -> list[Completion]:
-        """New tokens and their log-probabilities under the untruncated distribution at temperature 1."""
+        """New tokens and their log-probabilities under the untruncated distribution at the settings' temperature."""
 
 
 class TorchEngine:
@@ -93,6 +99,7 @@ class TorchEngine:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
         self.model = CausalLM(settings.shape).to(self.device, dtype).requires_grad_(False)
+        Temperature(self.model, settings.temperature)
 
     def join_channel(self, place: tuple[str, int], first: int, members: int) -> None:
         if self.channel is not None:
@@ -120,7 +127,7 @@ class TorchEngine:
 
     def generate(self, prompts: Sequence[list[int]], settings: RolloutSettings, seed: int) -> list[Completion]:
         s = settings
-        return generate(self.model, prompts, s.max_new_tokens, s.temperature, s.top_p, s.stop_ids, seed)
+        return generate(self.model, prompts, s.max_new_tokens, s.drawn_at, s.top_p, s.stop_ids, seed)
 
 
 def vllm_arguments(settings: RolloutSettings, folder: str, gpu_memory: int | None) -> dict[str, Any]:
@@ -169,6 +176,8 @@ class VllmEngine:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "config.json").write_text(json.dumps(served_config(settings.shape)))
             self.llm = LLM(**vllm_arguments(settings, folder, gpu_memory))
+        if settings.drawn_at:
+            self.llm.collective_rpc("divide_logits", args=(settings.temperature,))
         # The first call compiles kernels, which takes seconds: now, while the other groups start.
         self.generate([[0, 0]], settings, 0)
 
@@ -200,7 +209,7 @@ class VllmEngine:
         parameters = [
             SamplingParams(
                 max_tokens=settings.max_new_tokens,
-                temperature=settings.temperature,
+                temperature=settings.drawn_at,
                 top_p=settings.top_p,
                 stop_token_ids=settings.stop_ids,
                 seed=(seed * 1_000_003 + number) % 2**31,

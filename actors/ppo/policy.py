@@ -10,6 +10,7 @@ from torch import Tensor
 
 from actors.group import Figures, timed
 from actors.ppo.channel import SENDER, Channel, Meeting
+from actors.ppo.temperature import Temperature
 from actors.ppo.weights import BUCKET_BYTES, WeightMessage, announce, pack
 from actors.ppo.zero import ZeroRank
 from ilm_ray.alignment.ppo.arithmetic import mixed_micro_batches, plan_updates
@@ -62,6 +63,7 @@ class Policy(ZeroRank):
         model = load_causal(s.model, self.device, self.dtype)
         model.output.loss_chunk = s.loss_chunk
         self.shape, self.version = model.shape, 0
+        self.temperature = Temperature(model, s.ppo.temperature)
         self.make_engine(model, s.ppo.policy_lr)
         self.mixture = _open_mixture(s.pretrain, s.seed) if s.pretrain else None
         return None, {"parameters": sum(p.numel() for p in model.parameters())}
@@ -138,7 +140,9 @@ class Policy(ZeroRank):
             boundary = len(labels) if micro else 0
             if micro and extra is not None:
                 batch, labels = join(batch, extra[0]), torch.cat((labels, extra[1]))
+            self.temperature.rows = boundary  # pre-training has none
             out = self.engine(batch.to(self.device), labels.to(self.device))
+            self.temperature.rows = None
             pretrain = out[boundary:].sum()
             loss = self.ppo.pretrain_coefficient * pretrain / max(pretrain_tokens, 1.0)
             if micro:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from actors.group import Figures, timed
 from actors.ppo.member import Member
+from actors.ppo.temperature import Temperature
 from actors.ppo.weights import BUCKET_BYTES, WeightMessage, cut_by_bytes, pack
 from actors.ppo.zero import infer_micro_batches
 from ilm_ray.alignment.ppo.arithmetic import cut_micro_batches, share_out
@@ -26,6 +27,7 @@ class FrozenSettings:
     loss_chunk: int  # tokens whose logits exist at once
     precision: str  # fp32 or bf16
     gpus: int = 1  # ranks that hold a copy together
+    temperature: float = 1.0  # of the log-probabilities
 
 
 class Reference(Member):
@@ -40,6 +42,7 @@ class Reference(Member):
         dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
         self.model = load_frozen(CausalLM, self.settings.model, self.device, dtype, self.settings.gpus)
         self.model.output.loss_chunk = self.settings.loss_chunk
+        Temperature(self.model, self.settings.temperature)
         return None, {}
 
     @timed

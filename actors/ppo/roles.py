@@ -74,8 +74,8 @@ def ppo_roles(ppo: PPOConfig, inputs: Inputs, folder: Path) -> list[Role]:
         engine = replace(engine, room=room, sleeps=engines_sleep(ppo, gpus))
     policy = PolicySettings(ppo, inputs.policy, inputs.seed, micro, inputs.loss_chunk, inputs.pretrain)
     critic = CriticSettings(ppo, inputs.reward or inputs.policy, inputs.seed, micro)
-    reference = FrozenSettings(inputs.policy, micro, inputs.loss_chunk, ppo.precision, ppo.scorer_gpus)
-    span = ppo.scorer_gpus
+    span, chunk = ppo.scorer_gpus, inputs.loss_chunk
+    reference = FrozenSettings(inputs.policy, micro, chunk, ppo.precision, span, ppo.temperature)
     env = VLLM_ENV if backend == "vllm" else {}
     # On a GPU that others share an engine is built first and alone, while what is free does not change.
     later = 1 if engine.room else 0

@@ -42,6 +42,10 @@ class EngineWorker:
     reload_weights: Any
     _channel: Channel | None = None
 
+    def divide_logits(self, temperature: float) -> None:
+        """Divide logits before log-probabilities are taken: vLLM has them at temperature 1, or of what top_p left."""
+        self.model_runner.get_model().logits_processor.scale = 1 / temperature
+
     def join_channel(self, place: tuple[str, int], first: int, members: int, deadline_s: float) -> None:
         """Become member `first` + this worker's rank of a channel, in the place of an earlier one."""
         if self._channel is not None:

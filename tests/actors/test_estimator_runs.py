@@ -7,6 +7,7 @@ import pytest
 from toy import toy_inputs, toy_mix, toy_ppo
 
 from actors.ppo.driver import PPORun
+from actors.ppo.engines import choose_backend
 from ilm_ray.alignment.ppo import blackbox
 from ilm_ray.config.alignment import PPOConfig
 
@@ -31,6 +32,17 @@ def finished(ppo: PPOConfig, inputs: Any, folder: Path) -> tuple[list[dict[str, 
     for row in rows:
         del row["seconds"], row["weight_bytes"]
     return rows, (folder / "model" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow  # vLLM compiles for most of a minute
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("temperature", [0.6, 1.4])
+def test_vllms_log_probabilities_have_its_temperature(tmp_path: Path, temperature: float) -> None:
+    if choose_backend("auto") != "vllm":
+        pytest.skip("vLLM is not installed: run `make setup`")
+    ppo = toy_ppo(**GRPO, temperature=temperature, rollout_backend="vllm", iterations=2, logprob_gap_bound=1e-4)
+    rows, _ = finished(ppo, toy_inputs(tmp_path, toy_mix(tmp_path)), tmp_path / "ppo")
+    assert all(row["logprob_gap"] < 1e-5 for row in rows) and rows[0]["kl"] == pytest.approx(0.0, abs=1e-4)
 
 
 @pytest.mark.usefixtures("local_ray")

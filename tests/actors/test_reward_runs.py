@@ -2,19 +2,15 @@
 
 import json
 import statistics
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from toy import SHAPE, toy_inputs, toy_ppo
+from toy import text_inputs, toy_ppo
 
 from actors.ppo.driver import PPORun
-from actors.ppo.roles import Inputs
 from ilm_ray.alignment.ppo import blackbox
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
-from ilm_ray.model.internlm2 import CausalLM, initialize
-from ilm_ray.model.weights import save_internlm2
 
 VOWELS = """
 def vowels(prompt, answer, metadata, most=10):
@@ -25,26 +21,6 @@ def fragile(prompt, answer, metadata):
     if metadata["number"] == 1: return float("nan")
     return len(answer) / 100
 """
-
-
-def text_inputs(folder: Path) -> Inputs:
-    """As the toy's, with a tokenizer of bytes, prompts that have metadata, and no reward model."""
-    shape = replace(SHAPE, vocab_size=288)
-    tokenizer = Tokenizer([bytes([i]) for i in range(256)], shape.vocab_size)
-    tokenizer.save(folder / "tokenizer")
-    model = CausalLM(shape)
-    initialize(model, 0)
-    inputs = toy_inputs(folder)
-    save_internlm2(model, folder / "text_policy")
-    prompts = [
-        replace(p, ids=[tokenizer.bos_id, *tokenizer.encode(f"say {n}")], row=json.dumps({"metadata": {"number": n}}))
-        for n, p in enumerate(inputs.prompts)
-    ]
-    chat = replace(inputs.chat, stop_ids=[tokenizer.turn_end_id, tokenizer.eos_id])
-    return replace(
-        inputs, policy=folder / "text_policy", reward=None, prompts=prompts, validation=prompts[2:5], chat=chat,
-        tokenizer=folder / "tokenizer",
-    )  # fmt: skip
 
 
 def own_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

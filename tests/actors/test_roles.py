@@ -23,6 +23,7 @@ from ilm_ray.alignment.ppo.arithmetic import policy_loss
 from ilm_ray.alignment.ppo.digest import digests
 from ilm_ray.alignment.ppo.experience import Experience, Prompt, Rollouts, response_labels
 from ilm_ray.base.errors import UserError
+from ilm_ray.model.generate import generate
 from ilm_ray.model.internlm2 import Packed
 from ilm_ray.model.loss import IGNORE
 from ilm_ray.model.names import Weights, from_engine
@@ -113,6 +114,28 @@ def test_weights_that_change_on_their_way_or_in_the_engine_are_named(tmp_path: P
         rollout.rollout(inputs.prompts, 0, 1)
 
 
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 1.7, 0.0])
+def test_the_temperature_that_samples_is_that_of_the_log_probabilities(tmp_path: Path, temperature: float) -> None:
+    inputs, ppo = toy_inputs(tmp_path), toy_ppo(temperature=temperature)
+    rollout = Rollout(0, 1, rollout_settings(ppo, inputs, "torch"))
+    rollout.build()
+    reference = Reference(0, 1, FrozenSettings(inputs.policy, 4096, 4096, "fp32", temperature=temperature))
+    reference.build()
+    message, stamp = reference.weights()
+    rollout.load_weights(message, 0, stamp["checksum"])
+    rolled, _ = rollout.rollout(inputs.prompts, 0, 1)
+    model = load_causal(inputs.policy)
+    plain = generate(model, [p.ids for p in inputs.prompts], 8, temperature, 0.9, [END], 1)
+    assert rolled.responses == [ids for ids, _ in plain]  # drawn as ever
+    logprobs, _ = reference.logprobs(rolled)
+    for number, (ids, prompt) in enumerate(zip(rolled.responses, inputs.prompts, strict=True)):
+        with torch.no_grad():
+            logits = model(Packed.of([prompt.ids + ids]))[len(prompt.ids) - 1 : -1] / (temperature or 1.0)
+        expected = logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None])[:, 0]
+        torch.testing.assert_close(rolled.behaviour[number], expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(logprobs[number], expected, atol=1e-4, rtol=0)
+
+
 def test_the_checksum_sees_bytes_names_shapes_and_types() -> None:
     base = {"a": torch.arange(6.0), "b": torch.ones(2)}
     same = {"b": torch.ones(2), "a": torch.arange(6.0)}
@@ -191,7 +214,7 @@ LR, CONTEXT = 0.5, 4
 
 
 def _ppo() -> Any:
-    return toy_ppo(policy_lr=LR, clip_norm=1e6, pretrain_share=0.5, clip_range=0.5)
+    return toy_ppo(policy_lr=LR, clip_norm=1e6, pretrain_share=0.5, clip_range=0.5, temperature=0.7)
 
 
 def _train_rank(
@@ -231,7 +254,7 @@ def _by_hand(folder: Path) -> tuple[dict[str, torch.Tensor], float]:
     batch, labels = response_labels(experience.sequences, experience.prompt_lengths)
     chosen = labels != IGNORE
     # Positions with a label are exactly the response tokens, in order.
-    new = -model(batch, labels)[chosen]
+    new = (model(batch) / ppo.temperature).log_softmax(-1)[chosen].gather(1, labels[chosen, None])[:, 0]
     mask, old, advantages = (
         torch.cat(parts) for parts in (experience.masks, experience.old_logprobs, experience.advantages)
     )

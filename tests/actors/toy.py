@@ -1,5 +1,6 @@
 """A toy of two layers with random weights, and the inputs of a PPO run on it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from actors.ppo.reward import ChatIds
 from actors.ppo.roles import Inputs
 from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.config.alignment import PPOConfig
+from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.data.tokens.shards import write_shard
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape, initialize
 from ilm_ray.model.weights import save_internlm2
@@ -44,6 +46,26 @@ def inputs_of(folder: Path, pretrain: PretrainMix | None = None, micro_tokens: i
     chat = ChatIds({"code": [40, 41], "helpful": [42, 43, 44]}, REWARD, END, [5], [END])
     validation = [Prompt(f"v{i}", ("code", "helpful")[i % 2], [BOS, *range(30 + i, 36 + i)]) for i in range(3)]
     return Inputs(folder / "policy", folder / "reward", prompts, chat, pretrain, 256, micro_tokens, 4096, 7, validation)
+
+
+def text_inputs(folder: Path) -> Inputs:
+    """As the toy's, with a tokenizer of bytes, prompts that have metadata, and no reward model."""
+    shape = replace(SHAPE, vocab_size=288)
+    tokenizer = Tokenizer([bytes([i]) for i in range(256)], shape.vocab_size)
+    tokenizer.save(folder / "tokenizer")
+    model = CausalLM(shape)
+    initialize(model, 0)
+    inputs = toy_inputs(folder)
+    save_internlm2(model, folder / "text_policy")
+    prompts = [
+        replace(p, ids=[tokenizer.bos_id, *tokenizer.encode(f"say {n}")], row=json.dumps({"metadata": {"number": n}}))
+        for n, p in enumerate(inputs.prompts)
+    ]
+    chat = replace(inputs.chat, stop_ids=[tokenizer.turn_end_id, tokenizer.eos_id])
+    return replace(
+        inputs, policy=folder / "text_policy", reward=None, prompts=prompts, validation=prompts[2:5], chat=chat,
+        tokenizer=folder / "tokenizer",
+    )  # fmt: skip
 
 
 def toy_mix(folder: Path) -> PretrainMix:

@@ -25,7 +25,7 @@ from actors.group import ActorGroup, Call
 from actors.ppo.driver import PPORun
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.run.journal import Journal, read_journal
-from tests.actors.toy import toy_inputs, toy_mix, toy_ppo
+from tests.actors.toy import text_inputs, toy_inputs, toy_mix, toy_ppo
 
 # Who does what when a phase begins.
 BEGINS = {
@@ -36,6 +36,8 @@ BEGINS = {
     "checkpoint": ("policy", "save"),
     "export": ("policy", "export"),
 }
+# The same of a run without critic and reward model.
+ALONE = {"judging": ("function", "score"), "step": ("policy", "train")}
 ROLES = ("rollout", "policy", "critic", "reference", "reward", "experience")
 REPOSITORY = Path(__file__).parents[2]
 
@@ -49,7 +51,7 @@ class Blow:
 
     @property
     def begin(self) -> tuple[str, str]:
-        return BEGINS.get(self.phase, (self.role, "build"))
+        return {**BEGINS, **ALONE}.get(self.phase, (self.role, "build"))
 
 
 class Saboteur:
@@ -76,7 +78,7 @@ class Saboteur:
             threading.Thread(target=self._strike, args=(victim, rank, delay, call.needs)).start()
         elif method == "build" and role == self.pending:
             self.pending = None
-        elif (role, method) == ("critic", "train") and self.pending is None:
+        elif method == "train" and self.pending is None:
             self.armed = True
 
     def _strike(self, victim: ActorGroup, rank: int, delay: float, needs: list[Any]) -> None:
@@ -127,10 +129,17 @@ def recoveries(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def strike_and_compare(
-    tmp_path: Path, watch: Any, blows: list[Blow], ppo: PPOConfig, seed: int, undisturbed: PPOConfig | None = None
+    tmp_path: Path,
+    watch: Any,
+    blows: list[Blow],
+    ppo: PPOConfig,
+    seed: int,
+    undisturbed: PPOConfig | None = None,
+    inputs: Any = None,
 ) -> None:
-    """undisturbed: settings of the run to compare with, where they are others."""
-    inputs = toy_inputs(tmp_path, toy_mix(tmp_path))
+    """undisturbed: settings of the run to compare with, where they are others. inputs: None: the toy's."""
+    inputs = inputs or toy_inputs(tmp_path, toy_mix(tmp_path))
+    learners = ["critic", "policy"] if ppo.has_critic else ["policy"]
     whole = finish(undisturbed or ppo, inputs, tmp_path / "whole")
     saboteur = Saboteur(blows, seed)
     watch(saboteur)
@@ -142,10 +151,12 @@ def strike_and_compare(
         assert any(line.startswith(f"{name} in ") and line.endswith(": died") for line in event["lost"]), event
         # Answers of weights that are gone cannot be given again: then all goes back to a checkpoint.
         learner = blow.role in ("policy", "critic")
-        torn = ppo.staleness == 1 and {"critic", "policy"} <= set(event["restarted"])
-        torn |= blow.phase == "update" and set(event["restarted"]) > {blow.role}  # seen while the learners were at it
+        torn = ppo.staleness == 1 and set(learners) <= set(event["restarted"])
+        torn |= blow.phase in ("update", "step") and set(event["restarted"]) > {
+            blow.role
+        }  # seen while the learners were at it
         if blow.phase != "start-up":
-            assert event["restarted"] == (["critic", "policy"] if learner else [blow.role]) or torn
+            assert event["restarted"] == (learners if learner else [blow.role]) or torn
     assert struck[1] == whole[1]
     assert struck[0] == whole[0]
 
@@ -158,6 +169,21 @@ def test_a_run_survives_the_loss_of_an_engine_a_scorer_and_a_learner(
 ) -> None:
     blows = [Blow("weights", "rollout"), Blow("scoring", "reward"), Blow("update", "policy")]
     strike_and_compare(tmp_path, watch, blows, settings(8, staleness=staleness, checkpoint_every=2), 1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_run_without_critic_and_reward_model_survives_the_loss_of_any_rank(
+    tmp_path: Path, watch: Any, monkeypatch: pytest.MonkeyPatch, staleness: int
+) -> None:
+    """The processes in which functions run end with their rank."""
+    (tmp_path / "counted.py").write_text("def letters(prompt, answer, metadata):\n    return len(set(answer)) / 8\n")
+    monkeypatch.chdir(tmp_path)
+    more = {"estimator": "grpo", "answers_per_prompt": 2, "correction": "truncate", "kl_in": "loss"}
+    ppo = settings(12, rewards=[{"by": "counted:letters"}], function_ranks=2, staleness=staleness, **more)
+    blows = [Blow("judging", "function"), Blow("step", "policy"), Blow("rollout", "rollout")]
+    strike_and_compare(tmp_path, watch, blows, ppo, 9, inputs=text_inputs(tmp_path))
 
 
 @pytest.mark.slow

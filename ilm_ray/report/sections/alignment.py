@@ -1,6 +1,7 @@
 """Report sections about alignment: PPO and what it changed (InternLM2 report sections 4.2.3, 5)."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ilm_ray.run.manifest import Manifest
 from ilm_ray.run.rundata import Row, as_number, column, is_number, read_json, read_rows
 
 SAMPLES = 6
+FAILURES = 20
 TEXT_CHARS = 1500
 STAGE_NAMES = {"sft": "before PPO (SFT)", "ppo": "after PPO"}
 
@@ -36,12 +38,15 @@ def ppo_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
     parts.append(
         page.figure("Mean reward", chart, unit="shaded: critic warm-up, the policy is frozen" if bands else "")
     )
+    parts += _reward_parts(rows)
     pairs = [
         ("KL(policy ‖ reference)", ["kl"], "nats a response"),
         ("Response length", ["response_tokens"], "tokens"),
         ("Losses", ["policy_loss", "value_loss", "pretrain_loss"], ""),
         ("Log-probability gap, rollout against policy", ["logprob_gap"], "nats a token"),
         ("Share of clipped ratios", ["clip_fraction"], ""),
+        ("KL(sampler ‖ policy)", ["mismatch_kl"], "nats a token"),
+        ("Importance weights: mean, share that was held or cut", ["weight_mean", "corrected_share"], ""),
     ]
     charts = []
     for caption, keys, label in pairs:
@@ -57,6 +62,37 @@ def ppo_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
         chosen = samples[-SAMPLES:]
         parts.append(page.folded("Rollouts of the last iterations", [_rollout(row) for row in chosen]))
     return page.section("ppo", "PPO", parts)
+
+
+def _reward_parts(rows: list[Row]) -> list[Html]:
+    """Parts of the reward over the run and by domain in its last iteration, and what functions failed on.
+
+    Nothing where the reward model is the only part and all answers have a score.
+    """
+    told = [row for row in rows if isinstance(row.get("reward_parts"), dict)]
+    names = list(dict.fromkeys(name for row in told for name in row["reward_parts"]))
+    found = []
+    if len(names) > 1 or (names and names != ["model"]):
+        lines = []
+        for name in names:
+            means = [row | {"value": _mean(row["reward_parts"].get(name, {}).values())} for row in told]
+            lines.append(Series(name, column(means, "iteration", "value")))
+        caption = "Parts of the reward, before their weights"
+        found.append(page.figure(caption, line_chart(caption, lines, "iteration", "mean")))
+        found += [page.note("By domain, in the last iteration:"), page.matrix(told[-1]["reward_parts"], "part")]
+    failed = [(row["iteration"], part, fault.get("answers"), fault.get("first"))
+              for row in told for part, fault in (row.get("failures") or {}).items()]  # fmt: skip
+    if failed:
+        lost = sum(int(row.get("unscored") or 0) for row in told)
+        heads = ["iteration", "part", "answers", "first reason"]
+        folded = page.folded("Where functions gave no verdict", [page.table(heads, failed[-FAILURES:])])
+        found += [page.note(f"{lost} answers have no score; nothing was trained on them."), folded]
+    return found
+
+
+def _mean(values: Iterable[Any]) -> float | None:
+    known = [value for value in values if is_number(value)]
+    return sum(known) / len(known) if known else None
 
 
 def evaluation_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
@@ -176,6 +212,8 @@ def _phase_seconds(rows: list[Row]) -> list[Html]:
 
 def _rollout(row: Row) -> Html:
     meta = f"iteration {page.cell(row.get('iteration'))} · {row.get('domain')} · reward {page.cell(row.get('reward'))}"
+    if isinstance(row.get("parts"), dict):
+        meta += "".join(f" · {name} {page.cell(value)}" for name, value in row["parts"].items() if name != "model")
     return Html(
         f'<div class="talk">{page.quoted(row.get("prompt", ""), TEXT_CHARS)}<div class="meta">{page.text(meta)}</div>'
         f"{page.quoted(row.get('response', ''), TEXT_CHARS)}</div>"
