@@ -91,6 +91,12 @@ def test_the_planned_rate_is_drawn_beside_the_logged_one(fake_run: Path) -> None
     assert drawn[570] == pytest.approx(0.1 * 1.5e-4)
 
 
+def test_parts_of_the_reward_are_shown_with_what_failed(fake_run: Path) -> None:
+    text = Elements(write_report(fake_run).read_text(encoding="utf-8")).text
+    assert "Parts of the reward, before their weights" in text and "mine/" in text
+    assert "Answers without a score, on which nothing was trained: 1." in text
+
+
 def test_hostile_text_is_inert(fake_run: Path) -> None:
     source = write_report(fake_run).read_text(encoding="utf-8")  # strict: a lone surrogate would have failed
     elements = Elements(source)

@@ -1,5 +1,6 @@
 """A round's answers as PPO left them: one Parquet file an iteration, `<stage>/rollouts/iteration-NNNNNN.parquet`."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def read_answers(stage: Path, decode: Callable[[list[int]], str]) -> list[Answer
                 row["prompt_id"], row["domain"], row["iteration"], row["version"], decode(row["response"]), row["score"]
             )
             for row in rows
+            if not math.isnan(row["score"])  # a reward function gave no verdict
         ]
     return answers
 

@@ -86,7 +86,7 @@ def _reward_parts(rows: list[Row]) -> list[Html]:
         lost = sum(int(row.get("unscored") or 0) for row in told)
         heads = ["iteration", "part", "answers", "first reason"]
         folded = page.folded("Where functions gave no verdict", [page.table(heads, failed[-FAILURES:])])
-        found += [page.note(f"{lost} answers have no score; nothing was trained on them."), folded]
+        found += [page.note(f"Answers without a score, on which nothing was trained: {lost}."), folded]
     return found
 
 
