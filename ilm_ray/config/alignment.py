@@ -79,10 +79,10 @@ class RewardPart(Section):
     # `module:function`, called with prompt (messages), answer, metadata: a number, or a dict of numbers.
     by: str = Field(pattern=r"^(model|mathematics|code|form|length|judge|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")
     name: str = ""  # in logs; empty: as `by`
-    weight: float = 1.0
+    weight: float = Field(1.0, ge=-1e6, le=1e6)  # below 0: a part that counts against an answer
     domains: list[str] | None = None  # answers to prompts of these domains alone; None: all
     options: dict[str, Any] = {}  # further arguments of the rule or function
-    seconds: How[float] = Field(20.0, gt=0)  # for an answer; one without a verdict by then is not trained on
+    seconds: How[Seconds] = 20.0  # for an answer; one without a verdict by then is not trained on
 
     @property
     def called(self) -> str:

@@ -181,7 +181,7 @@ def scheduled(steps: int, peak: float, warmup: int, final: float) -> list[float]
 def test_phases_without_a_rate_share_the_cosine_of_the_one_before(
     peaks: tuple[float | None, ...], cosines: list[tuple[int, float]]
 ) -> None:
-    shared = {"context": 8, "rope_base": 1e4, "mixture": {"en": 1.0}, "batch_tokens": 8}
+    shared = {"context": 16, "rope_base": 1e4, "mixture": {"en": 1.0}, "batch_tokens": 16}
     phases = [
         PhaseConfig.model_validate({"name": f"{steps}", "steps": steps, "max_lr": peak, **shared})
         for steps, peak in zip((30, 20, 25), peaks, strict=True)
@@ -205,6 +205,6 @@ def test_the_rate_of_the_reports_presets_has_no_jump_where_the_context_grows(pre
 
 
 def test_a_first_phase_without_a_rate_is_refused() -> None:
-    phase = "{name: a, steps: 1, context: 8, rope_base: 1.0, batch_tokens: 1024, mixture: {en: 1}}"
+    phase = "{name: a, steps: 1, context: 16, rope_base: 2.0, batch_tokens: 1024, mixture: {en: 1}}"
     with pytest.raises(UserError, match="phase a: the first phase needs max_lr"):
         load_config("nano", overrides=[f"pretrain.phases=[{phase}]"])
