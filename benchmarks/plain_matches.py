@@ -7,7 +7,7 @@ from ilm_ray.data.documents.language import TOKENS
 
 _WIDE = {c: c - 0xFEE0 for c in range(0xFF01, 0xFF5F)}
 _LABEL = re.compile(r"[).:）．：、]")
-_HAN = re.compile("[㐀-䶿一-鿿豈-﫿\U00020000-\U0003ffff]")
+_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
 def plain_words(text: str) -> list[str]:

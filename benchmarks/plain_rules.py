@@ -11,7 +11,7 @@ import numpy as np
 from ilm_ray.data.documents.language import TOKENS
 from ilm_ray.data.documents.phrases import STOP_WORDS_EN, STOP_WORDS_ZH, boilerplate
 
-HAN = re.compile("[㐀-䶿一-鿿豈-﫿\U00020000-\U0003ffff]")
+HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 ENDS = set(".!?…。！？．｡؟۔।")
 LINE_ENDS = ENDS | set(";；:：\"'”’」』》)）]】")
 COMMAS = set(",;،，、；。：．")
@@ -101,7 +101,8 @@ def misplaced(line: str) -> int:
         before = line[i - 1] if i else " "
         after_mark = before in COMMAS or (c > "\u3000" and before in "！？“‘「『（《〈【〔")
         wrong += before.isspace() or (after_mark and before != c)
-    return wrong
+    bound = re.findall(f"(?<=[{re.escape(''.join(COMMAS))}])[的了们們](?![确確士解不如然却卻结結断斷事的])", line)
+    return wrong + len(bound)
 
 
 def unpunctuated(line: str) -> int:
@@ -118,9 +119,24 @@ def unpunctuated(line: str) -> int:
     return sum(length for length in [*stretches, since] if length > 80)
 
 
-def has_boilerplate(line: str) -> bool:
+def boilerplate_chars(line: str) -> int:
+    """A phrase speaks for three times its characters in a line of at most 80, in a longer one for itself."""
     words = TOKENS.findall(fold(line))
-    return any(tuple(words[i : i + n]) in PHRASES for n in range(1, 9) for i in range(len(words) - n + 1))
+    grams = [words[i : i + n] for n in range(1, 9) for i in range(len(words) - n + 1)]
+    said = sum(len("".join(gram)) for gram in grams if tuple(gram) in PHRASES)
+    return min(len(line), said * (3 if len(line) <= 80 else 1))
+
+
+def finished_chars(line: str) -> int:
+    """Characters up to the last sentence end; a line that ends in a quote, bracket or colon is finished as a whole."""
+    if line[-1] in LINE_ENDS:
+        return len(line)
+    ends = [i for i in range(len(line) - 1) if line[i] in ENDS and ends_here(line[i + 1])]
+    return max((i + 1 for i in ends if line[i] > "\u2000" or not HAN.match(line[i + 1])), default=0)
+
+
+def ends_here(following: str) -> bool:
+    return following not in ENDS and not is_word(following)
 
 
 def plain_scores(text: str, language: str) -> dict[str, float]:
@@ -139,7 +155,7 @@ def plain_scores(text: str, language: str) -> dict[str, float]:
     ends = [
         i
         for i, c in enumerate(joined)
-        if c in ENDS and not (i + 1 < len(joined) and (joined[i + 1] in ENDS or is_word(joined[i + 1])))
+        if c in ENDS and (i + 1 == len(joined) or ends_here(joined[i + 1]))
     ]
     span = 2 if language == "zh" else 1
     stops = STOP_WORDS_ZH if language == "zh" else STOP_WORDS_EN
@@ -175,10 +191,10 @@ def plain_scores(text: str, language: str) -> dict[str, float]:
         "ellipsis_line_ratio": share(sum(line.endswith(("…", "...")) for line in lines), len(lines)),
         "separator_ratio": share(sum(map(len, separators)), len(visible)),
         "markup_line_ratio": share(len(markup), len(lines)),
-        "boilerplate_line_ratio": share(sum(map(has_boilerplate, lines)), len(lines)),
+        "boilerplate_ratio": share(sum(map(boilerplate_chars, lines)), line_chars),
         "punctuation_ratio": share(sum(map(is_punctuation, visible)), len(visible)),
-        "terminal_punctuation_ratio": share(sum(line[-1] in LINE_ENDS for line in lines), len(lines)),
-        "misplaced_punctuation_ratio": share(sum(map(misplaced, lines)), len(marks)),
+        "terminal_punctuation_ratio": share(sum(map(finished_chars, lines)), line_chars),
+        "misplaced_punctuation_ratio": share(max(sum(map(misplaced, lines)) - 2, 0), len(marks)),
         "unpunctuated_ratio": share(sum(map(unpunctuated, lines)), tokens),
         "mean_sentence_words": float(np.round(tokens / max(len(ends), 1), 4)),
         "duplicate_line_ratio": share(len(copies(lines)), len(lines)),

@@ -38,10 +38,7 @@ def _look_ahead(context: Context) -> list[dict[str, Any]]:
     for phase, mixture in zip(phases, phase_mixtures(phases, context.config.seed, context.run_dir), strict=True):
         drawn = mixture.drawn(phase.steps * phase.sequences)
         rows += [{"phase": phase.name, **asdict(part)} for part in drawn]
-        notes = list(mixture.notes)
-        if absent := sorted(phase.mixture.keys() - {part.source for part in drawn}):
-            notes.append(f"no tokens of {', '.join(absent)}: shares of the rest grow")
-        notes += [
+        notes = list(mixture.notes) + [
             f"{part.source}: {part.kind} documents are read {part.passes:.1f} times; give more of them, or a smaller "
             f"share (up to {MAX_PASSES} times is nearly as good as new data)"
             for part in drawn

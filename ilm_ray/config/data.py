@@ -29,7 +29,7 @@ class ClassifierConfig(Section):
     Without a model and without labels it is off.
     """
 
-    threshold: Share = 0.4  # not stated in the report
+    threshold: Share | None = None  # None: the one that the model's card chose on labels; the report states none
     model: Place | None = None  # folder written by jobs/train_classifier.py, linear or BERT-style
     labels: Place | None = None  # JSON Lines or CSV: without a model a linear one is trained on them in the run
 
@@ -73,7 +73,9 @@ class TextConfig(Section):
     num_hashes: Count = 128
     ngram: Count = 5
     threshold: Share = 0.7
-    verify: bool = False  # drop a near-duplicate only if its signature too puts it at the threshold or above
+    # Drop a near-duplicate only if its signature too puts it at the threshold or above to the copy that stays; false: a
+    # cluster keeps one document, though its members be alike from neighbour to neighbour only.
+    verify: bool = True
     shuffle_partitions: How[Count | None] = None  # None: by the number of files
     previous: ByContent[list[Place]] = []  # finished runs over other dumps: duplicates are found across all of them
     # Safe and High-quality.

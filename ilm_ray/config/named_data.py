@@ -1,5 +1,6 @@
 """Settings that name data have no default: some are needed, and without the others a step is off."""
 
+import re
 from collections.abc import Collection
 
 from ilm_ray.base.errors import UserError
@@ -7,6 +8,7 @@ from ilm_ray.config.road import stages_on
 from ilm_ray.config.schema import Config
 
 NO_PRETRAINING = "no pre-training data"
+_LANGUAGE = re.compile("[a-z]{2,3}(-[A-Za-z]+)?|unknown")  # a code of pycld2
 CODE = "code"  # the source of a mixture that the stage of the same name gives
 
 # Setting -> a file or glob to give, and the stages that read it.
@@ -40,10 +42,22 @@ def needed(config: Config, stages: Collection[str]) -> dict[str, str]:
         for setting, (give, readers) in _NEEDED.items()
         if not given[setting] and not set(readers).isdisjoint(stages)
     }
-    mixing = [phase.name for phase in config.pretrain.phases if CODE in phase.mixture]
-    if CODE in stages and not config.code.source and mixing and "pretrain" in stages_on(config):
-        missing["code.source"] = f"repositories, for the mixture of phase {mixing[0]} has '{CODE}'"
+    if "pretrain" in stages_on(config):
+        for phase in config.pretrain.phases:
+            for name in phase.mixture:
+                if name == CODE and CODE in stages and not config.code.source:
+                    missing.setdefault("code.source", f"repositories, for the mixture of phase {phase.name} has '{CODE}'")
+                elif not _is_given(config, name) and not {"text", "pretrain"}.isdisjoint(stages):
+                    why = f"documents for the '{name}' in the mixture of phase {phase.name}"
+                    missing.setdefault(f"text.sources.{name}.input", f"{why}, or pretrain.without=[{phase.name}]")
     return missing
+
+
+def _is_given(config: Config, source: str) -> bool:
+    """Is this source of a mixture code, one that `text.sources` names, or a language that the text may be in?"""
+    languages = config.text.languages
+    language = _LANGUAGE.fullmatch(source) is not None if languages is None else source in languages
+    return language or source == CODE or source in config.text.sources
 
 
 def not_set(setting: str) -> UserError:

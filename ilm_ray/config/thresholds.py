@@ -35,9 +35,9 @@ _ENGLISH: dict[str, Bounds] = {
     "ellipsis_line_ratio": (None, 0.35),  # Gopher: 0.3
     "separator_ratio": (None, 0.4),
     "markup_line_ratio": (None, 0.5),  # C4 drops a page for its first "{"
-    "boilerplate_line_ratio": (None, 0.3),  # C4 drops a page for its first "lorem ipsum"
+    "boilerplate_ratio": (None, 0.2),  # of the characters; C4 drops a page for its first "lorem ipsum"
     "punctuation_ratio": (0.01, 0.2),
-    "terminal_punctuation_ratio": (0.05, None),  # FineWeb: 0.12, which loses pages with long lists
+    "terminal_punctuation_ratio": (0.05, None),  # of the characters; FineWeb: 0.12 of the lines, which loses lists
     "misplaced_punctuation_ratio": (None, 0.2),
     "unpunctuated_ratio": (None, 0.3),
     "mean_sentence_words": (4, 150),

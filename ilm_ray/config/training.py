@@ -1,6 +1,6 @@
 """Settings of the model, of every training (workers, layout, precision, checkpoints, faults) and of pre-training."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -150,11 +150,25 @@ class PretrainConfig(Section):
     """Pre-training (report sections 2.1 and 3.3)."""
 
     phases: list[PhaseConfig] = Field(min_length=1)
+    # Names of phases to leave out of `phases`, e.g. one of a preset for whose mixture there is no data.
+    without: list[str] = []
     checkpoint_every: How[Count] = 500
     heldout_share: Share = 0.001  # of a source's documents; not stated
     spike: SpikeConfig = SpikeConfig()
     # Checkpoints whose held-out bits per byte are measured by tasks of their own while training goes on: every n-th.
     evaluate_every: How[Count | None] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out(cls, values: Any) -> Any:
+        """What is left is a list of phases like any other, with nothing to leave out."""
+        if not isinstance(values, dict) or not values.get("without") or not isinstance(values.get("phases"), list):
+            return values
+        names = [phase.get("name") if isinstance(phase, dict) else phase.name for phase in values["phases"]]
+        if unknown := [name for name in values["without"] if name not in names]:
+            raise ValueError(f"without: there is no phase '{unknown[0]}'; the phases are {', '.join(map(str, names))}")
+        left = [phase for phase, name in zip(values["phases"], names, strict=True) if name not in values["without"]]
+        return values | {"phases": left, "without": []}
 
     @model_validator(mode="after")
     def _begins_a_cosine(self) -> "PretrainConfig":

@@ -52,8 +52,19 @@ def open_sources(folder: Path, split: str) -> dict[str, TokenSource]:
 
 
 def phase_mixtures(phases: Sequence[PhaseConfig], seed: int, run_dir: Path) -> list[Mixture]:
-    """The mixture of each phase, from the run's tokens and, if that stage has run, its long texts."""
+    """The mixture of each phase, from the run's tokens and, if that stage has run, its long texts.
+
+    Raises UserError where a phase names a source without tokens: the shares of the others would grow in silence.
+    """
     sources = open_sources(run_dir / "tokens", "train")
+    for phase in phases:
+        present = {name for name in phase.mixture if name in sources and sources[name].total_tokens}
+        if absent := sorted(phase.mixture.keys() - present):
+            raise UserError(
+                f"the mixture of phase {phase.name} names {', '.join(absent)}, and the corpus holds no token of that "
+                f"(it has {', '.join(sources) or 'none at all'}); give the data stages such data, or set "
+                "pretrain.phases with a mixture of what is there"
+            )
     # The stage's own scorer is trained before its marks are whole, and has no use for them.
     long = long_documents(run_dir / "long_text", sources) if any(p.short_share for p in phases) else {}
     # A seed of its own for each phase, so that no phase begins with the documents of the one before.

@@ -7,6 +7,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from ilm_ray.data.dedup.minhash import similarity
+from ilm_ray.data.dedup.verify import settle
 
 
 @dataclass(frozen=True)
@@ -85,16 +86,16 @@ def keepers(
 
     threshold None: the smallest id of a cluster is kept. Else a document falls only if its signature [num_hashes] puts
     it at `threshold` or above to the copy that stays: the smallest id is kept, then the smallest of those that are not
-    similar to it, and so on. The outcome depends on the cluster alone.
+    similar to it, and so on. The outcome depends on the cluster alone; the time grows with its members.
     """
     order = np.lexsort((ids, label))
-    keeper, likeness = np.zeros(len(ids), np.uint64), np.zeros(len(ids), np.float32)
-    while len(order):
-        first = np.ones(len(order), bool)
-        first[1:] = label[order][1:] != label[order][:-1]
-        leader = order[first][np.cumsum(first) - 1]
-        alike = similarity(signatures[order], signatures[leader])
-        settled = first | (alike >= (-1.0 if threshold is None else threshold))
-        keeper[order[settled]], likeness[order[settled]] = ids[leader[settled]], alike[settled]
-        order = order[~settled]
-    return keeper, likeness
+    first = np.ones(len(order), bool)
+    first[1:] = label[order][1:] != label[order][:-1]
+    hashes = signatures.shape[1]
+    least = 0 if threshold is None else int(np.argmax(np.arange(hashes + 1) / hashes >= threshold))
+    if least:
+        leader, equal = settle(order, np.append(np.flatnonzero(first), len(order)), signatures, least)
+        return ids[leader], (equal / hashes).astype(np.float32)
+    leader = np.empty(len(order), np.int64)
+    leader[order] = order[first][np.cumsum(first) - 1]
+    return ids[leader], similarity(signatures, signatures[leader]).astype(np.float32)

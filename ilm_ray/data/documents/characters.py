@@ -48,6 +48,8 @@ def flags() -> np.ndarray:
         (scan.IS_SENTENCE_END, _SENTENCE_ENDS),
         (scan.IS_LINE_END, _LINE_ENDS),
         (scan.IS_BULLET, "•‣⁃◦▪▫●○■□◆◇►▶▸➤➢✓✔"),
+        (scan.IS_BOUND, "的了们們"),
+        (scan.IS_BOUND_NO_MORE, "确確士解不如然却卻结結断斷事的"),  # 的确, 了解, 了不起
         (scan.IS_TAIL, "".join(map(chr, range(0x80, 0xC0))) + bytes(range(0x80, 0xA0)).decode("cp1252", "ignore")),
     ):
         table[[ord(c) for c in members]] |= bit

@@ -9,13 +9,15 @@ from numba import njit
 from ilm_ray.data.documents.jit import HASHES, INTS, MATRIX, WORDS, kernel
 
 # Columns of the result.
-(COPIED_LINES, COPIED_LINE_CHARS, COPIED_PARAGRAPH_CHARS, STOP_WORDS, BOILERPLATE) = range(5)
+(COPIED_LINES, COPIED_LINE_CHARS, COPIED_PARAGRAPH_CHARS, STOP_WORDS, BOILERPLATE) = range(5)  # the last: characters
 TOP = 5  # characters of the n-gram that covers most, n = 2, 3, 4
 COPIED_5GRAMS, COPIED_10GRAMS = 8, 9  # characters inside n-grams seen before
 COUNTS = 10
 
 COPY_TOKENS = 3  # a shorter line is no copy of another: brackets, rules and single words come again in any text
 LONGEST_PHRASE = 8  # tokens
+# A phrase of boilerplate speaks for what stands around it in a short line, in a paragraph for itself alone.
+SHORT_CHARS, SPREAD = 80, 3
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
@@ -104,7 +106,7 @@ def _ngrams(hashes, before, token_line, total, span, grams, marked, phrases, tab
                 if meanings[at] > 0:
                     row[STOP_WORDS] |= meanings[at]
                 elif meanings[at] == 0 and token_line[i] == token_line[i + length - 1]:
-                    marked[token_line[i]] = True
+                    marked[token_line[i]] += before[i + length] - before[i]
         n = length // span
         if length % span == 0 and 2 <= n <= 4:
             row[TOP + n - 2] = _top(grams, before, length, total, table, mask, round_ + length)
@@ -153,7 +155,8 @@ def count(
     longest = 1
     for text in range(len(pieces)):
         longest = max(longest, pieces[text, 0], pieces[text, 1])
-    before, grams, marked = np.zeros(longest + 1, np.int64), np.empty(longest, np.uint64), np.empty(longest, np.bool_)
+    # marked: characters of each line's boilerplate phrases
+    before, grams, marked = np.zeros(longest + 1, np.int64), np.empty(longest, np.uint64), np.empty(longest, np.int64)
     size = _power_of_two(2 * longest)
     table = (np.empty(size, np.uint64), np.empty(size, np.int64), np.zeros(size, np.int64))
     slots = _phrase_slots(phrases, meanings)
@@ -167,6 +170,7 @@ def count(
         row[COPIED_PARAGRAPH_CHARS] = _copies(h[2], n[4], n[5], paragraphs, table, mask, round_ + 1)[1]
         for i in range(tokens):
             before[i + 1] = before[i] + n[0, i]
-        marked[:lines] = False
+        marked[:lines] = 0
         _ngrams(h[0], before, n[1], tokens, spans[text], grams, marked, slots, table, mask, round_ + 1, row)
-        row[BOILERPLATE] = marked[:lines].sum()
+        for line in range(lines):
+            row[BOILERPLATE] += min(n[2, line], marked[line] * (SPREAD if n[2, line] <= SHORT_CHARS else 1))

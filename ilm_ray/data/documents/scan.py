@@ -31,12 +31,14 @@ IS_WIDE = 1 << 15  # two columns on paper
 IS_TRADITIONAL = 1 << 16  # Han of everyday traditional but not of simplified Chinese
 IS_RARE = 1 << 17  # Han of neither
 IS_BROKEN = 1 << 18  # U+FFFD and private use
+IS_BOUND = 1 << 20  # Han that never begin a clause: they belong to the word before
+IS_BOUND_NO_MORE = 1 << 21  # ... but where one of these follows
 IS_TAIL = 1 << 19  # what a continuation byte of UTF-8 becomes where a page is read as windows-1252
 
 # Columns of the result.
 (VISIBLE, LETTERS, DIGITS, UPPERS, SYMBOLS, PUNCTUATION, HAN, TRADITIONAL, RARE, BROKEN, SEPARATORS) = range(11)
 (HASH_SIGNS, URLS, COMMAS, MISPLACED, SENTENCES, UNPUNCTUATED, TOKENS, TOKEN_CHARS, LETTERED_TOKENS) = range(11, 20)
-(LINES, LINE_CHARS, WIDTH, SHORT, BROKEN_LINES, BULLETS, ELLIPSES, COMPLETE, MARKUP, PARAGRAPHS) = range(20, 30)
+(LINES, LINE_CHARS, WIDTH, SHORT, BROKEN_LINES, BULLETS, ELLIPSES, FINISHED, MARKUP, PARAGRAPHS) = range(20, 30)
 COUNTS = 30
 
 SHORT_LINE = 30  # columns (FineWeb: characters); a Chinese character takes two
@@ -61,7 +63,7 @@ def _line(points, first, last, flags, lower, hashes, chars, tokens, row):  # typ
 
     Returns (tokens so far, columns, hash).
     """
-    width = run = since = 0
+    width = run = since = finished = 0
     markup = False
     url_end = first
     line = word = np.uint64(0)
@@ -89,6 +91,7 @@ def _line(points, first, last, flags, lower, hashes, chars, tokens, row):  # typ
                 row[HAN] += 1
                 row[TRADITIONAL] += (f & IS_TRADITIONAL) != 0
                 row[RARE] += (f & IS_RARE) != 0
+                row[MISPLACED] += p & IS_COMMA and f & IS_BOUND and following & IS_BOUND_NO_MORE == 0
             if f & IS_HAN or following & IS_WORD == 0:
                 hashes[tokens] = (word ^ (word >> np.uint64(29))) * _MIX
                 chars[tokens] = word_chars
@@ -120,6 +123,8 @@ def _line(points, first, last, flags, lower, hashes, chars, tokens, row):  # typ
                         row[MISPLACED] += 1
                 if f & IS_SENTENCE_END and following & (IS_SENTENCE_END | IS_WORD) == 0:
                     row[SENTENCES] += 1
+                    if point > 0x2000 or following & IS_HAN == 0:  # else a dot of an address
+                        finished = i + 1 - first
             # { } </ /> =>
             if (
                 point == 123
@@ -133,7 +138,7 @@ def _line(points, first, last, flags, lower, hashes, chars, tokens, row):  # typ
     if previous == 59 and before_that == 41:  # a line that ends in );
         markup = True
     row[MARKUP] += markup
-    row[COMPLETE] += (p & IS_LINE_END) != 0
+    row[FINISHED] += last - first if p & IS_LINE_END else finished
     row[ELLIPSES] += previous == 0x2026 or (previous == 46 and run >= 3)
     start, second = points[first], points[first + 1] if first + 1 < last else np.uint32(32)
     # - * + · are bullets before a space only

@@ -15,6 +15,7 @@ from ilm_ray.data.documents.codepoints import flatten
 from ilm_ray.data.documents.phrases import STOP_WORDS_EN, STOP_WORDS_ZH, phrase_table
 
 _WINDOW = 1 << 20  # characters that are scanned at once, or one text: at most 80 bytes of work space for each
+SLIPS = 2  # misplaced marks that a text is allowed
 _REPEATED = scan.COUNTS  # the counts of `repetition` stand right of those of `scan`
 
 # A score is a quotient of two counts. The names that end in _ratio lie in [0, 1].
@@ -40,10 +41,10 @@ QUOTIENTS = {
     "ellipsis_line_ratio": (scan.ELLIPSES, scan.LINES),
     "separator_ratio": (scan.SEPARATORS, scan.VISIBLE),
     "markup_line_ratio": (scan.MARKUP, scan.LINES),
-    "boilerplate_line_ratio": (_REPEATED + repetition.BOILERPLATE, scan.LINES),
+    "boilerplate_ratio": (_REPEATED + repetition.BOILERPLATE, scan.LINE_CHARS),
     # Punctuation.
     "punctuation_ratio": (scan.PUNCTUATION, scan.VISIBLE),
-    "terminal_punctuation_ratio": (scan.COMPLETE, scan.LINES),
+    "terminal_punctuation_ratio": (scan.FINISHED, scan.LINE_CHARS),  # characters up to a line's last sentence end
     "misplaced_punctuation_ratio": (scan.MISPLACED, scan.COMMAS),
     "unpunctuated_ratio": (scan.UNPUNCTUATED, scan.TOKENS),
     "mean_sentence_words": (scan.TOKENS, scan.SENTENCES),
@@ -78,6 +79,8 @@ def score_batch(texts: Sequence[str], languages: Sequence[str]) -> dict[str, np.
         "words": counts[:, scan.TOKENS].astype(np.float64),
         "stop_words": np.bitwise_count(stop_words).astype(np.float64),  # how many different ones
     }
+    # Two slips make no habit: a short text has thirty marks.
+    counts[:, scan.MISPLACED] = np.maximum(counts[:, scan.MISPLACED] - SLIPS, 0)
     # A text without a sentence end is one sentence.
     counts[:, scan.SENTENCES] = np.maximum(counts[:, scan.SENTENCES], 1)
     for name, (part, whole) in QUOTIENTS.items():

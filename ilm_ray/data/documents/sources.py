@@ -4,10 +4,12 @@ An id is rank (15 bits), file (20), row (28). The rank comes from the dump's nam
 within its dump, so a document has the same id whatever else a run reads, today or in a year.
 """
 
+import json
 import re
 import zlib
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
 import fsspec
 
@@ -25,9 +27,18 @@ _RANKS = 1 << 15  # ids stay below 2^63, so that signed integers hold them too
 _FIRST_YEAR, _LAST_YEAR, _WEEKS = 1996, 2200, 54
 
 
+# Files with one document each are read together: a task, its outputs and its statistics cost more than a short text.
+SMALL_BYTES, GROUP_BYTES, GROUP_FILES = 1 << 20, 4 << 20, 1 << 12
+
+
+class _File(NamedTuple):
+    path: str  # what fsspec opens
+    size: int | None  # bytes; None where the storage does not say
+
+
 @dataclass(frozen=True)
 class Source:
-    """One input file. `index` is its place in the run's frozen order, `number` its place within its dump."""
+    """One input file, or several small texts. `index` is its place in the run's frozen order, `number` in its dump."""
 
     index: int
     rank: int  # of its dump; 0 is kept first
@@ -36,6 +47,16 @@ class Source:
     path: str  # what fsspec opens
     source: str = ""  # name in `text.sources`; "" is the web
     text_field: str = "text"  # of a JSON Lines source
+    more: str = ""  # JSON list of the small files that are read behind `path`; row n is then the n-th of them all
+
+    def files(self) -> list["Source"]:
+        """The source's files, each as a source of its own."""
+        return [replace(self, path=path, more="") for path in (self.path, *json.loads(self.more or "[]"))]
+
+    def place(self, document: int) -> tuple[str, int]:
+        """(file, row in it) of the document with this id."""
+        row = document & ((1 << ROW_BITS) - 1)
+        return (self.files()[row].path, 0) if self.more else (self.path, row)
 
     def document_id(self, row: int) -> int:
         """64 bits: dump rank, file, row. The smaller of two ids is the newer dump, so it is the copy to keep."""
@@ -56,23 +77,26 @@ def find_sources(pattern: str | None, config: TextConfig | None = None) -> list[
     cannot be used.
     """
     named = config.sources if config else {}
-    files: list[tuple[str, str]] = []
+    files: list[tuple[str, list[str]]] = []
     if pattern:
-        files += [("", path) for path in _glob(pattern, "input", "WARC files, e.g. 'crawl/*/*.warc.gz'")]
+        found = _glob(pattern, "input", "WARC files, e.g. 'crawl/*/*.warc.gz'")
+        files += [("", [file.path]) for file in found]
     elif not named:
         raise not_set("input")
     for name, source in sorted(named.items()):
-        files += [(name, path) for path in _glob(source.input, f"text.sources.{name}.input", ".jsonl or .txt files")]
-    dumps = [name or _dump_of(path) for name, path in files]
+        found = _glob(source.input, f"text.sources.{name}.input", ".jsonl, .parquet or .txt files")
+        files += [(name, group) for group in _grouped(found)]
+    dumps = [name or _dump_of(group[0]) for name, group in files]
     ranks = _ranks(set(zip((name for name, _ in files), dumps, strict=True)))
     numbers: dict[str, int] = {}
     sources = []
-    for index, ((name, path), dump) in enumerate(zip(files, dumps, strict=True)):
+    for index, ((name, (path, *others)), dump) in enumerate(zip(files, dumps, strict=True)):
         number = numbers[dump] = numbers.get(dump, -1) + 1
         if number >= 1 << FILE_BITS:
             raise UserError(f"dump {dump} has more than {1 << FILE_BITS} files; give them in several runs or join them")
         field = named[name].text_field if name else "text"
-        sources.append(Source(index, ranks[dump], number, dump, path, name, field))
+        more = json.dumps(others) if others else ""
+        sources.append(Source(index, ranks[dump], number, dump, path, name, field, more))
     return sources
 
 
@@ -91,18 +115,40 @@ def one_line(error: Exception) -> str:
     return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
 
 
-def _glob(pattern: str, setting: str, wanted: str) -> list[str]:
+def _glob(pattern: str, setting: str, wanted: str) -> list[_File]:
     try:
         filesystem, inner = fsspec.url_to_fs(located(pattern))
-        paths = sorted(path for path in filesystem.glob(inner) if filesystem.isfile(path))
+        found = filesystem.glob(inner, detail=True)
     except Exception as error:  # each driver has errors of its own: not installed, no credentials, an unknown scheme
         raise UserError(
             f"{setting}={pattern} cannot be listed: {one_line(error)}; give a glob of files in a folder or a storage "
             "whose fsspec driver is installed"
         ) from None
-    if not paths:
+    files = [
+        _File(filesystem.unstrip_protocol(path), about.get("size"))
+        for path, about in sorted(found.items())
+        if about.get("type") != "directory"
+    ]
+    if not files:
         raise UserError(f"{setting}={pattern} matches no file; give a glob of {wanted}")
-    return [filesystem.unstrip_protocol(path) for path in paths]
+    return files
+
+
+def _grouped(files: Iterable[_File]) -> Iterator[list[str]]:
+    """The files in their order, small texts that follow each other together."""
+    group, size = list[str](), 0
+    for file in files:
+        small = file.path.endswith(".txt") and file.size is not None and file.size <= SMALL_BYTES
+        if group and (not small or size + (file.size or 0) > GROUP_BYTES or len(group) == GROUP_FILES):
+            yield group
+            group, size = [], 0
+        if small:
+            group.append(file.path)
+            size += file.size or 0
+        else:
+            yield [file.path]
+    if group:
+        yield group
 
 
 def _ranks(dumps: set[tuple[str, str]]) -> dict[str, int]:

@@ -33,7 +33,8 @@ Removed = dict[str, frozenset[int]]  # stage -> ids of its documents that are no
 
 
 def tokenize_corpus(context: Context) -> Result:
-    """Write `<source>/<split>/shard-*` for every input file; sources are the languages of the text, and code."""
+    """Write `<source>/<split>/shard-*` for every input file: `text.sources` by their names, the web's text by its
+    languages, and code."""
     languages = context.config.text.languages
     items = [
         {"path": str(path), "number": number, "stage": stage}
@@ -74,9 +75,9 @@ def tokenize_corpus(context: Context) -> Result:
 
 
 def source_of(document: Document, stage: str, languages: Iterable[str] | None) -> str | None:
-    """The source a document belongs to; None where its language is not one of ours."""
-    if stage == CODE:
-        return CODE
+    """The source a document belongs to; None where it is of the web and its language is not one of ours."""
+    if stage == CODE or document.source:
+        return CODE if stage == CODE else document.source
     return document.language if languages is None or document.language in languages else None
 
 

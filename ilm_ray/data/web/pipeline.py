@@ -61,7 +61,7 @@ def settings(config: Config) -> dict[str, Any]:
 def sources(config: Config) -> dict[str, str]:
     """Fingerprints of everything read from outside. Raises UserError where one is missing or none is an archive."""
     files = find_sources(config.input, config.text)
-    archives = {source: fingerprint(source) for source in files}
+    archives = {file: fingerprint(file) for source in files for file in source.files()}
     if not any(readable for _, readable in archives.values()):
         raise UserError(
             f"no file of input={config.input} is a web archive (WARC, ARC or WACZ); give a glob of archives"
@@ -197,7 +197,8 @@ def _result(folder: Path, files: list[Source], config: TextConfig, cards: dict[s
             funnel.merge(stats["funnel"])
             if name == paths.CLEANED:
                 records.update(stats["records"])
-                by_file.append({"file": source.path, "dump": source.dump, "records": stats["records"]})
+                more = {"and_files": len(source.files()) - 1} if source.more else {}
+                by_file.append({"file": source.path, "dump": source.dump, "records": stats["records"]} | more)
     _write_json(folder / "funnel.json", funnel.rows())
     _write_json(folder / "records.json", dict(sorted(records.items())))
     write_jsonl(folder / "files.jsonl.zst", by_file)

@@ -91,12 +91,13 @@ def replaced(run: FinishedRun, others: list[FinishedRun], drops: Drops) -> Itera
         mine.ids.tolist(), mine.duplicate_of.tolist(), mine.similarity.tolist(), strict=True
     ):
         source = keys[document >> ROW_BITS]
+        file, row = source.place(document)
         yield {
             "id": str(document),
             "run": str(run.folder.parent),
-            "file": source.path,
+            "file": file,
             "dump": source.dump,
-            "row": document & ((1 << ROW_BITS) - 1),
+            "row": row,
             "duplicate_of": str(copy),
             "similarity": round(alike, 4),
         }

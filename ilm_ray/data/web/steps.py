@@ -24,6 +24,7 @@ from ilm_ray.data.documents.paths import (
 )
 from ilm_ray.data.documents.scores import score_batch
 from ilm_ray.data.tokenizer.cl100k import cl100k_encoding
+from ilm_ray.data.web.classifiers.card import read_card
 from ilm_ray.data.web.classifiers.model import Classifier, load_classifier
 from ilm_ray.data.web.clean.normalise import drop_chrome, normalise
 from ilm_ray.data.web.clean.rules import first_failures, own_scores, read_rule
@@ -92,7 +93,7 @@ def drop_duplicates(_: Batches, task: FileTask) -> Batches:
 def safe(documents: Batches, task: FileTask) -> Batches:
     """Blocked domains, blocked words, toxicity, pornography; a list or classifier that is not named is off."""
     config, folder = task.config, task.folder / "safe"
-    bounds = _bounds(config, "toxicity", "pornography")
+    bounds = _bounds(task, "toxicity", "pornography")
     domains = Domains.load(folder / DOMAINS) if config.blocked_domains else None
     words = Words(json.loads((folder / WORDS).read_text(encoding="utf-8"))) if config.blocked_words else None
     for batch in documents:
@@ -111,7 +112,7 @@ def safe(documents: Batches, task: FileTask) -> Batches:
 
 def quality(documents: Batches, task: FileTask) -> Batches:
     """Advertisement and fluency, unless they are off; what stays is counted in tokens."""
-    bounds = _bounds(task.config, "advertisement", "fluency")
+    bounds = _bounds(task, "advertisement", "fluency")
     encoding = cl100k_encoding()  # ours has no vocabulary yet
     for batch in documents:
         _classified(batch, bounds, task.folder)
@@ -134,9 +135,13 @@ def write_block_lists(folder: Path, config: TextConfig) -> None:
         write_text_atomic(words, json.dumps(read_words(Path(located(config.blocked_words)))))
 
 
-def _bounds(config: TextConfig, *names: str) -> dict[str, float]:
-    """Classifier -> threshold, of those that are on."""
-    return {name: each.threshold for name in names if (each := getattr(config.classifiers, name)).named}
+def _bounds(task: FileTask, *names: str) -> dict[str, float]:
+    """Classifier -> threshold, of those that are on: the one that is set, else that of its card."""
+    on = {name: each for name in names if (each := getattr(task.config.classifiers, name)).named}
+    return {
+        name: read_card(model_path(task.folder, name))["threshold"] if each.threshold is None else each.threshold
+        for name, each in on.items()
+    }
 
 
 def copy_own_rules(folder: Path, config: TextConfig) -> TextConfig:

@@ -139,7 +139,7 @@ def _read_piece(
         start, stop = (len(_text(tokenizer, tokens[:end])) for end in (piece.start, piece.stop))
         origin["files"] = [f["path"] for f in origin["files"] if f["start"] < stop and f["end"] > start]
     elif archive := archives.get(document >> ROW_BITS):
-        origin |= {"archive": archive.path, "capture": document & ((1 << ROW_BITS) - 1)}
+        origin |= dict(zip(("archive", "capture"), archive.place(document), strict=True))
     inside = tokens[piece.start : piece.stop]
     text = _text(tokenizer, inside[:HEAD])
     if len(inside) > HEAD:

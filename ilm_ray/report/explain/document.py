@@ -171,7 +171,8 @@ def _story(run: TextRun, document: Document, path: Path) -> Story:
     verdicts = [_verdict(run, step, document) for step in steps_reached(document, path)]
     reached_dedup = any(verdict.step == "dedup" for verdict in verdicts)
     source = source_of(run, document.id)
-    return Story(document, source.path if source else "", verdicts, _cluster(run, document) if reached_dedup else None)
+    file = source.place(document.id)[0] if source else ""
+    return Story(document, file, verdicts, _cluster(run, document) if reached_dedup else None)
 
 
 def _verdict(run: TextRun, step: str, document: Document) -> StepVerdict:

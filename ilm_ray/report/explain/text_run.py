@@ -16,8 +16,10 @@ import zstandard
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.data.documents.document import Document, read_documents
-from ilm_ray.data.documents.paths import CLEANED, FINAL, SOURCES, STEPS, STEPS_OF, outputs, read_sources
+from ilm_ray.data.documents.paths import CLEANED, FINAL, SOURCES, STEPS, STEPS_OF, model_path, outputs, read_sources
 from ilm_ray.data.documents.sources import ROW_BITS, Source
+from ilm_ray.data.web.classifiers.card import FILE as CARD
+from ilm_ray.data.web.classifiers.card import read_card
 from ilm_ray.run import manifest as manifests
 
 Settings = dict[str, Any]  # the `text` section of a run's configuration
@@ -234,14 +236,25 @@ def _settings(run_dir: Path) -> Settings | None:
         ran: Settings = manifest.settings["text"]
         order = manifest.settings.get("rule_order", {}).get("", {})  # a manifest's keys are sorted
         rules = {code: {name: table[name] for name in order.get(code, table)} for code, table in ran["rules"].items()}
-        return ran | {"rules": rules}
+        return _with_thresholds(ran | {"rules": rules}, run_dir / "text")
     path = run_dir / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = str(error).splitlines()[0]
         raise UserError(f"{path} is not valid YAML ({line}); run the job again to have it rewritten") from None
-    return config.get("text") if isinstance(config, dict) else None
+    found = config.get("text") if isinstance(config, dict) else None
+    return None if found is None else _with_thresholds(found, run_dir / "text")
+
+
+def _with_thresholds(settings: Settings, folder: Path) -> Settings:
+    """Where no threshold is set, that of the classifier's card was in use."""
+    classifiers = {
+        name: each | {"threshold": read_card(model_path(folder, name))["threshold"]}
+        for name, each in settings.get("classifiers", {}).items()
+        if each.get("threshold") is None and (model_path(folder, name) / CARD).is_file()
+    }
+    return settings | {"classifiers": settings.get("classifiers", {}) | classifiers}
 
 
 def _merged(base: Settings, changed: Settings) -> Settings:

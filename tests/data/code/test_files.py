@@ -18,11 +18,9 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.base.jsonl import JsonObject, read_jsonl
 from ilm_ray.config import load_config
 from ilm_ray.config.data import CodeConfig
-from ilm_ray.data.code.files.steps import BAND_MARGIN, HASHES, NGRAM
-from ilm_ray.data.code.files.tokens import canonical
+from ilm_ray.data.code.files.steps import sign_files
 from ilm_ray.data.code.pipeline import build_code_data
 from ilm_ray.data.dedup.components import clusters, keepers, stars
-from ilm_ray.data.dedup.minhash import bands_and_rows, sign_batch
 from ilm_ray.run.journal import Journal
 from ilm_ray.run.stage import Context
 
@@ -56,8 +54,8 @@ def _renamed(text: str) -> str:
 
 def _fallen(texts: list[str], threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(fallen ids, what each gives way to, fell as exact): the stage's shuffles in one process."""
-    bands, rows = bands_and_rows(threshold - BAND_MARGIN, HASHES)
-    sketch = sign_batch([canonical(text) for text in texts], NGRAM, HASHES, bands, rows)
+    sketch = sign_files(texts, threshold)
+    bands = sketch.bands.shape[1]
     ids = np.arange(len(texts), dtype=np.uint64)
     keys = np.concatenate([sketch.exact, sketch.bands.ravel()])
     owners = np.concatenate([ids, np.repeat(ids, bands)])
@@ -66,6 +64,14 @@ def _fallen(texts: list[str], threshold: float) -> tuple[np.ndarray, np.ndarray,
     keeper, _ = keepers(cluster.label, cluster.ids, sketch.signatures[cluster.ids.astype(int)], threshold)
     fallen = keeper != cluster.ids
     return cluster.ids[fallen], keeper[fallen], cluster.exact[fallen]
+
+
+def test_of_files_of_ten_words_only_exact_copies_fall() -> None:
+    """In so few words one other makes another file: a constant, a re-export, a route."""
+    files = [f"from .{name} import {name.title()}\n\n__all__ = ['{name.title()}']\nROUTE = '/{name}'\n" for name in "ab"]
+    files += [f"export const limit = {n};\nexport default function get() {{ return limit; }}\n" for n in (3, 4)]
+    ids, keeper, exact = _fallen([*files, files[0].replace("\n", "  \n")], CodeConfig().threshold)
+    assert (ids.tolist(), keeper.tolist(), exact.tolist()) == ([4], [0], [True])
 
 
 @pytest.mark.long

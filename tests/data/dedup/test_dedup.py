@@ -1,6 +1,7 @@
 """Dedup against datasketch's own index and scipy, against brute force, and against the formula of banding."""
 
 import random
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -181,6 +182,44 @@ def test_verified_keepers_equal_a_loop_over_each_cluster() -> None:
         keeper, likeness = keepers(label, ids, signatures, threshold)
         keeper_of = zip(ids.tolist(), zip(keeper.tolist(), likeness.tolist(), strict=True), strict=True)
         assert dict(keeper_of) == {i: (k, pytest.approx(s)) for i, (k, s) in expected.items()}
+
+
+def chain(length: int, seed: int = 0) -> np.ndarray:
+    """Signatures of which neighbours differ in 13 of 128 places, and ends share nothing."""
+    rng = np.random.default_rng(seed)
+    signatures = np.empty((length, 128), np.uint32)
+    signatures[0] = rng.integers(0, 2**32, 128)
+    for i in range(1, length):
+        signatures[i] = signatures[i - 1]
+        signatures[i, rng.choice(128, 13, replace=False)] = rng.integers(0, 2**32, 13)
+    return signatures
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.7, 0.95, 1.0])
+def test_keepers_of_long_clusters_equal_the_quadratic_loop(threshold: float) -> None:
+    signatures = np.concatenate([chain(300), chain(200, 1), chain(20)[::-1]])
+    label = np.repeat(np.array([7, 3, 7], np.uint64), [300, 200, 20])
+    ids = np.random.default_rng(2).permutation(520).astype(np.uint64)
+    keeper, likeness = keepers(label, ids, signatures, threshold)
+    kept: list[int] = []
+    for i in np.argsort(ids).tolist():
+        alike = [(float((signatures[i] == signatures[j]).mean()), j) for j in kept if label[i] == label[j]]
+        match = next(((s, j) for s, j in alike if s >= threshold), None)
+        kept += [] if match else [i]
+        assert (float(likeness[i]), int(keeper[i])) == ((pytest.approx(match[0]), ids[match[1]]) if match else (1, ids[i]))
+
+
+def test_a_chain_is_settled_in_time_that_grows_with_it() -> None:
+    """Four times the members: the quadratic answer takes sixteen times as long (32,000: 68 s)."""
+    keepers(np.zeros(40, np.uint64), np.arange(40, dtype=np.uint64), chain(40), 0.7)  # compiled
+    seconds = []
+    for members in (8_000, 32_000):
+        signatures, ids = chain(members), np.arange(members, dtype=np.uint64)
+        began = time.process_time()
+        keeper, _ = keepers(np.zeros(members, np.uint64), ids, signatures, 0.7)
+        seconds.append(time.process_time() - began)
+        assert len(set(keeper.tolist())) > members / 10  # ends share nothing: more than one stays
+    assert seconds[1] < 8 * max(seconds[0], 0.05)
 
 
 def signed(folder: Path, files: list[Source], texts: list[str], ids: list[int]) -> list[Signed]:

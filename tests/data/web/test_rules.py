@@ -70,7 +70,7 @@ PIECES = [
         "• ",
         "·",
     ),
-    *("privacy policy", "lorem ipsum", "版权所有", "ICP备", "A", "B", "1", "23", "don't", "x" * 12, "！！", "。”"),
+    *("privacy policy", "lorem ipsum", "版权所有", "ICP备", "，的", "。了解", "A", "B", "1", "23", "don't", "x" * 12, "！！", "。”"),
 ]
 
 
@@ -160,9 +160,9 @@ def _torn(text: str) -> str:
         ("ellipsis_line_ratio", "en", lambda text: text.replace(".\n", "...\n")),
         ("separator_ratio", "en", lambda text: text.replace("\n", "\n" + "-" * 90 + "\n")),
         ("markup_line_ratio", "en", lambda text: text.replace(".\n", " {\n").replace(" roof", " }roof")),
-        ("boilerplate_line_ratio", "en", lambda text: text + "\nLorem ipsum dolor sit amet, consectetur.\n" * 3),
+        ("boilerplate_ratio", "en", lambda text: text + "\nLorem ipsum dolor sit amet, consectetur.\n" * 3),
         ("punctuation_ratio", "zh", lambda text: "".join(c + ("！！") for c in text)),
-        ("terminal_punctuation_ratio", "en", lambda text: text.replace(".", " x") + ". y"),
+        ("terminal_punctuation_ratio", "en", lambda text: text.replace(".", ",")),
         ("misplaced_punctuation_ratio", "zh", lambda text: text.replace("，", "，、")),
         ("unpunctuated_ratio", "en", lambda text: re.sub("[,.\n]+", " ", f"{text} {text}") + f"\n{text}\n{text}"),
         ("mean_sentence_words", "en", lambda text: f"{text}\n{text}\n{text}".replace(".", ";")),
@@ -267,3 +267,27 @@ def test_rules_of_ones_own_that_cannot_be_asked_are_refused(tmp_path: Path) -> N
             TextConfig(own_rules={name: path})
     with pytest.raises(ValidationError, match="unknown rule 'shouting'"):
         TextConfig.model_validate({"rules": {"en": {"shouting": [None, 1]}}})
+
+
+@pytest.mark.parametrize(
+    ("language", "addition"),
+    [
+        ("zh", "县里的公司也愿意提供技术支持，大家都很高兴。"),  # one stock phrase
+        ("zh", "他问：“真的吗？”，她点点头，说：“是的”，就走了。。，"),  # two slips
+        ("en", "The letter says, in its privacy policy , that nobody may read it"),
+        ("en", "\n".join(f"- {name} of the {name}s for a long winter" for name in "ox hen wren lamb goat crow mole".split())),
+    ],
+)
+def test_one_phrase_or_slip_condemns_no_article(language: str, addition: str) -> None:
+    assert verdict(f"{TEXTS[language]}\n{addition}", language) is None
+
+
+def test_what_counts_is_how_much_of_a_text_is_boilerplate_or_finished() -> None:
+    def score(rule: str, text: str) -> float:
+        return float(score_batch([text], ["en"])[rule][0])
+
+    paragraph = EN.replace("\n", " ")
+    assert score("terminal_punctuation_ratio", paragraph + " and so on") > 0.95  # one line, and its end is missing
+    assert score("terminal_punctuation_ratio", "\n".join(["a list item of words"] * 100) + f"\n{paragraph}") > 0.1
+    assert score("boilerplate_ratio", paragraph + " All rights reserved.") < 0.05
+    assert score("boilerplate_ratio", "Copyright 2019 Acme Ltd. All rights reserved.\nPrivacy policy") == 1.0

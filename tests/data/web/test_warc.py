@@ -230,6 +230,10 @@ def chunked(body: bytes) -> bytes:
     [
         ("Content-Encoding: gzip", gzip.compress),
         ("Content-Encoding: deflate", zlib.compress),
+        ("Content-Encoding: deflate", lambda body: zlib.compress(body)[2:-4]),  # without its header, as many servers
+        ("Content-Encoding: deflate", gzip.compress),
+        ("Content-Encoding: deflate", bytes),
+        ("Set-Cookie: " + "x" * 300_000, bytes),
         ("Content-Encoding: br", brotli.compress),
         ("Content-Encoding: zstd", zstandard.ZstdCompressor().compress),
         ("Transfer-Encoding: chunked", chunked),

@@ -6,7 +6,7 @@ tiers and weights come. What falls is kept beside with `drop_rule`, `drop_value`
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ from ilm_ray.data.code.files.selection import limits
 from ilm_ray.data.code.files.tokens import canonical
 from ilm_ray.data.code.files.trees import Tree, TreePart, read_tree
 from ilm_ray.data.dedup.drops import judge_copy, load_drops
-from ilm_ray.data.dedup.minhash import bands_and_rows, sign_batch
+from ilm_ray.data.dedup.minhash import Sketches, bands_and_rows, sign_batch
 from ilm_ray.data.documents.document import Document, Verdict, read_documents
 from ilm_ray.data.documents.funnel import Funnel
+from ilm_ray.data.documents.language import TOKENS
 from ilm_ray.data.documents.paths import drops_path, is_done, outputs, save_arrays, signatures_path
 from ilm_ray.data.documents.sources import ROW_BITS
 
@@ -38,6 +39,7 @@ HASHES, NGRAM = 128, 5
 # Candidates are sought well below the threshold and then verified by their signatures: banding at 0.7 itself would find
 # less than half of the pairs that are 0.7 alike, and a renamed variable costs a short file that much.
 BAND_MARGIN = 0.2
+FEWEST_WORDS = 30  # of smaller files a copy must be exact: in ten words, one other is another file
 BATCH = 64  # files signed at once
 UNKNOWN, PYTHON = "unknown", "python"
 
@@ -205,11 +207,18 @@ def _lint(batch: list[Document], duplicates: Set[int], config: CodeConfig) -> di
     }
 
 
+def sign_files(texts: Sequence[str], threshold: float) -> Sketches:
+    """What near-dedup sees of files; small ones share bands with their exact copies alone."""
+    bands, width = bands_and_rows(max(threshold - BAND_MARGIN, 0.1), HASHES)
+    sketches = sign_batch([canonical(text) for text in texts], NGRAM, HASHES, bands, width)
+    small = np.array([len(TOKENS.findall(text)) < FEWEST_WORDS for text in texts], bool)
+    sketches.bands[small] = sketches.exact[small, None]
+    return sketches
+
+
 def _sign(files: list[tuple[int, str]], path: Path, config: CodeConfig) -> None:
-    bands, width = bands_and_rows(max(config.threshold - BAND_MARGIN, 0.1), HASHES)
-    parts = [sign_batch([], NGRAM, HASHES, bands, width)]
-    for batch in batches(files, BATCH):
-        parts.append(sign_batch([canonical(text) for _, text in batch], NGRAM, HASHES, bands, width))
+    parts = [sign_files([], config.threshold)]
+    parts += [sign_files([text for _, text in batch], config.threshold) for batch in batches(files, BATCH)]
     save_arrays(
         path,
         ids=np.array([file for file, _ in files], np.uint64),

@@ -97,6 +97,8 @@ def read_card(folder: Path) -> Card:
         card = json.loads((folder / FILE).read_text(encoding="utf-8"))
         if not isinstance(card, dict) or card.get("kind") not in ("linear", "bert"):
             raise ValueError("its kind is unknown")
+        if not isinstance(card.get("threshold"), (int, float)):
+            raise ValueError("it has no threshold")
     except (OSError, ValueError) as error:
         raise UserError(
             f"{folder} is no classifier ({FILE}: {error}); name a folder that jobs/train_classifier.py wrote"

@@ -8,6 +8,7 @@ import re
 import unicodedata
 
 from ilm_ray.data.documents.language import interchange
+from ilm_ray.data.web.clean.chrome import is_chrome
 
 # Most texts have none of these, nor anything beyond the basic plane: two searches spare them the slow steps.
 _RARE = re.compile(
@@ -31,31 +32,56 @@ _AFTER_MARK = re.compile("(?<=[，。、；：]) ")
 _HAN = "\u3400-\u9fff"
 # Chinese has no letter-spacing but this: three or more lone characters. A space between words may be a separator.
 _SPACED = re.compile(f"[{_HAN}](?<!\\S.)(?: [{_HAN}]){{2,}}(?!\\S)")
+# Spaces at the start of a line are a program's indentation, unless a Chinese sentence follows: that is a paragraph's.
+_DEEPEST = 120  # columns of indentation; more is a page's layout
+_PARAGRAPH = re.compile(
+    f"^[ \\t]++(?=[{_HAN}“‘「『《【（])(?=[^\\n]*[，。、；：！？…]|[^\\n]{{40}})", re.MULTILINE
+)
+_LONGEST_CHROME = 120  # characters
 
 
 def normalise(text: str) -> str:
-    """NFC; no control or invisible characters; single spaces; stripped lines, at most one blank line in a row.
+    """NFC; no control or invisible characters; single spaces within lines, at most one blank line in a row.
 
-    Chinese: full-width letters and digits become half-width (punctuation stays), spaces around full-width marks and
-    inside letter-spaced words go. Table rows with one cell become that cell. Other spaces between Chinese characters
-    stay: they part the items of menus, names and verses, and the rules should see them.
+    Spaces and tabs at the start of a line stay, but for the first one: code needs them, and extraction leaves them
+    nowhere else. Chinese: full-width letters and digits become half-width (punctuation stays), spaces around full-width
+    marks and inside letter-spaced words go, and so does the indentation of paragraphs. Table rows with one cell become
+    that cell. Other spaces between Chinese characters stay: they part the items of menus, names and verses, and the
+    rules should see them.
     """
     text = text.replace("\r\n", "\n")
     if _RARE.search(text) or _BEYOND.search(text):
         text = _INVISIBLE.sub("", interchange(_BREAKS.sub("\n", text)))
         text = _FULL_WIDTH.sub(lambda match: chr(ord(match[0]) - 0xFEE0), _JOINERS.sub("", text))
     text = unicodedata.normalize("NFC", text)
-    text = "\n".join([_cell(" ".join(line.split())) for line in text.split("\n")])
+    lines = [_tidy(line) for line in text.split("\n")]
+    for number, line in enumerate(lines):
+        lines[number] = _cell(line.lstrip())
+        if lines[number]:
+            break
+    text = "\n".join(lines)
     if _MARK.search(text):
         text = _AFTER_MARK.sub("", _BEFORE_MARK.sub("", text))
     if not text.isascii():
         text = _SPACED.sub(lambda match: match[0].replace(" ", ""), text)
+        text = _PARAGRAPH.sub("", text)
     return _few_blank_lines(text)
+
+
+def _tidy(line: str) -> str:
+    """A line with its indentation, and single spaces within."""
+    words = " ".join(line.split())
+    if not line[:1].isspace() or not words:
+        return _cell(words)
+    indentation = line[: -len(line.lstrip())]
+    if indentation.strip(" \t") or len(indentation) > _DEEPEST or _MARK.match(words):
+        return _cell(words)
+    return indentation + words
 
 
 def _cell(line: str) -> str:
     """A table row of one cell is that cell, one of none is empty: pages use tables for layout."""
-    if not line.startswith("|"):
+    if not line.startswith("|") or not line.endswith("|"):
         return line
     cells = [cell for cell in line.split("|") if cell and not cell.isspace()]
     return line if len(cells) > 1 else "".join(cells).strip()
@@ -67,53 +93,19 @@ def _few_blank_lines(text: str) -> str:
     return text.strip("\n")
 
 
-_LONGEST_CHROME = 120  # characters
-_CHROME = frozenset(
-    """
-advertisement|advertisements|all rights reserved|all rights reserved.|accept cookies|accept all cookies
-back to top|click here|click to enlarge|continue reading|continue reading...|cookie policy|email this|follow us
-follow us on facebook|follow us on twitter|learn more|leave a comment|leave a reply|like loading...|like this:
-load more|loading...|loading…|log in|log in to reply|next|next »|pin it|post a comment|previous|print this page
-privacy policy|read more|read more »|read more...|read more…|register|related articles|related posts|reply
-report abuse|see more|share|share on facebook|share on twitter|share this|share this:|share via email|show more
-sign in|sign up|skip to content|skip to main content|skip to navigation|sponsored content|subscribe
-terms of service|terms of use|top of page|tweet|you may also like|« previous|分享|分享到|分享到：|分享到:
-阅读全文|查看更多|加载更多|展开全文|点击查看|上一篇|下一篇|返回顶部|返回首页|回到顶部|加入收藏|设为首页|打印
-打印本页|关闭窗口|【关闭】|【打印】|我要评论|发表评论|登录|注册|登录注册|版权所有|责任编辑|相关阅读|相关新闻
-推荐阅读|扫一扫
-""".strip()
-    .replace("\n", "|")
-    .split("|")
-)
-_COUNTER = re.compile(
-    r"(?:\d[\d,.]*[km]?\+?) (?:likes?|shares?|views?|comments?|replies|retweets|followers|tweets?)"
-    r"|(?:likes?|shares?|views?|comments?|阅读|评论|点赞|浏览|转发|收藏|人气)[:：]? ?\(?\d[\d,.]*[km万]?\)?"
-    r"|\d[\d,.]*万?(?:次阅读|次浏览|条评论|人阅读|人评论|个赞)"
-)
-_SCRIPTS = re.compile(
-    r"(?:enable|activate|turn on|requires?|启用|开启|不支持) ?javascript"
-    r"|javascript (?:is|must|needs to|has to) (?:be )?(?:enabled|disabled|required|turned)|javascript(?:已|被)"
-)
-_COOKIES = re.compile(
-    r"(?:uses?|using|accept|consent|设置|使用).{0,40}cookie|cookie.{0,40}(?:experience|consent|polic)"
-)
-
-
 def drop_chrome(text: str) -> tuple[str, int]:
     """A normalised text without the lines that belong to the page and not to its text, and how many those were.
 
     Whole lines only, and only where the line says nothing else: "read more", counters of likes, requests for scripts
     or cookies. C4 drops any line that names javascript; an article on it would lose its subject.
     """
-    lines = text.split("\n")
-    kept = [line for line in lines if not line or len(line) > _LONGEST_CHROME or not _is_chrome(line.lower())]
-    removed = len(lines) - len(kept)
+    kept, removed, begun = list[str](), 0, False
+    for line in text.split("\n"):
+        if not begun:  # the first line has no indentation
+            line = _cell(line.lstrip())
+        if line and not line[0].isspace() and len(line) <= _LONGEST_CHROME and is_chrome(line.lower()):
+            removed += 1
+        else:
+            kept.append(line)
+            begun = begun or bool(line)
     return (_few_blank_lines("\n".join(kept)), removed) if removed else (text, 0)
-
-
-def _is_chrome(line: str) -> bool:
-    if line in _CHROME:
-        return True
-    if ("javascript" in line and _SCRIPTS.search(line)) or ("cookie" in line and _COOKIES.search(line)):
-        return True
-    return len(line) < 30 and _COUNTER.fullmatch(line) is not None

@@ -1,7 +1,8 @@
 """Records of a web archive, whatever state it is in: WARC and ARC, plain, gzip, zstd or lz4, and WACZ (a zip of them).
 
-fastwarc reads what it can. Where it stops, warcio is tried on the same spot (it knows ARC, folded header lines and some
-more), then reading begins again at the next place that looks like a record. Offsets only grow, so nothing comes twice.
+fastwarc reads what it can. Where it stops, warcio is tried on the same spot (it knows compressed ARC, folded header lines
+and some more), then reading begins again at the next place that looks like a record. Offsets only grow, so nothing comes
+twice. Plain ARC has a reader of its own (`arc.py`), since neither finds a record again behind a wrong length.
 """
 
 import lzma
@@ -12,13 +13,14 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, BinaryIO, ClassVar
 
 import fastwarc.warc
 import warcio.archiveiterator
 import zstandard
 from warcio.exceptions import ArchiveLoadFailed
+
+from ilm_ray.data.web.format.arc import begins_arc, iso_date, read_arc
 
 _GZIP, _ZSTD, _ZSTD_DICTIONARY, _LZ4 = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\x5d\x2a\x4d\x18", b"\x04\x22\x4d\x18"
 _ZIP = b"PK\x03\x04"
@@ -121,7 +123,8 @@ def _of_file(stream: BinaryIO, size: int, counts: Counter[str]) -> Iterator[Reco
         head = _at(stream, start, _HEAD)
         packed = head.startswith(_PACKED)
         # warcio takes any line of five words for an ARC record.
-        for reader in (_by_fastwarc, _by_warcio) if begins_record(head) else (_by_fastwarc,):
+        readers = (_by_arc, _by_warcio) if begins_arc(head) else (_by_fastwarc, _by_warcio)
+        for reader in readers if begins_record(head) else readers[:1]:
             stream.seek(start)
             try:
                 for record in reader(stream):
@@ -171,6 +174,14 @@ def _by_fastwarc(stream: BinaryIO) -> Iterator[Record]:
         )
 
 
+def _by_arc(stream: BinaryIO) -> Iterator[Record]:
+    for record in read_arc(stream):
+        kind = "arc_header" if record.url.startswith("filedesc:") else "response"
+        yield Record(
+            record.offset, record.end, kind, record.url, record.date, "", "", record.length, record.read
+        )
+
+
 class _Warcio(warcio.archiveiterator.ArchiveIterator):
     INC_RECORD: ClassVar[str] = ""  # a warning that it prints on stderr
 
@@ -185,21 +196,13 @@ def _by_warcio(stream: BinaryIO) -> Iterator[Record]:
             end=None,
             kind=record.rec_type or "unknown",
             url=headers.get_header("uri" if arc else "WARC-Target-URI") or "",
-            date=_iso_date(headers.get_header("archive-date") or "") if arc else headers.get_header("WARC-Date") or "",
+            date=iso_date(headers.get_header("archive-date") or "") if arc else headers.get_header("WARC-Date") or "",
             record_id=headers.get_header("WARC-Record-ID") or "",
             # An ARC header names the type of the page; its block is an HTTP response like that of a WARC record.
             content_type="" if arc else headers.get_header("Content-Type") or "",
             length=record.length,
             read=record.raw_stream.read,
         )
-
-
-def _iso_date(digits: str) -> str:
-    """ARC's YYYYMMDDhhmmss as WARC writes it; "" where it is none."""
-    try:
-        return datetime.strptime(digits[:14], "%Y%m%d%H%M%S").strftime("%Y-%m-%dT%H:%M:%SZ")
-    except ValueError:
-        return ""
 
 
 def _next_start(stream: BinaryIO, position: int, packed_only: bool = False) -> int | None:

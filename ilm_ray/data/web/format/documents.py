@@ -77,17 +77,18 @@ def _take(document: Document, extracted: Extracted, config: TextConfig, counts: 
 
 
 def _of_texts(source: Source, config: TextConfig, counts: Counter[str]) -> Iterator[Document]:
-    with open_source(source) as stream:
-        for text in read_texts(stream, source.path, source.text_field, counts):
-            document = _new(source, text.number, text.url, text.date)
-            document.charset, document.title = text.charset, text.title
-            if text.size > MAX_BYTES:
-                document.judge(Verdict("max_text_bytes", text.size, MAX_BYTES))
-            elif not text.text.strip():
-                document.judge(Verdict("no_text", "", None))
-            else:
-                _take_text(document, text.text, config)
-            yield document
+    for place, file in enumerate(source.files()):
+        with open_source(file) as stream:
+            for text in read_texts(stream, file.path, file.text_field, counts):
+                document = _new(source, place if source.more else text.number, text.url, text.date)
+                document.charset, document.title = text.charset, text.title
+                if text.size > MAX_BYTES:
+                    document.judge(Verdict("max_text_bytes", text.size, MAX_BYTES))
+                elif not text.text.strip():
+                    document.judge(Verdict("no_text", "", None))
+                else:
+                    _take_text(document, text.text, config)
+                yield document
 
 
 def _new(source: Source, number: int, url: str, date: str) -> Document:

@@ -1,6 +1,7 @@
 """HTTP responses as archives hold them: header, and body behind its transfer and content encodings."""
 
 import re
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
@@ -9,16 +10,17 @@ from typing import Any
 
 from fastwarc.stream_io import BrotliReader, ChunkedReader, GzipReader, ZstdReader
 
-MAX_HEAD = 1 << 16  # bytes in which a header must end
+MAX_HEAD = 1 << 20  # bytes in which a header must end; some sites send hundreds of kilobytes of cookies and policies
 _STATUS = re.compile("[0-9]{1,9}")  # Python refuses to read a number of some thousand digits
 _BLANK = (b"\r\n\r\n", b"\n\n", b"\r\r\n\r\r\n")
-_DECODERS: dict[str, Callable[[Any], Any]] = {
-    "chunked": ChunkedReader,
-    "gzip": GzipReader,
-    "x-gzip": GzipReader,
-    "deflate": lambda inner: GzipReader(inner, zlib=True),
-    "br": BrotliReader,
-    "zstd": ZstdReader,
+_DECODERS: dict[str, tuple[Callable[[Any], Any], ...]] = {  # the first that gives anything is the right one
+    "chunked": (ChunkedReader,),
+    "gzip": (GzipReader,),
+    "x-gzip": (GzipReader,),
+    "br": (BrotliReader,),
+    "zstd": (ZstdReader,),
+    # By the standard with zlib's header. Many servers leave it out, some send gzip; browsers read all three.
+    "deflate": (lambda inner: GzipReader(inner, zlib=True), GzipReader, lambda inner: _RawDeflate(inner)),
 }
 
 
@@ -60,7 +62,8 @@ def decode_body(response: Response, max_bytes: int) -> bytes:
     """
     body = response.body
     for name in reversed(response.encodings):
-        body = _decoded(body, _DECODERS[name], max_bytes) or body
+        decoded = (_decoded(body, decoder, max_bytes) for decoder in _DECODERS[name])
+        body = next(filter(None, decoded), body)
     return body[:max_bytes]
 
 
@@ -82,3 +85,18 @@ def _decoded(body: bytes, decoder: Callable[[Any], Any], max_bytes: int) -> byte
     except OSError:  # broken off, or never encoded
         pass
     return b"".join(parts)
+
+
+class _RawDeflate:
+    """A deflated stream without any header. Any bytes may look like one: OSError where it turns out to be none."""
+
+    def __init__(self, inner: BytesIO) -> None:
+        self._rest, self._inflate = inner.read(), zlib.decompressobj(-zlib.MAX_WBITS)
+
+    def read(self, size: int) -> bytes:
+        try:
+            part = self._inflate.decompress(self._rest, size)
+        except zlib.error as error:
+            raise OSError("not deflated") from error
+        self._rest = self._inflate.unconsumed_tail
+        return part

@@ -20,10 +20,13 @@ from lxml.html import HtmlElement
 from trafilatura.settings import Extractor
 
 from ilm_ray.data.documents.language import interchange
+from ilm_ray.data.web.format.layout import bare_blocks, prepare, shown
 
 # Chosen on one half of the annotated pages, checked on the other (benchmarks/extraction.py).
 DOUBT_CHARS = 1000  # a text shorter than this
 DOUBT_SHARE = 0.2  # and shorter than this share of what the page shows is doubtful
+# A text shorter than this and than this share of the sentences that stand in no paragraph: these are read as paragraphs.
+BARE_CHARS, BARE_SHARE = 1000, 0.5
 # What never holds main text. Not <noscript>: pages that are broken elsewhere have been seen to lie in it as a whole.
 _DEAD = ("style", "svg", "iframe", "link", "meta", "button", "input", "select", "textarea", "template")
 # What seldom does: each of them goes only if it holds little of the text.
@@ -37,6 +40,8 @@ _NO_CHARACTERS = ("\ufffe".encode(), "\uffff".encode())
 _DOCTYPE = re.compile(rb"\s*<!doctype[^>]*>", re.IGNORECASE)
 _CLOSED = re.compile(rb"(<html[^>]*?)/>", re.IGNORECASE)
 _HEAD = 4096
+# Both may stand too early (a banner, one page behind another); libxml2 reads no text behind them. Neither is needed.
+_ENDS = re.compile(rb"</(?:html|body)\s*>", re.IGNORECASE)
 TITLE_CHARS = 300  # of a title; some pages put a text there
 
 
@@ -60,9 +65,18 @@ def title_and_text(page: str) -> tuple[str, str]:
 
 
 def _main_text(tree: HtmlElement) -> str | None:
+    prepare(tree)
     _slim(tree)
     text = _extract(tree, fast=True)
-    if text is not None and len(text) < DOUBT_CHARS and len(text) < DOUBT_SHARE * _visible_chars(tree):
+    found = len(text or "")
+    bare = bare_blocks(tree) if found < BARE_CHARS else []
+    if found < BARE_SHARE * sum(len(block.text_content()) for block in bare):
+        for block in bare:
+            block.tag = "p"
+        again = _extract(tree, fast=True)
+        if len(again or "") > found:
+            return again
+    if text is not None and found < DOUBT_CHARS and found < DOUBT_SHARE * _visible_chars(tree):
         return _extract(tree, fast=False) or text
     return text
 
@@ -75,6 +89,7 @@ def _parse(page: str) -> HtmlElement | None:
         data = data[doctype.end() :]
     if closed := _CLOSED.search(data, 0, _HEAD):
         data = data[: closed.start()] + closed[1] + b">" + data[closed.end() :]
+    data = _ENDS.sub(b"", data)
     try:
         return lxml.html.document_fromstring(data, parser=_parser())
     except lxml.etree.ParserError:  # an empty document
@@ -96,7 +111,7 @@ def _slim(tree: HtmlElement) -> None:
 def _extract(tree: HtmlElement, fast: bool) -> str | None:
     """trafilatura leaves `tree` as it is."""
     document = trafilatura.bare_extraction(tree, options=_options(fast))
-    return unicodedata.normalize("NFC", document.text) if document is not None and document.text else None
+    return unicodedata.normalize("NFC", shown(document.text)) if document is not None and document.text else None
 
 
 def _visible_chars(tree: HtmlElement) -> int:
