@@ -8,7 +8,6 @@ should be a network that you trust. Runs until SIGINT or SIGTERM, lets running a
 one JSON line; while the model loads either signal ends it at once. Exit codes: 0 stopped, 2 bad input, 1 anything else.
 """
 
-import contextlib
 import os
 import signal
 import sys
@@ -23,7 +22,7 @@ from ilm_ray.base.errors import UserError
 from ilm_ray.config.serving import ServeConfig
 from ilm_ray.run.stopping import SIGNALS, Stopped
 from jobs.frame.cluster import gpus_of_node, join_cluster, start_local_ray
-from jobs.frame.command import Parser, run_command, settings_of
+from jobs.frame.command import Parser, run_command, settings_of, stop_behind
 
 CHECK_S = 5.0
 START_CHECK_S = 0.5
@@ -41,10 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if config.model is None:
             raise UserError("serve.model is not set; give a stage of a run or an exported folder: serve.model=DIR")
         is_exported(Path(config.model))  # refuses what is no model, before Ray starts
-        with tempfile.TemporaryDirectory(prefix="ilm-serve-") as scratch, contextlib.suppress(Stopped):
+        with tempfile.TemporaryDirectory(prefix="ilm-serve-") as scratch:
             _serve(config, Path(config.model), Path(scratch), summary)
 
-    return run_command("serve", work)
+    def until_stopped(summary: dict[str, Any]) -> None:
+        try:
+            work(summary)
+        except (Stopped, Exception) as error:
+            if stop_behind(error) is None:
+                raise
+
+    return run_command("serve", until_stopped)
 
 
 def _serve(config: ServeConfig, model: Path, scratch: Path, summary: dict[str, Any]) -> None:

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import secrets
 import socket
+from pathlib import Path
 from typing import Any
 
 from ilm_ray.base.errors import UserError
@@ -74,7 +76,23 @@ def start_local_ray(**options: Any) -> None:
     # own processes read the variable; this one did so when Ray was imported.
     os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
+    token_without_home()
     _init(address="local", **options)
+
+
+def token_without_home() -> None:
+    """Ray keeps its token in the home folder; where nothing can be written there, this process's Ray gets one of its
+    own, in its environment."""
+    if os.environ.get("RAY_AUTH_MODE") == "disabled" or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        return
+    token = Path.home() / ".ray" / "auth_token"
+    try:
+        token.parent.mkdir(parents=True, exist_ok=True)
+        writable = token.exists() or os.access(token.parent, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def _init(**options: Any) -> None:

@@ -101,7 +101,7 @@ def run_command(job: str, work: Callable[[dict[str, Any]], None], evidence: bool
         print(f"{job}: {line}", file=sys.stderr)
         summary["error"], status, code = line, "refused", 2
     except (Stopped, Exception) as error:
-        if (stop := _stop_behind(error)) is not None:
+        if (stop := stop_behind(error)) is not None:
             print(f"{job}: {stop}", file=sys.stderr)
             status, code = "stopped", EXIT_CODE
         else:
@@ -142,8 +142,8 @@ def _no_room(run_dir: Path | None) -> str:
     return f" (the disk of {run_dir} is full: make room and give the same command again)"
 
 
-def _stop_behind(error: BaseException | None) -> Stopped | None:
-    """What an error came of, where that is a stop: out of Ray's own calls it comes as a SystemError."""
+def stop_behind(error: BaseException | None) -> Stopped | None:
+    """The stop that an error came of, if any: out of Ray's own calls it comes as a SystemError."""
     while error is not None and not isinstance(error, Stopped):
         error = error.__cause__ or error.__context__
     return error

@@ -35,3 +35,22 @@ def test_no_other_machine_reaches_it() -> None:
     assert len(listening) > 5
     addresses = {address.removeprefix("::ffff:") for address, _ in listening}
     assert addresses <= {"127.0.0.1", "::1"}, listening
+
+
+@pytest.mark.parametrize("home", ["/proc", "/proc/nowhere", None])
+def test_ray_gets_a_token_where_the_home_folder_cannot_be_written(
+    home: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobs.frame.cluster import token_without_home
+
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", home or str(tmp_path))
+    try:
+        token_without_home()
+        assert ("RAY_AUTH_TOKEN" in os.environ) == (home is not None)
+        kept = os.environ.get("RAY_AUTH_TOKEN")
+        token_without_home()
+        assert os.environ.get("RAY_AUTH_TOKEN") == kept, "a token that is there stays"
+    finally:
+        os.environ.pop("RAY_AUTH_TOKEN", None)
