@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,16 +71,25 @@ def test_the_pages_reward_is_what_a_run_learns_from(tmp_path: Path) -> None:
     assert "Parts of the reward" in page and "mine/covers" in page
     evaluation = json.loads((run / "evaluation" / "evaluation.json").read_text())
     assert set(evaluation["alignment"]) == {"sft", "ppo"} and not (run / "reward").exists()
-    # The same command has nothing left to do, until the function is another.
-    assert started(tmp_path, "--run-dir", str(run))[0] == 0
+    # The same command has nothing left to do.
     stamp = (run / "ppo" / "metrics.jsonl").stat().st_mtime_ns
+    assert started(tmp_path, "--run-dir", str(run))[0] == 0
     assert (run / "ppo" / "metrics.jsonl").stat().st_mtime_ns == stamp
-    # What cannot be run is refused in a line, before anything is written.
-    code, summary = started(tmp_path, "--run-dir", str(tmp_path / "other"), "--preset", "nano", "--config", "mine.yaml",
-                            *SMALL, "ppo.rewards=[{by: 'no_such_module:score'}]")  # fmt: skip
-    assert (
-        code == 2 and re.search("no module 'no_such_module'", summary["reason"]) and not (tmp_path / "other").exists()
-    )
-    code, summary = started(tmp_path, "--run-dir", str(tmp_path / "other"), "--preset", "nano", "--config", "mine.yaml",
-                            *SMALL, "ppo.rewards=[{by: mathematics}]")  # fmt: skip
-    assert code == 2 and "has no metadata.answer" in summary["reason"]
+
+
+@pytest.mark.process
+def test_what_cannot_be_run_is_refused_in_a_line_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(blocks(PAGE, "yaml")[0])
+    rows = [json.loads(blocks(PAGE, "json")[0]) | {"split": split} for split in ("train", "heldout")]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = ["--run-dir", str(tmp_path / "run"), "--preset", "nano", "--config", "mine.yaml", *SMALL]
+    for rewards, why in (
+        ("[{by: 'no_such_module:score'}]", "no module 'no_such_module'"),
+        ("[{by: mathematics}]", "prompt p1 has no metadata.answer"),
+        ("[{by: length, domains: [poetry]}]", "no part of ppo.rewards judges domain 'helpful'"),
+        ("[{by: length}, {by: length}]", "two parts called 'length'"),
+        ("[{by: poetry}]", "ppo.rewards"),
+    ):
+        code, summary = started(tmp_path, *common, f"ppo.rewards={rewards}")
+        assert code == 2 and why in summary["error"], summary
+        assert not (tmp_path / "run").exists()
