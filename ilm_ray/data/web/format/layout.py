@@ -29,7 +29,9 @@ _LEAF_CHARS = 20
 _FORMULA_IMAGE = re.compile(r"latex|math|\btex\b|equation|formula", re.IGNORECASE)
 _DISPLAY_STYLE = re.compile(r"\{\\(?:displaystyle|textstyle)\s*(.*)\}", re.DOTALL)
 _RENDERED = re.compile("MathJax|MJX")
-_ANSWER = re.compile(r"(?:^|[\s_-])(?:accepted-?)?answers?(?:[-_]?(?:item|body|text|content|entry))?(?:$|[\s_-])", re.IGNORECASE)
+_ANSWER = re.compile(
+    r"(?:^|[\s_-])(?:accepted-?)?answers?(?:[-_]?(?:item|body|text|content|entry))?(?:$|[\s_-])", re.IGNORECASE
+)
 _POST_CHARS = 30
 
 
@@ -56,7 +58,9 @@ def _formulas(tree: HtmlElement) -> None:
                 gone.drop_tree()
             _replace(script, script.text or "", "display" in script.get("type", ""))
     for image in list(tree.iter("img")):
-        source = image.get("data-tex") or (image.get("alt", "") if _FORMULA_IMAGE.search(image.get("class", "")) else "")
+        source = image.get("data-tex") or (
+            image.get("alt", "") if _FORMULA_IMAGE.search(image.get("class", "")) else ""
+        )
         parent = image.getparent()
         if source and parent is not None and parent.find(".//math") is None:  # else the picture stands in for that
             _replace(image, source, False)
@@ -138,13 +142,20 @@ def _is_layout(table: HtmlElement) -> bool:
     longest = max(sizes, default=0)
     if longest < _LONG_CELL or heading:
         return False
-    blocks = max(sum(child.tag in _BLOCKS or child.tag == "br" for child in cell.iter()) for row in rows for cell in row)
+    blocks = max(
+        sum(child.tag in _BLOCKS or child.tag == "br" for child in cell.iter()) for row in rows for cell in row
+    )
     return 2 * longest >= sum(sizes) or blocks >= 6
 
 
 def _paragraphs(cell: HtmlElement) -> None:
     """What line breaks part in a cell that was a column of the page becomes paragraphs."""
-    while len(cell) == 1 and cell[0].tag in _WRAPPERS and not (cell.text or "").strip() and not (cell[0].tail or "").strip():
+    while (
+        len(cell) == 1
+        and cell[0].tag in _WRAPPERS
+        and not (cell.text or "").strip()
+        and not (cell[0].tail or "").strip()
+    ):
         cell = cell[0]
         cell.tag = "div"
     if sum(child.tag == "br" for child in cell) < 2:
