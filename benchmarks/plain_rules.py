@@ -152,11 +152,7 @@ def plain_scores(text: str, language: str) -> dict[str, float]:
     simplified = [c for c in han if in_codec(c, "gb2312", 0xF7)]
     traditional = [c for c in han if c not in simplified and in_codec(c, "big5", 0xC6)]
     marks = [c for c in joined if c in COMMAS]
-    ends = [
-        i
-        for i, c in enumerate(joined)
-        if c in ENDS and (i + 1 == len(joined) or ends_here(joined[i + 1]))
-    ]
+    ends = [i for i, c in enumerate(joined) if c in ENDS and (i + 1 == len(joined) or ends_here(joined[i + 1]))]
     span = 2 if language == "zh" else 1
     stops = STOP_WORDS_ZH if language == "zh" else STOP_WORDS_EN
     runs = [m[0] for m in re.finditer(r"(.)\1*", joined)]

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from ilm_ray.alignment.inputs import preference_file, preference_rows, prompt_file, prompt_rows
 from ilm_ray.alignment.online.labels import labelled_pairs, read_labels
 from ilm_ray.base.files import write_text_atomic
-from ilm_ray.base.jsonl import JsonObject, read_jsonl, sha256_of, write_jsonl
+from ilm_ray.base.jsonl import JsonObject, read_jsonl, write_jsonl
 from ilm_ray.base.places import located
+from ilm_ray.base.rows import rows_digest
 from ilm_ray.config import Config
 from ilm_ray.config.road import among, begins_with
 from ilm_ray.config.section import result_settings
@@ -58,7 +59,7 @@ def _patterns_stage(number: int) -> Stage:
         return {"seed": config.seed, "online": config.online.model_dump(include={"comparisons", "judge"})}
 
     def sources(config: Config) -> dict[str, str]:
-        return {"preferences": sha256_of(preference_file(config)), "prompts": sha256_of(prompt_file(config))}
+        return {"preferences": rows_digest(preference_file(config)), "prompts": rows_digest(prompt_file(config))}
 
     needs = ("tokenizer", *(_name(n, "reward") for n in range(1, number + 1)), _name(number, "ppo"))
     return Stage(_name(number, "patterns"), needs, settings, partial(_find, number=number), sources)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ilm_ray.alignment.inputs import prompt_file, prompt_rows
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.jsonl import sha256_of
-from ilm_ray.base.rows import require_splits
+from ilm_ray.base.rows import require_splits, rows_digest
 from ilm_ray.config import Config
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.config.named_data import stage_off
@@ -45,7 +45,7 @@ def _sources(config: Config) -> dict[str, str]:
     _check_rewards(config)
     functions = {part.by: source_of(part.by, Path.cwd()) for part in config.ppo.functions}
     own = {f"reward {by}": sha256_of(path) for by, path in functions.items() if path is not None}
-    return {"prompts": sha256_of(prompt_file(config)), **own}
+    return {"prompts": rows_digest(prompt_file(config)), **own}
 
 
 def _check_rewards(config: Config) -> None:

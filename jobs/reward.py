@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ilm_ray.alignment.inputs import preference_file, preference_rows
-from ilm_ray.base.jsonl import sha256_of
-from ilm_ray.base.rows import require_splits
+from ilm_ray.base.rows import require_splits, rows_digest
 from ilm_ray.config import Config
 from ilm_ray.config.road import begins_with
 from ilm_ray.config.section import result_settings
@@ -24,7 +23,7 @@ def settings(config: Config) -> dict[str, Any]:
 
 def sources(config: Config) -> dict[str, str]:
     require_splits(preference_rows(config), "reward.data")
-    return {"preferences": sha256_of(preference_file(config))}
+    return {"preferences": rows_digest(preference_file(config))}
 
 
 def train_reward(context: Context, make_task: Callable[[Config, Path], "RewardTask"]) -> Result:

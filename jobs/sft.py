@@ -3,7 +3,7 @@
 from typing import Any
 
 from ilm_ray.alignment.inputs import chat_file, check_chats, mixed_sequences
-from ilm_ray.base.jsonl import sha256_of
+from ilm_ray.base.rows import rows_digest
 from ilm_ray.config import Config
 from ilm_ray.config.named_data import stage_off
 from ilm_ray.config.road import among, begins_with, in_effect
@@ -19,7 +19,7 @@ def _settings(config: Config) -> dict[str, Any]:
 def _sources(config: Config) -> dict[str, str]:
     check_chats(config)
     mixed_sequences(in_effect(config).sft)
-    return {"conversations": sha256_of(chat_file(config))}
+    return {"conversations": rows_digest(chat_file(config))}
 
 
 def _work(context: Context) -> Result:

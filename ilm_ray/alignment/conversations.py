@@ -16,7 +16,8 @@ import numpy as np
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import save_array, write_text_atomic
-from ilm_ray.base.jsonl import JsonObject, decoded, read_jsonl, utf8_bytes
+from ilm_ray.base.jsonl import JsonObject, decoded, read_jsonl, utf8_bytes, write_jsonl
+from ilm_ray.base.rows import is_table, iter_rows
 from ilm_ray.data.documents.pipeline import run_tasks
 from ilm_ray.data.tokenizer.chat import AnyTokenizer, encode_chat
 from ilm_ray.data.tokenizer.messages import unread_fields
@@ -81,6 +82,10 @@ def tokenize_conversations(
     measure with.
     """
     folder = run_dir / "sft" / FOLDER
+    if is_table(path):  # chunks are stretches of a file of lines
+        table, path = path, folder / "rows.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_jsonl(path, iter_rows(table, ("messages",), "sft.data"))
     items = [{"path": str(path), "number": n, "chunk": list(chunk)} for n, chunk in enumerate(chunks_of(path))]
     work = functools.partial(tokenize_chunk, folder=str(folder), tokenizer=str(run_dir / "tokenizer"), context=context)
     counts, progress = Counts(), Progress("conversations", len(items))

@@ -46,8 +46,10 @@ def needed(config: Config, stages: Collection[str]) -> dict[str, str]:
         for phase in config.pretrain.phases:
             for name in phase.mixture:
                 if name == CODE and CODE in stages and not config.code.source:
-                    missing.setdefault("code.source", f"repositories, for the mixture of phase {phase.name} has '{CODE}'")
-                elif not _is_given(config, name) and not {"text", "pretrain"}.isdisjoint(stages):
+                    missing.setdefault(
+                        "code.source", f"repositories, for the mixture of phase {phase.name} has '{CODE}'"
+                    )
+                elif not _is_given(config, name) and {"text", "pretrain"} <= {*stages}:
                     why = f"documents for the '{name}' in the mixture of phase {phase.name}"
                     missing.setdefault(f"text.sources.{name}.input", f"{why}, or pretrain.without=[{phase.name}]")
     return missing

@@ -18,6 +18,8 @@ ROAD = [stage.name for stage in pipeline.STAGES]
 LARGE = [preset for preset in PRESETS if preset != "nano"]
 NEEDED = {"input", "sft.data", "reward.data", "ppo.prompts", "code.source"}
 NAMED = ["input=/c/*.gz", "sft.data=/s", "reward.data=/r", "ppo.prompts=/p", "code.source=/repositories"]
+PHASE_3 = [f"text.sources.{name}.input" for name in ("stem", "special_domain", "high_quality")]
+NAMED += [f"{setting}=/d/*.parquet" for setting in PHASE_3]
 NO_DATA = ["input", "sft.data", "reward.data", "ppo.prompts", "code.source", "decontamination.benchmarks"]
 NO_DATA += ["text.blocked_domains", "text.blocked_words"]
 NO_DATA += [f"text.classifiers.{n}.labels" for n in ("toxicity", "pornography", "advertisement", "fluency")]
@@ -30,7 +32,7 @@ def test_the_road_is_all_stages() -> None:
 @pytest.mark.parametrize("preset", LARGE)
 def test_a_large_preset_names_no_data_and_carries_no_limit_of_the_demo(preset: str) -> None:
     config = load_config(preset)
-    wanted = NEEDED - ({"code.source"} if preset == "mini" else set())  # whose mixtures have no code
+    wanted = NEEDED | {*PHASE_3} if preset != "mini" else NEEDED - {"code.source"}  # its mixtures are English alone
     assert needed(config, ROAD).keys() == wanted
     assert "demo" not in json.dumps(config.model_dump(mode="json"))
     assert config.code.max_files is None and config.ray.object_store_mb is None and config.ray.num_cpus is None
@@ -73,6 +75,22 @@ def test_code_is_off_where_no_mixture_reads_it() -> None:
     config = load_config("7b", None, [f"pretrain.phases={json.dumps(phases)}"])
     assert not needed(config, ["code"])
     assert stage_off(config, "code") == {"code.source": "no source named"}
+
+
+def test_a_phase_without_data_for_its_mixture_is_refused_or_left_out() -> None:
+    given = [setting for setting in NAMED if not setting.startswith("text.sources.special")]
+    with pytest.raises(UserError, match=r"special_domain.input .* or pretrain.without=\[enhancement\]"):
+        check_named(load_config("7b", None, given), ROAD)
+    config = load_config("7b", None, [*given, "pretrain.without=[enhancement]"])
+    check_named(config, ROAD)
+    assert [phase.name for phase in config.pretrain.phases] == ["short_context", "long_context"]
+    assert config == type(config).model_validate(config.model_dump())  # as a run folder remembers it
+    with pytest.raises(UserError, match="there is no phase 'enhancment'; the phases are short_context"):
+        load_config("7b", None, ["pretrain.without=[enhancment]"])
+    wrong = [
+        "pretrain.phases=[{name: a, steps: 1, context: 8, rope_base: 1e4, batch_tokens: 8, max_lr: 1, mixture: {ne: 1}}]"
+    ]
+    assert "text.sources.ne.input" in needed(load_config("nano", None, wrong), ROAD)
 
 
 def test_what_is_off_is_said_by_setting() -> None:

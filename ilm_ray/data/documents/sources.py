@@ -9,12 +9,14 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import fsspec
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.places import located
+from ilm_ray.base.tables import TRAIN, dataset_files
 from ilm_ray.config.data import TextConfig
 from ilm_ray.config.named_data import not_set
 
@@ -115,7 +117,20 @@ def one_line(error: Exception) -> str:
     return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
 
 
+def _dataset(folder: Path, setting: str) -> list[_File]:
+    """The files of a local data set; where they are split, those to train on."""
+    try:
+        files = dataset_files(folder)
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{setting}={folder} is no data set: {error}; give its folder as it was saved") from None
+    training = [path for split, path in files if split == TRAIN]
+    return [_File(f"file://{path}", path.stat().st_size) for path in training or [path for _, path in files]]
+
+
 def _glob(pattern: str, setting: str, wanted: str) -> list[_File]:
+    local = Path(located(pattern))
+    if "://" not in pattern and local.is_dir() and (files := _dataset(local, setting)):
+        return files
     try:
         filesystem, inner = fsspec.url_to_fs(located(pattern))
         found = filesystem.glob(inner, detail=True)

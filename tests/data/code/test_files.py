@@ -68,7 +68,9 @@ def _fallen(texts: list[str], threshold: float) -> tuple[np.ndarray, np.ndarray,
 
 def test_of_files_of_ten_words_only_exact_copies_fall() -> None:
     """In so few words one other makes another file: a constant, a re-export, a route."""
-    files = [f"from .{name} import {name.title()}\n\n__all__ = ['{name.title()}']\nROUTE = '/{name}'\n" for name in "ab"]
+    files = [
+        f"from .{name} import {name.title()}\n\n__all__ = ['{name.title()}']\nROUTE = '/{name}'\n" for name in "ab"
+    ]
     files += [f"export const limit = {n};\nexport default function get() {{ return limit; }}\n" for n in (3, 4)]
     ids, keeper, exact = _fallen([*files, files[0].replace("\n", "  \n")], CodeConfig().threshold)
     assert (ids.tolist(), keeper.tolist(), exact.tolist()) == ([4], [0], [True])

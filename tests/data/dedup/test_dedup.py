@@ -206,7 +206,9 @@ def test_keepers_of_long_clusters_equal_the_quadratic_loop(threshold: float) -> 
         alike = [(float((signatures[i] == signatures[j]).mean()), j) for j in kept if label[i] == label[j]]
         match = next(((s, j) for s, j in alike if s >= threshold), None)
         kept += [] if match else [i]
-        assert (float(likeness[i]), int(keeper[i])) == ((pytest.approx(match[0]), ids[match[1]]) if match else (1, ids[i]))
+        assert (float(likeness[i]), int(keeper[i])) == (
+            (pytest.approx(match[0]), ids[match[1]]) if match else (1, ids[i])
+        )
 
 
 def test_a_chain_is_settled_in_time_that_grows_with_it() -> None:

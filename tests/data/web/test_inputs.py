@@ -17,9 +17,11 @@ import pytest
 from demo import warc as writer
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config
-from ilm_ray.data.documents.sources import Source, find_sources
+from ilm_ray.config.data import TextConfig
+from ilm_ray.data.documents.sources import ROW_BITS, Source, find_sources
 from ilm_ray.data.web import pipeline
 from ilm_ray.data.web.format import inputs
+from ilm_ray.data.web.format.documents import format_documents
 from ilm_ray.data.web.format.inputs import fingerprint, open_source
 from ilm_ray.data.web.format.warc import read_captures
 from tests.data.web.test_warc import page, response
@@ -167,3 +169,19 @@ def test_files_that_are_no_archives_are_passed_over_unless_all_are_such(tmp_path
     (tmp_path / "a.warc.gz").write_bytes(ARCHIVE)
     fingerprints = pipeline.sources(load_config("nano", None, [f"input={tmp_path}/*"]))
     assert sum(name.startswith("file ") for name in fingerprints) == 2
+
+
+def test_small_texts_are_read_together_and_each_keeps_its_place(tmp_path: Path) -> None:
+    """A task and its outputs cost more than a short text: 300 files were 6,924 files in the run folder."""
+    for number in range(300):
+        (tmp_path / f"{number:03}.txt").write_text(f"Text {number} of the miller. " * 20)
+    (tmp_path / "1500-large.txt").write_text("The long text of the miller. " * 60_000)
+    config = TextConfig.model_validate({"sources": {"books": {"input": f"{tmp_path}/*.txt"}}})
+    sources = find_sources(None, config)
+    assert len(sources) == 3  # those before the large one, it, those behind
+    paths = [file.path for source in sources for file in source.files()]
+    assert paths == [f"file://{path}" for path in sorted(tmp_path.glob("*.txt"), key=str)]
+    documents = [d for source in sources for d in format_documents(source, config, Counter())]
+    assert [d.url for d in documents] == paths and len({d.id for d in documents}) == 301
+    by_key = {source.key: source for source in sources}
+    assert all(by_key[d.id >> ROW_BITS].place(d.id) == (d.url, 0) for d in documents)

@@ -70,7 +70,22 @@ PIECES = [
         "• ",
         "·",
     ),
-    *("privacy policy", "lorem ipsum", "版权所有", "ICP备", "，的", "。了解", "A", "B", "1", "23", "don't", "x" * 12, "！！", "。”"),
+    *(
+        "privacy policy",
+        "lorem ipsum",
+        "版权所有",
+        "ICP备",
+        "，的",
+        "。了解",
+        "A",
+        "B",
+        "1",
+        "23",
+        "don't",
+        "x" * 12,
+        "！！",
+        "。”",
+    ),
 ]
 
 
@@ -275,7 +290,13 @@ def test_rules_of_ones_own_that_cannot_be_asked_are_refused(tmp_path: Path) -> N
         ("zh", "县里的公司也愿意提供技术支持，大家都很高兴。"),  # one stock phrase
         ("zh", "他问：“真的吗？”，她点点头，说：“是的”，就走了。。，"),  # two slips
         ("en", "The letter says, in its privacy policy , that nobody may read it"),
-        ("en", "\n".join(f"- {name} of the {name}s for a long winter" for name in "ox hen wren lamb goat crow mole".split())),
+        (
+            "en",
+            "\n".join(
+                f"- {name} of the {name}s for a long winter"
+                for name in ["ox", "hen", "wren", "lamb", "goat", "crow", "mole"]
+            ),
+        ),
     ],
 )
 def test_one_phrase_or_slip_condemns_no_article(language: str, addition: str) -> None:

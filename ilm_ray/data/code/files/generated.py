@@ -15,7 +15,8 @@ _MARK = re.compile(r"(?:#+!?|//+!?|/\*+|\*+/?|--+|;+|%+|<!--|\"\"\"|\'\'\'|\(\*|
 _OPENS = {"/*": "*/", "<!--": "-->", "(*": "*)", '"""': '"""', "'''": "'''", "=begin": "=end"}
 # May stand before the first comment, and is no program yet.
 _PREAMBLE = re.compile(
-    r"(?:<\?|package\b|namespace\b|module\b|library\b|use strict|[\"\']use strict|---|%yaml|\ufeff|@charset|pragma\b)", re.I
+    r"(?:<\?|package\b|namespace\b|module\b|library\b|use strict|[\"\']use strict|---|%yaml|\ufeff|@charset|pragma\b)",
+    re.I,
 )
 _WORD = "(?:auto-?|automatically |machine[- ]|programmatically )"
 _THING = (

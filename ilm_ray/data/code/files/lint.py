@@ -29,7 +29,7 @@ _CHECKS = (
     "unreachable", "dangerous-default-value", "pointless-statement", "expression-not-assigned", "duplicate-key",
     "self-assigning-variable", "assert-on-tuple", "undefined-loop-variable",
 )  # fmt: skip
-_STAR = re.compile(r"^\s*from\s+\S+\s+import\s+\*", re.M)
+_STAR = re.compile(r"^[ \t]*from[ \t]+\S+[ \t]+import[ \t]+\*", re.M)
 # Names may come from a star import, which is not followed.
 _UNKNOWN_WITH_STAR = frozenset({"undefined-variable", "undefined-all-variable"})
 

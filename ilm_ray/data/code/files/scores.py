@@ -86,7 +86,9 @@ def _parses(text: str) -> bool:
             warnings.simplefilter("ignore")
             compile(text, "<file>", "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
     except SyntaxError:
-        return "print " in text and re.search(r"^\s*print\s+[^(=\s]", text, re.M) is not None  # Python 2 is no error
+        return (
+            "print " in text and re.search(r"^[ \t]*print[ \t]+[^(=\s]", text, re.M) is not None
+        )  # Python 2 is no error
     except (ValueError, RecursionError, MemoryError):
         return False
     return True

@@ -14,11 +14,11 @@ _DEFINITION = re.compile(
     r"^[ \t]*#[ \t]*define[ \t]+(\w+)"
     r"|\b(?:struct|class|union|enum(?:[ \t]+class|[ \t]+struct)?|concept)[ \t]+(?:[A-Z_]+[ \t]+)?(\w+)"
     r"|\busing[ \t]+(\w+)[ \t]*="
-    r"|\btypedef\b[^;{}]{0,300}?(?:\(\*[ \t]*(\w+)\)[^;]*|\b(\w+)(?:\[[^;]*)?);"
+    r"|\btypedef\b[^;{}]{0,300}?(?:\(\*[ \t]*(\w+)\)[^;]{0,300}+|\b(\w+)(?:\[[^;]{0,300}+)?);"
     r"|\}[ \t]*(\w+)[ \t]*;"
     r"|[\w*&>\]][ \t*&]{1,40}(\w+)[ \t]*\("
-    r"|^[ \t]*(?:extern|constexpr|static|const|inline)\b[^;(){}=]{0,300}?\b(\w+)[ \t]*(?:\[[^;\n]*)?[=;{]"
-    r"|[{,][ \t\n]*([A-Z]\w*)[ \t]*(?:=[^,}\n]*)?(?=[,}])",
+    r"|^[ \t]*(?:extern|constexpr|static|const|inline)\b[^;(){}=]{0,300}?\b(\w+)[ \t]*(?:\[[^;\n]{0,300})?[=;{]"
+    r"|[{,][ \t\n]*([A-Z]\w*)[ \t]*(?:=[^,}\n]{0,200}+)?(?=[,}])",
     re.MULTILINE,
 )
 _HEADERS = (".h", ".hh", ".hpp", ".hxx")

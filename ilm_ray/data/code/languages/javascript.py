@@ -18,7 +18,7 @@ _DEFINITION = re.compile(
     r"(?:function\*?|class|const|let|var|interface|type|enum|namespace)\s+([\w$]+)|\bexports\.(\w+)[ \t]*="
 )
 _EXPORTED = re.compile(r"\bexport\s*(?:type\s*)?\{([^}]{0,2000})\}(?!\s*from)")
-_JSON_COMMENT = re.compile(r"(\"(?:[^\"\\\n]|\\.)*\")|//[^\n]*|/\*[\s\S]*?\*/|,(?=\s*[}\]])")
+_JSON_COMMENT = re.compile(r"(?m)(\"(?:[^\"\\\n]++|\\.)*+(?:\"|\\?$))|//[^\n]*|/\*[\s\S]*?(?:\*/|\Z)|,(?=\s*[}\]])")
 _SUFFIXES = (".ts", ".tsx", ".mts", ".cts", ".d.ts", ".js", ".jsx", ".mjs", ".cjs")
 _SCRIPT = re.compile(r"\.[mc]?jsx?$")
 

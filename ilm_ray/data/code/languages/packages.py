@@ -11,9 +11,9 @@ from ilm_ray.data.code.languages.facts import Facts, Import, ModuleIndex, Target
 from ilm_ray.data.code.languages.lexical import CSHARP, JVM, PHP, Code, code_of
 
 _PACKAGE = re.compile(r"^[ \t]*package[ \t]+([\w.`]+)", re.MULTILINE)
-_TYPE = r"\b(?:class|interface|enum|record|object|trait|typealias|type|struct|delegate[ \t]+[\w<>\[\], ?.]+)[ \t]+(\w+)"
+_TYPE = r"\b(?:class|interface|enum|record|object|trait|typealias|type|struct|delegate[ \t]+[\w<>\[\], ?.]{1,200})[ \t]+(\w+)"
 _JVM_DEFINITION = re.compile(
-    rf"{_TYPE}|^(?:[\w@]+[ \t]+)*?(?:fun|val|var|def|given)[ \t]+(?:<[^>\n]*>[ \t]*)?(?:[\w<>?, ]+\.)?(\w+)",
+    rf"{_TYPE}|^(?:[\w@]+[ \t]+)*?(?:fun|val|var|def|given)[ \t]+(?:<[^>\n]{{0,200}}>[ \t]*)?(?:[\w<>?, ]{{1,200}}\.)?(\w+)",
     re.MULTILINE,
 )
 _JAVA = re.compile(r"^[ \t]*import[ \t]+(?:static[ \t]+)?([\w.]+?)(\.\*)?[ \t]*;", re.MULTILINE)
@@ -28,7 +28,7 @@ _USING = re.compile(
 _NAMESPACE = re.compile(r"^[ \t]*namespace[ \t]+([\w.]+)", re.MULTILINE)
 _CSHARP_DEFINITION = re.compile(rf"{_TYPE}|\brecord[ \t]+(?:class|struct)[ \t]+(\w+)")
 _PHP_NAMESPACE = re.compile(r"^[ \t]*namespace[ \t]+([\w\\]+)", re.MULTILINE)
-_PHP_USE = re.compile(r"^[ \t]*use[ \t]+(?:(?:function|const)[ \t]+)?([\w\\]+[^;(]*);", re.MULTILINE)
+_PHP_USE = re.compile(r"^[ \t]*use[ \t]+(?:(?:function|const)[ \t]+)?([\w\\]+[^;(]{0,5000}+);", re.MULTILINE)
 _PHP_DEFINITION = re.compile(
     r"^[ \t]*(?:(?:abstract|final|readonly)[ \t]+)*(?:class|interface|trait|enum|function)[ \t]+(\w+)", re.MULTILINE
 )

@@ -8,14 +8,14 @@ from ilm_ray.data.code.languages.facts import Facts, Import, ModuleIndex, Target
 from ilm_ray.data.code.languages.lexical import PYTHON, code_of
 
 _STATEMENT = re.compile(
-    r"(?:^|[;:])[ \t]*(?:from(?=[ \t.])[ \t]*(?P<module>[\w.]+)[ \t]+import\b[ \t]*(?P<names>\([^)]*\)|[^\n;]+)"
+    r"(?:^|[;:])[ \t]*(?:from(?=[ \t.])[ \t]*(?P<module>[\w.]+)[ \t]+import\b[ \t]*(?P<names>\([^)]{0,10000}+\)|[^\n;]+)"
     r"|import[ \t]+(?P<modules>[^\n;(]+))",
     re.MULTILINE,
 )
 _ITEM = re.compile(r"\s*([\w.]+|\*)(?:\s+as\s+(\w+))?")
 _UNDOTTED = re.compile(r"(?<![\w.])[^\W\d]\w*")
 _DEFINITION = re.compile(r"^(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)|^(\w+)[ \t]*(?::[^=\n]+)?=(?!=)", re.MULTILINE)
-_BLOCK = re.compile(r"^(`{3,})i?python3?\n([\s\S]*?)^\1$", re.MULTILINE)
+_BLOCK = re.compile(r"^(`{3,})i?python3?\n([\s\S]*?)(?:^\1$|\Z)", re.MULTILINE)
 
 
 def find(path: str, text: str) -> Facts:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from ilm_ray.data.code.languages.facts import Facts, Import, ModuleIndex, Target, above, names, words
 from ilm_ray.data.code.languages.lexical import RUST, code_of
 
-_MODULE = re.compile(r"(?:#\[path\s*=\s*\"([^\"\n]+)\"\]\s*)?\b(?:pub(?:\([^)]*\))?\s+)?mod\s+(\w+)\s*;")
+_MODULE = re.compile(r"(?:#\[path\s*=\s*\"([^\"\n]+)\"\]\s*)?\b(?:pub(?:\([^)]{0,200}\))?\s+)?mod\s+(\w+)\s*;")
 _INLINE = re.compile(r"\bmod\s+\w+\s*\{")
-_USE = re.compile(r"(pub(?:\([^)]*\))?\s+)?\buse\s+(?:::)?([^;]{1,10000});")
+_USE = re.compile(r"(pub(?:\([^)]{0,200}\))?\s+)?\buse\s+(?:::)?([^;]{1,10000}+);")
 _PATH = re.compile(r"(?<![\w:])(?:crate|super)(?:::\w+)+")
 _DEFINITION = re.compile(
     r"\b(?:fn|struct|enum|trait|type|const|static|union)\s+(?:mut\s+)?(\w+)|\bmacro_rules!\s*(\w+)"

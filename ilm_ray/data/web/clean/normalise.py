@@ -34,9 +34,7 @@ _HAN = "\u3400-\u9fff"
 _SPACED = re.compile(f"[{_HAN}](?<!\\S.)(?: [{_HAN}]){{2,}}(?!\\S)")
 # Spaces at the start of a line are a program's indentation, unless a Chinese sentence follows: that is a paragraph's.
 _DEEPEST = 120  # columns of indentation; more is a page's layout
-_PARAGRAPH = re.compile(
-    f"^[ \\t]++(?=[{_HAN}“‘「『《【（])(?=[^\\n]*[，。、；：！？…]|[^\\n]{{40}})", re.MULTILINE
-)
+_PARAGRAPH = re.compile(f"^[ \\t]++(?=[{_HAN}“‘「『《【（])(?=[^\\n]*[，。、；：！？…]|[^\\n]{{40}})", re.MULTILINE)
 _LONGEST_CHROME = 120  # characters
 
 

@@ -177,9 +177,7 @@ def _by_fastwarc(stream: BinaryIO) -> Iterator[Record]:
 def _by_arc(stream: BinaryIO) -> Iterator[Record]:
     for record in read_arc(stream):
         kind = "arc_header" if record.url.startswith("filedesc:") else "response"
-        yield Record(
-            record.offset, record.end, kind, record.url, record.date, "", "", record.length, record.read
-        )
+        yield Record(record.offset, record.end, kind, record.url, record.date, "", "", record.length, record.read)
 
 
 class _Warcio(warcio.archiveiterator.ArchiveIterator):

@@ -19,8 +19,7 @@ _HIDE, _SHOW = str.maketrans(_MARKS), str.maketrans({mark: space for space, mark
 _LEADING = re.compile(r"^[ \t\u00a0]++(?!- )", re.MULTILINE)
 _NUMBERS = re.compile(r"[\d\s]+")
 _LINE_BLOCKS = ("div", "p", "li", "tr")  # in code: a line each
-_BLOCKS = frozenset("""address article aside blockquote center dd details div dl dt fieldset figure footer form h1 h2 h3
-h4 h5 h6 header hr li main nav ol p pre section table ul""".split())  # fmt: skip
+_BLOCKS = frozenset(["address", "article", "aside", "blockquote", "center", "dd", "details", "div", "dl", "dt", "fieldset", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p", "pre", "section", "table", "ul"])  # fmt: skip
 _CELLS, _TABLE_PARTS = ("td", "th"), ("tbody", "thead", "tfoot", "tr", "td", "th")
 _WRAPPERS = ("font", "span", "center", "b", "strong", "i", "em", "small", "div")
 _LONG_CELL = 200  # characters
@@ -29,7 +28,9 @@ _LEAF_CHARS = 20
 _FORMULA_IMAGE = re.compile(r"latex|math|\btex\b|equation|formula", re.IGNORECASE)
 _DISPLAY_STYLE = re.compile(r"\{\\(?:displaystyle|textstyle)\s*(.*)\}", re.DOTALL)
 _RENDERED = re.compile("MathJax|MJX")
-_ANSWER = re.compile(r"(?:^|[\s_-])(?:accepted-?)?answers?(?:[-_]?(?:item|body|text|content|entry))?(?:$|[\s_-])", re.IGNORECASE)
+_ANSWER = re.compile(
+    r"(?:^|[\s_-])(?:accepted-?)?answers?(?:[-_]?(?:item|body|text|content|entry))?(?:$|[\s_-])", re.IGNORECASE
+)
 _POST_CHARS = 30
 
 
@@ -56,7 +57,9 @@ def _formulas(tree: HtmlElement) -> None:
                 gone.drop_tree()
             _replace(script, script.text or "", "display" in script.get("type", ""))
     for image in list(tree.iter("img")):
-        source = image.get("data-tex") or (image.get("alt", "") if _FORMULA_IMAGE.search(image.get("class", "")) else "")
+        source = image.get("data-tex") or (
+            image.get("alt", "") if _FORMULA_IMAGE.search(image.get("class", "")) else ""
+        )
         parent = image.getparent()
         if source and parent is not None and parent.find(".//math") is None:  # else the picture stands in for that
             _replace(image, source, False)
@@ -138,13 +141,20 @@ def _is_layout(table: HtmlElement) -> bool:
     longest = max(sizes, default=0)
     if longest < _LONG_CELL or heading:
         return False
-    blocks = max(sum(child.tag in _BLOCKS or child.tag == "br" for child in cell.iter()) for row in rows for cell in row)
+    blocks = max(
+        sum(child.tag in _BLOCKS or child.tag == "br" for child in cell.iter()) for row in rows for cell in row
+    )
     return 2 * longest >= sum(sizes) or blocks >= 6
 
 
 def _paragraphs(cell: HtmlElement) -> None:
     """What line breaks part in a cell that was a column of the page becomes paragraphs."""
-    while len(cell) == 1 and cell[0].tag in _WRAPPERS and not (cell.text or "").strip() and not (cell[0].tail or "").strip():
+    while (
+        len(cell) == 1
+        and cell[0].tag in _WRAPPERS
+        and not (cell.text or "").strip()
+        and not (cell[0].tail or "").strip()
+    ):
         cell = cell[0]
         cell.tag = "div"
     if sum(child.tag == "br" for child in cell) < 2:

@@ -1,4 +1,4 @@
-"""Documents that are text already (papers, patents, books): JSON Lines with a document a row, or a document a file."""
+"""Documents that are text already (papers, patents, books): JSON Lines or Parquet with a document a row, or a file each."""
 
 import gzip
 import io
@@ -11,6 +11,8 @@ from typing import Any, BinaryIO
 
 import zstandard
 
+from ilm_ray.base.jsonl import utf8_bytes
+from ilm_ray.base.tables import TABLES, read_table
 from ilm_ray.data.web.format.charset import decode
 
 MAX_BYTES = 64 << 20  # of a row or file: some hundred times the Bible would not be one document
@@ -31,7 +33,7 @@ class PlainText:
 
 
 def read_texts(stream: BinaryIO, path: str, text_field: str, counts: Counter[str]) -> Iterator[PlainText]:
-    """Texts of a file whose name tells its kind: .jsonl (also packed: .gz, .zst) or .txt.
+    """Texts of a file whose name tells its kind: .jsonl (also packed: .gz, .zst), .parquet, .arrow or .txt.
 
     Rows may have `url` (else `<path>#<row>`), `date` and `title`. `counts` gains: document, malformed (a row that is no
     JSON object with a text), truncated (a packed file that breaks off) and skipped_bytes_truncated.
@@ -39,6 +41,9 @@ def read_texts(stream: BinaryIO, path: str, text_field: str, counts: Counter[str
     if path.endswith(".txt"):
         counts["document"] += 1
         yield _of_file(stream, path)
+        return
+    if path.endswith(TABLES):
+        yield from _of_table(stream, path, text_field, counts)
         return
     number = 0
     lines = _unpacked(stream, path)
@@ -71,11 +76,27 @@ def _of_file(stream: BinaryIO, path: str) -> PlainText:
     return PlainText(0, path, "", charset, text, len(data))
 
 
+def _of_table(stream: BinaryIO, path: str, text_field: str, counts: Counter[str]) -> Iterator[PlainText]:
+    try:
+        for number, row in enumerate(read_table(stream, path)):
+            document = _of_object(row, number, path, text_field, utf8_bytes(str(row.get(text_field, ""))))
+            counts["malformed" if document is None else "document"] += 1
+            if document is not None:
+                yield document
+    except ValueError:  # all of a Parquet file hangs on its end
+        counts["truncated"] += 1
+        counts["skipped_bytes_truncated"] += stream.seek(0, 2)
+
+
 def _of_row(line: bytes, number: int, path: str, text_field: str) -> PlainText | None:
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return None
+    return _of_object(row, number, path, text_field, len(line))
+
+
+def _of_object(row: Any, number: int, path: str, text_field: str, size: int) -> PlainText | None:
     text = row.get(text_field) if isinstance(row, dict) else None
     if not isinstance(text, str):
         return None
@@ -83,7 +104,7 @@ def _of_row(line: bytes, number: int, path: str, text_field: str) -> PlainText |
     title = title.strip()
     if title and not text.lstrip().startswith(title):
         text = f"{title}\n\n{text}"
-    return PlainText(number, url or f"{path}#{number}", date, "utf-8", text, len(line), title)
+    return PlainText(number, url or f"{path}#{number}", date, "utf-8", text, size, title)
 
 
 def _unpacked(stream: BinaryIO, path: str) -> Any:
