@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ilm_ray.alignment.inputs import prompt_file, prompt_rows
+from ilm_ray.alignment.inputs import prompt_file, prompt_rows, unread_notes
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.jsonl import sha256_of
 from ilm_ray.base.rows import require_splits, rows_digest
@@ -87,7 +87,9 @@ def _work(context: Context, reward: str | None) -> Result:
     _check_functions(config.ppo)
     prompts, dropped = read_prompts(config, tokenizer, conditions, "train")
     prompts, validation = set_aside(prompts, config.ppo)
-    left_out = list[str]()
+    left_out = unread_notes(prompt_rows(config), "ppo.prompts")
+    for note in left_out:
+        context.journal.event("note", stage=context.folder.name, why=note)
     for outcome, count in (("kept", len(prompts) + len(validation)), ("removed", dropped)):
         if count:  # Ray refuses to count by nothing
             counter(DOCUMENTS).inc(count, tags={"stage": context.folder.name, "outcome": outcome})

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ilm_ray.alignment.inputs import preference_file, preference_rows
+from ilm_ray.alignment.inputs import preference_file, preference_rows, unread_notes
 from ilm_ray.base.rows import require_splits, rows_digest
 from ilm_ray.config import Config
 from ilm_ray.config.road import begins_with
@@ -38,7 +38,7 @@ def train_reward(context: Context, make_task: Callable[[Config, Path], "RewardTa
     tokenizer = open_tokenizer(context.of("tokenizer"))
     conditions = save_conditions(context.folder / "model", tokenizer, reward.system_prompts)
     end = result.metrics["evaluations"][-1]
-    figures, left_out = end["figures"], list[str]()
+    figures, left_out = end["figures"], unread_notes(preference_rows(context.config), "reward.data")
     for outcome, pairs in (("kept", end["pairs"] - end["cut"]), ("cut", end["cut"])):
         if pairs:  # Ray refuses to count by nothing
             counter(DOCUMENTS).inc(pairs, tags={"stage": "reward", "outcome": outcome})
@@ -47,8 +47,9 @@ def train_reward(context: Context, make_task: Callable[[Config, Path], "RewardTa
             f"{end['cut']} of {end['pairs']} pairs hold a conversation longer than reward.context={reward.context}: "
             "its beginning is not read"
         )
-        context.journal.event("note", stage=context.folder.name, why=left_out[0])
     overall = figures["all"]["conditional"]
+    for note in left_out:
+        context.journal.event("note", stage=context.folder.name, why=note)
     summary = {
         **result.metrics["summary"],
         "heldout_accuracy": overall["accuracy"],

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ilm_ray.alignment.inputs import unread_note
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.files import save_array, write_text_atomic
 from ilm_ray.base.jsonl import JsonObject, decoded, read_jsonl, utf8_bytes, write_jsonl
@@ -28,7 +29,7 @@ from ilm_ray.run.progress import Progress
 FOLDER = "conversations"
 CHUNK_ROWS = 20_000
 HELDOUT_EVERY = 10  # every so many rows one is held out, where no row says its split
-READ = frozenset({"messages", "split", "id"})  # fields of a row
+READ = frozenset({"messages", "split", "id", "domain"})  # fields of a row; the last two name it
 _SPLITS = {None: 0, "train": 1, "heldout": 2}
 
 
@@ -167,8 +168,7 @@ def notes(counts: Counts, context: int) -> Iterator[str]:
     if counts.left_out:
         yield f"{counts.left_out} of {counts.rows} conversations hold no answer within sft.context={context}: left out"
     if counts.unread:
-        fields = ", ".join(f"{name} ({rows} rows)" for name, rows in counts.unread.items())
-        yield f"fields of sft.data that nothing reads: {fields}"
+        yield unread_note("sft.data", counts.unread)
 
 
 def _rows(path: Path, chunk: Chunk) -> Iterator[JsonObject]:

@@ -4,7 +4,8 @@ JSON Lines. All functions raise UserError with setting, file and line, or where 
 """
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from ilm_ray.base.rows import iter_rows, read_rows, require_splits
 from ilm_ray.config import Config
 from ilm_ray.config.alignment import SFTConfig
 from ilm_ray.config.named_data import not_set
-from ilm_ray.data.tokenizer.messages import check_learnable, check_messages
+from ilm_ray.data.tokenizer.messages import check_learnable, check_messages, unread_fields
+
+# Fields of pairs and prompts, those of patches of online rounds among them.
+_READ = frozenset({"id", "domain", "prompt", "chosen", "rejected", "split", "pattern", "made"})
 
 
 def chat_file(config: Config) -> Path:
@@ -93,6 +97,22 @@ def prompt_rows(config: Config) -> list[JsonObject]:
         if not isinstance(row.get("metadata", {}), dict):
             raise UserError(f"{setting}: {path} line {number}: metadata must be an object; correct it")
     return rows
+
+
+def unread_notes(rows: Iterable[JsonObject], setting: str) -> list[str]:
+    """For people: fields of preference pairs or prompts, and of their messages, that nothing reads; a line or none."""
+    unread = Counter[str]()
+    for row in rows:
+        fields = {key for key, value in row.items() if value is not None and key not in _READ}
+        unread.update(fields | unread_fields(row["prompt"]).keys())
+    return [unread_note(setting, dict(sorted(unread.items())))] if unread else []
+
+
+def unread_note(setting: str, fields: Mapping[str, int]) -> str:
+    """fields: name -> rows that have it."""
+    return f"fields of {setting} that nothing reads: " + ", ".join(
+        f"{name} ({rows} rows)" for name, rows in fields.items()
+    )
 
 
 def _file(path: str | None, setting: str) -> Path:

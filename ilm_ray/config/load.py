@@ -55,6 +55,8 @@ def _overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, A
         key = "start" if key == "from" else key  # no Python name
         try:
             value = yaml.safe_load(raw)
+            if isinstance(value, str) and raw.strip()[0] not in "'\"|>&!":
+                value = raw.strip()  # YAML would take what follows " #" in a name for a comment
         except YAML_ERRORS as error:
             raise UserError(f"the value of '{key}' cannot be read: {_first_line(error)}") from None
         values = _merged(values, _nested(values, key.split("."), value), "the command line")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ilm_ray.alignment.inputs import check_chats, mixed_sequences, preference_rows, prompt_rows
+from ilm_ray.alignment.inputs import check_chats, mixed_sequences, preference_rows, prompt_rows, unread_notes
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config
 from jobs import pipeline
@@ -95,3 +95,19 @@ def test_a_share_that_comes_to_no_sequence_is_refused_with_what_would_do() -> No
     with pytest.raises(UserError):
         mixed_sequences(load_config("nano", None, [*words[:2], f"sft.batch_tokens={enough - 2}"]).sft)
     assert mixed_sequences(load_config("nano", None, ["sft.pretrain_share=0", *words[1:]]).sft) == 0
+
+
+def test_fields_that_nothing_reads_are_named_with_their_rows() -> None:
+    rows = [
+        PAIR | {"source": "x", "split": "train", "note": None},
+        PAIR,
+        {**PAIR, "prompt": [ASK[0] | {"mood": 1}] * 2},
+    ]
+    assert unread_notes(rows, "reward.data") == [
+        "fields of reward.data that nothing reads: messages.mood (1 rows), source (1 rows)"
+    ]
+    assert unread_notes([PAIR, PAIR], "reward.data") == []
+    config = load_config("nano")
+    assert (
+        unread_notes(preference_rows(config), "reward.data") == unread_notes(prompt_rows(config), "ppo.prompts") == []
+    )

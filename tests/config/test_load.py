@@ -86,6 +86,15 @@ def test_saved_configuration_loads_to_the_same(preset: str, tmp_path: Path) -> N
     assert load_config(preset, tmp_path / "config.yaml") == config
 
 
+@pytest.mark.parametrize("name", ["/data/a #1.jsonl", "/data/中文 文件.jsonl", "/data/a%20b?c", "/d/'q'"])
+def test_a_name_is_taken_as_it_is_written(name: str, tmp_path: Path) -> None:
+    config = load_config("nano", None, [f"sft.data={name}"])
+    assert config.sft.data == name
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config("nano", tmp_path / "config.yaml").sft.data == name
+    assert load_config("nano", None, [f"sft.data='{name}'"] if "'" not in name else [f'sft.data="{name}"']) == config
+
+
 def test_parameter_count_equals_the_model() -> None:
     config = load_config("nano")
     shape = Shape(vocab_size=512, **config.model.model_dump())

@@ -1,6 +1,7 @@
 """What a run folder remembers: against a model in plain dicts, and in real jobs."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import load_config, save_config
 from ilm_ray.config.run_folder import NAME, choose_settings
+from ilm_ray.run.lock import only_driver
 from tests.jobs.test_command_line import REPOSITORY, run_job
 
 PRESET = st.sampled_from([None, None, "nano", "1_8b"])
@@ -92,6 +94,20 @@ def test_a_job_takes_up_what_its_folder_remembers(tmp_path: Path) -> None:
     assert code == 2 and len(lines) == 2
     assert "settings are those of" in lines[0] and "/nowhere.jsonl does not exist" in lines[1]
     assert (tmp_path / NAME).read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [NAME]
+
+
+@pytest.mark.process
+def test_a_second_driver_is_refused_before_it_starts_anything(tmp_path: Path) -> None:
+    source, run_dir = tmp_path / "source", tmp_path / "run"
+    source.mkdir()
+    run_dir.mkdir()
+    (source / "m.py").write_text("x = 1\n")
+    with only_driver(run_dir, "jobs/pipeline.py"):
+        before = sorted(run_dir.rglob("*"))
+        code, summary, lines = run_job("code_data", "--run-dir", str(run_dir), f"code.source={source}")
+        assert code == 2 and summary["status"] == "refused" and len(lines) == 1
+        assert f"in use by jobs/pipeline.py on host {os.uname().nodename}, process {os.getpid()};" in lines[0]
+        assert sorted(run_dir.rglob("*")) == before
 
 
 @pytest.mark.slow
