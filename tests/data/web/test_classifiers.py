@@ -17,10 +17,14 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from demo import DATA
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.jsonl import write_jsonl
-from ilm_ray.config.data import ClassifierConfig
+from ilm_ray.config.data import ClassifierConfig, TextConfig
 from ilm_ray.data.documents.language import TOKENS
+from ilm_ray.data.documents.passes import FileTask
+from ilm_ray.data.documents.paths import model_path
+from ilm_ray.data.documents.sources import Source
+from ilm_ray.data.web import steps
 from ilm_ray.data.web.classifiers import NAMES, linear
-from ilm_ray.data.web.classifiers.card import choose_threshold, curve, measures
+from ilm_ray.data.web.classifiers.card import choose_threshold, curve, measures, write_card
 from ilm_ray.data.web.classifiers.features import GROUP_PLACES, PLACES, group_places, logits, token_keys, vectors
 from ilm_ray.data.web.classifiers.groups import learn_groups
 from ilm_ray.data.web.classifiers.labels import Columns, Labels, read_labels, split
@@ -28,6 +32,7 @@ from ilm_ray.data.web.classifiers.linear import Linear
 from ilm_ray.data.web.classifiers.model import check_classifier, load_classifier, provide, train_linear
 from ilm_ray.data.web.safe.blocklist import fold
 from ilm_ray.report.cards import write_card_page
+from ilm_ray.report.explain import text_run
 from jobs import train_classifier
 
 # Tokens in one of two groups; all others have none.
@@ -355,3 +360,23 @@ def test_the_job_trains_from_files_and_refuses_in_one_line(tmp_path: Path, capsy
         assert train_classifier.main(arguments) == 2
         printed = capsys.readouterr()
         assert message in json.loads(printed.out.splitlines()[-1])["error"] and printed.err.count("\n") == 1
+
+
+def test_a_model_is_used_with_the_threshold_of_its_card_unless_one_is_set(tmp_path: Path) -> None:
+    """From the same rows: what a run judges with and what its report says are the same number."""
+    folder = tmp_path / "run" / "text"
+    model = model_path(folder, "fluency")
+    model.mkdir(parents=True)
+    write_card(model, {"kind": "linear", "threshold": 0.27})
+    source = Source(0, 0, 0, "d", "x.warc")
+    for set_, used in ((None, 0.27), (0.6, 0.6)):
+        config = TextConfig.model_validate({"classifiers": {"fluency": {"model": "/m", "threshold": set_}}})
+        assert steps._bounds(FileTask(source, folder, config), "advertisement", "fluency") == {"fluency": used}
+        settings = text_run._with_thresholds(config.model_dump(), folder)
+        assert text_run.bounds(settings, "fluency", "en") == (used, None)
+    (model / "card.json").write_text('{"kind": "linear"}')
+    with pytest.raises(UserError, match="it has no threshold"):
+        steps._bounds(FileTask(source, folder, TextConfig.model_validate(UNSET)), "fluency")
+
+
+UNSET = {"classifiers": {"fluency": {"model": "/m"}}}

@@ -104,3 +104,18 @@ def test_text_behind_an_early_end_of_the_page_is_there() -> None:
     page = f"<html><body><article>{''.join(PARAGRAPHS)}</article></body></html>"
     text = main_text(f"<html><body><div>A banner.</div></body></html>\n<!DOCTYPE html>{page}") or ""
     assert EN.split("\n")[-1] in text
+
+
+def test_hot_lists_and_footers_behind_a_chinese_text_go() -> None:
+    paragraphs = "".join(f"<p>{line}{ZH.split(chr(10))[number - 1]}</p>" for number, line in enumerate(ZH.split("\n")))
+    titles = [f"热点：第{number}届运动会今日开幕 市民热情参与" for number in "一二三四五六七八"]
+    hot = "<div><h3>热门推荐</h3><ul>" + "".join(f"<li>{title}</li>" for title in titles) + "</ul></div>"
+    foot = "<div><p>版权所有 某某日报社 备案号 12345</p><p>新闻热线 010-1234567</p></div>"
+    text = extracted(f"<div><h1>磨坊</h1><div>{paragraphs}</div></div>{hot}{foot}")
+    assert all(line in text for line in ZH.split("\n")) and "运动会" not in text and "新闻热线" not in text
+
+
+def test_prose_behind_what_the_second_opinion_found_stays() -> None:
+    first, second = (f"<div>{''.join(f'<p>{line}第{part}章。</p>' for line in ZH.split(chr(10)))}</div>" for part in "一二")
+    text = extracted(f"<div>{first}<div><span></span>{second}</div></div>")
+    assert text.count("第一章。") == 5 and text.count("第二章。") == 5

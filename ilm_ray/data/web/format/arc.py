@@ -49,7 +49,8 @@ def read_arc(stream: BinaryIO) -> Iterator[ArcRecord]:
         after = _behind(stream, end) if end is not None and end < size else None
         if after is None and end != size:  # no record begins there
             after = _next(stream, block - 1)
-            end = after[0] if after is not None else size if end is None else end
+            end = end if after is None else after[0]
+        end = size if end is None else end
         stream.seek(block)
         yield ArcRecord(
             start,

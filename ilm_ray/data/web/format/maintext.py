@@ -21,6 +21,7 @@ from trafilatura.settings import Extractor
 
 from ilm_ray.data.documents.language import interchange
 from ilm_ray.data.web.format.layout import bare_blocks, prepare, shown
+from ilm_ray.data.web.format.tail import without_tail
 
 # Chosen on one half of the annotated pages, checked on the other (benchmarks/extraction.py).
 DOUBT_CHARS = 1000  # a text shorter than this
@@ -67,6 +68,12 @@ def title_and_text(page: str) -> tuple[str, str]:
 def _main_text(tree: HtmlElement) -> str | None:
     prepare(tree)
     _slim(tree)
+    text = _chosen(tree)
+    return None if text is None else without_tail(text, tree)
+
+
+def _chosen(tree: HtmlElement) -> str | None:
+    """The fast mode's text, or where that is doubtful another one."""
     text = _extract(tree, fast=True)
     found = len(text or "")
     bare = bare_blocks(tree) if found < BARE_CHARS else []
