@@ -78,7 +78,7 @@ class RewardPart(Section):
     # against `tests` there, in the sandbox), form (`pattern`), length (`least`, `most`), judge (`url`, `model`). Else
     # `module:function`, called with prompt (messages), answer, metadata: a number, or a dict of numbers.
     by: str = Field(pattern=r"^(model|mathematics|code|form|length|judge|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")
-    name: str = ""  # in logs; empty: as `by`
+    name: str = Field("", pattern=r"^[\w. -]{0,64}$")  # in logs; empty: as `by`
     weight: float = Field(1.0, ge=-1e6, le=1e6)  # below 0: a part that counts against an answer
     domains: list[str] | None = None  # answers to prompts of these domains alone; None: all
     options: dict[str, Any] = {}  # further arguments of the rule or function

@@ -162,8 +162,10 @@ class PretrainConfig(Section):
     @classmethod
     def _leave_out(cls, values: Any) -> Any:
         """What is left is a list of phases like any other, with nothing to leave out."""
-        if not isinstance(values, dict) or not values.get("without") or not isinstance(values.get("phases"), list):
+        if not isinstance(values, dict) or not values.get("without"):
             return values
+        if not isinstance(values["without"], list) or not isinstance(values.get("phases"), list):
+            return values  # refused by their types
         names = [phase.get("name") if isinstance(phase, dict) else phase.name for phase in values["phases"]]
         if unknown := [name for name in values["without"] if name not in names]:
             raise ValueError(f"without: there is no phase '{unknown[0]}'; the phases are {', '.join(map(str, names))}")

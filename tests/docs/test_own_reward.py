@@ -79,6 +79,7 @@ def test_the_pages_reward_is_what_a_run_learns_from(tmp_path: Path) -> None:
 
 @pytest.mark.process
 def test_what_cannot_be_run_is_refused_in_a_line_before_anything_is_written(tmp_path: Path) -> None:
+    toy_model(tmp_path / "mine")
     (tmp_path / "mine.yaml").write_text(blocks(PAGE, "yaml")[0])
     rows = [json.loads(blocks(PAGE, "json")[0]) | {"split": split} for split in ("train", "heldout")]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -164,7 +164,7 @@ def _ppo(folder: Path, rng: random.Random) -> None:
                 "warmup": i < 3,
                 "reward": sum(by_domain.values()) / 4,
                 "reward_by_domain": by_domain,
-                "reward_parts": {"model": by_domain, "mine/" + HOSTILE: {"code": 0.25, "maths": 0.5}},
+                "reward_parts": {"model": by_domain, "mine/covers": {"code": 0.25, "maths": 0.5}},
                 "unscored": int(i == 5),
                 "failures": {"mine": {"answers": 1, "first": HOSTILE}} if i == 5 else {},
                 "kl": 9 * progress + rng.random(),

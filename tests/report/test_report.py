@@ -93,7 +93,7 @@ def test_the_planned_rate_is_drawn_beside_the_logged_one(fake_run: Path) -> None
 
 def test_parts_of_the_reward_are_shown_with_what_failed(fake_run: Path) -> None:
     text = Elements(write_report(fake_run).read_text(encoding="utf-8")).text
-    assert "Parts of the reward, before their weights" in text and "mine/" in text
+    assert "Parts of the reward, before their weights" in text and "mine/covers" in text
     assert "Answers without a score, on which nothing was trained: 1." in text
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import re
 import sys
 from collections.abc import Callable
 from numbers import Real
@@ -16,6 +17,7 @@ from ilm_ray.evaluation.verifiers.rules import code, form, judge, length
 RewardFunction = Callable[..., Any]
 RULES: dict[str, RewardFunction] = {f.__name__: f for f in (mathematics, code, form, length, judge)}
 MOST_PARTS = 32
+_NAME = r"[\w. -]{0,64}"  # names are keys of logs and pages
 
 
 def reward_function(by: str) -> RewardFunction:
@@ -56,9 +58,11 @@ def parts_of(value: Any) -> dict[str, float]:
         raise ValueError(f"{len(parts)} parts; 1 to {MOST_PARTS} may come back")
     numbers = {}
     for name, number in parts.items():
-        if not isinstance(name, str) or not isinstance(number, Real):
+        if not isinstance(name, str) or not re.fullmatch(_NAME, name):
+            raise ValueError(f"a part is called {str(name)[:40]!r}; letters, digits, _ . - and spaces, at most 64")
+        if not isinstance(number, Real):
             raise TypeError(f"{type(number).__name__} came back, neither a number nor a dict of numbers by name")
         if not math.isfinite(number):
             raise ValueError(f"{float(number)} came back")
-        numbers[name[:64]] = float(number)
+        numbers[name] = float(number)
     return numbers
