@@ -50,7 +50,9 @@ def _rows(path: Path, split: str) -> Iterator[JsonObject]:
     if _is_table(path):
         with path.open("rb") as stream:
             # A column of Parquet that a row has nothing in is a key that it does not have.
-            found = [{key: value for key, value in row.items() if value is not None} for row in read_table(stream, str(path))]
+            found = [
+                {key: value for key, value in row.items() if value is not None} for row in read_table(stream, str(path))
+            ]
     else:
         found = list(read_jsonl(path))
     yield from ({"split": split, **row} if split and isinstance(row, dict) else row for row in found)

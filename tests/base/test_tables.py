@@ -18,7 +18,12 @@ from ilm_ray.data.web.format.documents import format_documents
 
 Rows = list[dict[str, Any]]
 CHATS: Rows = [
-    {"messages": [{"role": "user", "content": f"How high is gate {n}?"}, {"role": "assistant", "content": f"{n} feet."}]}
+    {
+        "messages": [
+            {"role": "user", "content": f"How high is gate {n}?"},
+            {"role": "assistant", "content": f"{n} feet."},
+        ]
+    }
     for n in range(7)
 ]
 

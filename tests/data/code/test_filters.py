@@ -13,8 +13,8 @@ from identify.vendor.licenses import LICENSES
 
 from ilm_ray.data.code.files.detect import language_of
 from ilm_ray.data.code.files.filters import judge_content, path_verdict
-from ilm_ray.data.code.files.generated import generated_marker
 from ilm_ray.data.code.files.forms import Unconvertible, convert
+from ilm_ray.data.code.files.generated import generated_marker
 from ilm_ray.data.code.files.licences import folder_licence, header_licence, text_licence
 from ilm_ray.data.code.files.mask import mask
 from ilm_ray.data.code.files.scores import HIGH, LOW, MODERATE, low_quality, rule_tier, scores

@@ -53,7 +53,8 @@ PHP = _syntax(
     # What lies outside the tags is HTML, which counts as a comment; so does the rest of a line up to a closing tag.
     rf"\A(?!<\?)[\s\S]*?(?:<\?(?:php|=)?|\Z)|\?>[\s\S]*?(?:<\?(?:php|=)?|\Z)|{_BLOCK}"
     r"|(?://|\#(?!\[))(?:(?!\?>)[^\n])*",
-    rf"<<<[ \t]*['\"]?(?P<mark>\w{{1,60}})['\"]?\n(?:[^\n]*\n){{0,500}}?[ \t]*(?P=mark)\b|{_DOUBLE_LINES}|{_SINGLE_LINES}",
+    rf"<<<[ \t]*['\"]?(?P<mark>\w{{1,60}})['\"]?\n(?:[^\n]*\n){{0,500}}?[ \t]*(?P=mark)\b"
+    rf"|{_DOUBLE_LINES}|{_SINGLE_LINES}",
 )
 
 
