@@ -292,7 +292,7 @@ def test_rules_of_ones_own_that_cannot_be_asked_are_refused(tmp_path: Path) -> N
         ("en", "The letter says, in its privacy policy , that nobody may read it"),
         (
             "en",
-            "- flour of wheat\n- a bag for oats\n- salt\n- two brooms\n- rope, new\n- the ledger\n- candles\n- lamp oil",
+            "- flour of wheat\n- a bag for oats\n- salt\n- two brooms\n- rope, new\n- the ledger\n- candles\n- oil",
         ),
     ],
 )

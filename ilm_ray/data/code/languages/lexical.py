@@ -46,7 +46,8 @@ JAVASCRIPT = _syntax(
 )
 RUBY = _syntax(
     rf"^=begin\b[\s\S]*?(?:^=end\b|\Z)|^__END__[\s\S]*|(?<![\w$]){_HASH}",
-    rf"<<[~-]?(?P<quote>['\"]?)(?P<mark>[A-Z_]\w{{0,60}})(?P=quote)[^\n]{{0,500}}+\n(?:[^\n]*\n){{0,500}}?[ \t]*(?P=mark)$"
+    rf"<<[~-]?(?P<quote>['\"]?)(?P<mark>[A-Z_]\w{{0,60}})(?P=quote)[^\n]{{0,500}}+\n"
+    r"(?:[^\n]*\n){0,500}?[ \t]*(?P=mark)$"
     rf"|{_DOUBLE}|{_SINGLE}",
 )
 PHP = _syntax(

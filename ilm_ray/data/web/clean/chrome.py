@@ -61,7 +61,8 @@ _COOKIE_BUTTON = re.compile(
     r"|preferences|policy))?[.!]?"
     r"|cookies? (?:settings|preferences|policy|notice|consent|banner|declaration|statement|information)[.!]?"
     r"|use of cookies[.!]?|(?:privacy|your privacy) (?:and|&) cookies"
-    r"|(?:接受|同意|允许|拒绝|管理|关于)(?:所有|全部|必要)?的? ?cookies? ?(?:政策|设置|声明)?|cookies? ?(?:政策|设置|声明|偏好|通知)"
+    r"|(?:接受|同意|允许|拒绝|管理|关于)(?:所有|全部|必要)?的? ?cookies? ?(?:政策|设置|声明)?"
+    r"|cookies? ?(?:政策|设置|声明|偏好|通知)"
 )
 _SCRIPT_REQUEST = re.compile(
     r"(?:\bplease|\byou (?:must|need to|have to|should|will need to)|\byou'll need to"
@@ -76,7 +77,8 @@ _SCRIPT_REQUEST = re.compile(
     r" (?:currently |not )?(?:enabled|disabled|required|turned o(?:n|ff)|blocked)\b[^,;]*"
     rf"\b(?:your browser|this {_SITE}|this feature|to (?:view|use|see|continue|post|comment))"
     r"|\bdoes(?: not|n't) work (?:properly )?without javascript\b"
-    r"|(?:请|您?需要).{0,12}(?:启用|开启|打开|允许).{0,6}javascript(?: ?(?:支持|功能|脚本))?(?:$|[，。！,.!]| ?(?:后|以|才|来|并|再))"
+    r"|(?:请|您?需要).{0,12}(?:启用|开启|打开|允许).{0,6}javascript(?: ?(?:支持|功能|脚本))?"
+    r"(?:$|[，。！,.!]| ?(?:后|以|才|来|并|再))"
     r"|浏览器.{0,12}(?:不支持|禁用|未启用|没有启用|关闭).{0,6}javascript"
 )
 _SCRIPT_BUTTON = re.compile(

@@ -20,10 +20,11 @@ _MARKED = "data-marked"  # an attribute of the root: the marks are ours
 _LEADING = re.compile(r"^[ \t\u00a0]++(?!- )", re.MULTILINE)
 _NUMBERS = re.compile(r"[\d\s]+")
 _LINE_BLOCKS = ("div", "p", "li", "tr")  # in code: a line each
-_BLOCKS = frozenset(
-    "address article aside blockquote center dd details div dl dt fieldset figure footer form h1 h2 h3 h4 h5 h6 header hr "
-    "li main nav ol p pre section table ul".split(" ")  # noqa: SIM905
-)
+_BLOCKS = frozenset({
+    "address", "article", "aside", "blockquote", "center", "dd", "details", "div", "dl", "dt", "fieldset", "figure",
+    "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p", "pre",
+    "section", "table", "ul",
+})  # fmt: skip
 _CELLS, _TABLE_PARTS = ("td", "th"), ("tbody", "thead", "tfoot", "tr", "td", "th")
 _WRAPPERS = ("font", "span", "center", "b", "strong", "i", "em", "small", "div")
 _LONG_CELL = 200  # characters
@@ -164,7 +165,7 @@ def _paragraphs(cell: HtmlElement) -> None:
         cell = cell[0]
         cell.tag = "div"
     for child in cell:
-        if child.tag in _WRAPPERS and sum(inner.tag == "br" for inner in child) >= 2:
+        if child.tag in _WRAPPERS and len(child.findall(".//br")) >= 2:
             child.tag = "div"
             _paragraphs(child)
     if sum(child.tag == "br" for child in cell) < 2:
