@@ -51,8 +51,8 @@ class ClassifiersConfig(Section):
 class TextSourceConfig(Section):
     """Papers, patents, books: documents that are text already, with settings of their own."""
 
-    # Glob of JSON Lines (.jsonl, .jsonl.gz, .jsonl.zst), Parquet or Arrow (one document a row) or .txt (one a file), or the
-    # folder of a data set in a layout of Hugging Face's `datasets`, of which the split `train` is taken.
+    # Glob of JSON Lines (.jsonl, .jsonl.gz, .jsonl.zst), Parquet or Arrow (one document a row) or .txt (one a file), or
+    # the folder of a data set in a layout of Hugging Face's `datasets`, of which the split `train` is taken.
     input: Place
     text_field: str = "text"
     settings: dict[str, Any] = {}  # fields of `text` that differ for this source, e.g. {min_chars: 2000}

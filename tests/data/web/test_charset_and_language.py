@@ -149,7 +149,7 @@ def test_few_words_have_no_language() -> None:
     assert detect_language("春天")[0] == "unknown"
 
 
-TECHNICAL = """使用 Docker 和 Kubernetes 部署 Spring Boot 应用时，可以通过 ConfigMap 和 Secret 管理配置，然后用 Helm Chart 打包。
+TECHNICAL = """使用 Docker 和 Kubernetes 部署应用时，可以通过 ConfigMap 和 Secret 管理配置，然后用 Helm Chart 打包。
 kubectl describe pod my-application --namespace production
 kubectl logs my-application --previous --container sidecar
 """

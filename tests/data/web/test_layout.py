@@ -116,6 +116,8 @@ def test_hot_lists_and_footers_behind_a_chinese_text_go() -> None:
 
 
 def test_prose_behind_what_the_second_opinion_found_stays() -> None:
-    first, second = (f"<div>{''.join(f'<p>{line}第{part}章。</p>' for line in ZH.split(chr(10)))}</div>" for part in "一二")
+    first, second = (
+        f"<div>{''.join(f'<p>{line}第{part}章。</p>' for line in ZH.split(chr(10)))}</div>" for part in "一二"
+    )
     text = extracted(f"<div>{first}<div><span></span>{second}</div></div>")
     assert text.count("第一章。") == 5 and text.count("第二章。") == 5

@@ -292,10 +292,7 @@ def test_rules_of_ones_own_that_cannot_be_asked_are_refused(tmp_path: Path) -> N
         ("en", "The letter says, in its privacy policy , that nobody may read it"),
         (
             "en",
-            "\n".join(
-                f"- {name} of the {name}s for a long winter"
-                for name in ["ox", "hen", "wren", "lamb", "goat", "crow", "mole"]
-            ),
+            "- flour of wheat\n- a bag for oats\n- salt\n- two brooms\n- rope, new\n- the ledger\n- candles\n- oil",
         ),
     ],
 )

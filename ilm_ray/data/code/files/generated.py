@@ -33,7 +33,8 @@ _START = re.compile(
 _ANYWHERE = re.compile(
     rf"\b(?:this|the following) (?:[\w.-]+ ){{0,2}}{_THING} (?:is|was|were|has been|have been) {_WORD}?generated\b"
     rf"|\bthis is an? {_WORD}?generated {_THING}\b"
-    r"|\bdo not (?:hand-?)?(?:edit|modify|change)(?: (?:this|the) file)?(?:,? (?:by hand|manually|directly))?[\s.!*#/>-]*$"
+    r"|\bdo not (?:hand-?)?(?:edit|modify|change)(?: (?:this|the) file)?(?:,? (?:by hand|manually"
+    r"|directly))?[\s.!*#/>-]*$"
     r"|\b(?:edits|changes|modifications)\b.{0,60}\bwill be (?:lost|overwritten)"
     r"|@generated (?:signedsource|by|from)\b|@generated[\s*/]*$"
     r"|(?:本|此|该)(?:文件|代码).{0,20}生成|^自动生成|(?:请勿|不要)(?:手动|手工)?(?:修改|编辑)",

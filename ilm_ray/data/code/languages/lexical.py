@@ -46,14 +46,16 @@ JAVASCRIPT = _syntax(
 )
 RUBY = _syntax(
     rf"^=begin\b[\s\S]*?(?:^=end\b|\Z)|^__END__[\s\S]*|(?<![\w$]){_HASH}",
-    rf"<<[~-]?(?P<quote>['\"]?)(?P<mark>[A-Z_]\w{{0,60}})(?P=quote)[^\n]{{0,500}}+\n(?:[^\n]*\n){{0,500}}?[ \t]*(?P=mark)$"
+    rf"<<[~-]?(?P<quote>['\"]?)(?P<mark>[A-Z_]\w{{0,60}})(?P=quote)[^\n]{{0,500}}+\n"
+    r"(?:[^\n]*\n){0,500}?[ \t]*(?P=mark)$"
     rf"|{_DOUBLE}|{_SINGLE}",
 )
 PHP = _syntax(
     # What lies outside the tags is HTML, which counts as a comment; so does the rest of a line up to a closing tag.
     rf"\A(?!<\?)[\s\S]*?(?:<\?(?:php|=)?|\Z)|\?>[\s\S]*?(?:<\?(?:php|=)?|\Z)|{_BLOCK}"
     r"|(?://|\#(?!\[))(?:(?!\?>)[^\n])*",
-    rf"<<<[ \t]*['\"]?(?P<mark>\w{{1,60}})['\"]?\n(?:[^\n]*\n){{0,500}}?[ \t]*(?P=mark)\b|{_DOUBLE_LINES}|{_SINGLE_LINES}",
+    rf"<<<[ \t]*['\"]?(?P<mark>\w{{1,60}})['\"]?\n(?:[^\n]*\n){{0,500}}?[ \t]*(?P=mark)\b"
+    rf"|{_DOUBLE_LINES}|{_SINGLE_LINES}",
 )
 
 

@@ -11,9 +11,13 @@ from ilm_ray.data.code.languages.facts import Facts, Import, ModuleIndex, Target
 from ilm_ray.data.code.languages.lexical import CSHARP, JVM, PHP, Code, code_of
 
 _PACKAGE = re.compile(r"^[ \t]*package[ \t]+([\w.`]+)", re.MULTILINE)
-_TYPE = r"\b(?:class|interface|enum|record|object|trait|typealias|type|struct|delegate[ \t]+[\w<>\[\], ?.]{1,200})[ \t]+(\w+)"
+_TYPE = (
+    r"\b(?:class|interface|enum|record|object|trait|typealias|type|struct|delegate[ \t]+[\w<>\[\], ?.]{1,200})"
+    r"[ \t]+(\w+)"
+)
 _JVM_DEFINITION = re.compile(
-    rf"{_TYPE}|^(?:[\w@]+[ \t]+)*?(?:fun|val|var|def|given)[ \t]+(?:<[^>\n]{{0,200}}>[ \t]*)?(?:[\w<>?, ]{{1,200}}\.)?(\w+)",
+    rf"{_TYPE}|^(?:[\w@]+[ \t]+)*?(?:fun|val|var|def"
+    rf"|given)[ \t]+(?:<[^>\n]{{0,200}}>[ \t]*)?(?:[\w<>?, ]{{1,200}}\.)?(\w+)",
     re.MULTILINE,
 )
 _JAVA = re.compile(r"^[ \t]*import[ \t]+(?:static[ \t]+)?([\w.]+?)(\.\*)?[ \t]*;", re.MULTILINE)

@@ -8,7 +8,8 @@ from ilm_ray.data.code.languages.facts import Facts, Import, ModuleIndex, Target
 from ilm_ray.data.code.languages.lexical import PYTHON, code_of
 
 _STATEMENT = re.compile(
-    r"(?:^|[;:])[ \t]*(?:from(?=[ \t.])[ \t]*(?P<module>[\w.]+)[ \t]+import\b[ \t]*(?P<names>\([^)]{0,10000}+\)|[^\n;]+)"
+    r"(?:^|[;:])[ \t]*(?:from(?=[ \t.])[ \t]*(?P<module>[\w.]+)[ \t]+import\b[ \t]*"
+    r"(?P<names>\([^)]{0,10000}+\)|[^\n;]+)"
     r"|import[ \t]+(?P<modules>[^\n;(]+))",
     re.MULTILINE,
 )

@@ -33,11 +33,13 @@ _USES = "(?:also |may |only |will )?(?:uses?|sets?|stores?|places?|utili[sz]es?|
 _COOKIES = r"(?:[\w-]+,? ){0,4}cookies\b"
 _COOKIE_NOTICE = re.compile(
     rf"\b(?:this|our) {_SITE},? {_USES} {_COOKIES}|\b(?:this|our) {_SITE} (?:requires?|needs?) {_COOKIES}"
-    rf"|\bwe (?:and our (?:partners|affiliates|vendors|third)|value your privacy)\b.*\bcookies\b|\bwe {_USES} {_COOKIES}[.!]?$"
+    rf"|\bwe (?:and our (?:partners|affiliates|vendors|third)|value your privacy)\b.*\bcookies\b"
+    rf"|\bwe {_USES} {_COOKIES}[.!]?$"
     r"|\byou (?:agree|consent) to\b.*\bcookies?\b|\byou accept (?:our|the use of|the placement of)\b.*\bcookies?\b"
     r"|\bby (?:continuing|closing|clicking|browsing|visiting)\b.*\b(?:agree|accept|consent)\b.*\bcookies?\b"
     rf"|\bcontinue (?:to use|using|browsing|to browse)\b.*\bcookies\b|\bour use of cookies\b"
-    r"|\bcookies (?:help|allow|enable) us\b|\bcookies are used (?:on|by) (?:this|our)\b|\bplease (?:enable|accept|allow) cookies"
+    r"|\bcookies (?:help|allow|enable) us\b|\bcookies are used (?:on|by) (?:this|our)\b"
+    r"|\bplease (?:enable|accept|allow) cookies"
     r"|\byour browser (?:does not|doesn't|has|must)\b.*\bcookies\b"
     r"|(?:本|此|我们的?)(?:网?站|网页|页面|平台|产品|应用).{0,12}(?:使用|采用|利用|存储|需要|启用).{0,8}cookies?"
     r"|我们(?:会|将|可能|还|需要)?(?:使用|采用|利用|通过).{0,8}cookies?.*(?:体验|服务|同意|隐私|偏好|流量|广告|浏览)"
@@ -46,29 +48,37 @@ _COOKIE_NOTICE = re.compile(
 )
 _WE_USE_COOKIES = re.compile(rf"\bwe {_USES} {_COOKIES}")
 _PURPOSE = re.compile(
-    r"\byour (?:[\w-]+ ){0,2}(?:experience|visit|preferences|browser|device|consent)|\b(?:best|user|browsing) experience"
-    r"|\bbest possible|\bon (?:this|our)\b|\bour (?:web ?site|site|traffic|services?|partners|visitors|users|policy|privacy)"
+    r"\byour (?:[\w-]+ ){0,2}(?:experience|visit|preferences|browser|device|consent)|\b(?:best|user"
+    r"|browsing) experience"
+    r"|\bbest possible|\bon (?:this|our)\b|\bour (?:web ?site|site|traffic|services?|partners|visitors"
+    r"|users|policy|privacy)"
     r"|\bprivacy policy|\bcookie (?:policy|notice|settings)|\b(?:site|web) traffic|\b(?:learn|find out|read) more"
     r"|\bmore information|\bpersonali[sz]|\badvertis|\bthird.part"
 )
 _COOKIE_BUTTON = re.compile(
     r"(?:please )?(?:accept|allow|reject|decline|refuse|deny|manage|enable|agree to)"
-    r"(?: (?:all|the|only|necessary|essential|non-essential|optional|our))* cookies?(?: (?:settings|preferences|policy))?[.!]?"
+    r"(?: (?:all|the|only|necessary|essential|non-essential|optional|our))* cookies?(?: (?:settings"
+    r"|preferences|policy))?[.!]?"
     r"|cookies? (?:settings|preferences|policy|notice|consent|banner|declaration|statement|information)[.!]?"
     r"|use of cookies[.!]?|(?:privacy|your privacy) (?:and|&) cookies"
-    r"|(?:接受|同意|允许|拒绝|管理|关于)(?:所有|全部|必要)?的? ?cookies? ?(?:政策|设置|声明)?|cookies? ?(?:政策|设置|声明|偏好|通知)"
+    r"|(?:接受|同意|允许|拒绝|管理|关于)(?:所有|全部|必要)?的? ?cookies? ?(?:政策|设置|声明)?"
+    r"|cookies? ?(?:政策|设置|声明|偏好|通知)"
 )
 _SCRIPT_REQUEST = re.compile(
     r"(?:\bplease|\byou (?:must|need to|have to|should|will need to)|\byou'll need to"
     r"|\bto (?:use|view|see|watch|continue|enjoy|access|run|get|post|comment)\b[^,]*,) (?:please )?"
     r"(?:enable|activate|turn on|switch on|allow) (?:cookies and )?javascript"
-    rf"|\b(?:this|our) (?:{_SITE}|feature|video|player|form|map|content)\b.{{0,30}}(?:requires?|needs?|works best with) javascript"
-    r"|\byour browser\b.*(?:not|n't|off|disabled|blocked).*javascript|\byour browser has javascript (?:disabled|turned off)"
-    r"|(?<!if )(?<!when )(?<!where )(?<!unless )\bjavascript (?:is|seems to be|appears to be|must be|needs to be|has to be|should be)"
+    rf"|\b(?:this|our) (?:{_SITE}|feature|video|player|form|map|content)\b.{{0,30}}(?:requires?|needs?"
+    rf"|works best with) javascript"
+    r"|\byour browser\b.*(?:not|n't|off|disabled|blocked).*javascript"
+    r"|\byour browser has javascript (?:disabled|turned off)"
+    r"|(?<!if )(?<!when )(?<!where )(?<!unless )\bjavascript (?:is|seems to be|appears to be|must be"
+    r"|needs to be|has to be|should be)"
     r" (?:currently |not )?(?:enabled|disabled|required|turned o(?:n|ff)|blocked)\b[^,;]*"
     rf"\b(?:your browser|this {_SITE}|this feature|to (?:view|use|see|continue|post|comment))"
     r"|\bdoes(?: not|n't) work (?:properly )?without javascript\b"
-    r"|(?:请|您?需要).{0,12}(?:启用|开启|打开|允许).{0,6}javascript(?: ?(?:支持|功能|脚本))?(?:$|[，。！,.!]| ?(?:后|以|才|来|并|再))"
+    r"|(?:请|您?需要).{0,12}(?:启用|开启|打开|允许).{0,6}javascript(?: ?(?:支持|功能|脚本))?"
+    r"(?:$|[，。！,.!]| ?(?:后|以|才|来|并|再))"
     r"|浏览器.{0,12}(?:不支持|禁用|未启用|没有启用|关闭).{0,6}javascript"
 )
 _SCRIPT_BUTTON = re.compile(

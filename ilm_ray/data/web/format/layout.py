@@ -15,11 +15,16 @@ from trafilatura.xpaths import BODY_XPATH
 # Stand for a space, a tab and a line break in code, as long as extraction runs: it leaves none of these as they are.
 _MARKS = {" ": "\u2422", "\t": "\u2409", "\n": "\u240a"}
 _HIDE, _SHOW = str.maketrans(_MARKS), str.maketrans({mark: space for space, mark in _MARKS.items()})
+_MARKED = "data-marked"  # an attribute of the root: the marks are ours
 # Outside of code the spaces at the start of a line are the page's own; before an item they show how deep it lies.
 _LEADING = re.compile(r"^[ \t\u00a0]++(?!- )", re.MULTILINE)
 _NUMBERS = re.compile(r"[\d\s]+")
 _LINE_BLOCKS = ("div", "p", "li", "tr")  # in code: a line each
-_BLOCKS = frozenset(["address", "article", "aside", "blockquote", "center", "dd", "details", "div", "dl", "dt", "fieldset", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p", "pre", "section", "table", "ul"])  # fmt: skip
+_BLOCKS = frozenset({
+    "address", "article", "aside", "blockquote", "center", "dd", "details", "div", "dl", "dt", "fieldset", "figure",
+    "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p", "pre",
+    "section", "table", "ul",
+})  # fmt: skip
 _CELLS, _TABLE_PARTS = ("td", "th"), ("tbody", "thead", "tfoot", "tr", "td", "th")
 _WRAPPERS = ("font", "span", "center", "b", "strong", "i", "em", "small", "div")
 _LONG_CELL = 200  # characters
@@ -35,16 +40,17 @@ _POST_CHARS = 30
 
 
 def prepare(tree: HtmlElement) -> None:
-    """Change the tree of a page in place. Its text afterwards goes through `shown`."""
+    """Change the tree of a page in place. What is extracted from it goes through `shown`."""
     _formulas(tree)
     _code(tree)
     _tables(tree)
     _posts(tree)
 
 
-def shown(text: str) -> str:
-    """The text of a prepared tree as it is meant."""
-    return _LEADING.sub("", text).translate(_SHOW)
+def shown(text: str, tree: HtmlElement) -> str:
+    """Text of a prepared tree as it is meant."""
+    text = _LEADING.sub("", text)
+    return text.translate(_SHOW) if tree.get(_MARKED) else text
 
 
 def _formulas(tree: HtmlElement) -> None:
@@ -80,7 +86,8 @@ def _replace(element: HtmlElement, source: str, display: bool) -> None:
 def _code(tree: HtmlElement) -> None:
     """Each block of code becomes a paragraph of one word, in which marks stand for its spaces and line breaks."""
     if any(mark in tree.text_content() for mark in _MARKS.values()):
-        return
+        return  # the page is about them
+    tree.set(_MARKED, "yes")
     for block in [*tree.iter("pre"), *(code for code in tree.iter("code") if code.find(".//br") is not None)]:
         if block.getparent() is None or next(block.iterancestors("pre"), None) is not None:
             continue
@@ -157,6 +164,10 @@ def _paragraphs(cell: HtmlElement) -> None:
     ):
         cell = cell[0]
         cell.tag = "div"
+    for child in cell:
+        if child.tag in _WRAPPERS and len(child.findall(".//br")) >= 2:
+            child.tag = "div"
+            _paragraphs(child)
     if sum(child.tag == "br" for child in cell) < 2:
         return
     children, text = list(cell), cell.text or ""

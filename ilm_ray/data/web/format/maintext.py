@@ -26,7 +26,7 @@ from ilm_ray.data.web.format.tail import without_tail
 # Chosen on one half of the annotated pages, checked on the other (benchmarks/extraction.py).
 DOUBT_CHARS = 1000  # a text shorter than this
 DOUBT_SHARE = 0.2  # and shorter than this share of what the page shows is doubtful
-# A text shorter than this and than this share of the sentences that stand in no paragraph: these are read as paragraphs.
+# Of a text shorter than this, and than this share of the sentences in no paragraph: these are read as paragraphs.
 BARE_CHARS, BARE_SHARE = 1000, 0.5
 # What never holds main text. Not <noscript>: pages that are broken elsewhere have been seen to lie in it as a whole.
 _DEAD = ("style", "svg", "iframe", "link", "meta", "button", "input", "select", "textarea", "template")
@@ -118,7 +118,7 @@ def _slim(tree: HtmlElement) -> None:
 def _extract(tree: HtmlElement, fast: bool) -> str | None:
     """trafilatura leaves `tree` as it is."""
     document = trafilatura.bare_extraction(tree, options=_options(fast))
-    return unicodedata.normalize("NFC", shown(document.text)) if document is not None and document.text else None
+    return unicodedata.normalize("NFC", shown(document.text, tree)) if document is not None and document.text else None
 
 
 def _visible_chars(tree: HtmlElement) -> int:

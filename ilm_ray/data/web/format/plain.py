@@ -1,4 +1,4 @@
-"""Documents that are text already (papers, patents, books): JSON Lines or Parquet with a document a row, or a file each."""
+"""Documents that are text already (papers, patents, books): JSON Lines or Parquet, a document a row, or a file each."""
 
 import gzip
 import io

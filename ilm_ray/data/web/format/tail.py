@@ -23,7 +23,7 @@ def without_tail(text: str, tree: HtmlElement) -> str:
     """`text` of the page `tree`, which stays as it is, without what stands behind it; other languages as they are."""
     if len(_HAN.findall(text)) < _HAN_SHARE * len(text):
         return text
-    body = _squeezed(shown(str(try_readability(copy.deepcopy(tree)).text_content())))
+    body = _squeezed(shown(str(try_readability(copy.deepcopy(tree)).text_content()), tree))
     lines = text.split("\n")
     inside = [number for number, line in enumerate(lines) if line.strip() and _squeezed(line) in body]
     if sum(len(lines[number]) for number in inside) < _MOST * len(text):
