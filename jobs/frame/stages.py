@@ -98,8 +98,8 @@ def _run_stages(
     check_named(config, [stage.name for stage in stages])
     for stage in stages:  # outside inputs are looked at before anything is written
         stage.sources(config)
-    check_run_dir(stages, config, run_dir)
     require_free(run_dir)
+    check_run_dir(stages, config, run_dir)
     with LocalRay(config), contextlib.ExitStack() as held:
         from actors.warden import Wardens  # not before Ray's environment is set
         from ilm_ray.run.metrics import watched_disk
