@@ -115,11 +115,11 @@ def score_policy(
 
 def _score(ppo: PPOConfig, inputs: Inputs, reference: Path) -> list[Figures]:
     gpu, micro = gpu_share(4 if ppo.has_reward_model else 3), inputs.micro_tokens
-    settings = FrozenSettings(inputs.policy, micro, inputs.loss_chunk, ppo.precision, temperature=ppo.temperature)
+    scored = FrozenSettings(inputs.policy, micro, inputs.loss_chunk, ppo.precision, temperature=ppo.temperature)
     roles = [
         Role("rollout", Rollout, rollout_settings(ppo, inputs, "torch"), gpus=gpu),
-        Role("policy", Reference, settings, gpus=gpu),
-        Role("reference", Reference, replace(settings, model=reference), gpus=gpu),
+        Role("policy", Reference, scored, gpus=gpu),
+        Role("reference", Reference, replace(scored, model=reference), gpus=gpu),
         *reward_roles(ppo, inputs, 1, gpu),
         Role("experience", ExperienceMaker, ExperienceSettings(ppo, None)),
     ]

@@ -12,7 +12,6 @@ above 0.8. DIR/verifiable.html has the curves.
 
 import argparse
 import json
-import os
 import random
 import statistics
 import sys
@@ -146,7 +145,7 @@ def main() -> None:
     import ray
 
     env = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": env})
     played = dict[int, Rows]()
     try:
