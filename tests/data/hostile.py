@@ -43,7 +43,7 @@ def _held(name: str, value: Any) -> Iterator[tuple[str, "re.Pattern[str]"]]:
 
 def near_misses(pattern: "re.Pattern[str]", length: int, draws: int = 6) -> Iterator[str]:
     """Lines of `length` characters that the pattern nearly matches, again and again."""
-    rng = random.Random(pattern.pattern)
+    rng = random.Random(repr(pattern.pattern))
     seen: set[str] = set()
     for _ in range(draws):
         word = _drawn(parser.parse(pattern.pattern, pattern.flags & ~re.UNICODE), rng, {})[:60].replace("\n", " ")
