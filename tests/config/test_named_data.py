@@ -87,7 +87,7 @@ def test_a_phase_without_data_for_its_mixture_is_refused_or_left_out() -> None:
     assert config == type(config).model_validate(config.model_dump())  # as a run folder remembers it
     with pytest.raises(UserError, match="there is no phase 'enhancment'; the phases are short_context"):
         load_config("7b", None, ["pretrain.without=[enhancment]"])
-    phase = "{name: a, steps: 1, context: 16, rope_base: 1e4, batch_tokens: 16, max_lr: 1, mixture: {ne: 1}}"
+    phase = "{name: a, steps: 1, context: 16, rope_base: 1e4, batch_tokens: 32, max_lr: 1, mixture: {ne: 1}}"
     wrong = [f"pretrain.phases=[{phase}]"]
     assert "text.sources.ne.input" in needed(load_config("nano", None, wrong), ROAD)
 

@@ -18,7 +18,10 @@ def test_a_plan_is_a_table_and_one_json_line(capsys: pytest.CaptureFixture[str])
     lines = capsys.readouterr().out.splitlines()
     summary = json.loads(lines[-1])
     assert summary["status"] == "done" and len(summary["plans"]) == 3
-    assert summary["not_named"] == ["input", "sft.data", "reward.data", "ppo.prompts", "code.source"]
+    assert summary["not_named"] == [
+        *("input", "sft.data", "reward.data", "ppo.prompts", "code.source"),
+        *(f"text.sources.{name}.input" for name in ("stem", "special_domain", "high_quality")),
+    ]
     assert any(line.startswith("Steps that are off: no list named (text.blocked_domains, ") for line in lines)
     shown = [line.split("|")[2].strip().replace(",", "") for line in lines[2:5]]
     assert [float(s) for s in shown] == pytest.approx(
