@@ -165,6 +165,7 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p: list[float]) -> No
 
 def test_phrases_of_both_languages() -> None:
     assert words("It's 好问题！ A-b") == ["it's", "好", "问", "题", "！", "a", "-", "b"]
+    assert words("한국어 물") == ["한국어", "물"]  # Hangul is written in words
     assert phrases("a b a", 2) == {("a",), ("b",), ("a", "b"), ("b", "a")}
     texts = ["Well. I hope this helps! Bye", "one two I Hope this helps!", "I hope so", "这是水。希望对你有帮助！"]
     assert grown(("hope", "this"), texts) == ("i", "hope", "this", "helps", "!")

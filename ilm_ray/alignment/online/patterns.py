@@ -13,7 +13,8 @@ LONGEST_PHRASE = 4  # words of the phrases that are tested; a risen phrase is th
 _REPEATED = 3  # words: a text repeats itself where the same three come again
 _GROWS = 0.9  # share of the texts with a phrase in which its neighbour must be the same word
 
-_WORD = re.compile(r"[㐀-䶿一-鿿豈-﫿]|[^\W㐀-䶿一-鿿豈-﫿]+(?:'\w+)?|[^\w\s]+")
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_HAN}]|[^\W{_HAN}]+(?:'\w+)?|[^\w\s]+")
 _MARK = re.compile(r"^\s*(?:[-*+•]\s|#{1,6}\s|\d+[.)]\s|```|>\s|\|)", re.MULTILINE)
 _REFUSAL = re.compile(
     r"\b(?:i am|i'm|we are) (?:very |so )?(?:sorry|unable|afraid)|\bi (?:can ?not|can't|won't|will not|must decline)\b"
