@@ -54,9 +54,9 @@ def _score(folder: Path) -> None:
     rank, ranks, rolled = dist.get_rank(), dist.get_world_size(), _rollouts(folder)
     for precision in BOUNDS:
         reference, reward = _scorers(folder, rank, ranks, precision)
-        logprobs, scores = reference.logprobs(rolled)[0], reward.score(rolled)
+        logprobs, scores = reference.logprobs(rolled)[0], reward.score(rolled)[0]
         held = [_held(reference.model), _held(reward.model)]
-        torch.save((logprobs, scores[0], scores[1]["count"], held), folder / f"{precision}-{rank}.pt")
+        torch.save((logprobs, scores, held), folder / f"{precision}-{rank}.pt")
 
 
 # The largest rounding between two orders of summation in a toy's log-probabilities and scores.
@@ -72,16 +72,16 @@ def test_a_split_copy_gives_the_numbers_of_a_whole_one_and_no_rank_holds_it(tmp_
         reference, reward = _scorers(tmp_path, 0, 1, precision)
         logprobs, (scores, _) = reference.logprobs(rolled)[0], reward.score(rolled)
         first, second = (torch.load(tmp_path / f"{precision}-{rank}.pt", weights_only=True) for rank in (0, 1))
-        assert logprobs.keys() == first[0].keys() and scores.keys() == first[1].keys() and first[2] == len(scores)
+        assert logprobs.keys() == first[0].keys() and scores.keys() == first[1].keys()
         for number, expected in logprobs.items():
             torch.testing.assert_close(first[0][number], expected, atol=bound, rtol=0)
         assert list(first[1].values()) == pytest.approx(list(scores.values()), abs=bound)
-        assert second[:3] == ({}, {}, 0)  # each sequence has one answer
+        assert second[:2] == ({}, {})  # each sequence has one answer
         work = Work(SHAPE, 30, 9, precision)
         for number, model in enumerate((reference.model, reward.model)):
             head = number == 0
             assert _held(model) == frozen_memory(work, head, 1).resident
-            assert first[3][number] == second[3][number] == frozen_memory(work, head, 2).resident
+            assert first[2][number] == second[2][number] == frozen_memory(work, head, 2).resident
 
 
 class Adder(Member):

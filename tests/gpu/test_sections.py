@@ -19,8 +19,10 @@ from ilm_ray.training.plan.devices import USABLE_MEMORY
 
 ROOT = Path(__file__).parents[2]
 GIB = 2**30
-# Distributions -> modules that a machine with torch and Transformers has, and pydantic with what it needs.
-PRESENT = {"torch", "numpy", "pydantic", "pyyaml", "safetensors", "fsspec", "transformers", "tokenizers", "networkx"}
+# What a machine with torch and Transformers has, and pydantic with what it needs.
+PRESENT = {"numpy", "pydantic", "pyyaml", "safetensors", "fsspec", "transformers", "tokenizers"}
+PRESENT |= {"torch", "sympy", "networkx"}
+# Distribution -> module, where the names differ.
 MODULES = {"pyyaml": "yaml", "scikit-learn": "sklearn", "pyahocorasick": "ahocorasick", "beautifulsoup4": "bs4"}
 
 

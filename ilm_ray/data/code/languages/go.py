@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ilm_ray.data.code.languages.facts import Facts, Import, ModuleIndex, Target, names, words
 from ilm_ray.data.code.languages.lexical import GO, code_of
 
-_IMPORT = re.compile(r"^import\s*(?:\(([^)]{0,20000}+)\)|([\w.]*[ \t]*[\"`][^\"`\n]+[\"`]))", re.MULTILINE)
+_IMPORT = re.compile(r"^import\s*+(?:\(([^)]{0,20000}+)\)|([\w.]*[ \t]*[\"`][^\"`\n]+[\"`]))", re.MULTILINE)
 _SPEC = re.compile(r"(?:(?<![\w.])([\w.]++)[ \t]++)?[\"`]([^\"`\n]+)[\"`]")
 # Methods are left out: what another package names is the type, a function, a variable or a constant.
 _DEFINITION = re.compile(r"^(?:func|type|var|const)[ \t]+([A-Z]\w*)|^\t([A-Z]\w*)\b(?![.(:])", re.MULTILINE)

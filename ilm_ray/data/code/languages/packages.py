@@ -23,7 +23,7 @@ _JVM_DEFINITION = re.compile(
 _JAVA = re.compile(r"^[ \t]*import[ \t]+(?:static[ \t]+)?([\w.]+?)(\.\*)?[ \t]*;", re.MULTILINE)
 _KOTLIN = re.compile(r"^[ \t]*import[ \t]+([\w.`]+?)(\.\*)?(?:[ \t]+as[ \t]+\w+)?[ \t]*;?[ \t]*$", re.MULTILINE)
 _SCALA = re.compile(r"^[ \t]*import[ \t]+((?:[\w.`]+(?:\{[^}]*\}|\*)?(?:[ \t]*,[ \t]*)?)+)", re.MULTILINE)
-_SCALA_ITEM = re.compile(r"([\w.`]+?)\.?(?:\{([^}]*)\}|(?<=\.)(_|\*)|(?=[,\s]|$))(?:,|\s|$)*")
+_SCALA_ITEM = re.compile(r"(?<![\w.`])([\w.`]+?)\.?(?:\{([^}]{0,2000}+)\}|(?<=\.)(_|\*)|(?=[,\s]|$))(?:,|\s|$)*")
 _USING = re.compile(
     r"^[ \t]*(?:global[ \t]+)?using[ \t]+(?:static[ \t]+)?(?:\w+[ \t]*=[ \t]*)?(?:global::)?"
     r"([\w.]+)[ \t]*(?:<[^;\n]*)?;",

@@ -14,7 +14,7 @@ _IMPORT = re.compile(
 )
 _DEFINITION = re.compile(
     r"\b(?:class|struct|enum|protocol|actor|typealias|macro)[ \t]+(\w+)"
-    r"|^(?:@\w+[ \t]+)*(?:public|open|internal|package)?[ \t]*(?:func|let|var)[ \t]+(\w+)",
+    r"|^(?:@\w++[ \t]++)*+(?:public|open|internal|package)?[ \t]*+(?:func|let|var)[ \t]+(\w+)",
     re.MULTILINE,
 )
 
