@@ -19,7 +19,7 @@ from ilm_ray.data.web.clean.normalise import drop_chrome, normalise
 from tests.data.hostile import near_misses, patterns
 
 LENGTH = 100_000  # characters, of one line
-SECONDS = 2.0  # of CPU, on a busy machine; quadratic patterns took 43 and 302
+SECONDS = 5.0  # of CPU, on a slow machine; linear patterns took 1 at most, quadratic ones 30 to 300
 # Patterns that see no more than so many characters, by what their places begin with.
 BOUNDED = {
     "ilm_ray.data.web.clean.chrome.": 120,  # a line that may be the page's
