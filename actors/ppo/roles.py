@@ -24,7 +24,7 @@ from ilm_ray.model.weights import load_shape
 from ilm_ray.training.plan.alignment_memory import Work, engine_room
 
 REWARDS = ("reward", "function")  # groups that score answers
-# Of a wait's deadline, for the functions of an iteration: a group that is late as a whole counts as lost.
+# The share of a wait's deadline that functions of an iteration have: a group that is late as a whole counts as lost.
 FUNCTION_SHARE = 0.5
 
 

@@ -42,7 +42,7 @@ class Chunk(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What became of the rows. cut: conversations that lost tokens to learn from because they are longer than
+    """Counts of the rows by outcome. cut: conversations that lost tokens to learn from because they are longer than
     `sft.context`, and cut_tokens: how many; left_out: those that have none left within it; unread: field -> rows."""
 
     rows: int = 0

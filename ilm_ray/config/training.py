@@ -161,7 +161,7 @@ class PretrainConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _leave_out(cls, values: Any) -> Any:
-        """What is left is a list of phases like any other, with nothing to leave out."""
+        """The phases that are left are a list like any other, with nothing to leave out."""
         if not isinstance(values, dict) or not values.get("without"):
             return values
         if not isinstance(values["without"], list) or not isinstance(values.get("phases"), list):

@@ -209,6 +209,6 @@ def one_a_domain_first(rolled: Rollouts, count: int) -> list[int]:
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Of those that are numbers; 0 where none is."""
+    """Mean of those that are numbers; 0 where none is."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / max(len(known), 1)

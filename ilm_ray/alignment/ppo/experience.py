@@ -17,7 +17,7 @@ class Prompt:
     id: str
     domain: str
     ids: list[int]
-    # What reward functions are given beside the answer, a JSON object: `prompt` (messages) and `metadata`.
+    # Reward functions get this beside the answer, a JSON object: `prompt` (messages) and `metadata`.
     row: str = "{}"
 
 

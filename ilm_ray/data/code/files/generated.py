@@ -43,7 +43,7 @@ _ANYWHERE = re.compile(
 
 
 def generated_marker(path: str, text: str) -> str | None:
-    """What says that a program wrote the file; None where nothing does."""
+    """The words that say a program wrote the file; None where nothing does."""
     if match := _NAME.search(path):
         return match[0]
     for line in _first_comments(text):

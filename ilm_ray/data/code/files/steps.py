@@ -208,7 +208,7 @@ def _lint(batch: list[Document], duplicates: Set[int], config: CodeConfig) -> di
 
 
 def sign_files(texts: Sequence[str], threshold: float) -> Sketches:
-    """What near-dedup sees of files; small ones share bands with their exact copies alone."""
+    """The signatures of files for near-dedup; small ones share bands with their exact copies alone."""
     bands, width = bands_and_rows(max(threshold - BAND_MARGIN, 0.1), HASHES)
     sketches = sign_batch([canonical(text) for text in texts], NGRAM, HASHES, bands, width)
     small = np.array([len(TOKENS.findall(text)) < FEWEST_WORDS for text in texts], bool)
