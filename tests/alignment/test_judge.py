@@ -68,6 +68,7 @@ def test_a_judge_that_agrees_or_only_likes_the_first_answer_has_not() -> None:
     assert (unclear.asked, unclear.early, unclear.late) == (40, 0, 0) and not unclear.drifted
 
 
+@pytest.mark.long
 def test_a_judge_that_does_not_answer_costs_no_more_than_the_deadline() -> None:
     def slow(a: str, b: str) -> str:
         time.sleep(1.5)

@@ -95,6 +95,7 @@ UNITS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("work", WORK)
 def test_a_hostile_file_takes_seconds(work: str) -> None:
     for unit in UNITS:
@@ -103,6 +104,7 @@ def test_a_hostile_file_takes_seconds(work: str) -> None:
             WORK[work](text)
 
 
+@pytest.mark.long
 def test_a_quadratic_pattern_would_be_found() -> None:
     began = time.process_time()
     with pytest.raises(AssertionError, match="more than"):

@@ -158,7 +158,10 @@ def test_cells_already_answered_are_not_asked_again(texts: dict[str, str], tmp_p
 
 
 @pytest.mark.long
-def test_an_endpoint_that_is_not_there_is_named_and_nothing_is_scored(texts: dict[str, str], tmp_path: Path) -> None:
+def test_an_endpoint_that_is_not_there_is_named_and_nothing_is_scored(
+    texts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ilm_ray.base.http.PAUSE_S", 0.01)
     nobody = ServedModel("http://127.0.0.1:9", "model", None, 5.0)
     with pytest.raises(NeedleError, match="did not answer"):
         run_needles(texts, Grid([512], 1, 1, 1), nobody, tmp_path / "cells", tmp_path / "all")

@@ -124,6 +124,7 @@ def test_the_clock_of_another_machine_does_not_matter(tmp_path: Path) -> None:
             path.unlink()
 
 
+@pytest.mark.long
 def test_a_record_that_was_cut_holds_no_run(tmp_path: Path) -> None:
     (tmp_path / FOLDER).mkdir()
     for number, text in enumerate(["", "[]", '{"pid": 1}', "\0" * 9], 1):

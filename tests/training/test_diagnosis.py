@@ -168,7 +168,8 @@ def test_a_cluster_that_changed_its_size_is_no_fault(tmp_path: Path) -> None:
     assert failed(attempt) and diagnose(read_traces(attempt)).rank == 1
 
 
-def test_a_second_opinion_is_asked_for_and_never_needed(tmp_path: Path) -> None:
+def test_a_second_opinion_is_asked_for_and_never_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ilm_ray.base.http.PAUSE_S", 0.01)
     requests = list[dict[str, Any]]()
 
     class Endpoint(BaseHTTPRequestHandler):
@@ -182,7 +183,7 @@ def test_a_second_opinion_is_asked_for_and_never_needed(tmp_path: Path) -> None:
         def log_message(self, *_: Any) -> None: ...
 
     server = HTTPServer(("127.0.0.1", 0), Endpoint)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     diagnosis = Diagnosis("disk_full", "Make room.", 1, "h", 7, ["rank 1: OSError"])
     url = f"http://127.0.0.1:{server.server_port}/v1"
     assert second_opinion(url, "judge", diagnosis) == "Look at the disk."

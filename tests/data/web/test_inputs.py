@@ -114,7 +114,7 @@ def test_archives_behind_http(handler: type[SimpleHTTPRequestHandler], tmp_path:
     large = writer.member(response(99, b"<html>" + random.Random(0).randbytes(7 << 20)))
     (tmp_path / "CC-MAIN-2024-10" / "a.warc.gz").write_bytes(large + ARCHIVE)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(tmp_path)))
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
         address = f"http://127.0.0.1:{server.server_port}/CC-MAIN-2024-10"
