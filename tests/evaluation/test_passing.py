@@ -71,6 +71,8 @@ def test_neither_its_file_nor_its_input_tells_a_program_what_would_pass() -> Non
     verdicts = {name: details[str(i)]["is_correct"] for i, name in enumerate((*SOUND, *CHEATS))}
     assert verdicts == dict.fromkeys(SOUND, True) | dict.fromkeys(CHEATS, False)
     assert "assert f(1) == 2" in details["0"]["program"]
+    number = [*SOUND, *CHEATS].index("ends early")
+    assert details[str(number)]["result"] == "ended before its tests" and details["0"]["result"] == ""
 
 
 @pytest.mark.process

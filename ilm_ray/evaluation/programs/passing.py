@@ -43,7 +43,12 @@ def judged(
     with ThreadPoolExecutor(AT_ONCE) as pool:
         outcomes = list(pool.map(judge, programs))
     details = {
-        str(i): {"is_correct": passed, "result": end.detail, "program": str(program), "isolation": end.isolation}
+        str(i): {
+            "is_correct": passed,
+            "result": end.detail or ("" if passed else "ended before its tests"),
+            "program": str(program),
+            "isolation": end.isolation,
+        }
         for i, (program, (passed, end)) in enumerate(zip(programs, outcomes, strict=True))
     }
     return {metric: 100 * sum(passed for passed, _ in outcomes) / max(len(programs), 1), "details": details}
