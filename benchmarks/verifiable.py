@@ -1,6 +1,7 @@
 """A small model learns arithmetic from a verifier's verdicts alone, by any estimator, over seeds.
 
     python benchmarks/verifiable.py [--estimator grpo|gae|...] [--seeds 3] [--iterations 120] [--out DIR]
+    ray job submit --working-dir . -- python benchmarks/verifiable.py
 
 The task: `a+b=` for all digits a and b; the answer is the units digit of the sum. A model of 0.2 million parameters is
 first taught the form alone, a random digit and the end, so that one answer in ten is right. Then PPO's groups train it:
@@ -12,6 +13,7 @@ above 0.8. DIR/verifiable.html has the curves.
 
 import argparse
 import json
+import os
 import random
 import statistics
 import sys
@@ -146,7 +148,8 @@ def main() -> None:
 
     env = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     torch.set_num_threads(1)
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": env})
+    own = {} if os.environ.get("RAY_ADDRESS") else {"address": "local", "num_cpus": 4, "include_dashboard": False}
+    ray.init(**own, log_to_driver=False, runtime_env={"env_vars": env})
     played = dict[int, Rows]()
     try:
         for seed in range(arguments.seeds):

@@ -26,18 +26,18 @@ from jobs.frame.stages import run_job
 STAGES = [
     module.STAGE
     for module in (
-        web_text,
-        code_data,
-        decontaminate,
-        tokenizer,
-        tokenize_corpus,
-        long_text,
-        pretrain,
-        sft,
-        reward,
-        ppo,
-        online_rlhf,
-        evaluation,
+        web_text,  # archives, text, tables -> text/: documents, filtered and deduplicated
+        code_data,  # source trees -> code/: documents, one for each group of files in dependency order
+        decontaminate,  # documents, benchmarks -> decontamination/: ids of documents that hold a test item
+        tokenizer,  # documents -> tokenizer/: cl100k's first tokens and learned Chinese ones
+        tokenize_corpus,  # documents less those ids, tokenizer -> tokens/: shards for training and held out
+        long_text,  # tokens -> long_text/: marks of long documents that are worth a long context
+        pretrain,  # tokens, marks -> pretrain/: a base model, over phases of context and mixture
+        sft,  # base model, conversations -> sft/: a chat model
+        reward,  # chat model, preference pairs -> reward/: a conditional reward model
+        ppo,  # chat model, reward model, prompts -> ppo/: an aligned chat model, by five actor groups
+        online_rlhf,  # answers of PPO -> online/, rounds/: what was hacked, patches, further rounds
+        evaluation,  # all models, held-out data -> evaluation/: figures of the report
     )
 ]
 
