@@ -1,11 +1,13 @@
-"""Claim: an iteration of PPO in (prompt + response tokens) a second against TRL 1.11.0's PPO trainer on this machine.
+"""Claim: an iteration of PPO or GRPO in (prompt + response tokens) a second against TRL 1.11.0 on this machine.
 
-    python benchmarks/ppo_peer.py [--size tiny wide] [--rounds 2] [--backend auto] [--peer-venv DIR]
+    python benchmarks/ppo_peer.py [--algorithm ppo] [--size tiny wide] [--rounds 2] [--backend auto] [--peer-venv DIR]
 
 The formula is HybridFlow's (arXiv 2409.19256). Same policy weights, prompts' lengths, limits of responses, sampling
 (temperature 1, no top_p), one epoch, one mini-batch, fp32, no pre-training loss. Rounds alternate, each from a fresh
 start, and the first two iterations of each are left out. TRL: policy, critic, reference and reward in one process with
 one thread a core. Ours: six actor groups on Ray, one thread each; transfer of weights, experience on disk included.
+grpo: 8 answers to a prompt, as many answers in all, no critic, k3 in the loss, and a Python function (characters of the
+answer) in the reward model's place on both sides.
 
 `tiny`: hidden 128, 4 layers, 2,048 words, 32 prompts of 16 tokens, responses of 64. `wide`: hidden 512, 8 layers, 64
 prompts of 16, responses of up to 256 tokens that end by themselves: the end token has a chance of 1/110 at every
@@ -30,6 +32,7 @@ from actors.ppo.reward import ChatIds
 from actors.ppo.roles import Inputs
 from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.config.alignment import PPOConfig
+from ilm_ray.data.tokenizer.tokenizer import SPECIALS, Tokenizer
 from ilm_ray.model.huggingface import export_model
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel, Shape, initialize
 from ilm_ray.model.weights import save_internlm2
@@ -38,6 +41,7 @@ REPOSITORY = Path(__file__).parents[1]
 PEER = ("torch==2.13.0", "trl==1.11.0", "transformers<5.20", "datasets", "accelerate", "rich")
 CORES, LEFT_OUT = 2, 2
 BOS, END, REWARD = 1, 2, 3
+ANSWERS = 8  # to a prompt, with grpo
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,21 @@ def give_mean_length(policy: CausalLM, length: float) -> None:
         policy.output.weight[END, 0] -= (chance * length).log() / hidden[:, 0].mean()
 
 
-def run_ours(size: Size, folder: Path, backend: str) -> list[dict[str, Any]]:
+def words(vocabulary: int) -> Tokenizer:
+    """A tokenizer that has a text for every id."""
+    longer = [f"{number:04d}".encode() for number in range(vocabulary - 256 - len(SPECIALS))]
+    return Tokenizer([*(bytes([byte]) for byte in range(256)), *longer], vocabulary)
+
+
+def run_ours(size: Size, folder: Path, backend: str, algorithm: str) -> list[dict[str, Any]]:
     """Rows of the iterations that count."""
+    grouped = algorithm == "grpo"
+    answers = ANSWERS if grouped else 1
     settings = {
         "iterations": size.iterations,
         "critic_warmup": 0,
-        "prompts_per_iteration": size.prompts,
+        "prompts_per_iteration": size.prompts // answers,
+        "answers_per_prompt": answers,
         "max_prompt_tokens": size.prompt_tokens,
         "max_new_tokens": size.max_new_tokens,
         "top_p": 1.0,
@@ -106,20 +119,35 @@ def run_ours(size: Size, folder: Path, backend: str) -> list[dict[str, Any]]:
         "rollout_backend": backend,
         "checkpoint_every": 10**6,
     }
+    if grouped:
+        rule = {"by": "length", "options": {"least": 1, "most": 400}}
+        settings |= {"estimator": "grpo", "kl_in": "loss", "kl_estimator": "k3", "rewards": [rule]}
+        words(size.shape.vocab_size).save(folder / "ours" / "tokenizer")
     generator = torch.Generator().manual_seed(3)
     prompts = [
         Prompt(str(i), "any", [BOS, *torch.randint(4, 2048, (size.prompt_tokens - 1,), generator=generator).tolist()])
-        for i in range(size.prompts * size.iterations)
+        for i in range(size.prompts // answers * size.iterations)
     ]
     chat = ChatIds({"any": []}, REWARD, END, [], [END])
     models = folder / "ours"
-    inputs = Inputs(models / "policy", models / "reward", prompts, chat, None, 1024, 4096, 4096, 5)
+    inputs = Inputs(
+        policy=models / "policy",
+        reward=None if grouped else models / "reward",
+        prompts=prompts,
+        chat=chat,
+        pretrain=None,
+        reward_context=1024,
+        micro_tokens=4096,
+        loss_chunk=4096,
+        seed=5,
+        tokenizer=models / "tokenizer" if grouped else None,
+    )
     ppo = PPOConfig.model_validate(settings)
     with tempfile.TemporaryDirectory() as run_folder, PPORun(ppo, inputs, Path(run_folder)) as run:
         return run.run(lambda ids: "")[LEFT_OUT:]
 
 
-def run_peer(python: Path, size: Size, folder: Path) -> list[float]:
+def run_peer(python: Path, size: Size, folder: Path, algorithm: str) -> list[float]:
     """Seconds of the iterations that count."""
     settings = {
         "prompts": size.prompts,
@@ -128,6 +156,7 @@ def run_peer(python: Path, size: Size, folder: Path) -> list[float]:
         "iterations": size.iterations,
         "vocabulary": size.shape.vocab_size,
         "threads": CORES,
+        "answers": ANSWERS if algorithm == "grpo" else 1,
     }
     script = REPOSITORY / "benchmarks" / "trl_peer.py"
     command = [str(python), str(script), str(folder), json.dumps(settings)]
@@ -136,14 +165,14 @@ def run_peer(python: Path, size: Size, folder: Path) -> list[float]:
     return seconds[LEFT_OUT - 1 :]
 
 
-def compare(name: str, rounds: int, backend: str, python: Path) -> dict[str, Any]:
+def compare(name: str, algorithm: str, rounds: int, backend: str, python: Path) -> dict[str, Any]:
     size = SIZES[name]
     rows, theirs = list[dict[str, Any]](), list[float]()
     with tempfile.TemporaryDirectory() as folder:
         make_models(size, Path(folder))
         for _ in range(rounds):
-            rows += run_ours(size, Path(folder), backend)
-            theirs += run_peer(python, size, Path(folder))
+            rows += run_ours(size, Path(folder), backend, algorithm)
+            theirs += run_peer(python, size, Path(folder), algorithm)
     length = statistics.fmean(row["response_tokens"] for row in rows)
     tokens = size.prompts * (size.prompt_tokens + length)
     ours = statistics.median(row["seconds"]["all"] for row in rows)
@@ -152,17 +181,19 @@ def compare(name: str, rounds: int, backend: str, python: Path) -> dict[str, Any
         phase: statistics.median(row["seconds"][phase] / row["seconds"]["all"] for row in rows)
         for phase in ("weights", "rollout", "score", "train")
     }
-    print(f"{name}: {size.prompts} prompts, responses of {length:.0f} tokens on average")
+    print(f"{algorithm}, {name}: {size.prompts} answers, responses of {length:.0f} tokens on average")
     print(f"  ours {ours:.2f} s, {tokens / ours:,.0f} tokens/s; TRL {peer:.2f} s, {tokens / peer:,.0f} tokens/s")
     print(f"  {peer / ours:.2f} times TRL")
     shares = ", ".join(f"{phase} {share:.0%}" for phase, share in phases.items())
     weights = statistics.median(row["seconds"]["weights"] for row in rows)
     print(f"  {shares}, none of them {1 - sum(phases.values()):.0%}; transfer of weights {weights:.3f} s", flush=True)
-    return {"size": name, "ours_s": ours, "trl_s": peer, "ratio": peer / ours, "shares": phases, "transfer_s": weights}
+    seconds = {"ours_s": ours, "trl_s": peer, "transfer_s": weights}
+    return {"algorithm": algorithm, "size": name, **seconds, "ratio": peer / ours, "shares": phases}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--algorithm", choices=["ppo", "grpo"], default="ppo")
     parser.add_argument("--size", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--backend", choices=["auto", "vllm", "torch"], default="auto")
@@ -173,7 +204,7 @@ def main() -> None:
     ray.init(
         address="local", num_cpus=CORES, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": env}
     )
-    figures = [compare(name, args.rounds, args.backend, python) for name in args.size]
+    figures = [compare(name, args.algorithm, args.rounds, args.backend, python) for name in args.size]
     ray.shutdown()
     print(json.dumps(figures))
 

@@ -3,7 +3,8 @@
     python trl_peer.py FOLDER SETTINGS
 
 FOLDER: `policy`, a LLaMA in Transformers' format, and config.json of the scalar models beside it. SETTINGS, JSON:
-prompts, prompt_tokens, max_new_tokens, iterations, vocabulary, threads. Prints the seconds of each iteration as JSON.
+prompts (answers of an iteration), prompt_tokens, max_new_tokens, iterations, vocabulary, threads, answers (to a prompt;
+more than 1: GRPO, else PPO). Prints the seconds of each iteration as JSON.
 """
 
 import json
@@ -24,6 +25,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     TrainerCallback,
 )
+from trl import GRPOConfig, GRPOTrainer
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 PAD, BOS, EOS, UNKNOWN = range(4)
@@ -49,15 +51,22 @@ class Clock(TrainerCallback):
 def main(folder: Path, settings: dict[str, int]) -> None:
     torch.set_num_threads(settings["threads"])
     torch.manual_seed(0)
+    clock = Clock()
+    (grpo if settings["answers"] > 1 else ppo)(folder, settings, clock).train()
+    print(json.dumps([b - a for a, b in zip(clock.stamps[1:], clock.stamps[2:], strict=False)]))
+
+
+def prompt_ids(settings: dict[str, int], count: int) -> list[list[int]]:
+    """Random prompts."""
+    return [torch.randint(4, settings["vocabulary"], (settings["prompt_tokens"],)).tolist() for _ in range(count)]
+
+
+def ppo(folder: Path, settings: dict[str, int], clock: Clock) -> PPOTrainer:
     policy, reference = (LlamaForCausalLM.from_pretrained(folder / "policy", dtype=torch.float32) for _ in range(2))
     shape = LlamaConfig.from_pretrained(folder / "policy", num_labels=1, pad_token_id=PAD)
     reward, value = (LlamaForSequenceClassification(shape) for _ in range(2))
-    count, length = settings["prompts"], settings["prompt_tokens"]
-    rows = [
-        {"input_ids": torch.randint(4, settings["vocabulary"], (length,)).tolist()}
-        for _ in range(count * (settings["iterations"] + 2))
-    ]
-    data, clock = Dataset.from_list(rows), Clock()
+    count = settings["prompts"]
+    data = Dataset.from_dict({"input_ids": prompt_ids(settings, count * (settings["iterations"] + 2))})
     arguments = PPOConfig(
         output_dir=str(folder / "trl"),
         per_device_train_batch_size=8,
@@ -78,7 +87,7 @@ def main(folder: Path, settings: dict[str, int]) -> None:
         missing_eos_penalty=None,
         gradient_checkpointing=False,
     )
-    PPOTrainer(
+    return PPOTrainer(
         args=arguments,
         processing_class=word_tokenizer(settings["vocabulary"]),
         model=policy,
@@ -88,8 +97,45 @@ def main(folder: Path, settings: dict[str, int]) -> None:
         train_dataset=data,
         eval_dataset=data.select(range(8)),
         callbacks=[clock],
-    ).train()
-    print(json.dumps([b - a for a, b in zip(clock.stamps[1:], clock.stamps[2:], strict=False)]))
+    )
+
+
+def grpo(folder: Path, settings: dict[str, int], clock: Clock) -> GRPOTrainer:
+    """The reference takes part, as it does in ours: its KL term has a coefficient above 0."""
+    count = settings["prompts"] // settings["answers"] * (settings["iterations"] + 2)
+    texts = [" ".join(f"<{i}>" for i in ids) for ids in prompt_ids(settings, count)]
+    arguments = GRPOConfig(
+        output_dir=str(folder / "trl"),
+        per_device_train_batch_size=32,
+        gradient_accumulation_steps=settings["prompts"] // 32,
+        num_generations=settings["answers"],
+        num_iterations=1,
+        max_steps=settings["iterations"],
+        max_completion_length=settings["max_new_tokens"],
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        beta=0.01,
+        learning_rate=1e-6,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        save_strategy="no",
+        gradient_checkpointing=False,
+        logging_strategy="no",
+    )
+
+    def length(completions: list[str], **_columns: object) -> list[float]:
+        return [float(1 <= len(text) <= 400) for text in completions]
+
+    return GRPOTrainer(
+        model=LlamaForCausalLM.from_pretrained(folder / "policy", dtype=torch.float32),
+        reward_funcs=length,
+        args=arguments,
+        processing_class=word_tokenizer(settings["vocabulary"]),
+        train_dataset=Dataset.from_dict({"prompt": texts}),
+        callbacks=[clock],
+    )
 
 
 if __name__ == "__main__":

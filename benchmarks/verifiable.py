@@ -1,14 +1,15 @@
 """A small model learns arithmetic from a verifier's verdicts alone, by any estimator, over seeds.
 
-    python benchmarks/verifiable.py [--estimator grpo|gae|...] [--seeds 3] [--iterations 120] [--out DIR]
+    python benchmarks/verifiable.py [--estimator grpo|gae|...] [--seeds 3] [--iterations 60] [--out DIR]
     ray job submit --working-dir . -- python benchmarks/verifiable.py
 
-The task: `a+b=` for all digits a and b; the answer is the units digit of the sum. A model of 0.2 million parameters is
-first taught the form alone, a random digit and the end, so that one answer in ten is right. Then PPO's groups train it:
-the reward is the rule `mathematics`, nothing is shown that is right. grpo has 8 answers to each of 32 prompts, gae one
-to each of 256 prompts and a critic that starts from the policy's body. Printed: for each seed the share of right
-answers in the first and in the last five iterations and seconds an iteration, then whether all rose from below 0.2 to
-above 0.8. DIR/verifiable.html has the curves.
+The task: `a+b=` for all 55 sums below ten; the answer is one digit and the end. A model of 0.2 million parameters
+learns the sums, and then nearly forgets them: its last steps are on random digits, so that one answer in eight or so is
+right. Its weights still hold more than its answers show, as those of a pre-trained model do. Then PPO's groups train
+it: the reward is the rule `mathematics`, and no right answer is shown. grpo has 8 answers to each of 32 prompts, gae
+one to each of 256 prompts and a critic that starts from the policy's body. Printed: for each seed the share of right
+answers before the first step and in the last five iterations, and seconds an iteration; then whether all rose from
+below 0.2 to above 0.8. DIR/verifiable.html has the curves.
 """
 
 import argparse
@@ -36,33 +37,43 @@ from ilm_ray.report.html import page
 
 SHAPE = Shape(vocab_size=288, layers=2, hidden=96, kv_heads=2, queries_per_kv=2, head_dim=24, mlp_hidden=192)
 ANSWERS, GROUP, WINDOW = 256, 8, 5
-FORM_STEPS, FORM_BATCH = 150, 50
+TRUE_STEPS, NOISY_STEPS, BATCH = 150, 100, 50
+NOISE = 0.92  # share of random digits among the answers of the noisy steps
+SCALE = 5.0  # the initial matrices are made for widths in the thousands
 Rows = list[dict[str, Any]]
 
 
 def task(tokenizer: Tokenizer) -> list[Prompt]:
-    """All hundred sums, with the right answer as metadata."""
+    """All sums below ten, with the right answer as metadata."""
     prompts = []
     for a in range(10):
-        for b in range(10):
+        for b in range(10 - a):
             messages = [{"role": "user", "content": f"{a}+{b}="}]
-            row = json.dumps({"prompt": messages, "metadata": {"answer": str((a + b) % 10)}})
+            row = json.dumps({"prompt": messages, "metadata": {"answer": str(a + b)}})
             prompts.append(Prompt(f"{a}+{b}", "maths", encode_chat(tokenizer, messages, True).ids, row))
     return prompts
 
 
-def teach_form(prompts: Sequence[Prompt], tokenizer: Tokenizer, seed: int) -> CausalLM:
-    """A model that answers every sum with any digit."""
+def forgetful(prompts: Sequence[Prompt], tokenizer: Tokenizer, seed: int) -> CausalLM:
+    """A model that learned the sums and was then trained on random digits, until few of its answers are right."""
     model, rng = CausalLM(SHAPE), random.Random(seed)
     initialize(model, seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
-    for _ in range(FORM_STEPS):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(SCALE)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
+    for step in range(TRUE_STEPS + NOISY_STEPS):
+        noisy = step >= TRUE_STEPS
+        optimizer.param_groups[0]["lr"] = 3e-4 if noisy else 3e-3
         sequences, labels = [], list[int]()
-        for prompt in rng.sample(list(prompts), FORM_BATCH):
-            answer = [*tokenizer.encode(str(rng.randrange(10))), tokenizer.turn_end_id]
+        for prompt in rng.sample(list(prompts), BATCH):
+            right = json.loads(prompt.row)["metadata"]["answer"]
+            digit = str(rng.randrange(10)) if noisy and rng.random() < NOISE else right
+            answer = [*tokenizer.encode(digit), tokenizer.turn_end_id]
             sequences.append(prompt.ids + answer)
             labels += [*[IGNORE] * (len(prompt.ids) - 1), *answer, IGNORE]
-        loss = model(Packed.of(sequences), torch.tensor(labels)).sum() / (2 * FORM_BATCH)
+        loss = model(Packed.of(sequences), torch.tensor(labels)).sum() / (2 * BATCH)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -88,8 +99,8 @@ def settings(estimator: Estimator, iterations: int) -> PPOConfig:
             "max_new_tokens": 4,
             "top_p": 1.0,
             "kl_coefficient": 0.0,
-            "policy_lr": 1e-3,
-            "critic_lr": 3e-3,
+            "policy_lr": 5e-4,
+            "critic_lr": 1e-3,
             "precision": "fp32",
             "rollout_backend": "torch",
             "checkpoint_every": 1000,
@@ -108,7 +119,7 @@ def play(folder: Path, estimator: Estimator, iterations: int, seed: int) -> Rows
     tokenizer = Tokenizer([bytes([i]) for i in range(256)], SHAPE.vocab_size)
     tokenizer.save(folder / "tokenizer")
     prompts = task(tokenizer)
-    save_internlm2(teach_form(prompts, tokenizer, seed), folder / "model")
+    save_internlm2(forgetful(prompts, tokenizer, seed), folder / "model")
     inputs = Inputs(
         policy=folder / "model",
         reward=None,
@@ -126,11 +137,10 @@ def play(folder: Path, estimator: Estimator, iterations: int, seed: int) -> Rows
 
 
 def summed_up(rows: Rows) -> dict[str, float]:
-    """Share of right answers at both ends, and seconds of a warm iteration."""
-    right = [row["reward"] for row in rows if not row["warmup"]]
+    """Share of right answers of the policy that has taken no step and of the last, and seconds of a warm iteration."""
     return {
-        "first": round(statistics.fmean(right[:WINDOW]), 4),
-        "last": round(statistics.fmean(right[-WINDOW:]), 4),
+        "first": round(statistics.fmean(row["reward"] for row in rows if row["version"] == rows[0]["version"]), 4),
+        "last": round(statistics.fmean(row["reward"] for row in rows[-WINDOW:]), 4),
         "seconds": round(statistics.median(row["seconds"]["all"] for row in rows[2:]), 3),
     }
 
@@ -140,7 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--estimator", default="grpo")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--iterations", type=int, default=120)
+    parser.add_argument("--iterations", type=int, default=60)
     parser.add_argument("--out", type=Path, help="where runs and picture go (default: a temporary folder)")
     arguments = parser.parse_args()
     out = (arguments.out or Path(tempfile.mkdtemp(prefix="verifiable-"))).absolute()
