@@ -1,4 +1,4 @@
-"""A server of one model in a child process, watched by an actor: vLLM's own OpenAI application, or the embedded one.
+"""A server of one model in a child process, watched by an actor: vLLM's own OpenAI application.
 
 The child is a process because vLLM's application needs a main thread and an event loop. It ends with the actor, however
 the actor ends.

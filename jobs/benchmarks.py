@@ -44,12 +44,13 @@ def _settings(config: Config) -> dict[str, Any]:
 
 def _sources(config: Config) -> dict[str, str]:
     """Also refuses what cannot run, before anything is written."""
-    from actors.ppo.engines import choose_backend
     from ilm_ray.evaluation.needle_run import read_haystacks
+    from ilm_ray.serving.command import require_vllm
 
     chosen = config.benchmarks
     interpreter(chosen.environment)
-    choose_backend(chosen.backend, "benchmarks.backend")
+    if chosen.model is not None and not _is_url(chosen.model):
+        require_vllm()
     _judge(chosen)
     sources = {"data": _listing(_data_root(chosen))}
     if chosen.haystack is not None and any(b.native for b in suite(chosen.suite)):
@@ -115,7 +116,6 @@ def _served(context: Context, target: "ModelUnderTest") -> "Iterator[ModelUnderT
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from actors.ppo.engines import choose_backend
     from actors.server import Server
     from ilm_ray.serving.command import devices_of, server_settings
     from ilm_ray.serving.folder import servable
@@ -127,8 +127,7 @@ def _served(context: Context, target: "ModelUnderTest") -> "Iterator[ModelUnderT
     serve = ServeConfig(context=target.context, dtype=context.config.training.precision)
     devices = devices_of(serve, gpus_of_node(node))
     folder = servable(Path(target.url), context.folder / "served", devices.dtype)
-    backend = choose_backend(context.config.benchmarks.backend, "benchmarks.backend")
-    settings = server_settings(serve, folder, target.name, backend, devices, "benchmarks.context")
+    settings = server_settings(serve, folder, target.name, devices, "benchmarks.context")
     here = NodeAffinitySchedulingStrategy(node, soft=False)
     server = ray.remote(Server).options(num_cpus=1, num_gpus=devices.gpus, scheduling_strategy=here).remote(settings)
     try:

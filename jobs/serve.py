@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until a signal comes, print the JSON line, return the exit code."""
 
     def work(summary: dict[str, Any]) -> None:
+        from ilm_ray.serving.command import require_vllm
         from ilm_ray.serving.folder import is_exported
 
         about = "An OpenAI-compatible endpoint and a chat page for one model, until Ctrl-C or SIGTERM."
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if config.model is None:
             raise UserError("serve.model is not set; give a stage of a run or an exported folder: serve.model=DIR")
         is_exported(Path(config.model))  # refuses what is no model, before Ray starts
+        require_vllm()
         with tempfile.TemporaryDirectory(prefix="ilm-serve-") as scratch:
             _serve(config, Path(config.model), Path(scratch), summary)
 
@@ -56,12 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(config: ServeConfig, model: Path, scratch: Path, summary: dict[str, Any]) -> None:
     import ray
 
-    from actors.ppo.engines import choose_backend
     from actors.server import Server
     from ilm_ray.serving.command import devices_of, server_settings
     from ilm_ray.serving.folder import servable
 
-    backend, name = choose_backend(config.backend, "serve.backend"), config.name or model.absolute().name
+    name = config.name or model.absolute().name
     if "RAY_ADDRESS" in os.environ:
         join_cluster()
     else:
@@ -71,7 +72,7 @@ def _serve(config: ServeConfig, model: Path, scratch: Path, summary: dict[str, A
         node = ray.get_runtime_context().get_node_id()
         devices = devices_of(config, gpus_of_node(node))
         folder = servable(model, scratch, devices.dtype)
-        settings = server_settings(config, folder, name, backend, devices)
+        settings = server_settings(config, folder, name, devices)
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, False)
         placed = ray.remote(Server).options(num_cpus=1, num_gpus=devices.gpus, scheduling_strategy=here)
         stopped = threading.Event()

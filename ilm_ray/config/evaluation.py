@@ -22,7 +22,6 @@ class BenchmarksConfig(Section):
     # endpoint (without /v1), then with the name that it knows the model by.
     model: str | None = None
     served_name: str = "model"
-    backend: Literal["auto", "vllm", "torch"] = "auto"  # what serves a folder; auto: vLLM where it is installed
     tokenizer: str | None = None  # folder of tokenizer.json, for a URL; None: lengths are estimated from bytes
     suite: Literal["smoke", "base", "chat", "long", "code", "tools", "alignment", "paper"] = "smoke"
     data: str | None = None  # the folder that holds OpenCompass's `data`; jobs/benchmark_data.py writes one

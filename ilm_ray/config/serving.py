@@ -11,7 +11,6 @@ class ServeConfig(Section):
     """An OpenAI-compatible endpoint with a chat page; see docs/serving.md."""
 
     model: str | None = None  # a stage of a run (runs/demo/ppo) or an exported folder
-    backend: Literal["auto", "vllm", "torch"] = "auto"  # auto: vLLM where it is installed
     # Only this machine reaches it unless `host` says otherwise; it asks for no key, so another host should be a network
     # that you trust.
     host: str = "127.0.0.1"

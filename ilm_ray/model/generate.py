@@ -1,6 +1,6 @@
 """The embedded generator: batched sampling with a key-value cache, in plain torch, for where vLLM is not installed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -76,24 +76,6 @@ def _generate_batch(
             break
         tokens = drawn[:, None]
     return list(zip(ids, logprobs, strict=True))
-
-
-@torch.no_grad()
-def next_tokens(
-    model: CausalLM, prompt: list[int], max_new_tokens: int, temperature: float, top_p: float, seed: int
-) -> Iterator[tuple[int, Tensor]]:
-    """One prompt's new tokens, one at a time, each with the log-probabilities (vocabulary) that `generate` speaks of.
-
-    The prompt must not be empty. The reader stops when it has enough.
-    """
-    device = next(model.parameters()).device
-    cache = _Cache(model, 1, len(prompt) + max_new_tokens, torch.zeros(1, dtype=torch.long, device=device))
-    generator = torch.Generator(device=device).manual_seed(seed)
-    tokens = torch.tensor([prompt], device=device)
-    for _ in range(max_new_tokens):
-        logits = cache.forward(tokens).float()
-        tokens = sample(logits, temperature, top_p, generator)[:, None]
-        yield int(tokens), logits[0].log_softmax(-1)
 
 
 def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> Tensor:

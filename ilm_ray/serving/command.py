@@ -1,5 +1,6 @@
 """Settings of a server, which follow from the model and the devices at hand, and its command line."""
 
+import importlib.util
 import json
 import sys
 from dataclasses import dataclass, field
@@ -20,7 +21,6 @@ class ServerSettings:
 
     folder: Path
     name: str  # of the model in requests
-    backend: str = "vllm"  # or torch: ilm_ray/serving/embedded.py
     host: str = "127.0.0.1"
     port: int = 0  # 0: a free one
     context: int = 4096  # tokens of prompt and answer together
@@ -39,6 +39,12 @@ class Devices:
     dtype: str
 
 
+def require_vllm() -> None:
+    """Raises UserError where vLLM, which serves every model, is not installed."""
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError("a model is served by vLLM, which is not installed: run `make setup`, or install vllm")
+
+
 def devices_of(config: ServeConfig, gpus: int) -> Devices:
     """The devices and the type by the settings, on a node with `gpus` GPUs: one GPU and bf16 where there is one.
 
@@ -51,7 +57,7 @@ def devices_of(config: ServeConfig, gpus: int) -> Devices:
 
 
 def server_settings(
-    config: ServeConfig, folder: Path, name: str, backend: str, devices: Devices, setting: str = "serve.context"
+    config: ServeConfig, folder: Path, name: str, devices: Devices, setting: str = "serve.context"
 ) -> ServerSettings:
     """Settings of a server of the model in `folder`. setting: the name of `config.context`, for errors.
 
@@ -59,8 +65,6 @@ def server_settings(
     """
     limits, gpus = read_limits(folder), devices.gpus
     context, overrides = context_of(config.context, setting, limits, gpus > 0)
-    if gpus > 1 and backend == "torch":
-        raise UserError(f"serve.gpus={gpus}: the embedded server uses one GPU; install vLLM or set serve.gpus=1")
     if gpus and limits.heads % gpus:
         fewer = max(n for n in range(1, gpus) if limits.heads % n == 0)
         raise UserError(
@@ -69,7 +73,6 @@ def server_settings(
     return ServerSettings(
         folder,
         name,
-        backend,
         config.host,
         config.port,
         context,
@@ -83,9 +86,6 @@ def server_settings(
 def command(settings: ServerSettings) -> list[str]:
     """The command line of the child that serves."""
     s = settings
-    if s.backend == "torch":
-        arguments = map(str, (s.folder, s.name, s.host, s.port, s.context, s.dtype))
-        return [sys.executable, "-m", "ilm_ray.serving.embedded", *arguments]
     options: dict[str, Any] = {
         "--model": s.folder,
         "--host": s.host,

@@ -1,6 +1,5 @@
-"""Requests to the two servers of ours, byte by byte: an answer with a status that says whose fault it is, never 500."""
+"""Requests to the label page, byte by byte: an answer with a status that says whose fault it is, never 500."""
 
-import asyncio
 import socket
 import tempfile
 import threading
@@ -10,25 +9,15 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-import torch
-from aiohttp import web
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ilm_ray.alignment.online.labels import read_comparisons, read_labels
-from ilm_ray.data.tokenizer.base import first_tokens
-from ilm_ray.data.tokenizer.cl100k import cl100k
-from ilm_ray.data.tokenizer.tokenizer import Tokenizer
-from ilm_ray.model.huggingface import export_model
-from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
-from ilm_ray.serving.embedded import Embedded
-from ilm_ray.serving.protocol import sayable
 from jobs.label_answers import Labels, serve
-from tests.fuzz.limits import bounded, few, refusals
-from tests.fuzz.made import as_json, damaged, lines, rewritten, texts, values
+from tests.fuzz.limits import few, refusals
+from tests.fuzz.made import as_json, texts
 
 ANSWER_S = 60.0
-VOCABULARY = 600
 
 
 def ask(port: int, request: bytes, whole: bool = True) -> tuple[int, bytes]:
@@ -52,101 +41,6 @@ def ask(port: int, request: bytes, whole: bool = True) -> tuple[int, bytes]:
 def posted(port: int, path: str, body: bytes, *headers: str) -> bytes:
     head = [f"POST {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", f"Content-Length: {len(body)}", "Connection: close"]
     return "\r\n".join([*head, *headers, "", ""]).encode("utf-8", "replace") + body
-
-
-@pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Port of the embedded server with a random model."""
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = Tokenizer(first_tokens(cl100k()[0], 500), VOCABULARY)
-    tokenizer.save_huggingface(folder)
-    model = CausalLM(Shape(VOCABULARY, 1, 16, 1, 2, 8, 24, init_std=0.2))
-    initialize(model, 3)
-    export_model(model, folder, "llama", torch.float32, {"eos_token_id": tokenizer.eos_id})
-    loop, ready = asyncio.new_event_loop(), threading.Event()
-    ports = list[int]()
-
-    async def start() -> None:
-        runner = web.AppRunner(Embedded(folder, "nano", 48).application(), access_log=None)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        assert site._server is not None and isinstance(site._server, asyncio.Server)
-        ports.append(site._server.sockets[0].getsockname()[1])
-        ready.set()
-
-    thread = threading.Thread(target=lambda: (loop.run_until_complete(start()), loop.run_forever()), daemon=True)
-    thread.start()
-    assert ready.wait(60)
-    yield ports[0]
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
-
-
-CHAT = {
-    "model": "nano", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "temperature": 1.0, "top_p": 0.9,
-    "seed": 1, "stop": ["x"], "stream": False, "logprobs": True, "top_logprobs": 2, "n": 1,
-}  # fmt: skip
-COMPLETION = {
-    "model": "nano",
-    "prompt": [1, 2],
-    "max_tokens": 2,
-    "echo": True,
-    "logprobs": 1,
-    "stop": "x",
-    "stream": False,
-}
-KINDS = st.sampled_from(
-    ["application/json", "application/json; charset=utf-16", "text/plain; charset=x", "", "a/b; charset=\0"]
-)
-
-
-def accepted(port: int, path: str, body: bytes, kind: str = "application/json") -> None:
-    with bounded():
-        status, answer = ask(port, posted(port, path, body, f"Content-Type: {kind}"))
-    assert status in (200, 400, 404, 413, 415), answer[:300]
-    content = answer.partition(b"\r\n\r\n")[2]
-    assert status == 200 or b"error" in content or content.isascii()
-
-
-@given(st.one_of(rewritten(CHAT).map(as_json), damaged([as_json(CHAT)]), lines), KINDS)
-@example(as_json(CHAT | {"messages": [{"role": "user", "content": "\ud800"}]}), "application/json")
-@example(as_json(CHAT), "application/json; charset=nowhere")
-@example(b"[" * 100_000, "application/json")
-@example(as_json(CHAT | {"temperature": float("nan")}), "application/json")
-@example(as_json(CHAT | {"top_p": 1e-320, "temperature": 1e-320}), "application/json")
-@example(as_json(CHAT | {"stop": ["y" * 1_000_000]}), "application/json")
-@example(as_json(CHAT | {"messages": [{"role": "assistant", "content": "x", "action": "y"}]}), "application/json")
-@few(25)
-def test_any_chat_request_is_answered(endpoint: int, body: bytes, kind: str) -> None:
-    accepted(endpoint, "/v1/chat/completions", body, kind)
-
-
-@given(
-    st.one_of(rewritten(COMPLETION).map(as_json), values.map(lambda prompt: as_json(COMPLETION | {"prompt": prompt})))
-)
-@example(as_json(COMPLETION | {"prompt": "\ud800"}))
-@example(as_json(COMPLETION | {"prompt": [2**70]}))
-@example(as_json(COMPLETION | {"prompt": [], "echo": True}))
-@example(as_json(COMPLETION | {"prompt": ["", [1]]}))
-@few(25)
-def test_any_completion_request_is_answered(endpoint: int, body: bytes) -> None:
-    accepted(endpoint, "/v1/completions", body)
-
-
-@given(st.text("abx", max_size=12), st.lists(st.text("abx", max_size=5), max_size=3), st.booleans())
-@example("a" * 20, ["b" * 1_000_000], False)
-@few(40)
-def test_what_may_be_told_holds_no_stop_text(answer: str, stops: list[str], ended: bool) -> None:
-    """Told piece by piece or at once, an answer is the text before its first stop text."""
-    stops = [stop for stop in stops if stop]
-    with bounded():
-        text, stopped = sayable(answer, stops, ended)
-    first = min((at for stop in stops if (at := answer.find(stop)) >= 0), default=None)
-    assert stopped == (first is not None)
-    assert answer.startswith(text) and not any(stop in text for stop in stops)
-    if first is not None or ended:
-        assert text == answer[:first]
 
 
 COMPARISONS = [

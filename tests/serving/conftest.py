@@ -1,4 +1,4 @@
-"""A small model of ours, served under a Ray actor by the embedded server and by vLLM, once each for all tests."""
+"""A small model of ours, served by vLLM under a Ray actor, once for all tests."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -35,9 +35,9 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def serving(stage: Path, scratch: Path, backend: str, dtype: str = "fp32") -> Iterator[str]:
+def serving(stage: Path, scratch: Path, dtype: str = "fp32") -> Iterator[str]:
     """Base URL of a server, whose model is `nano`, under a Ray actor."""
-    if backend == "vllm" and importlib.util.find_spec("vllm") is None:
+    if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed: run `make setup`")
     import ray
 
@@ -46,7 +46,7 @@ def serving(stage: Path, scratch: Path, backend: str, dtype: str = "fp32") -> It
     from ilm_ray.serving.folder import servable
 
     folder = servable(stage, scratch, dtype)
-    settings = ServerSettings(folder, "nano", backend, context=512, dtype=dtype)
+    settings = ServerSettings(folder, "nano", context=512, dtype=dtype)
     server = ray.remote(Server).options(num_cpus=1).remote(settings)
     try:
         yield ray.get(server.start.remote(DEADLINE_S), timeout=DEADLINE_S + 60)
@@ -55,10 +55,8 @@ def serving(stage: Path, scratch: Path, backend: str, dtype: str = "fp32") -> It
         ray.kill(server)
 
 
-@pytest.fixture(scope="session", params=["torch", pytest.param("vllm", marks=pytest.mark.slow)])
-def served(
-    request: pytest.FixtureRequest, local_ray: None, small_run: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
+@pytest.fixture(scope="session")
+def served(local_ray: None, small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Base URL of the server; its model is `nano`."""
-    with serving(small_run / "sft", tmp_path_factory.mktemp("export"), request.param) as url:
+    with serving(small_run / "sft", tmp_path_factory.mktemp("export")) as url:
         yield url

@@ -42,10 +42,10 @@ def dynamic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported(tmp_path_factory.mktemp("dynamic"), DYNAMIC)
 
 
-def settings_of(folder: Path, node_gpus: int, backend: str = "vllm", **words: Any) -> ServerSettings:
+def settings_of(folder: Path, node_gpus: int, **words: Any) -> ServerSettings:
     """The settings on a node with so many GPUs."""
     config = ServeConfig.model_validate(words)
-    return server_settings(config, folder, "model", backend, devices_of(config, node_gpus))
+    return server_settings(config, folder, "model", devices_of(config, node_gpus))
 
 
 def options(settings: ServerSettings) -> dict[str, str]:
@@ -79,12 +79,9 @@ def test_gpus_that_are_named_share_the_model_or_are_refused(plain: Path, gpus: i
     assert options(settings_of(plain, 8, gpus=advised))["--tensor-parallel-size"] == str(advised)
 
 
-def test_what_a_node_or_a_backend_has_not_is_refused(plain: Path) -> None:
+def test_gpus_that_a_node_has_not_are_refused(plain: Path) -> None:
     with pytest.raises(UserError, match=r"serve\.gpus=2 but this node has 1; set at most serve\.gpus=1"):
         settings_of(plain, 1, gpus=2)
-    with pytest.raises(UserError, match="the embedded server uses one GPU"):
-        settings_of(plain, 4, backend="torch", gpus=2)
-    assert command(settings_of(plain, 4, backend="torch"))[-1] == "bf16"
 
 
 @pytest.mark.parametrize("gpus", [0, 1])

@@ -151,7 +151,7 @@ def test_fifty_streams_at_once(served: str) -> None:
 def test_vllm_answers_in_bf16(local_ray: None, small_run: Path, tmp_path: Path) -> None:
     """Attention is computed by other kernels than in fp32, with AMX where the processor has it."""
     request: dict[str, Any] = {"model": "nano", "messages": QUESTION, "max_tokens": 1, "temperature": 0.0}
-    with serving(small_run / "sft", tmp_path / "export", "vllm", "bf16") as url:
+    with serving(small_run / "sft", tmp_path / "export", "bf16") as url:
         answer = client(url).chat.completions.create(**request, logprobs=True, top_logprobs=5)
     assert answer.choices[0].logprobs is not None and answer.choices[0].logprobs.content is not None
     (token,) = answer.choices[0].logprobs.content
@@ -166,7 +166,7 @@ def test_vllm_answers_in_bf16(local_ray: None, small_run: Path, tmp_path: Path) 
 @pytest.mark.slow
 def test_no_process_of_vllm_outlives_a_killed_server(local_ray: None, small_run: Path, tmp_path: Path) -> None:
     before = _vllm()
-    with serving(small_run / "sft", tmp_path / "export", "vllm") as url:
+    with serving(small_run / "sft", tmp_path / "export") as url:
         client(url).models.list()
         started = _vllm() - before
         assert {"VLLM::EngineCore", "VLLM::Worker"} <= {process.name() for process in started}
