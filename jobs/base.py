@@ -1,4 +1,4 @@
-"""Models from outside become the run's own: `<run>/base/model`, and `<run>/base/{sft,reward,policy,reward_model}`.
+"""Import models from outside as the run's own: `<run>/base/model`, and `<run>/base/{sft,reward,policy,reward_model}`.
 
     python jobs/base.py --run-dir DIR base=FOLDER_OR_hf://owner/name [from=sft] [key.sub=value ...]
 

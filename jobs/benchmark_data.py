@@ -1,4 +1,6 @@
-"""Lay out benchmarks as OpenCompass reads them: python jobs/benchmark_data.py PUBLISHED ROOT
+"""Lay out published benchmark files as OpenCompass reads them.
+
+    python jobs/benchmark_data.py PUBLISHED ROOT
 
 PUBLISHED: a folder with the repositories' files (docs/evaluation.md names them); ROOT: gets `data/`, and is then the
 folder for benchmarks.data. Needs no Ray. Exit codes as for every job: 0 done, 2 bad input, 1 anything else.

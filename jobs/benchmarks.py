@@ -1,4 +1,9 @@
-"""Public benchmarks by OpenCompass: `benchmarks.model=FOLDER-or-URL benchmarks.suite=smoke benchmarks.data=FOLDER`."""
+"""Score a model, or an endpoint, on public benchmarks by OpenCompass (`make eval-env` installs it).
+
+    python jobs/benchmarks.py benchmarks.model=FOLDER_OR_URL benchmarks.suite=smoke benchmarks.data=FOLDER
+
+A benchmark without data is a row that says so. `docs/evaluation.md` lists suites and data.
+"""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""Checkpoints and models of a run: look at them, take them out, bring one in. Needs no Ray.
+"""List, verify, compare, promote, export and import checkpoints and models. Needs no Ray.
 
     python jobs/checkpoint.py ls      --run-dir DIR --stage pretrain|sft|reward|ppo
     python jobs/checkpoint.py verify  --run-dir DIR --stage S [--step N]

@@ -1,4 +1,7 @@
-"""Code data: source trees become dependency-sorted repository documents, `<run>/code/kept-*.jsonl.zst`."""
+"""Turn source trees into dependency-sorted repository documents: `<run>/code/kept-*.jsonl.zst`.
+
+python jobs/code_data.py [--preset nano] [--run-dir DIR] code.source=FOLDER [key.sub=value ...]
+"""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Has a model seen a benchmark: by its losses, and by what the documents it was trained on hold. Needs no Ray.
+"""Measure whether a model has seen a benchmark: by its losses, by the documents it was trained on. Needs no Ray.
 
     python jobs/contamination.py losses  --model RUN/STAGE [--model ...] --train F --test F --reference F --out DIR
                                          [--items N] [--seed S]

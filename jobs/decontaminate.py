@@ -1,4 +1,4 @@
-"""Decontamination: which kept documents hold a benchmark item, `<run>/decontamination/removed-*.jsonl.zst`.
+"""Find kept documents that hold a benchmark item: `<run>/decontamination/removed-*.jsonl.zst`.
 
 python jobs/decontaminate.py [--run-dir DIR] 'decontamination.benchmarks=[GLOB of .jsonl, .json, .csv, ...]'
 """

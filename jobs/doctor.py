@@ -1,4 +1,4 @@
-"""Is everything there that a run needs? One line a check: ok, or what is wrong and what to do.
+"""Check that everything is there that a run needs. One line a check: ok, or what to do.
 
     python jobs/doctor.py [--preset nano] [--config FILE] [--run-dir DIR] [--port-base N] [key.sub=value ...]
     ray job submit --working-dir . -- python jobs/doctor.py --preset 7b --run-dir /shared/runs

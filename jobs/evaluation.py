@@ -1,4 +1,6 @@
-"""What the run has learned: bits per byte, also by position, rewards and KL before and after PPO, conversations.
+"""Measure the run's models: bits per byte, also by position, rewards and KL before and after PPO, answers.
+
+    python jobs/evaluation.py [--preset nano] [--run-dir DIR] [key.sub=value ...]
 
 "PPO" is the policy of the last online round, and rewards are those of that round's reward model. A run that begins with
 a brought model measures what it has: bits per byte where it has held-out text, rewards where it has trained with PPO.

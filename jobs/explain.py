@@ -1,4 +1,4 @@
-"""Why a run decided as it did, from what it left behind. Needs no Ray and runs no model.
+"""Explain why a run decided as it did, from its files. Needs no Ray and runs no model.
 
     python jobs/explain.py threshold --run-dir DIR --rule RULE --at X [--side low|high] [--language L] [--samples N]
     python jobs/explain.py document URL-or-id --run-dir DIR

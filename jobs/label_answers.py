@@ -1,4 +1,4 @@
-"""Label answers for the slow path (report section 4.2.2): a small web page on this machine, two answers at a time.
+"""Label answers on a small local web page, two at a time, for the next online round (report section 4.2.2).
 
     python jobs/label_answers.py FILE [--labels FILE.labels.jsonl] [--port 8731]
 

@@ -1,4 +1,7 @@
-"""Long-context data: which long documents of the run are worth it (report section 3.3); `<run>/long_text`."""
+"""Select the long documents that are worth a long context (report section 3.3): `<run>/long_text`.
+
+python jobs/long_text.py [--preset nano] [--run-dir DIR] [key.sub=value ...]
+"""
 
 import dataclasses
 from typing import Any

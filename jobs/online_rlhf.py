@@ -1,4 +1,4 @@
-"""Online RLHF (report section 4.2.2): rounds of PPO, each with a reward model patched by the round before.
+"""Run rounds of PPO, each with a reward model that the round before has patched (report section 4.2.2).
 
     python jobs/online_rlhf.py [--preset nano] [--run-dir DIR] [online.rounds=3] [online.labels=FILE] [key.sub=value]
 

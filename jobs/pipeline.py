@@ -1,4 +1,4 @@
-"""The whole road as one resumable chain: WARC files -> an aligned chat model and its report.
+"""Run the whole road as one resumable chain: WARC files -> an aligned chat model and its report.
 
     python jobs/pipeline.py [--preset nano] [--run-dir DIR] [input='GLOB of WARC files'] [key.sub=value ...]
     python jobs/pipeline.py --preset 7b base=FOLDER_OR_hf://owner/name from=sft [key.sub=value ...]

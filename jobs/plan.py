@@ -1,4 +1,4 @@
-"""What a run would need, before anything runs: layouts, memory, time (predictions). Needs no Ray and no device.
+"""Predict layouts, memory and time of a run before anything runs. Needs no Ray and no device.
 
     python jobs/plan.py --preset 7b --devices 1024 --device h100 [--context 4096] [--top 10]     layouts, fastest first
     python jobs/plan.py --preset 7b --devices 64 --device h100 --phases       dry run: layouts and hours of each stage
@@ -6,7 +6,7 @@
     python jobs/plan.py --preset nano --devices 2 --calibration calibration.json --phases        plan with that
     python jobs/plan.py --table > docs/plans.md
 
-Model, phases, batch, precision and layout are the preset's, unless `--config FILE` or `key.sub=value` say otherwise.
+Model, phases, batch, precision and layout are the preset's, unless `--config FILE` or settings say otherwise.
 `--calibrate` starts a process for each device of this machine. `--table` plans all presets of the report.
 Exit codes as for every job: 0 done, 2 bad input (also: nothing fits), 1 anything else.
 """

@@ -1,7 +1,10 @@
-"""PPO on Ray actor groups: `<run>/ppo/model`, from the SFT model with the conditional reward model, or brought ones.
+"""Train the policy by PPO on Ray actor groups: `<run>/ppo/model`.
 
-With `ppo.rewards` functions and rules join the reward model or take its place, with `ppo.estimator` groups of answers
-that of the critic.
+    python jobs/ppo.py [--preset nano] [--run-dir DIR] [key.sub=value ...]
+
+It begins with the SFT model and the conditional reward model, or with brought ones. Functions and rules of
+`ppo.rewards` join the reward model or take its place; other estimators than the critic's compare groups of answers
+(docs/rewards.md).
 """
 
 from functools import partial

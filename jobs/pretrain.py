@@ -1,4 +1,7 @@
-"""Pre-train InternLM2 over its phases on Ray Train workers: tokens -> `<run>/pretrain/model`."""
+"""Pre-train InternLM2 over its phases on Ray Train workers: `<run>/pretrain/model`.
+
+python jobs/pretrain.py [--preset nano] [--run-dir DIR] [key.sub=value ...]
+"""
 
 from dataclasses import asdict, replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Write the report of a run: `report.html` and TensorBoard event files, from what its stages left behind.
+"""Write the report of a run, `report.html` and TensorBoard event files, from the files of its stages.
 
     python jobs/report.py --run-dir DIR
 

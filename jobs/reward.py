@@ -1,4 +1,9 @@
-"""Train the conditional reward model on preference pairs, from the SFT model or a brought one: `<run>/reward/model`."""
+"""Train the conditional reward model on preference pairs: `<run>/reward/model`.
+
+    python jobs/reward.py [--preset nano] [--run-dir DIR] reward.data=FILE [key.sub=value ...]
+
+Its body is the SFT model's, or a brought one's.
+"""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Serve a model: OpenAI-compatible endpoint, chat page at /, health, Prometheus metrics; vLLM under a Ray actor.
+"""Serve a model by vLLM under a Ray actor: OpenAI-compatible endpoint, chat page at /, health, metrics.
 
     python jobs/serve.py serve.model=RUN/STAGE [serve.port=8000] [serve.key=value ...]
 

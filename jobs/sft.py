@@ -1,4 +1,7 @@
-"""Supervised fine-tuning of the pre-trained model, or one that is brought, on conversations: `<run>/sft/model`."""
+"""Fine-tune the pre-trained model, or a brought one, on conversations: `<run>/sft/model`.
+
+python jobs/sft.py [--preset nano] [--run-dir DIR] sft.data=FILE [key.sub=value ...]
+"""
 
 from typing import Any
 

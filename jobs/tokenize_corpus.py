@@ -1,4 +1,7 @@
-"""Tokens: kept text and code become token shards per source and split, `<run>/tokens/<source>/{train,heldout}`."""
+"""Turn kept text and code into token shards: `<run>/tokens/<source>/{train,heldout}`.
+
+python jobs/tokenize_corpus.py [--preset nano] [--run-dir DIR] [key.sub=value ...]
+"""
 
 from typing import Any
 

@@ -1,4 +1,6 @@
-"""Tokenizer: a base from cl100k, Chinese tokens learned on the kept text, special tokens; `<run>/tokenizer`.
+"""Build the tokenizer from cl100k's first tokens and Chinese tokens learned on the kept text: `<run>/tokenizer`.
+
+    python jobs/tokenizer.py [--preset nano] [--run-dir DIR] [key.sub=value ...]
 
 A run that begins with a model from outside takes that model's tokenizer, with the tokens that the stages need.
 """

@@ -1,4 +1,4 @@
-"""Train one classifier of Safe or High-quality from labelled texts: a folder with model, card.json and card.html.
+"""Train a classifier of Safe or High-quality from labelled texts: a folder with model, card.json and card.html.
 
     python jobs/train_classifier.py --name toxicity --out DIR LABELS [LABELS ...] [--test FILE]
         [--text-column text] [--label-column label] [--language-column language] [--good VALUE]...

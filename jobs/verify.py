@@ -1,4 +1,4 @@
-"""Is a whole run what its manifests say? Every file of every stage and every local checkpoint is read and hashed.
+"""Hash every file of every stage and every local checkpoint of a run, and compare with the manifests.
 
     python jobs/verify.py --run-dir DIR
 

@@ -1,6 +1,6 @@
-"""Web text: WARC files -> filtered, deduplicated, safe documents in `<run>/text/final`.
+"""Turn WARC files into filtered, deduplicated, safe documents: `<run>/text/final`.
 
-python jobs/web_text.py [--preset nano] [--run-dir DIR] [input='GLOB of WARC files'] [text.key=value ...]
+python jobs/web_text.py [--preset nano] [--run-dir DIR] input='GLOB of WARC files' [key.sub=value ...]
 """
 
 from typing import Any
