@@ -47,6 +47,9 @@ def export_metrics(row: Figures, iterations: int, stage: str) -> None:
     metrics.gauge(metrics.TRAIN_STEPS).set(iterations, {"stage": stage})
     for metric, name in metrics.OF_PPO_ROWS:
         metrics.gauge(metric).set(row[name])
+    for metric, name in metrics.OF_PPO_CORRECTION:
+        if name in row:
+            metrics.gauge(metric).set(row[name])
     for metric, name in metrics.OF_PPO_DOMAINS:
         for domain, value in row[name].items():
             metrics.gauge(metric).set(value, {"domain": domain})

@@ -121,6 +121,15 @@ KL = Metric("ilm_kl", "gauge", "nats/sequence", "rlhf", (), "mean KL(policy || r
 RESPONSE_TOKENS = Metric(
     "ilm_response_tokens", "gauge", "tokens", "rlhf", (), "mean response length of the last PPO iteration"
 )
+CUT_ANSWERS = Metric(
+    "ilm_cut_answers_share", "gauge", "share", "rlhf", (), "answers of the last PPO iteration that reach the limit"
+)
+MISMATCH_KL = Metric(
+    "ilm_mismatch_kl", "gauge", "nats/token", "rlhf", (), "KL(sampler || policy) at the same weights, with a correction"
+)
+CORRECTED = Metric(
+    "ilm_corrected_share", "gauge", "share", "rlhf", (), "tokens whose importance weight was held or cut in it"
+)
 DOMAIN_REWARD = Metric(
     "ilm_domain_reward", "gauge", "1", "rlhf", ("domain",), "mean reward score of the domain's prompts in it"
 )
@@ -180,14 +189,16 @@ OF_TRAINING_ROWS = (
     (GPU_PEAK, "gpu_peak_bytes"),
     (GPU_RESERVED, "gpu_reserved_bytes"),
 )
-# Metric -> figure of a row of PPO: plain figures, then figures by domain.
+# Metric -> figure of a row of PPO: plain figures, those of a correction, which other rows lack, and figures by domain.
 OF_PPO_ROWS = (
     (REWARD_MEAN, "reward"),
     (KL, "kl"),
     (RESPONSE_TOKENS, "response_tokens"),
+    (CUT_ANSWERS, "cut_share"),
     (WEIGHT_BYTES, "weight_bytes"),
     (STALENESS, "staleness"),
 )
+OF_PPO_CORRECTION = ((MISMATCH_KL, "mismatch_kl"), (CORRECTED, "corrected_share"))
 OF_PPO_DOMAINS = ((DOMAIN_REWARD, "reward_by_domain"), (DOMAIN_KL, "kl_by_domain"))
 
 # One object for each name in a process: Ray would register a second one again on every call.

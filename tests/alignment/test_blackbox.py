@@ -191,6 +191,12 @@ def test_the_job_shows_each_domain_and_what_differs(tmp_path: Path, capsys: pyte
     assert explain.main([*question[:2], "7", *question[3:]]) == 2
 
 
+@pytest.mark.parametrize(("limit", "share"), [(12, 0.2), (7, 0.4), (5, 0.6), (13, 0.0)])
+def test_answers_as_long_as_the_limit_are_counted(limit: int, share: float) -> None:
+    ppo, outputs = PPOConfig(max_new_tokens=limit), group_outputs()
+    assert figures(ppo, outputs, derive(ppo, outputs))["cut_share"] == pytest.approx(share)
+
+
 def test_a_run_that_goes_back_drops_the_files_behind(tmp_path: Path) -> None:
     outputs = group_outputs()
     for number in (2, 10, 11):

@@ -169,6 +169,7 @@ def _ppo(folder: Path, rng: random.Random) -> None:
                 "failures": {"mine": {"answers": 1, "first": HOSTILE}} if i == 5 else {},
                 "kl": 9 * progress + rng.random(),
                 "response_tokens": 48 - 12 * progress + rng.gauss(0, 1),
+                "cut_share": 0.3 * rng.random(),
                 "policy_loss": rng.gauss(0, 0.02),
                 "value_loss": 0.6 * math.exp(-i / 8) + 0.05,
                 "pretrain_loss": None if i < 3 else 3.2 + rng.gauss(0, 0.03),

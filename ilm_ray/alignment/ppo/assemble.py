@@ -144,7 +144,8 @@ def losses(ppo: PPOConfig, outputs: GroupOutputs, derived: Derived) -> dict[str,
 def figures(ppo: PPOConfig, outputs: GroupOutputs, derived: Derived) -> dict[str, Any]:
     """The iteration in plain numbers. reward: before clipping; kl: k1, nats a response; entropy: nats a token.
 
-    Rewards are means over answers with a score; `unscored` counts the others.
+    Rewards are means over answers with a score; `unscored` counts the others. cut_share: of answers with max_new_tokens
+    tokens, which the limit has cut or which end right there.
     """
     rolled, scores = outputs.rolled, outputs.scores
     kl = sequence_kl(outputs)
@@ -156,6 +157,7 @@ def figures(ppo: PPOConfig, outputs: GroupOutputs, derived: Derived) -> dict[str
         "kl": _mean(kl),
         "kl_by_domain": _by_domain(kl, rolled),
         "response_tokens": _mean([float(len(r)) for r in rolled.responses]),
+        "cut_share": _mean([float(len(r) >= ppo.max_new_tokens) for r in rolled.responses]),
         "tokens": sum(map(len, rolled.sequences)),
         "entropy": -float(torch.cat(outputs.old).mean()),  # mean surprise of the sampled tokens
         "logprob_gap": float(gaps.abs().mean()),

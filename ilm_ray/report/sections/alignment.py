@@ -42,6 +42,7 @@ def ppo_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
     pairs = [
         ("KL(policy ‖ reference)", ["kl"], "nats a response"),
         ("Response length", ["response_tokens"], "tokens"),
+        ("Share of answers as long as the limit", ["cut_share"], ""),
         ("Losses", ["policy_loss", "value_loss", "pretrain_loss"], ""),
         ("Log-probability gap, rollout against policy", ["logprob_gap"], "nats a token"),
         ("Share of clipped ratios", ["clip_fraction"], ""),
