@@ -1,9 +1,10 @@
 """Take the pictures of README in a headless Chromium: report, chat page, Ray dashboard.
 
-    python -m tests.pictures RUN [--chat URL] [--dashboard URL]
+    python -m tests.pictures [RUN] [--chat URL] [--dashboard URL [--token FILE]]
 
 RUN: a finished run folder, such as that of `make demo`. --chat: the address that `jobs/serve.py` prints. --dashboard:
-that of a Ray dashboard while PPO runs. Each picture goes into docs/images as a PNG of 256 colours, below 200 kB.
+that of a Ray dashboard while PPO runs; --token: the file of its token. Each picture goes into docs/images as a PNG of
+256 colours, below 200 kB.
 """
 
 import argparse
@@ -22,12 +23,13 @@ LARGEST = 200_000  # bytes
 QUESTION = "What is the capital of France?"
 
 
-async def take(run: Path, chat: str | None, dashboard: str | None) -> None:
+async def take(run: Path | None, chat: str | None, dashboard: str | None, token: Path | None) -> None:
     """Open the pages one after the other and write their pictures."""
     with tempfile.TemporaryDirectory() as profile:
         async with Browser(Path(profile)) as browser:
             await browser.call("Emulation.setScrollbarsHidden", hidden=True)
-            for section in ("text", "ppo"):
+            for section in ("text", "ppo") if run is not None else ():
+                assert run is not None
                 await browser.open(f"file://{(run / 'report.html').absolute()}#{section}", WIDTH, HEIGHT)
                 await shoot(browser, f"report_{section}")
             if chat is not None:
@@ -35,7 +37,10 @@ async def take(run: Path, chat: str | None, dashboard: str | None) -> None:
                 await ask(browser)
                 await shoot(browser, "chat")
             if dashboard is not None:
-                await browser.open(f"{dashboard.rstrip('/')}/#/actors", WIDTH, HEIGHT)
+                if token is not None:
+                    cookie = {"name": "ray-authentication-token", "value": token.read_text().strip(), "url": dashboard}
+                    await browser.call("Network.setCookie", **cookie)
+                await browser.open(f"{dashboard.rstrip('/')}/#/actors", 1560, HEIGHT)
                 await browser.until("document.body.innerText.includes('policy-0')")
                 await shoot(browser, "dashboard")
 
@@ -65,8 +70,9 @@ async def shoot(browser: Browser, name: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, nargs="?")
     parser.add_argument("--chat")
     parser.add_argument("--dashboard")
+    parser.add_argument("--token", type=Path)
     arguments = parser.parse_args()
-    asyncio.run(take(arguments.run, arguments.chat, arguments.dashboard))
+    asyncio.run(take(arguments.run, arguments.chat, arguments.dashboard, arguments.token))
