@@ -2,11 +2,14 @@
 
     python jobs/train_classifier.py --name toxicity --out DIR LABELS [LABELS ...] [--test FILE]
         [--text-column text] [--label-column label] [--language-column language] [--good VALUE]...
-        [--backend linear | --backend bert --base FOLDER_OR_HUB_ID [--epochs N] [--lr X] [--workers N]]
+        [--backend linear | --backend bert --base FOLDER_OR_HUB_ID [--epochs N] [--lr X] [--workers N]
+         | --backend fasttext --base FILE.bin --good-label WORD]
 
-LABELS: .jsonl, .csv or .tsv, plain or .gz or .zst, with a text and a label, 1 good and 0 bad, or each --good names
-a value that means good. One fifth of the texts, chosen by their hash, is held out unless --test names a file. The web
-text job uses the folder through text.classifiers.<name>.model. Exit codes: 0 done, 2 bad input, 1 anything else.
+LABELS: .jsonl, .csv or .tsv, plain or .gz or .zst, with a text and a label, 1 good and 0 bad, or each --good names a
+value that means good. One fifth of the texts, chosen by their hash, is held out unless --test names a file. The web
+text job uses the folder through text.classifiers.<name>.model. A model of somebody else gets its threshold and its
+figures from your labels: a fastText file, or an encoder with two classes (class 1 is good) by --epochs 0. Exit codes:
+0 done, 2 bad input, 1 anything else.
 """
 
 import argparse
@@ -62,6 +65,11 @@ def _train(arguments: argparse.Namespace) -> "Card":
         from ilm_ray.data.web.classifiers.model import train_linear
 
         return train_linear(arguments.name, parts, arguments.out, arguments.seed, made_from)
+    if arguments.backend == "fasttext":
+        from ilm_ray.data.web.classifiers.model import bring_fast_text
+
+        base = Path(arguments.base)
+        return bring_fast_text(arguments.name, base, arguments.good_label, parts, arguments.out, made_from)
     from actors.classifier import train_bert
     from ilm_ray.data.web.classifiers.bert import BertSettings
 
@@ -81,16 +89,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--language-column", default="language", help="may be missing")
     parser.add_argument("--good", action="append", help="a label value that means good; all others are bad")
     parser.add_argument("--seed", type=int, default=1234)
-    parser.add_argument("--backend", choices=("linear", "bert"), default="linear")
-    parser.add_argument("--base", help="bert: folder or hub id of the encoder to fine-tune")
-    parser.add_argument("--epochs", type=int, default=3, help="bert")
+    parser.add_argument("--backend", choices=("linear", "bert", "fasttext"), default="linear")
+    parser.add_argument("--base", help="bert: folder or hub id of the encoder to fine-tune; fasttext: the .bin file")
+    parser.add_argument("--good-label", help="fasttext: the model's label of good texts")
+    parser.add_argument("--epochs", type=int, default=3, help="bert; 0: the encoder has two classes already")
     parser.add_argument("--lr", type=float, default=3e-5, help="bert: highest learning rate")
     parser.add_argument("--workers", type=int, default=2, help="bert: actors that score the held-out texts")
     arguments = parser.parse_intermixed_args(argv)
-    if (arguments.backend == "bert") != (arguments.base is not None):
-        raise UserError("--backend bert and --base go together: name the encoder to fine-tune, or leave both out")
-    if min(arguments.epochs, arguments.workers) < 1 or arguments.lr <= 0:
-        raise UserError("--epochs, --workers and --lr must be above zero; correct them")
+    if (arguments.backend != "linear") != (arguments.base is not None):
+        raise UserError("--base goes with --backend bert or fasttext: name encoder or file, or leave both out")
+    if (arguments.backend == "fasttext") != (arguments.good_label is not None):
+        raise UserError("--backend fasttext and --good-label go together: name the model's label of good texts")
+    if arguments.epochs < 0 or arguments.workers < 1 or arguments.lr <= 0:
+        raise UserError("--workers and --lr must be above zero, --epochs not below it; correct them")
     return arguments
 
 

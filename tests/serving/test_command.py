@@ -134,6 +134,7 @@ print("\\n" + json.dumps([seen, turned.cos_sin_cache.tolist()]))
 """
 
 
+@pytest.mark.slow  # half a minute; in `make test` vLLM's own server starts on a command line of ours (test_server.py)
 @pytest.mark.process
 @pytest.mark.timeout(600)
 def test_vllm_takes_every_command_line_and_reaches_as_far_as_it_was_told(plain: Path, dynamic: Path) -> None:

@@ -95,7 +95,7 @@ def read_card(folder: Path) -> Card:
     """Raises UserError where the folder holds no complete classifier."""
     try:
         card = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        if not isinstance(card, dict) or card.get("kind") not in ("linear", "bert"):
+        if not isinstance(card, dict) or card.get("kind") not in ("linear", "bert", "fasttext"):
             raise ValueError("its kind is unknown")
         if not isinstance(card.get("threshold"), (int, float)):
             raise ValueError("it has no threshold")

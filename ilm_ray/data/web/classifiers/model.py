@@ -1,4 +1,4 @@
-"""The one interface of both back ends, and where a run's classifiers come from."""
+"""The one interface of all back ends, and where a run's classifiers come from."""
 
 import shutil
 from pathlib import Path
@@ -11,6 +11,7 @@ from ilm_ray.base.jsonl import sha256_of
 from ilm_ray.base.places import located
 from ilm_ray.config.data import ClassifierConfig
 from ilm_ray.data.web.classifiers.card import Card, make_card, read_card, write_card
+from ilm_ray.data.web.classifiers.fast_text import FastText
 from ilm_ray.data.web.classifiers.labels import Split, read_labels, split
 from ilm_ray.data.web.classifiers.linear import Linear
 
@@ -27,8 +28,11 @@ class Classifier(Protocol):
 
 def load_classifier(folder: Path) -> Classifier:
     """The classifier that `folder` holds. Raises UserError where it holds none."""
-    if read_card(folder)["kind"] == "linear":
+    kind = read_card(folder)["kind"]
+    if kind == Linear.kind:
         return Linear.load(folder)
+    if kind == FastText.kind:
+        return FastText.load(folder)
     from ilm_ray.data.web.classifiers.bert import Bert  # torch and transformers take seconds to import
 
     return Bert.load(folder)
@@ -38,6 +42,16 @@ def train_linear(name: str, parts: Split, folder: Path, seed: int, made_from: Ca
     """Train the default back end into `folder` and return its card."""
     classifier = Linear.fit(parts.training, parts.threshold, seed)
     card = make_card(name, Linear.kind, classifier.score, parts, made_from | {"seed": seed})
+    folder.mkdir(parents=True, exist_ok=True)
+    classifier.save(folder)
+    write_card(folder, card)
+    return card
+
+
+def bring_fast_text(name: str, path: Path, good: str, parts: Split, folder: Path, made_from: Card) -> Card:
+    """Put a fastText model into `folder`, its threshold chosen and its figures taken on the labels; its card."""
+    classifier = FastText(path, good)
+    card = make_card(name, FastText.kind, classifier.score, parts, made_from | {"base": path.name, "good": good})
     folder.mkdir(parents=True, exist_ok=True)
     classifier.save(folder)
     write_card(folder, card)
