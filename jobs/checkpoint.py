@@ -8,15 +8,15 @@
                                       [--format FAMILY] [--dtype bf16|fp16|fp32] [--upload hf://owner/name]
     python jobs/checkpoint.py import  --model DIR --out DIR
 
-PPO's checkpoints are listed and verified only: its validated policies lie in `ppo/candidates`. `ls` lists the copies in
-all tiers and looks at local files' sizes; `verify` hashes local ones and names what is damaged (exit code 2). `diff`
-compares the weights and moments of two steps. `promote` makes a step's weights the model that later stages read: they
-run anew, the stage itself does not. `export` writes a folder with config, weights, tokenizer and chat template, as the
-family's checkpoint that the run began with, in its type; a model of our own goes out in LLaMA's format, which
-Transformers and vLLM read as it is. `import` turns a checkpoint of any dense family into a folder that our own stages
-read, with a reward model's conditions. `export` also writes a model card, and `--upload` sends the folder to the Hub
-with the token in HF_TOKEN; without one it lists the files that would go. Words for people come first, the last line is
-one JSON object. Exit codes as for every job: 0 done, 2 bad input, 1 anything else.
+Of PPO the checkpoints are listed and verified, and the validated policies in `ppo/candidates` promoted. `ls` lists
+the copies in all tiers and looks at local files' sizes; `verify` hashes local ones and names what is damaged (exit
+code 2). `diff` compares the weights and moments of two steps. `promote` makes a step's weights the model that later
+stages read: they run anew, the stage itself does not. `export` writes a folder with config, weights, tokenizer and
+chat template, as the family's checkpoint that the run began with, in its type; a model of our own goes out in LLaMA's
+format, which Transformers and vLLM read as it is. `import` turns a checkpoint of any dense family into a folder that
+our own stages read, with a reward model's conditions. `export` also writes a model card, and `--upload` sends the
+folder to the Hub with the token in HF_TOKEN; without one it lists the files that would go. Words for people come
+first, the last line is one JSON object. Exit codes as for every job: 0 done, 2 bad input, 1 anything else.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def _parser() -> Parser:
     diff.add_argument("a", type=int, metavar="A", help="a step")
     diff.add_argument("b", type=int, metavar="B", help="another step")
     diff.add_argument("--top", type=int, default=20, help="tensors shown, the largest difference first (default 20)")
-    chosen = of_a_run("promote", "a step's weights as the stage's model", _promote)
+    chosen = of_a_run("promote", "a step's weights as the stage's model", _promote, (*TRAINED, "ppo"))
     chosen.add_argument("--step", type=int, required=True)
     out = of_a_run("export", "a stage's model, for Transformers and vLLM", _export, (*TRAINED, "ppo"))
     out.add_argument("--step", type=int, help="of one of its checkpoints (default: the stage's model)")
@@ -181,11 +181,11 @@ def _diff(a: argparse.Namespace) -> dict[str, Any]:
 
 
 def _promote(a: argparse.Namespace) -> dict[str, Any]:
-    from ilm_ray.training.checkpoints.promotion import promote
+    from ilm_ray.training.checkpoints.promotion import promote, promote_candidate
 
     folder = _folder(a)
     with only_driver(a.run_dir.absolute(), "jobs/checkpoint.py promote"):
-        summary = promote(folder, a.step)
+        summary = (promote_candidate if a.stage == "ppo" else promote)(folder, a.step)
     print(
         f"{a.run_dir / a.stage / 'model'} now holds step {a.step}. The stage's manifest has the new hashes, so the "
         "stage is not run again; stages that read its model are, at their next start."

@@ -145,6 +145,26 @@ def test_promote_changes_the_model_and_the_manifest_stays_true(run: Path, capsys
     assert not (folder / "in_progress").exists()
 
 
+def test_a_validated_policy_of_ppo_is_promoted(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run / "ppo"
+    shutil.copytree(run / "pretrain" / "model-3", folder / "model")
+    for iteration in (2, 4):
+        shutil.copytree(
+            run / "pretrain" / f"model-{iteration // 2}", folder / "candidates" / f"iteration-00000{iteration}"
+        )
+    files = manifests.describe_files(folder, sorted((folder / "model").iterdir()))
+    manifests.commit(folder, Manifest("ppo", {}, {}, files, {"summary": {"reward": 1.0}}))
+    ppo = ["promote", "--run-dir", str(run), "--stage", "ppo", "--step"]
+    assert checkpoint.main([*ppo, "3"]) == 2 and "it has 2, 4" in capsys.readouterr().err
+    assert checkpoint.main([*ppo, "4"]) == 0
+    promoted, expected = load_causal(folder / "model"), load_causal(folder / "candidates" / "iteration-000004")
+    assert all(torch.equal(a, b) for a, b in zip(promoted.parameters(), expected.parameters(), strict=True))
+    after = manifests.load(folder)
+    assert after is not None and after.metrics == {"summary": {"reward": 1.0}, "promoted": 4}
+    assert after.files == manifests.describe_files(folder, [folder / name for name in files])
+    assert after.files != files and manifests.why_stale(after, folder, {}, {}) is None
+
+
 def test_export_of_a_step_is_that_steps_model(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out, back = tmp_path / "out", tmp_path / "back"
     code, line, _ = ask(capsys, run, "export", "--step", "1", "--dtype", "fp32", "--out", str(out))

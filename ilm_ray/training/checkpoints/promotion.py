@@ -1,6 +1,9 @@
 """A checkpoint's weights as a whole model, and as the model that a stage hands on."""
 
+import contextlib
 import json
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,21 +55,43 @@ def promote(folder: Path, step: int) -> dict[str, Any]:
     not run again, for its settings and inputs are the same; stages that read its model are. If it is killed half-way,
     the stage counts as under way, and its job finishes it from its last checkpoint.
     """
-    done = manifests.load(folder)
-    if done is None:
-        raise UserError(f"{folder} is no finished stage; promote changes the model of one that is")
-    path = whole_checkpoint(folder, step)
+    done, path = _finished(folder), whole_checkpoint(folder, step)
     model, record, about = whole_model(path), commit.read(path), read_about(folder / "model")
     summary = {**done.metrics.get("summary", {}), **_logged(folder / "metrics.jsonl", step)}
     summary |= {"step": step, "tokens": record.state["tokens"]}
+    with _model_changes(folder, done, {"summary": summary, "promoted": step}):
+        save_internlm2(model, folder / "model", about)
+    return summary
+
+
+def promote_candidate(folder: Path, iteration: int) -> dict[str, Any]:
+    """As `promote`, for PPO: makes the policy that was validated after so many iterations the model of the stage."""
+    done, candidates = _finished(folder), folder / "candidates"
+    path = candidates / f"iteration-{iteration:06d}"
+    if not path.is_dir():
+        there = ", ".join(str(int(p.name.partition("-")[2])) for p in sorted(candidates.glob("iteration-*"))) or "none"
+        raise UserError(f"{folder} has no validated policy of iteration {iteration}; it has {there}")
+    with _model_changes(folder, done, {"promoted": iteration}):
+        shutil.copytree(path, folder / "model", dirs_exist_ok=True)
+    return {"iteration": iteration}
+
+
+def _finished(folder: Path) -> manifests.Manifest:
+    done = manifests.load(folder)
+    if done is None:
+        raise UserError(f"{folder} is no finished stage; promote changes the model of one that is")
+    return done
+
+
+@contextlib.contextmanager
+def _model_changes(folder: Path, done: manifests.Manifest, figures: dict[str, Any]) -> Iterator[None]:
+    """While the model changes the stage counts as under way; then its manifest has the new hashes and figures."""
     write_text_atomic(folder / IN_PROGRESS, work_fingerprint(folder) or "")
     (folder / manifests.NAME).unlink()
-    save_internlm2(model, folder / "model", about)
+    yield
     files = manifests.describe_files(folder, [folder / name for name in done.files])
-    metrics = {**done.metrics, "summary": summary, "promoted": step}
-    manifests.commit(folder, replace(done, files=files, metrics=metrics))
+    manifests.commit(folder, replace(done, files=files, metrics={**done.metrics, **figures}))
     (folder / IN_PROGRESS).unlink()
-    return summary
 
 
 def _logged(path: Path, step: int) -> dict[str, Any]:
