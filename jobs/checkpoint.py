@@ -1,8 +1,7 @@
-"""List, verify, compare, promote, export and import checkpoints and models. Needs no Ray.
+"""List, verify, promote, export and import checkpoints and models. Needs no Ray.
 
     python jobs/checkpoint.py ls      --run-dir DIR --stage pretrain|sft|reward|ppo
     python jobs/checkpoint.py verify  --run-dir DIR --stage S [--step N]
-    python jobs/checkpoint.py diff    --run-dir DIR --stage S A B [--top 20]
     python jobs/checkpoint.py promote --run-dir DIR --stage S --step N
     python jobs/checkpoint.py export  --run-dir DIR --stage pretrain|sft|ppo|reward --out DIR [--step N]
                                       [--format FAMILY] [--dtype bf16|fp16|fp32] [--upload hf://owner/name]
@@ -10,13 +9,13 @@
 
 Of PPO the checkpoints are listed and verified, and the validated policies in `ppo/candidates` promoted. `ls` lists
 the copies in all tiers and looks at local files' sizes; `verify` hashes local ones and names what is damaged (exit
-code 2). `diff` compares the weights and moments of two steps. `promote` makes a step's weights the model that later
-stages read: they run anew, the stage itself does not. `export` writes a folder with config, weights, tokenizer and
-chat template, as the family's checkpoint that the run began with, in its type; a model of our own goes out in LLaMA's
-format, which Transformers and vLLM read as it is. `import` turns a checkpoint of any dense family into a folder that
-our own stages read, with a reward model's conditions. `export` also writes a model card, and `--upload` sends the
-folder to the Hub with the token in HF_TOKEN; without one it lists the files that would go. Words for people come
-first, the last line is one JSON object. Exit codes as for every job: 0 done, 2 bad input, 1 anything else.
+code 2). `promote` makes a step's weights the model that later stages read: they run anew, the stage itself does not.
+`export` writes a folder with config, weights, tokenizer and chat template, as the family's checkpoint that the run
+began with, in its type; a model of our own goes out in LLaMA's format, which Transformers and vLLM read as it is.
+`import` turns a checkpoint of any dense family into a folder that our own stages read, with a reward model's
+conditions. `export` also writes a model card, and `--upload` sends the folder to the Hub with the token in HF_TOKEN;
+without one it lists the files that would go. Words for people come first, the last line is one JSON object. Exit
+codes as for every job: 0 done, 2 bad input, 1 anything else.
 """
 
 import argparse
@@ -66,10 +65,6 @@ def _parser() -> Parser:
     of_a_run("ls", "checkpoints in all tiers", _ls, (*TRAINED, "ppo"))
     verify = of_a_run("verify", "hash local checkpoints", _verify, (*TRAINED, "ppo"))
     verify.add_argument("--step", type=int, help="default: all")
-    diff = of_a_run("diff", "how far two steps are apart", _diff)
-    diff.add_argument("a", type=int, metavar="A", help="a step")
-    diff.add_argument("b", type=int, metavar="B", help="another step")
-    diff.add_argument("--top", type=int, default=20, help="tensors shown, the largest difference first (default 20)")
     chosen = of_a_run("promote", "a step's weights as the stage's model", _promote, (*TRAINED, "ppo"))
     chosen.add_argument("--step", type=int, required=True)
     out = of_a_run("export", "a stage's model, for Transformers and vLLM", _export, (*TRAINED, "ppo"))
@@ -161,23 +156,6 @@ def _verify(a: argparse.Namespace) -> dict[str, Any]:
             f"{'; '.join(damaged[:5])}; training would go on from an earlier checkpoint or the store's copy"
         )
     return {"stage": a.stage, "whole": [int(path.name.partition("-")[2]) for path in paths]}
-
-
-def _diff(a: argparse.Namespace) -> dict[str, Any]:
-    from ilm_ray.training.checkpoints.difference import differences, kind_of
-    from ilm_ray.training.checkpoints.promotion import whole_checkpoint
-
-    folder = _folder(a)
-    tensor_differences = differences(whole_checkpoint(folder, a.a), whole_checkpoint(folder, a.b))
-    print(f"{'max abs':>12} {'relative':>12} {'norm':>12}  tensor")
-    for difference in tensor_differences[: a.top]:
-        print(f"{difference.largest:>12.4e} {difference.relative:>12.4e} {difference.norm:>12.4e}  {difference.name}")
-    kinds = dict[str, dict[str, float]]()
-    for kind in sorted({kind_of(difference.name) for difference in tensor_differences}):
-        of_kind = [difference for difference in tensor_differences if kind_of(difference.name) == kind]
-        norm, norm_a = (sum(getattr(difference, n) ** 2 for difference in of_kind) ** 0.5 for n in ("norm", "norm_a"))
-        kinds[kind] = {"largest": of_kind[0].largest, "norm": norm, "norm_a": norm_a}
-    return {"stage": a.stage, "a": a.a, "b": a.b, "tensors": len(tensor_differences), "kinds": kinds}
 
 
 def _promote(a: argparse.Namespace) -> dict[str, Any]:

@@ -131,7 +131,6 @@ class TrainingConfig(Section):
     micro_tokens: How[Count] = 32_768
     loss_chunk: How[Count] = 1024  # tokens whose logits exist at once
     hang_s: How[Seconds] = 600.0  # a worker that does one thing for longer ends itself and is replaced
-    opinion: How[OpinionConfig | None] = None  # ask a language model too, when an attempt has failed
 
     @model_validator(mode="after")
     def _is_sound(self) -> "TrainingConfig":

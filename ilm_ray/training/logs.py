@@ -14,7 +14,7 @@ from ilm_ray.training.task import Task
 
 
 class TrainingLog:
-    """Rank 0 writes `metrics.jsonl`, `evaluations.jsonl`, `incidents.jsonl` and `looks.jsonl`."""
+    """Rank 0 writes `metrics.jsonl`, `evaluations.jsonl` and `incidents.jsonl`."""
 
     def __init__(self, folder: Path, task: Task, rank: int) -> None:
         self.folder, self.task, self.rank = folder, task, rank
@@ -29,8 +29,6 @@ class TrainingLog:
         elif "evaluations" in row:
             for evaluation in row["evaluations"]:
                 self._append("evaluations.jsonl", {"step": row["step"], **evaluation})
-        elif "look" in row:
-            self._append("looks.jsonl", row)
         elif "incident" in row:
             self._back_to(row.pop("back_to", row["step"]))
             self._append("incidents.jsonl", row)

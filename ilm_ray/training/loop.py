@@ -20,7 +20,6 @@ from ilm_ray.training.environment import collect_after, steady_collection
 from ilm_ray.training.faults.guard import BadStep, Guard
 from ilm_ray.training.faults.watch import Watch
 from ilm_ray.training.measure.evaluate import Evaluate
-from ilm_ray.training.measure.look import layer_norms, look_requested, measured
 from ilm_ray.training.measure.meter import Meter, pipeline_bubble
 from ilm_ray.training.optimizer import Kind, make_optimizer
 from ilm_ray.training.parallel.float8 import require_float8, use_float8
@@ -139,16 +138,7 @@ class _TrainingState:
                 self.guard.forget()
 
     def advance(self) -> BadStep | None:
-        """Take one step; returns the reason where it was not applied. Logs a look inside where one was requested."""
-        if self.step % self.task.log_every or not look_requested(self.folder, self.device):
-            return self._advance()
-        verdict, figures = measured(self._advance, self.device)
-        named = [pair for part in self.model.parts for pair in part.named_parameters()]
-        layers = layer_norms(named, self.settings.layout.pp, self.model.twice)
-        self.log({"step": self.step, "look": figures | {"layers": layers}})
-        return verdict
-
-    def _advance(self) -> BadStep | None:
+        """Take one step; returns the reason where it was not applied."""
         task, settings = self.task, self.settings
         learning_rate = task.learning_rate(self.step)
         for optimizer in self.optimizers:

@@ -8,7 +8,6 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ from ilm_ray.training.environment import gpu_environment
 from ilm_ray.training.faults.attempts import Attempts, finished, stopped
 from ilm_ray.training.faults.diagnosis import IDLE
 from ilm_ray.training.faults.follower import Follower
-from ilm_ray.training.faults.opinion import second_opinion
 from ilm_ray.training.faults.watch import Watch
 from ilm_ray.training.logs import TrainingLog
 from ilm_ray.training.loop import LoopSettings, train
@@ -96,13 +94,11 @@ def run_training(
             worker_runtime_env={"env_vars": gpu_environment(attempts.folder, os.environ)} if on_gpu else None,
         ),
     )
-    ask = training.opinion
-    opinion = None if ask is None else partial(second_opinion, ask.url, ask.model)
     beside = _Beside(config, context.run_dir, folder) if measure_beside and config.pretrain.evaluate_every else None
     also = beside.look if beside else _nothing
     with (
         stop_after_checkpoint(folder),
-        Follower(folder, attempts, context.journal, opinion, also, _lost_nodes) as follower,
+        Follower(folder, attempts, context.journal, also, _lost_nodes) as follower,
     ):
         try:
             trainer.fit()

@@ -66,7 +66,7 @@ LIKELY = {
     "seed": 1,
     "text": {"rules": {"en": {"words": [1, 2]}}, "sources": {"b": {"input": "x", "settings": {}}}},
     "reward": {"system_prompts": {"helpful": "x"}},
-    "training": {"layout": "auto", "opinion": None},
+    "training": {"layout": "auto"},
 }
 
 

@@ -1,4 +1,4 @@
-"""ls, verify, diff, promote and export of a step, on a stage with three checkpoints."""
+"""ls, verify, promote and export of a step, on a stage with three checkpoints."""
 
 import json
 import shutil
@@ -106,24 +106,9 @@ def test_verify_names_the_damaged_file(run: Path, capsys: pytest.CaptureFixture[
     assert code == 2 and "step-00000002: __0_0.distcp has another SHA-256" in line["error"]
     assert "step-00000003  whole" in words
     assert ask(capsys, run, "verify", "--step", "3")[0] == 0
-    for words_of_refused in (("diff", "1", "2"), ("promote", "--step", "2"), ("export", "--step", "2", "--out", "x")):
+    for words_of_refused in (("promote", "--step", "2"), ("export", "--step", "2", "--out", "x")):
         assert ask(capsys, run, *words_of_refused)[0] == 2
     assert "it has 1, 2, 3" in ask(capsys, run, "promote", "--step", "7")[2]
-
-
-def test_diff_is_what_the_optimizer_did(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, line, words = ask(capsys, run, "diff", "1", "3", "--top", "3")
-    parameters = list(CausalLM(SHAPE).parameters())
-    assert code == 0 and line["tensors"] == 4 * len(parameters) and len(words.splitlines()) == 4
-    kinds = line["kinds"]
-    assert kinds["step"]["largest"] == 2.0
-    # Gradients of one make every AdamW step move every weight by the rate.
-    assert kinds["weights"]["largest"] == pytest.approx(2 * STEP, rel=1e-3)
-    count = sum(p.numel() for p in parameters)
-    assert kinds["weights"]["norm"] == pytest.approx(2 * STEP * count**0.5, rel=1e-3)
-    moments = [1 - 0.9**step for step in (1, 3)]
-    assert kinds["exp_avg"]["largest"] == pytest.approx(moments[1] - moments[0], rel=1e-3)
-    assert ask(capsys, run, "diff", "2", "2")[1]["kinds"]["weights"]["largest"] == 0.0
 
 
 def test_promote_changes_the_model_and_the_manifest_stays_true(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,11 +4,9 @@ import json
 import os
 import signal
 import socket
-import threading
 import time
 import traceback
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,7 @@ import torch.distributed as dist
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.training.faults.attempts import WITHOUT_PROGRESS, Attempts, failed, lost
-from ilm_ray.training.faults.diagnosis import Diagnosis, diagnose, read_traces, write_diagnosis
-from ilm_ray.training.faults.opinion import second_opinion
+from ilm_ray.training.faults.diagnosis import diagnose, read_traces, write_diagnosis
 from ilm_ray.training.faults.watch import HUNG, Watch
 from ilm_ray.training.loop import Diverged
 from tests.processes import run_ranks
@@ -166,31 +163,6 @@ def test_a_cluster_that_changed_its_size_is_no_fault(tmp_path: Path) -> None:
     Watch(attempt, 1, 1.0).failed(ValueError("a fault of its own"), "")
     _trace(attempt, 1, 3, time.time())
     assert failed(attempt) and diagnose(read_traces(attempt)).rank == 1
-
-
-def test_a_second_opinion_is_asked_for_and_never_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ilm_ray.base.http.PAUSE_S", 0.01)
-    requests = list[dict[str, Any]]()
-
-    class Endpoint(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            answer = json.dumps({"choices": [{"message": {"content": "Look at the disk."}}]}).encode()
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *_: Any) -> None: ...
-
-    server = HTTPServer(("127.0.0.1", 0), Endpoint)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    diagnosis = Diagnosis("disk_full", "Make room.", 1, "h", 7, ["rank 1: OSError"])
-    url = f"http://127.0.0.1:{server.server_port}/v1"
-    assert second_opinion(url, "judge", diagnosis) == "Look at the disk."
-    assert requests[0]["model"] == "judge" and "disk full at step 7" in requests[0]["messages"][1]["content"]
-    server.shutdown()
-    server.server_close()
-    assert second_opinion(url, "judge", diagnosis).startswith("no second opinion")
 
 
 def test_gloo_is_told_from_a_cause(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ def test_a_cluster_that_grows_is_told_of_once(tmp_path: Path) -> None:
     attempts, journal = Attempts(tmp_path / "attempts"), Journal(tmp_path / "journal.jsonl")
 
     def follow() -> Follower:
-        return Follower(tmp_path, attempts, journal, None, lambda: None, list, every_s=0.02)
+        return Follower(tmp_path, attempts, journal, lambda: None, list, every_s=0.02)
 
     def resized() -> list[int]:
         return [event["workers"] for event in read_journal(tmp_path / "journal.jsonl") if event["kind"] == "resize"]

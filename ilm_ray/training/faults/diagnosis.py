@@ -3,7 +3,7 @@
 import errno
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,14 +140,10 @@ def diagnose(traces: Sequence[Trace], lost_nodes: Iterable[str] = ()) -> Diagnos
     return Diagnosis("no_trace", "No rank came as far as leaving a sign of life: see Ray's logs of the workers.")
 
 
-def write_diagnosis(
-    attempt: Path, opinion: Callable[[Diagnosis], str] | None = None, lost_nodes: Iterable[str] = ()
-) -> dict[str, Any]:
+def write_diagnosis(attempt: Path, lost_nodes: Iterable[str] = ()) -> dict[str, Any]:
     """Diagnose the attempt in folder `attempt` and append the row to `diagnoses.jsonl` beside it; returns the row."""
     diagnosis = diagnose(read_traces(attempt), lost_nodes)
     row: dict[str, Any] = {"attempt": int(attempt.name.split("-")[1]), **asdict(diagnosis), "line": diagnosis.line()}
-    if opinion is not None:
-        row["second_opinion"] = opinion(diagnosis)
     with (attempt.parent / "diagnoses.jsonl").open("a", encoding="utf-8") as out:
         out.write(json.dumps(row, ensure_ascii=False) + "\n")
     return row

@@ -10,7 +10,7 @@ from ilm_ray.run.journal import Journal, read_journal
 from ilm_ray.run.progress import Progress
 from ilm_ray.training.checkpoints import commit
 from ilm_ray.training.faults.attempts import Attempts, ended_well, failed, lost, started
-from ilm_ray.training.faults.diagnosis import Diagnosis, write_diagnosis
+from ilm_ray.training.faults.diagnosis import write_diagnosis
 
 
 class Follower:
@@ -24,12 +24,11 @@ class Follower:
         folder: Path,
         attempts: Attempts,
         journal: Journal,
-        opinion: Callable[[Diagnosis], str] | None,
         also: Callable[[], None],
         lost_nodes: Callable[[], Iterable[str]],
         every_s: float = 2.0,
     ) -> None:
-        self.folder, self.attempts, self.journal, self.opinion = folder, attempts, journal, opinion
+        self.folder, self.attempts, self.journal = folder, attempts, journal
         self.also, self.lost_nodes = also, lost_nodes
         self.every_s, self.shown, self.incidents = every_s, 0, 0
         self.laid_out = len(attempts.all())
@@ -86,11 +85,10 @@ class Follower:
             after = following.get(attempt)
             cost = {} if after is None else lost(attempt, after)
             if failed(attempt) or after is None:
-                row = write_diagnosis(attempt, self.opinion, self.lost_nodes())
+                row = write_diagnosis(attempt, self.lost_nodes())
                 tags = {"stage": self.folder.name, "category": row["category"]}
                 metrics.counter(metrics.FAILURES).inc(tags=tags)
-                opinion = {"second_opinion": row["second_opinion"]} if "second_opinion" in row else {}
-                self.journal.event("recover" if after else "fail", why=row["line"], **cost, **opinion)
+                self.journal.event("recover" if after else "fail", why=row["line"], **cost)
             elif number >= self.resized:
                 self.resized = number + 1
                 if started(after)["workers"] != started(attempt)["workers"]:
