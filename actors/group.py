@@ -61,7 +61,7 @@ def timed(method: Callable[..., tuple[Any, Figures]]) -> Callable[..., tuple[Any
 
 @dataclass(frozen=True)
 class Role:
-    """How to start a group: `ranks` actors of class `actor`, named `<name>-<rank>`."""
+    """Settings of a group: `ranks` actors of class `actor`, named `<name>-<rank>`."""
 
     name: str
     actor: type

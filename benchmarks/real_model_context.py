@@ -24,7 +24,7 @@ from ilm_ray.evaluation.pipeline import measured
 
 ROPE_BASE = 500_000.0
 MEASURED, TRAINED = "16215.txt", ("3261.txt", "6527.txt", "972.txt")
-JOBS = ("web_text", "decontaminate", "tokenize_corpus", "pretrain")
+JOBS = ("web_text", "code_data", "decontaminate", "tokenize_corpus", "long_text", "pretrain")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""When Prometheus should warn. Thresholds are ours, and the first thing to adapt to a run: edit them here, then
+"""Alert rules for Prometheus. Thresholds are ours, and the first thing to adapt to a run: edit them here, then
 `python -m cluster.dashboards`. `tests/cluster/test_alerts.py` shows for each rule what fires it and what does not.
 """
 

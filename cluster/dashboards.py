@@ -1,4 +1,4 @@
-"""Write what is derived from the table of metrics: `python -m cluster.dashboards`.
+"""Write the files that derive from the table of metrics: `python -m cluster.dashboards`.
 
 - `cluster/grafana/<board>.json`: a dashboard for each board, a panel for each metric, and panels of Ray's own metrics;
 - `cluster/alerts.yml`: rules for Prometheus;

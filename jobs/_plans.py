@@ -1,4 +1,4 @@
-"""How plans are shown: the ranked table, the phases of a run, docs/plans.md."""
+"""Plans for people: the ranked table, the phases of a run, docs/plans.md."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -95,7 +95,7 @@ def figures(plan: LayoutPlan) -> dict[str, Any]:
 
 
 def phase_cells(row: Forecast, phase: PhaseConfig, all_tokens: int) -> tuple[str, ...]:
-    """Of PHASE_COLUMNS."""
+    """One row of PHASE_COLUMNS."""
     plan = row.plan
     return (
         phase.name,
@@ -130,7 +130,7 @@ def data_tokens(path: str | None) -> int | None:
 
 
 def checkpoint_line(config: Config, shape: Shape) -> str:
-    """What checkpoints take, and how often one is written."""
+    """Size of checkpoints, and the interval at which one is written."""
     training, weights = checkpoint_bytes(shape)
     return (
         f"Checkpoints: {training / GB:,.3g} GB each (weights and two moments in fp32), every "

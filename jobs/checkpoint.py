@@ -44,7 +44,7 @@ TRAINED = ("pretrain", "sft", "reward")  # stages that leave checkpoints
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do one verb, print the JSON line, return the exit code."""
+    """Run one verb, print the JSON line, return the exit code."""
     return run_verb("checkpoint", _parser(), argv)
 
 
@@ -131,7 +131,7 @@ def _ls_ppo(a: argparse.Namespace) -> dict[str, Any]:
 
 
 def _to_verify(a: argparse.Namespace) -> dict[Path, list[str]]:
-    """Checkpoint -> what is damaged in it."""
+    """Checkpoint -> its damaged parts."""
     from ilm_ray.alignment.ppo import checkpoint_record as records
     from ilm_ray.training.checkpoints.promotion import checkpoint_of
 

@@ -29,7 +29,7 @@ from jobs.frame.command import Parser, run_verb
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do one of the two, print the JSON line, return the exit code."""
+    """Run one of the two, print the JSON line, return the exit code."""
     return run_verb("contamination", _parser(), argv)
 
 

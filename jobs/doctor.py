@@ -89,7 +89,7 @@ def examine(config: Config, run_dir: Path, port_base: int) -> Iterator[Finding]:
 
 
 def _data(config: Config) -> Finding:
-    """Is the data named that the whole road needs, and which steps are off for want of it?"""
+    """Checks that the data of the whole road is named, and lists the steps that are off without it."""
     missing = needed(config, stages_on(config))
     off = {setting: why for setting, why in steps_off(config).items() if setting not in missing}
     facts = [*(["some that is needed is not named"] if missing else []), *([off_line(off)] if off else [])]
@@ -99,7 +99,7 @@ def _data(config: Config) -> Finding:
 
 
 def examine_cluster(config: Config, run_dir: Path) -> Iterator[Finding]:
-    """What can be seen once Ray runs: every node from inside, what lies between them, room for the preset."""
+    """Checks that need Ray: every node from inside, the links between them, room for the preset."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -217,7 +217,7 @@ def _skew(probe: Any) -> tuple[float, float]:
 
 
 def _shared(run_dir: Path, probes: Mapping[str, Any]) -> Iterator[Finding]:
-    """What the driver writes into the run folder, or where it will be, every node must read."""
+    """Checks that every node reads a file that the driver writes into the run folder, or its parent."""
     where = next(path for path in (run_dir, *run_dir.parents) if path.exists())
     token, path = uuid.uuid4().hex, where / f".doctor-{uuid.uuid4().hex}.tmp"
     try:

@@ -31,7 +31,7 @@ READ_S = 10.0  # for which a browser may keep a request open
 
 
 class Labels:
-    """Comparisons and what was said of them; every label reaches the disk before it counts."""
+    """Comparisons and their labels; every label reaches the disk before it counts."""
 
     def __init__(self, path: Path, rows: Sequence[JsonObject]) -> None:
         self.path, self.rows = path, list(rows)

@@ -30,7 +30,7 @@ CARD, SCORER, TASKS = "card.json", "scorer.npz", "tasks.jsonl"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do one verb, print the JSON line, return the exit code."""
+    """Run one verb, print the JSON line, return the exit code."""
     return run_verb("label_code", _parser(), argv)
 
 

@@ -117,7 +117,7 @@ def _shown(pattern: "Pattern") -> dict[str, Any]:
 
 
 def _people(context: Context, number: int) -> list[JsonObject]:
-    """What people have labelled for the rounds up to `number`."""
+    """Labels by people for the rounds up to `number`."""
     files = [context.of(_name(n, "reward")) / LABELS for n in range(2, number + 1)]
     return labelled_pairs([row for path in files for row in read_jsonl(path)])
 
@@ -153,7 +153,7 @@ def _patch(context: Context, number: int) -> Result:
 
 
 def take_labels(context: Context, number: int) -> None:
-    """Copy what people have labelled since the round before, unless this round has done so already.
+    """Copy people's labels since the round before, unless this round has done so already.
 
     Labels that come later join the next round, and a round that was killed goes on with those it began with.
     """
@@ -214,7 +214,7 @@ def _labels_file(config: Config) -> Path | None:
 
 
 def _work(context: Context) -> Result:
-    """Run what rounds are missing, and say what came of all."""
+    """Run the missing rounds; returns the figures of all."""
     config = context.config
     rounds = list[dict[str, Any]]()
     for number in range(1, config.online.rounds + 1):

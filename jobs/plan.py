@@ -181,7 +181,7 @@ def _alignment(config: Config, shape: Shape, devices: int, device: Device) -> di
 
 
 def ppo_memory(config: Config, gpus: int, device: Device) -> str:
-    """What PPO takes of its fullest GPU; where it finds no place, the reason and the smallest change that is enough."""
+    """Memory of PPO on its fullest GPU; where it finds no place, the reason and the smallest change that is enough."""
     fit = fitted(config, gpus)
     try:
         check_ppo_fits(fit.ppo, gpus)

@@ -33,7 +33,7 @@ def _work(context: Context) -> Result:
 
 
 def _look_ahead(context: Context) -> list[dict[str, Any]]:
-    """What each phase will draw from each source; what a person should know of it goes to the journal."""
+    """The share of each source in each phase; notable ones go to the journal."""
     from ilm_ray.data.tokens.mixture import MAX_PASSES
     from ilm_ray.training.pretrain import phase_mixtures
 

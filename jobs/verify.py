@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _checkpoints(folder: Path) -> list[str]:
-    """What is damaged in the local checkpoints of a stage."""
+    """Damaged parts of the local checkpoints of a stage."""
     from ilm_ray.alignment.ppo import checkpoint_record as records
     from ilm_ray.training.checkpoints import commit
 

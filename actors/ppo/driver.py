@@ -129,7 +129,7 @@ class PPORun:
         return Answers(self._answer(chosen, number), self.state.version)
 
     def rest(self, answers: Answers) -> None:
-        """Where the learners need the engines' memory, wait for the answers and let the engines sleep."""
+        """Wait for the answers and let the engines sleep, if the learners need their memory."""
         if self.sleeps:
             self.collect(answers.call)
             self._served = None  # a sleeping engine has no weights

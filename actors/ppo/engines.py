@@ -78,7 +78,7 @@ class Engine(Protocol):
         """Become members `first` and following of a channel that brings weights."""
 
     def load(self, message: WeightMessage) -> Arrived:
-        """Replace all weights (LLaMA names), awake afterwards. The digests of what arrived."""
+        """Replace all weights (LLaMA names), awake afterwards; returns the digests of the arrived ones."""
 
     def held(self) -> Held:
         """Digests of the weights that it holds now."""

@@ -53,7 +53,7 @@ class EngineWorker:
         self._channel = Channel(place, first + self.rank, members, self.device, deadline_s)
 
     def take_weights(self, message: WeightMessage, deadline_s: float, workers: int) -> Arrived:
-        """Load all weights of a message; what arrived."""
+        """Load all weights of a message; returns their digests."""
         arrived = Arrived(workers)
         tensors = arrived.watch(message.open(deadline_s, self._channel), self.device)
         self.reload_weights(weights_iterator=tensors, is_checkpoint_format=True)

@@ -1,4 +1,4 @@
-"""What people hand to alignment: conversations, preference pairs, prompts; looked through before anything is run.
+"""The user's files for alignment, conversations, preference pairs and prompts, checked before anything runs.
 
 JSON Lines. All functions raise UserError with setting, file and line, or where the setting is not set.
 """

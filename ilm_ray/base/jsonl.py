@@ -1,4 +1,4 @@
-"""JSON Lines with zstd: what every data stage writes and reads."""
+"""JSON Lines with zstd, the form of every data stage's documents."""
 
 import io
 import itertools

@@ -1,4 +1,4 @@
-"""Where a file lies that a setting names by a relative path, and how a manifest names a file.
+"""Resolves relative paths in settings, and names files in manifests.
 
 A relative path is looked for where the job was started, then in the tree: the folder that holds `ilm_ray`. What lies in
 the tree is named by its place there and not by the path of this copy, because every submission of a job runs in another
@@ -38,7 +38,7 @@ def place_in_tree(path: str) -> str:
 
 
 def _exists(root: Path, pattern: str) -> bool:
-    """Does `root` hold the file, or the folder in which the glob begins?"""
+    """Whether `root` holds the file, or the folder in which the glob begins."""
     fixed = Path(pattern)
     while any(sign in str(fixed) for sign in "*?["):
         fixed = fixed.parent

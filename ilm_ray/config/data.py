@@ -35,7 +35,7 @@ class ClassifierConfig(Section):
 
     @property
     def named(self) -> bool:
-        """Is there something to score texts with?"""
+        """Whether a model or labels are named."""
         return self.model is not None or self.labels is not None
 
 

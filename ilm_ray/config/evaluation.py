@@ -1,4 +1,4 @@
-"""Settings of what is measured: held-out data of a run, public benchmarks."""
+"""Settings of evaluation: held-out data of a run, public benchmarks."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from ilm_ray.config.section import Context, Count, How, Place, Seconds, Section
 
 
 class EvaluationConfig(Section):
-    """What `jobs/evaluation.py` measures on held-out data, and how much of it."""
+    """Held-out data that `jobs/evaluation.py` measures on."""
 
     samples: Count = 8  # conversations shown in the report
     heldout_prompts: Count = 256

@@ -1,4 +1,4 @@
-"""Does a configuration fit the machines at hand? Asked before anything starts."""
+"""Checks that a configuration fits the machines at hand, before anything starts."""
 
 from collections.abc import Collection
 from typing import Any, NamedTuple, Protocol
@@ -86,7 +86,7 @@ def _fewer_ranks(ppo: PPOConfig, gpus: int) -> dict[str, int]:
 
 
 def fewer_line(config: Config, fit: Config) -> str | None:
-    """What `fitted` changed, for people; None where nothing."""
+    """A line about the changes of `fitted`; None where there are none."""
     changed = [
         f"{section}.{name} {getattr(getattr(fit, section), name)} instead of {getattr(getattr(config, section), name)}"
         for section, names in (("training", ("workers",)), ("ppo", (*GROUPS, "engine_gpus", "scorer_gpus")))
@@ -128,7 +128,7 @@ def _gpus_of_ppo(ppo: PPOConfig) -> int:
 
 
 def scorer_misfit(ppo: PPOConfig, size: Size, vocab_size: int) -> str | None:
-    """Why reference and reward model of this size cannot be split over `ppo.scorer_gpus`; None where they can."""
+    """The reason why reference and reward model of this size cannot be split over `ppo.scorer_gpus`, or None."""
     for name, value in (("kv_heads", size.kv_heads), ("mlp_hidden", size.mlp_hidden), ("vocab_size", vocab_size)):
         if value % ppo.scorer_gpus:
             return f"ppo.scorer_gpus={ppo.scorer_gpus} must divide the model's {name}={value}"
@@ -168,7 +168,7 @@ def too_small(
     stages: Collection[str] = WHOLE_ROAD,
     parameters: int | None = None,
 ) -> str | None:
-    """Why a cluster (memory in GiB, over all nodes) has too little for what is configured; None where it has not.
+    """The reason why a cluster (memory in GiB, over all nodes) is too small for the configuration, or None.
 
     stages: names of those that are to run. Counts are taken as they are, `fitted` or not. parameters: of the model;
     None: by the settings.
@@ -199,5 +199,5 @@ def too_small(
 
 
 def runs_ppo(config: Config, stages: Collection[str]) -> bool:
-    """Is there PPO among `stages`? Round 1 of online RLHF is the stage `ppo`."""
+    """Whether PPO is among `stages`. Round 1 of online RLHF is the stage `ppo`."""
     return "ppo" in stages or ("online" in stages and config.online.rounds > 1)

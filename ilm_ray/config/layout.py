@@ -1,4 +1,4 @@
-"""How a model is laid out over ranks: one value that says it all, checked before anything is started."""
+"""The layout of a model over ranks: one value, checked before anything is started."""
 
 import math
 from typing import Literal, Protocol
@@ -115,7 +115,7 @@ class Layout(BaseModel):
 
     @property
     def row_unit(self) -> int:
-        """What the number of tokens of a micro-batch must be a multiple of (it is padded to that)."""
+        """The number of tokens to whose multiple a micro-batch is padded."""
         halves = 2 if self.cp > 1 and self.cp_kind != "ulysses" else 1  # a slice is two chunks
         return self.cp * math.lcm(halves, self.tp if self.sequence_parallel else 1)
 

@@ -174,7 +174,7 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def _words_of(annotation: Any) -> tuple[Any, ...]:
-    """What may stand for a section: `layout: auto`, `judge: null`."""
+    """Words that may stand for a section: `layout: auto`, `judge: null`."""
     if annotation is type(None):
         return (None,)
     if get_origin(annotation) is Literal:

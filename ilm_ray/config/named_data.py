@@ -56,14 +56,14 @@ def needed(config: Config, stages: Collection[str]) -> dict[str, str]:
 
 
 def _is_given(config: Config, source: str) -> bool:
-    """Is this source of a mixture code, one that `text.sources` names, or a language that the text may be in?"""
+    """Whether a mixture's source is code, a name in `text.sources`, or a language that the text may be in."""
     languages = config.text.languages
     language = _LANGUAGE.fullmatch(source) is not None if languages is None else source in languages
     return language or source == CODE or source in config.text.sources
 
 
 def not_set(setting: str) -> UserError:
-    """The refusal of whoever reads `setting` and finds nothing."""
+    """The error for a `setting` that is read and not set."""
     return UserError(f"{setting} is not set; give {_NEEDED[setting][0]}")
 
 

@@ -48,7 +48,7 @@ class Brought(NamedTuple):
 
 
 def initial(config: Config, role: Role) -> Initial | None:
-    """Where the first weights of a role come from; None: they are drawn (pre-training), or no setting names them."""
+    """The model that gives a role its first weights; None: they are drawn (pre-training), or no setting names it."""
     if _named(config).get(role) is not None:
         return Initial(f"base/{role}", f"base/{role}")
     before: dict[Role, Start] = {"sft": "pretrain", "reward": "sft", "policy": "sft", "reward_model": "reward"}

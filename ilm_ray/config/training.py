@@ -77,7 +77,7 @@ class PhaseConfig(Section):
 
 
 class SpikeConfig(Section):
-    """When a step is not applied, and what then. The report says that spikes are handled, not how; as OLMo-core has it:
+    """The guard against bad steps. The report says that spikes are handled, not how; as OLMo-core has it:
     a loss or gradient norm above the mean of the last `window` steps by `sigmas` standard deviations."""
 
     sigmas: Positive = 6.0
@@ -94,7 +94,7 @@ class OpinionConfig(Section):
 
 
 class TrainingConfig(Section):
-    """How pre-training, SFT, the reward model and the scorer of long texts are trained: workers and their layout,
+    """Training of pre-training, SFT, the reward model and the scorer of long texts: workers and their layout,
     optimizer, checkpoints, faults."""
 
     workers: How[Count] = 2

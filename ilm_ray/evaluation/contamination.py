@@ -1,4 +1,4 @@
-"""Has a model seen a benchmark? Its losses on train, test and a reference set (report section 4, evaluation of GSM8K).
+"""Losses of a model on a benchmark's train, test and a reference set: has it seen them (report section 4, GSM8K)?
 
 delta1 = L_test - L_reference, low where the test set leaked; delta2 = L_test - L_train, high where the model has
 over-fitted on the training set. L is the mean over items of an item's loss a token, in nats; the intervals come from

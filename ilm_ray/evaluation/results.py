@@ -48,6 +48,6 @@ class SetResult(TypedDict):
 
 @final
 class LackingResult(TypedDict):
-    """Why a node could not score a set: it lacks a compiler."""
+    """A node could not score a set, for it lacks a compiler."""
 
     lacks: str

@@ -1,4 +1,4 @@
-"""The size of a model: what plans and settings need to know of it, without torch."""
+"""The size of a model, for plans and settings, without torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ SCALINGS = ("linear", "dynamic", "yarn", "llama3")
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How RoPE goes on beyond the positions that a model was trained on.
+    """The scaling of RoPE beyond the positions that a model was trained on.
 
     kind: `rope_type` of Hugging Face's config.json, see `rotary.frequencies`. factor: by how much. original: tokens of
     the window before scaling; for dynamic those up to which nothing is scaled, for linear 0. slow, fast (yarn,

@@ -93,7 +93,7 @@ def check_driver(listing: Listing) -> Finding:
 
 
 def why_unusable() -> str:
-    """Why torch cannot use the GPUs of this machine, with the remedy; "" where it can. Imports torch.
+    """The reason why torch cannot use the GPUs of this machine, with the remedy, or "". Imports torch.
 
     Made for a process of its own: it also looks at GPUs that this process is not meant to use.
     """

@@ -145,7 +145,7 @@ def _driver(lock: Path) -> Driver | None:
 
 
 def _beats(lock: Path, holder: Driver, patience_s: float) -> bool:
-    """Does the time of `lock` change within `patience_s`? A lock that ends meanwhile is free."""
+    """Whether the time of `lock` changes within `patience_s`. A lock that ends meanwhile is free."""
     first = _time_of(lock)
     deadline = time.monotonic() + patience_s
     print(f"looking for up to {patience_s:g} s whether {holder} is still alive", file=sys.stderr, flush=True)
@@ -217,7 +217,7 @@ def _place() -> str:
 
 
 def _start_of(pid: int) -> int | None:
-    """When a process began, in ticks since the boot; None where there is none, or only its zombie."""
+    """Start of a process in ticks since the boot; None where there is none, or only its zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except (OSError, ValueError):

@@ -16,7 +16,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(BaseException):
-    """Somebody asked for the end. No Exception: whoever handles errors has none to handle."""
+    """A stop was requested. No Exception: handlers of errors let it pass."""
 
 
 def stop_at_once(number: int, frame: FrameType | None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Are the files of a finished stage what it wrote? Hashed when they are first read, then known by what the disk says.
+"""Checks the files of a finished stage: hashed at first reading, then known by size, times and inode.
 
 A file that was hashed counts as known while its size, times and inode stay: `.verified.json` in the stage's folder.
 """

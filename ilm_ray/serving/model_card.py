@@ -1,4 +1,4 @@
-"""The README.md of an exported model: what it began with, its data, its training and its evaluation, by the manifests.
+"""The README.md of an exported model: its base, data, training and evaluation, by the manifests.
 
 Local folders are named by their last part: the card may be published.
 """

@@ -38,6 +38,6 @@ def steady_collection() -> Iterator[None]:
 
 
 def collect_after(step: int) -> None:
-    """Collect what the last steps have left, every COLLECT_EVERY steps."""
+    """Collect the garbage of the last steps, every COLLECT_EVERY steps."""
     if step % COLLECT_EVERY == 0:
         gc.collect(1)

@@ -53,7 +53,7 @@ class TrainingLog:
             metrics.gauge(metrics.GOODPUT).set(self._useful / max(passed, 1e-9), stage)
 
     def _back_to(self, step: int) -> None:
-        """Drop what was logged of steps that will be done again."""
+        """Drop log rows of steps that will be done again."""
         _keep(self.folder / "metrics.jsonl", lambda row: row["step"] <= step)
         _keep(self.folder / "evaluations.jsonl", lambda row: row["step"] < step)
         _keep(self.folder / "incidents.jsonl", lambda row: row["step"] < step)

@@ -136,7 +136,7 @@ def _keep_evidence(run_dir: Path | None) -> str:
 
 
 def _no_room(run_dir: Path | None) -> str:
-    """What to do where a full disk is the likely cause: what failed for it says so in many ways, or not at all."""
+    """The remedy where a full disk is the likely cause of an error, which seldom says so; else ""."""
     if run_dir is None or not run_dir.is_dir() or shutil.disk_usage(run_dir).free >= ROOM_BYTES:
         return ""
     return f" (the disk of {run_dir} is full: make room and give the same command again)"

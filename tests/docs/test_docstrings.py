@@ -60,3 +60,15 @@ def test_the_check_sees() -> None:
     rows = ['"""Reading."""', "def f(): ...", "def read_rows():", '    """Read the rows."""', "class _P: ..."]
     source = "\n".join([*rows, "class T:", '    """A b."""'])
     assert list(silent(source, "reading")) == ["reading", "f", "read_rows"]
+
+
+def test_a_docstring_begins_with_its_subject() -> None:
+    """Of functions, classes and modules: no question, no relative clause."""
+    opening = re.compile(r"(What|Of|Who|Whose|Where|When|Why|How|Does|Do|Is|Are|Has)\b")
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    seen = []
+    for path in [*MODULES, *sorted((ROOT / "jobs").rglob("*.py")), *sorted((ROOT / "cluster").rglob("*.py"))]:
+        nodes = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, documented))
+        seen += [(path.name, first) for node in nodes if (first := (ast.get_docstring(node) or "").partition("\n")[0])]
+    assert len(seen) > 2000
+    assert [pair for pair in seen if opening.match(pair[1])] == []

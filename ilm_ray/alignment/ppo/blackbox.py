@@ -56,7 +56,7 @@ class ReplayDifference:
 
 
 def path_of(ppo_folder: Path, iteration: int) -> Path:
-    """Where an iteration's experience lies in the folder of the PPO stage."""
+    """Path of an iteration's experience in the folder of the PPO stage."""
     return ppo_folder / "rollouts" / f"iteration-{iteration:06d}.parquet"
 
 

@@ -21,7 +21,7 @@ HASH = "conditions"  # in the header of the weights
 
 
 class Conditions(NamedTuple):
-    """How a reward model is read. prompts: domain -> its condition, empty for a model that was trained without.
+    """Conditions of a reward model. prompts: domain -> its condition, empty for a model that was trained without.
 
     reward_id: the token behind the conversation at which it is read; None: it is read at the conversation's last token.
     """

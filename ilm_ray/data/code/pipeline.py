@@ -247,7 +247,7 @@ def _finetuning_documents(
 
 
 def _fallen(file: Document, min_lint_score: float | None) -> dict[str, Any] | None:
-    """Why a file is not in the fine-tuning form; None where it is. What pylint fails on stays."""
+    """The reason why a file is not in the fine-tuning form, or None. A file on which pylint fails stays."""
     score = file.columns.get("lint_score")
     if min_lint_score is None or score is None or score >= min_lint_score:
         return None

@@ -47,7 +47,7 @@ def prompted_documents(
 
 
 def repository_prompt(name: str, files: Mapping[str, CodeText]) -> str:
-    """What a repository is: its name, languages, size, and the first prose of the README nearest to its root."""
+    """Describes a repository: name, languages, size, and the first prose of the README nearest to its root."""
     languages = Counter(form.language for form in files.values() if form.language not in PROSE)
     named = ", ".join(sorted(languages, key=lambda language: (-languages[language], language)))
     readmes = [path for path in files if posixpath.basename(path).lower().startswith("readme")]
@@ -59,7 +59,7 @@ def repository_prompt(name: str, files: Mapping[str, CodeText]) -> str:
 
 
 def file_prompt(path: str, form: CodeText, needs: list[str]) -> str:
-    """What a file is: its place, its summary, and up to five files that it imports."""
+    """Describes a file: its path, its summary, and up to five files that it imports."""
     folder, name = posixpath.split(path)
     place = f"The file {name}" + (f" in {folder}" if folder else "")
     summary = summarize(form)

@@ -1,4 +1,4 @@
-"""How long a document is before there is a tokenizer: in tokens of cl100k, which is what ours cuts code into."""
+"""Length of a document before there is a tokenizer: in tokens of cl100k, into which ours cuts code too."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The table of what is looked for, built once from all items and mapped by every task.
+"""The table of benchmark passages, built once from all items and mapped by every task.
 
 Of an item the question is sought: with its choices unless it has ALONE distinct words of its own, since "What is the
 capital of France?" is asked everywhere; without choices, with its answer unless it has SHORT. A solution of ALONE words
@@ -23,7 +23,7 @@ MAX_ITEMS = 10  # a run that more items have is how questions are asked
 
 
 class ItemIndex(NamedTuple):
-    """What is looked for: the table, and the item that each passage is of."""
+    """The table of passages to find, and the item of each passage."""
 
     items: list[Item]
     table: Table

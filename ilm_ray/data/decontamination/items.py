@@ -138,7 +138,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _content(path: Path) -> bytearray:
-    """Of a file, plain or gzip. Raises ValueError where that is more than _MOST_BYTES."""
+    """The bytes of a file, plain or gzip. Raises ValueError where they are more than _MOST_BYTES."""
     content = bytearray()
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         while piece := file.read(_PIECE_BYTES):  # one read of all that is allowed would take that much beforehand

@@ -72,7 +72,7 @@ def _folded() -> np.ndarray:
 
 @njit
 def _is_label(point, points, first, at, last):  # type: ignore[no-untyped-def]
-    """Is a letter that is a word by itself, at `at` in the text from `first` to `last`, the label of a choice?"""
+    """Whether the letter at `at`, a word by itself in the text from `first` to `last`, is the label of a choice."""
     if point < _A or point > _LAST_LABEL:
         return False
     if at == first or points[at - 1] == _LINE_BREAK:

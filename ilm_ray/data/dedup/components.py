@@ -30,7 +30,7 @@ class Clusters:
 
 @dataclass(frozen=True)
 class Drops:
-    """Documents to remove, sorted by id, and what is kept instead."""
+    """Documents to remove, sorted by id, and the copy of each that is kept."""
 
     ids: np.ndarray  # uint64
     duplicate_of: np.ndarray  # uint64

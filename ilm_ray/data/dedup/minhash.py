@@ -20,7 +20,7 @@ _MIX = np.uint64(0xBF58476D1CE4E5B9)  # the finishing multiplier of SplitMix64
 
 @dataclass(frozen=True)
 class Sketches:
-    """What a batch of n texts leaves for finding duplicates."""
+    """Keys and signatures of a batch of n texts, for finding duplicates."""
 
     exact: np.ndarray  # uint64 [n]: equal for texts whose token sequences are equal
     bands: np.ndarray  # uint64 [n, bands]: a hash of each band's values, salted with the band's number

@@ -1,4 +1,4 @@
-"""Dedup on Ray Data: the signatures of all files -> the documents that fall, and what is kept instead.
+"""Dedup on Ray Data: the signatures of all files -> the documents that fall, and the copies that are kept.
 
 Two shuffles and no join: band keys meet to give star edges; then the signatures of each cluster's members meet, to
 measure how alike they are to the copy that stays. Ray Data carries keys and signatures; documents stay in the files.

@@ -1,4 +1,4 @@
-"""What the rules know of a code point, as bits of one table: a scan looks each character up once."""
+"""Properties of code points that the rules use, as bits of one table: a scan looks each character up once."""
 
 import functools
 import unicodedata

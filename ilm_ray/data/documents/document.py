@@ -1,4 +1,4 @@
-"""A document: what every data stage reads and writes, and why it falls."""
+"""A document: the row that every data stage reads and writes, and the verdict by which it falls."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -13,7 +13,7 @@ IDS = ("id", "duplicate_of")  # numbers here, strings at rest: above 2^53 jq and
 
 @dataclass(frozen=True)
 class Verdict:
-    """Why a document falls."""
+    """The reason why a document falls."""
 
     rule: str
     value: float | str
@@ -22,7 +22,7 @@ class Verdict:
 
 @dataclass(slots=True)
 class Document:
-    """One text and what is known of it. At rest it is a row of JSON Lines, flat, each score a column of its own.
+    """One text and its columns. On disk it is a flat row of JSON Lines, each score a column of its own.
 
     `source` is a name in `text.sources`, "" the web. `chars`, `bytes` (of UTF-8) and `line_num` are those of `text`; so
     is `token_num`, in tokens of cl100k, of a web document that all steps left.
@@ -72,7 +72,7 @@ class Document:
         return getattr(self, name) if name in _NAMES else self.columns.get(name)
 
     def set_text(self, text: str) -> None:
-        """Replace the text and what follows from it."""
+        """Replace the text, and its counts with it."""
         self.text, self.chars, self.bytes = text, len(text), utf8_bytes(text)
         self.line_num = text.count("\n") + 1 if text else 0
 

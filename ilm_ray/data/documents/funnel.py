@@ -1,4 +1,4 @@
-"""How many documents each step kept and removed, by rule, language and dump."""
+"""Documents that each step kept and removed, by rule, language and dump."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ class Funnel:
         self._bytes[key] += size
 
     def merge(self, rows: Iterable[FunnelRow]) -> None:
-        """Add what `rows` of another funnel counted."""
+        """Add the counts in `rows` of another funnel."""
         for row in rows:
             key = tuple(row[name] for name in _KEYS)
             self._documents[key] += row["documents"]

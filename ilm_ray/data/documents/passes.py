@@ -1,4 +1,4 @@
-"""One pass over one input file: a chain of steps in memory, one write of what stays and of what falls.
+"""One pass over one input file: a chain of steps in memory, one write of kept and of removed documents.
 
 A step takes documents in batches and gives them back, with a verdict on those that fall; the first step of a chain
 makes them. Bytes depend on the input and the settings alone; files appear by renaming, the statistics last. So a pass
@@ -44,7 +44,7 @@ class Step(Protocol):
 
 
 def run_pass(name: str, steps: Mapping[str, Step], task: FileTask) -> None:
-    """Send a file through `steps` and write `<name>/{kept,removed,stats}-NNNNN.*` and what each step cost."""
+    """Send a file through `steps`; write `<name>/{kept,removed,stats}-NNNNN.*` and the cost of each step."""
     kept_path, removed_path, stats_path = outputs(task.folder, name, task.source.index)
     funnel, costs = Funnel(), Costs()
 

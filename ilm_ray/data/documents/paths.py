@@ -1,4 +1,4 @@
-"""Where the text stage keeps what, and the small files in it: `<run>/text/<pass>/{kept,removed,stats}-NNNNN.*`.
+"""Paths in the text stage's folder, and its small files: `<run>/text/<pass>/{kept,removed,stats}-NNNNN.*`.
 
 Pass 1 writes `cleaned`: what Format and Clean left, before duplicates are known. Pass 2 reads that and writes `final`.
 A document that falls lies in `removed` of the pass in which it fell.
@@ -71,7 +71,7 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> None:
 
 
 def write_sources(folder: Path, sources: Iterable[Source]) -> None:
-    """The frozen list of input files: what turns an id back into a place."""
+    """The frozen list of input files, which turns an id back into a place."""
     write_text_atomic(folder / SOURCES, json.dumps([jsonable(source) for source in sources], indent=1))
 
 

@@ -27,7 +27,7 @@ def run_tasks(items: list[dict[str, Any]], work: functools.partial[dict[str, Any
 
 
 def _shown_name(work: functools.partial[dict[str, Any]]) -> str:
-    """What Ray shows of `work`, which may be of another package: `Map(decontamination_look_through)`."""
+    """The name of `work` in Ray's dashboard, which may be of another package: `Map(decontamination_look_through)`."""
     package = (
         work.func.__module__.removeprefix("ilm_ray.").removeprefix("data.").removesuffix(".pipeline").replace(".", "_")
     )

@@ -168,7 +168,7 @@ def _broken(point, previous, before_that, f, p, run):  # type: ignore[no-untyped
 
 @njit
 def _url_end(points, start, last):  # type: ignore[no-untyped-def]
-    """Where the address that begins here, with www., http:// or https://, ends; `start` where none begins."""
+    """End of the address that begins at `start` with www., http:// or https://; `start` where none begins."""
     head = start
     if points[start] == 119:
         if last - start > 4 and points[start + 1] == 119 and points[start + 2] == 119 and points[start + 3] == 46:

@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class Smallest(Generic[T]):
-    """The `size` items with the smallest keys, whatever the order in which they come."""
+    """The `size` items with the smallest keys, in whatever order they come."""
 
     def __init__(self, size: int) -> None:
         self.size = size

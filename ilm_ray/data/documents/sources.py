@@ -68,7 +68,7 @@ class Source:
 
     @property
     def key(self) -> int:
-        """What all ids of this file have in common: `document_id >> ROW_BITS`."""
+        """The upper bits that all ids of this file share: `document_id >> ROW_BITS`."""
         return self.rank << FILE_BITS | self.number
 
 
@@ -103,7 +103,7 @@ def find_sources(pattern: str | None, config: TextConfig | None = None) -> list[
 
 
 def is_dated(dump: str) -> bool:
-    """Does the dump's name say how new it is, so that its ids are comparable with those of other runs?"""
+    """Whether the dump's name shows its age, so that its ids are comparable with those of other runs."""
     return _DUMP.fullmatch(dump) is not None
 
 
@@ -113,7 +113,7 @@ def jsonable(source: Source) -> dict[str, Any]:
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, without line breaks."""
+    """The message of an error, without line breaks."""
     return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""The perplexity difference: does what stands before a segment make it likelier? (report section 3.3)
+"""The perplexity difference: how much likelier the text before a segment makes it (report section 3.3).
 
 For consecutive segments S1, S2 of a document it is the mean of log P(token | S1, S2 so far) - log P(token | S2 so far)
 over the tokens of S2 from the second on, in nats: below zero, S1 misleads. Only the difference counts, so that the
@@ -21,7 +21,7 @@ LogProbs = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
 @dataclass(frozen=True)
 class Cut:
-    """How documents are cut into pairs: tokens of a segment, and pairs of a document at most."""
+    """The cut of documents into pairs: tokens of a segment, and the most pairs of a document."""
 
     segment: int
     most: int

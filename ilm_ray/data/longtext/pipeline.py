@@ -36,7 +36,7 @@ def find_long(context: Context) -> list[Path]:
 
 
 def mark_long(context: Context, scorer: JsonObject) -> Result:
-    """Judge what was scored; write kept and removed rows, the marks and the funnel. scorer: figures of the model."""
+    """Judge the scored documents; write kept and removed rows, marks and funnel. scorer: figures of the model."""
     counts, files = Counter[tuple[str, ...]](), [context.folder / "funnel.json"]
     for receipt in _each_file(context, mark_file).values():
         counts.update({tuple(key): value for *key, value in receipt["counts"]})

@@ -1,4 +1,4 @@
-"""What is done with one kept file of text or code: find its long documents, and mark those that passed everything.
+"""Steps on one kept file of text or code: find its long documents, and mark those that passed everything.
 
 Bytes depend on the input and the settings alone; files appear by renaming. So a step may be killed, or run twice.
 """
@@ -41,7 +41,7 @@ class KeptFile:
 
 @dataclass(frozen=True)
 class Settings:
-    """What both steps depend on. thresholds: the text of the YAML file; named: the names of `text.sources`."""
+    """Settings of both steps. thresholds: the text of the YAML file; named: the names of `text.sources`."""
 
     tokens: str
     folder: str

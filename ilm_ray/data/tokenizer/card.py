@@ -1,4 +1,4 @@
-"""What a vocabulary is like: parts, compression by language against cl100k, learned tokens, what is never reached."""
+"""Figures of a vocabulary: parts, compression by language against cl100k, learned tokens, tokens never reached."""
 
 import itertools
 from collections import Counter
@@ -45,7 +45,7 @@ def compression(tokenizer: Tokenizer, text: str) -> dict[str, float]:
 
 
 def lengths(tokens: list[bytes]) -> dict[str, int]:
-    """How many tokens have 1, 2, ... characters; "0" are those that only begin one."""
+    """Counts of tokens with 1, 2, ... characters; "0": those that only begin one."""
     counts = Counter(len(token.decode("utf-8", errors="ignore")) for token in tokens)
     return {str(characters): counts[characters] for characters in sorted(counts)}
 

@@ -39,7 +39,7 @@ class MixturePart:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a part gives in the first so many sequences. `passes`: how often its documents are gone through, by all
+    """The share of a part in the first sequences. `passes`: how often its documents are gone through, by all
     parts that share them."""
 
     source: str
@@ -116,7 +116,7 @@ class Mixture:
         return _cut(pieces, part.cut) if part.cut else pieces
 
     def drawn(self, sequences: int) -> list[Drawn]:
-        """What the first `sequences` sequences consist of, part by part."""
+        """The composition of the first `sequences` sequences, part by part."""
         before = self._turns.before(sequences)
         passes = self._same_stream @ before * self.context / [part.stream.tokens_per_pass for part in self.parts]
         return [

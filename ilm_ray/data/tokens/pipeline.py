@@ -82,7 +82,7 @@ def source_of(document: Document, stage: str, languages: Iterable[str] | None) -
 
 
 def decontaminated(folder: Path) -> Removed:
-    """What the stage `decontamination` removed, by the stage that the documents are from; nothing where it has not run.
+    """Ids that the stage `decontamination` removed, by the stage of the documents; nothing where it has not run.
 
     Raises UserError where its files are damaged.
     """

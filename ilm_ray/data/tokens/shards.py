@@ -123,7 +123,7 @@ class TokenSource:
         return shard, int(self._offsets[shard][inside])
 
     def provenance(self, i: int) -> JsonObject:
-        """Where document i comes from: id, url, dump; of code also its repository and files."""
+        """The origin of document i: id, url, dump; of code also its repository and files."""
         shard, inside = self._locate(i)
         stem = self.shards[shard]
         frames = np.load(self._folder / f"{stem}.frames.npy", mmap_mode="r")

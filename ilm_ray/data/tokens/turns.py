@@ -1,4 +1,4 @@
-"""Whose turn it is: which part of a mixture each sequence comes from, in exact proportions and in closed form."""
+"""The part of a mixture that each sequence comes from, in exact proportions and in closed form."""
 
 import functools
 from collections.abc import Sequence

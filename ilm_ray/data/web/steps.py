@@ -41,7 +41,7 @@ def format_file(_: Batches, task: FileTask) -> Batches:
 
 
 def clean(documents: Batches, task: FileTask) -> Batches:
-    """Normalise, score, and remove what breaks a rule."""
+    """Normalise and score the documents, and remove those that break a rule."""
     functions = {name: read_rule(name, path) for name, path in task.config.own_rules.items()}
     for batch in documents:
         for document in batch:
@@ -111,7 +111,7 @@ def safe(documents: Batches, task: FileTask) -> Batches:
 
 
 def quality(documents: Batches, task: FileTask) -> Batches:
-    """Advertisement and fluency, unless they are off; what stays is counted in tokens."""
+    """Remove by advertisement and fluency, unless they are off; count the tokens of those that stay."""
     bounds = _bounds(task, "advertisement", "fluency")
     encoding = cl100k_encoding()  # ours has no vocabulary yet
     for batch in documents:

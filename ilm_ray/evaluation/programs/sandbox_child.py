@@ -84,7 +84,7 @@ def _run_apart(order: Order, status: int) -> None:
 
 
 def _run_limited(order: Order) -> dict[str, Any]:
-    """Where there are no namespaces: another user id where that is possible, limits, and all descendants ended."""
+    """Isolation without namespaces: another user id where that is possible, limits, and all descendants ended."""
     _prctl(_SET_PDEATHSIG, signal.SIGKILL)
     _prctl(_SET_CHILD_SUBREAPER, 1)
     if order["level"] == OTHER_USER:

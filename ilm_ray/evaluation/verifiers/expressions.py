@@ -167,7 +167,7 @@ class _Parser:
         return self.sympy.Symbol(name)
 
     def _braced(self) -> "sympy.Expr":
-        """What stands in braces, or the one digit that LaTeX takes without them."""
+        """The contents of braces, or the one digit that LaTeX takes without them."""
         token = self._next()
         if token.isdigit() and len(token) > 1:
             self.tokens[self.at : self.at + 1] = [token[0], token[1:]]

@@ -1,4 +1,4 @@
-"""Is the result of an answer the right one: the last boxed expression or the last number, against a reference."""
+"""Compares the result of an answer, its last boxed expression or last number, with a reference."""
 
 import cmath
 import re

@@ -97,7 +97,7 @@ class FunctionProcess:
         return self._read(line)
 
     def _read(self, line: bytes) -> Verdict:
-        """What the child says, which the function's own code may have written."""
+        """The child's verdict, which the function's own code may have written."""
         try:
             said = json.loads(line)
             parts = said.get("parts")

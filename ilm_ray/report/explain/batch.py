@@ -1,4 +1,4 @@
-"""What a step of pre-training read: its sequences, piece by piece, back to the archive or the repository."""
+"""The batch of a pre-training step: its sequences, piece by piece, back to the archive or the repository."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -45,7 +45,7 @@ class ReadPiece:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one rank reads in a step, counted from 1 as in `metrics.jsonl`."""
+    """The data that one rank reads in a step, counted from 1 as in `metrics.jsonl`."""
 
     step: int
     steps: int
@@ -98,7 +98,7 @@ def summary(batch: Batch) -> dict[str, Any]:
 
 
 def details(batch: Batch) -> dict[str, Any]:
-    """What `summary` leaves out."""
+    """The details that `summary` leaves out."""
     pieces = [asdict(piece) | {"document": str(piece.document)} for piece in batch.pieces]
     return {"sequence_numbers": batch.sequences, "pieces": pieces}
 
@@ -156,7 +156,7 @@ def _text(tokenizer: AnyTokenizer, tokens: np.ndarray) -> str:
 
 
 def _settings(run_dir: Path) -> tuple[list[PhaseConfig], TrainingConfig, int]:
-    """What pre-training ran with, or will run with: its manifest's settings, else those of config.yaml.
+    """The settings of pre-training: its manifest's, else those of config.yaml.
 
     Raises UserError where stages that it read have run anew since.
     """

@@ -1,4 +1,4 @@
-"""What the text stage of a run decided, read back from its files: its rules in order, their bounds, its documents.
+"""The decisions of a run's text stage, read back from its files: rules in order, their bounds, documents.
 
 Nothing is computed again: all scores lie in the rows. `threshold.py` moves a bound, `document.py` tells what became of
 a document, and the report (`report/sections/text.py`) draws both.
@@ -69,7 +69,7 @@ class BoundedRule:
     languages: tuple[str, ...] | None = None  # of the rule `language`: what passes; None: every language
 
     def passes(self, document: Document) -> bool | None:
-        """Does it pass, whatever else becomes of it? None where the document does not hold what the rule looks at."""
+        """Whether the document passes this rule; None where it lacks the score that the rule reads."""
         value = document.column(self.rule.column) if self.rule.column else None
         if self.rule.name == "language":
             return self.languages is None or value in self.languages
@@ -113,7 +113,7 @@ class TextRun:
         return self._rules[key]
 
     def files(self) -> dict[str, list[Path]]:
-        """Where each document lies once, as far as the run has come, in the order of the input files.
+        """The file of each document, once, as far as the run has come, in the order of the input files.
 
         "cleaned/kept" are those whose duplicates are not yet dropped; all others have an outcome.
         """
@@ -231,7 +231,7 @@ def _table(settings: Settings, language: str) -> dict[str, Any]:
 
 
 def _settings(run_dir: Path) -> Settings | None:
-    """What the stage ran with, the rules in the order in which they were asked; config.yaml's of an unfinished one."""
+    """The settings of the stage, with the rules in their order; those of config.yaml where it is unfinished."""
     if manifest := manifests.load(run_dir / "text"):
         ran: Settings = manifest.settings["text"]
         order = manifest.settings.get("rule_order", {}).get("", {})  # a manifest's keys are sorted
@@ -248,7 +248,7 @@ def _settings(run_dir: Path) -> Settings | None:
 
 
 def _with_thresholds(settings: Settings, folder: Path) -> Settings:
-    """Where no threshold is set, that of the classifier's card was in use."""
+    """Fills in the threshold of a classifier's card where none is set."""
     classifiers = {
         name: each | {"threshold": read_card(model_path(folder, name))["threshold"]}
         for name, each in settings.get("classifiers", {}).items()

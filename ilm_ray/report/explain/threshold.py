@@ -1,4 +1,4 @@
-"""What would flip if a rule's threshold moved, from the scores in the rows: no model is run again."""
+"""Documents that would flip if a rule's threshold moved, from the scores in the rows: no model is run again."""
 
 from collections import Counter
 from dataclasses import dataclass, field, replace

@@ -148,7 +148,7 @@ def tables(parts: Iterable[Html]) -> Html:
 
 
 def note(words: str) -> Html:
-    """A quiet line, such as what is missing and why."""
+    """A quiet line, such as the reason why something is missing."""
     return Html(f"<p class=note>{text(words)}</p>")
 
 

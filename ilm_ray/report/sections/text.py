@@ -93,7 +93,7 @@ def _per_rule(rows: Iterable[Row], unit: str = "documents") -> Counter[str]:
 
 
 def _removal_and_retention(rows: list[Row]) -> list[Html]:
-    """What each step removes of its own input, beside what is left of everything: WanJuan-CC's pair of figures."""
+    """The share that each step removes of its input, and the share left of everything: WanJuan-CC's pair of figures."""
     charts = []
     for unit, caption in (("documents", "documents"), ("bytes", "bytes of text")):
         steps = funnel_steps(rows, unit)
@@ -179,7 +179,7 @@ def _groups(rows: list[Row], key: str) -> dict[str, list[Row]]:
 
 
 def _records(folder: Path) -> list[Html]:
-    """What the input files held: records read, by kind, and bytes that are no record, by reason."""
+    """The contents of the input files: records read, by kind, and bytes that are no record, by reason."""
     records = read_json(folder / "records.json")
     if not isinstance(records, dict) or not records:
         return []
@@ -193,7 +193,7 @@ def _records(folder: Path) -> list[Html]:
 
 
 def _damaged_files(path: Path) -> list[Html]:
-    """Input files that were not read whole: what is wrong with each."""
+    """Input files that were not read whole, with the fault of each."""
     if not path.is_file():
         return []
     lines = []
@@ -253,7 +253,7 @@ def _measured(card: object) -> dict[str, Row]:
 
 
 def _cost(folder: Path) -> list[Html]:
-    """CPU time and memory of each step, per document and core, and what that means for many documents."""
+    """CPU time and memory of each step, per document and core, and a forecast for many documents."""
     import pandas as pd
 
     cost = by_step(folder / "cost")

@@ -36,7 +36,7 @@ LAST_UPLOADS_S = 300.0  # for what is still to be uploaded at the end of trainin
 
 @dataclass(frozen=True)
 class Storage:
-    """Where checkpoints lie and how long they stay.
+    """Places of checkpoints, and the time that they stay.
 
     keep_local: newest checkpoints on the local disk; store, cold: addresses of this stage's work in the two stores;
     fingerprint: of the stage's settings and inputs; journal: the run's, told what a person should know.

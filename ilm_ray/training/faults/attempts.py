@@ -35,7 +35,7 @@ class Attempts:
         return folder
 
     def hopeless(self, step: int) -> str | None:
-        """Why another attempt from `step` would end as the last ones did, or None."""
+        """The reason why another attempt from `step` would end as the last ones did, or None."""
         before = self.all()[self.earlier :]
         if before and (last := diagnose(read_traces(before[-1]))).final and not ended_well(before[-1]):
             return last.line()
@@ -56,7 +56,7 @@ def finished(attempt: Path) -> bool:
 
 
 def stopped(attempt: Path) -> bool:
-    """It ended early because somebody asked, with a checkpoint."""
+    """Whether the attempt ended early, with a checkpoint, because a stop was requested."""
     return (attempt / "stopped").exists()
 
 

@@ -1,4 +1,4 @@
-"""What it costs to measure a model: seconds from FLOP and bytes, tokens of a forward from bytes, deadlines from both.
+"""Cost of measuring a model: seconds from FLOP and bytes, tokens of a forward from bytes, deadlines from both.
 
 The rates are those of a busy device, to bound a wait and not to foretell it.
 """

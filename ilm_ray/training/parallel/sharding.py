@@ -1,4 +1,4 @@
-"""Where parameters, gradients and optimizer states live (FSDP2), and what must be added up between ranks."""
+"""Sharding of parameters, gradients and optimizer states by FSDP2, and the sums between ranks."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -68,7 +68,7 @@ def _kept_after_forward(layout: Layout) -> bool | int:
 
 
 def keep_states(model: nn.Module, layout: Layout, last: bool) -> None:
-    """Say what the backward that follows leaves behind. `last`: it is that of a step's last micro-batch."""
+    """Announce the next backward; `last`: it is that of a step's last micro-batch."""
     if not isinstance(model, FSDPModule):  # nothing is split
         return
     model.set_reshard_after_backward(last or layout.parameters != "replica")

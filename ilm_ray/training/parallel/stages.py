@@ -68,7 +68,7 @@ class SharedMatrix:
         self.parameter = next((weight for weight in map(_shared, parts) if weight is not None), None)
 
     def sum_gradient(self) -> None:
-        """Add up what the embedding and the head leave, once all micro-batches of a step have gone backward."""
+        """Add up the gradients of embedding and head, once all micro-batches of a step have gone backward."""
         if self.parameter is not None:
             assert self.parameter.grad is not None
             dist.all_reduce(local_share(self.parameter.grad)[0], group=self.group)

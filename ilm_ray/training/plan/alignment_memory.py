@@ -268,7 +268,7 @@ def together(ppo: PPOConfig, gpus: int) -> list[tuple[str, ...]]:
 
 
 def ppo_misfit(config: Config, device_memory: int, gpus: int) -> str | None:
-    """Why PPO does not fit on `gpus` GPUs (at least 1) of `device_memory` bytes each; None where it does."""
+    """The reason why PPO does not fit on `gpus` GPUs (at least 1) of `device_memory` bytes each, or None."""
     memory = ppo_rank_memory(config, device_memory, gpus)
     if memory.fits(device_memory):
         return None

@@ -136,7 +136,7 @@ def has_room(shape: Shape, ranks: int, device: Device, works: Sequence[Workload]
 
 
 def _fits_on(shape: Shape, ranks: int, device: Device, work: Workload) -> bool | None:
-    """Does the smallest micro-batch fit into memory in any layout? None where no layout can share the batch out.
+    """Whether the smallest micro-batch fits into memory in any layout; None where no layout can share the batch out.
 
     Those that need least are looked at first.
     """

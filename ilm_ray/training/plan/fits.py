@@ -1,4 +1,4 @@
-"""Does a run fit the machines at hand? Asked before anything starts; a refusal names a command that is accepted."""
+"""Checks that a run fits the machines at hand, before anything starts; a refusal names a command that is accepted."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ def require_fit(config: Config, machine: Machine, stages: Collection[str] = WHOL
 
 
 def misfit(config: Config, machine: Machine, stages: Collection[str]) -> str | None:
-    """Why `stages` cannot run on a machine as they are configured; None where they can."""
+    """The reason why `stages` cannot run on a machine as configured, or None."""
     config = fitted(config, machine.gpus)
     shape = planned_shape(config)
     reason = too_small(config, machine.cpus, machine.gpus, machine.memory_gib, stages, parameters_of(shape))

@@ -48,12 +48,12 @@ def language_of(path: str, head: bytes = b"") -> str | None:
 
 
 def is_binary_name(path: str) -> bool:
-    """Does the name alone say that the file is no text?"""
+    """Whether the name alone shows that the file is no text."""
     return "binary" in _tags(posixpath.splitext(path)[1].lower())
 
 
 def is_binary(head: bytes) -> bool:
-    """Does the content hold bytes that no text holds? UTF-16 counts as binary."""
+    """Whether the content holds bytes that no text holds. UTF-16 counts as binary."""
     return not identify.is_text(io.BytesIO(head))
 
 

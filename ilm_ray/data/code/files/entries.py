@@ -22,7 +22,7 @@ class Listing(NamedTuple):
 
 @dataclass(frozen=True)
 class ReadLimits:
-    """What an archive may cost: archives come from strangers, and a kilobyte can unpack to a petabyte."""
+    """Limits on an archive: it comes from strangers, and a kilobyte can unpack to a petabyte."""
 
     file_bytes: int
     archive_bytes: int  # unpacked

@@ -40,7 +40,7 @@ class Judged(NamedTuple):
 
 
 def path_verdict(path: str, size: int, max_bytes: int) -> Verdict | None:
-    """Why a file falls by its name and size alone, so that it need not be read."""
+    """The reason why a file falls by name and size alone and is not read, or None."""
     name = posixpath.basename(path)
     if match := _VENDORED.search(path):
         return Verdict("vendored", match[0].strip("/"), None)
@@ -59,12 +59,12 @@ def path_verdict(path: str, size: int, max_bytes: int) -> Verdict | None:
 
 
 def is_beside(path: str) -> bool:
-    """Is this a licence text or a manifest: read for what it says of other files, and no data itself?"""
+    """Whether the file is a licence text or a manifest: it describes other files and is no data itself."""
     return is_licence(path) or posixpath.basename(path) in MANIFESTS
 
 
 def is_licence(path: str) -> bool:
-    """Is this the text of a licence by its name?"""
+    """Whether the name is that of a licence's text."""
     return _LICENCE.match(posixpath.basename(path)) is not None
 
 

@@ -32,14 +32,14 @@ _NO_END = frozenset({
 
 
 class CodeText(NamedTuple):
-    """What becomes of a file: its text and the language that the text is in."""
+    """The text of a file, and the language that the text is in."""
 
     text: str
     language: str
 
 
 class Unconvertible(ValueError):
-    """The file is not what its name says."""
+    """The file is of another kind than its name says."""
 
 
 def convert(text: str, language: str) -> CodeText:

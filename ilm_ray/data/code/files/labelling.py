@@ -31,7 +31,7 @@ class CodeSample(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """What people are asked: is `proposed` right? "revalidate": the file has another label from an earlier round."""
+    """A question to people: is `proposed` right? "revalidate": the file has another label from an earlier round."""
 
     sample: CodeSample
     proposed: str
@@ -41,7 +41,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Round:
-    """What a round gives: the scorer of all labels so far, how it agrees with people, what to ask them next."""
+    """The result of a round: the scorer of all labels so far, its agreement with people, the next questions."""
 
     scorer: Scorer
     agreement: dict[str, Agreement]

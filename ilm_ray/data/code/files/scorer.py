@@ -31,7 +31,7 @@ BAR, FEWEST = 0.8, 20  # agreement and validation labels that a language needs; 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often the scorer and people name the same tier."""
+    """Share of files for which the scorer and people name the same tier."""
 
     labels: int
     agreement: float

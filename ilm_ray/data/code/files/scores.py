@@ -1,4 +1,4 @@
-"""Rule scorers: what a file tells, not how it is laid out. The report found that code style says nothing of quality."""
+"""Rule scorers of a file's content, not of its layout: the report found that style says nothing of quality."""
 
 import ast
 import re
@@ -43,7 +43,7 @@ _HIGH = (
 
 
 def scores(text: str, language: str) -> dict[str, float]:
-    """What the rules look at, each a column of the row. Ratios lie in [0, 1], rounded to 4 places."""
+    """The scores that the rules read, each a column of the row. Ratios lie in [0, 1], rounded to 4 places."""
     words = TOKENS.findall(canonical(text))
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     long = [line for line in lines if len(line) > 3]  # a closing bracket may stand on many lines

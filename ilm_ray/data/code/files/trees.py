@@ -1,4 +1,4 @@
-"""What the code stage reads: folders, archives and git repositories, as trees of files."""
+"""Sources of the code stage: folders, archives and git repositories, as trees of files."""
 
 import hashlib
 import os
@@ -156,7 +156,7 @@ def _python() -> Tree:
 
 
 def _places(path: Path) -> list[tuple[str, Callable[[], Tree]]]:
-    """Where trees lie at a named path, and what opens each."""
+    """The trees at a named path, each with the function that opens it."""
     if path.is_file():
         return [(str(path), lambda: _archive(path))]
     if not path.is_dir():

@@ -1,4 +1,4 @@
-"""What one file says about its place in a repository, and the index of a whole repository over it."""
+"""Imports and definitions of one file, and the index of a whole repository over them."""
 
 import bisect
 import functools
@@ -104,7 +104,7 @@ class ModuleIndex:
         return self._defines(path)
 
     def used(self, user: str, group: Iterable[str]) -> Iterator[Target]:
-        """Of files imported as a group those that define a name which `user` uses."""
+        """The files of an imported group that define a name which `user` uses."""
         words = self.uses(user)
         return (Target(path) for path in group if path != user and not words.isdisjoint(self.defines(path)))
 
@@ -133,5 +133,5 @@ def words(bare: str) -> str:
 
 
 def names(pattern: re.Pattern[str], bare: str) -> list[str]:
-    """What any group of the pattern finds; sorted."""
+    """All matches of any group of the pattern, sorted."""
     return sorted({name for match in pattern.finditer(bare) for name in match.groups() if name})

@@ -28,7 +28,7 @@ def find_module(path: str, text: str) -> Facts:
 
 
 def targets(user: str, path: str, item: Import, index: ModuleIndex) -> Iterator[Target]:
-    """Of the package's files those that define what is used.
+    """The files of the package that define the names in use.
 
     Without a `go.mod` the path below the host, owner and name of the repository is taken for a folder of the tree.
     """

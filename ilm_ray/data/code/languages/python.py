@@ -42,7 +42,7 @@ def find(path: str, text: str) -> Facts:
 
 
 def find_notebook(path: str, text: str) -> Facts:
-    """What the Python cells of a notebook say; `text` is its markdown form."""
+    """The code of a notebook's Python cells; `text` is its markdown form."""
     return find(path, "".join(block[2] for block in _BLOCK.finditer(text)))
 
 

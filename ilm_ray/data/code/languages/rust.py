@@ -86,7 +86,7 @@ def _outward(module: str, depth: int) -> str:
 
 
 def _inline_modules(bare: str) -> list[tuple[int, int]]:
-    """Where the blocks `mod name { ... }` begin and end."""
+    """Beginnings and ends of the blocks `mod name { ... }`."""
     begins = {match.end(): match.start() for match in _INLINE.finditer(bare)}
     blocks, opened = list[tuple[int, int]](), list[int | None]()
     for brace in re.finditer(r"[{}]", bare):

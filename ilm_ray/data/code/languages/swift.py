@@ -27,7 +27,7 @@ def find(path: str, text: str) -> Facts:
 
 
 def targets(user: str, path: str, item: Import, index: ModuleIndex) -> Iterator[Target]:
-    """Of the module's folder (`Sources/Name`, else any of its name) the files that define what is used."""
+    """Files of the module's folder (`Sources/Name`, else any of its name) that define the names in use."""
     folders = [f for f in index.folders(item.module) if not path.startswith(f"{f}/")]
     folders.sort(key=lambda f: (posixpath.basename(posixpath.dirname(f)) != "Sources", f.count("/"), f))
     if folders:

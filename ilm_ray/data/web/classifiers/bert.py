@@ -22,7 +22,7 @@ _WARMUP = 0.1  # share of the steps
 
 @dataclass(frozen=True)
 class BertSettings:
-    """How to fine-tune. The report states none of this; these are the usual values for BERT."""
+    """Settings of the fine-tuning. The report states none; these are the usual values for BERT."""
 
     base: str  # folder or hub id
     seed: int

@@ -39,7 +39,7 @@ def make_card(name: str, kind: str, score: Callable[[list[str]], np.ndarray], pa
 
 
 def describe(labels: Labels) -> Card:
-    """What a model card says of a set of labels: how many texts, good ones, languages."""
+    """A set of labels in a model card: counts of texts, of good ones, and by language."""
     codes, counts = np.unique(np.array(labels.languages, str), return_counts=True)
     return {
         "texts": len(labels.texts),

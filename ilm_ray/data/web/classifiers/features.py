@@ -91,7 +91,7 @@ def token_keys(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def group_places(keys: np.ndarray) -> np.ndarray:
-    """Where tokens, by `token_keys`, find their group; int64 [n] below GROUP_PLACES."""
+    """The places of tokens' groups in the table, by `token_keys`; int64 [n] below GROUP_PLACES."""
     return ((keys * _SEED) >> _GROUP_TOP).astype(np.int64)
 
 

@@ -41,7 +41,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Columns:
-    """Where a file keeps what. `good` names the label values of good texts; None: 1 is good, 0 is bad."""
+    """The columns of a file. `good` names the label values of good texts; None: 1 is good, 0 is bad."""
 
     text: str = "text"
     label: str = "label"

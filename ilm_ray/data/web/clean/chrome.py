@@ -88,7 +88,7 @@ _SCRIPT_BUTTON = re.compile(
 
 
 def is_chrome(line: str) -> bool:
-    """Does the page speak here, and not its author? `line` is in lower case and short: a hundred characters or so."""
+    """Whether the site wrote this line, and not the text's author. `line`: lower case, a hundred characters or so."""
     if line in _CHROME:
         return True
     if "cookie" in line and (_COOKIE_NOTICE.search(line) or _COOKIE_BUTTON.fullmatch(line)):

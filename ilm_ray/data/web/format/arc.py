@@ -30,7 +30,7 @@ class ArcRecord:
 
 
 def begins_arc(head: bytes) -> bool:
-    """Does the file begin like an ARC file without compression?"""
+    """Whether the file begins like an ARC file without compression."""
     return head.lstrip()[:11].lower() == b"filedesc://"
 
 

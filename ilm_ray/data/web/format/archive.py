@@ -73,12 +73,12 @@ def read_records(stream: BinaryIO, counts: Counter[str]) -> Iterator[Record]:
 
 
 def looks_like_archive(head: bytes) -> bool:
-    """Do the first bytes of a file (4 KiB are plenty) begin like an archive? An empty file may: it is cut."""
+    """Whether the first bytes of a file (4 KiB are plenty) begin like an archive. An empty file may: it is cut."""
     return head.startswith(_ZIP) or begins_record(head)
 
 
 def begins_record(head: bytes) -> bool:
-    """Do these bytes, plain or a gzip, zstd or lz4 frame, begin like a WARC record or an ARC file?"""
+    """Whether the bytes, plain or a gzip, zstd or lz4 frame, begin like a WARC record or an ARC file."""
     if head.startswith(_LZ4):
         # The first block of an lz4 frame begins with literals: no decoder needed for five letters.
         return b"WARC/" in head[:64]
@@ -222,7 +222,7 @@ def _next_start(stream: BinaryIO, position: int, packed_only: bool = False) -> i
 
 
 def _member_end(stream: BinaryIO, offset: int) -> int | None:
-    """Where the gzip or zstd member at `offset` ends; None where it does not, or is of another kind."""
+    """End of the gzip or zstd member at `offset`; None where it does not end, or is of another kind."""
     stream.seek(offset)
     chunk = stream.read(_CHUNK)
     packed: Any = zlib.decompressobj(31) if chunk.startswith(_GZIP) else zstandard.ZstdDecompressor().decompressobj()

@@ -29,7 +29,7 @@ def format_documents(source: Source, config: TextConfig, counts: Counter[str]) -
 
 
 def in_sample(document_id: int, one_in: int) -> bool:
-    """Is the document one of a fixed, evenly spread share of all?"""
+    """Whether the document is in a fixed, evenly spread share of all."""
     return zlib.crc32(document_id.to_bytes(8, "little")) % one_in == 0
 
 
@@ -61,7 +61,7 @@ def _extractor(timeout_s: float, prepass: bool, languages: tuple[str, ...] | Non
 
 
 def _take(document: Document, extracted: Extracted, config: TextConfig, counts: Counter[str]) -> None:
-    """Put what came of the page into its document."""
+    """Put the result of the page into its document."""
     document.charset, document.title = extracted.charset, extracted.title
     limits = {"extract_timeout": config.extract_timeout_s, "extract_memory": MEMORY_BYTES}
     if extracted.failure:

@@ -113,7 +113,7 @@ class Extractor:
                 self._exchange(0.0)
 
     def _answer(self) -> Extracted:
-        """What came of the oldest page that has been given."""
+        """The result of the oldest page that has been given."""
         extracted = Extracted()
         for attempt in range(_TRIES):
             try:

@@ -34,7 +34,7 @@ class Response:
 
     @property
     def encodings(self) -> list[str]:
-        """What was done to the body, in order."""
+        """The encodings of the body, in order."""
         labels = f"{self.headers.get('content-encoding', '')},{self.headers.get('transfer-encoding', '')}"
         names = [label.strip().lower() for label in labels.split(",")]
         return [name for name in names if name in _DECODERS]

@@ -1,4 +1,4 @@
-"""What browsers show and trafilatura loses: brought into a form that it keeps, before it begins.
+"""Brings contents that browsers show and trafilatura loses into a form that it keeps, before it begins.
 
 Code keeps its lines and spaces, formulas become their TeX, tables that only place things become blocks, lists in cells
 stay, the answers below a question belong to it, and a text in bare sections becomes paragraphs.
@@ -135,7 +135,7 @@ def _table_of(part: HtmlElement) -> HtmlElement:
 
 
 def _is_layout(table: HtmlElement) -> bool:
-    """Does the table place what it holds, instead of relating it by rows and columns?"""
+    """Whether the table is a layout of the page, and not data in rows and columns."""
     if table.get("role") in ("presentation", "none"):
         return True
     heading = next(table.iter("th", "caption", "thead"), None) is not None
@@ -155,7 +155,7 @@ def _is_layout(table: HtmlElement) -> bool:
 
 
 def _paragraphs(cell: HtmlElement) -> None:
-    """What line breaks part in a cell that was a column of the page becomes paragraphs."""
+    """Turn line breaks in a cell that was a column of the page into paragraphs."""
     while (
         len(cell) == 1
         and cell[0].tag in _WRAPPERS

@@ -26,7 +26,7 @@ _SLOTS = 2  # of the table for each domain: 16 bytes a domain, and a look-up rea
 
 @dataclass(frozen=True)
 class DomainList:
-    """What became of a list's lines."""
+    """Counts of a list's lines, by their fate."""
 
     domains: int  # distinct, in the table
     ignored: int  # lines that name no domain: URLs with a path, single labels, expressions
@@ -226,7 +226,7 @@ def fold(text: str) -> str:
 
 
 def _joined(left: str, right: str) -> bool:
-    """Do two neighbouring characters (or none) belong to one word of a script that puts spaces between words?"""
+    """Whether two neighbouring characters (or none) belong to one word of a script with spaces between words."""
     return bool(left and right) and _in_word(left) and _in_word(right)
 
 

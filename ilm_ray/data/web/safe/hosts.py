@@ -66,7 +66,7 @@ def host_key(points):  # type: ignore[no-untyped-def]
 
 @njit(types.boolean(_TABLE, types.uint64), cache=True)
 def holds(table, key):  # type: ignore[no-untyped-def]
-    """Is `key` in the table?"""
+    """Whether the table holds `key`."""
     return _holds(table, key)
 
 
@@ -132,7 +132,7 @@ def scan_lines(block, keys, odd):  # type: ignore[no-untyped-def]
 
 @njit(types.UniTuple(types.int64, 2)(_POINTS, types.int64, types.int64), cache=True)
 def _host(points, begin, end):  # type: ignore[no-untyped-def]
-    """Where the host of a URL begins and ends; (NONE, NONE) where it has none, (ODD, ODD) where Python must look."""
+    """Begin and end of a URL's host; (NONE, NONE) where it has none, (ODD, ODD) where Python must look."""
     at = begin
     if at < end and points[at] <= 32:
         return ODD, ODD
@@ -177,7 +177,7 @@ def _host(points, begin, end):  # type: ignore[no-untyped-def]
 
 @njit(types.void(_POINTS, _BORDERS, _TABLE, _PLACES, _PLACES), cache=True)
 def find_blocked(points, borders, table, first, last):  # type: ignore[no-untyped-def]
-    """Where in `points` the longest blocked domain of each URL lies, into first and last [n]; see NONE and ODD.
+    """Writes the place in `points` of each URL's longest blocked domain into first and last [n]; see NONE and ODD.
 
     points: code points of n URLs one after the other; borders: int64 [n + 1]. An IPv4 address matches only as a whole.
     """
