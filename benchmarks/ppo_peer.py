@@ -38,7 +38,7 @@ from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel, Shape, initia
 from ilm_ray.model.weights import save_internlm2
 
 REPOSITORY = Path(__file__).parents[1]
-PEER = ("torch==2.13.0", "trl==1.11.0", "transformers<5.20", "datasets", "accelerate", "rich")
+PEER = ("torch==2.13.0", "trl==1.11.0", "transformers<5.20", "datasets", "accelerate", "rich", "requests")
 CORES, LEFT_OUT = 2, 2
 BOS, END, REWARD = 1, 2, 3
 ANSWERS = 8  # to a prompt, with grpo

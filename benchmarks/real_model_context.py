@@ -56,6 +56,8 @@ def train(run: Path, books: Path, context: int, steps: int) -> dict[str, int]:
     settings = {
         "input": None,
         "base": str(MODEL),
+        # The books are long and chosen already: the scorer of long texts does not matter here.
+        "long_text": {"scorer_steps": 1, "scorer_batch_tokens": 4096, "max_pairs": 2},
         "text": {"sources": {"books": {"input": f"{folder}/*.txt"}}},
         "training": {"workers": 1, "precision": "bf16", "log_every": 1, "micro_tokens": context},
         "pretrain": {"phases": [{**phase, "rope_base": ROPE_BASE, "mixture": {"books": 1.0}}], "heldout_share": 0.01},
