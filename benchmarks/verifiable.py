@@ -20,6 +20,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,8 @@ def forgetful(prompts: Sequence[Prompt], tokenizer: Tokenizer, seed: int) -> Cau
     return model
 
 
-def settings(estimator: Estimator, iterations: int) -> PPOConfig:
-    """One rank a group, answers by the torch generator."""
+def settings(estimator: Estimator, iterations: int, **others: Any) -> PPOConfig:
+    """One rank a group, answers by the torch generator. others: settings that take the place of these."""
     ranks = dict.fromkeys(("policy_ranks", "critic_ranks", "reference_ranks", "rollout_engines"), 1)
     group = 1 if estimator == "gae" else GROUP
     return PPOConfig.model_validate(
@@ -105,14 +106,15 @@ def settings(estimator: Estimator, iterations: int) -> PPOConfig:
             "rollout_backend": "torch",
             "checkpoint_every": 1000,
             "validate_every": None,
+            **others,
         }
     )
 
 
-def play(folder: Path, estimator: Estimator, iterations: int, seed: int) -> Rows:
-    """Metric rows of a run."""
+def play(folder: Path, ppo: PPOConfig, seed: int, rollout: type | None = None) -> Rows:
+    """Metric rows of a run. rollout: an actor class in the place of `Rollout`."""
     from actors.ppo.driver import PPORun
-    from actors.ppo.roles import Inputs
+    from actors.ppo.roles import Inputs, ppo_roles
     from actors.scoring import chat_ids
     from ilm_ray.alignment.reward.conditional import Conditions
 
@@ -132,7 +134,9 @@ def play(folder: Path, estimator: Estimator, iterations: int, seed: int) -> Rows
         seed=seed,
         tokenizer=folder / "tokenizer",
     )
-    with PPORun(settings(estimator, iterations), inputs, folder / "ppo") as run:
+    roles = ppo_roles(ppo, inputs, folder / "ppo")
+    roles = [replace(role, actor=rollout) if rollout and role.name == "rollout" else role for role in roles]
+    with PPORun(ppo, inputs, folder / "ppo", roles=roles) as run:
         return run.run(tokenizer.decode)
 
 
@@ -164,7 +168,7 @@ def main() -> None:
     try:
         for seed in range(arguments.seeds):
             folder = out / f"{arguments.estimator}-{seed}"
-            played[seed] = play(folder, arguments.estimator, arguments.iterations, seed)
+            played[seed] = play(folder, settings(arguments.estimator, arguments.iterations), seed)
             print(json.dumps({"seed": seed, **summed_up(played[seed])}), flush=True)
     finally:
         ray.shutdown()

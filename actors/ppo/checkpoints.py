@@ -26,6 +26,9 @@ class Answers:
 
     call: Call
     version: int
+    # Seconds that earlier calls took: of engines, and of rewards; for the iteration's row.
+    rolled: float = 0.0
+    judged: float = 0.0
 
 
 @dataclass

@@ -9,18 +9,19 @@ A run survives the loss of any rank (`recovery.py`): a repeated iteration comes 
 """
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from actors.group import ActorGroup, Call, Figures, collect
+from actors.group import ActorGroup, Call, Figures, Role, collect
 from actors.ppo.checkpoints import Answers, PPOCheckpoints, State
 from actors.ppo.log import append, export_metrics, lines, readable
 from actors.ppo.recovery import Recovery
 from actors.ppo.roles import REWARDS, Inputs, cluster_gpus, engines_sleep, ppo_roles, shares_gpus
 from actors.ppo.transfer import transfer_of, way_of
-from ilm_ray.alignment.ppo.arithmetic import prompt_numbers
+from ilm_ray.alignment.ppo.arithmetic import further_prompts, prompt_numbers
 from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.run.journal import Journal
@@ -36,10 +37,17 @@ class PPORun:
     """Loop and groups of one run. `with PPORun(...) as run: run.run(decode)`; leaving it stops all groups.
 
     `folder` gets the model, checkpoints and logs. `journal` gets an event for every replaced rank; without one it is
-    `<folder>/journal.jsonl`.
+    `<folder>/journal.jsonl`. `roles` take the place of those that the settings name.
     """
 
-    def __init__(self, ppo: PPOConfig, inputs: Inputs, folder: Path, journal: Journal | None = None) -> None:
+    def __init__(
+        self,
+        ppo: PPOConfig,
+        inputs: Inputs,
+        folder: Path,
+        journal: Journal | None = None,
+        roles: list[Role] | None = None,
+    ) -> None:
         self.ppo, self.inputs, self.folder = ppo, inputs, folder
         self.total = ppo.warmup + ppo.iterations
         self.checkpoints = PPOCheckpoints(folder, ppo.deadline_s)
@@ -47,7 +55,7 @@ class PPORun:
         gpus = cluster_gpus()
         self.transfer = transfer_of(way_of(ppo, shares_gpus(ppo, gpus), gpus), ppo)
         self.sleeps = engines_sleep(ppo, gpus)
-        self.recovery = Recovery(ppo, ppo_roles(ppo, inputs, folder), self.checkpoints, journal)
+        self.recovery = Recovery(ppo, roles or ppo_roles(ppo, inputs, folder), self.checkpoints, journal)
         self.groups = self.recovery.groups
         # Engines, the policy that sent them weights, and its version: a replaced group has other weights, or none.
         self._served: tuple[ActorGroup, ActorGroup, int] | None = None
@@ -83,7 +91,10 @@ class PPORun:
                 weights = [] if state.ahead else [self.send_weights()]
                 answers = state.ahead or self.rollout(number)
                 self.rest(answers)
-                scores = self.score(answers)
+                rewards = dict[str, Call]()
+                if self.ppo.resample_rounds:
+                    answers, rewards = self.resample(number, answers, weights)
+                scores = self.score(answers, rewards)
                 experience = self.make_experience(number, answers, scores)
                 ahead = None
                 if self.ppo.staleness and number + 1 < self.total:
@@ -123,10 +134,9 @@ class PPORun:
 
     def rollout(self, number: int) -> Answers:
         """Start the engines on the iteration's prompts."""
-        prompts, count = self.inputs.prompts, self.ppo.prompts_per_iteration
-        numbers = prompt_numbers(number, count, len(prompts), self.inputs.seed)
-        chosen = [prompts[i] for i in numbers for _ in range(self.ppo.answers_per_prompt)]
-        return Answers(self._answer(chosen, number), self.state.version)
+        count, total = self.ppo.prompts_per_iteration, len(self.inputs.prompts)
+        numbers = prompt_numbers(number, count, total, self.inputs.seed)
+        return Answers(self._answer(self._groups_of(numbers), number), self.state.version)
 
     def rest(self, answers: Answers) -> None:
         """Wait for the answers and let the engines sleep, if the learners need their memory."""
@@ -135,17 +145,48 @@ class PPORun:
             self._served = None  # a sleeping engine has no weights
             self.collect(self.groups["rollout"].start("sleep"))
 
-    def score(self, answers: Answers) -> dict[str, Call]:
-        """Start log-probabilities, values and rewards of the answers: group -> call.
+    def resample(self, number: int, answers: Answers, weights: list[Figures]) -> tuple[Answers, dict[str, Call]]:
+        """Ask further prompts in the place of groups whose scores are equal, for `ppo.resample_rounds` rounds at most.
+
+        Returns the answers to train on, and their rewards by group. weights: gets the transfers on the way.
+        """
+        ppo, total, maker = self.ppo, len(self.inputs.prompts), self.groups["experience"]
+        asked = prompt_numbers(number, ppo.prompts_per_iteration, total, self.inputs.seed)
+        rounds = [{"rollout": answers.call, **self._rewards(answers)}]
+        while True:
+            counts = [{name: len(call.payloads) for name, call in calls.items()} for calls in rounds]
+            payloads = [payload for calls in rounds for call in calls.values() for payload in call.payloads]
+            chosen = {name: maker.start("choose", name, counts, *payloads) for name in rounds[0]}
+            *played, (figures,) = self.collect(*[c for calls in rounds for c in calls.values()], chosen["rollout"])
+            missing = ppo.prompts_per_iteration - figures["kept"]
+            share = max(figures["kept"] / figures["asked"], missing / ppo.prompts_per_iteration)
+            count = math.ceil(missing / share) if missing else 0
+            more = further_prompts(number, len(rounds), count, total, asked, self.inputs.seed)
+            if not more or len(rounds) > ppo.resample_rounds:
+                rolled = sum(map(_longest, played[:: len(rounds[0])]))
+                judged = sum(map(_longest, played)) - rolled
+                return Answers(chosen.pop("rollout"), answers.version, rolled, judged), chosen
+            asked += more
+            weights.append(self.send_weights())  # engines that rest have none
+            again = Answers(self._answer(self._groups_of(more), number, len(rounds)), answers.version)
+            self.rest(again)
+            rounds.append({"rollout": again.call, **self._rewards(again)})
+
+    def score(self, answers: Answers, rewards: dict[str, Call]) -> dict[str, Call]:
+        """Start log-probabilities, values and rewards of the answers: group -> call. rewards: calls that began before.
 
         The policy is left out where the answers are of older weights: the sampler's log-probabilities count then.
         """
         methods = {"policy": "logprobs", "reference": "logprobs", "critic": "values"}
-        methods |= dict.fromkeys(REWARDS, "score")
         if answers.version < self.state.version:
             del methods["policy"]
         there = {name: method for name, method in methods.items() if name in self.groups}
-        return {name: self.groups[name].start(method, *answers.call.payloads) for name, method in there.items()}
+        started = {name: self.groups[name].start(method, *answers.call.payloads) for name, method in there.items()}
+        return started | (rewards or self._rewards(answers))
+
+    def _rewards(self, answers: Answers) -> dict[str, Call]:
+        there = [name for name in REWARDS if name in self.groups]
+        return {name: self.groups[name].start("score", *answers.call.payloads) for name in there}
 
     def make_experience(self, number: int, answers: Answers, scores: dict[str, Call]) -> Call:
         """Start putting answers and scores together."""
@@ -168,7 +209,10 @@ class PPORun:
                 f"{row['logprob_gap']:.4f} at weight version {row['version']}, "
                 f"ppo.logprob_gap_bound is {self.ppo.logprob_gap_bound}; the engine may hold other weights"
             )
-        row["seconds"] = {"rollout": _longest(answered), "score": max(map(_longest, scored))}
+        rolled, judged = _longest(answered) + answers.rolled, max(map(_longest, scored)) + answers.judged
+        row["seconds"] = {"rollout": rolled, "score": judged}
+        if "asked" in answered[0]:
+            row |= {"asked_prompts": answered[0]["asked"], "kept_prompts": answered[0]["kept"]}
         row["staleness"] = self.state.version - answers.version
         return {"iteration": number, "warmup": number < self.ppo.warmup, **row}
 
@@ -199,9 +243,8 @@ class PPORun:
     def validate(self) -> float:
         """Mean reward on the prompts that nothing is trained on; the policy is kept if it has the best so far."""
         self.send_weights()
-        calls = {"rollout": self._answer(self.inputs.validation, VALIDATION)}
-        answers = calls["rollout"].payloads
-        calls |= {name: self.groups[name].start("score", *answers) for name in REWARDS if name in self.groups}
+        answers = Answers(self._answer(self.inputs.validation, VALIDATION), self.state.version)
+        calls = {"rollout": answers.call, **self._rewards(answers)}
         counts = {name: len(call.payloads) for name, call in calls.items()}
         payloads = [payload for call in calls.values() for payload in call.payloads]
         made = self.groups["experience"].start("mean_score", counts, *payloads)
@@ -227,11 +270,16 @@ class PPORun:
         """Wait for the calls; their figures, one list of ranks a call. Raises GroupError as `actors.group.collect`."""
         return collect(calls, self.ppo.deadline_s)
 
-    def _answer(self, prompts: Sequence[Prompt], number: int) -> Call:
-        """Start the engines, which have the policy's weights, on equal parts; seeded by iteration and engine."""
+    def _groups_of(self, numbers: Sequence[int]) -> list[Prompt]:
+        """Each of the prompts as often as it is answered."""
+        return [self.inputs.prompts[i] for i in numbers for _ in range(self.ppo.answers_per_prompt)]
+
+    def _answer(self, prompts: Sequence[Prompt], number: int, turn: int = 0) -> Call:
+        """Start the engines, which have the policy's weights, on equal parts; seeded by iteration, turn and engine."""
         group, version = self.groups["rollout"], self.state.version
         engines = len(group.actors)
-        seeds = [(self.inputs.seed * 1_000_003 + number * 1009 + engine) % 2**31 for engine in range(engines)]
+        first = self.inputs.seed * 1_000_003 + number * 1009 + turn * 500_009
+        seeds = [(first + engine) % 2**31 for engine in range(engines)]
         return group.start_each("rollout", [(prompts[i::engines], version, seeds[i]) for i in range(engines)])
 
 

@@ -9,7 +9,16 @@ import torch
 
 from actors.group import Figures, timed
 from ilm_ray.alignment.ppo import blackbox
-from ilm_ray.alignment.ppo.assemble import GroupOutputs, derive, experience_of, figures, one_a_domain_first, sequence_kl
+from ilm_ray.alignment.ppo.assemble import (
+    GroupOutputs,
+    derive,
+    experience_of,
+    figures,
+    one_a_domain_first,
+    sequence_kl,
+    trained_scores,
+)
+from ilm_ray.alignment.ppo.estimators import in_equal_groups
 from ilm_ray.alignment.ppo.experience import Experience, Rollouts, gather_numbered, merge
 from ilm_ray.alignment.ppo.rewards import Weighed, failures_of, weigh
 from ilm_ray.alignment.ppo.rollout_file import read_rollouts, write_rollouts
@@ -67,6 +76,35 @@ class ExperienceMaker:
             del row["logprob_gap"]  # nothing to compare with
         row |= {"failures": failures_of(weighed), "samples": _samples(outputs, samples)}
         return experience_of(outputs, derived), row
+
+    @timed
+    def choose(self, group: str, rounds: list[dict[str, int]], *payloads: Any) -> tuple[Any, Figures]:
+        """The output of `group` (rollout, reward or function) for the first `prompts_per_iteration` groups of answers
+        whose scores differ; for the very first group where none do.
+
+        payloads: of rollout and scorers, one round of prompts after the other; rounds: ranks of each, in order. No
+        prompt is in two rounds. The figures count the groups that were asked for and those whose scores differ.
+        """
+        ppo, queue = self.settings.ppo, iter(payloads)
+        played = [{name: [next(queue) for _ in range(count)] for name, count in counts.items()} for counts in rounds]
+        chosen, asked, kept = list[tuple[Rollouts, dict[int, Any], list[int]]](), 0, 0
+        for parts in played:
+            rolled = merge(parts["rollout"])
+            scores, groups = trained_scores(ppo, rolled, self._weighed(rolled, parts).scores), rolled.groups
+            equal = in_equal_groups(scores, groups)
+            differ = list(dict.fromkeys(name for name, same in zip(groups, equal, strict=True) if not same))
+            taken = set(differ[: ppo.prompts_per_iteration - kept])
+            asked, kept = asked + len(set(groups)), kept + len(taken)
+            numbered = {n: value for part in parts[group] for n, value in part.items()} if group != "rollout" else {}
+            chosen.append((rolled, numbered, [n for n, name in enumerate(groups) if name in taken]))
+        if not kept:
+            rolled, numbered, _ = chosen[0]
+            chosen = [(rolled, numbered, [n for n, name in enumerate(rolled.groups) if name == rolled.groups[0]])]
+        figures = {"asked": asked, "kept": kept}
+        if group == "rollout":
+            return merge([rolled.only(numbers) for rolled, _, numbers in chosen]), figures
+        values = [numbered[n] for _, numbered, numbers in chosen for n in numbers]
+        return dict(enumerate(values)), figures
 
     @timed
     def mean_score(self, counts: dict[str, int], *payloads: Any) -> tuple[None, Figures]:

@@ -226,7 +226,8 @@ class Policy(ZeroRank):
 
     def _from_rank_0(self, act: Callable[[Iterator[Weights]], Result]) -> Result | None:
         """`act` on rank 0, on the weights under LLaMA names in buckets; None elsewhere."""
-        parts = (to_engine(part, self.shape) for part in self.gather(BUCKET_BYTES))
+        dtype = torch.bfloat16 if self.ppo.sampled_in == "bf16" else torch.float32  # digests are of what engines hold
+        parts = (to_engine(_cast(part, dtype), self.shape) for part in self.gather(BUCKET_BYTES))
         if self.rank == SENDER:
             return act(parts)
         for _ in parts:  # the ranks meet in every part
@@ -249,6 +250,10 @@ class Policy(ZeroRank):
             model.load_state_dict(full, assign=True)
             save_internlm2(model, folder, base=self.settings.model)
         return None, {}
+
+
+def _cast(part: Weights, dtype: torch.dtype) -> Weights:
+    return {name: tensor.to(dtype) for name, tensor in part.items()}
 
 
 def _counted(batch: tuple[Packed, Tensor] | None) -> float:

@@ -153,7 +153,7 @@ def rollout_settings(ppo: PPOConfig, inputs: Inputs, backend: str) -> RolloutSet
     return RolloutSettings(
         shape=shape,
         backend=backend,
-        precision=ppo.precision,
+        precision=ppo.sampled_in,
         max_tokens=most,
         max_new_tokens=ppo.max_new_tokens,
         temperature=ppo.temperature,

@@ -13,6 +13,7 @@ from ilm_ray.config.section import (
     Place,
     Positive,
     PositiveShare,
+    Precision,
     Rate,
     Seconds,
     Section,
@@ -113,6 +114,7 @@ class PPOConfig(Section):
     # A prompt's answers are a group: grpo, dr_grpo, rloo and reinforce++_baseline compare its scores.
     answers_per_prompt: Count = 1
     skip_equal_groups: bool = False  # nothing is trained on a group whose scores are all the same (DAPO)
+    resample_rounds: CountOrZero = 0  # of further prompts for those that are left out so (DAPO's dynamic sampling)
     discount: Share = 1.0  # ours
     gae_lambda: Share = 0.99
     clip_range: float = Field(0.2, gt=0, lt=1)  # ours
@@ -157,7 +159,8 @@ class PPOConfig(Section):
     colocate: How[bool] = False
     policy_zero_stage: Literal[0, 1, 2, 3] = 2
     critic_zero_stage: Literal[0, 1, 2, 3] = 2
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Precision = "bf16"
+    engine_precision: Precision | None = None  # of the rollout engines; None: as `precision` (ours)
     rollout_backend: ByContent[Literal["auto", "vllm", "torch"]] = "auto"
     # Weights to the engines: through Ray's object store, or broadcast from device to device. auto: broadcast between
     # GPUs, the object store on CPUs and where groups share GPUs (ours).
@@ -178,6 +181,11 @@ class PPOConfig(Section):
     @property
     def has_reward_model(self) -> bool:
         return any(part.by == "model" for part in self.rewards)
+
+    @property
+    def sampled_in(self) -> Precision:
+        """Precision of the rollout engines."""
+        return self.engine_precision or self.precision
 
     @property
     def functions(self) -> list[RewardPart]:
@@ -211,6 +219,10 @@ class PPOConfig(Section):
         wants = wants or ("skip_equal_groups" if self.skip_equal_groups else "")
         if wants and self.answers_per_prompt < 2:
             raise ValueError(f"{wants} compares the answers to a prompt: set answers_per_prompt to 2 or more")
+        if self.resample_rounds and not self.skip_equal_groups:
+            raise ValueError("resample_rounds replaces groups that skip_equal_groups leaves out: set that to true")
+        if self.resample_rounds and self.staleness:
+            raise ValueError("resample_rounds needs the scores before it samples more: set staleness=0")
         if self.overlong_buffer > self.max_new_tokens:
             raise ValueError(
                 f"overlong_buffer={self.overlong_buffer} is part of max_new_tokens={self.max_new_tokens}: lower it"

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from ilm_ray.config.alignment import OnlineConfig, PPOConfig, RewardConfig, SFTConfig
 from ilm_ray.config.data import CodeConfig, DecontaminationConfig, LongTextConfig, TextConfig, TokenizerConfig
 from ilm_ray.config.evaluation import BenchmarksConfig, EvaluationConfig
-from ilm_ray.config.section import MOST, Count, CountOrZero, Place, Section
+from ilm_ray.config.section import MOST, Count, CountOrZero, How, Place, Section
 from ilm_ray.config.serving import ServeConfig
 from ilm_ray.config.training import ModelConfig, PretrainConfig, TrainingConfig
 
@@ -29,6 +29,13 @@ class RayConfig(Section):
     hang_s: float = Field(600.0, ge=1, le=1e8)  # a worker that stands still for longer is ended, its task runs again
 
 
+class TrackConfig(Section):
+    """A service that gets the figures of training stages, beside the run folder; none unless `to` names one."""
+
+    to: How[Literal["wandb", "trackio"] | None] = None  # its package must be installed; it reads its own environment
+    project: How[str] = Field("ilm_ray", min_length=1, max_length=128)
+
+
 class Config(Section):
     """All settings of a run. `input` is the glob of web archives."""
 
@@ -38,6 +45,7 @@ class Config(Section):
     base: Place | None = None  # a model to begin with: its folder, or hf://owner/name
     start: Start | None = None  # `from=sft`: the stage that trains first; None: the whole road
     ray: RayConfig = RayConfig()
+    track: TrackConfig = TrackConfig()
     text: TextConfig = TextConfig()
     code: CodeConfig = CodeConfig()
     decontamination: DecontaminationConfig = DecontaminationConfig()

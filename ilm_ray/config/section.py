@@ -1,6 +1,6 @@
 """Building blocks of the configuration: a field's type says what range it has and whether it is part of a result."""
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -27,6 +27,7 @@ Rate = Annotated[float, Field(gt=0, le=1), _Number]  # of learning
 Weight = Annotated[float, Field(ge=0, le=1e6), _Number]  # of a part of a sum
 Positive = Annotated[float, Field(gt=0, le=1e12), _Number]
 Seconds = Annotated[float, Field(gt=0, le=1e8), _Number]
+Precision = Literal["fp32", "bf16"]
 # A path, a glob or a URL of data. Relative ones are looked for where the job starts, then in the tree (base/places.py).
 Place = Annotated[str, AfterValidator(settled)]
 

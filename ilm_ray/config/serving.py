@@ -1,10 +1,8 @@
 """Settings of `jobs/serve.py`."""
 
-from typing import Literal
-
 from pydantic import Field
 
-from ilm_ray.config.section import Context, Count, CountOrZero, Seconds, Section
+from ilm_ray.config.section import Context, Count, CountOrZero, Precision, Seconds, Section
 
 
 class ServeConfig(Section):
@@ -19,7 +17,7 @@ class ServeConfig(Section):
     # Tokens of prompt and answer together; None: as many as the model was trained on, on a CPU at most 4,096. More than
     # that needs a model whose config.json names a RoPE scaling.
     context: Context | None = None
-    dtype: Literal["fp32", "bf16"] | None = None  # None: bf16 on GPUs, fp32 on CPUs
+    dtype: Precision | None = None  # None: bf16 on GPUs, fp32 on CPUs
     cache_gib: Count = 1  # keys and values, on a CPU
     gpus: CountOrZero | None = None  # of this node, several share the model; None: one where there is one
     deadline_s: Seconds = 900.0  # until it answers

@@ -14,6 +14,7 @@ from ilm_ray.config.section import (
     Momentum,
     Positive,
     PositiveShare,
+    Precision,
     Rate,
     Seconds,
     Section,
@@ -104,7 +105,7 @@ class TrainingConfig(Section):
     # and micro-batches that fit (ilm_ray/training/plan/decide.py). One that is named is used as it is, or refused.
     layout: How[Layout | Literal["auto"]] = "auto"
     calibration: How[str | None] = None  # file of jobs/plan.py --calibrate, for auto; None: figures of data sheets
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Precision = "bf16"
     # Matrix products of blocks in 8 bits, a scale a row (torchao); needs bf16 and a card of compute capability 8.9.
     fp8: bool = False
     # muon: for the matrices of blocks, AdamW for the rest (ilm_ray/training/optimizer.py); the report has AdamW

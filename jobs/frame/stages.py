@@ -8,6 +8,7 @@ its tokenizer run first.
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +19,7 @@ from ilm_ray.config.named_data import NO_PRETRAINING, check_named, off_line, ste
 from ilm_ray.config.road import STARTS, brings_tokenizer, check_start, in_effect, stages_on
 from ilm_ray.config.run_folder import NAME, Chosen, choose_settings, remembered
 from ilm_ray.config.schema import Start
+from ilm_ray.report.tracker import Tracker, require_tracker
 from ilm_ray.run.journal import Journal
 from ilm_ray.run.lock import only_driver, require_free
 from ilm_ray.run.manifest import Manifest
@@ -32,7 +34,9 @@ def run_job(job: str, stages: Sequence[Stage], argv: Sequence[str] | None = None
 
     def work(summary: dict[str, Any]) -> None:
         summary["run_dir"] = None
-        reads = dict.fromkeys(["seed", "base", "start", *(name for stage in stages for name in stage.reads), "ray"])
+        reads = dict.fromkeys(
+            ["seed", "base", "start", *(name for stage in stages for name in stage.reads), "ray", "track"]
+        )
         about = f"Stages: {', '.join(stage.name for stage in stages) or 'base/...'}."
         arguments = Parser(prog=f"jobs/{job}.py", description=about, reads=tuple(reads)).parse(argv)
         chosen = choose_settings(arguments.preset, arguments.config, arguments.settings, arguments.run_dir)
@@ -98,6 +102,7 @@ def _run_stages(
     check_named(config, [stage.name for stage in stages])
     for stage in stages:  # outside inputs are looked at before anything is written
         stage.sources(config)
+    require_tracker(config.track)
     require_free(run_dir)
     check_run_dir(stages, config, run_dir)
     with LocalRay(config), contextlib.ExitStack() as held:
@@ -119,7 +124,11 @@ def _run_stages(
             journal.event("note", why=off_line(off))
         done = {}
         try:
-            with Wardens(config.ray.hang_s, lambda line: journal.event("note", why=line)):
+            say = partial(journal.event, "note")
+            with (
+                Wardens(config.ray.hang_s, lambda line: say(why=line)),
+                Tracker(config.track, run_dir, config.model_dump(mode="json"), lambda line: say(why=line)),
+            ):
                 for stage in stages:
                     with watched_disk(run_dir, stage.name):
                         done[stage.name] = run_stage(stage, fit, run_dir, journal)

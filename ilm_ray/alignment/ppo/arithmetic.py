@@ -4,7 +4,7 @@ Advantage normalisation and value clipping are options and, as in the report, of
 and over the whole optimizer step: neither the number of ranks nor the size of a micro-batch changes the gradient.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -117,6 +117,12 @@ def prompt_numbers(iteration: int, count: int, total: int, seed: int) -> list[in
     stream = np.concatenate([np.random.default_rng([seed, epoch]).permutation(total) for epoch in epochs])
     first = iteration * count - epochs[0] * total
     return stream[first : first + count].tolist()
+
+
+def further_prompts(iteration: int, turn: int, count: int, total: int, asked: Collection[int], seed: int) -> list[int]:
+    """Numbers of up to `count` prompts among `total` that are not in `asked`, for a further turn of an iteration."""
+    order = np.random.default_rng([seed, iteration, turn, 1]).permutation(total).tolist()
+    return [number for number in order if number not in asked][:count]
 
 
 def share_out(lengths: Sequence[int], ranks: int) -> list[list[int]]:

@@ -46,13 +46,17 @@ class Derived:
     masks: list[Tensor]  # True: the token is trained on
 
 
+def trained_scores(ppo: PPOConfig, rolled: Rollouts, scores: Sequence[float]) -> list[float]:
+    """Scores as the estimator sees them: clipped, less the penalty for length."""
+    bound = ppo.reward_clip
+    clipped = [s if bound is None else min(max(s, -bound), bound) for s in scores]
+    late = [overlong_penalty(len(r), ppo.max_new_tokens, ppo.overlong_buffer) for r in rolled.responses]
+    return [s + ppo.overlong_penalty * p for s, p in zip(clipped, late, strict=True)]
+
+
 def derive(ppo: PPOConfig, outputs: GroupOutputs) -> Derived:
     """KL penalty and score (clipped, less the penalty for length) as rewards, then the estimator of the settings."""
-    groups, bound = outputs.rolled.groups, ppo.reward_clip
-    whole = [s if bound is None else min(max(s, -bound), bound) for s in outputs.scores]
-    lengths = map(len, outputs.rolled.responses)
-    late = [overlong_penalty(n, ppo.max_new_tokens, ppo.overlong_buffer) for n in lengths]
-    whole = [s + ppo.overlong_penalty * p for s, p in zip(whole, late, strict=True)]
+    groups, whole = outputs.rolled.groups, trained_scores(ppo, outputs.rolled, outputs.scores)
     left_out = in_equal_groups(whole, groups) if ppo.skip_equal_groups else [math.isnan(s) for s in whole]
     masks = [
         torch.zeros_like(m) if out or math.isnan(s) else m

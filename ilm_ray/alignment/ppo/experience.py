@@ -39,6 +39,15 @@ class Rollouts:
         """The prompt of each answer: answers to the same prompt are a group."""
         return [(p.id, tuple(p.ids)) for p in self.prompts]
 
+    def only(self, numbers: Sequence[int]) -> "Rollouts":
+        """The answers of these numbers, in this order."""
+        return Rollouts(
+            [self.prompts[n] for n in numbers],
+            [self.responses[n] for n in numbers],
+            [self.behaviour[n] for n in numbers],
+            self.version,
+        )
+
     @property
     def sequences(self) -> list[list[int]]:
         return [p.ids + r for p, r in zip(self.prompts, self.responses, strict=True)]

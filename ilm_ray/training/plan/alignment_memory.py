@@ -7,8 +7,8 @@ defaults (deepspeed/runtime/zero/config.py).
 
 import itertools
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -25,13 +25,12 @@ from ilm_ray.config.fit import (
     scorer_misfit,
 )
 from ilm_ray.config.layout import Layout
+from ilm_ray.config.section import Precision
 from ilm_ray.model.shape import Shape
 from ilm_ray.training.plan.devices import GIB, USABLE_MEMORY
 from ilm_ray.training.plan.memory import activations
 from ilm_ray.training.plan.shape import planned_shape
 from ilm_ray.training.plan.step import OptimizerStep, block_matrices, block_vectors
-
-Precision = Literal["fp32", "bf16"]
 
 BUCKET = 500_000_000  # numbers in DeepSpeed's reduce bucket
 LIVE = 1_000_000_000  # parameters that ZeRO-3 keeps gathered
@@ -137,9 +136,9 @@ def frozen_memory(work: Work, vocabulary_head: bool, gpus: int) -> RankMemory:
     return RankMemory(work.width * parameters, transient=max(logits, forward))
 
 
-def engine_memory(work: Work, gpus: int, cache: int) -> RankMemory:
-    """One GPU of an engine that spans `gpus`, with `cache` bytes of keys and values there."""
-    s = work.shape
+def engine_memory(work: Work, ppo: PPOConfig, cache: int) -> RankMemory:
+    """One GPU of an engine that spans `ppo.engine_gpus`, with `cache` bytes of keys and values there."""
+    work, gpus, s = replace(work, precision=ppo.sampled_in), ppo.engine_gpus, work.shape
     twice = work.shape.tied * work.shape.vocab_size * work.shape.hidden  # an engine holds a tied matrix twice
     weights = -(-work.width * (work.parameters(True) + twice) // gpus)
     forward = PREFILL * work.width * (2 * s.hidden + 3 * s.mlp_hidden // gpus)
@@ -150,7 +149,8 @@ def engine_memory(work: Work, gpus: int, cache: int) -> RankMemory:
 def cache_bytes(work: Work, ppo: PPOConfig, sequences: int) -> int:
     """Keys and values of `sequences` of the longest rollouts, on one GPU of an engine."""
     s, tokens = work.shape, ppo.max_prompt_tokens + ppo.max_new_tokens
-    return sequences * tokens * 2 * s.layers * s.kv_heads * s.head_dim * work.width // ppo.engine_gpus
+    width = replace(work, precision=ppo.sampled_in).width
+    return sequences * tokens * 2 * s.layers * s.kv_heads * s.head_dim * width // ppo.engine_gpus
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def memory_of(work: Work, ppo: PPOConfig, device_memory: int, gpus: int) -> PPOM
         max(max(d.training, d.room.engine + d.room.others + cache(d.room)) for d in devices)
         for cache in (lambda room: room.cache(device_memory), lambda room: room.fewest)
     )
-    engine = engine_memory(work, ppo.engine_gpus, room.cache(device_memory))
+    engine = engine_memory(work, ppo, room.cache(device_memory))
     return PPOMemory({**ranks, ENGINES: engine}, peak, least, room)
 
 
@@ -230,7 +230,7 @@ def _ranks(work: Work, ppo: PPOConfig) -> dict[str, RankMemory]:
         "critic_ranks": learner_memory(work, ppo.critic_ranks, ppo.critic_zero_stage, False),
         "reference_ranks": frozen_memory(work, True, ppo.scorer_gpus),
         "reward_ranks": frozen_memory(work, False, ppo.scorer_gpus),
-        ENGINES: engine_memory(work, ppo.engine_gpus, 0),
+        ENGINES: engine_memory(work, ppo, 0),
     }
     return {name: ranks[name] for name in groups_of(ppo)}
 

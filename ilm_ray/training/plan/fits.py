@@ -61,7 +61,8 @@ def misfit(config: Config, machine: Machine, stages: Collection[str]) -> str | N
     reason = too_small(config, machine.cpus, machine.gpus, machine.memory_gib, stages, parameters_of(shape))
     if reason is not None or machine.gpu is None or machine.gpus == 0:
         return reason
-    if machine.gpu.capability < BF16_CAPABILITY and "bf16" in (config.training.precision, config.ppo.precision):
+    precisions = (config.training.precision, config.ppo.precision, config.ppo.sampled_in)
+    if machine.gpu.capability < BF16_CAPABILITY and "bf16" in precisions:
         return f"precision bf16 on {machine.gpu.name}, which does not compute in bfloat16"
     device = known_device(machine.gpu.name, machine.gpu.memory)
     for training in trainings(config, shape, stages):
@@ -98,7 +99,8 @@ def _changes(config: Config, machine: Machine) -> Iterator[tuple[str, ...]]:
     if (longest := longest_sequence(config.ppo)) > training.micro_tokens:
         yield (f"training.micro_tokens={longest}",)
     if machine.gpu is not None and machine.gpu.capability < BF16_CAPABILITY:
-        yield ("training.precision=fp32", "ppo.precision=fp32")
+        engines = ("ppo.engine_precision=null",) if config.ppo.engine_precision else ()
+        yield ("training.precision=fp32", "ppo.precision=fp32", *engines)
     again = list[tuple[str, ...]]()
     if training.layout != "auto":
         again = [("training.layout=auto",)]

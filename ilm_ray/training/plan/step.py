@@ -1,9 +1,9 @@
 """One optimizer step as the planner sees it: its micro-batches, and the parameters that a rank holds."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from ilm_ray.config.layout import Layout
+from ilm_ray.config.section import Precision
 from ilm_ray.model.shape import Shape
 
 
@@ -14,7 +14,7 @@ class OptimizerStep:
     context: int
     sequences: int
     at_once: int = 1
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Precision = "bf16"
     loss_chunk: int = 1024  # tokens whose logits exist at once
     scalar: bool = False  # the head gives one number a token (reward model), not a vocabulary's logits
 
