@@ -27,10 +27,10 @@ from ilm_ray.run.stage import Context, Result, Stage
 from jobs.frame.stages import run_job
 
 Item = TypeVar("Item")
-READS = ("base", "start", "training", "pretrain", "reward", "ppo")
-
 if TYPE_CHECKING:
-    from actors.ppo.policy import PretrainMix
+    from ilm_ray.alignment.pretrain_data import PretrainMix
+
+READS = ("base", "start", "training", "pretrain", "reward", "ppo")
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def _work(context: Context, reward: str | None) -> Result:
         reward=judge,
         prompts=prompts,
         chat=chat_ids(tokenizer, conditions),
-        pretrain=_pretrain_mix(config, context.of("tokens")),  # none without tokens, see `in_effect`
+        pretrain=_pretrain_mix(context),  # none without tokens, see `in_effect`
         reward_context=config.reward.context,
         micro_tokens=config.training.micro_tokens,
         loss_chunk=config.training.loss_chunk,
@@ -151,13 +151,17 @@ def set_aside(prompts: list[Item], ppo: PPOConfig) -> tuple[list[Item], list[Ite
     return [p for i, p in enumerate(prompts) if i not in chosen], [prompts[i] for i in sorted(chosen)]
 
 
-def _pretrain_mix(config: Config, tokens: Path) -> "PretrainMix | None":
-    """The last phase's mixture, in sequences of `ppo.pretrain_context` tokens."""
-    from actors.ppo.policy import PretrainMix
-
-    if config.ppo.pretrain_coefficient == 0 or config.ppo.pretrain_share == 0:
+def _pretrain_mix(context: Context) -> "PretrainMix | None":
+    """Sequences of `ppo.pretrain_context` tokens for the policy's loss; the journal has what is short of them."""
+    config, ppo = context.config, context.config.ppo
+    if ppo.pretrain_coefficient == 0 or ppo.pretrain_share == 0:
         return None
-    return PretrainMix(tokens, config.pretrain.phases[-1].mixture, config.ppo.pretrain_context)
+    from ilm_ray.alignment.pretrain_data import pretrain_mix
+
+    mix = pretrain_mix(config, ppo.pretrain_mixture, ppo.pretrain_context, context.run_dir)
+    for note in mix.open(config.seed).notes:
+        context.journal.event("note", stage="ppo", why=note)
+    return mix
 
 
 def ppo_stage(name: str, reward: str | None = None) -> Stage:
@@ -169,7 +173,8 @@ def ppo_stage(name: str, reward: str | None = None) -> Stage:
 
     def needs(config: Config) -> tuple[str, ...]:
         judge = begins_with(config, "reward_model") if reward is None else (reward,)
-        return tuple(dict.fromkeys(("tokenizer", *among(config, "tokens"), *begins_with(config, "policy"), *judge)))
+        data = among(config, "tokens", "long_text")
+        return tuple(dict.fromkeys(("tokenizer", *data, *begins_with(config, "policy"), *judge)))
 
     return Stage(name, needs, settings, partial(_work, reward=reward), _sources, trains=True, reads=READS)
 

@@ -3,6 +3,7 @@
 python jobs/sft.py [--preset nano] [--run-dir DIR] sft.data=FILE [key.sub=value ...]
 """
 
+from dataclasses import asdict
 from typing import Any
 
 from ilm_ray.alignment.inputs import chat_file, check_chats, mixed_sequences
@@ -28,7 +29,7 @@ def _sources(config: Config) -> dict[str, str]:
 def _work(context: Context) -> Result:
     from ilm_ray.alignment.conversations import notes, tokenize_conversations
     from ilm_ray.alignment.repositories import tokenize_repositories
-    from ilm_ray.alignment.sft import SFTTask, long_sources
+    from ilm_ray.alignment.sft import SFTTask
     from ilm_ray.run.metrics import DOCUMENTS, counter
     from ilm_ray.training.ray_train import run_training
 
@@ -40,18 +41,21 @@ def _work(context: Context) -> Result:
             counter(DOCUMENTS).inc(rows, tags={"stage": "sft", "outcome": outcome})
     for note in notes(counts, sft.context):
         context.journal.event("note", stage="sft", why=note)
-    if sft.pretrain_share and sft.repository_share:
+    mixed = list[dict[str, Any]]()
+    if sft.pretrain_share:
         written += tokenize_repositories(context.run_dir)
+        task = SFTTask(context.config, context.run_dir)
+        mixed = [asdict(part) for part in task.mixture.drawn(task.steps * task.mixed)]
+        for note in task.mixture.notes:
+            context.journal.event("note", stage="sft", why=note)
     result = run_training(context, SFTTask, context.config.training.weight_decay)
-    sources, shares = long_sources(context.config, context.run_dir)
-    mixed = {name: {"share": shares[name], "tokens": sources[name].total_tokens} for name in shares if name in sources}
     made = {"conversations": counts._asdict(), "left_out": list(notes(counts, sft.context)), "pretrain_data": mixed}
     return Result([*result.files, *written], {**result.metrics, **made, "off": stage_off(context.config, "sft")})
 
 
 STAGE = Stage(
     "sft",
-    lambda config: ("tokenizer", *among(config, "tokens"), *begins_with(config, "sft")),
+    lambda config: ("tokenizer", *among(config, "tokens", "long_text"), *begins_with(config, "sft")),
     _settings,
     _work,
     _sources,

@@ -17,23 +17,14 @@ from ilm_ray.alignment.ppo.arithmetic import mixed_micro_batches, plan_updates
 from ilm_ray.alignment.ppo.assemble import token_policy_loss
 from ilm_ray.alignment.ppo.estimators import token_shares
 from ilm_ray.alignment.ppo.experience import Experience, Rollouts, join, merge, nothing, per_response, response_labels
+from ilm_ray.alignment.pretrain_data import PretrainMix
 from ilm_ray.config.alignment import PPOConfig
-from ilm_ray.data.tokens.mixture import Mixture
 from ilm_ray.model.internlm2 import CausalLM, Packed
 from ilm_ray.model.loss import IGNORE
 from ilm_ray.model.names import Weights, to_engine
 from ilm_ray.model.weights import load_causal, save_internlm2
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class PretrainMix:
-    """Source of the sequences of the pre-training loss."""
-
-    folder: Path  # a tokens stage
-    shares: dict[str, float]
-    context: int
 
 
 @dataclass(frozen=True)
@@ -65,7 +56,7 @@ class Policy(ZeroRank):
         self.shape, self.version = model.shape, 0
         self.temperature = Temperature(model, s.ppo.temperature)
         self.make_engine(model, s.ppo.policy_lr)
-        self.mixture = _open_mixture(s.pretrain, s.seed) if s.pretrain else None
+        self.mixture = s.pretrain.open(s.seed + 300) if s.pretrain else None
         return None, {"parameters": sum(p.numel() for p in model.parameters())}
 
     @timed
@@ -259,9 +250,3 @@ def _cast(part: Weights, dtype: torch.dtype) -> Weights:
 def _counted(batch: tuple[Packed, Tensor] | None) -> float:
     """Labels of a pre-training batch."""
     return 0.0 if batch is None else float((batch[1] != IGNORE).sum())
-
-
-def _open_mixture(mix: PretrainMix, seed: int) -> Mixture:
-    from ilm_ray.training.pretrain import open_sources
-
-    return Mixture(open_sources(mix.folder, "train"), mix.shares, mix.context, seed + 300)

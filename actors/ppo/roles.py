@@ -12,11 +12,12 @@ from actors.ppo.critic import Critic, CriticSettings
 from actors.ppo.engines import VLLM_ENV, RolloutSettings, choose_backend
 from actors.ppo.experience import ExperienceMaker, ExperienceSettings
 from actors.ppo.functions import Functions, FunctionSettings
-from actors.ppo.policy import Policy, PolicySettings, PretrainMix
+from actors.ppo.policy import Policy, PolicySettings
 from actors.ppo.reference import FrozenSettings, Reference
 from actors.ppo.reward import ChatIds, Reward, RewardSettings
 from actors.ppo.rollout import Rollout
 from ilm_ray.alignment.ppo.experience import Prompt
+from ilm_ray.alignment.pretrain_data import PretrainMix
 from ilm_ray.base.errors import UserError
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.config.fit import check_ppo_fits, gpus_of_groups, group_sizes, scorer_misfit

@@ -13,19 +13,18 @@ from ilm_ray.alignment.conversations import FOLDER, Conversations
 from ilm_ray.alignment.inputs import mixed_sequences
 from ilm_ray.alignment.ppo.arithmetic import cut_micro_batches, even_micro_batches, share_out
 from ilm_ray.alignment.ppo.experience import nothing
-from ilm_ray.alignment.repositories import SOURCE, open_repositories
+from ilm_ray.alignment.pretrain_data import pretrain_mix
 from ilm_ray.config import Config
 from ilm_ray.config.road import initial_folder
 from ilm_ray.data.tokenizer.opening import open_tokenizer, require_fit
-from ilm_ray.data.tokens.mixture import Mixture, Piece, packed_from_arrays, present_shares
-from ilm_ray.data.tokens.shards import TokenSource
+from ilm_ray.data.tokens.mixture import Piece, packed_from_arrays
 from ilm_ray.model.internlm2 import CausalLM, Packed, ScalarModel
 from ilm_ray.model.loss import IGNORE
 from ilm_ray.model.weights import load_shape, read_weights
 from ilm_ray.training.plan.devices import Device
 from ilm_ray.training.plan.stretches import Stretches, stretches
 from ilm_ray.training.plan.trainings import fine_tuning
-from ilm_ray.training.pretrain import next_token_losses, open_sources
+from ilm_ray.training.pretrain import next_token_losses
 from ilm_ray.training.schedule import scheduled_lr
 from ilm_ray.training.task import Losses, Task
 
@@ -66,8 +65,7 @@ IDLE: Window = nothing()  # a micro-batch without examples: other ranks' forward
 class SFTTask(Task):
     """Conversations, each a document of its own; a share of the tokens is pre-training data.
 
-    This data is the last phase's mixture; `repository_share` of it are repositories in the code stage's fine-tuning
-    form, where the run has them (report sections 4.1, 4.4). A micro-batch is packed tokens and the label of each.
+    This data is `pretrain_data.pretrain_mix`. A micro-batch is packed tokens and the label of each.
     """
 
     base: Path
@@ -83,8 +81,8 @@ class SFTTask(Task):
         self.steps = len(self.plan)
         self.mixed = mixed_sequences(config.sft)
         if self.mixed:
-            sources, shares = long_sources(config, run_dir)
-            self.mixture = Mixture(sources, shares, config.sft.context, config.seed + 100)
+            mix = pretrain_mix(config, config.sft.pretrain_mixture, config.sft.context, run_dir)
+            self.mixture = mix.open(config.seed + 100, self.steps * self.mixed)
         self.stages = 1  # of the pipeline: so many micro-batches, or a multiple, fill it
         self.micro_tokens = config.training.micro_tokens
 
@@ -155,20 +153,6 @@ class SFTTask(Task):
         micros = [_packed([self.example(held[i]) for i in micro]) for micro in cut]
         total, count = evaluate(model, micros, _loss_and_count)
         return {"evaluations": [{"when": "end" if step else "start", "heldout_loss": total / count}]}
-
-
-def long_sources(config: Config, run_dir: Path) -> tuple[dict[str, TokenSource], dict[str, float]]:
-    """Name -> tokens, and name -> share, of the pre-training data that stays in the mix; without a share none."""
-    if config.sft.pretrain_share == 0:
-        return {}, {}
-    sources, shares = open_sources(run_dir / "tokens", "train"), dict(config.pretrain.phases[-1].mixture)
-    repositories, share = open_repositories(run_dir), config.sft.repository_share
-    if repositories is None or share == 0:
-        return sources, shares
-    present = present_shares(shares, sources)
-    scale = (1 - share) / sum(present.values())
-    mixed = {name: part * scale for name, part in present.items() if share < 1}
-    return sources | {SOURCE: repositories}, mixed | {SOURCE: share}
 
 
 def _loss_and_count(model: Any, micro: Window) -> list[float]:

@@ -34,8 +34,9 @@ class SFTConfig(Section):
     max_lr: Rate = 4e-5
     # Long-context pre-training data stays in the mix; the share is not stated.
     pretrain_share: float = Field(0.1, ge=0, lt=1)
-    # Of it the code stage's fine-tuning form (section 4.4), where the run has one; not stated: books and repositories.
-    repository_share: Share = 0.5
+    # Its sources; None: the last phase's, and for half of it the code stage's fine-tuning form, where the run has one
+    # (section 4.4: books and repositories, without shares). A tokens source, or `repositories`, -> share.
+    pretrain_mixture: dict[str, Positive] | None = None
     checkpoint_every: How[Count] = 200
 
 
@@ -144,6 +145,7 @@ class PPOConfig(Section):
     clip_norm: Positive = 1.0  # ours
     pretrain_coefficient: Weight = 0.5
     pretrain_share: Weight = 0.5  # pre-training tokens per PPO token
+    pretrain_mixture: dict[str, Positive] | None = None  # as in `sft`
     # Tokens of a pre-training sequence: as in phase 1 (ours). With rollouts it counts in `training.micro_tokens`.
     pretrain_context: Context = 4096
     policy_ranks: Count = 8

@@ -68,9 +68,10 @@ def phase_mixtures(phases: Sequence[PhaseConfig], seed: int, run_dir: Path) -> l
     # The stage's own scorer is trained before its marks are whole, and has no use for them.
     long = long_documents(run_dir / "long_text", sources) if any(p.short_share for p in phases) else {}
     # A seed of its own for each phase, so that no phase begins with the documents of the one before.
+    sizes = [(p.short_share or None, p.short_context, long, p.steps * p.sequences) for p in phases]
     return [
-        Mixture(sources, p.mixture, p.context, seed + i, p.short_share, p.short_context, long, p.steps * p.sequences)
-        for i, p in enumerate(phases)
+        Mixture(sources, p.mixture, p.context, seed + i, *size)
+        for i, (p, size) in enumerate(zip(phases, sizes, strict=True))
     ]
 
 

@@ -234,7 +234,7 @@ def _train_rank(
     policy.recompute = recompute
     policy.build()
     policy.mixture = FixedMix()  # type: ignore[assignment]
-    from actors.ppo.policy import PretrainMix
+    from ilm_ray.alignment.pretrain_data import PretrainMix
 
     policy.settings = PolicySettings(ppo, folder / "policy", 7, micro_tokens, 4096, PretrainMix(folder, {}, CONTEXT))
     _, figures = policy.train(_experience(), 0, 3)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from actors.ppo.policy import PretrainMix
 from actors.ppo.reward import ChatIds
 from actors.ppo.roles import Inputs
 from ilm_ray.alignment.ppo.experience import Prompt
+from ilm_ray.alignment.pretrain_data import PretrainMix
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.data.tokens.shards import write_shard

@@ -1,5 +1,6 @@
 """SFT learns from the assistant's tokens of any conversation, and from repositories beside the pre-training mixture."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ilm_ray.alignment.pretrain_data import pretrain_mix
 from ilm_ray.alignment.repositories import SOURCE, open_repositories, tokenize_repositories
-from ilm_ray.alignment.sft import SFTTask, chat_labels, long_sources
+from ilm_ray.alignment.sft import SFTTask, chat_labels
+from ilm_ray.base.errors import UserError
 from ilm_ray.base.jsonl import write_jsonl
 from ilm_ray.data.tokenizer.chat import encode_chat
 from ilm_ray.data.tokenizer.messages import Message
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.model.internlm2 import Packed
 from ilm_ray.model.loss import IGNORE
+from ilm_ray.training.pretrain import open_sources
 from tests.alignment.small_run import config_of, make_run, tokenize_chats
 
 TOKENIZER = Tokenizer([bytes([i]) for i in range(256)], 300)
@@ -96,13 +100,8 @@ def test_repositories_take_their_share_of_the_pre_training_data(code_run: Path, 
     assert repositories is not None and repositories.ids.tolist() == [22, 23]
     assert repositories.provenance(0)["repository"] == "leaky"
     config = config_of(code_run)
-    assert config.sft.repository_share == 0.5
-    sources, shares = long_sources(config, code_run)
-    assert (
-        set(sources) == set(shares) == {"en", SOURCE}
-        and shares[SOURCE] == 0.5
-        and sum(shares.values()) == pytest.approx(1)
-    )
+    mix = pretrain_mix(config, None, config.sft.context, code_run)
+    assert set(mix.sources()) == {"en", SOURCE} and mix.shares == {"en": 0.5, SOURCE: 0.5}
     task = SFTTask(config, code_run)
     drawn = {part.source: part.sequences for part in task.mixture.drawn(400)}
     assert drawn == {"en": 200, SOURCE: 200}
@@ -119,6 +118,27 @@ def _documents(batch: Packed) -> tuple[Tensor, ...]:
 
 def test_without_repositories_the_mixture_is_the_last_phases(run_dir: Path) -> None:
     config = config_of(run_dir)
-    sources, shares = long_sources(config, run_dir)
+    mix = pretrain_mix(config, None, config.sft.context, run_dir)
     assert open_repositories(run_dir) is None
-    assert shares == config.pretrain.phases[-1].mixture and set(sources) == {"en"}
+    assert mix.shares == {"en": config.pretrain.phases[-1].mixture["en"]} and set(mix.sources()) == {"en"}
+
+
+def test_the_mix_is_of_documents_that_the_run_judged_long(run_dir: Path, tmp_path: Path) -> None:
+    run_dir = shutil.copytree(run_dir, tmp_path / "run")
+    config = config_of(run_dir)
+    source = open_sources(run_dir / "tokens", "train")["en"]
+    marks = source.lengths >= np.sort(source.lengths)[-3]
+    folder, first = run_dir / "long_text" / "en" / "train", 0
+    folder.mkdir(parents=True)
+    for stem in source.shards:
+        count = len(np.load(run_dir / "tokens" / "en" / "train" / f"{stem}.offsets.npy")) - 1
+        np.save(folder / f"{stem}.long.npy", marks[first : first + count])
+        first += count
+    mix = pretrain_mix(config, None, 32, run_dir)
+    few = mix.open(5, 4)
+    assert few.notes == [] and {p.document for i in range(4) for p in few.pieces(i)} <= set(np.flatnonzero(marks))
+    many = mix.open(5, 10**6)  # three documents would be read thousands of times
+    assert "take their place" in many.notes[0]
+    assert {p.document for i in range(400) for p in many.pieces(i)} == set(range(len(source)))
+    with pytest.raises(UserError, match=r"names books, and the run holds no token of that \(it has en\)"):
+        pretrain_mix(config, {"books": 1.0, "en": 1.0}, 32, run_dir)

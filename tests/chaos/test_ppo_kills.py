@@ -266,7 +266,7 @@ from pathlib import Path
 
 import ray
 
-from actors.ppo.policy import PretrainMix
+from ilm_ray.alignment.pretrain_data import PretrainMix
 from tests.actors.toy import inputs_of
 from tests.chaos.test_ppo_kills import Journal, PPORun, settings
 

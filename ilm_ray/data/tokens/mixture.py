@@ -58,9 +58,9 @@ class Mixture:
     Documents follow each other in an order shuffled per pass; one that does not fit is cut and its rest opens the next
     sequence of that stream. With `short_share` (report section 3.3: half of phase 2 stays short) each source has two
     streams: whole documents shorter than `short_context` tokens, and long ones: those marked in `long` (source -> bool
-    for each document) if there is such a mark, otherwise all others. `sequences`: how many will be drawn. Where a
-    stream has no documents, or so few that they would be read more than MAX_PASSES times, all documents take their
-    place, for the short part cut at `short_context`; `notes` says so.
+    for each document) if there is such a mark, otherwise all others; with 0 it has the long ones alone. `sequences`:
+    how many will be drawn. Where a stream has no documents, or so few that they would be read more than MAX_PASSES
+    times, all documents take their place, for the short part cut at `short_context`; `notes` says so.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Mixture:
         shares: Mapping[str, float],
         context: int,
         seed: int,
-        short_share: float = 0.0,
+        short_share: float | None = None,
         short_context: int = 0,
         long: Mapping[str, np.ndarray] | None = None,
         sequences: int = 0,
@@ -82,7 +82,7 @@ class Mixture:
             documents = np.arange(len(source))
             streams = {"all": Stream(name, source, documents, (seed, 0))}
             wanted = {"all": share}
-            if short_share:
+            if short_share is not None:
                 short = source.lengths < short_context
                 marked = (long or {}).get(name, ~short)
                 streams["short"] = Stream(name, source, documents[short], (seed, 1))
