@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
+from ilm_ray.alignment.pretrain_data import pretrain_mix
 from ilm_ray.base.errors import UserError
 from ilm_ray.config import Config, load_config
-from ilm_ray.data.tokens.mixture import Mixture
 from ilm_ray.evaluation.pipeline import heldout_measures
 from ilm_ray.model.loss import IGNORE
 from ilm_ray.model.weights import load_causal
@@ -33,12 +33,11 @@ from ilm_ray.report.charts.basic import Series, line_chart
 from ilm_ray.report.html import page
 from ilm_ray.run.journal import Journal
 from ilm_ray.run.stage import run_stage
-from ilm_ray.training.pretrain import open_sources
 from jobs import ppo
 from jobs.frame.cluster import LocalRay
 
 ARMS = {"with the mix": 0.5, "without": 1e-9}
-NEEDS = ("tokenizer", "tokens", "pretrain", "sft", "reward")
+NEEDS = ("tokenizer", "tokens", "long_text", "pretrain", "sft", "reward")
 WARMUP, WINDOW = 3, 5  # critic-only iterations; iterations that a first and a last figure are means of
 SETTINGS = (
     f"critic_warmup={WARMUP}",
@@ -72,10 +71,8 @@ def play(run: Path, folder: Path, config: Config) -> tuple[Rows, dict[str, float
 @torch.no_grad()
 def tell_rise(rows: Rows, run: Path, config: Config) -> None:
     """Add `pretrain_rise` to rows: the pre-training loss less that of the SFT model on the same sequences."""
-    model, context = load_causal(run / "sft" / "model").eval(), config.sft.context
-    mixture = Mixture(
-        open_sources(run / "tokens", "train"), config.pretrain.phases[-1].mixture, context, config.seed + 300
-    )
+    model, context = load_causal(run / "sft" / "model").eval(), config.ppo.pretrain_context
+    mixture = pretrain_mix(config, config.ppo.pretrain_mixture, context, run).open(config.seed + 300)
     cursor = 0
     for row in rows:
         if row.get("pretrain_loss") is None:

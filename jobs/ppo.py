@@ -28,6 +28,7 @@ from jobs.frame.stages import run_job
 
 Item = TypeVar("Item")
 if TYPE_CHECKING:
+    from actors.ppo.roles import Inputs
     from ilm_ray.alignment.pretrain_data import PretrainMix
 
 READS = ("base", "start", "training", "pretrain", "reward", "ppo")
@@ -69,8 +70,11 @@ def _check_rewards(config: Config) -> None:
                 )
 
 
-def _work(context: Context, reward: str | None) -> Result:
-    from actors.ppo.driver import PPORun
+def inputs_of(context: Context, reward: str | None = None) -> tuple["Inputs", list[str]]:
+    """The inputs of a run, and for people what of the prompts is not read; reward: see `ppo_stage`.
+
+    Raises UserError where a model does not fit the tokenizer, or a function or a prompt is wrong.
+    """
     from actors.ppo.roles import Inputs
     from actors.scoring import chat_ids, read_prompts
     from ilm_ray.alignment.reward.conditional import Conditions, load_conditions
@@ -78,7 +82,7 @@ def _work(context: Context, reward: str | None) -> Result:
     from ilm_ray.model.weights import load_shape
     from ilm_ray.run.metrics import DOCUMENTS, counter
 
-    config, folder = context.config, context.folder
+    config = context.config
     tokenizer = open_tokenizer(context.of("tokenizer"))
     policy = initial_folder(config, "policy", context.run_dir)
     judge = None
@@ -113,6 +117,15 @@ def _work(context: Context, reward: str | None) -> Result:
         validation=validation,
         tokenizer=context.of("tokenizer"),
     )
+    return inputs, left_out
+
+
+def _work(context: Context, reward: str | None) -> Result:
+    from actors.ppo.driver import PPORun
+    from ilm_ray.data.tokenizer.opening import open_tokenizer
+
+    config, folder = context.config, context.folder
+    (inputs, left_out), tokenizer = inputs_of(context, reward), open_tokenizer(context.of("tokenizer"))
     with PPORun(config.ppo, inputs, folder, context.journal) as run:
         rows = run.run(tokenizer.decode)
     shown = ("reward", "unscored", "kl", "response_tokens", "logprob_gap", "clip_fraction", "pretrain_loss")
