@@ -59,8 +59,14 @@ def train(run: Path, books: Path, context: int, steps: int) -> dict[str, int]:
         # The books are long and chosen already: the scorer of long texts does not matter here.
         "long_text": {"scorer_steps": 1, "scorer_batch_tokens": 4096, "max_pairs": 2},
         "text": {"sources": {"books": {"input": f"{folder}/*.txt"}}},
-        "training": {"workers": 1, "precision": "bf16", "log_every": 1, "micro_tokens": context},
-        "pretrain": {"phases": [{**phase, "rope_base": ROPE_BASE, "mixture": {"books": 1.0}}], "heldout_share": 0.01},
+        "training": {
+            **{"workers": 1, "precision": "bf16", "log_every": 1, "micro_tokens": context},
+            "hang_s": DEADLINE_S,  # a step takes minutes on a CPU
+        },
+        "pretrain": {
+            "phases": [{**phase, "rope_base": ROPE_BASE, "mixture": {"books": 1.0}}],
+            **{"heldout_share": 0.01, "checkpoint_every": 1},
+        },
         "ray": {"dashboard": False},
     }  # fmt: skip
     (folder / "settings.yaml").write_text(json.dumps(settings), encoding="utf-8")  # JSON is YAML

@@ -8,8 +8,8 @@
 LABELS: .jsonl, .csv or .tsv, plain or .gz or .zst, with a text and a label, 1 good and 0 bad, or each --good names a
 value that means good. One fifth of the texts, chosen by their hash, is held out unless --test names a file. The web
 text job uses the folder through text.classifiers.<name>.model. A model of somebody else gets its threshold and its
-figures from your labels: a fastText file, or an encoder with two classes (class 1 is good) by --epochs 0. Exit codes:
-0 done, 2 bad input, 1 anything else.
+figures from your labels: a fastText file, or by --epochs 0 an encoder with two classes (class 1 is good) or with one
+number (regression). Exit codes: 0 done, 2 bad input, 1 anything else.
 """
 
 import argparse
@@ -92,7 +92,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--backend", choices=("linear", "bert", "fasttext"), default="linear")
     parser.add_argument("--base", help="bert: folder or hub id of the encoder to fine-tune; fasttext: the .bin file")
     parser.add_argument("--good-label", help="fasttext: the model's label of good texts")
-    parser.add_argument("--epochs", type=int, default=3, help="bert; 0: the encoder has two classes already")
+    parser.add_argument("--epochs", type=int, default=3, help="bert; 0: the encoder has a head already")
     parser.add_argument("--lr", type=float, default=3e-5, help="bert: highest learning rate")
     parser.add_argument("--workers", type=int, default=2, help="bert: actors that score the held-out texts")
     arguments = parser.parse_intermixed_args(argv)

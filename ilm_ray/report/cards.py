@@ -17,11 +17,14 @@ def write_card_page(folder: Path) -> Path:
     }
     drawn = line_chart("What each threshold removes", [Series(k, v) for k, v in points.items()], "threshold", "share")
     rows = {part: {k: v for k, v in counts.items() if k != "languages"} for part, counts in card["rows"].items()}
+    near = [(row["score"], "good" if row["good"] else "bad", row["text"]) for row in card.get("nearest", [])]
     parts = [
         page.paragraph(f"{card['kind']}; {card['meaning']}. Chosen threshold: {card['threshold']}."),
         page.matrix(card["held_out"], "held out"),
         page.figure("Precision, recall and share removed", drawn),
         page.matrix(rows, "part"),
+        page.paragraph("Held-out texts whose scores lie next to the threshold; below it a text falls:"),
+        page.table(["score", "label", "text"], near),
         page.table(["made from", ""], [(k, json.dumps(v, ensure_ascii=False)) for k, v in card["made_from"].items()]),
     ]
     title, target = f"Classifier {card['name']}", folder / "card.html"

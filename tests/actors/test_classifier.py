@@ -107,3 +107,32 @@ def test_no_model_no_training(base: Path, tmp_path: Path) -> None:
     torch.save({}, broken / "pytorch_model.bin")  # pickled weights are not read
     with pytest.raises(UserError, match="cannot load a classifier"):
         Bert.load(broken)
+
+
+def test_a_regression_head_becomes_two_classes_in_the_same_order(base: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, BertForSequenceClassification
+
+    torch.manual_seed(5)
+    model = BertForSequenceClassification.from_pretrained(base, num_labels=1, ignore_mismatched_sizes=True)
+    with torch.no_grad():
+        model.classifier.weight.mul_(50)
+    model.save_pretrained(tmp_path / "regression")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.save_pretrained(tmp_path / "regression")
+    texts = labelled(200).texts
+    with torch.inference_mode():
+        encoded = tokenizer(texts, padding=True, truncation=True, max_length=48, return_tensors="pt")
+        values = model.eval()(**encoded).logits[:, 0].numpy()
+    for sign in (1, -1):  # a model whose high values are bad is turned round
+        good = sign * values > np.median(sign * values)
+        made = Bert.fit(Labels(texts, good, ["en"] * 200), BertSettings(str(tmp_path / "regression"), 0, epochs=0))
+        scores = made.score(texts)
+        order = np.argsort(sign * values, kind="stable")
+        assert (np.diff(scores[order]) >= -1e-5).all() and ((scores > 0.5) == good).mean() > 0.95
+        made.save(tmp_path / f"saved{sign}")
+        np.testing.assert_allclose(Bert.load(tmp_path / f"saved{sign}").score(texts), scores, atol=1e-6)
+    wide = BertForSequenceClassification.from_pretrained(base, num_labels=3, ignore_mismatched_sizes=True)
+    wide.save_pretrained(tmp_path / "wide")
+    tokenizer.save_pretrained(tmp_path / "wide")
+    with pytest.raises(UserError, match="a head of 3 classes"):
+        Bert.fit(Labels(texts, good, ["en"] * 200), BertSettings(str(tmp_path / "wide"), 0, epochs=0))

@@ -14,6 +14,8 @@ from ilm_ray.data.web.classifiers.labels import Labels, Split
 FILE = "card.json"
 _STEPS = np.arange(1, 100) / 100  # thresholds looked at
 
+NEAREST, NEAREST_CHARS = 8, 300  # texts on each side of the threshold to look at, and what is shown of one
+
 Card = dict[str, Any]
 
 
@@ -35,6 +37,7 @@ def make_card(name: str, kind: str, score: Callable[[list[str]], np.ndarray], pa
             **{code: measures(held[mask], good[mask], threshold) for code, mask in by_language.items()},
         },
         "curve": curve(held, good),
+        "nearest": nearest(parts.held_out, held, threshold),
     }
 
 
@@ -77,6 +80,17 @@ def curve(scores: np.ndarray, good: np.ndarray) -> list[dict[str, float]]:
         rows.append({"threshold": threshold, "precision": figures["precision"], "recall": figures["recall"],
                      "removed": removed})  # fmt: skip
     return rows
+
+
+def nearest(labels: Labels, scores: np.ndarray, threshold: float) -> list[Card]:
+    """The texts whose scores lie next to the threshold, NEAREST on each side at most, lowest score first."""
+    order = np.argsort(scores, kind="stable")
+    border = int(np.searchsorted(scores[order], threshold))
+    chosen = order[max(0, border - NEAREST) : border + NEAREST]
+    return [
+        {"score": round(float(scores[i]), 4), "good": bool(labels.good[i]), "text": labels.texts[i][:NEAREST_CHARS]}
+        for i in chosen
+    ]
 
 
 def choose_threshold(scores: np.ndarray, good: np.ndarray) -> float:
