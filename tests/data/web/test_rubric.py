@@ -1,11 +1,8 @@
 """Labels by a model behind an endpoint; the endpoint's verdicts are rules here. In `make test`: it serves HTTP."""
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,6 +14,7 @@ from ilm_ray.data.web.classifiers.card import read_card
 from ilm_ray.data.web.classifiers.model import load_classifier
 from ilm_ray.data.web.classifiers.rubric import points_of, sample
 from jobs import label_documents
+from tests.endpoints import Reply, answering
 
 SOLD = "Buy our {} now, free shipping, best price, order today, limited offer number {}."
 TOLD = "The {} was built by people of the valley, who used stone from the river and wood number {}."
@@ -31,35 +29,15 @@ def documents() -> list[Document]:
     return made
 
 
-@contextmanager
-def endpoint(asked: list[str]) -> Iterator[str]:
+def verdict(messages: list[dict[str, Any]]) -> Reply:
     """A model that finds advertising. It says nothing of texts with a 7, and fails at those with `number 3`."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            system, user = (
-                m["content"] for m in json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"]
-            )
-            assert "advertising" in system
-            asked.append(user)
-            said = "It sells. Score: 0" if user.startswith("Buy") else "It tells, score 1 to 5 is apt.\n**Score:** 5"
-            said = "I would rather not say." if "7" in user else said
-            body = json.dumps({"choices": [{"message": {"content": said}}]}).encode()
-            self.send_response(404 if "number 3" in user else 200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-        finally:
-            server.shutdown()
-            thread.join(10)
+    system, user = (message["content"] for message in messages)
+    assert "advertising" in system
+    if "number 3" in user:
+        return 404
+    if "7" in user:
+        return "I would rather not say."
+    return "It sells. Score: 0" if user.startswith("Buy") else "It tells, score 1 to 5 is apt.\n**Score:** 5"
 
 
 @pytest.mark.long
@@ -68,7 +46,12 @@ def test_a_sample_is_labelled_once_and_gives_a_classifier(tmp_path: Path, capsys
     write_jsonl(tmp_path / "run" / "text" / "final" / "kept-00000.jsonl.zst", rows[:90])
     write_jsonl(tmp_path / "run" / "text" / "final" / "kept-00001.jsonl.zst", rows[90:])
     out, asked = tmp_path / "labels.jsonl", list[str]()
-    with endpoint(asked) as url:
+
+    def reply(messages: list[dict[str, Any]]) -> Reply:
+        asked.append(messages[1]["content"])
+        return verdict(messages)
+
+    with answering(reply) as url:
         words = ["--run-dir", str(tmp_path / "run"), "--rubric", "advertising", "--url", url, "--model", "m"]
         words += ["--out", str(out), "--sample", "140"]
         assert label_documents.main(words) == 0

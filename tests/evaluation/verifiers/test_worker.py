@@ -3,12 +3,14 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ilm_ray.base.errors import UserError
 from ilm_ray.evaluation.verifiers.named import reward_function, source_of
 from ilm_ray.evaluation.verifiers.worker import FunctionProcess
+from tests.endpoints import Reply, answering
 
 pytestmark = pytest.mark.process
 
@@ -129,3 +131,31 @@ def test_names_that_lead_nowhere_are_refused_in_a_line(tmp_path: Path, monkeypat
         source_of("pack.inner:score", tmp_path)
     worker = FunctionProcess("broken_reward:score", {}, 5.0, tmp_path)
     assert "cannot be imported: ZeroDivisionError" in str(worker.ask([], "x", {}))
+
+
+def test_a_judge_behind_an_endpoint_gives_its_grade_and_nothing_else() -> None:
+    asked = list[list[dict[str, Any]]]()
+
+    def reply(messages: list[dict[str, Any]]) -> Reply:
+        asked.append(messages)
+        answer = messages[1]["content"].split("Answer:\n")[1]
+        if answer == "slow":
+            time.sleep(3)
+        replies: dict[str, Reply] = {"good": "9", "bad": " 0\n", "chatty": "I give it a 7.", "high": "11", "gone": 404}
+        return replies.get(answer, "5")
+
+    prompt = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "why?"}]
+    with answering(reply) as url:
+        worker = FunctionProcess("judge", {"url": url, "model": "m", "wait_s": 1.0}, 20.0, Path.cwd())
+        try:
+            verdicts = {
+                name: worker.ask(prompt, name, {}) for name in ("good", "bad", "chatty", "high", "gone", "slow")
+            }
+            again = worker.ask(prompt, "good", {})
+        finally:
+            worker.stop()
+    assert verdicts["good"] == again == {"": 0.9} and verdicts["bad"] == {"": 0.0}
+    assert "no number from 0 to 10: 'I give it a 7.'" in str(verdicts["chatty"])
+    assert "no number" in str(verdicts["high"]) and "404" in str(verdicts["gone"])
+    assert "NoAnswer" in str(verdicts["slow"])
+    assert "[system]\nbe brief\n\n[user]\nwhy?" in asked[0][1]["content"]
