@@ -30,6 +30,10 @@ from ilm_ray.training.task import Losses, Micro, Task
 CPU = torch.device("cpu")
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class LoopSettings:
     """Settings of the loop that no task knows: from `pretrain` and from the stage's section."""
@@ -44,6 +48,11 @@ class LoopSettings:
     optimizer: Kind = "adamw"
     fp8: bool = False
     spike: SpikeConfig | None = None  # None: a step without a finite gradient ends the training
+    node_leaves: Callable[[], bool] = _never  # asked at each step of each rank
+
+
+class NodeLeaves(RuntimeError):
+    """A node of the workers is about to go. A checkpoint is saved: others go on from it and lose no step."""
 
 
 class Diverged(RuntimeError):
@@ -63,7 +72,8 @@ def train(
     Every rank calls it inside an initialised process group. The final weights go to `folder/model`. `log` receives,
     on every rank, one row every `task.log_every` steps; losses in it are means over all ranks. With `until`, a step
     before the end, it stops there with a checkpoint, from which another call goes on, be it in another layout. Raises
-    Stopped on every rank, once a checkpoint is saved, where `folder` holds ASKED.
+    Stopped on every rank, once a checkpoint is saved, where `folder` holds ASKED, and NodeLeaves where
+    `settings.node_leaves` is true on one of them.
     """
     with steady_collection():
         _train(task, settings, folder, log, watch, task.steps if until is None else min(until, task.steps))
@@ -82,6 +92,10 @@ def _train(
             trainer.save(last=True)
             trainer.checkpoints.finish()
             raise Stopped(f"stopped at step {trainer.step}, with a checkpoint")
+        elif trainer.node_leaves and trainer.step < task.steps:
+            trainer.save(last=True)
+            trainer.checkpoints.finish()
+            raise NodeLeaves(f"a node is about to leave; checkpoint at step {trainer.step}")
         elif trainer.step % task.checkpoint_every == 0 or trainer.step == end:
             trainer.save(last=trainer.step == end)
         collect_after(trainer.step)
@@ -118,7 +132,7 @@ class _TrainingState:
         self.rank, self.ranks, self.replicas = meshes.rank("dp"), meshes.reading["dp"].size(), meshes.group("dp")
         self.evaluate, self.rollbacks = Evaluate(self.model), 0
         self.meter = Meter(self.model.shape, dist.get_world_size(), self.device)
-        self.asked_to_stop = False
+        self.asked_to_stop, self.node_leaves = False, False
         self.step, self.tokens, self.guard = 0, 0, Guard(settings.spike) if settings.spike else None
         self.window = _LogWindow()
         self.checkpoints = Checkpoints(folder / "checkpoints", settings.storage)
@@ -234,9 +248,10 @@ class _TrainingState:
         mine += [sum(losses.figures[name] for losses in micro_losses) for name in names]
         # Rank 0 looks for the file; all ranks learn of it from a sum that they compute anyway.
         asked_here = float(dist.get_rank() == 0 and (self.folder / ASKED).exists())
+        leaves_here = float(self.settings.node_leaves())
         copies = self.settings.layout.replica_ranks  # each replica's sums are on all of its ranks
-        *totals, asked_to_stop = summed([*mine, asked_here], self.device)
-        self.asked_to_stop = asked_to_stop > 0
+        *totals, asked_to_stop, leaves = summed([*mine, asked_here, leaves_here], self.device)
+        self.asked_to_stop, self.node_leaves = asked_to_stop > 0, leaves > 0
         totals = [total / copies for total in totals]
         return dict(zip(["loss", *names], totals, strict=True))
 

@@ -33,7 +33,7 @@ from ilm_ray.training.faults.diagnosis import IDLE
 from ilm_ray.training.faults.follower import Follower
 from ilm_ray.training.faults.watch import Watch
 from ilm_ray.training.logs import TrainingLog
-from ilm_ray.training.loop import LoopSettings, train
+from ilm_ray.training.loop import LoopSettings, NodeLeaves, train
 from ilm_ray.training.parallel.group import keep_ranks
 from ilm_ray.training.plan.here import agreed_device
 from ilm_ray.training.plan.stretches import device_to_plan_for
@@ -146,11 +146,25 @@ def _train_worker(settings: dict[str, Any]) -> None:
             if rank == 0:
                 (attempt / "stopped").touch()
             return
+        except NodeLeaves:  # Ray Train starts the workers anew, and Ray places nothing on a node that leaves
+            if rank == 0:
+                (attempt / "left").touch()
+            raise
         except BaseException as error:
             watch.failed(error, traceback.format_exc())
             raise
     if rank == 0:
         (attempt / "done").touch()
+
+
+def _node_leaves() -> bool:
+    """Whether Ray is draining the node of any worker: a spot notice, SIGTERM to a node's `ray start`, `ray drain-node`.
+
+    Ray Train tells every worker's process. Its public `get_preemption_info` is a barrier of all workers at each call.
+    """
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    return get_train_context().preemption_context.preemption_info is not None
 
 
 def _train_in_stretches(
@@ -169,7 +183,7 @@ def _train_in_stretches(
     spike = None if task.skipped is None else config.pretrain.spike
     settings = LoopSettings(
         c.precision, c.betas, c.eps, weight_decay, c.clip_norm, storage_of(c, run_dir, folder),
-        optimizer=c.optimizer, fp8=c.fp8, spike=spike,
+        optimizer=c.optimizer, fp8=c.fp8, spike=spike, node_leaves=_node_leaves,
     )  # fmt: skip
     done = commit.newest_step(folder / "checkpoints")
     for number, stretch in enumerate(plan.all):

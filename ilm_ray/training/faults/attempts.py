@@ -17,7 +17,8 @@ WITHOUT_PROGRESS = 3
 @dataclass(frozen=True)
 class Attempts:
     """`<stage>/attempts/attempt-<n>`: `start.json`, the traces of its ranks, and `done` if it came to the end, or
-    `stopped`. `earlier`: how many of them another start of the job made; somebody may have mended what ended those."""
+    `stopped`, or `left`. `earlier`: how many of them another start of the job made; somebody may have mended what ended
+    those."""
 
     folder: Path
     earlier: int = 0
@@ -60,9 +61,14 @@ def stopped(attempt: Path) -> bool:
     return (attempt / "stopped").exists()
 
 
+def left(attempt: Path) -> bool:
+    """Whether the attempt ended early, with a checkpoint, because a node was about to leave."""
+    return (attempt / "left").exists()
+
+
 def ended_well(attempt: Path) -> bool:
-    """Whether an attempt (its folder) came to its end or was asked to stop."""
-    return finished(attempt) or stopped(attempt)
+    """Whether an attempt (its folder) came to its end, was asked to stop or left its nodes in time."""
+    return finished(attempt) or stopped(attempt) or left(attempt)
 
 
 def failed(attempt: Path) -> bool:

@@ -9,7 +9,7 @@ from ilm_ray.run import metrics
 from ilm_ray.run.journal import Journal, read_journal
 from ilm_ray.run.progress import Progress
 from ilm_ray.training.checkpoints import commit
-from ilm_ray.training.faults.attempts import Attempts, ended_well, failed, lost, started
+from ilm_ray.training.faults.attempts import Attempts, ended_well, failed, left, lost, started
 from ilm_ray.training.faults.diagnosis import write_diagnosis
 
 
@@ -80,9 +80,13 @@ class Follower:
         known = {row["attempt"] for row in read_journal(self.attempts.folder / "diagnoses.jsonl")}
         following = dict(zip(self.attempts.all(), self.attempts.all()[1:], strict=False))
         for number, attempt in enumerate(over):
+            after = following.get(attempt)
+            if left(attempt) and after is not None and number >= self.resized:
+                self.resized = number + 1
+                workers = started(after)["workers"]
+                self.journal.event("leave", why="a node was about to go", workers=workers, **lost(attempt, after))
             if number in known or ended_well(attempt):
                 continue
-            after = following.get(attempt)
             cost = {} if after is None else lost(attempt, after)
             if failed(attempt) or after is None:
                 row = write_diagnosis(attempt, self.lost_nodes())
