@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -150,6 +151,54 @@ def _lose_node(scene: Scene, job: Job) -> str:
     return f"node {number}, another after {wait_s:.0f} s"
 
 
+def _drain_node(scene: Scene, job: Job) -> str:
+    """A spot notice: Ray learns that the node will go, it goes at the deadline, and another one comes at once."""
+    number, seconds = _some_node(scene), int(scene.rng.uniform(20.0, 40.0))
+    scene.nodes.add()
+    if not scene.nodes.drain(number, seconds):
+        return MISSED
+    _later(scene, seconds, lambda: scene.nodes.lose(number))
+    return f"node {number}, with a notice of {seconds} s"
+
+
+def _second_driver(scene: Scene, job: Job) -> str:
+    """The same command once more: it has to be refused, and to name the first."""
+    if not (scene.run_dir / ".driver").exists():
+        return MISSED
+    with scene.run_dir.with_suffix(".second").open("w+") as said:
+        second = scene.nodes.start(_inner(job), scene.env, said)
+        code = second.wait(timeout=60)
+        said.seek(0)
+        line = said.read().strip().splitlines()[-1]
+    if job.poll() is None and (code != 2 or str(scene.run_dir) not in line):
+        raise RuntimeError(f"a second driver ended with exit code {code}: {line}")
+    return line[:60]
+
+
+def _inner(job: Job) -> list[str]:
+    """The command of a job without what puts it on its node."""
+    words = [str(word) for word in job.args] if isinstance(job.args, list) else []
+    return words[words.index(sys.executable) :]
+
+
+def _damage_checkpoint(scene: Scene, job: Job) -> str:
+    """A byte of the newest checkpoint is another one when the job comes back: the one before has to do."""
+    whole = sorted(
+        (record.parent for record in (scene.run_dir / "ppo" / "checkpoints").glob("iteration-*/COMMIT")),
+        key=lambda folder: int(folder.name.split("-")[1]),
+    )
+    if len(whole) < 2:
+        return MISSED
+    job.kill()
+    job.wait()
+    files = [path for path in sorted(whole[-1].rglob("*")) if path.is_file() and path.stat().st_size > 1000]
+    damaged = scene.rng.choice(files)
+    data = bytearray(damaged.read_bytes())
+    data[scene.rng.randrange(len(data))] ^= 1
+    damaged.write_bytes(data)
+    return str(damaged.relative_to(scene.run_dir))[:60]
+
+
 def _freeze_node(scene: Scene, job: Job) -> str:
     frozen, seconds = scene.nodes.on(_some_node(scene)), scene.rng.uniform(*AWAY_S)
     signal_all(frozen, signal.SIGSTOP)
@@ -274,6 +323,9 @@ FAULTS = {
     "driver killed": Fault(_kill_driver),
     "driver asked to stop": Fault(_stop_driver),
     "node lost": Fault(_lose_node),
+    "node drained": Fault(_drain_node),
+    "second driver": Fault(_second_driver),
+    "checkpoint damaged": Fault(_damage_checkpoint, only="ppo"),
     "node frozen": Fault(_freeze_node),
     "network cut": Fault(_cut_network),
     "head lost": Fault(_kill_head, after=_renew),

@@ -30,6 +30,19 @@ OVERHEAD = (
 )
 
 
+_DRAIN = """
+import subprocess, sys
+from pathlib import Path
+import ray
+host, seconds = sys.argv[1:]
+ray.init("auto", log_to_driver=False)
+nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeManagerAddress"] == host]
+ray_script = str(Path(sys.executable).with_name("ray"))
+words = ["--node-id", *nodes[:1], "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a spot notice"]
+sys.exit(not nodes or subprocess.call([ray_script, "drain-node", *words, "--deadline-remaining-seconds", seconds]))
+"""
+
+
 @dataclass(frozen=True)
 class Node:
     """number: 0 is the head. ray: `ray start --block`, above all of the node's processes; log: what it says."""
@@ -121,6 +134,12 @@ class Nodes:
     def lose(self, number: int) -> None:
         """End a node as a power cut would."""
         _end(self._nodes.pop(number).processes())
+
+    def drain(self, number: int, seconds: int) -> bool:
+        """Tell Ray that a node will go in so many seconds, as a spot notice does; False where Ray does not know it."""
+        words = [sys.executable, "-c", _DRAIN, f"{NETWORK}.{number + 1}", str(seconds)]
+        done = self.start(words, {}, sys.stderr)
+        return done.wait(timeout=60) == 0
 
     def cut(self, number: int, whole: bool = False) -> None:
         """Pull the cable of a node; whole: plug it in again."""

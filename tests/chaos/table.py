@@ -148,7 +148,7 @@ class Chaos:
                 attempts.append(self.ended(self.start(stage, scene, log), log))
             seconds = time.monotonic() - began
             same = attempts[-1].code == 0 and results(run_dir, stage) == wanted
-            outcome = outcome_of(attempts, same, silent_end=fault == "driver killed")
+            outcome = outcome_of(attempts, same, silent_end=fault in ("driver killed", "checkpoint damaged"))
             if outcome in SOUND:
                 shutil.rmtree(run_dir)
         if struck == MISSED and outcome == WENT_ON:
