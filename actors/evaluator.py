@@ -38,7 +38,7 @@ class EvaluationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Judge:
-    """An OpenAI-compatible endpoint that judges answers; `key` is what the environment variable `key_env` holds."""
+    """An OpenAI-compatible endpoint that judges answers; `key` is the value of the environment variable `key_env`."""
 
     url: str
     name: str
@@ -151,7 +151,8 @@ class Evaluator:
 
 
 def scored(result: Path) -> bool:
-    """Whether a set's result is there. A result that says what the node lacked does not count: it may have it now."""
+    """Whether a set's result is there. A result that only reports something missing on the node does not count: it may
+    have it now."""
     return result.exists() and "score" in json.loads(result.read_text(encoding="utf-8"))
 
 

@@ -28,7 +28,7 @@ DEATH_NOTICE_S = 3.0
 
 @dataclass(frozen=True)
 class LostRank:
-    """A rank that has to be replaced; method: what it was doing; fate: died, silent or out of reach."""
+    """A rank that has to be replaced; method: its call under way; fate: died, silent or out of reach."""
 
     group: str
     rank: int
@@ -174,7 +174,7 @@ def _meet(groups: Sequence[ActorGroup], deadline_s: float) -> list[Call]:
     """Open a store for each process group of these groups, and let its ranks join it there.
 
     A rank waits for the others twice as long as the driver waits for it. Else the ranks beside a silent one might raise
-    first, and what a method raises is no loss that a new rank makes good.
+    first, and an exception of a method is no loss that a new rank makes good.
     """
     opened, begun = list[Call](), list[Call]()
     for group in groups:

@@ -66,7 +66,8 @@ def read_prompts(
 
 
 def chat_ids(tokenizer: AnyTokenizer, conditions: Conditions) -> ChatIds:
-    """Token ids of the conditions, of an answer's end, and of what the chat template writes behind that end."""
+    """Token ids of the conditions, of an answer's end, and of the text that the chat template writes behind that
+    end."""
     ids, mask = encode_chat(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
     return ChatIds(
         {domain: condition_prefix(tokenizer, text) for domain, text in conditions.prompts.items()},
@@ -143,7 +144,7 @@ def _score(ppo: PPOConfig, inputs: Inputs, reference: Path) -> list[Figures]:
 
 
 def _sampling_s(ppo: PPOConfig, shape: Shape, prompts: int, on_gpu: bool) -> float:
-    """Seconds that loading the model and answering `prompts` prompts may take, beside what any call may."""
+    """Seconds that loading the model and answering `prompts` prompts may take, beside the seconds of any call."""
     columns = ppo.max_prompt_tokens + ppo.max_new_tokens
     rows = rows_at_once(shape, columns, 2 if ppo.precision == "bf16" else 4)
     work_s = cost.generation_s(shape, prompts, ppo.max_prompt_tokens, ppo.max_new_tokens, rows, on_gpu)

@@ -49,7 +49,7 @@ class Server:
         return url
 
     def begin(self) -> None:
-        """Start the child; `ready` says when it answers, so that whoever waits can end it meanwhile."""
+        """Start the child; `ready` says when it answers, so that a waiting caller can end it meanwhile."""
         library = ctypes.CDLL(None)
         self.child = subprocess.Popen(
             command(self.settings),

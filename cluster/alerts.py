@@ -1,5 +1,5 @@
-"""Alert rules for Prometheus. Thresholds are ours, and the first thing to adapt to a run: edit them here, then
-`python -m cluster.dashboards`. `tests/cluster/test_alerts.py` shows for each rule what fires it and what does not.
+"""Alert rules for Prometheus. Thresholds are ours, and the first thing to adapt to a run: edit them here, then `python
+-m cluster.dashboards`. `tests/cluster/test_alerts.py` shows for each rule a case that fires it and one that does not.
 """
 
 from typing import Any

@@ -4,7 +4,7 @@
 - `cluster/alerts.yml`: rules for Prometheus;
 - `docs/metrics.md`: the table for people.
 
-A test compares the committed files with what this writes, so none of them can drift from the table.
+A test compares the committed files with the output of this script, so none of them can drift from the table.
 """
 
 import json

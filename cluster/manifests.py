@@ -1,9 +1,9 @@
 """Write the files that bring a cluster up for a preset: `python -m cluster.manifests [--preset 7b --out DIR]`.
 
 `raycluster.yaml`, `rayjob.yaml` (KubeRay 1.5.1 or later), `ray_up.yaml` (machines by SSH), `slurm.sh`. Their values are
-those of `cluster/values.py`; the numbers of nodes follow from the preset; `--rdma`, `--host-network` and `--nccl` say
-what network lies between the GPU nodes. Without arguments the committed ones of
-`cluster/manifests/` are written, and what all presets share: `environment.sh`, `Dockerfile.dockerignore` in `cluster/`.
+those of `cluster/values.py`; the numbers of nodes follow from the preset; `--rdma`, `--host-network` and `--nccl` name
+the network between the GPU nodes. Without arguments the committed ones of `cluster/manifests/` are written, and what
+all presets share: `environment.sh`, `Dockerfile.dockerignore` in `cluster/`.
 """
 
 import argparse

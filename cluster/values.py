@@ -43,7 +43,7 @@ NCCL_SHM_GIB = 4
 @dataclass(frozen=True)
 class Fabric:
     """The network between GPU nodes, which only its owner knows. Without any of it NCCL takes TCP over the pod network,
-    a tenth or less of what `jobs/plan.py` counts with.
+    a tenth or less of the speed that `jobs/plan.py` assumes.
 
     rdma: resource that the cluster's device plugin offers for its RDMA adapters (`rdma/ib`, `vpc.amazonaws.com/efa`),
     and how many of it a GPU node has; host_network: pods use the node's own interfaces; nccl: NCCL_* variables, such as

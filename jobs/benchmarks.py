@@ -48,7 +48,7 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _sources(config: Config) -> dict[str, str]:
-    """Also refuses what cannot run, before anything is written."""
+    """Also refuses sets that cannot run, before anything is written."""
     from ilm_ray.evaluation.needle_run import read_haystacks
     from ilm_ray.serving.command import require_vllm
 

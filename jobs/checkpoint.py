@@ -7,15 +7,15 @@
                                       [--format FAMILY] [--dtype bf16|fp16|fp32] [--upload hf://owner/name]
     python jobs/checkpoint.py import  --model DIR --out DIR
 
-Of PPO the checkpoints are listed and verified, and the validated policies in `ppo/candidates` promoted. `ls` lists
-the copies in all tiers and looks at local files' sizes; `verify` hashes local ones and names what is damaged (exit
-code 2). `promote` makes a step's weights the model that later stages read: they run anew, the stage itself does not.
+Of PPO the checkpoints are listed and verified, and the validated policies in `ppo/candidates` promoted. `ls` lists the
+copies in all tiers and looks at local files' sizes; `verify` hashes local ones and names the damaged files (exit code
+2). `promote` makes a step's weights the model that later stages read: they run anew, the stage itself does not.
 `export` writes a folder with config, weights, tokenizer and chat template, as the family's checkpoint that the run
 began with, in its type; a model of our own goes out in LLaMA's format, which Transformers and vLLM read as it is.
 `import` turns a checkpoint of any dense family into a folder that our own stages read, with a reward model's
 conditions. `export` also writes a model card, and `--upload` sends the folder to the Hub with the token in HF_TOKEN;
-without one it lists the files that would go. Words for people come first, the last line is one JSON object. Exit
-codes as for every job: 0 done, 2 bad input, 1 anything else.
+without one it lists the files that would go. Words for people come first, the last line is one JSON object. Exit codes
+as for every job: 0 done, 2 bad input, 1 anything else.
 """
 
 import argparse

@@ -131,7 +131,7 @@ def examine_cluster(config: Config, run_dir: Path) -> Iterator[Finding]:
 
 
 def _answers(what: str, references: Mapping[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
-    """references: by node. The answers that came within DEADLINE_S, and what is wrong with the other nodes."""
+    """references: by node. The answers that came within DEADLINE_S, and the failures of the other nodes."""
     import ray
 
     until = time.monotonic() + DEADLINE_S

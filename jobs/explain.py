@@ -115,7 +115,7 @@ def _rollout(a: argparse.Namespace) -> Said:
 
 
 def _shown(line: str) -> str:
-    """Crawled text on a terminal: control characters could move its cursor or colour what follows."""
+    """Crawled text on a terminal: control characters could move its cursor or colour the text behind."""
     return "".join(c if c.isprintable() else "\ufffd" for c in line)
 
 

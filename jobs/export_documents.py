@@ -2,9 +2,9 @@
 
     python jobs/export_documents.py --run-dir DIR --stage text|code --out FOLDER_OR_URL
 
-FOLDER_OR_URL: a folder, `s3://bucket/name`, or whatever fsspec writes. Each file appears whole; the same command again
-writes those that are missing. The layout is that of `datasets.load_dataset(FOLDER)`; a run reads the files by
-`text.sources.NAME.input`. Exit codes as for every job: 0 done, 2 bad input, 1 anything else.
+FOLDER_OR_URL: a folder, `s3://bucket/name`, or another place that fsspec writes. Each file appears whole; the same
+command again writes those that are missing. The layout is that of `datasets.load_dataset(FOLDER)`; a run reads the
+files by `text.sources.NAME.input`. Exit codes as for every job: 0 done, 2 bad input, 1 anything else.
 """
 
 import sys

@@ -88,7 +88,7 @@ def _card(done: "Round", labels: int) -> dict[str, Any]:
 
 
 def _read(path: Path, labelled: bool) -> "list[CodeSample]":
-    """Raises UserError where a row is not what it should be."""
+    """Raises UserError where a row has another form."""
     from ilm_ray.data.code.files.labelling import CodeSample
 
     samples = []

@@ -3,10 +3,10 @@
     python jobs/label_documents.py --run-dir DIR --rubric fluency|advertising|educational --url http://host:8000/v1
         --model NAME --out labels.jsonl [--sample 2000] [--good-from 3] [--classifier FOLDER]
 
-The model gives 0 to 5 points; --good-from and more are good. Asked again with the same --out the job goes on with what
-is missing. With --classifier a linear classifier is trained on the labels; its threshold and its figures are then those
-of your own pages: text.classifiers.<name>.model=FOLDER. The endpoint's key is read from ILM_RAY_OPINION_KEY. It is sent
-the documents. Exit codes as for every job: 0 done, 2 bad input, 1 anything else.
+The model gives 0 to 5 points; --good-from and more are good. Asked again with the same --out the job goes on with the
+missing documents. With --classifier a linear classifier is trained on the labels; its threshold and its figures are
+then those of your own pages: text.classifiers.<name>.model=FOLDER. The endpoint's key is read from ILM_RAY_OPINION_KEY.
+It is sent the documents. Exit codes as for every job: 0 done, 2 bad input, 1 anything else.
 """
 
 import argparse

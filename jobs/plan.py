@@ -55,7 +55,7 @@ from jobs.frame.command import Parser, run_command, settings_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print what was asked for and the JSON line, or the page of all plans; return the exit code."""
+    """Print the table and the JSON line, or the page of all plans; return the exit code."""
     if "--table" in (sys.argv[1:] if argv is None else argv):
         print("\n".join(page()))
         return 0
@@ -114,7 +114,7 @@ def _layouts(config: Config, devices: int, device: Device, context: int, top: in
 
 
 def _dry_run(config: Config, devices: int, device: Device, summary: dict[str, Any]) -> None:
-    """Every training as `devices` workers would run it: what is decided here is what the job takes."""
+    """Every training as `devices` workers would run it: the job takes the layout that is decided here."""
     with contextlib.suppress(UserError):  # a named layout that has no place on so many goes by the elastic rules
         config = with_settings(config, [f"training.workers={devices}"])
     config, shape = in_effect(config), planned_shape(config)

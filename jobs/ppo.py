@@ -71,7 +71,7 @@ def _check_rewards(config: Config) -> None:
 
 
 def inputs_of(context: Context, reward: str | None = None) -> tuple["Inputs", list[str]]:
-    """The inputs of a run, and for people what of the prompts is not read; reward: see `ppo_stage`.
+    """The inputs of a run, and for people a line on fields of the prompts that nothing reads; reward: see `ppo_stage`.
 
     Raises UserError where a model does not fit the tokenizer, or a function or a prompt is wrong.
     """
@@ -165,7 +165,8 @@ def set_aside(prompts: list[Item], ppo: PPOConfig) -> tuple[list[Item], list[Ite
 
 
 def _pretrain_mix(context: Context) -> "PretrainMix | None":
-    """Sequences of `ppo.pretrain_context` tokens for the policy's loss; the journal has what is short of them."""
+    """Sequences of `ppo.pretrain_context` tokens for the policy's loss; the journal has sources that are short of
+    them."""
     config, ppo = context.config, context.config.ppo
     if ppo.pretrain_coefficient == 0 or ppo.pretrain_share == 0:
         return None

@@ -72,8 +72,8 @@ class PPOCheckpoints:
     def restore(self, groups: dict[str, ActorGroup], journal: Journal) -> State:
         """Put new learners into the newest whole checkpoint's state; without one they start from the beginning.
 
-        A damaged checkpoint is set aside, which the journal says. Cuts from logs and black box what will be written
-        again. Raises GroupError where a group does not answer.
+        A damaged checkpoint is set aside, which the journal says. Cuts from logs and black box the iterations that will
+        be written again. Raises GroupError where a group does not answer.
         """
         newest = self._newest_whole(journal)
         state = _load(newest) if newest else State()

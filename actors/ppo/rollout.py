@@ -1,7 +1,7 @@
 """The rollout group: an engine a rank, and the rule which weights it may serve.
 
-An engine serves nothing until it has received weights, compared every tensor with the sender's digest, and found what
-it then holds to be what it loaded; before each batch it looks at its weights again.
+An engine serves nothing until it has received weights, compared every tensor with the sender's digest, and found that
+it holds the weights that it loaded; before each batch it looks at its weights again.
 """
 
 import torch

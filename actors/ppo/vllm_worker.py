@@ -43,7 +43,8 @@ class EngineWorker:
     _channel: Channel | None = None
 
     def divide_logits(self, temperature: float) -> None:
-        """Divide logits before log-probabilities are taken: vLLM has them at temperature 1, or of what top_p left."""
+        """Divide logits before log-probabilities are taken: vLLM has them at temperature 1, or for the tokens that
+        top_p left."""
         self.model_runner.get_model().logits_processor.scale = 1 / temperature
 
     def join_channel(self, place: tuple[str, int], first: int, members: int, deadline_s: float) -> None:

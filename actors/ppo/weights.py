@@ -1,7 +1,7 @@
 """Weights on their way from the policy to a rollout engine: one message with a version and a digest of every tensor.
 
-The tensors lie in the object store, or come through a channel between devices (`actors/ppo/channel.py`); what an engine
-checks is the same.
+The tensors lie in the object store, or come through a channel between devices (`actors/ppo/channel.py`); an engine
+checks the same things.
 """
 
 import hashlib

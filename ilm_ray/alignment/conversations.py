@@ -77,7 +77,8 @@ def chunks_of(path: Path, rows: int = CHUNK_ROWS) -> list[Chunk]:
 def tokenize_conversations(
     path: Path, run_dir: Path, context: int, run: Callable[..., Iterable[dict[str, Any]]] = run_tasks
 ) -> tuple[Counts, list[Path]]:
-    """Write the shards of a run; returns what became of the rows, and the files. run: does the work on the chunks.
+    """Write the shards of a run; returns the counts of the rows by outcome, and the files. run: does the work on the
+    chunks.
 
     Raises UserError where a conversation does not fit the chat template, or where too few are left to train on and to
     measure with.
@@ -152,14 +153,15 @@ class Conversations:
         self.lengths = np.minimum(self._source.lengths, context)
 
     def example(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """(int64 ids, bool mask of what is learned from), both with a token more than `lengths` where it was cut."""
+        """(int64 ids, bool mask of the tokens that are learned from), both with a token more than `lengths` where it
+        was cut."""
         ids = self._source.tokens(number)
         shard, start = self._source.place(number)
         return ids.astype(np.int64), self._loss[shard][start : start + len(ids)]
 
 
 def notes(counts: Counts, context: int) -> Iterator[str]:
-    """For people: what was left out, a line each."""
+    """For people: the kinds of data that were left out, a line each."""
     if counts.cut:
         yield (
             f"{counts.cut} of {counts.rows} conversations are longer than sft.context={context}: {counts.cut_tokens} "

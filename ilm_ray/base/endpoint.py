@@ -1,4 +1,4 @@
-"""Ask a language model behind an OpenAI-compatible endpoint. What it says is text to read, and nothing acts on it."""
+"""Ask a language model behind an OpenAI-compatible endpoint. Its answers are text to read, and nothing acts on them."""
 
 import os
 

@@ -7,10 +7,10 @@ _LONGEST = 2000  # characters
 
 
 class UserError(Exception):
-    """Bad input or configuration: one line that says what, where, and what to do. A job exits with code 2.
+    """Bad input or configuration: one line that names the problem, its place and a remedy. A job exits with code 2.
 
-    Messages quote names and values of strangers: line breaks become spaces, what a terminal does not show becomes its
-    escape, and what is too long loses its middle.
+    Messages quote names and values of strangers: line breaks become spaces, characters that a terminal does not show
+    become their escapes, and a long line loses its middle.
     """
 
     def __init__(self, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Ask servers over HTTP: what may pass is tried again, and no proxy stands before this machine's own servers.
+"""Ask servers over HTTP: a failure that may pass is tried again, and no proxy stands before this machine's own servers.
 
 Tried again are answers that say "later" (408, 425, 429, 5xx; with the pause that Retry-After names), bodies that were
 cut or are no JSON, and connections that fail. Any other answer of 4xx is a refusal.

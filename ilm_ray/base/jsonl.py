@@ -64,7 +64,7 @@ def write_jsonl(path: Path, rows: Iterable[JsonObject]) -> int:
 def read_jsonl(path: Path) -> Iterator[JsonObject]:
     """Rows of a JSON Lines file, zstd or plain. Raises OSError, or ValueError where the file is damaged or cut.
 
-    A row is any JSON value: whoever wants objects looks.
+    A row is any JSON value: the caller checks for objects.
     """
     with path.open("rb") as raw:
         for line in _lines(raw, path) if path.suffix == ".zst" else raw:
@@ -73,7 +73,7 @@ def read_jsonl(path: Path) -> Iterator[JsonObject]:
 
 
 def batches(rows: Iterable[_T], size: int) -> Iterator[list[_T]]:
-    """`size` rows after `size` rows, and what is left."""
+    """`size` rows after `size` rows, and the rest."""
     iterator = iter(rows)
     while batch := list(itertools.islice(iterator, size)):
         yield batch
@@ -92,12 +92,12 @@ def decoded(line: bytes) -> Any:
 
 
 def utf8_bytes(text: str) -> int:
-    """Size of a text in UTF-8; what has none counts as one byte."""
+    """Size of a text in UTF-8; a code point without one counts as one byte."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
 def encoded(row: JsonObject) -> bytes:
-    """The line of one row, without its end. What has no UTF-8 becomes "?"."""
+    """The line of one row, without its end. A code point without UTF-8 becomes "?"."""
     try:
         return orjson.dumps(row, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError:  # a lone surrogate, which has no UTF-8

@@ -114,7 +114,7 @@ class TextConfig(Section):
         return self
 
     def for_source(self, name: str) -> "TextConfig":
-        """The settings of one source: those of `text`, with what the source says otherwise. Web pages have name ""."""
+        """The settings of one source: those of `text`, with the source's own in their place. Web pages have name ""."""
         if not name:
             return self
         changed = self.sources[name].settings

@@ -164,7 +164,7 @@ class Layout(BaseModel):
     def require_batch(self, where: str, sequences: int, at_once: int) -> None:
         """Raise UserError unless a step of `sequences`, at most `at_once` in a micro-batch, can be shared out.
 
-        where: what the sequences belong to, for the message.
+        where: the owner of the sequences, for the message.
         """
         assert self.dp is not None
         if sequences % self.dp:

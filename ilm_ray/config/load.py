@@ -24,7 +24,8 @@ PRESETS = ("nano", "mini", "1_8b", "7b", "20b")  # from small to large
 def load_config(
     preset: str = "nano", file: Path | None = None, overrides: Sequence[str] = (), base: Path | None = None
 ) -> Config:
-    """Settings in rising precedence: preset, `base` (what a run folder remembers), YAML file, `key.sub=value` words.
+    """Settings in rising precedence: preset, `base` (the settings that a run folder remembers), YAML file,
+    `key.sub=value` words.
 
     Sections are merged. A table, such as `reward.system_prompts`, is one value: whoever names it replaces it; a key
     within it (`reward.system_prompts.poetry=...`) sets that key alone.
@@ -129,7 +130,7 @@ def _nested(values: dict[str, Any], path: Sequence[str], value: Any) -> dict[str
 
 
 def with_entry(table: Any, path: Sequence[str], value: Any) -> dict[str, Any]:
-    """A copy of a nested table with the value at `path` exchanged; what is no table on the way becomes one."""
+    """A copy of a nested table with the value at `path` exchanged; a value on the way that is no table becomes one."""
     known = table if isinstance(table, dict) else {}
     return known | {path[0]: value if len(path) == 1 else with_entry(known.get(path[0]), path[1:], value)}
 

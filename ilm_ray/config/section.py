@@ -1,4 +1,4 @@
-"""Building blocks of the configuration: a field's type says what range it has and whether it is part of a result."""
+"""Building blocks of the configuration: a field's type gives its range, and whether it is part of a result."""
 
 from typing import Annotated, Any, Literal, TypeVar
 

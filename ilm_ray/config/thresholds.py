@@ -94,7 +94,7 @@ RULES: dict[str, dict[str, Bounds]] = {"en": _ENGLISH, "zh": _CHINESE, "*": _OTH
 
 
 def merged_rules(changed: dict[Any, Any], own_rules: Iterable[str] = ()) -> dict[Any, Any]:
-    """The defaults with what is named otherwise, in the order of the defaults; [null, null] switches a rule off.
+    """The defaults with the named changes, in the order of the defaults; [null, null] switches a rule off.
 
     Rules of one's own come last and have no default bounds. Raises ValueError for an unknown language or rule, with the
     nearest right name, and for bounds that admit nothing.

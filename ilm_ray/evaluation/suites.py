@@ -23,14 +23,14 @@ class Benchmark:
     """One row of the report's tables.
 
     config: module below `opencompass.configs.datasets`; mode: how an answer is had: perplexity of each choice, log
-    likelihood of each, generation, or what suits each set. shots: None where the report names none and OpenCompass's
-    configuration decides. data: files that one of its sets reads, below the data root; in braces a field of the set's
-    configuration, `{first}` and `{second}` the halves of its `name`. group: OpenCompass's summary group that makes one
-    figure of several sets (`weights` among its fields count). only: part of the name of the sets that belong to it.
-    fixed_shots: shots to take instead of those that a retriever with a model of its own would choose. whole: it cannot
-    be cut to its first examples. executes: model-written code runs, in the sandbox. judged: a judge model compares or
-    rates the answers. native: the project runs it itself, `config` is its module. interpreter: the model may run code
-    while it answers (`ilm_ray/evaluation/programs/interpreter.py`). lacks: what it needs beside data.
+    likelihood of each, generation, or the mode that suits each set. shots: None where the report names none and
+    OpenCompass's configuration decides. data: files that one of its sets reads, below the data root; in braces a field
+    of the set's configuration, `{first}` and `{second}` the halves of its `name`. group: OpenCompass's summary group
+    that makes one figure of several sets (`weights` among its fields count). only: part of the name of the sets that
+    belong to it. fixed_shots: shots to take instead of those that a retriever with a model of its own would choose.
+    whole: it cannot be cut to its first examples. executes: model-written code runs, in the sandbox. judged: a judge
+    model compares or rates the answers. native: the project runs it itself, `config` is its module. interpreter: the
+    model may run code while it answers (`ilm_ray/evaluation/programs/interpreter.py`). lacks: its needs beside data.
     """
 
     name: str

@@ -91,7 +91,7 @@ def _has_kernel(q: Tensor) -> bool:
 
 
 class Run(NamedTuple):
-    """Neighbouring documents of one length: what one call of a kernel computes."""
+    """Neighbouring documents of one length: the work of one call of a kernel."""
 
     documents: int
     queries: slice
@@ -109,7 +109,7 @@ def runs(cu_seqlens: Tensor, cu_seqlens_k: Tensor) -> Iterator[Run]:
 
 
 def attention_by_run(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, cu_seqlens_k: Tensor) -> Tensor:
-    """`attention` by scaled_dot_product_attention alone, on any device: what the other ways are compared with."""
+    """`attention` by scaled_dot_product_attention alone, on any device: the reference for the other ways."""
     out = []
     for run in runs(cu_seqlens, cu_seqlens_k):
         one_q, one_k, one_v = (
@@ -171,7 +171,8 @@ def document_attention_backward(
     cu_seqlens: Tensor,
     cu_seqlens_k: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v; out, sums: what `document_attention` gave, also where other keys were seen beside."""
+    """Gradients of q, k and v; out, sums: the output of `document_attention`, also where other keys were seen
+    beside."""
     grad_q = torch.empty_like(q, memory_format=torch.contiguous_format)
     grad_k, grad_v = (torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (k, v))  # some are not seen
     for run in runs(cu_seqlens, cu_seqlens_k):

@@ -17,7 +17,7 @@ class Family:
     """A `model_type`. qkv_bias, out_bias, mlp_bias: the key of config.json that turns the bias on, or always so.
 
     scalar: the architecture of its reward models that we write; all are read. fused: it has InternLM2's own names of
-    tensors, else LLaMA's. silent: what the absence of a key means where that is not as in LLaMA.
+    tensors, else LLaMA's. silent: the meaning of an absent key where it differs from LLaMA's.
     """
 
     model_type: str

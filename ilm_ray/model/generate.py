@@ -31,8 +31,8 @@ def generate(
 ) -> list[tuple[list[int], list[float]]]:
     """For each prompt the new tokens (with the stop token, if one came) and their log-probabilities.
 
-    Temperature 0 takes the likeliest token. Log-probabilities are those of the untruncated distribution at
-    temperature 1, whatever is drawn from: what a trainer computes for the same tokens. Prompts must not be empty; they
+    Temperature 0 takes the likeliest token. Log-probabilities are those of the untruncated distribution at temperature
+    1, for any distribution drawn from: a trainer computes the same for these tokens. Prompts must not be empty; they
     are answered in batches, in their order, as many at once as the cache has room for.
     """
     device = next(model.parameters()).device

@@ -17,7 +17,8 @@ _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 def model_folder(place: str, files: Sequence[str] = _FILES) -> Path:
     """The folder of the model that a setting names. hf://owner/name is downloaded into the Hub's cache, `files` alone.
 
-    HF_TOKEN opens private models, HF_HUB_OFFLINE=1 takes what the cache holds. Raises UserError where it is not there.
+    HF_TOKEN opens private models, HF_HUB_OFFLINE=1 takes the cache's files alone. Raises UserError where it is not
+    there.
     """
     if not place.startswith(HUB):
         folder = Path(located(place))

@@ -1,4 +1,4 @@
-"""First values of a parameter, the same in whatever shares the ranks of a layout hold it."""
+"""First values of a parameter, the same for any shares that the ranks of a layout hold."""
 
 import hashlib
 

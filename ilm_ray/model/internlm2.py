@@ -129,7 +129,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """A layer: attention, then SwiGLU, each behind its norm and added to what came in."""
+    """A layer: attention, then SwiGLU, each behind its norm and added to its input."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()

@@ -50,8 +50,8 @@ def summed_loss(hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int) -> T
 
     This is right because a sum has one gradient for all tokens, by which the backward multiplies (the idea of
     Liger-Kernel's fused linear cross-entropy, arXiv 2410.10989). Until then a gradient of the head's size is kept, in
-    fp32: in bfloat16 the sum over chunks loses what each of them adds. `weight` may be split over its vocabulary (a
-    DTensor); every rank then gives all of `hidden` and gets the whole sum.
+    fp32: in bfloat16 the sum over chunks loses the small part that each of them adds. `weight` may be split over its
+    vocabulary (a DTensor); every rank then gives all of `hidden` and gets the whole sum.
     """
     group, first = None, 0
     if isinstance(weight, DTensor):

@@ -23,8 +23,8 @@ def save_internlm2(
 ) -> None:
     """Write our own format: `model.safetensors` with InternLM2's names, and `shape.json`.
 
-    about: what the header of the weights says beside their names, see `read_about`. base: the folder of the model that
-    this one was trained from, whose origin it keeps.
+    about: further entries of the weights' header, see `read_about`. base: the folder of the model that this one was
+    trained from, whose origin it keeps.
     """
     weights = full_weights(model)
     with new_internlm2(folder, model.shape, weights, about or {}, base) as out:

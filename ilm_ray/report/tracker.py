@@ -1,7 +1,7 @@
 """Rows of the training stages sent to Weights & Biases or trackio while they run; both have the same three calls.
 
-Off unless `track.to` names one. A service that is slow or gone costs a run nothing: a thread sends, what it cannot send
-is one line, and leaving waits for CLOSE_S at most.
+Off unless `track.to` names one. A service that is slow or gone costs a run nothing: a thread sends, a failure is one
+line, and leaving waits for CLOSE_S at most.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Checks of a machine before a run: each gives a finding of one line with what to do. Knows nothing of Ray.
+"""Checks of a machine before a run: each gives a finding of one line with a remedy. Knows nothing of Ray.
 
 Every check really does the thing it is about (binds the port, writes the file): a rule of thumb would be wrong on the
 one machine where it matters.
@@ -28,7 +28,7 @@ SLOWEST_LINK = 50e6  # bytes/s between nodes; below it gradients of even small m
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of a check. name: what was looked at; todo: what to do about the observation, empty if all is well."""
+    """The result of a check. name: what was looked at; todo: a remedy for the observation, empty if all is well."""
 
     name: str
     observation: str
@@ -181,7 +181,7 @@ def check_gpus(devices: int, usable: int, names: Iterable[str], cuda: str | None
 
 
 def check_clocks(skews: Mapping[str, tuple[float, float]]) -> Finding:
-    """node -> (seconds its clock is ahead, how far that may be off). Judged by what is certain."""
+    """node -> (seconds its clock is ahead, how far that may be off). Judged by certain figures alone."""
     wrong = [f"{node} {skew:+.2f} s" for node, (skew, error) in skews.items() if abs(skew) - error > MAX_SKEW_S]
     widest = max((abs(skew) for skew, _ in skews.values()), default=0.0)
     observation = f"{', '.join(wrong)} from this one" if wrong else f"at most {widest:.2f} s apart"
@@ -206,7 +206,7 @@ def check_bandwidth(what: str, rates: Mapping[str, float]) -> Finding:
 
 
 def check_seen_by_all(folder: Path, seen: Mapping[str, bool]) -> Finding:
-    """seen: node -> whether it read there what this one wrote."""
+    """seen: node -> whether it read this one's file there."""
     blind = [node for node, visible in seen.items() if not visible]
     observation = f"not seen by {', '.join(blind)}" if blind else f"seen by {len(seen)} node(s)"
     return Finding(

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Journal:
-    """Appends events; a reader (report, explain) finds what happened, when and why."""
+    """Appends events; a reader (report, explain) finds each event with its time and its reason."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

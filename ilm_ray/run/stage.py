@@ -126,8 +126,8 @@ def run_stage(stage: Stage, config: Config, run_dir: Path, journal: Journal) -> 
 def _require_same_inputs(
     stage: Stage, config: Config, run_dir: Path, upstream: dict[str, Manifest], inputs: dict[str, str]
 ) -> None:
-    """Raise UserError where inputs are not those that the stage began with: parts of its result may be of either. What
-    it has done is then of no use to another run."""
+    """Raise UserError where inputs are not those that the stage began with: parts of its result may be of either. Its
+    partial results are then of no use to another run."""
     now = dict[str, str]()
     try:
         for name, manifest in upstream.items():

@@ -20,7 +20,7 @@ THREADS = 8  # hashlib leaves the interpreter to others meanwhile
 
 
 def require_whole(folder: Path, manifest: Manifest) -> None:
-    """Raise UserError where a file of the stage in `folder` is not what its manifest says."""
+    """Raise UserError where a file of the stage in `folder` differs from its manifest."""
     if wrong := damage(folder, manifest.files, read_known(folder)):
         raise UserError(
             f"{folder / next(iter(wrong))} {next(iter(wrong.values()))}, by the manifest of stage '{manifest.stage}'; "
@@ -37,8 +37,8 @@ def require_whole_stage(folder: Path) -> None:
 def damage(
     folder: Path, files: Mapping[str, Mapping[str, Any]], known: dict[str, list[int]] | None = None
 ) -> dict[str, str]:
-    """File -> what is wrong with it. known: stamps of files that were hashed before, and are not again; what proves
-    whole joins them, for `read_known`. None: all are hashed, and nothing is written.
+    """File -> its damage. known: stamps of files that were hashed before, and are not again; what proves whole joins
+    them, for `read_known`. None: all are hashed, and nothing is written.
     """
     stamps = {name: _stamp(folder / name) for name in files}
     unknown = [name for name in files if known is None or stamps[name] is None or known.get(name) != stamps[name]]

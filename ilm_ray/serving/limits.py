@@ -53,10 +53,10 @@ def known_context(model: Path) -> int | None:
 
 
 def context_of(wanted: int | None, setting: str, limits: Limits, on_gpu: bool) -> tuple[int, dict[str, Any]]:
-    """(tokens of prompt and answer together, what vLLM must be told of config.json otherwise).
+    """(tokens of prompt and answer together, changes to config.json for vLLM).
 
-    wanted: None for the model's own, on a CPU at most CACHE_CONTEXT. Raises UserError where `wanted` lies beyond what
-    the model was trained on and its RoPE is not scaled.
+    wanted: None for the model's own, on a CPU at most CACHE_CONTEXT. Raises UserError where `wanted` lies beyond the
+    context of the model's training and its RoPE is not scaled.
     """
     if wanted is None:
         return (limits.window if on_gpu else min(limits.window, CACHE_CONTEXT)), {}

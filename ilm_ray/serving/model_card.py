@@ -80,7 +80,7 @@ def _figures(manifest: Manifest, names: tuple[str, ...]) -> str:
 
 
 def _data(config: Config | None, stage: str, manifest: Manifest) -> str:
-    """Names of the files that a stage read and the beginnings of their SHA-256; what it did without."""
+    """Names of the files that a stage read and the beginnings of their SHA-256; the parts that it did without."""
     hashes = [
         value[:12] for name, value in manifest.inputs.items() if name in ("conversations", "preferences", "prompts")
     ]

@@ -54,10 +54,10 @@ class MuonAdamW(optim.AdamW):
     """Muon (Jordan et al., https://kellerjordan.github.io/posts/muon) for groups with `muon`, AdamW for the others.
 
     Muon makes a matrix's momentum orthogonal, for which it needs the matrix whole. Where matrices are split by rows,
-    each rank gets some of them whole, in one exchange for as many matrices as there are ranks, and gives back what it
-    made of them: the work is divided as the states are. Updates are scaled by 0.2 sqrt(the longer side), so that rate
-    and decay tuned for AdamW hold (arXiv 2502.16982 section 2.2). Its arithmetic is torch.optim.Muon's. Every rank
-    calls `step`.
+    each rank gets some of them whole, in one exchange for as many matrices as there are ranks, and gives back the
+    results: the work is divided as the states are. Updates are scaled by 0.2 sqrt(the longer side), so that rate and
+    decay tuned for AdamW hold (arXiv 2502.16982 section 2.2). Its arithmetic is torch.optim.Muon's. Every rank calls
+    `step`.
     """
 
     @torch.no_grad()

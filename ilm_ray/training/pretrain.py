@@ -195,7 +195,7 @@ class PretrainTask(Task):
         return next_token_losses(model, *micro)
 
     def before_step(self, model: Any, step: int, evaluate: Callable[..., Any]) -> dict[str, Any] | None:
-        """Enter the phase; at a border measure what the old phase reached and the new one starts from."""
+        """Enter the phase; at a border measure the end of the old phase and the start of the new one."""
         number, inside = self.phase_of(step)
         phases = [] if inside and step < self.steps else [(self.phases[number], "start")]
         if step == self.steps:

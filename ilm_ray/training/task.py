@@ -20,7 +20,7 @@ Micro = Any  # one micro-batch of a task: only the task looks inside
 
 @dataclass(frozen=True)
 class Losses:
-    """Sums over a micro-batch: the loss to go backward, what it is divided by, and figures to log (also sums)."""
+    """Sums over a micro-batch: the loss to go backward, its divisor, and figures to log (also sums)."""
 
     loss: Tensor
     count: float

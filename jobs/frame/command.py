@@ -2,9 +2,9 @@
 
     python jobs/<job>.py [verb] [--preset nano|mini|1_8b|7b|20b] [--config FILE] [--run-dir DIR] [key.sub=value ...]
 
-A job with verbs has one first; `--help` lists verbs, options and the settings that the job reads. Exit code 0: done.
-2: bad input or settings, one line says what, where and what to do. 143: stopped by Ctrl-C or SIGTERM
-(`ray job stop`), the same command goes on from there. 1: anything else, with the evidence.
+A job with verbs has one first; `--help` lists verbs, options and the settings that the job reads. Exit code 0: done. 2:
+bad input or settings: one line names the problem, its place and a remedy. 143: stopped by Ctrl-C or SIGTERM (`ray job
+stop`), the same command goes on from there. 1: anything else, with the evidence.
 """
 
 import argparse
@@ -116,7 +116,7 @@ def run_command(job: str, work: Callable[[dict[str, Any]], None], evidence: bool
 
 
 def one_line(error: BaseException) -> str:
-    """Type and message; of an error in a Ray task what was raised there, not what Ray says of it behind."""
+    """Type and message; of an error in a Ray task the message that was raised there, without Ray's own behind it."""
     if raised := re.search(r"^[\w.]+(?:Error|Exception): .+$", str(error), re.MULTILINE):
         return raised[0][:300]
     lines = [line for line in str(error).splitlines() if line.strip()]

@@ -1,8 +1,8 @@
 """A job that runs stages into a run folder.
 
-A command without `--preset` takes up what the run folder remembers (`<run-dir>/config.yaml`); one with it begins from
-the preset. What fails leaves `<run-dir>/error.txt`. Where settings bring a model from outside, its stages and that of
-its tokenizer run first.
+A command without `--preset` takes up the settings that the run folder remembers (`<run-dir>/config.yaml`); one with it
+begins from the preset. A failure leaves `<run-dir>/error.txt`. Where settings bring a model from outside, its stages
+and that of its tokenizer run first.
 """
 
 import contextlib

@@ -4,8 +4,8 @@ The report compares early with late answers and does not say how. Here a pattern
 early and a late answer of the round to the same prompt form a pair, and among the pairs that differ in the trait too
 many have more of it late (exact sign test; Holm's correction over all traits tested, phrases included, so that the
 probability of any false alarm about an unchanged policy is at most `ALPHA`). The score *pays* for it: within prompts it
-explains a share of the score's variance that no pattern before it explains. People *do not prefer* it: otherwise it is
-what the policy was meant to learn.
+explains a share of the score's variance that no pattern before it explains. People *do not prefer* it: otherwise the
+policy was meant to learn it.
 """
 
 from collections import Counter, defaultdict

@@ -107,7 +107,7 @@ def stands_first(phrase: Phrase, texts: Iterable[str]) -> bool:
 
 
 def sentences(text: str) -> list[str]:
-    """Sentences with what ends them; joined they are the text."""
+    """Sentences with their end marks; joined they are the text."""
     return [match.group() for match in _SENTENCE.finditer(text) if match.group()]
 
 

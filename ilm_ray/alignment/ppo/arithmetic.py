@@ -1,4 +1,4 @@
-"""PPO's arithmetic (report section 4.2.3): KL penalty, GAE, losses, and who trains on what.
+"""PPO's arithmetic (report section 4.2.3): KL penalty, GAE, losses, and the shares of ranks and micro-batches.
 
 Advantage normalisation and value clipping are options and, as in the report, off by default. Every mean is over tokens
 and over the whole optimizer step: neither the number of ranks nor the size of a micro-batch changes the gradient.

@@ -46,7 +46,8 @@ def write_record(path: Path, counters: dict[str, Any]) -> None:
 
 
 def read_record(path: Path) -> Record:
-    """The record of the checkpoint in `path`. Raises OSError, or ValueError where it is not what was written."""
+    """The record of the checkpoint in `path`. Raises OSError, or ValueError where it differs from the one that was
+    written."""
     try:
         record = json.loads((path / COMMIT).read_text(encoding="utf-8"))
         if record.pop("sha256") != _digest(record):
@@ -57,7 +58,8 @@ def read_record(path: Path) -> Record:
 
 
 def damage(path: Path) -> list[str]:
-    """A phrase for each file of the checkpoint that is not what was written, its record included; reads all of it."""
+    """A phrase for each file of the checkpoint that differs from the one that was written, its record included; reads
+    all of it."""
     try:
         files = read_record(path).files
     except (OSError, ValueError) as error:
@@ -71,7 +73,7 @@ def committed(folder: Path) -> list[Path]:
 
 
 def set_aside(path: Path) -> None:
-    """Take the checkpoint out of those that count; its files stay for whoever wants to look."""
+    """Take the checkpoint out of those that count; its files stay for inspection."""
     (path / COMMIT).replace(path / DAMAGED)
 
 

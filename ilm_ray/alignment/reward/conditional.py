@@ -31,7 +31,7 @@ class Conditions(NamedTuple):
 
 
 def condition_prefix(tokenizer: AnyTokenizer, system_prompt: str) -> list[int]:
-    """Tokens of the system message that says what to score, without the document's begin token."""
+    """Tokens of the system message that names the criterion, without the document's begin token."""
     return system_prefix(tokenizer, system_prompt)
 
 

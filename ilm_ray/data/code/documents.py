@@ -18,7 +18,7 @@ class Span(NamedTuple):
 
 
 class JoinedFiles(NamedTuple):
-    """Text of at most the token limit, or of one longer file, and what it consists of, in order."""
+    """Text of at most the token limit, or of one longer file, and its parts, in order."""
 
     text: str
     spans: list[Span]

@@ -1,4 +1,4 @@
-"""Repositories of a source tree and the order of their files: what is imported comes first (report section 3.2)."""
+"""Repositories of a source tree and the order of their files: an imported file comes first (report section 3.2)."""
 
 import heapq
 import posixpath
@@ -14,7 +14,7 @@ OPENED = 64  # of a larger cycle one file in so many is opened at once; one by o
 
 
 def repositories(files: Iterable[str], graph: Graph) -> dict[str, list[str]]:
-    """Name -> files. A repository is what imports connect: top-level folders and modules of the tree.
+    """Name -> files. A repository is a set of files that imports connect: top-level folders and modules of the tree.
 
     It has the name of its alphabetically first folder or module. Documentation at the root of the tree belongs to the
     largest repository.
@@ -115,7 +115,7 @@ def strongly_connected(graph: Graph) -> list[list[str]]:
 def is_documentation(path: str) -> bool:
     """Whether a file by its name is prose rather than code.
 
-    A notebook is code: it runs what it imports, and is read after it.
+    A notebook is code: it runs its imports, and is read after them.
     """
     suffix = posixpath.splitext(path)[1]
     # The whole name (CMakeLists.txt is no prose) only where the ending speaks for prose: looking it up takes long.

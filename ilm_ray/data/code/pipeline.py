@@ -46,8 +46,8 @@ class Kept(NamedTuple):
 class Known(NamedTuple):
     """A tree's files that become data, and the facts of these and of those that fell.
 
-    What fell is in no document, but it says where the rest lies: manifests, an `__init__.py` that is empty or only
-    hands names on.
+    Files that fell are in no document, but they say where the rest lies: manifests, an `__init__.py` that is empty or
+    only hands names on.
     """
 
     kept: dict[str, Kept]

@@ -1,4 +1,4 @@
-"""Repositories for fine-tuning: files depth first, each behind a short prompt that says what it is (section 4.4)."""
+"""Repositories for fine-tuning: files depth first, each behind a short prompt that describes it (section 4.4)."""
 
 import ast
 import posixpath
@@ -30,8 +30,8 @@ def prompted_documents(
 ) -> Iterator[JoinedFiles]:
     """The files of a repository (path -> form) as documents of at most `max_tokens`.
 
-    Every document opens with what the repository is, every file with what it is and what it needs; both are templates
-    filled from README, docstrings, opening comments and names, the same for the same files.
+    Every document opens with a description of the repository, every file with its own and with its imports; both are
+    templates filled from README, docstrings, opening comments and names, the same for the same files.
     """
     opening = repository_prompt(name, files)
 

@@ -54,7 +54,7 @@ def build_index(items: Sequence[Item], ngram: int, common: np.ndarray) -> ItemIn
 
 
 def all_runs(items: Sequence[Item], ngram: int) -> np.ndarray:
-    """Sorted uint64 hashes of every run that may be looked for: what the documents' frequencies are counted of."""
+    """Sorted uint64 hashes of every run that may be looked for: the units of the documents' frequencies."""
     runs = runs_of(split_words([text for item in items for text in sought_texts(item)]), ngram)
     return np.unique(runs.hashes[runs.lengths > 0])
 

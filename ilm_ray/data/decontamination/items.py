@@ -149,7 +149,7 @@ def _content(path: Path) -> bytearray:
 
 
 def _objects(value: Any, path: Path) -> Iterator[dict[str, Any]]:
-    """The rows in a JSON value: objects of a known form, or, where it has none, what stands in lists within it."""
+    """The rows in a JSON value: objects of a known form, or, where it has none, the items of lists within it."""
     if isinstance(value, dict):
         inner = [list_ for list_ in value.values() if isinstance(list_, list) and list_ and isinstance(list_[0], dict)]
         if any(_fits(value, form) for form in FORMS) or not inner:

@@ -62,7 +62,8 @@ def runs_of(words: HashedWords, ngram: int) -> Runs:
 
 @functools.lru_cache(maxsize=1)
 def _folded() -> np.ndarray:
-    """uint32 [0x110000]: 0 for what is part of no word, else the small letter of normal width; Chinese ones marked."""
+    """uint32 [0x110000]: 0 for a code point outside words, else the small letter of normal width; Chinese ones
+    marked."""
     small = np.arange(0x110000, dtype=np.uint32)
     small[: len(lower_case())] = lower_case()
     small[_WIDE_ASCII] = small[_ASCII]

@@ -21,7 +21,7 @@ MEMBERS = "members.npy"
 
 @dataclass(frozen=True)
 class Signed:
-    """The signatures of one input file; `key` is what the ids of its documents begin with (`Source.key`)."""
+    """The signatures of one input file; `key` begins the ids of its documents (`Source.key`)."""
 
     path: str
     key: int

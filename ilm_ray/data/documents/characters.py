@@ -73,7 +73,8 @@ def lower_case() -> np.ndarray:
 
 
 def _common_han() -> tuple[np.ndarray, np.ndarray]:
-    """bool [0x110000] twice: characters of GB 2312, and those of Big5's first level. Both list what is in daily use."""
+    """bool [0x110000] twice: characters of GB 2312, and those of Big5's first level. Both list the characters of daily
+    use."""
     tables = []
     for codec, firsts in (("gb2312", range(0xB0, 0xF8)), ("big5", range(0xA4, 0xC7))):
         members = np.zeros(_MAX, bool)

@@ -76,7 +76,7 @@ class Costs:
             self._turn_to(before)
 
     def _turn_to(self, step: str) -> str:
-        """Charge what has passed to the step where the watch stands; which that was."""
+        """Charge the time since the last call to the current step; which that was."""
         now, before = _cpu_seconds(), self._step
         self._seconds[before] += now - self._since
         self._step, self._since = step, now

@@ -25,9 +25,9 @@ class Document:
     """One text and its columns. On disk it is a flat row of JSON Lines, each score a column of its own.
 
     `source` is a name in `text.sources`, "" the web. `chars`, `bytes` (of UTF-8) and `line_num` are those of `text`; so
-    is `token_num`, in tokens of cl100k, of a web document that all steps left.
-    `columns`: scores by rule, and what else a stage says of its documents. One that falls has `drop_step`, `drop_rule`,
-    `drop_value` (what the rule saw) and maybe `threshold`.
+    is `token_num`, in tokens of cl100k, of a web document that all steps left. `columns`: scores by rule, and other
+    columns of a stage. One that falls has `drop_step`, `drop_rule`, `drop_value` (the value that the rule saw) and
+    maybe `threshold`.
     """
 
     id: int

@@ -28,7 +28,7 @@ Batches = Iterator[list[Document]]
 
 @dataclass(frozen=True)
 class FileTask:
-    """One input file, the stage's folder, the settings of the file's source. `records` counts what was read."""
+    """One input file, the stage's folder, the settings of the file's source. `records` counts the input."""
 
     source: Source
     folder: Path

@@ -1,7 +1,7 @@
 """Paths in the text stage's folder, and its small files: `<run>/text/<pass>/{kept,removed,stats}-NNNNN.*`.
 
-Pass 1 writes `cleaned`: what Format and Clean left, before duplicates are known. Pass 2 reads that and writes `final`.
-A document that falls lies in `removed` of the pass in which it fell.
+Pass 1 writes `cleaned`: the documents that Format and Clean left, before duplicates are known. Pass 2 reads that and
+writes `final`. A document that falls lies in `removed` of the pass in which it fell.
 """
 
 import json
@@ -87,7 +87,7 @@ def read_stats(folder: Path, made_by: str, index: int) -> dict[str, Any]:
 
 
 def kept_and_removed(folder: Path, made_by: str, index: int, step: str) -> dict[str, int]:
-    """Documents of one file by what `step` did: "kept" and "removed"."""
+    """Documents of one file by the verdict of `step`: "kept" and "removed"."""
     funnel = Funnel()
     funnel.merge(read_stats(folder, made_by, index)["funnel"])
     return {outcome: funnel.documents(step, outcome == "kept") for outcome in ("kept", "removed")}

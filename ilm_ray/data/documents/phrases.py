@@ -1,4 +1,4 @@
-"""Short phrases that the rules look for: words that every running text has, and what only boilerplate says."""
+"""Short phrases that the rules look for: words that every running text has, and phrases of boilerplate."""
 
 import functools
 

@@ -76,7 +76,7 @@ def _of_one(text: str, language: str) -> dict[str, float]:
 
 
 def _unique_share(tokens: np.ndarray) -> float:
-    """Mean over the whole windows of a document, or what there is of its only one."""
+    """Mean over the whole windows of a document, or over the part of its only one."""
     whole = max(len(tokens) // WINDOW, 1)
     windows = (tokens[at * WINDOW : (at + 1) * WINDOW] for at in range(whole))
     return float(np.mean([len(np.unique(window)) / max(len(window), 1) for window in windows]))

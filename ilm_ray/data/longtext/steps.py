@@ -82,7 +82,7 @@ def find_file(file: KeptFile, settings: Settings) -> dict[str, Any]:
 
 
 def mark_file(file: KeptFile, settings: Settings) -> dict[str, Any]:
-    """Join statistics and differences, judge by the difference, write rows and marks; what was written and counted."""
+    """Join statistics and differences, judge by the difference, write rows and marks; the counts of the output."""
     folder, table = Path(settings.folder), parse_thresholds(settings.thresholds)
     paths = sorted((folder / "differences").glob(f"{file.name}-*.jsonl.zst"))
     scored = {row["id"]: row for path in paths for row in read_jsonl(path)}

@@ -30,7 +30,7 @@ class Thresholds:
         self.table = table
 
     def of(self, domain: str, language: str) -> RuleBounds:
-        """The row of all domains, with what the domain's own row says otherwise."""
+        """The row of all domains, with the values of the domain's own row in their place."""
         general, of_domain = self.table.get(ANY, {}), self.table.get(domain, {})
         return general.get(language, general.get(ANY, {})) | of_domain.get(language, of_domain.get(ANY, {}))
 
@@ -65,7 +65,7 @@ def read_thresholds(path: str | None) -> str:
 
 
 def parse_thresholds(text: str, where: str = "thresholds") -> Thresholds:
-    """The table of a thresholds file. Raises UserError that names `where` and what is wrong."""
+    """The table of a thresholds file. Raises UserError that names `where` and the mistake."""
     try:
         loaded = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -23,10 +23,10 @@ def encode_chatml(tokenizer: ChatVocabulary, messages: Sequence[object], generat
     """`<s>`, then for each message `<|im_start|>role\\ncontent<|im_end|>\\n`.
 
     With a tool, as the released models have it: `<|im_start|>role name=<|plugin|>\\ncontent<|im_end|>\\n`, and
-    `content<|action_start|><|plugin|>\\naction<|action_end|><|im_end|>\\n` for an assistant's.
-    generation_prompt: ends with `<|im_start|>assistant\\n`, where the assistant goes on. Content is encoded apart from
-    what stands around it, so training sees the borders that generation makes, and no content can close its message.
-    Raises UserError as `check_messages` does.
+    `content<|action_start|><|plugin|>\\naction<|action_end|><|im_end|>\\n` for an assistant's. generation_prompt: ends
+    with `<|im_start|>assistant\\n`, where the assistant goes on. Content is encoded apart from its surroundings, so
+    training sees the borders that generation makes, and no content can close its message. Raises UserError as
+    `check_messages` does.
     """
     ids, mask = [tokenizer.bos_id], [0]
     newline = tokenizer.encode("\n")

@@ -129,7 +129,7 @@ def write_huggingface(folder: Path, ranks: Mapping[bytes, int], specials: Mappin
 
 
 def recover_merges(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
-    """Every pair of tokens that makes up another, lowest rank of the result first: what rank-based merging can do."""
+    """Every pair of tokens that makes up another, lowest rank of the result first: the limits of rank-based merging."""
     for token, _ in sorted(ranks.items(), key=lambda item: item[1]):
         for cut in range(1, len(token)):
             if token[:cut] in ranks and token[cut:] in ranks:

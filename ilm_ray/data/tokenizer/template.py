@@ -44,7 +44,7 @@ class ChatTemplate:
         self._owner = 0  # a forked process starts its own
 
     def render(self, renders: Sequence[Render], marks: tuple[str, str] = ("", "")) -> list[str]:
-        """Texts of the conversations, with `marks` around what `{% generation %}` blocks write.
+        """Texts of the conversations, with `marks` around the text of `{% generation %}` blocks.
 
         Raises UserError where the template refuses a conversation, is none, or goes beyond its limits.
         """

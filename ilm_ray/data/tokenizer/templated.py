@@ -85,7 +85,7 @@ class Span(NamedTuple):
 def encode_templated(
     tokenizer: TemplatedTokenizer, messages: Sequence[object], generation_prompt: bool
 ) -> tuple[list[int], list[int]]:
-    """(ids, loss mask). The mask is 1 on what a `{% generation %}` block writes; without such blocks on the difference
+    """(ids, loss mask). The mask is 1 on the text of a `{% generation %}` block; without such blocks on the difference
     between a conversation with an assistant's message and its prompt; the token that ends the turn is part of it.
 
     Raises UserError for messages of another form, where the template refuses them, leaves one out, or writes the
@@ -211,7 +211,7 @@ def _with_end(span: Span, text: str, specials: Specials) -> Span:
 
 
 def _check_all_there(messages: Sequence[Mapping[str, Any]], text: str) -> None:
-    """Raises UserError where the template has silently left out what somebody said to the assistant."""
+    """Raises UserError where the template has silently left out a message to the assistant."""
     written = _INTERNAL.sub("", text)
     for number, message in enumerate(messages, 1):
         if message["role"] != "assistant" and _INTERNAL.sub("", message["content"]).strip() not in written:

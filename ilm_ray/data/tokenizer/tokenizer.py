@@ -73,7 +73,7 @@ class Tokenizer:
         return self._specials[name]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`. What looks like a special token in it stays text: only code adds special ids."""
+        """Ids of `text`. The name of a special token in it stays text: only code adds special ids."""
         return self._encoder.encode([text])[0].tolist()
 
     def encode_document(self, text: str) -> np.ndarray:
@@ -117,7 +117,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
-        """Open what `save` wrote. Raises UserError where it is missing or damaged."""
+        """Open a folder that `save` wrote. Raises UserError where it is missing or damaged."""
         path = folder / NAME
         try:
             content = json.loads(path.read_text(encoding="utf-8"))

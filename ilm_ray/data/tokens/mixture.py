@@ -25,7 +25,7 @@ KINDS = ("all", "short", "long")
 
 @dataclass(frozen=True)
 class MixturePart:
-    """Sequences that take turns with those of other parts. `kind`: what they are made of, one of KINDS.
+    """Sequences that take turns with those of other parts. `kind`: the kind of their documents, one of KINDS.
 
     `cut`: no piece is longer than that; 0 where documents are cut at the ends of sequences alone.
     """
@@ -153,7 +153,7 @@ class Mixture:
 def present_shares(shares: Mapping[str, float], sources: Mapping[str, TokenSource]) -> dict[str, float]:
     """The shares of the sources that the corpus has; an English crawl simply has no Chinese.
 
-    Raises UserError where none is left. Who starts a run says what was left out.
+    Raises UserError where none is left. The caller reports the sources that were left out.
     """
     present = {name: share for name, share in shares.items() if name in sources and sources[name].total_tokens}
     if not present:

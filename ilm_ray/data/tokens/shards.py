@@ -45,8 +45,8 @@ class ShardWriter:
         return self
 
     def add(self, tokens: Sequence[int] | np.ndarray, size: int, row: JsonObject, weight: float = 1.0) -> None:
-        """One document: its token ids, the UTF-8 bytes of its text, what says where it is from (`id` among it), and
-        how often a pass over the source draws it."""
+        """One document: its token ids, the UTF-8 bytes of its text, its provenance (`id` among it), and how often a
+        pass over the source draws it."""
         self._out.write(np.asarray(tokens, dtype=np.uint32).tobytes())
         self._rows.write(row)
         self.tokens, self.bytes = self.tokens + len(tokens), self.bytes + size

@@ -26,7 +26,7 @@ def split_key(identity: int | str) -> int:
 
 
 def candidates(documents: Iterable[tuple[int, int]]) -> Candidates:
-    """From (key, bytes) of any documents. What it keeps stays small, so files can be summed up and merged."""
+    """From (key, bytes) of any documents. Its counts stay small, so files can be summed up and merged."""
     ordered = sorted(documents)
     return _trimmed(len(ordered), sum(size for _, size in ordered), ordered)
 

@@ -1,7 +1,7 @@
 """A reward function's process: requests in, verdicts out, a JSON line each, until the requests end.
 
 `python -m ilm_ray.evaluation.verifiers.child FD FOLDER`, its first line on stdin {"by": ..., "options": {...}}.
-Verdicts go to file descriptor FD; what the function prints goes nowhere, and it has nothing to read.
+Verdicts go to file descriptor FD; the function's output goes nowhere, and it has nothing to read.
 """
 
 import ctypes

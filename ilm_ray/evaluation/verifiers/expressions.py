@@ -1,7 +1,7 @@
 """Mathematical expressions, plain or in LaTeX, as sympy's: read by a parser of our own, for sympy's runs its input.
 
-Nothing here can be made to compute for long by what it reads: length, depth, exponents and factorials are bounded. What
-is beyond a bound, or is no expression, is None.
+No input can make anything here compute for long: length, depth, exponents and factorials are bounded. An input beyond a
+bound, or that is no expression, gives None.
 """
 
 import re

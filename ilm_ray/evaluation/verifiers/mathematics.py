@@ -18,7 +18,7 @@ _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 def mathematics(prompt: Sequence[dict[str, Any]], answer: str, metadata: dict[str, Any]) -> float:
     """1.0 where the answer's result equals `metadata["answer"]`, else 0.0. Raises KeyError where there is no reference.
 
-    The comparison of two expressions may take long; whoever calls this sets the time limit.
+    The comparison of two expressions may take long; the caller sets the time limit.
     """
     found = result_of(answer)
     return 0.0 if found is None else float(same(found, str(metadata["answer"])))

@@ -28,7 +28,7 @@ class FlowStep:
 def flow_chart(title: str, what: str, steps: Sequence[FlowStep], width: int = WIDE) -> Html:
     """A Sankey diagram: documents flow from top to bottom, each step sends the removed ones to the right.
 
-    `what` names the documents. All widths are on the scale of the first step's input.
+    `what` is the name of the documents. All widths are on the scale of the first step's input.
     """
     if not steps or steps[0].came <= 0:
         return svg(title, "no data", width, 40, ['<text x="2" y="24">no data</text>'])

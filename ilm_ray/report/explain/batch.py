@@ -196,6 +196,6 @@ def _mixtures(run_dir: Path, phases: Sequence[PhaseConfig], seed: int) -> list[M
 
 
 def _archives(run_dir: Path) -> dict[int, Source]:
-    """The input files of the text stage by what their ids have in common; empty where that stage is not here."""
+    """The input files of the text stage by the common part of their ids; empty where that stage is not here."""
     sources = read_sources(run_dir / "text") if (run_dir / "text" / SOURCES).is_file() else []
     return {source.key: source for source in sources}

@@ -1,7 +1,7 @@
 """The decisions of a run's text stage, read back from its files: rules in order, their bounds, documents.
 
-Nothing is computed again: all scores lie in the rows. `threshold.py` moves a bound, `document.py` tells what became of
-a document, and the report (`report/sections/text.py`) draws both.
+Nothing is computed again: all scores lie in the rows. `threshold.py` moves a bound, `document.py` tells the fate of a
+document, and the report (`report/sections/text.py`) draws both.
 """
 
 import difflib
@@ -52,7 +52,7 @@ _COLUMNS: dict[str, dict[str, str | None]] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """`column` is what the rule looks at in a row; None where the rows keep the verdict alone."""
+    """`column` is the rule's value in a row; None where the rows keep the verdict alone."""
 
     name: str
     step: str
@@ -92,7 +92,7 @@ class TextRun:
 
     @functools.cached_property
     def sources(self) -> dict[int, Source]:
-        """The input files by what their ids have in common."""
+        """The input files by the common part of their ids."""
         sources = read_sources(self.folder) if (self.folder / SOURCES).is_file() else []
         return {source.key: source for source in sources}
 
@@ -139,7 +139,7 @@ def open_run(run_dir: Path) -> TextRun:
 
 
 def text_run(run_dir: Path) -> TextRun:
-    """As `open_run`, for a page that shows whatever is there: no settings means no bounds."""
+    """As `open_run`, for a page that shows a partial run too: no settings means no bounds."""
     return TextRun(run_dir / "text", _settings(run_dir) or {})
 
 
@@ -179,7 +179,7 @@ def rule_named(settings: Settings, name: str) -> Rule:
 
 
 def of_source(settings: Settings, source: str) -> Settings:
-    """The settings of one source ("" is the web): those of `text` with what the source says otherwise."""
+    """The settings of one source ("" is the web): those of `text`, with the source's own in their place."""
     changed = settings.get("sources", {}).get(source, {}).get("settings", {}) if source else {}
     return _merged(settings, changed)
 

@@ -53,7 +53,7 @@ class Flips:
 
 
 def move(run: TextRun, name: str, at: float, side: str | None, language: str | None, samples: int) -> Flips:
-    """Read all documents that came to the rule's step and count what flips with its `side` at `at`.
+    """Read all documents that came to the rule's step and count those that flip with its `side` at `at`.
 
     Memory does not grow with the rows. Raises UserError where the rule does not exist or has no score.
     """

@@ -51,7 +51,7 @@ def _changes(before: str, after: str) -> list[str]:
 def _compared(
     before: str, after: str, piece: re.Pattern[str], limit: int
 ) -> tuple[list[str], list[str], Sequence[Opcode]]:
-    """The first `limit` pieces of both and what turns the one into the other; no step where they are equal.
+    """The first `limit` pieces of both and the edits between them; no step where they are equal.
 
     Where a text was cut, a difference at its end means nothing.
     """

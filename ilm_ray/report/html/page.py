@@ -1,4 +1,5 @@
-"""The pieces of a self-contained HTML page. Whatever is not `Html` is escaped: crawled and generated text is hostile.
+"""The pieces of a self-contained HTML page. Any text that is not `Html` is escaped: crawled and generated text is
+hostile.
 
 The page holds no script, no link and nothing from elsewhere, and its Content-Security-Policy forbids all three.
 """
@@ -24,7 +25,7 @@ _UNSHOWABLE = re.compile(
 
 
 def text(value: object) -> Html:
-    """`value` as inert page text; what cannot be shown becomes U+FFFD."""
+    """`value` as inert page text; characters that cannot be shown become U+FFFD."""
     if isinstance(value, Html):
         return value
     return Html(html.escape(_UNSHOWABLE.sub("\ufffd", str(value).replace("\r\n", "\n")), quote=True))

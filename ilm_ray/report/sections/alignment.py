@@ -1,4 +1,4 @@
-"""Report sections about alignment: PPO and what it changed (InternLM2 report sections 4.2.3, 5)."""
+"""Report sections about alignment: PPO and its effects (InternLM2 report sections 4.2.3, 5)."""
 
 import math
 from collections.abc import Iterable
@@ -66,7 +66,7 @@ def ppo_section(run_dir: Path, manifests: dict[str, Manifest]) -> Html:
 
 
 def _reward_parts(rows: list[Row]) -> list[Html]:
-    """Parts of the reward over the run and by domain in its last iteration, and what functions failed on.
+    """Parts of the reward over the run and by domain in its last iteration, and the failures of functions.
 
     Nothing where the reward model is the only part and all answers have a score.
     """

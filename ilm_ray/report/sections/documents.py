@@ -20,7 +20,8 @@ _LARGEST = "1,000 and more"
 
 
 def rules_and_samples(run: TextRun, seen: Look) -> list[Html]:
-    """Scores against thresholds, samples of what each rule removed and of what lies near its line, cleaned texts."""
+    """Scores against thresholds, samples of documents that each rule removed and of those near its line, cleaned
+    texts."""
     if not seen.rules:
         return []
     parts = [

@@ -1,4 +1,4 @@
-"""Report section about online rounds: patterns found, what patching did to them, rewards (section 4.2.2)."""
+"""Report section about online rounds: patterns found, the effect of patches on them, rewards (section 4.2.2)."""
 
 import math
 from collections.abc import Sequence

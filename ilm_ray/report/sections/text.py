@@ -1,4 +1,5 @@
-"""The report's section about web text (InternLM2 report section 3.1): what stays, what falls, why, and at what cost."""
+"""The report's section about web text (InternLM2 report section 3.1): documents kept and removed, the reasons, and the
+cost."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping

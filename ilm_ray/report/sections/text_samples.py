@@ -29,7 +29,7 @@ _MULTIPLIER = 0x9E3779B97F4A7C15  # 2^64 / golden ratio
 
 @dataclass
 class RuleView:
-    """Observations of one rule. Scores are those of all documents of the step, whatever removed them."""
+    """Observations of one rule. Scores are those of all documents of the step, kept and removed."""
 
     step: str
     name: str

@@ -39,7 +39,7 @@ class Storage:
     """Places of checkpoints, and the time that they stay.
 
     keep_local: newest checkpoints on the local disk; store, cold: addresses of this stage's work in the two stores;
-    fingerprint: of the stage's settings and inputs; journal: the run's, told what a person should know.
+    fingerprint: of the stage's settings and inputs; journal: the run's, for events that a person should know.
     """
 
     keep_local: int = 2
@@ -80,7 +80,7 @@ class Checkpoints:
             self._uploads = Uploads(folder, self.store, self.cold, storage.rules, self._say, self._delete_old)
 
     def restore(self, parts: Sequence[Part]) -> Restored:
-        """Load the newest checkpoint that is whole, whatever layout wrote it: a local one, else one of the stores.
+        """Load the newest checkpoint that is whole, written by any layout: a local one, else one of the stores.
 
         Raises UserError where there may be one that cannot be reached.
         """
@@ -105,7 +105,7 @@ class Checkpoints:
         """Begin to save; training may go on at once. `state` is small JSON that `restore` gives back.
 
         A save that fails is reported, and the next one follows as if nothing had been; with `last` the call returns
-        once it is committed. Raises what `wait` raises.
+        once it is committed. Raises as `wait` does.
         """
         self.wait()
         self._begin(step, parts, state)

@@ -19,7 +19,7 @@ PIECE_BYTES = 2**30  # of the model, written between two heartbeats
 def write_final(
     model: ParallelModel, folder: Path, about: Mapping[str, str], base: Path | None, alive: Callable[[], None]
 ) -> None:
-    """Write `folder/model` from the last checkpoint, which holds all layers whatever rank had them.
+    """Write `folder/model` from the last checkpoint, which holds the layers of all ranks.
 
     Every rank calls it. Rank 0 writes a piece at a time and never holds the whole. The other ranks meet it after each
     piece, and every rank calls `alive` before it: so a rank counts as hung when a piece takes too long, not when the

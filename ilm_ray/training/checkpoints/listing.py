@@ -22,7 +22,7 @@ class Listed:
 def listed(folder: Path, storage: Storage) -> list[Listed]:
     """All copies, newest step first. Local files are looked at for their sizes only: `commit.verify` hashes them.
 
-    Raises what a store raises.
+    Raises as the store does.
     """
     copies = [_local(path, storage.store) for path in folder.glob("step-*")]
     for tier, url in (("store", storage.store), ("cold", storage.cold)):

@@ -11,8 +11,8 @@ from ilm_ray.training.checkpoints.retention import StoreRules
 def storage_of(training: TrainingConfig, run_dir: Path, folder: Path) -> Storage:
     """Storage of the stage in `folder`; every training has the same stores.
 
-    A stage's work has addresses of its own, `<store>/<run>/<stage>/<fingerprint>`: a new node finds what it can go on
-    from, and never a checkpoint of other settings or inputs.
+    A stage's work has addresses of its own, `<store>/<run>/<stage>/<fingerprint>`: a new node finds checkpoints to go
+    on from, and never a checkpoint of other settings or inputs.
     """
     fingerprint = work_fingerprint(folder)
 

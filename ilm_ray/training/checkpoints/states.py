@@ -1,4 +1,4 @@
-"""Weights and optimizer states to and from torch's distributed checkpoints, whatever the layout that wrote them."""
+"""Weights and optimizer states to and from torch's distributed checkpoints, written by any layout."""
 
 import pickle
 import warnings

@@ -15,7 +15,7 @@ _CHUNK = 8 << 20  # bytes copied at once between two stores
 
 
 class Store:
-    """Checkpoints under one URL (`s3://bucket/prefix`, a folder, ...). All methods raise what the storage raises.
+    """Checkpoints under one URL (`s3://bucket/prefix`, a folder, ...). All methods raise the storage's errors.
 
     The URL belongs to one piece of work: steps of another run or of other settings never lie under it.
     """

@@ -17,8 +17,8 @@ WITHOUT_PROGRESS = 3
 @dataclass(frozen=True)
 class Attempts:
     """`<stage>/attempts/attempt-<n>`: `start.json`, the traces of its ranks, and `done` if it came to the end, or
-    `stopped`, or `left`. `earlier`: how many of them another start of the job made; somebody may have mended what ended
-    those."""
+    `stopped`, or `left`. `earlier`: how many of them another start of the job made; the cause of their end may be
+    mended."""
 
     folder: Path
     earlier: int = 0

@@ -1,4 +1,4 @@
-"""Diagnosis of a training attempt that failed: rules read the traces of its ranks and say what a person should do."""
+"""Diagnosis of a training attempt that failed: rules read the traces of its ranks and name a remedy."""
 
 import errno
 import json

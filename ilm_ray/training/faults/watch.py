@@ -1,4 +1,4 @@
-"""Heartbeats: each rank writes what it does to disk every second, and exits after `deadline_s` without progress."""
+"""Heartbeats: each rank writes its activity to disk every second, and exits after `deadline_s` without progress."""
 
 import faulthandler
 import json

@@ -16,7 +16,7 @@ PARTS = ("data", "checkpoint", "evaluation")  # all activities but computing
 
 
 class Meter:
-    """Seconds between two log rows, by what they were spent on: `data`, `checkpoint`, `evaluation`, the rest.
+    """Seconds between two log rows, by activity: `data`, `checkpoint`, `evaluation`, the rest.
 
     On a GPU also the most memory of this rank since the last row. Model FLOP/s are those of `flops_per_token`,
     recomputation not counted: `mfu` with the attention of all keys, as torchtitan has it, `mfu_causal` with half of it.

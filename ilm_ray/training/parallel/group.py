@@ -11,7 +11,7 @@ import torch.distributed as dist
 def keep_ranks(used: int, timeout_s: float) -> bool:
     """Replace the default process group by one of the first `used` ranks; False on a rank that is left over.
 
-    Every rank calls it. One that is left over gets a group of its own, so that whoever ends it finds what it expects.
+    Every rank calls it. One that is left over gets a group of its own, so that its end finds a group.
     """
     if used == dist.get_world_size():
         return True

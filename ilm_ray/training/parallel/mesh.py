@@ -1,4 +1,5 @@
-"""The ranks of a layout as device meshes, seen once by what they read and once by what they store."""
+"""The ranks of a layout as device meshes, seen once by the data that they read and once by the states that they
+store."""
 
 from dataclasses import dataclass
 

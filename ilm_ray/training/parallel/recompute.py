@@ -24,7 +24,7 @@ _ATTENTION = ("ilm_ray", "flash_attn", "torch_attn")  # libraries of operators t
 
 
 def recompute_blocks(model: CausalLM | ScalarModel, how: Literal["none", "selective", "full"]) -> None:
-    """Let the backward compute again, in place, what blocks would keep for it.
+    """Let the backward compute again, in place, the activations that blocks would keep for it.
 
     full: all of it, from the block's input. selective: norms, rotation, SwiGLU; kept are the outputs of matrix products
     and of attention (Megatron-LM's selective recomputation, arXiv 2205.05198, the other way round: there attention was

@@ -1,4 +1,5 @@
-"""Frozen models whose copy may be split over several ranks by tensor parallelism, for what no single GPU holds."""
+"""Frozen models whose copy may be split over several ranks by tensor parallelism, for models that no single GPU
+holds."""
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path

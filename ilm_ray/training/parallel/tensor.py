@@ -87,7 +87,7 @@ class _SplitVocabulary(ParallelStyle):
 
 
 def _copied(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-    """FSDP2 puts hooks on what the embedding gives and warns of views."""
+    """FSDP2 puts hooks on the embedding's output and warns of views."""
     return output.clone()
 
 

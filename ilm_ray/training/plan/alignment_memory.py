@@ -119,7 +119,8 @@ def _of_loss(work: Work) -> int:
 
 
 def _of_block(work: Work) -> int:
-    """The backward of a block: what it computes again, gradients of two inner and two outer tensors and of weights."""
+    """The backward of a block: its recomputed activations, gradients of two inner and two outer tensors and of
+    weights."""
     step = OptimizerStep(work.rows, 1, precision=work.precision)
     again = activations(work.shape, Layout(recompute="full").on(1), step).again
     inner = work.rows * 2 * (work.shape.mlp_hidden + work.shape.hidden)
@@ -155,7 +156,7 @@ def cache_bytes(work: Work, ppo: PPOConfig, sequences: int) -> int:
 
 @dataclass(frozen=True)
 class EngineRoom:
-    """An engine on a device, in bytes: where others share it, its cache is what they leave."""
+    """An engine on a device, in bytes: where others share it, its cache takes the rest."""
 
     engine: int  # without its cache
     others: int  # at most, while the engine is awake

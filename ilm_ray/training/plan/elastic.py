@@ -1,6 +1,6 @@
 """A layout for as many ranks as there happen to be: Ray may give 13 workers where 16 were asked for.
 
-Tokens a step stay what they are, so a run goes on as if nothing had happened; ranks that do not fit in stay idle.
+Tokens a step stay the same, so a run goes on as if nothing had happened; ranks that do not fit in stay idle.
 """
 
 import itertools

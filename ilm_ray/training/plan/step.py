@@ -96,8 +96,8 @@ def _layers(shape: Shape, layout: Layout, stage: int) -> int:
 def flops_per_token(shape: Shape, context: int, causal: bool, scalar: bool = False) -> float:
     """Floating-point operations of forward and backward, nothing counted twice (torchtitan's convention).
 
-    6 (N - N_embedding) + 6 L H (2 d) S: the second term is what queries and values do with S keys. `causal` counts half
-    of it, for half of the keys lie ahead; `scalar`: as in `OptimizerStep`.
+    6 (N - N_embedding) + 6 L H (2 d) S: the second term is the work of queries and values on S keys. `causal` counts
+    half of it, for half of the keys lie ahead; `scalar`: as in `OptimizerStep`.
     """
     matrices = shape.layers * block_matrices(shape) + (1 if scalar else shape.vocab_size) * shape.hidden
     vectors = shape.layers * block_vectors(shape) + shape.hidden

@@ -105,7 +105,7 @@ def _idle(device: Device) -> float:
 
 
 def _compute(shape: Shape, layout: Layout, step: OptimizerStep, device: Device, held: Pieces) -> tuple[float, float]:
-    """Seconds of all forwards and all backwards of a rank: causal attention, for that is what the kernels compute."""
+    """Seconds of all forwards and all backwards of a rank: causal attention, for the kernels compute that."""
     micros = step.micros(layout)
     tokens = step.rows(layout) * micros
     head = 6 * held.head * tokens / (device.peak(step.precision) * (device.attainable_head or device.attainable))

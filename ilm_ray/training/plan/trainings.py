@@ -18,9 +18,9 @@ PAIR = 2  # sequences that a preference pair has: the scores of both belong into
 class Training:
     """A training, its steps, and the layout that the settings ask for.
 
-    names: of the phases; one of the stage where there are none. micro_tokens: what the settings allow a micro-batch.
-    dealt: its batches are shared out by tokens, so that it runs on any number of replicas. pipeline: the model can be
-    cut into stages.
+    names: of the phases; one of the stage where there are none. micro_tokens: the tokens that the settings allow a
+    micro-batch. dealt: its batches are shared out by tokens, so that it runs on any number of replicas. pipeline: the
+    model can be cut into stages.
     """
 
     stage: str

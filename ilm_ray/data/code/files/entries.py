@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """A file. `member` is what its tree calls it: a relative path, an archive's member, a git object."""
+    """A file. `member` is its name in its tree: a relative path, an archive's member, a git object."""
 
     path: str  # relative to the tree's root, with forward slashes
     size: int  # bytes, as the tree says; an archive may lie

@@ -69,7 +69,7 @@ def is_licence(path: str) -> bool:
 
 
 def judge_content(path: str, content: bytes) -> Judged:
-    """Decode a file and say whether it falls by what it holds."""
+    """Decode a file and say whether it falls by its content."""
     language = language_of(path, content)
     if is_binary(content):
         return Judged("", language or "", Verdict("binary", "content", None))

@@ -111,7 +111,7 @@ def html(text: str, language: str = "html") -> str:
 
 
 class _Converter(MarkdownConverter):
-    """Pictures leave their description; fences do not collide with what they hold."""
+    """Pictures leave their description; fences do not collide with their content."""
 
     def convert_img(self, el: Any, text: str, parent_tags: set[str]) -> str:
         return str(el.get("alt") or "")

@@ -1,8 +1,8 @@
 """The labelling loop of the report: label, train, predict; people check confident predictions and doubtful old labels.
 
-A round trains on all labels so far and predicts the pool. People see only what is predicted high or low with
-confidence: a wrong one is what the model most needs to be told. Every earlier label is validated again, by a model that
-has not seen it; those that it contradicts go back to people too.
+A round trains on all labels so far and predicts the pool. People see only files that are predicted high or low with
+confidence: the model learns most from the wrong ones. Every earlier label is validated again, by a model that has not
+seen it; those that it contradicts go back to people too.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """Pylint's score of Python files, of the checks that tell broken code (report section 4.4: a Pylint filter).
 
 Style is left out: the report finds it no usable signal (section 3.2). Imports are not followed, so the score depends on
-the file alone and not on what is installed. A child does the work, with a limit of CPU time and memory for each file
-that the kernel keeps: what is linted comes from strangers.
+the file alone and not on installed packages. A child does the work, with a limit of CPU time and memory for each file
+that the kernel keeps: the code comes from strangers.
 """
 
 import contextlib

@@ -36,7 +36,7 @@ class Masked(NamedTuple):
 
 
 def mask(text: str) -> Masked:
-    """Replace what names or opens something. Running it again changes nothing."""
+    """Replace names, addresses and secrets. Running it again changes nothing."""
     counts = Counter[str]()
     text, secrets = mask_secrets(text)
     text = _EMAIL.sub(lambda m: m[0] if _no_person(m[0]) else _counted(counts, EMAIL, EMAIL), text)

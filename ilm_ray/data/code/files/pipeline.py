@@ -27,7 +27,7 @@ PARTS_PER_PARTITION = 64
 
 
 class PartFiles(NamedTuple):
-    """The rows of one part (see `steps`): what is kept, and what each step removed, with `drop_rule`."""
+    """The rows of one part (see `steps`): the kept files, and those that each step removed, with `drop_rule`."""
 
     kept: Path
     removed: list[Path]

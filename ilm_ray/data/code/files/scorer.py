@@ -1,7 +1,7 @@
 """The model scorer: low, moderate or high, used only for languages in which it agrees with people.
 
 The report trains on about 50,000 labels. Two logistic heads over hashed token n-grams tell low from the rest and high
-from the rest. They see canonical tokens (`tokens.py`), so that layout cannot be what they learn.
+from the rest. They see canonical tokens (`tokens.py`), so that they cannot learn layout.
 """
 
 import zipfile

@@ -92,7 +92,7 @@ def scorer_files(config: CodeConfig) -> list[Path]:
 
 
 def limits(config: CodeConfig) -> ReadLimits:
-    """Bounds on what archives may cost, from `code.max_*`."""
+    """Bounds on the cost of archives, from `code.max_*`."""
     return ReadLimits(config.max_file_bytes, config.max_archive_bytes, config.max_archive_members)
 
 

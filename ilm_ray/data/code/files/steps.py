@@ -1,7 +1,7 @@
 """Work of the code stage on one part: pure functions from files to files, skipped where their output is complete.
 
 `read`: bytes -> documents with text, language, licence header and scores, and signatures. `quality`: duplicates fall,
-tiers and weights come. What falls is kept beside with `drop_rule`, `drop_value`, `threshold`, as of web text.
+tiers and weights come. Files that fall are kept beside with `drop_rule`, `drop_value`, `threshold`, as of web text.
 """
 
 import json

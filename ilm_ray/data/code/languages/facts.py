@@ -25,10 +25,10 @@ class Import(NamedTuple):
 class Facts(NamedTuple):
     """The part of a file that the dependency graph is made of.
 
-    imports: what the file needs itself. handed_on: (visible name or "*", import) of what it only gathers for others:
-    re-exports of an `__init__.py` or `index.ts`, the headers of an umbrella header; no dependency of its own.
-    packages: what others import it by (package, namespace, module path). defines: names of its top level.
-    words: the identifiers of its code, joined by spaces.
+    imports: imports that the file needs itself. handed_on: (visible name or "*", import) of what it only gathers for
+    others: re-exports of an `__init__.py` or `index.ts`, the headers of an umbrella header; no dependency of its own.
+    packages: what others import it by (package, namespace, module path). defines: names of its top level. words: the
+    identifiers of its code, joined by spaces.
     """
 
     imports: list[Import]

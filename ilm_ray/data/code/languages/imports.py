@@ -12,7 +12,7 @@ from ilm_ray.data.code.languages.facts import Facts, Find, Import, ModuleIndex, 
 
 
 class Language(NamedTuple):
-    """Files of these endings, what is found in them, and where their imports lead."""
+    """Files of these endings, their facts, and the targets of their imports."""
 
     suffixes: tuple[str, ...]
     find: Find
@@ -79,7 +79,7 @@ def _find(path: str) -> Find | None:
 
 
 def _behind(user: str, target: Target, index: ModuleIndex, seen: set[Target]) -> Iterator[str]:
-    """The files from which `target.file` gathers what `user` wants of it."""
+    """The files from which `target.file` gathers the names that `user` wants of it."""
     if not target.name:
         return
     wanted = index.uses(user) if target.name == "*" else {target.name}

@@ -43,7 +43,7 @@ def find(path: str, text: str) -> Facts:
 
 
 def _clause(clause: str) -> Iterator[tuple[str, str]]:
-    """(name in the module, name it gets) of what stands between `import` and `from`."""
+    """(name in the module, name it gets) of the names between `import` and `from`."""
     before, _, rest = re.sub(r"^\s*type\b(?!\s*(?:,|$))", "", clause).partition("{")
     for item in filter(None, map(str.strip, before.split(","))):
         if item.startswith("*"):

@@ -1,8 +1,8 @@
 """Comments and strings of source text, told from code by one regular expression a family of languages.
 
 Not a lexer: nested comments end at the first end mark, quotes inside an interpolated expression count as quotes, and a
-here document has at most 500 lines. What is opened and never closed reaches to the end of its line or of the text, so
-that time stays linear.
+here document has at most 500 lines. A string or comment that is never closed reaches to the end of its line or of the
+text, so that time stays linear.
 """
 
 import re
@@ -60,7 +60,7 @@ PHP = _syntax(
 
 
 class Code(NamedTuple):
-    """The text without comments, and without the contents of strings too; spaces stand for what is left out.
+    """The text without comments, and without the contents of strings too; spaces stand for the omitted text.
 
     All three have the same offsets and lines.
     """

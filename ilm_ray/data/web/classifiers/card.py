@@ -1,4 +1,4 @@
-"""The card of a classifier: what it was made from, how it does on held-out labels, what each threshold would remove."""
+"""The card of a classifier: its data, its figures on held-out labels, the share that each threshold would remove."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,8 @@ Card = dict[str, Any]
 
 
 def make_card(name: str, kind: str, score: Callable[[list[str]], np.ndarray], parts: Split, made_from: Card) -> Card:
-    """Score what did not train and describe it; `made_from` goes into the card as it is (labels, seed, base)."""
+    """Score the texts that did not train and describe the result; `made_from` goes into the card as it is (labels,
+    seed, base)."""
     tuned, held = score(parts.threshold.texts), score(parts.held_out.texts)
     threshold = choose_threshold(tuned, parts.threshold.good)
     good, languages = parts.held_out.good, np.array(parts.held_out.languages)

@@ -85,7 +85,7 @@ def read_labels(path: Path, columns: Columns | None = None) -> Labels:
 
 def split(labels: Labels, held_out: Labels | None = None) -> Split:
     """Split by hash of the tokens: copies of a text lie in one part. With `held_out` given nothing else is held out,
-    and what it shares with `labels` is not trained on.
+    and texts that it shares with `labels` are not trained on.
 
     Raises UserError where a part lacks good or bad texts.
     """

@@ -1,6 +1,6 @@
 """Labels for documents by a language model behind an endpoint: it gives points by a rubric (report section 3.1.1).
 
-A document is text of strangers and may speak to the model; what comes back is read for its points alone.
+A document is text of strangers and may speak to the model; its answer is read for its points alone.
 """
 
 import hashlib

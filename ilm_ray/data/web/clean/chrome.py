@@ -1,7 +1,7 @@
-"""Lines that no author of a text wrote: buttons, counters, and what a site says of its cookies and scripts.
+"""Lines that no author of a text wrote: buttons, counters, and notices on cookies and scripts.
 
-A line is judged by who speaks to whom: "this site uses cookies", "please enable JavaScript" are the site's own words,
-"the server uses a session cookie" and "if JavaScript is disabled, the form still works" are somebody's text.
+A line is judged by its speaker and its addressee: "this site uses cookies", "please enable JavaScript" are the site's
+own words, "the server uses a session cookie" and "if JavaScript is disabled, the form still works" are somebody's text.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Clean: one form for the same text, and lines that no author wrote taken out (report section 3.1).
 
-Both functions are idempotent. What a reader would see as the same must become the same; what carries meaning stays:
-letters, punctuation with its width, line breaks, joiners where a script needs them.
+Both functions are idempotent. Texts that look the same to a reader must become the same; characters that carry meaning
+stay: letters, punctuation with its width, line breaks, joiners where a script needs them.
 """
 
 import re

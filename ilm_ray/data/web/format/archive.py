@@ -1,8 +1,9 @@
 """Records of a web archive, whatever state it is in: WARC and ARC, plain, gzip, zstd or lz4, and WACZ (a zip of them).
 
-fastwarc reads what it can. Where it stops, warcio is tried on the same spot (it knows compressed ARC, folded header
-lines and some more), then reading begins again at the next place that looks like a record. Offsets only grow, so
-nothing comes twice. Plain ARC has a reader of its own (`arc.py`): neither finds a record again behind a wrong length.
+fastwarc reads the records that it can. Where it stops, warcio is tried on the same spot (it knows compressed ARC,
+folded header lines and some more), then reading begins again at the next place that looks like a record. Offsets only
+grow, so nothing comes twice. Plain ARC has a reader of its own (`arc.py`): neither finds a record again behind a wrong
+length.
 """
 
 import lzma

@@ -44,8 +44,8 @@ def decode(body: bytes, header_charset: str | None) -> tuple[str, str]:
     """(text, charset) of a page: byte order mark, HTTP header, <meta>, detection - in this order.
 
     A declared charset that fails on a fifth of the characters beyond ASCII is passed over, and so is one where the
-    bytes are clearly those of another script. Text that is valid UTF-8 beyond ASCII is UTF-8 whatever is declared: no
-    other charset's text looks like that.
+    bytes are clearly those of another script. Text that is valid UTF-8 beyond ASCII is UTF-8, against any declaration:
+    no other charset's text looks like that.
     """
     for mark, name in _BOMS:
         if body.startswith(mark):

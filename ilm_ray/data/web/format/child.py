@@ -52,7 +52,7 @@ def pack_page(page: Page) -> bytes:
 
 
 def unpack_answer(data: bytes) -> tuple[Extracted, int]:
-    """(what came of the page, bytes of memory the child then had)."""
+    """(outcome of the page, bytes of memory of the child then)."""
     failure, charset, prepass, resident, title, text = data.decode("utf-8").split("\n", 5)
     return Extracted(text, charset or None, failure or None, prepass or None, title), int(resident)
 

@@ -21,9 +21,9 @@ CHECKED_ONE_IN = 32  # of the pages that the pre-pass throws out, one in so many
 def format_documents(source: Source, config: TextConfig, counts: Counter[str]) -> Iterator[Document]:
     """A file's documents in order, those to be removed with their verdict.
 
-    `config` holds the source's own settings. `counts` gains what was read and skipped
-    (see `read_captures`, `read_texts`), and prepass_checked, prepass_lost: pages of the sample that the pre-pass
-    threw out, and those of them that would have become documents. Raises UserError where the file cannot be read.
+    `config` holds the source's own settings. `counts` gains the numbers of captures read and skipped (see
+    `read_captures`, `read_texts`), and prepass_checked, prepass_lost: pages of the sample that the pre-pass threw out,
+    and those of them that would have become documents. Raises UserError where the file cannot be read.
     """
     return _of_texts(source, config, counts) if source.source else _of_pages(source, config, counts)
 

@@ -1,9 +1,10 @@
 """Main text of pages, in a child process that can be killed: a parser may hang, crash, or eat all memory.
 
-What ends a document is the same on a busy machine as on an idle one: CPU seconds and bytes of memory, both watched by
-the kernel, so that no C code can ignore them. Whoever else kills the child changes nothing: the document is tried once
-more in a new child, and only what fails there too has failed. The child is replaced every few thousand pages and when
-it has grown, since parser caches do; it gets its next page while the parent still looks at the last one's text.
+A document ends for the same reasons on a busy machine as on an idle one: CPU seconds and bytes of memory, both watched
+by the kernel, so that no C code can ignore them. A child that is killed from outside changes nothing: the document is
+tried once more in a new child, and has failed only if it fails there too. The child is replaced every few thousand
+pages and when it has grown, since parser caches do; it gets its next page while the parent still looks at the last
+one's text.
 """
 
 import contextlib
@@ -41,8 +42,8 @@ class _Died(Exception):
 class Extractor:
     """`with Extractor(20.0) as extractor: extractor.extract(Page(body))`; one child, reused and replaced as needed.
 
-    `timeout_s` is CPU seconds a document; `languages` turns the pre-pass on and says what it lets through. `command` is
-    what the child runs (tests give their own).
+    `timeout_s` is CPU seconds a document; `languages` turns the pre-pass on and names the languages that it lets
+    through. `command` is the child's program (tests give their own).
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Extractor:
         return extracted
 
     def extract_all(self, jobs: Iterable[tuple[T, Page | None]]) -> Iterator[tuple[T, Extracted | None]]:
-        """Each job's key with what came of its page, in order; None goes through. Takes jobs one ahead."""
+        """Each job's key with the outcome of its page, in order; None goes through. Takes jobs one ahead."""
         waiting: deque[tuple[T, Page | None]] = deque()
 
         def done() -> tuple[T, Extracted | None]:
@@ -151,7 +152,7 @@ class Extractor:
             self._exchange(left)
 
     def _exchange(self, wait_s: float) -> None:
-        """Send and receive what the pipes take now, or within `wait_s`. Raises TimeoutError, or _Died."""
+        """Send and receive as much as the pipes take now, or within `wait_s`. Raises TimeoutError, or _Died."""
         child = self._child
         if child is None:
             raise _Died

@@ -1,4 +1,4 @@
-"""Opening input files wherever they lie, and what they look like before anything starts."""
+"""Opening input files wherever they lie, and a look at them before anything starts."""
 
 import hashlib
 import io

@@ -40,7 +40,7 @@ _POST_CHARS = 30
 
 
 def prepare(tree: HtmlElement) -> None:
-    """Change the tree of a page in place. What is extracted from it goes through `shown`."""
+    """Change the tree of a page in place. Text extracted from it goes through `shown`."""
     _formulas(tree)
     _code(tree)
     _tables(tree)

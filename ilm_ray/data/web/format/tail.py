@@ -20,7 +20,7 @@ _HAN = re.compile("[\\u4e00-\\u9fff]")
 
 
 def without_tail(text: str, tree: HtmlElement) -> str:
-    """`text` of the page `tree`, which stays as it is, without what stands behind it; other languages as they are."""
+    """`text` of the page `tree`, which stays as it is, without the text behind it; other languages as they are."""
     if len(_HAN.findall(text)) < _HAN_SHARE * len(text):
         return text
     body = _squeezed(shown(str(try_readability(copy.deepcopy(tree)).text_content()), tree))
