@@ -5,7 +5,7 @@
 # nano; figures in gpu.json. All other tests see no GPU. All set up .venv first; nothing comes before them but Python 3.11,
 # make and a C++ compiler, and on machines with NVIDIA GPUs driver 580 or later.
 # make fuzz: all that comes from outside, damaged and made up, for half an hour (FUZZ_MINUTES).
-# make api: pages of every module in site/, from its docstrings.
+# make docs: a site of these pages and of every module, from its docstrings, in site/; make api: the latter, in site/api/.
 # make real-model: SmolLM2-135M-Instruct in .real-model, for the tests and benchmarks that start from a real model.
 # make peers: our alignment arithmetic against verl, OpenRLHF and XTuner, which get an environment of their own.
 
@@ -27,7 +27,7 @@ TORCH := $(shell sed -n 's/.*"\(torch==.*\)".*/\1/p' pyproject.toml)
 # CUDA libraries, which the lock for CPUs leaves out: pip then adds what torch itself asks for.
 complete_torch = $(1)/bin/python -c 'import torch' 2>/dev/null || $(1)/bin/pip install --quiet $(TORCH)
 
-.PHONY: demo quick test test-all gpu chaos fuzz api peers real-model lint format setup lock eval-env eval-lock sbom audit clean
+.PHONY: demo quick test test-all gpu chaos fuzz api docs peers real-model lint format setup lock eval-env eval-lock sbom audit clean
 export DS_BUILD_OPS := 0
 # pytest keeps the tests that it has rewritten, which saves seconds at each start.
 unexport PYTHONDONTWRITEBYTECODE
@@ -81,14 +81,20 @@ $(REAL_MODEL)/config.json: | setup
 # Pages of every module in site/, for a browser, without a network. pdoc imports what it shows, so it looks into our
 # environment; OpenCompass's side of the evaluation can only be imported in .venv-eval and is left out.
 api: setup .venv-docs/.ready
-	rm -rf site
-	.venv-docs/bin/python -m pdoc --template-directory docs --output-directory site ilm_ray actors jobs \
+	rm -rf site/api
+	.venv-docs/bin/python -m pdoc --template-directory docs --output-directory site/api ilm_ray actors jobs \
 	    '!ilm_ray.evaluation.opencompass'
 
-.venv-docs/.ready:
+docs: .venv-docs/.ready
+	rm -rf site
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict --config-file - < docs/site.yml
+	$(MAKE) api
+
+.venv-docs/.ready: Makefile
 	$(PYTHON) -m venv .venv-docs
 	realpath $(VENV)/lib/python3*/site-packages > $$(echo .venv-docs/lib/python3*/site-packages)/zz_ours.pth
 	.venv-docs/bin/pip install --quiet --no-deps pdoc==16.0.0 markdown2==2.5.5
+	.venv-docs/bin/pip install --quiet mkdocs-material==9.8.2
 	touch $@
 
 # Whatever the peers need that we have too is taken from our environment, behind theirs on the path.
