@@ -92,7 +92,7 @@ def score_policy(
     """One row a prompt: id, domain, prompt and response (text), reward, kl (nats a sequence to `reference`), tokens.
 
     Answers are sampled as in PPO (temperature, top_p), seeded by config.seed, by the embedded generator. It holds the
-    policy on one GPU, and so are reference and reward model held, whatever `ppo.scorer_gpus` says.
+    policy on one GPU, and so are reference and reward model held, for any `ppo.scorer_gpus`.
     """
     ppo = config.ppo.model_copy(update={"scorer_gpus": 1})
     training = config.training

@@ -1,5 +1,5 @@
-"""Print a lock: pins resolved by pip. `cpu` and `gpu` from pyproject.toml, the first less what breaks a CPU torch;
-`eval` from the pins below."""
+"""Print a lock: pins resolved by pip. `cpu` and `gpu` from pyproject.toml, the first without packages that break a CPU
+torch; `eval` from the pins below."""
 
 import argparse
 import json
@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Lock:
-    """wanted: what pip is asked for; head: comment of the file; left_out: packages that are not installed; agrees_with:
-    the lock whose versions are taken for what is in both, but for the packages in `differing`."""
+    """wanted: the requirements for pip; head: comment of the file; left_out: packages that are not installed;
+    agrees_with: the lock whose versions are taken for packages in both, but for the packages in `differing`."""
 
     wanted: tuple[str, ...]
     head: str

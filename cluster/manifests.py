@@ -2,8 +2,8 @@
 
 `raycluster.yaml`, `rayjob.yaml` (KubeRay 1.5.1 or later), `ray_up.yaml` (machines by SSH), `slurm.sh`. Their values are
 those of `cluster/values.py`; the numbers of nodes follow from the preset; `--rdma`, `--host-network` and `--nccl` name
-the network between the GPU nodes. Without arguments the committed ones of `cluster/manifests/` are written, and what
-all presets share: `environment.sh`, `Dockerfile.dockerignore` in `cluster/`.
+the network between the GPU nodes. Without arguments the committed ones of `cluster/manifests/` are written, and the
+files that all presets share: `environment.sh`, `Dockerfile.dockerignore` in `cluster/`.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python jobs/verify.py --run-dir DIR
 
-One line a stage: ok, or what is damaged, and whether its inputs are still those that it was made from. Needs no Ray and
-changes nothing. Exit codes: 0 all whole, 2 something is not, 1 anything else.
+One line a stage: ok, or the damaged files, and whether its inputs are still those that it was made from. Needs no Ray
+and changes nothing. Exit codes: 0 all whole, 2 something is not, 1 anything else.
 """
 
 import sys

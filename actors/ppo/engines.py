@@ -134,7 +134,7 @@ def vllm_arguments(settings: RolloutSettings, folder: str, gpu_memory: int | Non
     """Arguments of vLLM's engine; folder: has config.json; gpu_memory: bytes of a GPU, None without one.
 
     Graphs are for GPUs: weights are reloaded in place, so they stay valid. On a shared GPU the cache is stated, for
-    vLLM would take what others allocate meanwhile for its own. The share of the memory is then only what must be free
+    vLLM would count memory that others allocate meanwhile as its own. The share of the memory then only has to be free
     when the engine starts, which may be again when all others are there.
     """
     arguments: dict[str, Any] = {

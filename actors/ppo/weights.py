@@ -26,8 +26,8 @@ PROBED = 16  # columns that are read back of a matrix that cannot be read whole
 class WeightMessage:
     """Announces all weights of a version under LLaMA names, with their digests at the sender.
 
-    buckets: in the object store, or within the message where the model is small; specs: of what will come through a
-    channel. One of the two is empty.
+    buckets: in the object store, or within the message where the model is small; specs: of the tensors that will come
+    through a channel. One of the two is empty.
     """
 
     version: int

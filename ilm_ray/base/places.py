@@ -1,6 +1,6 @@
 """Resolves relative paths in settings, and names files in manifests.
 
-A relative path is looked for where the job was started, then in the tree: the folder that holds `ilm_ray`. What lies in
+A relative path is looked for where the job was started, then in the tree: the folder that holds `ilm_ray`. A file in
 the tree is named by its place there and not by the path of this copy, because every submission of a job runs in another
 copy, and must find finished what an earlier one finished. URLs and absolute paths stay as they are.
 """
@@ -14,8 +14,8 @@ _LOCAL = "file://"
 def settled(path: str) -> str:
     """The path or glob as a configuration keeps it: absolute, or relative and in the tree.
 
-    So it means the same file in a Ray worker and in a later job, whatever their current directory. Applied twice it is
-    as applied once.
+    So it means the same file in a Ray worker and in a later job, in any current directory. Applied twice it is as
+    applied once.
     """
     if "://" in path or Path(path).is_absolute():
         return path

@@ -58,7 +58,7 @@ def dataset_files(folder: Path) -> list[tuple[str, Path]]:
 
 
 def split_named(name: str) -> str:
-    """`train`, `heldout` (whatever is not trained on), or "" where the name is none of a split."""
+    """`train`, `heldout` (any split that is not trained on), or "" where the name is none of a split."""
     match = _SPLIT.match(name)
     return "" if match is None else TRAIN if match[1].lower() == "train" else HELDOUT
 

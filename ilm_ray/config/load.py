@@ -27,9 +27,9 @@ def load_config(
     """Settings in rising precedence: preset, `base` (the settings that a run folder remembers), YAML file,
     `key.sub=value` words.
 
-    Sections are merged. A table, such as `reward.system_prompts`, is one value: whoever names it replaces it; a key
-    within it (`reward.system_prompts.poetry=...`) sets that key alone.
-    Raises UserError naming the key, where it came from and the nearest right key.
+    Sections are merged. A table, such as `reward.system_prompts`, is one value: a setting that names it replaces it; a
+    key within it (`reward.system_prompts.poetry=...`) sets that key alone. Raises UserError naming the key, where it
+    came from and the nearest right key.
     """
     if preset not in PRESETS:
         raise UserError(f"preset '{preset}' does not exist; choose one of {', '.join(PRESETS)}")

@@ -1,7 +1,7 @@
 """The settings that a run folder remembers: `config.yaml`, the settings of its last job.
 
 A job that names a preset begins from that preset, so the same command always means the same. One that names none takes
-up what the folder remembers; its own file and words go on top and are remembered in turn.
+up the settings that the folder remembers; its own file and words go on top and are remembered in turn.
 """
 
 import re

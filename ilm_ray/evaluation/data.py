@@ -69,7 +69,7 @@ def write_data(published: Path, root: Path) -> list[Path]:
 def winogrande_row(row: dict[str, Any]) -> dict[str, str]:
     """A row of {context_options, continuation, gold}, where each context ends with an option -> one with a blank.
 
-    Words that both options begin with stay in the sentence: what the blank filled in gives is the same.
+    Words that both options begin with stay in the sentence: the text with the blank filled in is the same.
     """
     first, second = row["context_options"]
     shared = "".join(

@@ -1,4 +1,5 @@
-"""Files that a killed attempt left half-written: OpenCompass writes in place and takes whatever is there for whole."""
+"""Files that a killed attempt left half-written: OpenCompass writes in place and takes any file that is there for
+whole."""
 
 import json
 from pathlib import Path

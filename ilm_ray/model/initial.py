@@ -24,8 +24,8 @@ def share_of(parameter: Tensor) -> tuple[Tensor, tuple[slice, ...]]:
 def draw_normal(parameter: Tensor, name: str, std: float) -> None:
     """Fill a matrix, or this rank's share of it (DTensor), from the normal distribution.
 
-    Bands of rows, BAND numbers each, have a generator each, seeded by `name`. A rank draws, on the CPU, the bands
-    of the rows that it holds: none ever has the whole, and none must be told what another drew.
+    Bands of rows, BAND numbers each, have a generator each, seeded by `name`. A rank draws, on the CPU, the bands of
+    the rows that it holds: none ever has the whole, and none needs the draws of another.
     """
     rows, columns = parameter.shape
     local, (across, along) = share_of(parameter)

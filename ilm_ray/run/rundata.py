@@ -58,7 +58,7 @@ def column(rows: list[Row], x: str, y: str) -> list[tuple[float, float]]:
 
 
 def as_number(value: Any) -> float:
-    """The figure as a float; NaN for whatever else a log may hold."""
+    """The figure as a float; NaN for any other value of a log."""
     return float(value) if is_number(value) else math.nan
 
 

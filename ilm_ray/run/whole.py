@@ -37,8 +37,8 @@ def require_whole_stage(folder: Path) -> None:
 def damage(
     folder: Path, files: Mapping[str, Mapping[str, Any]], known: dict[str, list[int]] | None = None
 ) -> dict[str, str]:
-    """File -> its damage. known: stamps of files that were hashed before, and are not again; what proves whole joins
-    them, for `read_known`. None: all are hashed, and nothing is written.
+    """File -> its damage. known: stamps of files that were hashed before, and are not again; files that prove whole
+    join them, for `read_known`. None: all are hashed, and nothing is written.
     """
     stamps = {name: _stamp(folder / name) for name in files}
     unknown = [name for name in files if known is None or stamps[name] is None or known.get(name) != stamps[name]]

@@ -1,4 +1,4 @@
-"""Initial weights with which a small transformer repeats what it has read: an induction head.
+"""Initial weights with which a small transformer repeats text that it has read: an induction head.
 
 A segment S1 helps S2 where S2 repeats parts of S1. A model learns to look back (Olsson et al. 2022, arXiv 2209.11895:
 one head copies the previous token to each place, a second finds the places whose previous token is the present one, and
@@ -64,7 +64,7 @@ def _token_before(attention: Attention, constant: Tensor, norm: float) -> None:
 
 
 def _same_token_before(attention: Attention, present: Tensor, before: Tensor, norm: float) -> None:
-    """The score of a place is the likeness of the token before it to the present one, whatever the distance."""
+    """The score of a place is the likeness of the token before it to the present one, at any distance."""
     query, key, _ = _first_head(attention)
     half, part = attention.shape.head_dim // 2, len(present)
     slow = torch.arange(half - part // 2, half)

@@ -133,7 +133,7 @@ def _gpus_of(nodes: list[str]) -> list[Gpu]:
 def check_gpus_work() -> None:
     """Raise UserError where Ray counts GPUs of a node that torch there cannot use.
 
-    Ray asks NVIDIA's driver library, which lists them whatever CUDA can do with them. A node that does not answer
+    Ray asks NVIDIA's driver library, which lists them even where CUDA cannot use them. A node that does not answer
     within a minute is left to the stages and their deadlines.
     """
     import ray

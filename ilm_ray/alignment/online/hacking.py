@@ -94,7 +94,7 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Mined:
-    """exploits: patterns to patch, the worst first; learned: patterns that rose, pay, and are what people prefer."""
+    """exploits: patterns to patch, the worst first; learned: patterns that rose, pay, and that people prefer."""
 
     exploits: tuple[Pattern, ...]
     learned: tuple[Pattern, ...]

@@ -58,8 +58,8 @@ def dependency_order(files: Iterable[str], graph: Graph) -> list[str]:
 
 
 def depth_first_order(files: Iterable[str], graph: Graph) -> list[str]:
-    """Every file once: from each file that nothing imports down its imports, deepest first, so that a file stands
-    right after what it alone needs (report section 4.4). A cycle is broken where `dependency_order` breaks it;
+    """Every file once: from each file that nothing imports down its imports, deepest first, so that a file stands right
+    after the files that it alone needs (report section 4.4). A cycle is broken where `dependency_order` breaks it;
     documentation as there.
     """
     files = set(files)

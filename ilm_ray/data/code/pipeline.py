@@ -1,4 +1,4 @@
-"""The code stage on Ray Data: files (see `files/pipeline.py`), what they say of each other, repository documents.
+"""The code stage on Ray Data: files (see `files/pipeline.py`), their imports, repository documents.
 
 Each repository is written twice: `kept-*`, in the order of its dependencies, for pre-training, and `finetuning-*`,
 depth first with prompts and without Python files of low lint scores (report section 4.4).
@@ -124,7 +124,7 @@ def _repositories(tree: str, known: Known, graph: Graph, whole: bool) -> dict[st
 
 
 def _look_at(parts: list[PartFiles]) -> tuple[dict[str, Known], dict[str, dict[str, int]]]:
-    """Tree -> what is known of it; tier -> files and bytes, of the low tier those that fell."""
+    """Tree -> its facts; tier -> files and bytes, of the low tier those that fell."""
     items = [
         {"number": n, "kept": str(part.kept), "removed": [str(path) for path in part.removed]}
         for n, part in enumerate(parts)

@@ -28,7 +28,7 @@ class Signed:
 
 
 def find_duplicates(files: list[Signed], scratch: Path, partitions: int, threshold: float | None) -> Drops:
-    """Documents that share the exact key or a band with an older id, whatever the layout of the shuffle.
+    """Documents that share the exact key or a band with an older id, for any layout of the shuffle.
 
     threshold: see `components.keepers`. `scratch` is a folder that all nodes see. Clusters are found in this process:
     16 bytes an edge, a few million edges a second.

@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class Smallest(Generic[T]):
-    """The `size` items with the smallest keys, in whatever order they come."""
+    """The `size` items with the smallest keys, in any order of arrival."""
 
     def __init__(self, size: int) -> None:
         self.size = size

@@ -1,7 +1,7 @@
 """Which files a run reads, their frozen order, and the ids of the documents in them (smaller id: the copy to keep).
 
 An id is rank (15 bits), file (20), row (28). The rank comes from the dump's name alone and the file's number counts
-within its dump, so a document has the same id whatever else a run reads, today or in a year.
+within its dump, so a document has the same id in every run, today or in a year.
 """
 
 import json

@@ -1,8 +1,8 @@
 """The long_text stage on Ray Data: which documents are long and make sense, and the marks that the mixture reads.
 
-`find_long` takes one task a kept file: length, then statistics. The texts that pass lie in parts for the scoring
-model (`actors/perplexity.py`); `mark_long` joins its differences, judges them, and writes one boolean array a token
-shard. A file is found once and marked once, and a part scored once, whatever is killed.
+`find_long` takes one task a kept file: length, then statistics. The texts that pass lie in parts for the scoring model
+(`actors/perplexity.py`); `mark_long` joins its differences, judges them, and writes one boolean array a token shard. A
+file is found once and marked once, and a part scored once, through any kill.
 """
 
 import functools

@@ -28,8 +28,8 @@ def count_tokens(encoding: tiktoken.Encoding, texts: Iterable[str]) -> np.ndarra
 def most_used_tokens(ranks: Mapping[bytes, int], counts: np.ndarray, size: int) -> list[bytes]:
     """The single bytes and the tokens of the highest `counts`, `size` (>= 256) in all, lowest rank first.
 
-    counts: by rank. A token counts for at least what the tokens count for that are merged from it, so all that
-    stay are reached by the same merges as before. Among equals, the lower rank stays.
+    counts: by rank. A token counts for at least as much as the tokens that are merged from it, so all that stay are
+    reached by the same merges as before. Among equals, the lower rank stays.
     """
     tokens = first_tokens(ranks, len(ranks))
     need = np.array(counts[: len(tokens)], np.float64)

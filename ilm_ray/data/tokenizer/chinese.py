@@ -30,7 +30,7 @@ def learn_tokens(texts: Iterable[str], ranks: Mapping[bytes, int], count: int) -
     The bytes of characters are merged first and characters then, so a token is whole characters or the first bytes of
     one. Each is the merge of two tokens that exist before it, and encoding its bytes arrives at exactly these two, so
     that a tokenizer with the ranks continued reaches it. Fewer come back where the texts have no repeated pair left.
-    The same texts give the same tokens, in whatever order they come.
+    The same texts give the same tokens, in any order of arrival.
     """
     if count == 0:
         return []

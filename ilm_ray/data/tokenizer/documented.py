@@ -44,7 +44,7 @@ class Documented(NamedTuple):
 
 
 def read_documented(folder: Path) -> Documented:
-    """Raises UserError where a file is too large or is not what its name says."""
+    """Raises UserError where a file is too large or of another kind than its name."""
     config = read_object(folder / CONFIG)
     names = read_object(folder / SPECIALS_MAP) | config
     tokens = {

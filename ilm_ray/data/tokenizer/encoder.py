@@ -158,7 +158,7 @@ def _contraction(data: np.ndarray, at: int, stop: int) -> int:
 
 @njit
 def _piece_end(data: np.ndarray, at: int, stop: int, classes: np.ndarray) -> int:
-    """End of what PATTERN matches at `at`."""
+    """End of PATTERN's match at `at`."""
     point, following = _point(data, at)
     kind = classes[point]
     if point == 39:
@@ -255,7 +255,7 @@ def _size(first: int) -> int:
 
 @njit
 def _cut(data: np.ndarray, at: int, size: int, s: Scratch, v: Vocabulary) -> int:
-    """Cut the piece into bytes, and into characters where that cannot change what is merged; how many parts.
+    """Cut the piece into bytes, and into characters where that cannot change the merges; how many parts.
 
     A character between two safe borders is made whole by its own merges before anything that contains it can be made.
     """

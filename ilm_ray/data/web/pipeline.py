@@ -141,7 +141,8 @@ class FilePass:
 def _each_file(
     files: list[Source], name: str, folder: Path, config: TextConfig, on_actors: bool = False
 ) -> Iterator[dict[str, dict[str, int]]]:
-    """Run the pass on every file, one task a file; yields what each step kept and removed of a finished file.
+    """Run the pass on every file, one task a file; yields the counts that each step kept and removed of a finished
+    file.
 
     The live metrics are counted here, where a file arrives once.
     """
@@ -173,7 +174,7 @@ def _each_file(
 
 
 def _dedup(folder: Path, files: list[Source], earlier: list[FinishedRun], config: TextConfig) -> None:
-    """One drop list a file, so that its reader needs no join; and what falls in earlier runs."""
+    """One drop list a file, so that its reader needs no join; and the documents that fall in earlier runs."""
     signed = [Signed(str(paths.signatures_path(folder, f.index)), f.key) for f in files]
     signed += [Signed(str(path), source.key) for run in earlier for path, source in run.signatures()]
     threshold = config.threshold if config.verify else None

@@ -159,7 +159,8 @@ def _classifier(folder: Path) -> Classifier:
 
 
 def _classified(batch: list[Document], bounds: dict[str, float], folder: Path) -> None:
-    """Add `<name>_score` of each classifier; the first one below its bound removes what nothing else has removed."""
+    """Add `<name>_score` of each classifier; the first one below its bound removes a document that no other step has
+    removed."""
     texts = [document.text for document in batch]
     for name, bound in bounds.items():
         scores = _classifier(model_path(folder, name)).score(texts).round(4).tolist()

@@ -1,5 +1,5 @@
-"""HumanEval, MBPP and HumanEval-X scored in the sandbox: OpenCompass would run what the model wrote as the current
-user, or send it to a service that does.
+"""HumanEval, MBPP and HumanEval-X scored in the sandbox: OpenCompass would run the model's code as the current user, or
+send it to a service that does.
 
 What counts as passed is theirs: their extraction of the program from the answer, their tests, their comparison.
 """

@@ -1,8 +1,8 @@
 """HumanEval-X: programs put together and judged as the benchmark's authors do (github.com/THUDM/CodeGeeX,
 codegeex/benchmark), in five languages, in the sandbox.
 
-Theirs are the order of prompt, answer and test, what is imported beside, the compilers' options, and what a pass is.
-Ours is a last line, which a program that passes must have printed: leaving early with code 0 is no pass.
+Theirs are the order of prompt, answer and test, the imports beside, the compilers' options, and the criterion of a
+pass. Ours is a last line, which a program that passes must have printed: leaving early with code 0 is no pass.
 """
 
 import secrets

@@ -1,6 +1,6 @@
 """Stand-ins of a few lines for the packages that HumanEval-X's programs import.
 
-So nothing has to be fetched. They do what the 164 problems ask of the packages, and no more.
+So nothing has to be fetched. They have the functions that the 164 problems use, and no more.
 """
 
 # Two problems in C++ take values of any type.

@@ -132,7 +132,7 @@ def shots(turns: Sequence[dict[str, str]]) -> list[Message]:
 
 
 def run_code(code: str, earlier: Sequence[str], limits: ProgramLimits = LIMITS) -> Output:
-    """Run code after all of `earlier` in one namespace, in the sandbox; only what it prints itself is seen."""
+    """Run code after all of `earlier` in one namespace, in the sandbox; only its own output is seen."""
     cells = json.dumps([*earlier, code])
     return read_outcome(run_in_sandbox(_NOTEBOOK.replace("CELLS", repr(cells), 1), "", limits))
 

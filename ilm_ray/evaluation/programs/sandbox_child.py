@@ -3,8 +3,8 @@
     python -I -S sandbox_child.py STATUS_FD < order.json
 
 Standard library only: it is started once a program. It must not be imported for its side; it is run as a script. A user
-namespace (Linux) is what lets a plain user do this; root takes another user id first, because the kernel holds user 0
-to no limit on processes.
+namespace (Linux) lets a plain user do this; root takes another user id first, because the kernel holds user 0 to no
+limit on processes.
 """
 
 import contextlib
@@ -183,7 +183,7 @@ def _become_program(
 
 
 def _own_root(order: Order) -> None:
-    """Build a root folder of what the program may read, move there, let go of the old one."""
+    """Build a root folder of the files that the program may read, move there, let go of the old one."""
     new = order["root"]
     disk, files = (max(limits[name] for limits in order["limits"]) for name in ("disk_bytes", "files"))
     _mount("none", "/", None, _REC | _PRIVATE)

@@ -1,4 +1,4 @@
-"""Report section about public benchmarks: the report's tables, ours beside what is published, single answers below."""
+"""Report section about public benchmarks: the report's tables, ours beside published ones, single answers below."""
 
 from pathlib import Path
 from typing import Any

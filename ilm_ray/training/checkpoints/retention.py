@@ -35,7 +35,7 @@ class RetentionPlan:
 
 
 def store_plan(copies: Sequence[Copy], rules: StoreRules, now: float) -> RetentionPlan:
-    """Plan the copies of both stores. The newest step is neither moved nor deleted, whatever the rules say.
+    """Plan the copies of both stores. The newest step is neither moved nor deleted by any rule.
 
     A step that lies in both, left by a move that was killed, is deleted where it is hot; of the newest the cold copy.
     """

@@ -147,7 +147,7 @@ class Pipeline:
         return rows // (self.layout.tp if self.layout.sequence_parallel else 1), self.parts[0].shape.hidden
 
     def _feed(self, stage: int) -> Any:
-        """A hook that turns the schedule's input, for a later stage what the one before has given, into the model's."""
+        """A hook that turns the schedule's input, for a later stage the output of the one before, into the model's."""
 
         def hook(_module: nn.Module, arguments: tuple[Any, ...]) -> Any:
             if not self.windows:  # called with a batch as any model

@@ -20,7 +20,7 @@ from ilm_ray.training.plan.trainings import Training
 class Decision:
     """The plan of each of a training's workloads. used: ranks that take part, from the first; why: one line.
 
-    micro_tokens: what a micro-batch of each may have.
+    micro_tokens: the tokens that a micro-batch of each may have.
     """
 
     used: int
@@ -103,7 +103,7 @@ def _named_step(training: Training, work: Workload, layout: Layout) -> Optimizer
 def too_large(training: Training, layout: Layout, device: Device) -> str | None:
     """Says which workload needs more memory in a named `layout` than a GPU has; None where all fit.
 
-    CPUs are not judged: their ranks share the machine's memory, and what a process may take of it is not known here.
+    CPUs are not judged: their ranks share the machine's memory, and the share of a process is not known here.
     """
     if not device.fused:
         return None

@@ -121,7 +121,7 @@ class _Converter(MarkdownConverter):
 
 
 def _code_language(el: Any) -> str:
-    """`language-python`, `highlight-python` and the like, of a block or what is around or in it."""
+    """`language-python`, `highlight-python` and the like, of a block or of elements around or in it."""
     near = [el, el.find("code"), *el.parents][:5]
     classes = " ".join(
         " ".join(element.get("class") or ()) for element in near if element is not None and element.attrs

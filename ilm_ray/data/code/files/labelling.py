@@ -53,7 +53,7 @@ def run_round(
 ) -> Round:
     """Train, predict, and choose at most `checks` confident predictions and all doubtful earlier labels.
 
-    `validation` never trains. Depends on its arguments alone, whatever their order.
+    `validation` never trains. Depends on its arguments alone, in any order.
     """
     labels = sorted(labels)
     known = {sample.id for sample in (*labels, *validation)}

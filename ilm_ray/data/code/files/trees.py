@@ -63,9 +63,9 @@ class Sources(NamedTuple):
 def find_trees(config: CodeConfig) -> Sources:
     """The trees that `code.source` names; STDLIB is the standard library of the running Python.
 
-    A folder with code of its own is one project, whatever lies in it. Any other folder that holds projects, git
-    repositories or archives is a folder of repositories: each of its folders and archives is a tree.
-    Raises UserError where a named path is missing, or where nothing can be read.
+    A folder with code of its own is one project with all that lies in it. Any other folder that holds projects, git
+    repositories or archives is a folder of repositories: each of its folders and archives is a tree. Raises UserError
+    where a named path is missing, or where nothing can be read.
     """
     named = [config.source] if isinstance(config.source, str) else config.source or []
     trees, broken = list[Tree](), dict[str, str]()

@@ -14,8 +14,8 @@ _WORD = re.compile(r"[^\W\d]\w*")
 class Import(NamedTuple):
     """`name` of `module`, both as the language writes them.
 
-    name is "" where the module itself is meant and "*" where everything in it is: of that only what the importer uses
-    counts.
+    name is "" where the module itself is meant and "*" where everything in it is: of that only the names that the
+    importer uses count.
     """
 
     module: str
@@ -25,10 +25,10 @@ class Import(NamedTuple):
 class Facts(NamedTuple):
     """The part of a file that the dependency graph is made of.
 
-    imports: imports that the file needs itself. handed_on: (visible name or "*", import) of what it only gathers for
-    others: re-exports of an `__init__.py` or `index.ts`, the headers of an umbrella header; no dependency of its own.
-    packages: what others import it by (package, namespace, module path). defines: names of its top level. words: the
-    identifiers of its code, joined by spaces.
+    imports: imports that the file needs itself. handed_on: (visible name or "*", import) of names that it only gathers
+    for others: re-exports of an `__init__.py` or `index.ts`, the headers of an umbrella header; no dependency of its
+    own. packages: the names that others import it by (package, namespace, module path). defines: names of its top
+    level. words: the identifiers of its code, joined by spaces.
     """
 
     imports: list[Import]
@@ -46,7 +46,7 @@ class Facts(NamedTuple):
 
 
 class Target(NamedTuple):
-    """A file that an import leads to, and what is wanted from it, as in `Import.name`."""
+    """A file that an import leads to, and the name wanted from it, as in `Import.name`."""
 
     file: str
     name: str = ""

@@ -61,8 +61,8 @@ def find_facts(path: str, text: str) -> Facts:
 def dependencies(path: str, index: ModuleIndex) -> set[str]:
     """The files of the repository that `path` depends on, itself left out.
 
-    Batched imports count as far as they are used: what a file hands on to others is no dependency of its own, and
-    whoever imports through it depends on the file that defines the name as well.
+    Batched imports count as far as they are used: a name that a file hands on to others is no dependency of its own,
+    and a file that imports through it depends on the file that defines the name as well.
     """
     files = set[str]()
     for item in index.facts[path].imports:

@@ -94,7 +94,7 @@ def find_csharp(path: str, text: str) -> Facts:
 
 
 def find_php(path: str, text: str) -> Facts:
-    """PHP. The namespace that a class file declares is what PSR-4 derives from its folder."""
+    """PHP. A class file declares the namespace that PSR-4 derives from its folder."""
     code = code_of(text, PHP)
     imports = [Import(f"./{match[1].lstrip('/')}") for match in code.find(_PHP_INCLUDE)]
     for statement in _PHP_USE.findall(code.bare):

@@ -19,7 +19,7 @@ _ROOTS = ("lib.rs", "main.rs")
 
 
 def find(path: str, text: str) -> Facts:
-    """A module that is declared but not used here is handed on, as is what `pub use` names."""
+    """A module that is declared but not used here is handed on, as is a name of `pub use`."""
     code = code_of(text, RUST)
     imports, handed_on = list[Import](), list[tuple[str, Import]]()
     inline = _inline_modules(code.bare)
@@ -98,7 +98,7 @@ def _inline_modules(bare: str) -> list[tuple[int, int]]:
 
 
 def targets(user: str, path: str, item: Import, index: ModuleIndex) -> Iterator[Target]:
-    """The file of the deepest module on the path; what is left of the path is wanted from it."""
+    """The file of the deepest module on the path; the rest of the path is wanted from it."""
     if item.module.startswith("./"):
         if file := index.first([posixpath.join(posixpath.dirname(path), item.module)]):
             yield Target(file)

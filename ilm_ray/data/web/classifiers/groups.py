@@ -1,7 +1,7 @@
 """Groups of tokens that keep the same company, learned from unlabelled texts.
 
-What stands next to a token tells what it may stand for (Schuetze 1995, distributional part-of-speech tagging): verbs
-fall among verbs, measure words among measure words. Sequences of groups are common where sequences of words are rare.
+The neighbours of a token tell its group (Schuetze 1995, distributional part-of-speech tagging): verbs fall among verbs,
+measure words among measure words. Sequences of groups are common where sequences of words are rare.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
 """Clean: rules of one's own, and the first rule that a document breaks (report section 3.1).
 
 The report names kinds of rules and no threshold. Every score is kept, so that a threshold can be moved without scoring
-again; `ilm_ray.config.thresholds` says where each default comes from, `ilm_ray/data/documents/scores.py` what counts.
+again; `ilm_ray.config.thresholds` says where each default comes from, `ilm_ray/data/documents/scores.py` computes the
+scores.
 """
 
 import math

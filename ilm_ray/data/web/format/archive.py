@@ -1,4 +1,4 @@
-"""Records of a web archive, whatever state it is in: WARC and ARC, plain, gzip, zstd or lz4, and WACZ (a zip of them).
+"""Records of a web archive, of a damaged one too: WARC and ARC, plain, gzip, zstd or lz4, and WACZ (a zip of them).
 
 fastwarc reads the records that it can. Where it stops, warcio is tried on the same spot (it knows compressed ARC,
 folded header lines and some more), then reading begins again at the next place that looks like a record. Offsets only

@@ -55,7 +55,7 @@ def parse_response(block: bytes) -> Response | None:
 
 
 def decode_body(response: Response, max_bytes: int) -> bytes:
-    """The body without its encodings, at most `max_bytes` of it; memory stays bounded whatever a bomb inflates to.
+    """The body without its encodings, at most `max_bytes` of it; memory stays bounded for any bomb.
 
     An encoding that the header names and the body does not have is passed over: archives often hold decoded bodies
     under the header of the encoded ones. A body that breaks off is decoded as far as it goes.

@@ -4,8 +4,8 @@ Standard mode asks two more extractors and takes 1.4 times as long, for another 
 those where that text is better are pages that show much and on which fast mode found little; only these are read twice.
 
 Most of trafilatura's time goes into regular expressions over the class and id of every element, a dozen times a page.
-So the page is parsed once, with plain element classes (lxml's own look-up calls Python for every element), and what
-trafilatura would throw out anyway is gone before it begins.
+So the page is parsed once, with plain element classes (lxml's own look-up calls Python for every element), and elements
+that trafilatura would throw out anyway are gone before it begins.
 """
 
 import functools
@@ -53,7 +53,7 @@ def main_text(page: str) -> str | None:
 
 
 def title_and_text(page: str) -> tuple[str, str]:
-    """(what the page's head calls it, in one line; its main text), NFC, "" where there is none.
+    """(title in the page's head, in one line; its main text), NFC, "" where there is none.
 
     Raises MemoryError only.
     """

@@ -1,6 +1,6 @@
 """Hot lists and footers behind the text of Chinese pages, which trafilatura keeps: it reads their words as sentences.
 
-A second opinion decides by page: what lies behind the last line that readability's body holds goes, if readability has
+A second opinion decides by page: the text behind the last line that readability's body holds goes, if readability has
 most of the text and no prose lies there.
 """
 

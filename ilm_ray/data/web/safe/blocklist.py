@@ -113,7 +113,7 @@ def _distinct(keys: np.ndarray) -> np.ndarray:
 
 
 def entries(line: str) -> list[str]:
-    """The domains that a line of a list names, canonical; none for a comment or what is no domain."""
+    """The domains that a line of a list names, canonical; none for a comment or a line that is no domain."""
     words = line.partition("#")[0].split()
     if len(words) > 1:
         words = words[1:] if _is_address(words[0]) else []  # hosts format; prose is no domain
