@@ -19,7 +19,7 @@ from ilm_ray.config.named_data import not_set
 from ilm_ray.data.tokenizer.messages import check_learnable, check_messages, unread_fields
 
 # Fields of pairs and prompts, those of patches of online rounds among them.
-_READ = frozenset({"id", "domain", "prompt", "chosen", "rejected", "split", "pattern", "made"})
+_READ = frozenset({"id", "domain", "prompt", "chosen", "rejected", "split", "metadata", "pattern", "made"})
 
 
 def chat_file(config: Config) -> Path:
