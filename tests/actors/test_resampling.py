@@ -1,4 +1,7 @@
-"""Prompts whose answers all score the same are replaced by others (`ppo.resample_rounds`). In `make test`: Ray."""
+"""Prompts whose answers all score the same are replaced by others (`ppo.resample_rounds`).
+
+In `make test`: Ray; the repetition in `make test-all`.
+"""
 
 import json
 import math
@@ -80,22 +83,23 @@ def test_further_prompts_are_never_those_asked_before_and_end_with_the_prompts()
 
 
 @pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)])  # each run starts its groups: 20 s
 def test_a_run_trains_on_full_batches_of_groups_that_differ_and_repeats(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     (tmp_path / "picky_reward.py").write_text(PICKY)
     monkeypatch.chdir(tmp_path)
     inputs = text_inputs(tmp_path)
-    ppo = toy_ppo(**GRPO, rewards=[{"by": "picky_reward:picky"}], iterations=3, engine_precision="bf16",
+    ppo = toy_ppo(**GRPO, rewards=[{"by": "picky_reward:picky"}], iterations=1 + times, engine_precision="bf16",
                   correction="truncate", logprob_gap_bound=1.0)  # fmt: skip
-    models = []
-    for name in ("one", "two"):
-        with PPORun(ppo, inputs, tmp_path / name) as run:
+    models = set()
+    for number in range(times):
+        with PPORun(ppo, inputs, tmp_path / str(number)) as run:
             rows = run.run(lambda ids: "")
-        models.append((tmp_path / name / "model" / "model.safetensors").read_bytes())
-    assert models[0] == models[1]
+        models.add((tmp_path / str(number) / "model" / "model.safetensors").read_bytes())
+    assert len(models) == 1
     for row in rows:
-        box = blackbox.read(tmp_path / "two", row["iteration"])
+        box = blackbox.read(tmp_path / "0", row["iteration"])
         assert blackbox.replay(box)[1] == []
         asked = [json.loads(inputs.prompts[n].row)["metadata"]["number"]
                  for n in prompt_numbers(row["iteration"], 3, len(inputs.prompts), inputs.seed)]  # fmt: skip
