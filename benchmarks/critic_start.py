@@ -20,8 +20,7 @@ from typing import Any
 
 from actors.ppo.driver import PPORun
 from actors.ppo.roles import ppo_roles
-from benchmarks.ppo_mix import NEEDS, WARMUP, Rows, curves, first_and_last, standard_error
-from ilm_ray.base.errors import UserError
+from benchmarks.ppo_mix import NEEDS, WARMUP, Rows, curves, finished_run, first_and_last, standard_error
 from ilm_ray.config import Config, load_config
 from ilm_ray.report.html import page
 from ilm_ray.run.journal import Journal
@@ -78,9 +77,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=30)
     parser.add_argument("--out", type=Path, help="where runs and picture go (default: a temporary folder)")
     arguments = parser.parse_args()
-    run = arguments.run.absolute()
-    if missing := [name for name in NEEDS if not (run / name / "manifest.json").exists()]:
-        raise UserError(f"--run={run} has no finished {missing[0]}; run `make demo RUN_DIR={run}` first")
+    run = finished_run(arguments.run)
     out = (arguments.out or Path(tempfile.mkdtemp(prefix="critic-"))).absolute()
     played: dict[str, list[Rows]] = {arm: [] for arm in ARMS}
     with LocalRay(load_config("nano", None, ["ray.dashboard=false"])):

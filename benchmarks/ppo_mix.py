@@ -57,6 +57,14 @@ def configuration(seed: int, arm: str, iterations: int) -> Config:
     return load_config("nano", None, [*chosen, f"ppo.pretrain_coefficient={ARMS[arm]}", f"seed={seed}"])
 
 
+def finished_run(run: Path) -> Path:
+    """The folder as an absolute path. Raises UserError where a stage that PPO needs is not finished there."""
+    run = run.absolute()
+    if missing := [name for name in NEEDS if not (run / name / "manifest.json").exists()]:
+        raise UserError(f"--run={run} has no finished {missing[0]}; run `make demo RUN_DIR={run}` first")
+    return run
+
+
 def play(run: Path, folder: Path, config: Config) -> tuple[Rows, dict[str, float]]:
     """Metric rows of PPO in `folder`, and held-out bits per byte of its result."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,9 +151,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=40)
     parser.add_argument("--out", type=Path, help="where runs and picture go (default: a temporary folder)")
     arguments = parser.parse_args()
-    run = arguments.run.absolute()
-    if missing := [name for name in NEEDS if not (run / name / "manifest.json").exists()]:
-        raise UserError(f"--run={run} has no finished {missing[0]}; run `make demo RUN_DIR={run}` first")
+    run = finished_run(arguments.run)
     out = (arguments.out or Path(tempfile.mkdtemp(prefix="ppo-mix-"))).absolute()
     played: dict[str, list[Rows]] = {arm: [] for arm in ARMS}
     bits: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}

@@ -156,16 +156,18 @@ class PPORun:
         while True:
             counts = [{name: len(call.payloads) for name, call in calls.items()} for calls in rounds]
             payloads = [payload for calls in rounds for call in calls.values() for payload in call.payloads]
-            chosen = {name: maker.start("choose", name, counts, *payloads) for name in rounds[0]}
-            *played, (figures,) = self.collect(*[c for calls in rounds for c in calls.values()], chosen["rollout"])
+            chosen = maker.start("choose", "rollout", counts, *payloads)
+            *played, (figures,) = self.collect(*[c for calls in rounds for c in calls.values()], chosen)
             missing = ppo.prompts_per_iteration - figures["kept"]
             share = max(figures["kept"] / figures["asked"], missing / ppo.prompts_per_iteration)
             count = math.ceil(missing / share) if missing else 0
             more = further_prompts(number, len(rounds), count, total, asked, self.inputs.seed)
             if not more or len(rounds) > ppo.resample_rounds:
-                rolled = sum(map(_longest, played[:: len(rounds[0])]))
+                rolled = sum(map(_longest, played[:: len(rounds[0])]))  # the rollout is the first call of each round
                 judged = sum(map(_longest, played)) - rolled
-                return Answers(chosen.pop("rollout"), answers.version, rolled, judged), chosen
+                scorers = [name for name in rounds[0] if name != "rollout"]
+                rewards = {name: maker.start("choose", name, counts, *payloads) for name in scorers}
+                return Answers(chosen, answers.version, rolled, judged), rewards
             asked += more
             weights.append(self.send_weights())  # engines that rest have none
             again = Answers(self._answer(self._groups_of(more), number, len(rounds)), answers.version)

@@ -42,6 +42,7 @@ class Tracker:
     def __init__(self, track: TrackConfig, run_dir: Path, settings: dict[str, Any], say: Callable[[str], None]) -> None:
         self.track, self.run_dir, self.settings, self.say = track, run_dir, settings, say
         self._done, self._stage = threading.Event(), ""
+        self._seen = dict[str, int]()  # stage -> bytes of its rows at the last look
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> Self:
@@ -71,6 +72,11 @@ class Tracker:
             self.say(f"{self.track.to} gets no further rows: {type(error).__name__}: {error}".splitlines()[0])
 
     def _send_new(self, service: Any, stage: str) -> None:
+        path = self.run_dir / stage / "metrics.jsonl"
+        size = path.stat().st_size if path.exists() else 0
+        if self._seen.get(stage, 0) == size:  # a long run's rows are not read every few seconds
+            return
+        self._seen[stage] = size
         sent = self._sent()
         rows = [(step, row) for step, row in numbered(self.run_dir, stage) if step > sent.get(stage, -1)]
         if not rows:

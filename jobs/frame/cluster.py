@@ -24,15 +24,14 @@ class LocalRay:
         self.config = config
 
     def __enter__(self) -> None:
-        # One core a process, unless the user says more: the ranks on this machine share its cores, and oversubscription
-        # costs more than it gives.
+        # One core a process: the ranks on this machine share its cores, and oversubscription costs more than it gives.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
         # Fork warnings, usage pings and log de-duplication are noise in a job's log.
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        env = {"OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"], "TOKENIZERS_PARALLELISM": "false"}
+        env = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         if "RAY_ADDRESS" in os.environ:
             join_cluster(runtime_env={"env_vars": env})
         else:

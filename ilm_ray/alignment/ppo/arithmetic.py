@@ -122,7 +122,8 @@ def prompt_numbers(iteration: int, count: int, total: int, seed: int) -> list[in
 def further_prompts(iteration: int, turn: int, count: int, total: int, asked: Collection[int], seed: int) -> list[int]:
     """Numbers of up to `count` prompts among `total` that are not in `asked`, for a further turn of an iteration."""
     order = np.random.default_rng([seed, iteration, turn, 1]).permutation(total).tolist()
-    return [number for number in order if number not in asked][:count]
+    known = set(asked)
+    return [number for number in order if number not in known][:count]
 
 
 def share_out(lengths: Sequence[int], ranks: int) -> list[list[int]]:
