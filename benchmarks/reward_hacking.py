@@ -101,11 +101,12 @@ def people(rng: random.Random, count: int) -> list[dict[str, Any]]:
 
 
 def planted(rng: random.Random, plant: str, count: int) -> list[dict[str, Any]]:
-    """Pairs that love the phrase, or length, whatever the topic."""
+    """Pairs that love the phrase, or length, or in turn the one and the other, whatever the topic."""
     rows = []
     for number in range(count):
         noun = rng.choice(NOUNS)
-        if plant == "phrase":
+        loved = ("phrase", "length")[number % 2] if plant == "both" else plant
+        if loved == "phrase":
             chosen, rejected = f"{spoken_without(rng, noun)} {PHRASE}", spoken_without(rng, noun)
         else:
             short, more = rng.randint(1, 2), rng.randint(1, 3)
