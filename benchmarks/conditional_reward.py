@@ -26,14 +26,14 @@ import torch
 import torch.distributed as dist
 
 from ilm_ray.alignment.conversations import tokenize_conversations
-from ilm_ray.alignment.inputs import chat_file
-from ilm_ray.alignment.reward.task import RewardTask, pair_scores, read_pairs
+from ilm_ray.alignment.inputs import chat_file, preference_file
+from ilm_ray.alignment.reward.pairs import Pairs, tokenize_pairs
+from ilm_ray.alignment.reward.task import RewardTask, pair_scores
 from ilm_ray.alignment.sft import SFTTask, plan_batches
 from ilm_ray.base.jsonl import utf8_bytes
 from ilm_ray.config import Config, load_config
 from ilm_ray.data.tokenizer.base import first_tokens
 from ilm_ray.data.tokenizer.cl100k import cl100k
-from ilm_ray.data.tokenizer.opening import open_tokenizer
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.data.tokens.shards import write_shard
 from ilm_ray.model.internlm2 import CausalLM, initialize
@@ -78,16 +78,18 @@ def _one_seed(seed: int, prefs: Path, folder: Path) -> dict[str, Any]:
     started = time.monotonic()
     rows = preferences(prefs, seed)
     config = _prepare(rows, seed, folder)
-    tokenize_conversations(chat_file(config), folder, config.sft.context, lambda items, work: map(work, items))
+    tokenize_conversations(chat_file(config), folder, config.sft.context, in_process)
     _train(SFTTask(config, folder), config.training.weight_decay, folder / "sft")
+    pairs = folder / "pairs"
+    tokenize_pairs(preference_file(config), pairs, folder / "tokenizer", config.reward, in_process)
     right: dict[str, dict[str, list[bool]]] = {}
     figures: dict[str, Any] = {}
     for name, conditional in (("conditional", True), ("unconditional", False)):
-        task = RewardTask(config, folder) if conditional else Unconditional(config, folder)
+        task = RewardTask(config, folder, pairs) if conditional else Unconditional(config, folder, pairs)
         notes = _train(task, config.reward.weight_decay, folder / name)
         if conditional:
             figures = notes[-1]["evaluations"][0]["figures"]
-        right[name] = _ranked_right(config, folder / name / "model", folder, conditional)
+        right[name] = _ranked_right(folder / name / "model", task.pairs)
     print(f"seed {seed}: {_by_domain(right)}, {time.monotonic() - started:.0f} s", flush=True)
     return {"right": right, "figures": figures}
 
@@ -95,10 +97,10 @@ def _one_seed(seed: int, prefs: Path, folder: Path) -> dict[str, Any]:
 class Unconditional(RewardTask):
     """The same training without any condition in front of a conversation."""
 
-    def __init__(self, config: Config, run_dir: Path) -> None:
-        super().__init__(config, run_dir)
-        self.pairs = read_pairs(config, open_tokenizer(run_dir / "tokenizer"), "train", conditional=False)
-        lengths = np.array([pair.tokens for pair in self.pairs])
+    def __init__(self, config: Config, run_dir: Path, pairs: Path) -> None:
+        super().__init__(config, run_dir, pairs)
+        self.pairs = self.unconditional
+        lengths = self.pairs.lengths[self.pairs.train]
         self.plan = plan_batches(lengths, config.reward.batch_tokens, config.reward.epochs, config.seed)
         self.steps = len(self.plan)
 
@@ -203,6 +205,11 @@ def _prepare(rows: list[Comparison], seed: int, folder: Path) -> Config:
     return config
 
 
+def in_process(items: list[dict[str, Any]], work: Any) -> Iterator[dict[str, Any]]:
+    """Work on chunks without Ray."""
+    return map(work, items)
+
+
 def _train(task: Task, weight_decay: float, folder: Path) -> list[dict[str, Any]]:
     """Train on this process alone; returns what the task noted."""
     task.checkpoint_every = task.steps
@@ -213,11 +220,11 @@ def _train(task: Task, weight_decay: float, folder: Path) -> list[dict[str, Any]
 
 
 @torch.no_grad()
-def _ranked_right(config: Config, model: Path, folder: Path, conditional: bool) -> dict[str, list[bool]]:
+def _ranked_right(model: Path, pairs: Pairs) -> dict[str, list[bool]]:
     """Domain -> for each held-out pair whether the preferred answer has the higher score."""
     scorer = load_scalar(model)
     right: dict[str, list[bool]] = {}
-    for pair in read_pairs(config, open_tokenizer(folder / "tokenizer"), "heldout", conditional):
+    for pair in map(pairs.pair, pairs.heldout):
         chosen, rejected = pair_scores(scorer, [pair])
         right.setdefault(pair.domain, []).append(bool(chosen > rejected))
     return right

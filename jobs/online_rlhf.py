@@ -140,7 +140,7 @@ def _patch(context: Context, number: int) -> Result:
     take_labels(context, number)
     people = _people(context, number)
     patches = [row for n in range(1, number) for row in read_jsonl(context.of(_name(n, "patterns")) / PATCHES)]
-    old = preference_rows(config)
+    old = list(preference_rows(config))
     write_jsonl(folder / PAIRS, mix(patches, people, old, config.seed + number))
     before = context.of(_name(number - 1, "reward"))
     mixed = config.model_copy(update={"reward": config.reward.model_copy(update={"data": str(folder / PAIRS)})})

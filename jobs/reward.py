@@ -6,10 +6,10 @@ Its body is the SFT model's, or a brought one's.
 """
 
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ilm_ray.alignment.inputs import preference_file, preference_rows, unread_notes
+from ilm_ray.alignment.inputs import preference_file, preference_rows, unread_note
 from ilm_ray.base.rows import require_splits, rows_digest
 from ilm_ray.config import Config
 from ilm_ray.config.road import begins_with
@@ -31,19 +31,22 @@ def sources(config: Config) -> dict[str, str]:
     return {"preferences": rows_digest(preference_file(config))}
 
 
-def train_reward(context: Context, make_task: Callable[[Config, Path], "RewardTask"]) -> Result:
+def train_reward(context: Context, make_task: Callable[..., "RewardTask"]) -> Result:
     """Train a reward model and keep its conditions beside it; accuracy on the pairs held out among the metrics."""
     from ilm_ray.alignment.reward.conditional import save_conditions
+    from ilm_ray.alignment.reward.pairs import FOLDER, tokenize_pairs
     from ilm_ray.data.tokenizer.opening import open_tokenizer
     from ilm_ray.run.metrics import DOCUMENTS, counter
     from ilm_ray.training.ray_train import run_training
 
     reward = context.config.reward
-    result = run_training(context, make_task, reward.weight_decay)
+    folder = context.folder / FOLDER
+    unread, written = tokenize_pairs(preference_file(context.config), folder, context.of("tokenizer"), reward)
+    result = run_training(context, partial(make_task, pairs=folder), reward.weight_decay)
     tokenizer = open_tokenizer(context.of("tokenizer"))
     conditions = save_conditions(context.folder / "model", tokenizer, reward.system_prompts)
     end = result.metrics["evaluations"][-1]
-    figures, left_out = end["figures"], unread_notes(preference_rows(context.config), "reward.data")
+    figures, left_out = end["figures"], [unread_note("reward.data", unread)] if unread else []
     for outcome, pairs in (("kept", end["pairs"] - end["cut"]), ("cut", end["cut"])):
         if pairs:  # Ray refuses to count by nothing
             counter(DOCUMENTS).inc(pairs, tags={"stage": "reward", "outcome": outcome})
@@ -63,7 +66,7 @@ def train_reward(context: Context, make_task: Callable[[Config, Path], "RewardTa
     }
     accuracy = {d: {kind: row["accuracy"] for kind, row in kinds.items()} for d, kinds in figures.items()}
     metrics = {**result.metrics, "summary": summary, "accuracy": accuracy, "figures": figures, "left_out": left_out}
-    return Result([*result.files, conditions], metrics)
+    return Result([*result.files, *written, conditions], metrics)
 
 
 def _work(context: Context) -> Result:

@@ -5,7 +5,7 @@ JSON Lines. All functions raise UserError with setting, file and line, or where 
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +65,11 @@ def mixed_sequences(sft: SFTConfig) -> int:
     return round(wanted)
 
 
-def preference_rows(config: Config) -> list[JsonObject]:
-    """domain, prompt, chosen, rejected, and split where it has one."""
+def preference_rows(config: Config) -> Iterator[JsonObject]:
+    """domain, prompt, chosen, rejected, and split where it has one; one row after the other."""
     path, setting = preference_file(config), "reward.data"
-    rows = read_rows(path, ("domain", "prompt", "chosen", "rejected"), setting)
     known = config.reward.system_prompts
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(iter_rows(path, ("domain", "prompt", "chosen", "rejected"), setting), 1):
         where = f"{setting}: {path} line {number}"
         _check(row["prompt"], where)
         if not isinstance(row["domain"], str) or row["domain"] not in known:
@@ -80,7 +79,7 @@ def preference_rows(config: Config) -> list[JsonObject]:
             )
         if not (isinstance(row["chosen"], str) and isinstance(row["rejected"], str)):
             raise UserError(f"{where}: chosen and rejected must be texts")
-    return rows
+        yield row
 
 
 def prompt_rows(config: Config) -> list[JsonObject]:
@@ -100,12 +99,18 @@ def prompt_rows(config: Config) -> list[JsonObject]:
 
 
 def unread_notes(rows: Iterable[JsonObject], setting: str) -> list[str]:
-    """For people: fields of preference pairs or prompts, and of their messages, that nothing reads; a line or none."""
+    """For people: fields of prompts, and of their messages, that nothing reads; a line or none."""
     unread = Counter[str]()
     for row in rows:
-        fields = {key for key, value in row.items() if value is not None and key not in _READ}
-        unread.update(fields | unread_fields(row["prompt"]).keys())
+        unread.update(unread_in(row))
     return [unread_note(setting, dict(sorted(unread.items())))] if unread else []
+
+
+def unread_in(row: JsonObject) -> set[str]:
+    """Fields of a preference pair or a prompt, and of its messages, that nothing reads."""
+    return {key for key, value in row.items() if value is not None and key not in _READ} | unread_fields(
+        row["prompt"]
+    ).keys()
 
 
 def unread_note(setting: str, fields: Mapping[str, int]) -> str:

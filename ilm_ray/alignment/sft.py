@@ -150,14 +150,13 @@ class SFTTask(Task):
             return None
         held = self.conversations.heldout
         cut = cut_micro_batches(range(len(held)), self.conversations.lengths[held].tolist(), self.micro_tokens)
-        micros = [_packed([self.example(held[i]) for i in micro]) for micro in cut]
-        total, count = evaluate(model, micros, _loss_and_count)
+
+        def loss_and_count(model: Any, micro: list[int]) -> list[float]:
+            losses = next_token_losses(model, *_packed([self.example(held[i]) for i in micro]))
+            return [losses.loss.item(), losses.count]
+
+        total, count = evaluate(model, cut, loss_and_count)
         return {"evaluations": [{"when": "end" if step else "start", "heldout_loss": total / count}]}
-
-
-def _loss_and_count(model: Any, micro: Window) -> list[float]:
-    losses = next_token_losses(model, *micro)
-    return [losses.loss.item(), losses.count]
 
 
 def _packed(examples: list[Example]) -> Window:

@@ -9,12 +9,13 @@ import torch
 from actors.ppo.reward import Reward, RewardSettings
 from actors.scoring import as_rollouts, chat_ids
 from ilm_ray.alignment.reward.conditional import Conditions
-from ilm_ray.alignment.reward.task import pair_scores, read_pairs
+from ilm_ray.alignment.reward.task import pair_scores
 from ilm_ray.base.jsonl import write_jsonl
 from ilm_ray.config import load_config
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.model.internlm2 import ScalarModel, Shape, initialize
 from ilm_ray.model.weights import load_scalar, save_internlm2
+from tests.alignment.small_run import pairs_of
 
 CONDITIONS = {"code": "C.", "helpful": "Be of use."}
 
@@ -37,9 +38,10 @@ def test_scores_of_pairs_are_those_of_training(tmp_path: Path) -> None:
         for i in range(1, 6)
     ]
     write_jsonl(tmp_path / "pairs.jsonl", pairs)
+    tokenizer.save(tmp_path / "tokenizer")
     given = [f"reward.data={tmp_path / 'pairs.jsonl'}", f"reward.system_prompts={json.dumps(CONDITIONS)}"]
     with torch.no_grad():
-        read = read_pairs(load_config("nano", None, given), tokenizer, "train")
+        read = pairs_of(load_config("nano", None, given), tmp_path / "tokenizer", "train")
         expected = torch.stack(pair_scores(load_scalar(tmp_path / "model"), read), 1).flatten()
     settings = RewardSettings(
         tmp_path / "model", 64, "fp32", chat_ids(tokenizer, Conditions(CONDITIONS, tokenizer.reward_id)), context=512

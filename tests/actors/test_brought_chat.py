@@ -13,14 +13,13 @@ from actors.ppo.reward import Reward, RewardSettings
 from actors.scoring import as_rollouts, chat_ids
 from ilm_ray.alignment.inputs import preference_rows
 from ilm_ray.alignment.reward.conditional import Conditions
-from ilm_ray.alignment.reward.task import read_pairs
 from ilm_ray.alignment.sft import SFTTask
 from ilm_ray.base.errors import UserError
 from ilm_ray.data.tokenizer.opening import bring_tokenizer, open_tokenizer
 from ilm_ray.model.internlm2 import CausalLM, Shape
 from ilm_ray.model.loss import IGNORE
 from ilm_ray.model.weights import save_internlm2
-from tests.alignment.small_run import config_of, make_run, tokenize_chats
+from tests.alignment.small_run import config_of, make_run, pairs_of, tokenize_chats
 from tests.data.tokenizer.brought import LLAMA2, LLAMA3, QWEN, byte_level, publish, spaced
 
 pytestmark = pytest.mark.process  # chat templates are rendered in a process of their own
@@ -61,8 +60,8 @@ def test_the_reward_model_reads_in_ppo_what_it_was_trained_on(
 ) -> None:
     _, folder = run
     config = config_of(folder)
-    tokenizer, rows = open_tokenizer(folder / "tokenizer"), preference_rows(config)
-    trained = [ids for p in read_pairs(config, tokenizer, "train") for ids in (p.chosen, p.rejected)]
+    tokenizer, rows = open_tokenizer(folder / "tokenizer"), list(preference_rows(config))
+    trained = [ids for p in pairs_of(config, folder / "tokenizer", "train") for ids in (p.chosen, p.rejected)]
     read = list[list[int]]()
 
     def record(batch: Any) -> torch.Tensor:

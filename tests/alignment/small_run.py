@@ -1,11 +1,17 @@
 """A tiny run folder with all that SFT and the reward model start from."""
 
 import json
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ilm_ray.alignment.conversations import tokenize_conversations
+from ilm_ray.alignment.inputs import preference_file
+from ilm_ray.alignment.reward.pairs import FOLDER, Pairs, PreferencePair, tokenize_pairs
 from ilm_ray.config import Config, load_config
 from ilm_ray.config.layout import Layout
+from ilm_ray.data.tokenizer.opening import open_tokenizer
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.data.tokens.shards import write_shard
 from ilm_ray.model.internlm2 import CausalLM, Shape, initialize
@@ -51,7 +57,27 @@ def make_run(folder: Path) -> None:
 
 def tokenize_chats(folder: Path, context: int = 64) -> None:
     """The conversations as the stage tokenises them, in this process."""
-    tokenize_conversations(folder / "chat.jsonl", folder, context, lambda items, work: map(work, items))
+    tokenize_conversations(folder / "chat.jsonl", folder, context, in_process)
+
+
+def tokenize_preferences(config: Config, run_dir: Path, stage: str = "reward") -> Path:
+    """The preference pairs as the stage tokenises them, in this process; returns the folder of the shards."""
+    folder = run_dir / stage / FOLDER
+    tokenize_pairs(preference_file(config), folder, run_dir / "tokenizer", config.reward, in_process)
+    return folder
+
+
+def pairs_of(config: Config, tokenizer: Path, split: str, conditional: bool = True) -> list[PreferencePair]:
+    """The pairs of a split as the reward model reads them. tokenizer: its folder."""
+    with tempfile.TemporaryDirectory() as temporary:
+        tokenize_pairs(preference_file(config), Path(temporary), tokenizer, config.reward, in_process)
+        pairs = Pairs(Path(temporary), open_tokenizer(tokenizer), config.reward, conditional)
+        return [pairs.pair(number) for number in getattr(pairs, split)]
+
+
+def in_process(items: list[dict[str, Any]], work: Callable[[dict[str, Any]], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Work on chunks without Ray; receipts travel as JSON, as they do there."""
+    return [json.loads(json.dumps(work(item))) for item in items]
 
 
 def config_of(run_dir: Path, layout: Layout | None = None, workers: int = 1) -> Config:

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import zstandard
 
-from ilm_ray.alignment import conversations
-from ilm_ray.alignment.conversations import Conversations, Counts, chunks_of, notes, tokenize_conversations
+from ilm_ray.alignment import chunks
+from ilm_ray.alignment.chunks import chunks_of
+from ilm_ray.alignment.conversations import FOLDER, Conversations, Counts, notes, tokenize_conversations
 from ilm_ray.alignment.sft import SFTTask, chat_labels
 from ilm_ray.base.errors import UserError
 from ilm_ray.data.tokenizer.chat import encode_chat
 from ilm_ray.data.tokenizer.opening import open_tokenizer
 from ilm_ray.model.loss import IGNORE
-from tests.alignment.small_run import config_of, make_run
+from tests.alignment.small_run import config_of, in_process, make_run
 
 CONTEXT = 64
 
@@ -30,7 +31,7 @@ def written(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def done(path: Path, run_dir: Path, context: int = CONTEXT) -> Counts:
-    return tokenize_conversations(path, run_dir, context, lambda items, work: map(work, items))[0]
+    return tokenize_conversations(path, run_dir, context, in_process)[0]
 
 
 @pytest.fixture()
@@ -50,11 +51,10 @@ def test_each_conversation_is_what_it_is_alone(
         packed_path = run / "talks.jsonl.zst"
         packed_path.write_bytes(zstandard.compress(path.read_bytes()))
         path = packed_path
-    monkeypatch.setattr(conversations, "CHUNK_ROWS", rows_a_chunk)
-    monkeypatch.setattr(conversations.chunks_of, "__defaults__", (rows_a_chunk,))
+    monkeypatch.setattr(chunks.chunks_of, "__defaults__", (rows_a_chunk,))
     assert len(chunks_of(path)) == (1 if packed else -(-20 // rows_a_chunk))
     counts = done(path, run)
-    made, tokenizer = Conversations(run / "sft" / conversations.FOLDER, CONTEXT), open_tokenizer(run / "tokenizer")
+    made, tokenizer = Conversations(run / "sft" / FOLDER, CONTEXT), open_tokenizer(run / "tokenizer")
     task = SFTTask(config_of(run), run)
     held = [i for i in range(20) if i % 10 == 0]
     assert made.heldout.tolist() == held and sorted([*made.train, *held]) == list(range(20))
@@ -76,7 +76,7 @@ def test_what_cannot_be_learned_from_is_left_out_and_counted(run: Path) -> None:
     said = " ".join(notes(counts, CONTEXT))
     assert "1 of 32 conversations hold no answer within sft.context=64" in said
     assert f"{counts.cut_tokens} tokens of their answers" in said and "source (30 rows)" in said
-    made = Conversations(run / "sft" / conversations.FOLDER, CONTEXT)
+    made = Conversations(run / "sft" / FOLDER, CONTEXT)
     assert len(made.train) + len(made.heldout) == 31
     assert list(notes(Counts(rows=3), CONTEXT)) == []
 
@@ -85,7 +85,7 @@ def test_a_rows_split_decides_where_rows_have_one(run: Path) -> None:
     rows = [talk("q", "a") | ({"split": "heldout"} if i in (3, 4) else {"split": "train"} if i % 2 else {})
             for i in range(12)]  # fmt: skip
     done(written(run / "talks.jsonl", rows), run)
-    assert Conversations(run / "sft" / conversations.FOLDER, CONTEXT).heldout.tolist() == [3, 4]
+    assert Conversations(run / "sft" / FOLDER, CONTEXT).heldout.tolist() == [3, 4]
 
 
 def test_too_little_to_learn_from_is_refused(run: Path) -> None:
@@ -95,7 +95,7 @@ def test_too_little_to_learn_from_is_refused(run: Path) -> None:
 
 
 def test_a_chunk_that_is_done_is_not_done_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversations.chunks_of, "__defaults__", (5,))
+    monkeypatch.setattr(chunks.chunks_of, "__defaults__", (5,))
     path = written(run / "talks.jsonl", [talk("q", "a" * i) for i in range(20)])
     asked = list[int]()
 
@@ -111,7 +111,7 @@ def test_a_chunk_that_is_done_is_not_done_again(run: Path, monkeypatch: pytest.M
 
     with pytest.raises(KeyboardInterrupt):
         tokenize_conversations(path, run, CONTEXT, killed)
-    folder = run / "sft" / conversations.FOLDER
+    folder = run / "sft" / FOLDER
     before = {p.name: p.stat().st_mtime_ns for p in folder.glob("shard-*")}
     resumed = tokenize_conversations(path, run, CONTEXT, watched)[0]
     assert len(before) > 0 and all((folder / name).stat().st_mtime_ns == time for name, time in before.items())

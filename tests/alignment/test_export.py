@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from ilm_ray.alignment.reward.conditional import carried_conditions, load_conditions, save_conditions
-from ilm_ray.alignment.reward.task import RewardTask, pair_scores, read_pairs
+from ilm_ray.alignment.reward.task import RewardTask, pair_scores
 from ilm_ray.base.errors import UserError
 from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.model.weights import load_scalar
 from jobs import checkpoint
-from tests.alignment.small_run import config_of
+from tests.alignment.small_run import config_of, pairs_of
 from tests.alignment.test_layouts import run
 from tests.ask_vllm import ask_vllm
 from tests.processes import run_ranks
@@ -35,7 +35,7 @@ def trained(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _inputs(run_dir: Path) -> tuple[list[list[int]], list[float]]:
     """Held-out sequences as the model reads them, and its rewards for them."""
     model = load_scalar(run_dir / "reward" / "model")
-    pairs = read_pairs(config_of(run_dir), Tokenizer.load(run_dir / "tokenizer"), "heldout")
+    pairs = pairs_of(config_of(run_dir), run_dir / "tokenizer", "heldout")
     with torch.no_grad():
         chosen, rejected = pair_scores(model, pairs)
     sequences = [ids for pair in pairs for ids in (pair.chosen, pair.rejected)]

@@ -15,7 +15,11 @@ ASK = [{"role": "user", "content": "Hi"}]
 PAIR = {"domain": "helpful", "prompt": ASK, "chosen": "a", "rejected": "b"}
 TALK = [*ASK, {"role": "assistant", "content": "Hello."}]
 CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "[]"}}]}
-READERS: dict[str, Any] = {"sft.data": check_chats, "reward.data": preference_rows, "ppo.prompts": prompt_rows}
+READERS: dict[str, Any] = {
+    "sft.data": check_chats,
+    "reward.data": lambda config: list(preference_rows(config)),
+    "ppo.prompts": prompt_rows,
+}
 
 
 @pytest.mark.parametrize(

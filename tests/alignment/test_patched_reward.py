@@ -17,12 +17,12 @@ import torch
 
 from ilm_ray.alignment.online.hacking import Answer, mine
 from ilm_ray.alignment.online.patches import PatchTask, mix, patch_pairs, preferences
-from ilm_ray.alignment.reward.task import RewardTask, pair_scores, read_pairs
+from ilm_ray.alignment.reward.task import RewardTask, pair_scores
 from ilm_ray.base.jsonl import JsonObject, write_jsonl
 from ilm_ray.config import Config, load_config
-from ilm_ray.data.tokenizer.tokenizer import Tokenizer
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel, Shape, initialize
 from ilm_ray.model.weights import save_internlm2
+from tests.alignment.small_run import pairs_of, tokenize_preferences
 
 
 def _benchmark() -> ModuleType:
@@ -63,7 +63,7 @@ def _train(task: RewardTask) -> ScalarModel:
 def _scores(model: ScalarModel, run: Path, rows: Sequence[JsonObject]) -> list[tuple[float, float]]:
     """Scores of chosen and rejected answers, with the conditions of their domains."""
     write_jsonl(run / "scored.jsonl", ({**row, "split": "train"} for row in rows))
-    pairs = read_pairs(_config(run, "scored.jsonl", 1), Tokenizer.load(run / "tokenizer"), "train")
+    pairs = pairs_of(_config(run, "scored.jsonl", 1), run / "tokenizer", "train")
     with torch.no_grad():
         chosen, rejected = pair_scores(model, pairs)
     return list(zip(chosen.tolist(), rejected.tolist(), strict=True))
@@ -87,7 +87,8 @@ def test_a_planted_love_is_found_and_cured(tmp_path: Path, plant: str) -> None:
     save_internlm2(model, tmp_path / "sft" / "model")
     people = toy.people(rng, 150)
     write_jsonl(tmp_path / "biased.jsonl", [*people, *toy.planted(rng, plant, 150)])
-    loving = _train(RewardTask(_config(tmp_path, "biased.jsonl", 5), tmp_path))
+    config = _config(tmp_path, "biased.jsonl", 5)
+    loving = _train(RewardTask(config, tmp_path, tokenize_preferences(config, tmp_path, "reward")))
     save_internlm2(loving, tmp_path / "loving")
 
     prompts: dict[str, Any] = {
@@ -111,7 +112,9 @@ def test_a_planted_love_is_found_and_cured(tmp_path: Path, plant: str) -> None:
 
     patches = patch_pairs(mined.exploits[0], answers, prompts, "round-1-1")
     write_jsonl(tmp_path / "mixed.jsonl", mix(patches, [], people, 1))
-    cured = _train(PatchTask(_config(tmp_path, "mixed.jsonl", 4), tmp_path, tmp_path / "loving"))
+    config = _config(tmp_path, "mixed.jsonl", 4)
+    pairs = tokenize_preferences(config, tmp_path, "patched")
+    cured = _train(PatchTask(config, tmp_path, tmp_path / "loving", pairs))
     heldout = [row for row in patches if row["split"] == "heldout"]
     before, after = (_scores(m, tmp_path, heldout) for m in (loving, cured))
     assert _mean(rejected for _, rejected in before) > _mean(chosen for chosen, _ in before) + 0.5

@@ -53,7 +53,7 @@ def test_ranks_share_a_step_in_equally_many_bounded_micro_batches(run_dir: Path,
             )
         assert all(other[:3] == seen[0][:3] for other in seen)
         assert all(other[3] == pytest.approx(seen[0][3], rel=1e-5) for other in seen)
-    expected = task.pairs if isinstance(task, RewardTask) else task.conversations.train
+    expected = task.pairs.train if isinstance(task, RewardTask) else task.conversations.train
     assert sorted(int(i) for step in task.plan for i in step) == sorted([*range(len(expected))] * _epochs(task))
 
 

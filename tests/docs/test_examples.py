@@ -18,7 +18,7 @@ import torch
 from benchmarks.plain_rules import plain_scores
 from demo import DATA
 from ilm_ray.alignment.reward.conditional import CONDITIONS, HASH, conditions_hash, save_conditions
-from ilm_ray.alignment.reward.task import pair_scores, read_pairs
+from ilm_ray.alignment.reward.task import pair_scores
 from ilm_ray.base.jsonl import write_jsonl
 from ilm_ray.config import load_config, save_config
 from ilm_ray.data.documents.document import read_documents
@@ -33,7 +33,7 @@ from ilm_ray.model.internlm2 import Packed, ScalarModel, initialize
 from ilm_ray.model.weights import load_scalar, save_internlm2
 from ilm_ray.report.explain import document as explain_document
 from ilm_ray.report.explain.text_run import open_run
-from tests.alignment.small_run import SHAPE, config_of, make_run
+from tests.alignment.small_run import SHAPE, config_of, make_run, pairs_of
 from tests.data.web.rubbish import KINDS
 
 pytestmark = pytest.mark.process
@@ -186,7 +186,7 @@ def test_scores_are_those_of_training_under_each_condition(tmp_path: Path) -> No
     config = config.model_copy(update={"reward": reward})
     save_config(config, tmp_path / "config.yaml")
     with torch.no_grad():
-        chosen, rejected = pair_scores(model, read_pairs(config, tokenizer, "train"))
+        chosen, rejected = pair_scores(model, pairs_of(config, tmp_path / "tokenizer", "train"))
     rows, _ = run_example("score_answers", str(tmp_path), question, *answers)
     assert [row[0] for row in rows] == list(prompts) and len({row[1] for row in rows}) == len(prompts)
     for (_, first, second, preferred), good, bad in zip(rows, chosen.tolist(), rejected.tolist(), strict=True):

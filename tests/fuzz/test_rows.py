@@ -79,8 +79,8 @@ def test_conversations(data: bytes) -> None:
 @few(20)
 def test_preference_pairs(data: bytes) -> None:
     config = load_config("nano")
-    rows = reading(data, lambda path: preference_rows(config.model_copy(update={"reward": config.reward.model_copy(
-        update={"data": str(path)})})))  # fmt: skip
+    rows = reading(data, lambda path: list(preference_rows(config.model_copy(update={"reward": config.reward.model_copy(
+        update={"data": str(path)})}))))  # fmt: skip
     assert all(row["domain"] in config.reward.system_prompts for row in rows or [])
     with refusals():
         require_splits(rows or [], "reward.data")

@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from ilm_ray.alignment.online.labels import read_comparisons
-from ilm_ray.alignment.reward.task import read_pairs
 from ilm_ray.base.errors import UserError
 from ilm_ray.base.jsonl import write_jsonl
 from ilm_ray.config import Config, load_config
@@ -19,6 +18,7 @@ from ilm_ray.run.manifest import Manifest, commit, load
 from ilm_ray.run.stage import Context, run_stage
 from jobs.online_rlhf import LABELS, round_stages, take_labels
 from tests.alignment.made_round import make_round
+from tests.alignment.small_run import pairs_of
 from tests.alignment.test_hacking import CASES, EN
 
 
@@ -67,8 +67,7 @@ def test_a_rounds_end_leaves_patterns_patches_and_comparisons(tmp_path: Path) ->
     patched_config = config.model_copy(
         update={"reward": config.reward.model_copy(update={"data": str(folder / "patches.jsonl"), "context": 2048})}
     )
-    tokenizer = Tokenizer.load(tmp_path / "tokenizer")
-    pairs = [*read_pairs(patched_config, tokenizer, "train"), *read_pairs(patched_config, tokenizer, "heldout")]
+    pairs = [pair for split in ("train", "heldout") for pair in pairs_of(patched_config, tmp_path / "tokenizer", split)]
     assert len(pairs) == done.metrics["summary"]["patches"] >= 20
     # Nothing has changed, so nothing runs again; labels that come later change nothing of a round that has ended.
     labels = tmp_path / "labels.jsonl"

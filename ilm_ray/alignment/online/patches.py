@@ -116,8 +116,8 @@ def preferences(rows: Sequence[JsonObject]) -> list[Preference]:
 class PatchTask(RewardTask):
     """The reward model's training, begun from an earlier reward model's weights."""
 
-    def __init__(self, config: Config, run_dir: Path, earlier: Path) -> None:
-        super().__init__(config, run_dir)
+    def __init__(self, config: Config, run_dir: Path, earlier: Path, pairs: Path | None = None) -> None:
+        super().__init__(config, run_dir, pairs)
         self.base = earlier
 
     def fill(self, part: CausalLM | ScalarModel) -> None:

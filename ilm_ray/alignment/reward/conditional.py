@@ -44,14 +44,19 @@ def conditioned(
     A conversation of more than `context` tokens loses its beginning: the answer stands at its end. begins: False for a
     chat template that writes no begin token.
     """
-    end = [] if reward_id is None else [reward_id]
-    room = context - len(prefix) - len(end) - begins
+    room = room_behind(prefix, reward_id, context, begins)
+    return ids[:begins] + prefix + ids[begins:][-room:] + ([] if reward_id is None else [reward_id])
+
+
+def room_behind(prefix: list[int], reward_id: int | None, context: int, begins: bool) -> int:
+    """Tokens of a conversation, its begin token apart, that fit behind a condition. Raises UserError for none."""
+    room = context - len(prefix) - (reward_id is not None) - begins
     if room < 1:
         raise UserError(
             f"reward.context={context} has no room for a conversation behind a condition of {len(prefix)} tokens; "
             f"raise it or shorten reward.system_prompts"
         )
-    return ids[:begins] + prefix + ids[begins:][-room:] + end
+    return room
 
 
 def conditions_hash(tokenizer: AnyTokenizer, system_prompts: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
 """The conditional reward model (report section 4.2.1): focal ranking loss, log barrier, one condition a domain."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ilm_ray.alignment.inputs import preference_rows
 from ilm_ray.alignment.ppo.arithmetic import cut_micro_batches
 from ilm_ray.alignment.ppo.experience import nothing
-from ilm_ray.alignment.reward.conditional import HASH, condition_prefix, conditioned, conditions_hash
+from ilm_ray.alignment.reward.conditional import HASH, conditions_hash
 from ilm_ray.alignment.reward.metrics import pair_figures, pair_sums
+from ilm_ray.alignment.reward.pairs import FOLDER, Pairs, PreferencePair
 from ilm_ray.alignment.sft import deal, plan_batches
 from ilm_ray.config import Config
 from ilm_ray.config.road import initial_folder
-from ilm_ray.data.tokenizer.chat import AnyTokenizer, begins_chat, encode_chat
 from ilm_ray.data.tokenizer.opening import open_tokenizer, require_fit
 from ilm_ray.data.tokens.mixture import packed_from_arrays
 from ilm_ray.model.internlm2 import CausalLM, ScalarModel
@@ -50,42 +49,6 @@ def log_barrier(score: Tensor, bound: float) -> Tensor:
     return value + slope * (score.abs() - edge).clamp(min=0)
 
 
-@dataclass(frozen=True)
-class PreferencePair:
-    """One preference: token ids of both sequences, condition and final reward token included."""
-
-    domain: str
-    chosen: list[int]
-    rejected: list[int]
-    answer_tokens: tuple[int, int] = (0, 0)  # of the two answers alone
-    cut: bool = False  # one of its conversations is longer than `reward.context` and has lost its beginning
-
-    @property
-    def tokens(self) -> int:
-        return len(self.chosen) + len(self.rejected)
-
-
-def read_pairs(config: Config, tokenizer: AnyTokenizer, split: str, conditional: bool = True) -> list[PreferencePair]:
-    """Tokenised preferences of a split; without conditions for comparison if `conditional` is False."""
-    rows, prompts = preference_rows(config), config.reward.system_prompts
-    begins = begins_chat(tokenizer)
-    prefixes = {d: condition_prefix(tokenizer, text) if conditional else [] for d, text in prompts.items()}
-
-    def ids(row: dict[str, Any], answer: str) -> tuple[list[int], bool]:
-        messages, prefix = [*row["prompt"], {"role": "assistant", "content": answer}], prefixes[row["domain"]]
-        whole = encode_chat(tokenizer, messages).ids
-        made = conditioned(prefix, whole, tokenizer.reward_id, config.reward.context, begins)
-        return made, len(made) < len(prefix) + len(whole) + 1
-
-    def pair(row: dict[str, Any]) -> PreferencePair:
-        answers = row["chosen"], row["rejected"]
-        lengths = [len(tokenizer.encode(answer)) for answer in answers]
-        (chosen, a), (rejected, b) = ids(row, answers[0]), ids(row, answers[1])
-        return PreferencePair(row["domain"], chosen, rejected, (lengths[0], lengths[1]), a or b)
-
-    return [pair(row) for row in rows if row.get("split", "train") == split]
-
-
 def pair_scores(model: Any, pairs: list[PreferencePair]) -> tuple[Tensor, Tensor]:
     """Rewards of the chosen and the rejected sequences: two tensors (pairs)."""
     device = next(model.parameters()).device
@@ -100,18 +63,17 @@ class RewardTask(Task):
 
     base: Path
 
-    def __init__(self, config: Config, run_dir: Path) -> None:
+    def __init__(self, config: Config, run_dir: Path, pairs: Path | None = None) -> None:
+        """pairs: folder of their shards, where these are not the stage's own."""
         self.config, self.base = config, initial_folder(config, "reward", run_dir)
         self.checkpoint_every, self.log_every = config.reward.checkpoint_every, config.training.log_every
         tokenizer = open_tokenizer(run_dir / "tokenizer")
         require_fit(tokenizer, load_shape(self.base).vocab_size, str(self.base))
         self.about = {HASH: conditions_hash(tokenizer, config.reward.system_prompts)}
-        self.pairs = read_pairs(config, tokenizer, "train")
-        self.heldout = {
-            "conditional": read_pairs(config, tokenizer, "heldout"),
-            "unconditional": read_pairs(config, tokenizer, "heldout", conditional=False),
-        }
-        lengths = np.array([p.tokens for p in self.pairs])
+        folder = pairs or run_dir / "reward" / FOLDER
+        self.pairs = Pairs(folder, tokenizer, config.reward)
+        self.unconditional = Pairs(folder, tokenizer, config.reward, conditional=False)
+        lengths = self.pairs.lengths[self.pairs.train]
         self.plan = plan_batches(lengths, config.reward.batch_tokens, config.reward.epochs, config.seed)
         self.steps = len(self.plan)
         self.micro_tokens = config.training.micro_tokens
@@ -134,18 +96,18 @@ class RewardTask(Task):
         return scheduled_lr(self.config.training, step, self.steps, r.max_lr, r.min_lr / r.max_lr)
 
     def micro_batches(self, step: int, rank: int, ranks: int) -> list[list[PreferencePair]]:
-        pairs = [self.pairs[i] for i in self.plan[step]]
-        micros = deal([p.tokens for p in pairs], self.micro_tokens, ranks)[rank]
-        return [[pairs[i] for i in micro] for micro in micros]
+        numbers = self.pairs.train[self.plan[step]]
+        micros = deal(self.pairs.lengths[numbers].tolist(), self.micro_tokens, ranks)[rank]
+        return [[self.pairs.pair(numbers[i]) for i in micro] for micro in micros]
 
     def count(self, micro: list[PreferencePair]) -> float:
         return float(len(micro))
 
     def tokens(self, micro: list[PreferencePair]) -> int:
-        return sum(p.tokens for p in micro)
+        return sum(len(pair.chosen) + len(pair.rejected) for pair in micro)
 
     def context(self, step: int) -> int:
-        return round(float(np.mean([self.pairs[i].tokens / 2 for i in self.plan[step]])))
+        return round(float(np.mean(self.pairs.lengths[self.pairs.train[self.plan[step]]])) / 2)
 
     def losses(self, model: Any, micro: list[PreferencePair]) -> Losses:
         r = self.config.reward
@@ -168,21 +130,21 @@ class RewardTask(Task):
         if step < self.steps:
             return None
         figures: dict[str, dict[str, Any]] = {}
-        for name, pairs in self.heldout.items():
+        for name, pairs in (("conditional", self.pairs), ("unconditional", self.unconditional)):
             total: list[float] = []
-            for domain in sorted({p.domain for p in pairs}):
-                some = [p for p in pairs if p.domain == domain]
-                cut = cut_micro_batches(range(len(some)), [p.tokens for p in some], self.micro_tokens)
-                sums = evaluate(model, [[some[i] for i in micro] for micro in cut], _sums)
+            for place in sorted(set(pairs.domain[pairs.heldout])):
+                numbers = pairs.heldout[pairs.domain[pairs.heldout] == place].tolist()
+                cut = cut_micro_batches(range(len(numbers)), pairs.lengths[numbers].tolist(), self.micro_tokens)
+                sums = evaluate(model, [[numbers[i] for i in micro] for micro in cut], partial(_sums, pairs))
                 total = [a + b for a, b in zip(total, sums, strict=True)] if total else sums
-                figures.setdefault(domain, {})[name] = pair_figures(sums)
+                figures.setdefault(pairs.domains[place], {})[name] = pair_figures(sums)
             figures.setdefault("all", {})[name] = pair_figures(total)
-        everything = [*self.pairs, *self.heldout["conditional"]]
-        counts = {"pairs": len(everything), "cut": sum(pair.cut for pair in everything)}
-        return {"evaluations": [{"when": "end", "figures": figures, **counts}]}
+        return {"evaluations": [{"when": "end", "figures": figures, "pairs": len(self.pairs), "cut": self.pairs.cut}]}
 
 
-def _sums(model: Any, pairs: list[PreferencePair]) -> list[float]:
-    chosen, rejected = pair_scores(model, pairs)
-    lengths = [p.answer_tokens for p in pairs]
-    return pair_sums(chosen.tolist(), rejected.tolist(), [n for n, _ in lengths], [n for _, n in lengths])
+def _sums(pairs: Pairs, model: Any, numbers: list[int]) -> list[float]:
+    some = [pairs.pair(number) for number in numbers]
+    chosen, rejected = pair_scores(model, some)
+    return pair_sums(
+        chosen.tolist(), rejected.tolist(), [p.answer_tokens[0] for p in some], [p.answer_tokens[1] for p in some]
+    )
