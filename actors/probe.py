@@ -46,16 +46,19 @@ class Probe:
         return self.store.host, self.store.port
 
     def bandwidth(self, rank: int, meeting: tuple[str, int], deadline_s: float) -> float:
-        """Bytes a second of an all-reduce between two ranks, the best of a few rounds."""
+        """Bytes a second of an all-gather between two ranks, the best of a few rounds."""
         timeout, first = timedelta(seconds=deadline_s), rank == 0
         store = self.store if first else dist.TCPStore(*meeting, 2, is_master=False, timeout=timeout)
         group: Any = dist.ProcessGroupGloo(store, rank, 2, timeout)
-        data = torch.ones(MESSAGE_BYTES // 4)
+        data = torch.full((MESSAGE_BYTES // 4,), float(rank))
+        seen = [torch.empty_like(data) for _ in range(2)]
         best = float("inf")
         for _ in range(ROUNDS + 1):  # the first one opens the connections
             started = time.monotonic()
-            group.allreduce([data]).wait()
+            group.allgather([seen], [data]).wait()
             best = min(best, time.monotonic() - started)
+        if any(bool((part != rank).any()) for rank, part in enumerate(seen)):
+            raise ValueError("the other node's bytes came wrong: look at the memory and the network cards of both")
         return MESSAGE_BYTES / best
 
 

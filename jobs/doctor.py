@@ -24,7 +24,7 @@ from ilm_ray.config import Config
 from ilm_ray.config.named_data import needed, off_line, steps_off
 from ilm_ray.config.road import in_effect, stages_on
 from ilm_ray.config.run_folder import choose_settings
-from ilm_ray.run import doctor
+from ilm_ray.run import doctor, links
 from ilm_ray.run.doctor import GIB, Finding
 from ilm_ray.run.gpus import check_driver, listed_gpus
 from ilm_ray.training.plan.fits import require_fit
@@ -38,7 +38,7 @@ LINK_S = 30.0  # for two nodes to connect: well within DEADLINE_S, so that what 
 CLOCK_READINGS = 5
 OBJECT_BYTES = 64 * 2**20
 PORTS = 8  # in a row, as cluster/local.sh takes them
-MAX_PAIRS = 16  # of nodes whose link is measured: all with the first one
+LINK_ROUNDS = 4  # two, and two more where a round finds no sound link
 READS = ("ray", "tokenizer", "model", "training", "ppo", "online")
 LOGS = "look at `ray status` and at that node's logs in /tmp/ray/session_latest/logs"
 
@@ -234,33 +234,32 @@ def _shared(run_dir: Path, probes: Mapping[str, Any]) -> Iterator[Finding]:
         yield doctor.check_seen_by_all(where, seen)
 
 
-def _links(probes: Mapping[str, Any]) -> Iterator[Finding]:
-    """Between the first node and each other one, pair by pair."""
+def _links(probes: Mapping[str, Any]) -> list[Finding]:
+    """Nodes in pairs, then each suspect with a sound node (see `links`)."""
+    known = dict[links.Pair, links.Link]()
+    for _ in range(LINK_ROUNDS):
+        if not (pairs := links.next_pairs(list(probes), known)):
+            break
+        known |= _measured(pairs, probes)
+    return links.judge(list(probes), known)
+
+
+def _measured(pairs: Sequence[links.Pair], probes: Mapping[str, Any]) -> dict[links.Pair, links.Link]:
+    """The links of pairs that share no node, measured at once."""
     import ray
 
-    names, rates = list(probes), dict[str, float]()
-    for name in names[1 : MAX_PAIRS + 1]:
-        pair = f"{names[0]} - {name}"
+    until, stores = time.monotonic() + DEADLINE_S, {pair: probes[pair[0]].open_store.remote(2) for pair in pairs}
+    rates = {
+        pair: [probes[name].bandwidth.remote(rank, stores[pair], LINK_S) for rank, name in enumerate(pair)]
+        for pair in pairs
+    }
+    measured = dict[links.Pair, links.Link]()
+    for pair, both in rates.items():
         try:
-            rates[pair] = _rate(probes[names[0]], probes[name])
+            measured[pair] = links.Link(min(ray.get(both, timeout=max(0.0, until - time.monotonic()))))
         except ray.exceptions.RayError as error:
-            yield _unanswered(
-                f"gloo link {pair}",
-                error,
-                "let the nodes reach each other on all ports (firewall, security group), and name the interface "
-                "between them (GLOO_SOCKET_IFNAME)",
-            )
-    if rates or len(names) == 1:
-        yield doctor.check_bandwidth("gloo", rates)
-
-
-def _rate(first: Any, second: Any) -> float:
-    """Bytes a second between two nodes."""
-    import ray
-
-    meeting = ray.get(first.open_store.remote(2), timeout=DEADLINE_S)
-    both = [probe.bandwidth.remote(rank, meeting, LINK_S) for rank, probe in enumerate((first, second))]
-    return min(ray.get(both, timeout=DEADLINE_S))
+            measured[pair] = links.Link(error=_unanswered("", error).observation)
+    return measured
 
 
 def _room(config: Config) -> Finding:

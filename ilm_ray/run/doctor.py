@@ -23,7 +23,6 @@ GIB, MIB = 2**30, 2**20
 WRITTEN_BYTES = 8 * MIB  # enough to tell a disk that stands from one that crawls
 SLOWEST_WRITE = 10 * MIB  # bytes/s; below it a checkpoint of 1.8B parameters takes half an hour
 MAX_SKEW_S = 1.0  # clocks further apart make the order of events in journals and diagnoses wrong
-SLOWEST_LINK = 50e6  # bytes/s between nodes; below it gradients of even small models take longer than the step
 
 
 @dataclass(frozen=True)
@@ -193,16 +192,6 @@ def check_clocks(skews: Mapping[str, tuple[float, float]]) -> Finding:
 def skew_of(before: float, remote: float, after: float) -> tuple[float, float]:
     """(seconds that `remote` is ahead, its error) of a clock that was read between `before` and `after` of ours."""
     return remote - (before + after) / 2, (after - before) / 2
-
-
-def check_bandwidth(what: str, rates: Mapping[str, float]) -> Finding:
-    """what: the backend; rates: pair of nodes -> bytes/s of an all-reduce's payload."""
-    if not rates:
-        return Finding(f"{what} bandwidth", "one node: nothing goes over a network")
-    slow = [f"{pair} {rate / 1e6:.0f} MB/s" for pair, rate in rates.items() if rate < SLOWEST_LINK]
-    observation = ", ".join(slow) or f"{min(rates.values()) / 1e6:.0f} MB/s or more"
-    todo = "name the fast interface (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME), or look at the network" if slow else ""
-    return Finding(f"{what} bandwidth", observation, todo)
 
 
 def check_seen_by_all(folder: Path, seen: Mapping[str, bool]) -> Finding:
