@@ -53,7 +53,7 @@ def _parser() -> Parser:
     from ilm_ray.model.huggingface import DTYPES
 
     parser = Parser(prog="jobs/checkpoint.py", description="Checkpoints and models of a run.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="ls|verify|diff|promote|export|import")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="ls|verify|promote|export|import")
 
     def of_a_run(name: str, words: str, work: Any, stages: Sequence[str] = TRAINED) -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=words)
