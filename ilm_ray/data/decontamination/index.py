@@ -1,9 +1,9 @@
 """The table of benchmark passages, built once from all items and mapped by every task.
 
-Of an item the question is sought: with its choices unless it has ALONE distinct words of its own, since "What is the
-capital of France?" is asked everywhere; without choices, with its answer unless it has SHORT. A solution of ALONE words
-is sought as well. What has less than FEWEST even so cannot be told from chance and is not sought. Numbers are not
-counted there: tables are full of them.
+An item's question is sought: with its choices unless it has ALONE distinct words of its own, since "What is the capital
+of France?" is asked everywhere; without choices, with its answer unless it has SHORT. A solution of ALONE words is
+sought as well. A text of fewer than FEWEST words even so cannot be told from chance and is not sought. Numbers do not
+count as words there: tables are full of them.
 """
 
 from collections.abc import Sequence

@@ -88,7 +88,7 @@ class Encoder:
 
 @functools.cache
 def code_point_classes() -> np.ndarray:
-    """uint8 (0x110000): what tiktoken's regular expressions take each code point for, whatever Unicode they know."""
+    """uint8 (0x110000): the class of each code point in tiktoken's regular expressions, in their version of Unicode."""
     everything = "".join(map(chr, (*range(0xD800), *range(0xE000, 0x110000))))
     classes = np.full(0x110000, OTHER, np.uint8)
     for pattern, number in ((r"\p{L}", LETTER), (r"\p{N}", NUMBER), (r"\s", SPACE), (r"[\r\n]", NEWLINE)):

@@ -1,7 +1,7 @@
 """HumanEval, MBPP and HumanEval-X scored in the sandbox: OpenCompass would run the model's code as the current user, or
 send it to a service that does.
 
-What counts as passed is theirs: their extraction of the program from the answer, their tests, their comparison.
+OpenCompass decides what passes: by its extraction of the program from the answer, its tests, its comparison.
 """
 
 import ast

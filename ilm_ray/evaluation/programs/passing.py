@@ -55,8 +55,8 @@ def judged(
 
 
 def tests_pass(tested: ProgramAndTests, limits: ProgramLimits) -> tuple[bool, Outcome]:
-    """Whether the tests have run to their end, and the outcome. What the program prints says nothing of that, nor does
-    an early exit with code 0; neither its file nor its standard input holds the tests (`separate_tests.py`)."""
+    """Whether the tests have run to their end, and the outcome. Neither the program's output nor an early exit with
+    code 0 counts; neither its file nor its standard input holds the tests (`separate_tests.py`)."""
     word = secrets.token_hex(16)
     order = json.dumps({"tests": tested.tests, "word": word})
     outcome = run_in_sandbox(tested.program, order, limits, _WITH_TESTS)

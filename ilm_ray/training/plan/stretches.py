@@ -34,7 +34,7 @@ class Stretches:
 
 
 def stretches(training: Training, ranks: int, workers: int, device: Device) -> Stretches:
-    """The stretches of what `decide` decides: one for each workload. Raises UserError as that does."""
+    """A stretch for each workload, with the layout that `decide` gives it. Raises UserError as `decide` does."""
     decision, until, parts = decide(training, ranks, workers, device), 0, list[Stretch]()
     for work, plan, most in zip(training.works, decision.plans, decision.micro_tokens, strict=True):
         until += work.steps

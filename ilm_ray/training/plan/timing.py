@@ -75,7 +75,7 @@ def _rank_time(
 
 
 def _overheads(layout: Layout, device: Device, blocks: int) -> dict[str, float]:
-    """Measured seconds of dispatch and hooks of `blocks` passes through a block, by what of `Times` they belong to."""
+    """Measured seconds of dispatch and hooks of `blocks` passes through a block, by field of `Times`."""
     kinds = {
         "states": "shards" if layout.parameters != "replica" else "",
         "tensor": ("sequence" if layout.sequence_parallel else "tensor") if layout.tp > 1 else "",

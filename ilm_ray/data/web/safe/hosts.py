@@ -2,7 +2,7 @@
 
 A name is hashed from its last character to its first, so one pass over a host meets the hash of every domain that it
 lies under. Hashes sit in a table with open addressing; 64 bits make a false hit among 13 million names a matter of one
-look-up in 10^12. What is not plain ASCII is left to Python (`blocklist.py`), which has the same rules in full.
+look-up in 10^12. A host that is not plain ASCII is left to Python (`blocklist.py`), which has the same rules in full.
 """
 
 import numpy as np
