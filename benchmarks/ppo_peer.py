@@ -6,12 +6,12 @@ The formula is HybridFlow's (arXiv 2409.19256). Same policy weights, prompts' le
 (temperature 1, no top_p), one epoch, one mini-batch, fp32, no pre-training loss. Rounds alternate, each from a fresh
 start, and the first two iterations of each are left out. TRL: policy, critic, reference and reward in one process with
 one thread a core. Ours: six actor groups on Ray, one thread each; transfer of weights, experience on disk included.
-grpo: 8 answers to a prompt, as many answers in all, no critic, k3 in the loss, and a Python function (characters of the
-answer) in the reward model's place on both sides.
+grpo: 8 answers to a prompt, as many answers in all, no critic, k3 in the loss, a Python function (characters of the
+answer) in the reward model's place on both sides, a policy rank a core.
 
 `tiny`: hidden 128, 4 layers, 2,048 words, 32 prompts of 16 tokens, responses of 64. `wide`: hidden 512, 8 layers, 64
 prompts of 16, responses of up to 256 tokens that end by themselves: the end token has a chance of 1/110 at every
-place. TRL's responses are drawn from the same distribution and counted with the mean length of ours.
+place. TRL's responses are drawn from the same distribution; those of its PPO are counted with the mean length of ours.
 Aims: tiny no slower, wide 1.5 times; transfer of weights at most 5% of an iteration at `wide`.
 """
 
@@ -110,7 +110,7 @@ def run_ours(size: Size, folder: Path, backend: str, algorithm: str) -> list[dic
         "max_new_tokens": size.max_new_tokens,
         "top_p": 1.0,
         "pretrain_coefficient": 0.0,
-        "policy_ranks": 1,
+        "policy_ranks": CORES if grouped else 1,
         "critic_ranks": 1,
         "reference_ranks": 1,
         "reward_ranks": 1,
@@ -147,8 +147,8 @@ def run_ours(size: Size, folder: Path, backend: str, algorithm: str) -> list[dic
         return run.run(lambda ids: "")[LEFT_OUT:]
 
 
-def run_peer(python: Path, size: Size, folder: Path, algorithm: str) -> list[float]:
-    """Seconds of the iterations that count."""
+def run_peer(python: Path, size: Size, folder: Path, algorithm: str) -> tuple[list[float], float | None]:
+    """Seconds of the iterations that count, and the mean tokens of their answers where the peer says it."""
     settings = {
         "prompts": size.prompts,
         "prompt_tokens": size.prompt_tokens,
@@ -161,34 +161,38 @@ def run_peer(python: Path, size: Size, folder: Path, algorithm: str) -> list[flo
     script = REPOSITORY / "benchmarks" / "trl_peer.py"
     command = [str(python), str(script), str(folder), json.dumps(settings)]
     done = run_measured(command, 1200, {"PYTHONPATH": "", "OMP_NUM_THREADS": str(CORES)})
-    seconds: list[float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return seconds[LEFT_OUT - 1 :]
+    told = json.loads(done.stdout.strip().splitlines()[-1])
+    return told["seconds"][LEFT_OUT - 1 :], told["length"]
 
 
 def compare(name: str, algorithm: str, rounds: int, backend: str, python: Path) -> dict[str, Any]:
     size = SIZES[name]
-    rows, theirs = list[dict[str, Any]](), list[float]()
+    rows, theirs, lengths = list[dict[str, Any]](), list[float](), list[float]()
     with tempfile.TemporaryDirectory() as folder:
         make_models(size, Path(folder))
         for _ in range(rounds):
             rows += run_ours(size, Path(folder), backend, algorithm)
-            theirs += run_peer(python, size, Path(folder), algorithm)
+            seconds, peer_length = run_peer(python, size, Path(folder), algorithm)
+            theirs += seconds
+            lengths += [] if peer_length is None else [peer_length]
     length = statistics.fmean(row["response_tokens"] for row in rows)
-    tokens = size.prompts * (size.prompt_tokens + length)
+    peer_length = statistics.fmean(lengths) if lengths else length
+    tokens, peer_tokens = (size.prompts * (size.prompt_tokens + mean) for mean in (length, peer_length))
     ours = statistics.median(row["seconds"]["all"] for row in rows)
     peer = statistics.median(theirs)
     phases = {
         phase: statistics.median(row["seconds"][phase] / row["seconds"]["all"] for row in rows)
         for phase in ("weights", "rollout", "score", "train")
     }
-    print(f"{algorithm}, {name}: {size.prompts} answers, responses of {length:.0f} tokens on average")
-    print(f"  ours {ours:.2f} s, {tokens / ours:,.0f} tokens/s; TRL {peer:.2f} s, {tokens / peer:,.0f} tokens/s")
-    print(f"  {peer / ours:.2f} times TRL")
+    ratio = tokens / ours / (peer_tokens / peer)
+    print(f"{algorithm}, {name}: {size.prompts} answers of {length:.0f} tokens on average, TRL's of {peer_length:.0f}")
+    print(f"  ours {ours:.2f} s, {tokens / ours:,.0f} tokens/s; TRL {peer:.2f} s, {peer_tokens / peer:,.0f} tokens/s")
+    print(f"  {ratio:.2f} times TRL")
     shares = ", ".join(f"{phase} {share:.0%}" for phase, share in phases.items())
     weights = statistics.median(row["seconds"]["weights"] for row in rows)
     print(f"  {shares}, none of them {1 - sum(phases.values()):.0%}; transfer of weights {weights:.3f} s", flush=True)
-    seconds = {"ours_s": ours, "trl_s": peer, "transfer_s": weights}
-    return {"algorithm": algorithm, "size": name, **seconds, "ratio": peer / ours, "shares": phases}
+    figures = {"ours_s": ours, "trl_s": peer, "transfer_s": weights, "ratio": ratio, "shares": phases}
+    return {"algorithm": algorithm, "size": name, **figures}
 
 
 def main() -> None:

@@ -165,7 +165,7 @@ def make_run(run: Path, plant: str, seed: int) -> tuple[Config, Config]:
     tokenizer.save(run / "tokenizer")
     if not (run / "sft" / "manifest.json").exists():  # a measurement that was interrupted goes on
         save_internlm2(train_policy(tokenizer, seed), run / "sft" / "model")
-    for stage in ("tokenizer", "tokens", "sft"):
+    for stage in ("tokenizer", "tokens", "long_text", "sft"):
         (run / stage).mkdir(exist_ok=True)
         commit(run / stage, Manifest(stage, {"plant": plant}, {}))
     prompts = [

@@ -4,7 +4,8 @@
 
 FOLDER: `policy`, a LLaMA in Transformers' format, and config.json of the scalar models beside it. SETTINGS, JSON:
 prompts (answers of an iteration), prompt_tokens, max_new_tokens, iterations, vocabulary, threads, answers (to a prompt;
-more than 1: GRPO, else PPO). Prints the seconds of each iteration as JSON.
+more than 1: GRPO, else PPO). Prints as JSON the seconds of each iteration, and the mean tokens of GRPO's answers (null
+for PPO, whose trainer does not say).
 """
 
 import json
@@ -52,8 +53,11 @@ def main(folder: Path, settings: dict[str, int]) -> None:
     torch.set_num_threads(settings["threads"])
     torch.manual_seed(0)
     clock = Clock()
-    (grpo if settings["answers"] > 1 else ppo)(folder, settings, clock).train()
-    print(json.dumps([b - a for a, b in zip(clock.stamps[1:], clock.stamps[2:], strict=False)]))
+    trainer = (grpo if settings["answers"] > 1 else ppo)(folder, settings, clock)
+    trainer.train()
+    seconds = [b - a for a, b in zip(clock.stamps[1:], clock.stamps[2:], strict=False)]
+    lengths = [row["completions/mean_length"] for row in trainer.state.log_history if "completions/mean_length" in row]
+    print(json.dumps({"seconds": seconds, "length": sum(lengths[2:]) / len(lengths[2:]) if lengths[2:] else None}))
 
 
 def prompt_ids(settings: dict[str, int], count: int) -> list[list[int]]:
@@ -122,7 +126,9 @@ def grpo(folder: Path, settings: dict[str, int], clock: Clock) -> GRPOTrainer:
         bf16=False,
         save_strategy="no",
         gradient_checkpointing=False,
-        logging_strategy="no",
+        logging_strategy="steps",
+        logging_steps=1,
+        disable_tqdm=True,
     )
 
     def length(completions: list[str], **_columns: object) -> list[float]:

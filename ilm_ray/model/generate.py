@@ -68,9 +68,10 @@ def _generate_batch(
         logits = cache.forward(tokens).float()
         drawn = sample(logits, temperature, top_p, generator)
         chosen = logits.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
+        step_ids, step_logprobs = drawn.tolist(), chosen.tolist()
         for row in running.nonzero()[:, 0].tolist():
-            ids[row].append(int(drawn[row]))
-            logprobs[row].append(float(chosen[row]))
+            ids[row].append(step_ids[row])
+            logprobs[row].append(step_logprobs[row])
         running &= ~torch.isin(drawn, stops)
         if not running.any():
             break
@@ -85,7 +86,10 @@ def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Ge
     """
     if temperature < GREEDY_BELOW:
         return logits.argmax(-1)
-    probabilities, order = (logits / temperature).softmax(-1).sort(-1, descending=True)
+    probabilities = (logits / temperature).softmax(-1)
+    if top_p >= 1:  # all tokens stay: sorting them would cost more than the model's own forward on small ones
+        return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+    probabilities, order = probabilities.sort(-1, descending=True)
     before = probabilities.cumsum(-1) - probabilities
     kept = probabilities.masked_fill(before >= top_p, 0.0)
     kept[:, 0] = probabilities[:, 0]  # the likeliest stays, however small top_p

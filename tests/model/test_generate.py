@@ -100,8 +100,9 @@ def test_repeated_keys_give_what_grouped_ones_give() -> None:
     torch.testing.assert_close(grouped, repeated, atol=1e-6, rtol=1e-5)
 
 
-def test_top_p_draws_the_renormalised_law() -> None:
+@pytest.mark.parametrize(("top_p", "law"), [(0.8, [0.0, 0.625, 0.375, 0.0]), (1.0, [0.05, 0.5, 0.3, 0.15])])
+def test_top_p_draws_the_renormalised_law(top_p: float, law: list[float]) -> None:
     probabilities = torch.tensor([0.05, 0.5, 0.3, 0.15])
-    drawn = sample(probabilities.log().expand(40_000, -1), 1.0, 0.8, torch.Generator().manual_seed(0))
+    drawn = sample(probabilities.log().expand(40_000, -1), 1.0, top_p, torch.Generator().manual_seed(0))
     frequencies = drawn.bincount(minlength=4) / len(drawn)
-    torch.testing.assert_close(frequencies, torch.tensor([0.0, 0.625, 0.375, 0.0]), atol=0.015, rtol=0)
+    torch.testing.assert_close(frequencies, torch.tensor(law), atol=0.015, rtol=0)
