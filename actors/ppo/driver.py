@@ -8,6 +8,7 @@ ratio uses the sampler's log-probabilities.
 A run survives the loss of any rank (`recovery.py`): a repeated iteration comes out as it would have without the loss.
 """
 
+import contextlib
 import json
 import math
 import shutil
@@ -25,6 +26,7 @@ from ilm_ray.alignment.ppo.arithmetic import further_prompts, prompt_numbers
 from ilm_ray.alignment.ppo.experience import Prompt
 from ilm_ray.config.alignment import PPOConfig
 from ilm_ray.run.journal import Journal
+from ilm_ray.run.lock import only_driver
 from ilm_ray.run.progress import Progress
 from ilm_ray.run.stopping import ASKED, Stopped, stop_after_checkpoint
 
@@ -66,11 +68,16 @@ class PPORun:
         return self.recovery.state
 
     def __enter__(self) -> "PPORun":
-        self.recovery.__enter__()
+        """Take the folder and start the groups. Raises UserError where another driver trains in the folder."""
+        with contextlib.ExitStack() as held:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(only_driver(self.folder, "PPO"))
+            held.enter_context(self.recovery)
+            self._held = held.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.recovery.__exit__()
+        self._held.close()
 
     def run(self, decode: Callable[[list[int]], str]) -> list[Figures]:
         """All iterations that are left, checkpoints on the way, the model at the end. Returns all metric rows.

@@ -26,9 +26,11 @@ from actors.ppo.rollout import Rollout
 from actors.scoring import _score
 from ilm_ray.alignment.ppo import blackbox
 from ilm_ray.alignment.ppo.experience import Prompt
+from ilm_ray.base.errors import UserError
 from ilm_ray.model.generate import generate
 from ilm_ray.model.internlm2 import CausalLM, Packed, Shape, initialize
 from ilm_ray.model.weights import load_causal, save_internlm2
+from ilm_ray.run.lock import only_driver
 from ilm_ray.run.stopping import ASKED, Stopped
 
 
@@ -318,3 +320,17 @@ def test_vllm_gives_the_torch_models_greedy_tokens_after_every_swap(tmp_path: Pa
                 torch.testing.assert_close(ours, torch.tensor(theirs), atol=1e-4, rtol=0)
     finally:
         stop_groups(groups)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_second_driver_of_a_folder_is_refused_before_any_group_starts(tmp_path: Path) -> None:
+    ppo, inputs, folder = toy_ppo(), toy_inputs(tmp_path, toy_mix(tmp_path)), tmp_path / "ppo"
+    folder.mkdir()
+    run = PPORun(ppo, inputs, folder)
+    with (
+        only_driver(folder, "another script"),
+        pytest.raises(UserError, match=r"ppo is in use by another script on host"),
+        run,
+    ):
+        pass
+    assert not run.groups
