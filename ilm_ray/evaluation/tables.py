@@ -75,5 +75,5 @@ def area_means(rows: Sequence[BenchmarkRow]) -> dict[str, float]:
 
 
 def per_cent(row: BenchmarkRow) -> float:
-    """A row's score in per cent of the best there is: ratings are out of ten."""
+    """A row's score in per cent of `of`, the best score there is: 10 for ratings, 100 where the row does not say."""
     return float(row["score"]) * 100 / row.get("of", 100)

@@ -46,7 +46,7 @@ class Stream:
         self._pass = functools.lru_cache(maxsize=2)(self._shuffled_pass)
 
     def pieces(self, start: int, count: int) -> list[Piece]:
-        """The `count` tokens from position `start` on."""
+        """The parts of documents that make up `count` tokens of the endless stream, from its token `start` on."""
         out, stop = list[Piece](), start + count
         while start < stop:
             number = self._pass_at(start)

@@ -24,7 +24,7 @@ class Attempts:
     earlier: int = 0
 
     def all(self) -> list[Path]:
-        """In the order in which they began."""
+        """The folders of all attempts, in the order in which they began."""
         return sorted(self.folder.glob("attempt-*"))
 
     def begin(self, step: int, workers: int) -> Path:

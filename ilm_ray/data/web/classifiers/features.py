@@ -51,7 +51,7 @@ _GROUP, _IN_GROUPS, _AROUND_ANY, _AROUND_TOKEN, _BEFORE, _BEHIND = range(12, 18)
 
 
 def vectors(texts: Sequence[str], groups: np.ndarray) -> scipy.sparse.csr_matrix:
-    """float32 [n, PLACES]: each row has length 1 and one value for all features of its text.
+    """float32 [n, PLACES], a row a text: 1 / sqrt(k) at the k features that the text has, so that its norm is 1.
 
     groups: uint16 [GROUP_PLACES], the group of the token at each of `group_places`; 0: it has none.
     """
