@@ -69,6 +69,7 @@ def prepare(path: Path, run: Path, kill_at: int | None) -> tuple[float, float]:
             if kill_at is not None and len(list(receipts.glob("*.json"))) >= kill_at:
                 family = tree(process.pid)
                 process.send_signal(signal.SIGKILL)
+                process.wait()  # before psutil, which would take its exit code away
                 psutil.wait_procs(family, timeout=GONE_S)
                 break
             time.sleep(0.2)
