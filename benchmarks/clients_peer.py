@@ -4,6 +4,7 @@ Standard input, JSON: folder, url, texts, endings, talk, new. Prints FIGURES and
 """
 
 import json
+import re
 import sys
 import tempfile
 from typing import Any
@@ -58,6 +59,7 @@ def trl(asked: Asked, folder: str) -> dict[str, Any]:
 
 def main() -> None:
     asked = json.load(sys.stdin)
+    tokenizer = AutoTokenizer.from_pretrained(asked["folder"])
     rows = {"Transformers": transformers(asked)}
     rows["lm-eval, Transformers"] = lm_eval(asked, HFLM(pretrained=asked["folder"], dtype="float32", device="cpu"))
     remote = LocalCompletionsAPI(
@@ -65,9 +67,11 @@ def main() -> None:
         base_url=f"{asked['url']}/v1/completions",
         tokenizer=asked["folder"],
         tokenizer_backend="huggingface",
+        # It sends token ids, by itself without the begin token, which its Transformers back end puts in front.
+        add_bos_token=tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id,
     )
     rows["lm-eval, completions"] = lm_eval(asked, remote)
-    if "generation %}" in AutoTokenizer.from_pretrained(asked["folder"]).chat_template:  # TRL refuses others
+    if re.search(r"{%-?\s*generation", tokenizer.chat_template):  # TRL refuses others
         with tempfile.TemporaryDirectory() as folder:
             rows["TRL"] = trl(asked, folder)
     print("FIGURES", json.dumps(rows))
