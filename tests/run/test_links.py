@@ -100,9 +100,17 @@ def _free_port() -> int:
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [(Slow, "MB/s with"), (Unreachable, "Error"), (Forging, "bytes came wrong")]
+    ("kind", "words", "place"),
+    [
+        (Slow, "MB/s with", 3),
+        # Four more starts of actors and of torch in each: `make test-all`.
+        pytest.param(Slow, "MB/s with", 0, marks=pytest.mark.slow),
+        pytest.param(Unreachable, "Error", 0, marks=pytest.mark.slow),
+        pytest.param(Unreachable, "Error", 3, marks=pytest.mark.slow),
+        pytest.param(Forging, "bytes came wrong", 0, marks=pytest.mark.slow),
+        pytest.param(Forging, "bytes came wrong", 3, marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize("place", [0, 3])
 def test_a_planted_bad_rank_is_found_over_gloo(
     local_ray: None, monkeypatch: pytest.MonkeyPatch, kind: type[Probe], words: str, place: int
 ) -> None:
