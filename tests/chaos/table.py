@@ -55,7 +55,7 @@ STAGES = {
     "tokens": ("tokenize_corpus", ("text", "code", "decontamination", "tokenizer")),
     "pretrain": ("pretrain", ("tokenizer", "tokens", "long_text")),
     "reward": ("reward", ("tokenizer", "sft")),
-    "ppo": ("ppo", ("tokenizer", "tokens", "sft", "reward")),
+    "ppo": ("ppo", ("tokenizer", "tokens", "long_text", "sft", "reward")),
 }
 WENT_ON, CAME_BACK = "went on by itself", "stopped, said why, went on when started again"
 SOUND = (WENT_ON, CAME_BACK)
