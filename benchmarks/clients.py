@@ -111,7 +111,7 @@ def ours(run: Path, stage: str) -> Figures:
 
 @torch.no_grad()
 def logprobs(model: CausalLM, ids: Sequence[int]) -> list[float]:
-    """Of each token but the first, given those before it."""
+    """Log-probabilities of all tokens but the first, each given those before it."""
     labels = torch.tensor(ids[1:])
     values: list[float] = (-model(Packed.of([list(ids[:-1])]), labels)).tolist()
     return values
@@ -193,7 +193,7 @@ def peers(python: Path, folder: Path, url: str) -> dict[str, Figures]:
 
 
 def differences(rows: dict[str, Figures]) -> dict[str, float]:
-    """Of each client, the largest distance of its log-probabilities and losses from ours, in nats."""
+    """Client -> largest distance of its log-probabilities and losses from ours, in nats."""
     mine, gaps = rows["ilm_ray"], dict[str, float]()
     for name, row in rows.items():
         pairs = [*zip(row.get("texts", []), mine["texts"], strict=False)]

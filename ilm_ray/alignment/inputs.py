@@ -108,9 +108,8 @@ def unread_notes(rows: Iterable[JsonObject], setting: str) -> list[str]:
 
 def unread_in(row: JsonObject) -> set[str]:
     """Fields of a preference pair or a prompt, and of its messages, that nothing reads."""
-    return {key for key, value in row.items() if value is not None and key not in _READ} | unread_fields(
-        row["prompt"]
-    ).keys()
+    fields = {key for key, value in row.items() if value is not None and key not in _READ}
+    return fields | unread_fields(row["prompt"]).keys()
 
 
 def unread_note(setting: str, fields: Mapping[str, int]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ilm_ray.run.doctor import Finding
 
 SLOWEST_LINK = 50e6  # bytes/s between nodes; below it gradients of even small models take longer than the step
-TODO = (
+REMEDY = (
     "let the nodes reach each other on all ports (firewall, security group), name the interface between them "
     "(GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME), or look at its network card"
 )
@@ -60,10 +60,10 @@ def judge(nodes: Sequence[str], known: Mapping[Pair, Link]) -> list[Finding]:
     bad = {node: links for node in nodes if node not in sound and (links := bad_links(node, known))}
     for node, links in bad.items():
         with_them = ", ".join(f"{link.line()} with {other}" for other, link in links.items())
-        findings.append(Finding(f"gloo links of {node}", f"{with_them}; the other nodes reach each other", TODO))
+        findings.append(Finding(f"gloo links of {node}", f"{with_them}; the other nodes reach each other", REMEDY))
     for (a, b), link in known.items():
         if not link.sound and a not in bad and b not in bad:
-            findings.append(Finding(f"gloo link {a} - {b}", link.line(), TODO))
+            findings.append(Finding(f"gloo link {a} - {b}", link.line(), REMEDY))
     return findings
 
 
